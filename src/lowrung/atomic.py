@@ -1,0 +1,64 @@
+"""Files that are either whole or absent, and folders that one process at a time works in."""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lowrung.errors import StoreError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes aside, fsyncs, then swaps in: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Writes ``record`` as indented JSON; see `write_text`. NaN is refused: JSON has none."""
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        StoreError: when the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} must be JSON, but it is not ({error}). Delete it to start that part anew.") from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds an advisory lock on ``path`` while the block runs; the system frees it when the process dies.
+
+    Args:
+        path: the lock file; it is made when missing and stays behind, since deleting it would race.
+        wait: wait for the present holder rather than raise.
+
+    Raises:
+        StoreError: when another process holds the lock and ``wait`` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise StoreError(f"Another process works in {path.parent}. Wait for it, or stop it, then try again.") from None
+        yield

@@ -1,0 +1,1 @@
+"""Where runs are executed: one interface, one contract suite, several places."""

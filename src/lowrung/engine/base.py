@@ -1,0 +1,98 @@
+"""What every engine offers: submit, wait, cancel. Engines know nothing of Optuna, MLflow or LoRA."""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One task for a process of its own.
+
+    Attributes:
+        key: names the job in events; unique among the jobs of an engine.
+        folder: holds the job's mailbox (``reports.jsonl``, ``stop``), its log (``log.txt``) and its lock. The
+            engine makes it.
+        task: called without arguments in the job's process. It travels by cloudpickle, as does what it returns.
+        env: environment variables for the job's process, set before the task is unpickled.
+    """
+
+    key: str
+    folder: Path
+    task: Callable[[], Any]
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class How(enum.StrEnum):
+    """How a job's process ended. What it means for a trial is the coordinator's to say."""
+
+    RETURNED = "returned"  # the task returned a value
+    RAISED = "raised"  # the task raised an exception
+    DIED = "died"  # the process ended without either: a crash, an exit, a signal
+    CANCELLED = "cancelled"  # the engine was told to cancel it
+
+
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """A running job appended one report to its mailbox."""
+
+    key: str
+    report: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A job ended; no event for its key follows.
+
+    Attributes:
+        key: the job's.
+        how: how the process ended.
+        value: what the task returned, or the exception that it raised.
+        cause: for anything but ``returned``, one line that says why: ``ValueError: ...``, ``exit code 3``, ``SIGKILL``.
+    """
+
+    key: str
+    how: How
+    value: Any = None
+    cause: str | None = None
+
+
+Event = Reported | Ended
+
+
+class Engine(Protocol):
+    """Runs jobs, each in a process of its own, so that what befalls one befalls no other."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at the same time; a further `submit` is an error."""
+
+    @property
+    def threads(self) -> int:
+        """How many CPU threads each job may use, also given to it as ``OMP_NUM_THREADS``."""
+
+    def submit(self, job: Job) -> None:
+        """Starts a job.
+
+        Raises:
+            EngineError: when every slot is taken, when a running job has the same key, or after `close`.
+            StoreError: when another process works in the job's folder.
+        """
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Waits until something happens and returns it, in order; a job's reports come before its end.
+
+        Args:
+            timeout: seconds after which an empty answer is given; None waits as long as a job runs.
+
+        Returns:
+            the events since the last call; empty when the time has passed or nothing is running.
+        """
+
+    def cancel(self, key: str) -> None:
+        """Ends a job by force. Its `Ended` event comes from `wait`. An unknown or ended key is ignored."""
+
+    def close(self) -> None:
+        """Cancels what still runs and frees what the engine holds. It may be called twice."""

@@ -1,0 +1,54 @@
+"""How a run and its coordinator talk: reports appended to a file, a stop file for an answer.
+
+Plain files serve every engine alike, survive both sides, and can be read by a person. Where runs execute on
+other machines the folder must be on storage that both see.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrung.layout import RunFolder
+
+
+def post(folder: Path, report: Mapping[str, Any]) -> None:
+    """Appends one report; called by the run."""
+    with RunFolder(folder).reports.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(report, allow_nan=False) + "\n")
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Tells the run to end at its next evaluation; called by the coordinator."""
+    RunFolder(folder).stop.touch()
+
+
+def is_asked_to_stop(folder: Path) -> bool:
+    """Whether the coordinator wants the run to end; called by the run."""
+    return RunFolder(folder).stop.exists()
+
+
+def clear(folder: Path) -> None:
+    """Empties the mailbox before a run starts."""
+    for path in (RunFolder(folder).reports, RunFolder(folder).stop):
+        path.unlink(missing_ok=True)
+
+
+class Reader:
+    """Reads a mailbox from where it last stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = RunFolder(folder).reports
+        self._offset = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The reports that arrived since the last call. A line that is still being written waits for the next."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,28 @@
+"""The errors that lowrung raises on purpose: each states the rule, the value and the remedy."""
+
+from collections.abc import Sequence
+
+
+class LowrungError(Exception):
+    """Base of every error that lowrung raises for its user; the command line prints no traceback."""
+
+
+class UsageError(LowrungError):
+    """What was asked for cannot be done as asked. The command ends with exit code 2.
+
+    Attributes:
+        problems: every problem that was found, one sentence or two each, in the user's spelling
+            (``lora.r``) and in the order in which they were found.
+    """
+
+    def __init__(self, problems: Sequence[str] | str) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StoreError(LowrungError):
+    """A results folder holds something that lowrung did not write, or cannot be read or locked."""
+
+
+class EngineError(LowrungError):
+    """An engine was used outside its contract, or cannot run anything at all."""
