@@ -60,5 +60,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise StoreError(f"Another process works in {path.parent}. Wait for it, or stop it, then try again.") from None
+            raise StoreError(
+                f"Another process works in {path.parent}. Wait for it, or stop it, then try again."
+            ) from None
         yield

@@ -70,4 +70,6 @@ class Outcome:
         try:
             return cls(**{**record, "status": Status(record["status"])})
         except (TypeError, KeyError, ValueError) as error:
-            raise StoreError(f"{path} is not the outcome of a run ({error}). Delete it to run that trial again.") from error
+            raise StoreError(
+                f"{path} is not the outcome of a run ({error}). Delete it to run that trial again."
+            ) from error

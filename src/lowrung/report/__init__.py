@@ -1,0 +1,1 @@
+"""What is shown to people: progress while runs go on, a leaderboard after."""

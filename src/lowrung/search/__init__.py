@@ -1,0 +1,1 @@
+"""What to try: the search space and the study."""

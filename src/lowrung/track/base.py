@@ -4,11 +4,58 @@ There are two levels of runs only: a sweep is a parent, each of its trials a chi
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lowrung.errors import LowrungError
 from lowrung.outcome import Status
+
+_SECRET_KEYS = re.compile(r"[?&;](password|passwd|pwd|token|secret)=", re.IGNORECASE)
+
+
+class TrackError(LowrungError):
+    """A tracker refused a record, or could not be reached."""
+
+
+def store_uri(uri: str | None, folder: Path) -> str:
+    """The address to open, the same from every working folder.
+
+    Args:
+        uri: what ``track.uri`` says; None stands for ``mlflow.db`` in ``folder``.
+        folder: what a relative SQLite path is relative to.
+    """
+    database = sqlite_path(uri or "sqlite:///mlflow.db")
+    return f"sqlite:///{folder.absolute() / database}" if database else str(uri)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite address, or None for any other address."""
+    name = uri.removeprefix("sqlite:///")
+    return Path(name) if name and name != uri else None
+
+
+def check_uri(uri: str) -> list[str]:
+    """What is wrong with ``track.uri``, one sentence or two each. A password is never repeated.
+
+    Nothing is opened: whether the store exists and answers is found out later.
+    """
+    if sqlite_path(uri):
+        return []
+    scheme, _, rest = uri.partition("://")
+    if not rest or scheme == "file":
+        return [
+            "track.uri must be a database or a server (sqlite:///mlflow.db, postgresql://..., http://...), "
+            "but it is a folder or names nothing. Write sqlite:/// and the path of a file, relative or absolute."
+        ]
+    if ":" in rest.rpartition("@")[0] or _SECRET_KEYS.search(rest):
+        return [
+            f"track.uri must hold no password, but this {scheme} address does, and addresses are written to disk. "
+            "Take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD "
+            "(PostgreSQL) in the environment."
+        ]
+    return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +93,10 @@ class Point:
 
 
 class Tracker(Protocol):
-    """Records runs. Every call names its run, so that several processes can write side by side."""
+    """Records runs. Every call names its run, so that several processes can write side by side.
+
+    A call that names an unknown run raises `TrackError`.
+    """
 
     def start_run(
         self,
@@ -58,11 +108,22 @@ class Tracker(Protocol):
     ) -> str:
         """Opens a run and returns its id; ``parent`` is the id of the sweep's run."""
 
+    def has_run(self, run: str) -> bool:
+        """Whether the run is known and can be written to; a store may have been deleted since it was opened."""
+
     def log(self, run: str, points: Sequence[Point]) -> None:
-        """Adds moments to the run's history."""
+        """Adds moments to the run's history.
+
+        A metric has one value a step, and the first stays: a resumed run may log its steps again. Whatever is not
+        finite is kept as NaN, which plots leave out. The metric that a run logs first is the one that plots open on.
+        """
 
     def log_params(self, run: str, params: Mapping[str, str]) -> None:
-        """Adds parameters to the run; a known name must keep its value."""
+        """Adds parameters to the run.
+
+        Raises:
+            TrackError: when a known name would get another value.
+        """
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """Sets tags on the run."""
@@ -74,10 +135,13 @@ class Tracker(Protocol):
         """Keeps a copy of a file, or of a folder under its own name, with the run."""
 
     def end_run(self, run: str, status: Status) -> None:
-        """Closes the run."""
+        """Closes the run. A closed run can still be written to, and closed anew: a sweep may be extended."""
 
     def comparison(self, runs: Sequence[str]) -> str | None:
-        """The part of the address, after the server's own, of the page that compares these runs; None if there is none."""
+        """The part of the address, after the server's own, of the page that compares these runs.
+
+        Runs that have no metrics yet are left out; None when that leaves none, or there is no such page.
+        """
 
 
 class NullTracker:
@@ -93,6 +157,10 @@ class NullTracker:
     ) -> str:
         """See `Tracker`."""
         return ""
+
+    def has_run(self, run: str) -> bool:
+        """See `Tracker`. Any id will do, since nothing is written."""
+        return True
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""

@@ -1,0 +1,1 @@
+"""Lowrung's Hydra plugins; the scanner imports each module here at the start of every Hydra app."""

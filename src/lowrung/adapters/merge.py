@@ -1,0 +1,22 @@
+"""Merging: the adapter's update added to the base's weights, saved as an ordinary model with its tokenizer."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """Adds the adapter's update to the base's weights and takes the adapter off; the given model is used up.
+
+    A float32 model loses nothing but rounding. Cast it afterwards: merging in a lower precision rounds twice.
+    """
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Saves a model in one precision throughout, safetensors, with its tokenizer."""
+    model.to(dtype).save_pretrained(folder)  # type: ignore[arg-type]
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,295 @@
+"""The merged-vs-adapter gate: is what would be shipped what was trained?
+
+The adapter is reloaded from disk (through AutoPeft, and on a fresh base), merged, saved and reloaded, in float32 and
+in the precision that would be shipped, and each is compared on the completion tokens of held-out prompts. A control
+asks that the adapter changes the base's output more than the merge changes the adapter's: without it, an adapter that
+was never applied would pass every comparison.
+"""
+
+import dataclasses
+import gc
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from lowrung.adapters import merge
+from lowrung.finetune import generate, memory, score
+from lowrung.finetune import model as models
+
+Row = Mapping[str, Any]
+TIMED_PASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How far a model may be from its reference; see `lowrung.schema.ToleranceConf`."""
+
+    max_abs_logit_diff: float
+    mean_kl: float
+    top1_agreement: float
+    eval_loss_delta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one model is from another, over the same tokens.
+
+    Attributes:
+        max_abs_logit_diff: largest difference of any logit.
+        mean_kl: mean over tokens of KL(reference ‖ other), in nats.
+        top1_agreement: share of tokens with the same most probable next token.
+        eval_loss_delta: the other's mean negative log-likelihood less the reference's, in nats.
+    """
+
+    max_abs_logit_diff: float
+    mean_kl: float
+    top1_agreement: float
+    eval_loss_delta: float
+
+    def violations(self, tolerance: Tolerance, what: str) -> list[str]:
+        """The rules that are broken, in words; ``what`` names the comparison."""
+        rules = (
+            ("max |Δlogit|", self.max_abs_logit_diff, "<=", tolerance.max_abs_logit_diff),
+            ("mean KL", self.mean_kl, "<=", tolerance.mean_kl),
+            ("top-1 agreement", self.top1_agreement, ">=", tolerance.top1_agreement),
+            ("|Δ eval loss|", abs(self.eval_loss_delta), "<=", tolerance.eval_loss_delta),
+        )
+        # Negated, so that a NaN breaks its rule.
+        return [
+            f"{what}: {name} must be {sign} {limit:g}, but is {value:.3g}"
+            for name, value, sign, limit in rules
+            if not (value <= limit if sign == "<=" else value >= limit)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """The gate's result.
+
+    Attributes:
+        failures: the rules that were broken, in words; none when the gate passed.
+        metrics: exact results, by MLflow name.
+        measurements: the speed-up, by MLflow name.
+        place: the device that it was verified on.
+    """
+
+    failures: tuple[str, ...]
+    metrics: Mapping[str, float]
+    measurements: Mapping[str, float]
+    place: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether no rule was broken."""
+        return not self.failures
+
+
+def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> tuple[Tensor, Tensor]:
+    """Next-token logits over the completion tokens of rows.
+
+    Args:
+        model: a causal language model, or a PEFT model around one.
+        rows: ``input_ids`` and ``labels``, a label of -100 for each prompt token.
+        batch_size: rows per forward pass.
+
+    Returns:
+        float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
+    """
+    logits, labels = [], []
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            some_logits, some_labels = score.labelled_logits(model, _batch(rows[start : start + batch_size], model))
+            logits.append(some_logits.float().cpu())
+            labels.append(some_labels.cpu())
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _batch(rows: Sequence[Row], model: Any) -> score.Batch:
+    """Rows padded on the right; the padding is masked, so that any token will do."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(name: str, filler: int) -> Tensor:
+        return torch.tensor([list(r[name]) + [filler] * (width - len(r[name])) for r in rows], device=model.device)
+
+    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
+    return {
+        "input_ids": padded("input_ids", 0),
+        "labels": padded("labels", -100),
+        "attention_mask": mask.to(model.device),
+    }
+
+
+def compare(reference: Tensor, other: Tensor, labels: Tensor) -> Difference:
+    """Compares two models' logits of shape (tokens, vocabulary) over the same tokens."""
+    one, two = (functional.log_softmax(logits.double(), dim=-1) for logits in (reference, other))
+    kl = (one.exp() * (one - two)).sum(-1).mean().item()
+    chosen = labels[:, None]
+    return Difference(
+        max_abs_logit_diff=(reference - other).abs().max().item(),
+        mean_kl=kl if kl != kl else max(kl, 0.0),  # rounding can leave -1e-17; a NaN stays one
+        top1_agreement=(reference.argmax(-1) == other.argmax(-1)).double().mean().item(),
+        eval_loss_delta=(one.gather(1, chosen) - two.gather(1, chosen)).mean().item(),
+    )
+
+
+def verify(
+    *,
+    base_folder: Path,
+    adapter_folder: Path,
+    trained_logits: Tensor,
+    trained_dtype: torch.dtype,
+    rows: Sequence[Row],
+    new_tokens: int,
+    merge_dtype: str,
+    tolerances: Mapping[str, Tolerance],
+    scratch: Path,
+    keep: Path | None,
+) -> Gate:
+    """Runs the gate on the run's device, or on the CPU where that device's memory does not suffice.
+
+    Args:
+        base_folder: the base model's.
+        adapter_folder: the saved adapter with its tokenizer.
+        trained_logits: the trained model's `completion_logits` of the same rows, before it was saved.
+        trained_dtype: the precision that it was trained in.
+        rows: held-out rows of ``input_ids`` and ``labels``.
+        new_tokens: tokens generated greedily from each prompt.
+        merge_dtype: the precision that the merged model would be shipped in.
+        tolerances: by dtype's name; float32, the trained and the merge dtype are needed.
+        scratch: a folder for merged models; deleted afterwards.
+        keep: where the merged model is kept, or None.
+    """
+    bench = _Bench(
+        base_folder, adapter_folder, trained_logits, trained_dtype, rows, new_tokens, merge_dtype, tolerances, scratch
+    )
+    place = models.device()
+    try:
+        gate = bench.run(place)
+    except Exception as error:
+        if place.type == "cpu" or not memory.is_out_of_memory(error):
+            raise
+        _free()
+        gate = bench.run(torch.device("cpu"))
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+        (scratch / merge_dtype).rename(keep)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return gate
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@dataclasses.dataclass
+class _Bench:
+    """One gate's inputs, and what it finds; at most two models are in memory at a time."""
+
+    base_folder: Path
+    adapter_folder: Path
+    trained_logits: Tensor
+    trained_dtype: torch.dtype
+    rows: Sequence[Row]
+    new_tokens: int
+    merge_dtype: str
+    tolerances: Mapping[str, Tolerance]
+    scratch: Path
+
+    def run(self, place: torch.device) -> Gate:
+        tokenizer = models.load_tokenizer(self.adapter_folder)
+        failures = list(self._reloaded_failures(place))
+        adapter = self._adapter_on_fresh_base(place)
+        reference, labels = completion_logits(adapter, self.rows)
+        with adapter.disable_adapter():
+            effect = compare(reference, completion_logits(adapter, self.rows)[0], labels).mean_kl
+        written = self._greedy(adapter, tokenizer)
+
+        self._save_merged(place, tokenizer)
+        metrics: dict[str, float] = {"merge/adapter_effect": effect}
+        measurements: dict[str, float] = {}
+        for dtype in dict.fromkeys(("float32", self.merge_dtype)):
+            folder = self.scratch / dtype
+            merged = models.load_model(folder, getattr(torch, dtype), place)
+            difference = compare(reference, completion_logits(merged, self.rows)[0], labels)
+            if dtype == "float32":
+                measurements["merge/speedup"] = _speedup(adapter, merged, self.rows[:4])
+                del adapter
+            same = _agreement(written, self._greedy(merged, tokenizer))
+            failures += difference.violations(self.tolerances[dtype], f"merged in {dtype}")
+            failures += self._tokenizer_failures(tokenizer, folder)
+            if not effect > difference.mean_kl:
+                failures.append(
+                    f"merged in {dtype}: the adapter must change the base's output more than merging changes the"
+                    f" adapter's, but mean KL is {effect:.3g} and {difference.mean_kl:.3g}"
+                )
+            prefix = "merge" if dtype == "float32" else f"merge/{dtype}"
+            metrics |= {f"{prefix}/{k}": v for k, v in dataclasses.asdict(difference).items()}
+            metrics[f"{prefix}/greedy_agreement"] = same
+            del merged
+            _free()
+        metrics["merge/passed"] = float(not failures)
+        return Gate(tuple(failures), metrics, measurements, place.type)
+
+    def _reloaded_failures(self, place: torch.device) -> list[str]:
+        """Is the saved adapter the trained one, when people load it the short way?"""
+        with models.quiet():
+            auto = AutoPeftModelForCausalLM.from_pretrained(str(self.adapter_folder), dtype=self.trained_dtype)
+        logits, labels = completion_logits(auto.to(place).eval(), self.rows)
+        name = str(self.trained_dtype).removeprefix("torch.")
+        return compare(self.trained_logits, logits, labels).violations(self.tolerances[name], "reloaded adapter")
+
+    def _adapter_on_fresh_base(self, place: torch.device) -> PeftModel:
+        base = models.load_model(self.base_folder, torch.float32, place)
+        return PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+
+    def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
+        merged = merge.merge(self._adapter_on_fresh_base(place))
+        with models.quiet():
+            for dtype in dict.fromkeys(("float32", self.merge_dtype)):
+                merge.save(merged, tokenizer, self.scratch / dtype, getattr(torch, dtype))
+
+    def _greedy(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        prompts = [generate.prompt_tokens(dict(row)) for row in self.rows]
+        return generate.greedy(model, tokenizer, prompts, new_tokens=self.new_tokens)
+
+    def _tokenizer_failures(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
+        text = tokenizer.decode(self.rows[0]["input_ids"])
+        if models.load_tokenizer(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]:
+            return []
+        return [f"merged in {folder.name}: the tokenizer saved beside it splits text differently"]
+
+
+def _agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
+    """The share of generated tokens that are the same up to the first difference of each pair."""
+    same, total = 0, 0
+    for left, right in zip(one, other, strict=True):
+        total += max(len(left), len(right))
+        same += next(
+            (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+        )
+    return same / total if total else 1.0
+
+
+def _speedup(adapter: Any, merged: Any, rows: Sequence[Row]) -> float:
+    """Seconds per forward pass of the adapter over those of the merged model: medians of interleaved passes."""
+
+    def seconds(model: Any) -> float:
+        batch = _batch(rows, model)
+        started = time.perf_counter()
+        with torch.no_grad():
+            score.labelled_logits(model, batch)[0].sum().item()  # .item() waits for the GPU
+        return time.perf_counter() - started
+
+    passes = [(seconds(adapter), seconds(merged)) for _ in range(TIMED_PASSES)]
+    return statistics.median(p[0] for p in passes) / statistics.median(p[1] for p in passes)

@@ -1,0 +1,389 @@
+"""One trial: from a config to objects, to ``outcome.json``, to what is tracked. Config objects stop here."""
+
+import dataclasses
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lowrung import atomic, check, layout, provenance, schema
+from lowrung.engine import mailbox
+from lowrung.engine.child import usable_cores
+from lowrung.errors import LowrungError, UsageError
+from lowrung.layout import JobFolder, RunFolder
+from lowrung.outcome import Outcome, Status
+from lowrung.report.progress import Progress
+from lowrung.schema import Config
+from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackError, check_uri, store_uri
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch import dtype as torch_dtype
+
+    from lowrung.finetune.preflight import Preflight
+
+FLUSH_SECONDS = 1.0
+"""How often a run's history goes to the tracker: one call takes 20 ms, as long as a step of a small model."""
+
+
+class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
+    """A run or a sweep did not end as it should; the results that there are have been kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What a sweep's coordinator decided for one job, left in the job's folder.
+
+    Attributes:
+        folder: the run's folder in the store.
+        threads: CPU threads.
+        tracking: the tracker's address; None where nothing is tracked.
+        experiment: MLflow's experiment.
+        run: the tracker's id of this run.
+    """
+
+    folder: str
+    threads: int
+    tracking: str | None
+    experiment: str
+    run: str
+
+    def write(self, path: Path) -> None:
+        """Leaves it for the job."""
+        atomic.write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Assignment":
+        """Reads what the coordinator left."""
+        return cls(**atomic.read_json(path))
+
+
+def run(composed: DictConfig) -> str:
+    """Hydra's task: a trial of a sweep where the coordinator left an assignment, else a single run.
+
+    Returns:
+        the run's status.
+
+    Raises:
+        UsageError: when the config cannot be run.
+        RunFailed: when a single run did not complete.
+    """
+    config = schema.resolve(composed)
+    job = JobFolder(Path(HydraConfig.get().runtime.output_dir))
+    if not job.assignment.exists():
+        return _run_single(config, job)
+    assignment = Assignment.read(job.assignment)
+    tracker = open_tracker(assignment.tracking, assignment.experiment)
+    history = _History(tracker, assignment.run)
+    outcome = execute(config, RunFolder(Path(assignment.folder)), threads=assignment.threads, on_point=history.add)
+    history.flush()
+    return outcome.status
+
+
+def _run_single(config: Config, job: JobFolder) -> str:
+    problems = check.rules(config) + tracking_problems(config)
+    if problems:
+        raise UsageError(problems)
+    threads = usable_cores()
+    preflight = look(config)
+    if preflight.problems:
+        raise UsageError(preflight.problems)
+    folder = layout.run_folder(Path(config.store).absolute(), run_signature(config, preflight, threads))
+    layout.point_to(job.run, folder.path)
+    outcome = kept(folder)
+    if outcome is not None:
+        print(f"reused: these settings were run before, and the result is in {folder.path}")
+    else:
+        outcome = _train_single(config, folder, preflight, threads)
+    print(_summary(outcome, folder, job))
+    if outcome.status is not Status.COMPLETE:
+        raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}")
+    return outcome.status
+
+
+def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
+    tracker = make_tracker(config)
+    run_id = tracker.start_run(f"r={config.lora.r}", params=key_params(config), tags={"lowrung.kind": "run"})
+    history = _History(tracker, run_id)
+    with atomic.lock(folder.lock), Progress() as progress:
+        mailbox.clear(folder.path)
+        progress.start("run", "training", config.train.max_steps)
+
+        def on_point(point: Point) -> None:
+            history.add(point)
+            progress.update("run", point.step, point.metrics)
+
+        prepare_folder(folder, config, preflight, threads)
+        outcome = execute(config, folder, threads=threads, on_point=on_point)
+        progress.end("run", "training", str(outcome.status))
+    history.flush()
+    record(tracker, run_id, folder, outcome, preflight)
+    return outcome
+
+
+def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
+    numbers = outcome.numbers
+    lines = [f"{name:<34} {numbers[name]:.6g}" for name in sorted(numbers) if name.count("/") == 1]
+    warnings = [f"warning: {text}" for text in outcome.facts.get("gate_failures", ())]
+    return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])
+
+
+# -- what a single run and a sweep's coordinator share -----------------------------------------------------------------
+
+
+def look(config: Config) -> "Preflight":
+    """Looks at model and data; see `lowrung.finetune.preflight`."""
+    from lowrung.finetune import preflight
+
+    return preflight.look(**look_arguments(config))
+
+
+def look_arguments(config: Config) -> dict[str, Any]:
+    """The part of a config that the look at model and data depends on."""
+    return {
+        "model_path": config.model.path,
+        "target_modules": config.lora.target_modules,
+        "data_name": config.data.name,
+        "train_size": config.data.train_size,
+        "eval_size": config.data.eval_size,
+        "data_seed": config.data.seed,
+        "max_length": config.data.max_length,
+    }
+
+
+def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
+    """The signature of a run; see `lowrung.provenance.signature`."""
+    return provenance.signature(
+        config,
+        model_fingerprint=preflight.model_fingerprint,
+        data_fingerprint=preflight.data_fingerprint,
+        threads=threads,
+    )
+
+
+def kept(folder: RunFolder) -> Outcome | None:
+    """A result that need not be computed again, or None."""
+    outcome = Outcome.read(folder.outcome)
+    return outcome if outcome is not None and outcome.status in (Status.COMPLETE, Status.DIVERGED) else None
+
+
+def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
+    """Clears what an earlier attempt left, and writes down what the run is made from."""
+    folder.outcome.unlink(missing_ok=True)
+    for stale in (folder.adapter, folder.merged, folder.scratch):
+        shutil.rmtree(stale, ignore_errors=True)
+    atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    atomic.write_json(
+        folder.environment,
+        provenance.environment(
+            model_fingerprint=preflight.model_fingerprint,
+            data_fingerprint=preflight.data_fingerprint,
+            threads=threads,
+        ),
+    )
+
+
+def tracking_problems(config: Config) -> list[str]:
+    """What is wrong with where the runs would be tracked."""
+    return check_uri(config.track.uri) if config.track.kind == "mlflow" and config.track.uri else []
+
+
+def tracking_uri(config: Config) -> str | None:
+    """The tracker's absolute address, or None where nothing is tracked."""
+    return store_uri(config.track.uri, Path.cwd()) if config.track.kind == "mlflow" else None
+
+
+def make_tracker(config: Config) -> Tracker:
+    """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race."""
+    uri = tracking_uri(config)
+    if uri is not None:
+        from lowrung.track import mlflow
+
+        mlflow.create_store(uri, config.track.experiment, Path.cwd() / "mlruns")
+    return open_tracker(uri, config.track.experiment)
+
+
+def open_tracker(uri: str | None, experiment: str) -> Tracker:
+    """Opens a tracker whose store exists."""
+    if uri is None:
+        return NullTracker()
+    from lowrung.track.mlflow import MlflowTracker
+
+    return MlflowTracker(uri, experiment)
+
+
+def key_params(config: Config) -> dict[str, str]:
+    """The few parameters that a run is told apart by where nothing was swept."""
+    return {
+        "model": config.model.path.removeprefix("embedded:"),
+        "data": config.data.name,
+        "lora.r": str(config.lora.r),
+        "lora.alpha": f"{config.lora.alpha:g}",
+        "train.learning_rate": f"{config.train.learning_rate:g}",
+        "seed": str(config.seed),
+    }
+
+
+def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, preflight: "Preflight") -> None:
+    """Tracks how a run ended: its last numbers, its data, its files. A tracker that is away is no reason to fail."""
+    steps = [report["step"] for report in mailbox.Reader(folder.path).read()]
+    try:
+        tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
+        tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in preflight.splits])
+        for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
+            if path.exists():
+                tracker.log_artifact(run_id, path)
+        tags = {"lowrung.signature": folder.path.name, "lowrung.results": str(folder.path)}
+        tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
+        tracker.end_run(run_id, outcome.status)
+    except TrackError as error:
+        print(f"warning: {error}")
+
+
+def replay(tracker: Tracker, run_id: str, folder: RunFolder) -> None:
+    """Tracks the history of a run that was trained before."""
+    tracker.log(run_id, [Point(**report) for report in mailbox.Reader(folder.path).read()])
+
+
+class _History:
+    """A run's history on its way to the tracker, in batches."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self._tracker, self._run = tracker, run_id
+        self._points: list[Point] = []
+        self._flushed = time.monotonic()
+
+    def add(self, point: Point) -> None:
+        self._points.append(point)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        points, self._points = self._points, []
+        self._flushed = time.monotonic()
+        try:
+            self._tracker.log(self._run, points)
+        except TrackError as error:
+            print(f"warning: {error}")
+
+
+# -- the run itself ----------------------------------------------------------------------------------------------------
+
+
+def execute(config: Config, folder: RunFolder, *, threads: int, on_point: Callable[[Point], None]) -> Outcome:
+    """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
+
+    Args:
+        config: the run's; it has been checked.
+        folder: the run's, locked by this process and prepared.
+        threads: CPU threads.
+        on_point: called with each moment of the run's history, after it was posted to the mailbox.
+    """
+    from lowrung.finetune import memory
+    from lowrung.finetune.callbacks import Diverged
+
+    def on_report(step: int, metrics: Mapping[str, float]) -> None:
+        point = Point(step, time.time(), dict(metrics))
+        mailbox.post(folder.path, dataclasses.asdict(point))
+        on_point(point)
+
+    started = time.perf_counter()
+    try:
+        outcome = _train_and_verify(config, folder, threads, on_report)
+    except Diverged as error:
+        outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
+        outcome = Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
+    shutil.rmtree(folder.scratch, ignore_errors=True)
+    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
+    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    outcome.write(folder.outcome)
+    return outcome
+
+
+def _train_and_verify(
+    config: Config, folder: RunFolder, threads: int, on_report: Callable[[int, Mapping[str, float]], None]
+) -> Outcome:
+    from lowrung.finetune import model
+
+    base = model.locate(config.model.path)
+    outcome, evidence = _train(config, folder, base, threads, on_report)
+    # The trained model is out of reach by now: its memory is needed for its copies.
+    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evidence:
+    """What the gate needs of a trained model once that is gone."""
+
+    rows: Sequence[Mapping[str, Any]]
+    logits: "Tensor"
+    dtype: "torch_dtype"
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    base: Path,
+    threads: int,
+    on_report: Callable[[int, Mapping[str, float]], None],
+) -> tuple[Outcome, _Evidence | None]:
+    from lowrung.adapters import verify
+    from lowrung.finetune import data, run
+    from lowrung.finetune.trainer import Recipe
+
+    corpus = data.load(
+        name=config.data.name,
+        train_size=config.data.train_size,
+        eval_size=config.data.eval_size,
+        seed=config.data.seed,
+    )
+    trained = run.fine_tune(
+        model_folder=base,
+        dtype=config.model.dtype,
+        corpus=corpus,
+        lora=dataclasses.asdict(config.lora),
+        recipe=Recipe(**dataclasses.asdict(config.train), max_length=config.data.max_length, seed=config.seed),
+        threads=threads,
+        adapter_folder=folder.adapter,
+        scratch=folder.scratch,
+        on_report=on_report,
+    )
+    facts = {"parameters": str(trained.parameters)}
+    outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
+    if not config.verify.enabled:
+        return outcome, None
+    rows = trained.held_out[: config.verify.prompts]
+    return outcome, _Evidence(rows, verify.completion_logits(trained.model, rows)[0], trained.dtype)
+
+
+def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, evidence: _Evidence) -> Outcome:
+    from lowrung.adapters import verify
+
+    gate = verify.verify(
+        base_folder=base,
+        adapter_folder=folder.adapter,
+        trained_logits=evidence.logits,
+        trained_dtype=evidence.dtype,
+        rows=evidence.rows,
+        new_tokens=config.verify.new_tokens,
+        merge_dtype=config.verify.merge_dtype,
+        tolerances={k: verify.Tolerance(**dataclasses.asdict(v)) for k, v in config.verify.tolerances.items()},
+        scratch=folder.scratch / "merged",
+        keep=folder.merged if config.verify.keep_merged else None,
+    )
+    for failure in gate.failures:
+        print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
+    return dataclasses.replace(
+        outcome,
+        metrics={**outcome.metrics, **gate.metrics},
+        measurements={**outcome.measurements, **gate.measurements},
+        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.place},
+    )

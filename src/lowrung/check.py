@@ -1,0 +1,276 @@
+"""Is this config possible? Pure: no device, no disk, no network; every problem at once, in the user's spelling.
+
+What needs a look at model and data is checked by `lowrung.finetune.preflight`, before the first run.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lowrung import schema
+from lowrung.schema import Config, LoraConf, TrainConf, VerifyConf
+
+Compose = Callable[[Sequence[str]], DictConfig]
+"""Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
+
+SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
+"""What people type when they mean a setting whose name looks different."""
+
+
+def alternatives(override: Override) -> list[str]:
+    """The single values that an override stands for, each as an override: an interval stands for its ends."""
+    key = override.get_key_element()
+    if override.is_interval_sweep():
+        sweep = interval(override)
+        return [f"{key}={end}" for end in (sweep.start, sweep.end)]
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [override.input_line or ""]
+
+
+def interval(override: Override) -> IntervalSweep:
+    """The interval that an override sweeps over; whole ends mean that whole numbers are drawn."""
+    sweep = override.value()
+    assert isinstance(sweep, IntervalSweep)
+    return sweep
+
+
+def problems(overrides: Sequence[str], compose: Compose, parser: OverridesParser) -> list[str]:
+    """Every problem that these overrides have: each is composed alone, then the good ones are held to the rules.
+
+    Args:
+        overrides: as typed, sweeps included.
+        compose: composes a config from overrides without sweeps.
+        parser: Hydra's; it must know a config loader for ``glob()``.
+    """
+    found: list[str] = []
+    good: list[list[str]] = []
+    defaults = compose([])
+    for text in overrides:
+        try:
+            singles = alternatives(parser.parse_override(text))
+        except (HydraException, ValueError) as error:
+            found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
+            continue
+        fitting = []
+        for single in singles:
+            problem = _composition_problem(single, compose, defaults)
+            found.extend([problem] if problem else [])
+            fitting.extend([] if problem else [single])
+        good.append(fitting)
+    for config in _composed(good, compose):
+        found.extend(problem for problem in rules(config) if problem not in found)
+    return found
+
+
+def parsed(text: str, parser: OverridesParser) -> Override | None:
+    """An override as Hydra reads it, or None where it cannot."""
+    try:
+        return parser.parse_override(text)
+    except HydraException:
+        return None
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
+    """All that is wrong with a command line that Hydra refused; None where Hydra is not to blame.
+
+    Args:
+        error: what Hydra raised, which names the first problem alone.
+        arguments: the command line after the program's name.
+    """
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    from hydra import initialize_config_dir
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from lowrung.layout import ROOT
+
+    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        loader = hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+
+        def compose(values: Sequence[str]) -> DictConfig:
+            return loader.load_configuration("config", list(values), RunMode.RUN)
+
+        parser = OverridesParser.create(config_loader=loader)
+        found = problems(overrides, compose, parser)
+        if not {"-m", "--multirun"} & set(arguments):
+            found += _sweep_problems(overrides, parser)
+    return found or [_first_line(error)]
+
+
+def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterator[str]:
+    """Sweeps in a command that asks for one run."""
+    for text in overrides:
+        override = parsed(text, parser)
+        if override is not None and override.is_sweep_override():
+            yield f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+
+
+def rules(config: Config) -> list[str]:
+    """The rules that span types: ranges, choices and pairs of fields."""
+    return [*_data_rules(config), *_lora_rules(config.lora), *_train_rules(config.train), *_verify_rules(config.verify)]
+
+
+OBJECTIVES = (
+    "eval/loss",
+    "eval/perplexity",
+    "eval/token_accuracy",
+    "eval/exact_match",
+    "params/trainable",
+    "adapter/bytes",
+)
+"""The metrics that a sweep can optimise."""
+
+
+def objective_problems(objectives: Mapping[str, str]) -> list[str]:
+    """What is wrong with what a sweep is to optimise."""
+    found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
+    for name, direction in objectives.items():
+        found += _one_of("hydra.sweeper.objectives", name, OBJECTIVES)
+        found += _one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
+    return found
+
+
+def _data_rules(config: Config) -> Iterator[str]:
+    yield from _one_of("model.dtype", config.model.dtype, ("auto", *schema.DTYPES))
+    yield from _one_of("data.name", config.data.name, schema.DATASETS)
+    yield from _one_of("track.kind", config.track.kind, schema.TRACKERS)
+    yield from _at_least("data.train_size", config.data.train_size, 1)
+    yield from _at_least("data.eval_size", config.data.eval_size, 1)
+    yield from _at_least("data.max_length", config.data.max_length, 8)
+    yield from _at_least("seed", config.seed, 0)
+
+
+def _lora_rules(lora: LoraConf) -> Iterator[str]:
+    yield from _at_least("lora.r", lora.r, 1, "a rank of 0 trains nothing")
+    if lora.r >= 1:  # alpha follows r by default: one mistake, one message
+        yield from _above("lora.alpha", lora.alpha, 0)
+    if not 0 <= lora.dropout < 1:
+        yield f"lora.dropout must be in [0, 1), but is {lora.dropout}. Use 0 for no dropout."
+    targets = lora.target_modules
+    named = isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets)
+    if targets != "all-linear" and not named:
+        yield f"lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is {targets!r}."
+
+
+def _train_rules(train: TrainConf) -> Iterator[str]:
+    yield from _above("train.learning_rate", train.learning_rate, 0)
+    for name in ("max_steps", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "eval_steps"):
+        yield from _at_least(f"train.{name}", getattr(train, name), 1)
+    if not 0 <= train.warmup_ratio <= 1:
+        yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
+    if train.weight_decay < 0:
+        yield f"train.weight_decay must be at least 0, but is {train.weight_decay}."
+
+
+def _verify_rules(verify: VerifyConf) -> Iterator[str]:
+    yield from _at_least("verify.prompts", verify.prompts, 1)
+    yield from _at_least("verify.new_tokens", verify.new_tokens, 1)
+    yield from _one_of("verify.merge_dtype", verify.merge_dtype, schema.DTYPES)
+    for dtype in {"float32", verify.merge_dtype} & set(schema.DTYPES):
+        if dtype not in verify.tolerances:
+            yield f"verify.tolerances must have an entry for {dtype}, but has {', '.join(verify.tolerances) or 'none'}."
+
+
+def _at_least(name: str, value: float, least: float, why: str = "") -> Iterator[str]:
+    if value < least:
+        yield f"{name} must be at least {least}, but is {value}" + (f": {why}." if why else ".")
+
+
+def _above(name: str, value: float, limit: float) -> Iterator[str]:
+    if not value > limit:
+        yield f"{name} must be above {limit}, but is {value}."
+
+
+def _one_of(name: str, value: str, choices: Sequence[str]) -> Iterator[str]:
+    if value not in choices:
+        yield f"{name} must be one of {', '.join(choices)}, but is {value!r}.{_did_you_mean(value, choices)}"
+
+
+def _did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
+    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    return text.format(close[0]) if close else ""
+
+
+def _composed(good: Sequence[Sequence[str]], compose: Compose) -> Iterator[Config]:
+    """One config for each alternative, the other overrides at their first: sums, where the grid has products."""
+    firsts = [fitting[0] for fitting in good if fitting]
+    seen = set()
+    for fitting in [*good, firsts[:1]]:
+        for single in fitting:
+            choice = tuple(single if first in fitting else first for first in firsts) or ()
+            if choice not in seen:
+                seen.add(choice)
+                yield from _config(choice, compose)
+    if not firsts:
+        yield from _config((), compose)
+
+
+def _config(overrides: Sequence[str], compose: Compose) -> Iterator[Config]:
+    try:
+        composed = compose(overrides)
+    except (HydraException, OmegaConfBaseException):
+        return  # overrides that fit alone but not together: the caller gives Hydra's own message
+    yield schema.resolve(composed)
+
+
+def _composition_problem(override: str, compose: Compose, defaults: DictConfig) -> str | None:
+    try:
+        config = compose([override])
+        key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
+        if "/" not in key:
+            OmegaConf.select(config, key, throw_on_resolution_failure=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _in_our_words(override, error, defaults)
+    return None
+
+
+def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
+    key, _, value = override.lstrip("+~").partition("=")
+    text = f"{error}\n{error.__cause__ or ''}"
+    available = re.search(r"Available options in '(.*?)':\n((?:\t.*\n?)+)", text)
+    if available:
+        options = available.group(2).split()
+        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{_did_you_mean(value, options)}"
+    if "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text:
+        return f"{key} is not a setting.{_suggest_key(key, defaults)}"
+    kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
+    if kind:
+        names = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
+        wanted = kind.group(1) or kind.group(2)
+        return f"{key} must be {names.get(wanted, wanted)}, but is {value!r}."
+    return f"`{override}` is refused: {_first_line(error)}"
+
+
+def _suggest_key(key: str, defaults: DictConfig) -> str:
+    keys = list(_leaves(defaults))
+    last = key.rsplit(".", 1)[-1]
+    same_name = [known for known in keys if known.rsplit(".", 1)[-1] == last]
+    if last in SPELLINGS or same_name:
+        return f" Did you mean {SPELLINGS.get(last) or same_name[0]}?"
+    return _did_you_mean(key, keys) or " `python src/train.py --help` lists all settings."
+
+
+def _leaves(config: DictConfig) -> Iterator[str]:
+    """Dotted names of all settings: ours, and the sweeper's and the launcher's."""
+    for group in ("model", "data", "lora", "train", "verify", "track", "hydra.sweeper", "hydra.launcher"):
+        node = OmegaConf.select(config, group)
+        yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
+    yield from ("seed", "study", "store")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or str(error.__cause__) or type(error).__name__).strip().splitlines()[0]

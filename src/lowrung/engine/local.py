@@ -1,0 +1,284 @@
+"""The default engine: every job in a fresh process on this machine."""
+
+import atexit
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import cloudpickle
+
+from lowrung import atomic
+from lowrung.engine import child, mailbox
+from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.errors import EngineError, StoreError
+from lowrung.layout import RunFolder
+
+POLL_SECONDS = 0.1
+"""How often mailboxes are looked at; the end of a process is noticed at once."""
+
+GRACE_SECONDS = 5.0
+"""From SIGTERM, or from a job's answer, until a process that is still there is killed."""
+
+CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Lets torch answer whether there is a GPU without touching CUDA."""
+
+LOCK_SECONDS = 2.0
+"""How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
+
+
+class LocalEngine:
+    """Runs jobs on this machine, each in a fresh process.
+
+    With ``start="forkserver"`` the processes are forked from a server that has imported ``preload`` once, while the
+    coordinator does other work; only the first `submit` waits for it. The server belongs to the Python process:
+    a second engine in the same process shares it, with what the first one preloaded. A module that cannot be
+    imported there is left to the jobs, where its error shows.
+
+    Children see the coordinator's environment as it is at `submit`, one CUDA device and their share of the cores.
+    They ignore Ctrl-C, end when the coordinator ends, and print to the job's ``log.txt``.
+
+    Args:
+        slots: how many jobs run at the same time.
+        preload: modules to import once for all jobs. None of them may touch CUDA.
+        start: ``spawn`` gives every job a new interpreter, for what does not survive a fork.
+    """
+
+    def __init__(
+        self, slots: int = 1, preload: Sequence[str] = (), *, start: Literal["forkserver", "spawn"] = "forkserver"
+    ) -> None:
+        if slots < 1:
+            raise EngineError(f"`slots >= 1` must hold, but got {slots}. Give the engine at least one slot.")
+        self._slots = slots
+        self._preload = list(preload)
+        self._forks = start == "forkserver"
+        self._context: ForkServerContext | SpawnContext = (
+            multiprocessing.get_context("forkserver") if self._forks else multiprocessing.get_context("spawn")
+        )
+        self._running: dict[str, _Running] = {}
+        self._is_closed = False
+        if self._forks:
+            forkserver.set_forkserver_preload(self._preload)
+            self._ensure_server()
+        atexit.register(self.close)  # else the interpreter would wait for jobs that nobody waits for
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at the same time."""
+        return self._slots
+
+    @property
+    def threads(self) -> int:
+        """How many CPU threads each job may use: an equal share of the cores that this process may use."""
+        return max(1, child.usable_cores() // self._slots)
+
+    def submit(self, job: Job) -> None:
+        """Starts a job; see `lowrung.engine.base.Engine.submit`."""
+        folder = job.folder.resolve()
+        self._refuse(job, folder)
+        task = _pickle(job)
+        _prepare(folder)
+        slot = min(set(range(self._slots)) - {running.slot for running in self._running.values()})
+        variables = self._variables(slot, job.env)
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=child.main, args=(theirs, task, folder, variables), name=job.key)
+        with theirs:
+            self._start(process, variables)
+        self._running[job.key] = _Running(job.key, folder, slot, process, ours, mailbox.Reader(folder))
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            events = [event for running in list(self._running.values()) for event in self._look_at(running)]
+            left = deadline - time.monotonic()
+            if events or not self._running or left <= 0:
+                return events
+            sources = [source for running in self._running.values() for source in running.sources()]
+            connection.wait(sources, min(POLL_SECONDS, left))
+
+    def cancel(self, key: str) -> None:
+        """Ends a job by SIGTERM, and after 5 s by SIGKILL; an answer that has already arrived stands."""
+        running = self._running.get(key)
+        if running is not None and running.answer is None:
+            running.cancel()
+
+    def close(self) -> None:
+        """Cancels what still runs and waits until it is gone; what it did is no longer reported."""
+        self._is_closed = True
+        for key in self._running:
+            self.cancel(key)
+        while self._running:
+            self.wait()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _refuse(self, job: Job, folder: Path) -> None:
+        if self._is_closed:
+            raise EngineError(
+                f"An engine must be open to take a job, but {job.key} came after close(). Make a new one."
+            )
+        if job.key in self._running:
+            raise EngineError(f"The keys of running jobs must differ, but {job.key} is running. Wait for it to end.")
+        if len(self._running) >= self._slots:
+            raise EngineError(f"A job needs a free slot, but all {self._slots} are taken. Wait for a job to end.")
+        if folder in (running.folder for running in self._running.values()):
+            raise StoreError(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
+
+    def _look_at(self, running: "_Running") -> Iterator[Event]:
+        has_ended = running.process.exitcode is not None  # asked first: all that it did has happened by then
+        running.listen()
+        for report in running.reader.read():
+            yield Reported(running.key, report)
+        if has_ended:
+            del self._running[running.key]
+            yield running.end()
+        else:
+            running.press()
+
+    def _start(self, process: BaseProcess, variables: Mapping[str, str]) -> None:
+        if not self._forks:
+            with child.environment(variables), _sigint_blocked():
+                return process.start()
+        try:
+            self._ensure_server()
+            process.start()
+        except (OSError, EOFError) as error:
+            raise EngineError(
+                f"Preloading must not fail, but the process that imports {', '.join(self._preload)} ended ({error!r}; "
+                "its own message is above). Preload less, or make the engine with start='spawn'."
+            ) from error
+
+    def _ensure_server(self) -> None:
+        """Starts the fork server where none runs; it imports what is preloaded while we go on.
+
+        OpenMP reads its thread count once, when it is loaded. Python 3.11 does not tell the server our `sys.path`, and
+        has it import from the working folder first; hence the environment.
+        """
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+        with child.environment({**child.thread_variables(self.threads), **CUDA_CHECK, **path}), _sigint_blocked():
+            forkserver.ensure_running()
+
+    def _variables(self, slot: int, extra: Mapping[str, str]) -> dict[str, str]:
+        return {**os.environ, **child.thread_variables(self.threads), **CUDA_CHECK, **_device(slot), **extra}
+
+
+@dataclasses.dataclass
+class _Running:
+    """A job between `submit` and its `Ended`."""
+
+    key: str
+    folder: Path
+    slot: int
+    process: BaseProcess
+    link: "connection.Connection[Any, Any]"
+    reader: mailbox.Reader
+    answer: bytes | None = None
+    is_link_done: bool = False
+    is_cancelled: bool = False
+    kill_at: float = float("inf")
+
+    def sources(self) -> list[Any]:
+        """What `multiprocessing.connection.wait` is to wake up for."""
+        return [self.process.sentinel] if self.is_link_done else [self.process.sentinel, self.link]
+
+    def listen(self) -> None:
+        """Takes the answer when it has come; one that breaks off counts as none."""
+        if self.is_link_done or not self.link.poll():
+            return
+        self.is_link_done = True
+        with contextlib.suppress(EOFError, OSError):
+            self.answer = self.link.recv_bytes()
+        self.kill_at = time.monotonic() + GRACE_SECONDS
+
+    def cancel(self) -> None:
+        if not self.is_cancelled:
+            self.is_cancelled = True
+            self.process.terminate()
+            self.kill_at = time.monotonic() + GRACE_SECONDS
+
+    def press(self) -> None:
+        """Kills the process when its time is up."""
+        if time.monotonic() >= self.kill_at:
+            self.process.kill()
+
+    def end(self) -> Ended:
+        code = self.process.exitcode
+        self.process.close()
+        self.link.close()
+        if self.answer is not None:
+            return Ended(self.key, *child.read_answer(self.answer))
+        if self.is_cancelled:
+            return Ended(self.key, How.CANCELLED, cause="cancelled")
+        return Ended(self.key, How.DIED, cause=_describe_exit(code or 0))
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # real-time signals have no name
+        return f"signal {-code}"
+
+
+def _pickle(job: Job) -> bytes:
+    try:
+        task: bytes = cloudpickle.dumps(job.task)
+    except Exception as error:
+        raise EngineError(
+            f"A task must be picklable, but that of {job.key} is not ({child.describe(error)}). "
+            "Let it make what it needs rather than bring it along."
+        ) from error
+    return task
+
+
+def _prepare(folder: Path) -> None:
+    """Makes the folder and empties its mailbox, while holding its lock to see that nobody else works there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            with atomic.lock(RunFolder(folder).lock):
+                return mailbox.clear(folder)
+        except StoreError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _device(slot: int) -> dict[str, str]:
+    """The one CUDA device of a slot; nothing where this machine has none."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = listed.split(",") if listed is not None else [str(number) for number in range(_count_devices())]
+    return {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)].strip()} if devices else {}
+
+
+def _count_devices() -> int:
+    """How many NVIDIA GPUs there are, without asking CUDA, which a process must not touch before it forks."""
+    nodes = list(Path("/dev").glob("nvidia[0-9]*"))
+    return len(nodes or list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """While a process is started, which inherits this: Ctrl-C never reaches it, not even before its first line."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,0 +1,70 @@
+"""What happens while the trainer runs: reports go out, and a run that diverged ends at once."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lowrung.errors import LowrungError
+
+OnReport = Callable[[int, Mapping[str, float]], None]
+"""Takes the step and its metrics, by MLflow name."""
+
+
+class Diverged(LowrungError):  # noqa: N818  (it names an end, and is caught as one)
+    """Training left the finite numbers.
+
+    Attributes:
+        step: the optimiser step after which it was seen.
+    """
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} is not finite at step {step}. A lower train.learning_rate is the usual remedy.")
+        self.step = step
+
+
+class Report(TrainerCallback):
+    """Passes every step's and every evaluation's metrics on, and raises `Diverged` at the first that is not finite."""
+
+    def __init__(self, on_report: OnReport, tokens_per_second: Callable[[], float]) -> None:
+        self._on_report = on_report
+        self._tokens_per_second = tokens_per_second
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Looks at the weights: a NaN in them need not show in this step's loss."""
+        trainable = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        if not torch.stack(torch._foreach_norm(trainable)).isfinite().all():
+            raise Diverged(state.global_step, "A trainable parameter")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Reports a step's loss, gradient norm, rate and speed, or an evaluation's scores."""
+        metrics = {name: logs[key] for key, name in _NAMES.items() if logs and key in logs}
+        for name in ("train/loss", "eval/loss"):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise Diverged(state.global_step, name)
+        if "train/loss" in metrics:
+            metrics["train/tokens_per_second"] = self._tokens_per_second()
+        if metrics:
+            self._on_report(state.global_step, {k: v for k, v in metrics.items() if math.isfinite(v)})
+
+
+_NAMES = {
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "eval_loss": "eval/loss",
+    "eval_perplexity": "eval/perplexity",
+    "eval_token_accuracy": "eval/token_accuracy",
+}
+"""The trainer's names and ours."""

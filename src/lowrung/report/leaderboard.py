@@ -1,0 +1,114 @@
+"""A sweep's results in one table, best first."""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lowrung import atomic
+from lowrung.outcome import Outcome, Status
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trial.
+
+    Attributes:
+        number: the trial's.
+        point: what was chosen, by key, as text.
+        outcome: how it ended.
+        folder: the run's results.
+        is_reused: whether the result was there before this sweep.
+    """
+
+    number: int
+    point: Mapping[str, str]
+    outcome: Outcome
+    folder: Path
+    is_reused: bool = False
+
+
+def ranked(rows: Sequence[Row], objectives: Mapping[str, str]) -> list[Row]:
+    """Completed trials by the first objective, best first; then the others by number."""
+    name, direction = next(iter(objectives.items()))
+    sign = -1 if direction == "maximize" else 1
+
+    def place(row: Row) -> tuple[bool, float, int]:
+        value = row.outcome.metrics.get(name) if row.outcome.status is Status.COMPLETE else None
+        return (value is None, 0.0 if value is None else sign * value, row.number)
+
+    return sorted(rows, key=place)
+
+
+def render(rows: Sequence[Row], objectives: Mapping[str, str], *, width: int | None = None) -> str:
+    """The table as text.
+
+    Args:
+        rows: all trials.
+        objectives: metrics and their directions; the first one ranks.
+        width: columns of the terminal; None takes what the table needs.
+    """
+    rows = ranked(rows, objectives)
+    keys = list(dict.fromkeys(key for row in rows for key in row.point))
+    extra = [name for name in objectives if name != "eval/loss"]
+    has_answers = any("eval/exact_match" in row.outcome.metrics for row in rows)
+    if has_answers and "eval/exact_match" not in extra:
+        extra.append("eval/exact_match")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("#", "trial", *keys, "trainable", "eval loss", *extra, "merged vs adapter", "seconds", ""):
+        table.add_column(
+            title, justify="left" if title in ("eval loss", "merged vs adapter", "") else "right", no_wrap=True
+        )
+    for place, row in enumerate(rows, start=1):
+        table.add_row(*_cells(place, row, keys, extra))
+    out = io.StringIO()
+    Console(file=out, width=width or 400, force_terminal=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+
+
+def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> list[str]:
+    metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
+    trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
+    loss = f"{metrics['base/eval_loss']:.3f} → {metrics['eval/loss']:.3f}" if "eval/loss" in metrics else ""
+    seconds = row.outcome.measurements.get("time/total_seconds")
+    note = "reused" if row.is_reused and complete else "" if complete else f"{row.outcome.status}: {row.outcome.cause}"
+    return [
+        str(place) if complete else "-",
+        str(row.number),
+        *(row.point.get(key, "") for key in keys),
+        trainable,
+        loss,
+        *(f"{metrics[name]:.4g}" if name in metrics else "" for name in extra),
+        _gate(metrics),
+        f"{seconds:.0f}" if seconds is not None else "",
+        note,
+    ]
+
+
+def _gate(metrics: Mapping[str, float]) -> str:
+    if "merge/passed" not in metrics:
+        return ""
+    difference = f"max |Δlogit| {metrics['merge/max_abs_logit_diff']:.1e}"
+    return f"passed  {difference}" if metrics["merge/passed"] else f"FAILED  {difference}"
+
+
+def write(path: Path, rows: Sequence[Row], objectives: Mapping[str, str]) -> None:
+    """Leaves the table as JSON, best first."""
+    atomic.write_json(path, [_record(row) for row in ranked(rows, objectives)])
+
+
+def _record(row: Row) -> dict[str, Any]:
+    return {
+        "trial": row.number,
+        "point": dict(row.point),
+        "status": row.outcome.status,
+        "cause": row.outcome.cause,
+        "metrics": dict(row.outcome.metrics),
+        "measurements": dict(row.outcome.measurements),
+        "results": str(row.folder),
+        "reused": row.is_reused,
+    }

@@ -1,0 +1,161 @@
+"""The search space: Hydra's sweep overrides as an exact grid, intervals to search, or both."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lowrung import check
+
+Value = str | int | float | bool | None
+Params = dict[str, Value]
+"""One point, or the part of it that is fixed: values by key, as Optuna keeps them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """An axis of the grid: a comma list, ``range()`` or ``glob()``.
+
+    Attributes:
+        key: the setting or group.
+        values: as Optuna keeps them: numbers as numbers, anything else as it was written.
+        texts: as Hydra reads them, in the same order.
+    """
+
+    key: str
+    values: tuple[Value, ...]
+    texts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An axis that is searched: ``interval(low, high)``, both ends included.
+
+    Attributes:
+        key: the setting.
+        low: smallest value.
+        high: largest value.
+        log: whether orders of magnitude are equally likely: ``tag(log, interval(...))``.
+        integer: whether only whole numbers are drawn: ``int(interval(...))``.
+    """
+
+    key: str
+    low: float
+    high: float
+    log: bool
+    integer: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A search space.
+
+    Attributes:
+        choices: the grid's axes, in command-line order.
+        intervals: the searched axes.
+        fixed: overrides that hold for every point.
+    """
+
+    choices: tuple[Choice, ...]
+    intervals: tuple[Interval, ...]
+    fixed: tuple[str, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all axes."""
+        return [choice.key for choice in self.choices] + [interval.key for interval in self.intervals]
+
+    def grid(self) -> list[Params]:
+        """The exact grid in command-line order, the last axis fastest; one empty point where there is no axis."""
+        axes = [dict.fromkeys(axis.values) for axis in self.choices]
+        return [
+            dict(zip((axis.key for axis in self.choices), values, strict=True)) for values in itertools.product(*axes)
+        ]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The axes as Optuna knows them."""
+        choices = {axis.key: CategoricalDistribution(tuple(dict.fromkeys(axis.values))) for axis in self.choices}
+        return {**choices, **{axis.key: _distribution(axis) for axis in self.intervals}}
+
+    def texts(self, params: Mapping[str, Value]) -> dict[str, str]:
+        """A point's values as Hydra reads them."""
+        written = {axis.key: dict(zip(axis.values, axis.texts, strict=True)) for axis in self.choices}
+        return {key: written[key][value] if key in written else str(value) for key, value in params.items()}
+
+    def overrides(self, params: Mapping[str, Value]) -> list[str]:
+        """The Hydra overrides that make a point; an interval that ``params`` leaves open stands at its low end."""
+        open_ends: Params = {a.key: int(a.low) if a.integer else a.low for a in self.intervals if a.key not in params}
+        texts = self.texts({**params, **open_ends})
+        return [*self.fixed, *(f"{key}={texts[key]}" for key in self.keys)]
+
+
+def parse(overrides: Sequence[str], parser: OverridesParser) -> Space:
+    """Reads a search space from overrides; where a key comes twice, the last one holds at the first one's place.
+
+    Args:
+        overrides: Hydra overrides, a preset's before the command line's.
+        parser: Hydra's; it must know a config loader for ``glob()``.
+    """
+    last: dict[str, Override] = {}
+    for override in parser.parse_overrides(list(overrides)):
+        last[override.get_key_element()] = override
+    return Space(
+        choices=tuple(_choice(o) for o in last.values() if o.is_sweep_override() and not o.is_interval_sweep()),
+        intervals=tuple(_interval(o) for o in last.values() if o.is_interval_sweep()),
+        fixed=tuple(o.input_line or "" for o in last.values() if not o.is_sweep_override()),
+    )
+
+
+def _choice(override: Override) -> Choice:
+    texts = tuple(override.sweep_string_iterator())
+    elements = tuple(override.sweep_iterator())
+    values = tuple(
+        element if isinstance(element, int | float) else text for element, text in zip(elements, texts, strict=True)
+    )
+    return Choice(override.get_key_element(), values, texts)
+
+
+def _interval(override: Override) -> Interval:
+    sweep = check.interval(override)
+    low, high = sweep.start, sweep.end
+    assert low is not None  # `problems` has looked
+    assert high is not None
+    integer = isinstance(low, int) and isinstance(high, int)
+    return Interval(override.get_key_element(), low, high, "log" in sweep.tags, integer)
+
+
+def _distribution(axis: Interval) -> BaseDistribution:
+    if axis.integer:
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)
+
+
+def problems(overrides: Sequence[Override], n_trials: int | None) -> list[str]:
+    """What is wrong with the axes themselves; each override's values are checked elsewhere."""
+    found = []
+    intervals = [override for override in overrides if override.is_interval_sweep()]
+    if intervals and n_trials is None:
+        keys = ", ".join(override.get_key_element() for override in intervals)
+        found.append(
+            f"hydra.sweeper.n_trials must be set where an interval is searched ({keys}), since it has no end of"
+            " its own. Add hydra.sweeper.n_trials=20, say."
+        )
+    if n_trials is not None and n_trials < 1:
+        found.append(f"hydra.sweeper.n_trials must be at least 1, but is {n_trials}.")
+    for override in intervals:
+        found += _interval_problems(override.get_key_element(), check.interval(override))
+    if any(override.get_key_element() == "seed" for override in overrides if override.is_sweep_override()):
+        found.append("seed must not be searched: it would be chosen for its luck. Run the sweep once for each seed.")
+    return found
+
+
+def _interval_problems(key: str, interval: IntervalSweep) -> list[str]:
+    low, high = interval.start, interval.end
+    if low is None or high is None or not low < high:
+        return [f"{key} must be searched from a low end to a higher one, but got interval({low}, {high})."]
+    if "log" in interval.tags and low <= 0:
+        return [f"{key} must be above 0 to be searched by orders of magnitude, but got interval({low}, {high})."]
+    return []

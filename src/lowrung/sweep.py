@@ -1,0 +1,497 @@
+"""Many trials: ask, submit, wait for the first to end, tell. The only client of the study."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lowrung import app, atomic, check, layout, schema
+from lowrung.app import Assignment, RunFailed
+from lowrung.engine import hydra_job
+from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.errors import UsageError
+from lowrung.layout import RunFolder, StudyFolder
+from lowrung.outcome import Outcome, Status
+from lowrung.report import leaderboard
+from lowrung.report.progress import Progress
+from lowrung.schema import Config
+from lowrung.search import space as spaces
+from lowrung.search.space import Params, Space
+from lowrung.track.base import Point, Tracker
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+    from lowrung.finetune.preflight import Preflight
+
+PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapters.verify", "lowrung.track.mlflow")
+"""What every run imports: 10 to 13 s that the engine spends once."""
+
+
+class Launcher(Protocol):
+    """What a Hydra launcher must have for this sweeper: an engine, which does not wait for whole batches."""
+
+    def make_engine(self, preload: Sequence[str]) -> Engine:
+        """The engine that the launcher wraps."""
+
+
+def run(
+    overrides: Sequence[str],
+    *,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    launcher: Any,
+    n_trials: int | None,
+    objectives: Mapping[str, str],
+) -> None:
+    """Runs a sweep to its end and prints its leaderboard.
+
+    Args:
+        overrides: the search space and what is fixed, as Hydra overrides.
+        hydra_context: Hydra's.
+        task_function: the function below ``@hydra.main``.
+        config: the sweep's composed config, Hydra's node included.
+        launcher: a `Launcher`.
+        n_trials: trials in total; see `LowrungSweeperConf`.
+        objectives: metrics with ``minimize`` or ``maximize``.
+
+    Raises:
+        UsageError: before anything has started.
+        RunFailed: when a trial failed; all results that there are have been kept.
+    """
+    if not hasattr(launcher, "make_engine"):
+        raise UsageError(
+            f"hydra/launcher must be local with lowrung's sweeper, but is {type(launcher).__name__}."
+            " Leave it out, or add hydra/sweeper=basic to run plain batches without a study."
+        )
+    composer = Composer(hydra_context, config)
+    space = composer.space(overrides, n_trials, objectives)
+    points = composer.points(space)
+    with launcher.make_engine(PRELOAD) as engine:
+        planned = Plan.make(composer, space, points, config, n_trials, objectives, engine)
+        with atomic.lock(planned.folder.lock):
+            sweep = Sweep(planned, composer, task_function, engine)
+            sweep.run()
+    sweep.report()
+
+
+# -- what was asked for ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Composer:
+    """Makes configs out of overrides, as Hydra would for a job of this sweep."""
+
+    hydra_context: HydraContext
+    master: DictConfig
+
+    def space(self, overrides: Sequence[str], n_trials: int | None, objectives: Mapping[str, str]) -> Space:
+        """Reads the search space.
+
+        Raises:
+            UsageError: with every problem that any single value of it has.
+        """
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        readable = [override for text in overrides if (override := check.parsed(text, parser))]
+        problems = [
+            *check.problems(overrides, self.compose, parser),
+            *spaces.problems(readable, n_trials),
+            *check.objective_problems(objectives),
+        ]
+        if problems:
+            raise UsageError(problems)
+        return spaces.parse(overrides, parser)
+
+    def points(self, space: Space) -> list["GridPoint"]:
+        """The grid's points, those of equal configs once.
+
+        Raises:
+            UsageError: when points break a rule.
+        """
+        points: dict[str, GridPoint] = {}
+        problems: dict[str, None] = {}
+        for params in space.grid():
+            config = self.config(space.overrides(params))
+            problems.update(dict.fromkeys(check.rules(config) + app.tracking_problems(config)))
+            identity = schema.digest([schema.determining(config), config.model.path])
+            points.setdefault(identity, GridPoint(params, config))
+        if problems:
+            raise UsageError(list(problems))
+        return list(points.values())
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """A job's config, Hydra's node included."""
+        return self.hydra_context.config_loader.load_sweep_config(self.master, list(overrides))
+
+    def config(self, overrides: Sequence[str]) -> Config:
+        """A job's config as plain dataclasses."""
+        return schema.resolve(self.compose(overrides))
+
+    def job(self, overrides: Sequence[str], number: int) -> DictConfig:
+        """The config that Hydra runs job ``number`` with."""
+        composed = self.compose(overrides)
+        with open_dict(composed):
+            composed.hydra.job.num = number
+            composed.hydra.job.id = str(number)
+        return composed
+
+
+@dataclasses.dataclass(frozen=True)
+class GridPoint:
+    """A point of the grid; the values of intervals are open, and stand at their low ends in ``config``."""
+
+    params: Params
+    config: Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A sweep that was checked, and has everything that it needs to start.
+
+    Attributes:
+        study: the study's name.
+        folder: the study's.
+        space: the search space; its fixed overrides name the study.
+        points: the grid.
+        n_trials: trials in total.
+        objectives: metrics and their directions.
+        config: of the first point, for what is the same in all.
+        preflights: by what they depend on; see `Plan.preflight`.
+    """
+
+    study: str
+    folder: StudyFolder
+    space: Space
+    points: Sequence[GridPoint]
+    n_trials: int
+    objectives: Mapping[str, str]
+    config: Config
+    preflights: Mapping[str, "Preflight"]
+
+    @classmethod
+    def make(
+        cls,
+        composer: Composer,
+        space: Space,
+        points: Sequence[GridPoint],
+        master: DictConfig,
+        n_trials: int | None,
+        objectives: Mapping[str, str],
+        engine: Engine,
+    ) -> "Plan":
+        """Names the study, and looks at each distinct model and data in a process of its own.
+
+        Raises:
+            UsageError: with all that was found to be in the way.
+        """
+        config = points[0].config
+        name = config.study or _study_name(master, space, objectives)
+        with open_dict(master):
+            master.study = name
+        folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
+        distinct = {_look_key(point.config): app.look_arguments(point.config) for point in points}
+        preflights = dict(_look(engine, folder, distinct))
+        problems = dict.fromkeys(problem for found in preflights.values() for problem in found.problems)
+        if problems:
+            raise UsageError(list(problems))
+        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
+        space = dataclasses.replace(space, fixed=(*space.fixed, f"study={name}"))
+        return cls(name, folder, space, points, total, objectives, config, preflights)
+
+    def preflight(self, config: Config) -> "Preflight":
+        """What was found for this config's model and data."""
+        return self.preflights[_look_key(config)]
+
+
+def _study_name(master: DictConfig, space: Space, objectives: Mapping[str, str]) -> str:
+    """The preset's or the task's name with a hash of the search space; tracking and paths do not count."""
+    choices = OmegaConf.to_container(master.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    task = str(choices.get("sweeps") or choices.get("data") or "sweep").replace("/", "_")
+    fixed = sorted(text for text in space.fixed if not text.startswith(("track", "store=", "study=", "sweeps=")))
+    axes = dataclasses.asdict(dataclasses.replace(space, fixed=()))
+    return f"{task}-{schema.digest([fixed, axes, dict(objectives)])[:6]}"
+
+
+def _look_key(config: Config) -> str:
+    return schema.digest(app.look_arguments(config))
+
+
+def _look(
+    engine: Engine, folder: StudyFolder, distinct: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, "Preflight"]]:
+    for key, arguments in distinct.items():
+        log = RunFolder(folder.preflight)
+        engine.submit(Job(key, log.path, _Look(dict(arguments))))
+        ended = next(event for event in _until_ended(engine) if isinstance(event, Ended))
+        if ended.how is not How.RETURNED:
+            raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {log.log}.")
+        yield key, ended.value
+
+
+def _until_ended(engine: Engine) -> Iterator[Reported | Ended]:
+    while events := engine.wait():
+        yield from events
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """`lowrung.finetune.preflight.look` as a task."""
+
+    arguments: Mapping[str, Any]
+
+    def __call__(self) -> "Preflight":
+        from lowrung.finetune import preflight
+
+        return preflight.look(**self.arguments)
+
+
+# -- doing it ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Trying:
+    """A trial between ask and tell."""
+
+    trial: "Trial"
+    point: Mapping[str, str]
+    config: Config
+    folder: RunFolder
+    tracked: str
+
+    @property
+    def key(self) -> str:
+        """Names it in the engine and on the screen."""
+        return str(self.trial.number)
+
+    @property
+    def title(self) -> str:
+        """What a person knows it by."""
+        return f"trial {self.trial.number}" + (f" ({_name(self.point)})" if self.point else "")
+
+
+class Sweep:
+    """The coordinator."""
+
+    def __init__(self, plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine) -> None:
+        from lowrung.search.study import Study
+
+        self._plan = plan
+        self._composer = composer
+        self._task_function = task_function
+        self._engine = engine
+        self._study: Study = Study(
+            plan.study,
+            database=plan.folder.database,
+            space=plan.space,
+            objectives=plan.objectives,
+            seed=plan.config.seed,
+        )
+        self._tracker: Tracker = app.make_tracker(plan.config)
+        self._trying: dict[str, Trying] = {}
+        self._rows: dict[int, leaderboard.Row] = {}
+        self._children: dict[int, str] = {}
+        self._progress = Progress()
+
+    def run(self) -> None:
+        """Runs all trials that are still to run. Ctrl-C ends those that are running; they go on at the next start."""
+        OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
+        self._keep_finished()
+        with self._progress:
+            self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {len(self._rows)} done before")
+            try:
+                self._loop()
+            except KeyboardInterrupt:
+                self._progress.say("interrupted; the same command goes on from here")
+                self._tracker.end_run(self._parent, Status.CANCELLED)
+                raise
+
+    def _loop(self) -> None:
+        adopted = self._study.interrupted()
+        while True:
+            while len(self._trying) < self._engine.slots and (trial := self._next(adopted)):
+                self._start(trial)
+            if not self._trying:
+                return
+            for event in self._engine.wait():
+                if isinstance(event, Reported):
+                    self._progress.update(event.key, event.report["step"], event.report["metrics"])
+                else:
+                    self._end(self._trying[event.key], event)
+
+    @cached_property
+    def _parent(self) -> str:
+        """The tracker's run of the whole sweep, the same for every start of the study."""
+        known = self._study.facts.get("tracked")
+        if known is not None and self._tracker.has_run(known):
+            return str(known)
+        tags = {"lowrung.kind": "sweep", "lowrung.study": self._plan.study}
+        parent = self._tracker.start_run(self._plan.study, tags=tags)
+        self._study.note("tracked", parent)
+        return parent
+
+    def _keep_finished(self) -> None:
+        """Takes over trials that an earlier start of this study finished, where the same run would come out."""
+        for trial in self._study.trials:
+            config = self._composer.config(self._plan.space.overrides(trial.params))
+            folder = self._folder(config)
+            if trial.state.is_finished() and trial.user_attrs.get("signature") == folder.path.name:
+                outcome = app.kept(folder)
+                if outcome is not None:
+                    self._children[trial.number] = trial.user_attrs.get("tracked", "")
+                    self._add_row(trial, folder, outcome, is_reused=True)
+
+    def _folder(self, config: Config) -> RunFolder:
+        signature = app.run_signature(config, self._plan.preflight(config), self._engine.threads)
+        return layout.run_folder(Path(config.store).absolute(), signature)
+
+    def _next(self, adopted: list["Trial"]) -> "Trial | None":
+        """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
+        if adopted:
+            return adopted.pop(0)
+        taken = [row.number for row in self._rows.values()] + [t.trial.number for t in self._trying.values()]
+        if len(taken) >= self._plan.n_trials:
+            return None
+        counts = Counter(self._place(self._study.trials[number]) for number in taken)
+        place = min(range(len(self._plan.points)), key=lambda i: counts[i])
+        return self._study.ask(self._plan.points[place].params)
+
+    def _place(self, trial: "FrozenTrial") -> int:
+        """Which point of the grid a trial is at."""
+        keys = [axis.key for axis in self._plan.space.choices]
+        params = {key: trial.params[key] for key in keys}
+        return next((i for i, point in enumerate(self._plan.points) if point.params == params), -1)
+
+    def _start(self, trial: "Trial") -> None:
+        """Answers a trial from the store, or submits it."""
+        plan, number = self._plan, trial.number
+        overrides = plan.space.overrides(trial.params)
+        config = self._composer.config(overrides)
+        folder = self._folder(config)
+        job = plan.folder.job(number)
+        trying = Trying(trial, plan.space.texts(trial.params), config, folder, self._track(trial, config))
+        trial.set_user_attr("signature", folder.path.name)
+        layout.point_to(job.run, folder.path)
+        outcome = app.kept(folder)
+        if outcome is not None:
+            app.replay(self._tracker, trying.tracked, folder)
+            self._finish(trying, outcome, is_reused=True)
+            return
+        app.prepare_folder(folder, config, plan.preflight(config), self._engine.threads)
+        uri = app.tracking_uri(config)
+        assignment = Assignment(str(folder.path), self._engine.threads, uri, config.track.experiment, trying.tracked)
+        assignment.write(job.assignment)
+        task = hydra_job.hydra_task(
+            self._composer.hydra_context, self._task_function, self._composer.job(overrides, number)
+        )
+        self._engine.submit(Job(trying.key, folder.path, task))
+        self._trying[trying.key] = trying
+        self._progress.start(trying.key, trying.title, config.train.max_steps)
+
+    def _track(self, trial: "Trial", config: Config) -> str:
+        """Opens the trial's run in the tracker; an interrupted trial has one already."""
+        known = trial.user_attrs.get("tracked")
+        if known is not None and self._tracker.has_run(known):
+            self._children[trial.number] = known
+            return str(known)
+        point = self._plan.space.texts(trial.params)
+        tracked = self._tracker.start_run(
+            _name(point) or f"trial {trial.number}",
+            parent=self._parent,
+            params={**point, **app.key_params(config)},
+            tags={"lowrung.kind": "trial", "lowrung.trial": str(trial.number), "lowrung.study": self._plan.study},
+        )
+        trial.set_user_attr("tracked", tracked)
+        self._children[trial.number] = tracked
+        return tracked
+
+    def _end(self, trying: Trying, ended: Ended) -> None:
+        """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
+        del self._trying[trying.key]
+        outcome = Outcome.read(trying.folder.outcome)
+        if outcome is None:
+            outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {trying.folder.log}")
+        self._finish(trying, outcome)
+
+    def _finish(self, trying: Trying, outcome: Outcome, *, is_reused: bool = False) -> None:
+        """Ends a trial everywhere: in the study, in the tracker, on the screen."""
+        self._study.tell(trying.trial, outcome)
+        app.record(self._tracker, trying.tracked, trying.folder, outcome, self._plan.preflight(trying.config))
+        self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
+        self._progress.end(trying.key, trying.title, _ending(outcome, is_reused))
+
+    def _add_row(self, trial: "FrozenTrial", folder: RunFolder, outcome: Outcome, *, is_reused: bool) -> None:
+        point = self._plan.space.texts(trial.params)
+        self._rows[trial.number] = leaderboard.Row(trial.number, point, outcome, folder.path, is_reused)
+
+    # -- after the last trial ------------------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Prints the leaderboard and where everything is; then a failed trial is an error.
+
+        Raises:
+            RunFailed: when a trial ended as failed, oom or cancelled.
+        """
+        rows, plan = list(self._rows.values()), self._plan
+        leaderboard.write(plan.folder.leaderboard, rows, plan.objectives)
+        self._close_parent(rows)
+        print("\n" + leaderboard.render(rows, plan.objectives) + "\n")
+        for row in rows:
+            for failure in row.outcome.facts.get("gate_failures", ()):
+                print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
+        print(f"results:  {plan.folder.path}")
+        self._print_comparison()
+        bad = [row for row in rows if not row.outcome.status.is_kept]
+        if bad:
+            raise RunFailed(
+                f"{len(bad)} of {len(rows)} trials failed (first: trial {bad[0].number}, {bad[0].outcome.cause})."
+                " The others' results are kept; the same command runs the failed ones again."
+            )
+
+    def _close_parent(self, rows: Sequence[leaderboard.Row]) -> None:
+        """The sweep's run shows the best trial's metrics, since MLflow's charts are empty for a run without any."""
+        best = leaderboard.ranked(rows, self._plan.objectives)[0]
+        if best.outcome.status is Status.COMPLETE:
+            self._tracker.log(self._parent, [Point(0, time.time(), best.outcome.numbers)])
+            self._tracker.set_tags(self._parent, {"lowrung.best_trial": str(best.number)})
+        self._tracker.log_artifact(self._parent, self._plan.folder.leaderboard)
+        has_failed = any(not row.outcome.status.is_kept for row in rows)
+        self._tracker.end_run(self._parent, Status.FAILED if has_failed else Status.COMPLETE)
+
+    def _print_comparison(self) -> None:
+        fragment = self._tracker.comparison([self._children[number] for number in sorted(self._rows)])
+        if fragment is not None:
+            print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
+
+
+def _name(point: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in point.items())
+
+
+def _cause(ended: Ended) -> str:
+    """Why a job that left no outcome ended, in one line."""
+    if ended.how is not How.RETURNED:
+        return ended.cause or str(ended.how)
+    if isinstance(ended.value, JobReturn) and ended.value.status is JobStatus.FAILED:
+        error = ended.value._return_value
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return "the run left no outcome"
+
+
+def _ending(outcome: Outcome, is_reused: bool) -> str:
+    """How a trial ended, for the screen."""
+    if outcome.status is not Status.COMPLETE:
+        return f"{outcome.status}: {outcome.cause}"
+    gate = {None: "", 1.0: ", merge verified", 0.0: ", MERGE CHECK FAILED"}[outcome.metrics.get("merge/passed")]
+    seconds = outcome.measurements.get("time/total_seconds", 0)
+    how = "reused" if is_reused else f"complete in {seconds:.0f} s"
+    return f"{how}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"

@@ -1,0 +1,110 @@
+"""A tracker that keeps its records in memory: what tests look into."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lowrung.outcome import Status
+from lowrung.track.base import DatasetInput, Point, TrackError
+
+
+@dataclasses.dataclass
+class Record:
+    """All that was recorded of one run.
+
+    Attributes:
+        name: the run's name.
+        parent: the id of the sweep's run.
+        params: parameters by name.
+        tags: tags by name.
+        history: for each metric its values by step, in the order in which they were logged.
+        datasets: the data it used.
+        artifacts: contents by path, folders included in the path (``adapter/config.json``).
+        status: how it ended; None while it is open.
+    """
+
+    name: str
+    parent: str | None = None
+    params: dict[str, str] = dataclasses.field(default_factory=dict)
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    history: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
+    datasets: list[DatasetInput] = dataclasses.field(default_factory=list)
+    artifacts: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    status: Status | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Each metric's value at its last step."""
+        return {name: values[max(values)] for name, values in self.history.items()}
+
+
+class MemoryTracker:
+    """The in-memory twin of the real trackers.
+
+    Attributes:
+        runs: what was recorded, by run id, in the order in which runs were started.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Record] = {}
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """See `Tracker`."""
+        run = f"run{len(self.runs)}"
+        self.runs[run] = Record(name, parent, dict(params or {}), dict(tags or {}))
+        return run
+
+    def has_run(self, run: str) -> bool:
+        """See `Tracker`."""
+        return run in self.runs
+
+    def log(self, run: str, points: Sequence[Point]) -> None:
+        """See `Tracker`."""
+        history = self._record(run).history
+        for point in points:
+            for name, value in point.metrics.items():
+                history.setdefault(name, {}).setdefault(point.step, value if math.isfinite(value) else math.nan)
+
+    def log_params(self, run: str, params: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        known = self._record(run).params
+        for name, value in params.items():
+            if known.setdefault(name, value) != value:
+                raise TrackError(f"The parameter {name} of run {run} is {known[name]} and cannot become {value}.")
+
+    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        self._record(run).tags.update(tags)
+
+    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+        """See `Tracker`."""
+        known = self._record(run).datasets
+        known.extend(dataset for dataset in datasets if dataset not in known)
+
+    def log_artifact(self, run: str, path: Path) -> None:
+        """See `Tracker`."""
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        kept = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
+        self._record(run).artifacts.update(kept)
+
+    def end_run(self, run: str, status: Status) -> None:
+        """See `Tracker`."""
+        self._record(run).status = status
+
+    def comparison(self, runs: Sequence[str]) -> str | None:
+        """See `Tracker`."""
+        measured = [run for run in runs if self._record(run).history]
+        return f"#/compare-runs?runs={','.join(measured)}" if measured else None
+
+    def _record(self, run: str) -> Record:
+        if run not in self.runs:
+            raise TrackError(f"There is no run {run}.")
+        return self.runs[run]

@@ -1,0 +1,279 @@
+"""Records runs in MLflow: the only module that imports it.
+
+Everything goes through `MlflowClient` with explicit run ids. There is no active run and no other global state, so
+that several processes, and several runs in one process, never get in each other's way.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from lowrung import atomic
+from lowrung.errors import UsageError
+from lowrung.outcome import Status
+from lowrung.track.base import DatasetInput, Point, TrackError, check_uri, sqlite_path
+
+# Before the import, which reads them: nothing is sent home, and no line about new tables or runs is printed.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from mlflow import MlflowClient, entities
+from mlflow.exceptions import MlflowException
+
+KIND_TAG = "lowrung.kind"
+"""The tag that says what a run is; ``sweep`` for a sweep's parent run."""
+
+STATUS_TAG = "lowrung.status"
+"""The tag with the exact status, of which MLflow knows only three kinds."""
+
+_PARENT_TAG = "mlflow.parentRunId"
+_CONTEXT_TAG = "mlflow.data.context"
+_STATES = {
+    Status.COMPLETE: "FINISHED",
+    Status.FAILED: "FAILED",
+    Status.OOM: "FAILED",
+    Status.DIVERGED: "FAILED",
+    Status.CANCELLED: "KILLED",
+    Status.PRUNED: "KILLED",
+}
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such run; not even an id
+_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36  # characters; MLflow's limits
+_PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
+_MOST_COMPARED = 100  # runs on one page, which asks for each by itself
+_T = TypeVar("_T")
+
+
+def create_store(uri: str, experiment: str, artifacts: Path) -> None:
+    """Makes the database and the experiment where they are missing. The parent calls it once, before it has children.
+
+    Args:
+        uri: the address of the store, absolute (see `lowrung.track.base.store_uri`).
+        experiment: the experiment's name.
+        artifacts: where the artifacts of a new experiment go; a tracking server keeps them itself.
+
+    Raises:
+        UsageError: when ``track.uri`` or ``track.experiment`` cannot be used.
+    """
+    _require_sound(uri)
+    with _translated(), _alone(sqlite_path(uri)):
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            location = None if uri.startswith("http") else artifacts.absolute().as_uri()
+            client.create_experiment(experiment, artifact_location=location)
+        elif found.lifecycle_stage != "active":
+            raise UsageError(
+                f"track.experiment must name an experiment that is in use, but {experiment!r} was deleted in MLflow. "
+                "Restore it there, or choose another name."
+            )
+
+
+class MlflowTracker:
+    """Implements `lowrung.track.base.Tracker` with a store that `create_store` has made.
+
+    Args:
+        uri: the address of the store, absolute.
+        experiment: the experiment's name.
+
+    Raises:
+        UsageError: when ``track.uri`` cannot be used.
+        TrackError: when the store or the experiment is missing; nothing is created here.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._client = _open(uri)
+        with _translated():
+            found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            raise TrackError(f"There is no experiment {experiment!r} in {uri}: create_store makes it.")
+        self._experiment: str = found.experiment_id
+        self._steps: dict[tuple[str, str], set[int]] = {}
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """See `Tracker`."""
+        family = {_PARENT_TAG: parent} if parent else {}
+        with _translated():
+            created = self._client.create_run(self._experiment, tags=_short({**(tags or {}), **family}), run_name=name)
+        run: str = created.info.run_id
+        self.log_params(run, params or {})
+        return run
+
+    def has_run(self, run: str) -> bool:
+        """See `Tracker`."""
+        try:
+            return bool(self._client.get_run(run).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code in _UNKNOWN:
+                return False
+            raise TrackError(f"MLflow: {error.message}") from error
+
+    def log(self, run: str, points: Sequence[Point]) -> None:
+        """See `Tracker`."""
+        new: dict[tuple[str, int], entities.Metric] = {}
+        for point in points:
+            for name, value in point.metrics.items():
+                if point.step not in self._known_steps(run, name):
+                    new.setdefault((name, point.step), _metric(name, value, point))
+        with _translated():
+            for batch in _batches(list(new.values()), _METRICS_PER_BATCH):
+                self._client.log_batch(run, metrics=batch)
+                for metric in batch:
+                    self._steps[run, metric.key].add(metric.step)
+
+    def log_params(self, run: str, params: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        records = [entities.Param(name, _cut(value, _PARAM_LENGTH)) for name, value in params.items()]
+        with _translated():
+            for batch in _batches(records, _PARAMS_PER_BATCH):
+                self._client.log_batch(run, params=batch)
+
+    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        """See `Tracker`."""
+        records = [entities.RunTag(name, value) for name, value in _short(tags).items()]
+        with _translated():
+            for batch in _batches(records, _PARAMS_PER_BATCH):
+                self._client.log_batch(run, tags=batch)
+
+    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+        """See `Tracker`."""
+        with _translated():
+            self._client.log_inputs(run, [_dataset(dataset) for dataset in datasets])
+
+    def log_artifact(self, run: str, path: Path) -> None:
+        """See `Tracker`."""
+        with _translated():
+            self._client.log_artifact(run, str(path.absolute()))
+
+    def end_run(self, run: str, status: Status) -> None:
+        """See `Tracker`."""
+        with _translated():
+            self._client.set_tag(run, STATUS_TAG, status.value)
+            self._client.set_terminated(run, _STATES[status])
+
+    def comparison(self, runs: Sequence[str]) -> str | None:
+        """See `Tracker`."""
+        if not runs:
+            return None
+        ids = ", ".join(f"'{run}'" for run in runs)
+        with _translated():
+            return _comparison(self._client, self._experiment, f"attributes.run_id IN ({ids})")
+
+    def _known_steps(self, run: str, metric: str) -> set[int]:
+        """The steps at which the store has a value; MLflow itself would keep a second one and draw both."""
+        if (run, metric) not in self._steps:
+            with _translated():
+                history = self._client.get_metric_history(run, metric)
+            self._steps[run, metric] = {point.step for point in history}
+        return self._steps[run, metric]
+
+
+def last_comparison(uri: str) -> str | None:
+    """The part of the address that compares the trials of the latest sweep; None where there is no sweep yet.
+
+    Raises:
+        UsageError: when ``track.uri`` cannot be used.
+        TrackError: when the store is missing.
+    """
+    client = _open(uri)
+    with _translated():
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        sweeps = client.search_runs(
+            experiments, f"tags.`{KIND_TAG}` = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        if not sweeps:
+            return None
+        sweep = sweeps[0].info
+        return _comparison(client, sweep.experiment_id, f"tags.`{_PARENT_TAG}` = '{sweep.run_id}'")
+
+
+def _open(uri: str) -> MlflowClient:
+    _require_sound(uri)
+    database = sqlite_path(uri)
+    if database and not database.is_file():  # MLflow would make it, and two processes at once would fail
+        raise TrackError(f"There is no database at {database}.")
+    with _translated():
+        return MlflowClient(uri)
+
+
+def _require_sound(uri: str) -> None:
+    problems = check_uri(uri)
+    if problems:
+        raise UsageError(problems)
+
+
+@contextlib.contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """Keeps two sweeps from making one SQLite database at the same time; a server takes care of that itself."""
+    if database is None:
+        yield
+    else:
+        with atomic.lock(database.with_name(f".{database.name}.lock"), wait=True):
+            yield
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turns MLflow's errors into ours, so that no caller needs to know MLflow."""
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackError(f"MLflow: {error.message}") from error
+
+
+def _comparison(client: MlflowClient, experiment: str, condition: str) -> str | None:
+    """The fragment that MLflow's page reads: ids as JSON, and the menu for training rather than for agents.
+
+    The page plots the metrics that all of the runs have, so one run without any would leave it empty.
+    """
+    latest_first = client.search_runs([experiment], condition, max_results=_MOST_COMPARED)
+    runs = [run.info.run_id for run in reversed(latest_first) if run.data.metrics]
+
+    def encoded(names: Sequence[str]) -> str:
+        return quote(json.dumps(names, separators=(",", ":")), safe="")
+
+    page = f"#/compare-runs?runs={encoded(runs)}&experiments={encoded([experiment])}&workflowType=machine_learning"
+    return page if runs else None
+
+
+def _batches(records: Sequence[_T], size: int) -> Iterator[list[_T]]:
+    remaining = iter(records)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
+
+
+def _short(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: _cut(value, _TAG_LENGTH) for name, value in tags.items()}
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _metric(name: str, value: float, point: Point) -> entities.Metric:
+    """MLflow keeps NaN, but an infinity as ±1.8e308."""
+    return entities.Metric(name, value if math.isfinite(value) else math.nan, int(point.time * 1000), point.step)
+
+
+def _dataset(dataset: DatasetInput) -> entities.DatasetInput:
+    record = entities.Dataset(
+        name=dataset.name,
+        digest=dataset.digest[:_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": dataset.source}),
+        profile=json.dumps({"num_rows": dataset.rows}),
+    )
+    return entities.DatasetInput(record, [entities.InputTag(_CONTEXT_TAG, dataset.context)])

@@ -1,0 +1,137 @@
+"""``make ui``: MLflow's server on this machine, opened on the latest sweep."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from lowrung.errors import UsageError
+from lowrung.track.base import TrackError, check_uri, sqlite_path
+
+HOST = "127.0.0.1"
+"""The server is for this machine alone; it asks for no password."""
+
+_GRACE = 10.0  # seconds to stop in before the server is killed; it takes 1.5 when idle
+_QUIET = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs are for agents; without them it starts in half the time
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def serve(uri: str, port: int) -> None:
+    """Serves the store until Ctrl-C, and prints the address of the latest sweep's comparison once it answers.
+
+    Args:
+        uri: the address of the store, absolute (see `lowrung.track.base.store_uri`).
+        port: the port on 127.0.0.1.
+
+    Raises:
+        UsageError: when there is nothing to serve, or the port is taken.
+        TrackError: when the server ends by itself.
+    """
+    _require_store(uri)
+    _require_free(port)
+    from lowrung.track.mlflow import last_comparison  # imports mlflow (2 s)
+
+    comparison = last_comparison(uri)
+    with _interruptible(), contextlib.suppress(KeyboardInterrupt), _server(uri, port) as server:
+        print(f"Starting MLflow on {HOST}:{port} ...", flush=True)
+        _await_answer(server, port)
+        if comparison is None:
+            print("There is no sweep yet: `make sweep` makes one.", flush=True)
+        print(f"Open http://{HOST}:{port}/{comparison or ''}\nStop with Ctrl-C.", flush=True)
+        raise TrackError(f"MLflow's server ended by itself with code {server.wait()}.")
+
+
+def _require_store(uri: str) -> None:
+    problems = check_uri(uri)
+    if problems:
+        raise UsageError(problems)
+    if uri.startswith("http"):
+        raise UsageError(f"There is nothing to serve: the runs are on a server already. Open {uri} in a browser.")
+    database = sqlite_path(uri)
+    if database and not database.is_file():
+        raise UsageError(
+            f"There are no runs to show yet: {database} does not exist. "
+            "Run `make sweep` first, or name another database with --uri sqlite:///PATH."
+        )
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UsageError(
+                f"--port must be free, but {port} is not ({error.strerror}). "
+                f"Stop what uses it, or take another: lowrung ui --port {port + 1}."
+            ) from None
+
+
+@contextlib.contextmanager
+def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs the server in a session of its own: Ctrl-C reaches us alone, and we stop all of its processes."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    command += ["--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1"]
+    command += ["--allowed-hosts", f"{HOST}:*,localhost:*"]
+    command += ["--uvicorn-opts", "--log-level warning --timeout-graceful-shutdown 2"]
+    server = subprocess.Popen(command, env={**os.environ, **_QUIET}, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield server
+    finally:
+        _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(_GRACE)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Makes SIGTERM and a closed terminal end the block as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {name: signal.signal(name, interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in former.items():
+            signal.signal(name, handler)
+
+
+def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
+    while not _answers(port):
+        if server.poll() is not None:
+            raise TrackError(f"MLflow's server could not start; it ended with code {server.returncode}.")
+        time.sleep(0.1)
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,26 @@
+"""The entry point: one run, or with ``-m`` a sweep. See ``python src/train.py --help``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # works uninstalled too
+
+from lowrung import cli, schema
+
+schema.register()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(config: Any) -> Any:
+    """Trains one run; Hydra calls it with the composed config, in a sweep once a trial."""
+    from lowrung import app
+
+    with cli.ending_on_errors():
+        return app.run(config)
+
+
+if __name__ == "__main__":
+    cli.run(main)

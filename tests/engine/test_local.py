@@ -1,0 +1,347 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import cloudpickle
+import pytest
+
+from lowrung import atomic
+from lowrung.engine import child, local, mailbox
+from lowrung.engine.base import Ended, Engine, How, Job
+from lowrung.engine.local import LocalEngine
+from lowrung.errors import EngineError
+from lowrung.layout import ROOT, RunFolder
+from tests.engine import contract
+from tests.engine.contract import await_report, die_by, end_of, events_of, run_until_told
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with LocalEngine(slots=2) as engine:
+        yield engine
+
+
+class TestForkServer(contract.ProcessEngineContract):
+    @pytest.fixture
+    def engine(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+        monkeypatch.setattr(local, "LOCK_SECONDS", 0.2)
+        return engine
+
+
+def test_a_folder_whose_last_worker_is_dying_is_waited_for(engine: Engine, tmp_path: Path) -> None:
+    held = ExitStack()
+    held.enter_context(atomic.lock(RunFolder(tmp_path).lock))
+    threading.Timer(0.2, held.close).start()
+    engine.submit(Job("a", tmp_path, lambda: "taken over"))
+    assert end_of(engine, "a").value == "taken over"
+
+
+def test_a_spawned_job_has_the_same_surroundings(tmp_path: Path) -> None:
+    def task() -> list[str | None]:
+        print("in the log")
+        return [os.getenv("OMP_NUM_THREADS"), os.getenv("LOWRUNG_TEST"), multiprocessing.get_start_method()]
+
+    with LocalEngine(slots=2, start="spawn") as engine:
+        engine.submit(Job("a", tmp_path, task, env={"LOWRUNG_TEST": "1"}))
+        assert end_of(engine, "a").value == [str(engine.threads), "1", multiprocessing.get_start_method()]
+    assert "in the log" in RunFolder(tmp_path).log.read_text()
+
+
+def test_at_least_one_slot_is_needed() -> None:
+    with pytest.raises(EngineError, match=r"`slots >= 1` must hold, but got 0"):
+        LocalEngine(slots=0)
+
+
+def test_cores_are_shared_by_the_slots() -> None:
+    cores = child.usable_cores()
+    for slots, threads in ((1, cores), (cores, 1), (cores + 1, 1)):
+        with LocalEngine(slots=slots) as engine:
+            assert engine.threads == threads
+
+
+def test_the_environment_is_that_of_now(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWRUNG_TEST", "set after the server was started")
+    engine.submit(Job("a", tmp_path, partial(os.getenv, "LOWRUNG_TEST")))
+    assert end_of(engine, "a").value == "set after the server was started"
+    monkeypatch.delenv("LOWRUNG_TEST")
+    engine.submit(Job("a", tmp_path, partial(os.getenv, "LOWRUNG_TEST")))
+    assert end_of(engine, "a").value is None
+
+
+def test_the_coordinators_environment_is_left_alone(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    for start in ("forkserver", "spawn"):
+        with LocalEngine(start=start) as engine:
+            engine.submit(Job("a", tmp_path, lambda: None, env={"LOWRUNG_TEST": "1"}))
+            assert dict(os.environ) == before
+            assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "given"),
+    [("4,7", 8, ["4", "7"]), ("3", 8, ["3", "3"]), ("", 8, ["", ""]), (None, 8, ["0", "1"]), (None, 0, [None, None])],
+)
+def test_each_slot_has_one_device(
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    found: int,
+    given: list[str | None],
+) -> None:
+    monkeypatch.setattr(local, "_count_devices", lambda: found)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for key in ("0", "1"):
+        engine.submit(Job(key, tmp_path / key, partial(os.getenv, "CUDA_VISIBLE_DEVICES")))
+    ended = {event.key: event.value for event in events_of(engine, "0", "1") if isinstance(event, Ended)}
+    assert [ended["0"], ended["1"]] == given
+
+
+def test_a_freed_slot_passes_its_device_on(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    for key in ("0", "1"):
+        engine.submit(Job(key, tmp_path / key, partial(run_until_told, tmp_path / key)))
+    mailbox.ask_to_stop(tmp_path / "0")
+    events_of(engine, "0")
+    engine.submit(Job("2", tmp_path / "2", partial(os.getenv, "CUDA_VISIBLE_DEVICES")))
+    assert end_of(engine, "2").value == "4"
+
+
+def test_a_crash_leaves_its_trace_in_the_log(engine: Engine, tmp_path: Path) -> None:
+    engine.submit(Job("a", tmp_path, partial(die_by, signal.SIGSEGV)))
+    assert end_of(engine, "a") == Ended("a", How.DIED, cause="SIGSEGV")
+    assert "Fatal Python error: Segmentation fault" in RunFolder(tmp_path).log.read_text()
+
+
+def test_ctrl_c_does_not_reach_a_job(engine: Engine, tmp_path: Path) -> None:
+    engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
+    os.kill(await_report(engine).report["pid"], signal.SIGINT)
+    mailbox.ask_to_stop(tmp_path)
+    assert end_of(engine, "a").value == "stopped"
+
+
+def ignore_sigterm(folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run_until_told(folder)
+
+
+def test_a_job_that_ignores_sigterm_is_killed(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GRACE_SECONDS", 0.3)
+    engine.submit(Job("a", tmp_path, partial(ignore_sigterm, tmp_path)))
+    pid = await_report(engine).report["pid"]
+    engine.cancel("a")
+    assert end_of(engine, "a") == Ended("a", How.CANCELLED, cause="cancelled")
+    assert is_gone(pid)
+
+
+def test_a_job_that_does_not_end_after_its_answer_is_killed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def task() -> str:
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        return "answer"
+
+    monkeypatch.setattr(local, "GRACE_SECONDS", 0.3)
+    engine.submit(Job("a", tmp_path, task))
+    assert end_of(engine, "a") == Ended("a", How.RETURNED, "answer")
+
+
+def test_a_large_answer_arrives(engine: Engine, tmp_path: Path) -> None:
+    engine.submit(Job("a", tmp_path, lambda: bytes(10_000_000)))
+    assert len(end_of(engine, "a").value) == 10_000_000
+
+
+def test_a_torn_answer_is_death(engine: Engine, tmp_path: Path) -> None:
+    def task() -> None:
+        link = multiprocessing.current_process()._args[0]  # type: ignore[attr-defined]
+        os.write(link.fileno(), b"\x00\x00\x10\x00only a part")
+        os._exit(5)
+
+    engine.submit(Job("a", tmp_path, task))
+    assert end_of(engine, "a") == Ended("a", How.DIED, cause="exit code 5")
+
+
+class Forgetful(Exception):  # noqa: N818
+    """Pickles, but does not come back: unpickling calls it with its message alone."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def test_an_exception_that_cannot_be_unpickled_keeps_its_text(engine: Engine, tmp_path: Path) -> None:
+    def task() -> None:
+        raise Forgetful("salt", "pepper")
+
+    engine.submit(Job("a", tmp_path, task))
+    assert end_of(engine, "a").cause == "Forgetful: salt and pepper"
+
+
+def fork_server_pid() -> int:
+    return os.getppid()
+
+
+def test_a_killed_fork_server_is_replaced(engine: Engine, tmp_path: Path) -> None:
+    engine.submit(Job("a", tmp_path / "a", fork_server_pid))
+    server = end_of(engine, "a").value
+    engine.submit(Job("b", tmp_path / "b", partial(run_until_told, tmp_path / "b")))
+    pid = await_report(engine).report["pid"]
+    os.kill(server, signal.SIGKILL)
+    assert end_of(engine, "b").how is How.DIED
+    with atomic.lock(RunFolder(tmp_path / "b").lock, wait=True):
+        assert is_gone(pid)
+    engine.submit(Job("c", tmp_path / "c", fork_server_pid))
+    assert end_of(engine, "c").value != server
+
+
+@pytest.mark.parametrize("state", [{"is_initialized": True, "_is_in_bad_fork": False}, {"_is_in_bad_fork": True}])
+def test_cuda_touched_before_the_fork_is_an_error(state: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(**{name: lambda value=value: value for name, value in state.items()})
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    how, error, _ = child.read_answer(child.answer(cloudpickle.dumps(lambda: 1)))
+    assert how is How.RAISED
+    assert "must not touch CUDA" in str(error)
+    assert "start='spawn'" in str(error)
+
+
+def test_a_preloaded_torch_is_told_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    cuda = SimpleNamespace(is_initialized=lambda: False, _is_in_bad_fork=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, set_num_threads=told.append))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    child.answer(cloudpickle.dumps(lambda: 1))
+    assert told == [3]
+
+
+# Coordinators in interpreters of their own
+
+SCRIPT = """
+import os
+import sys
+from pathlib import Path
+
+from lowrung.engine import mailbox
+from lowrung.engine.base import Job
+from lowrung.engine.local import LocalEngine
+
+
+def task():
+    import preloaded
+
+    return [os.getcwd(), preloaded.PID == os.getppid(), preloaded.THREADS]
+
+
+if __name__ == "__main__":
+    with LocalEngine(slots=1000, preload=["preloaded", "no_such_module"]) as engine:
+        engine.submit(Job("a", Path(sys.argv[1]), task))
+        print(engine.wait()[0].value)
+"""
+
+
+def test_a_script_beside_its_modules_works_from_any_folder(tmp_path: Path) -> None:
+    source, elsewhere = tmp_path / "a folder" / "src", tmp_path / "elsewhere"
+    source.mkdir(parents=True)
+    elsewhere.mkdir()
+    (source / "train.py").write_text(SCRIPT)
+    (source / "preloaded.py").write_text("import os\nPID = os.getpid()\nTHREADS = os.environ['OMP_NUM_THREADS']\n")
+    (elsewhere / "preloaded.py").write_text("raise RuntimeError('the working folder came first')")
+    command = [sys.executable, "../a folder/src/train.py", str(tmp_path / "run")]
+    output = subprocess.run(command, cwd=elsewhere, env=environment(), check=True, capture_output=True, text=True)
+    assert output.stdout.splitlines() == [str([str(elsewhere), True, "1"])]
+    assert output.stderr == ""
+
+
+def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    result = coordinate(
+        """
+        engine = LocalEngine(preload=["broken"])
+        try:
+            engine.submit(Job("a", folder, int))
+        except EngineError as error:
+            print(error)
+        """,
+        tmp_path,
+    ).communicate(timeout=60)[0]
+    assert "Preloading must not fail, but the process that imports broken ended" in result
+
+
+def test_no_orphan_outlives_a_killed_coordinator(tmp_path: Path) -> None:
+    coordinator = coordinate(
+        """
+        engine = LocalEngine()
+        engine.submit(Job("a", folder, partial(ignore_sigterm, folder)))
+        print(engine.wait()[0].report["pid"], flush=True)
+        engine.wait()
+        """,
+        tmp_path,
+    )
+    assert coordinator.stdout is not None
+    pid = int(coordinator.stdout.readline())
+    coordinator.kill()
+    with atomic.lock(RunFolder(tmp_path / "run").lock, wait=True):
+        assert is_gone(pid)
+    coordinator.communicate()
+
+
+def test_an_engine_that_nobody_closed_does_not_keep_the_coordinator(tmp_path: Path) -> None:
+    coordinator = coordinate(
+        """
+        engine = LocalEngine()
+        engine.submit(Job("a", folder, partial(run_until_told, folder)))
+        engine.wait()
+        """,
+        tmp_path,
+    )
+    coordinator.communicate(timeout=60)
+    assert coordinator.returncode == 0
+
+
+def coordinate(code: str, folder: Path) -> "subprocess.Popen[str]":
+    """Starts a coordinator that runs ``code`` with ``folder`` / "run" as ``folder``."""
+    lines = [
+        "from functools import partial",
+        "from pathlib import Path",
+        "from lowrung.engine.base import Job",
+        "from lowrung.engine.local import LocalEngine",
+        "from lowrung.errors import EngineError",
+        "from tests.engine.test_local import ignore_sigterm, run_until_told",
+        f"folder = Path({str(folder / 'run')!r})",
+    ]
+    program = "\n".join(lines) + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment(ROOT / "src", ROOT, folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def environment(*path: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path or [ROOT / "src"]))}
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; a zombie has."""
+    deadline = time.monotonic() + contract.PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False

@@ -1,0 +1,110 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from hydra.test_utils.test_utils import TSweepRunner
+from omegaconf import DictConfig
+
+from hydra_plugins.lowrung.local_launcher import LocalLauncher
+from lowrung.errors import EngineError, UsageError
+from lowrung.layout import ROOT, RunFolder
+
+
+def test_hydra_finds_it() -> None:
+    assert LocalLauncher.__name__ in [plugin.__name__ for plugin in Plugins.instance().discover()]
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("local", [])])
+class TestAsHydraTestsLaunchers(LauncherTestSuite):
+    pass
+
+
+@pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=local"])])
+class TestAsHydraTestsCommands(IntegrationTestSuite):
+    @pytest.fixture(autouse=True)
+    def _find_the_plugin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+
+
+def scanned() -> type[LocalLauncher]:
+    """The class that Hydra uses: its scanner runs plugin modules again, and so makes another than was imported."""
+    return cast(
+        type[LocalLauncher], Plugins.instance().class_name_to_class[f"{LocalLauncher.__module__}.LocalLauncher"]
+    )
+
+
+@contextmanager
+def launched(runner: TSweepRunner, folder: Path, task: Any, overrides: list[str]) -> Iterator[list[JobReturn]]:
+    """The results of one sweep with ``hydra/launcher=local``, without the sweeper's look at them."""
+    results: list[JobReturn] = []
+    original = scanned().launch
+
+    def keep(self: LocalLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        results.extend(original(self, job_overrides, initial_job_idx))
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Plugins.instance().class_name_to_class[f"{LocalLauncher.__module__}.LocalLauncher"], "launch", keep
+        )
+        with runner(
+            calling_file=None,
+            calling_module="hydra.test_utils.a_module",
+            task_function=task,
+            config_path="configs",
+            config_name="compose.yaml",
+            overrides=["hydra/launcher=local", *overrides],
+            temp_dir=folder,
+        ):
+            yield results
+
+
+def test_each_job_has_its_own_end(hydra_sweep_runner: TSweepRunner, tmp_path: Path) -> None:
+    def task(config: DictConfig) -> Any:
+        if config.end == "die":
+            os._exit(3)
+        if config.end == "raise":
+            raise ValueError("too large")
+        return os.getpid()
+
+    overrides = ["+end=die,raise,return", "hydra.launcher.workers=2"]
+    with launched(hydra_sweep_runner, tmp_path, task, overrides) as (died, raised, returned):
+        assert "Traceback" in RunFolder(tmp_path / "1").log.read_text()
+        assert died.status is JobStatus.FAILED
+        assert died.overrides == ["+end=die"]
+        with pytest.raises(EngineError, match=r"job 0 ended with exit code 3. Read .*/0/log.txt"):
+            _ = died.return_value
+        assert raised.status is JobStatus.FAILED
+        with pytest.raises(ValueError, match="too large"):
+            _ = raised.return_value
+        assert returned.status is JobStatus.COMPLETED
+        assert returned.return_value != os.getpid()
+
+
+def test_a_bad_number_of_workers_is_named_as_the_user_spells_it() -> None:
+    with pytest.raises(UsageError, match=r"`hydra.launcher.workers >= 1` must hold, but got 0"):
+        LocalLauncher(workers=0).make_engine(preload=())
+
+
+def test_its_engine_has_a_slot_for_each_worker() -> None:
+    engine = LocalLauncher(workers=3).make_engine(preload=())
+    assert engine.slots == 3
+    engine.close()
+
+
+def test_scanning_it_imports_nothing_but_hydra() -> None:
+    code = (
+        "import sys, hydra_plugins.lowrung.local_launcher as _\n"
+        "print(*{'lowrung.engine', 'cloudpickle', 'torch', 'optuna', 'mlflow'} & set(sys.modules))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    output = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
+    assert output.stdout == "\n"

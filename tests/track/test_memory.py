@@ -1,0 +1,26 @@
+import pytest
+
+from lowrung.track.base import NullTracker, Point, Tracker
+from lowrung.track.memory import MemoryTracker
+from tests.track.contract import TrackerContract
+
+
+class TestMemoryTracker(TrackerContract):
+    @pytest.fixture
+    def tracker(self):
+        return MemoryTracker()
+
+    def read(self, tracker, run):
+        return tracker.runs[run]
+
+    def reopened(self, tracker):
+        return tracker
+
+
+def test_the_null_tracker_takes_every_call(tmp_path):
+    tracker: Tracker = NullTracker()
+    run = tracker.start_run("run", params={"lora.r": "8"})
+    tracker.log(run, [Point(1, 1.0, {"eval/loss": 3.0})])
+    tracker.log_artifact(run, tmp_path)
+    assert tracker.has_run(run)
+    assert tracker.comparison([run]) is None

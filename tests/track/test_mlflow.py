@@ -1,0 +1,202 @@
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from mlflow import MlflowClient, entities
+
+from lowrung.errors import UsageError
+from lowrung.outcome import Status
+from lowrung.track.base import DatasetInput, Point, Tracker, TrackError, store_uri
+from lowrung.track.memory import Record
+from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
+from tests.track.contract import TrackerContract
+
+STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged": "FAILED"} | dict.fromkeys(
+    ("cancelled", "pruned"), "KILLED"
+)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A database with its experiment, in a folder with a space; making one takes a second."""
+    folder = tmp_path_factory.mktemp("a folder")
+    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
+    return folder
+
+
+@pytest.fixture
+def uri(empty):
+    return store_uri(None, empty)
+
+
+class TestMlflowTracker(TrackerContract):
+    @pytest.fixture
+    def tracker(self, uri):
+        return MlflowTracker(uri, "lowrung")
+
+    def reopened(self, tracker: Tracker) -> Tracker:
+        assert isinstance(tracker, MlflowTracker)
+        return MlflowTracker(tracker._client.tracking_uri, "lowrung")
+
+    def read(self, tracker: Tracker, run: str) -> Record:
+        assert isinstance(tracker, MlflowTracker)
+        client = MlflowClient(tracker._client.tracking_uri)
+        found = client.get_run(run)
+        tags = dict(found.data.tags)
+        status = tags.pop("lowrung.status", None)
+        assert found.info.status == (STATES[status] if status else "RUNNING")
+        assert found.inputs
+        root = Path(unquote(urlsplit(found.info.artifact_uri).path))
+        return Record(
+            name=tags.pop("mlflow.runName"),
+            parent=tags.pop("mlflow.parentRunId", None),
+            params=dict(found.data.params),
+            tags=tags,
+            history={name: self.history(client, run, name) for name in found.data.metrics},
+            datasets=[self.dataset(used) for used in found.inputs.dataset_inputs],
+            artifacts={p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()},
+            status=Status(status) if status else None,
+        )
+
+    @staticmethod
+    def history(client: MlflowClient, run: str, name: str) -> dict[int, float]:
+        points = client.get_metric_history(run, name)
+        assert len({point.step for point in points}) == len(points)
+        return {point.step: point.value for point in points}
+
+    @staticmethod
+    def dataset(used: entities.DatasetInput) -> DatasetInput:
+        (context,) = [tag.value for tag in used.tags if tag.key == "mlflow.data.context"]
+        dataset = used.dataset
+        rows = json.loads(dataset.profile)["num_rows"]
+        return DatasetInput(dataset.name, dataset.digest, json.loads(dataset.source)["uri"], context, rows)
+
+    def test_too_long_values_are_cut(self, tracker):
+        run = tracker.start_run("run", params={"fits": "x" * 6000, "long": "x" * 6001})
+        tracker.set_tags(run, {"long": "x" * 8001})
+        record = self.read(tracker, run)
+        assert record.params == {"fits": "x" * 6000, "long": "x" * 5999 + "…"}
+        assert record.tags == {"long": "x" * 7999 + "…"}
+
+    def test_a_fingerprint_may_be_longer_than_mlflow_takes(self, tracker):
+        run = tracker.start_run("run")
+        tracker.log_datasets(run, [DatasetInput("docstrings", "ab" * 32, "Python", "training", 1)])
+        assert self.read(tracker, run).datasets[0].digest == "ab" * 18
+
+    def test_the_comparison_is_an_address_of_mlflow(self, tracker):
+        runs = [tracker.start_run(f"r={rank}") for rank in (4, 8)]
+        for run in runs:
+            tracker.log(run, [Point(1, 1.0, {"eval/loss": 3.0})])
+        route = urlsplit(urlsplit(f"http://127.0.0.1:5000/{tracker.comparison(runs)}").fragment)
+        query = parse_qs(route.query, strict_parsing=True)
+        assert route.path == "/compare-runs"
+        assert sorted(json.loads(query["runs"][0])) == sorted(runs)
+        assert json.loads(query["experiments"][0]) == [tracker._experiment]
+        assert query["workflowType"] == ["machine_learning"]
+
+    def test_the_last_sweep_is_found(self, tracker, uri):
+        for name in ("older", "newer"):
+            sweep = tracker.start_run(name, tags={"lowrung.kind": "sweep"})
+            trials = [tracker.start_run(f"{name} {number}", parent=sweep) for number in range(3)]
+            for trial in trials[:2]:
+                tracker.log(trial, [Point(1, 1.0, {"eval/loss": 3.0})])
+        found = last_comparison(uri)
+        assert found is not None
+        assert [trial in found for trial in trials] == [True, True, False]
+        assert found == tracker.comparison(trials)
+
+
+def write_side_by_side(uri: str, run: str, number: int, barrier) -> None:
+    tracker = MlflowTracker(uri, "lowrung")
+    barrier.wait(60)
+    tracker.log_params(run, {f"p{number}": str(number)})
+    for step in range(20):
+        tracker.log(run, [Point(step, 1.0, {f"m{number}": float(step)})])
+    own = tracker.start_run(f"own {number}", parent=run)
+    tracker.end_run(own, Status.COMPLETE)
+
+
+def test_processes_write_side_by_side(uri):
+    run = MlflowTracker(uri, "lowrung").start_run("shared")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    barrier = context.Barrier(4)
+    writers = [context.Process(target=write_side_by_side, args=(uri, run, number, barrier)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    client = MlflowClient(uri)
+    assert client.get_run(run).data.params == {f"p{number}": str(number) for number in range(4)}
+    assert client.get_run(run).data.metrics == {f"m{number}": 19.0 for number in range(4)}
+    assert all(len(client.get_metric_history(run, f"m{number}")) == 20 for number in range(4))
+    experiment = client.get_run(run).info.experiment_id
+    assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run}'")) == 4
+
+
+def test_opening_creates_nothing(tmp_path):
+    with pytest.raises(TrackError, match="no database"):
+        MlflowTracker(store_uri(None, tmp_path), "lowrung")
+    with pytest.raises(TrackError, match="no database"):
+        last_comparison(store_uri(None, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_another_experiment_is_refused(uri):
+    with pytest.raises(TrackError, match="other"):
+        MlflowTracker(uri, "other")
+    assert MlflowClient(uri).get_experiment_by_name("other") is None
+
+
+def test_creating_twice_changes_nothing(empty, uri):
+    create_store(uri, "lowrung", empty / "elsewhere")
+    experiment = MlflowClient(uri).get_experiment_by_name("lowrung")
+    assert experiment is not None
+    assert experiment.artifact_location == (empty / "mlruns").as_uri()
+
+
+def test_a_deleted_experiment_is_not_written_to(empty, uri):
+    create_store(uri, "deleted", empty / "mlruns")
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("deleted")
+    assert found is not None
+    client.delete_experiment(found.experiment_id)
+    with pytest.raises(UsageError, match=r"track\.experiment"):
+        create_store(uri, "deleted", empty / "mlruns")
+
+
+@pytest.mark.parametrize("use", [lambda uri: MlflowTracker(uri, "lowrung"), lambda uri: create_store(uri, "x", Path())])
+def test_a_password_is_refused(use):
+    with pytest.raises(UsageError, match=r"track\.uri") as caught:
+        use("postgresql://me:hunter2@nowhere/mlflow")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_store_without_a_sweep_has_no_comparison(tmp_path):
+    uri = store_uri(None, tmp_path)
+    create_store(uri, "lowrung", tmp_path / "mlruns")
+    assert last_comparison(uri) is None
+
+
+def test_two_parents_at_once_and_not_a_word_printed(tmp_path):
+    """MLflow's own start prints its migrations, and fails when two processes make the same database."""
+    script = (
+        "import logging, pathlib, sys; logging.basicConfig(level=logging.INFO)\n"
+        "from lowrung.track.mlflow import MlflowTracker, create_store\n"
+        "from lowrung.outcome import Status\n"
+        "create_store(sys.argv[1], 'lowrung', pathlib.Path(sys.argv[2]))\n"
+        "tracker = MlflowTracker(sys.argv[1], 'lowrung')\n"
+        "tracker.end_run(tracker.start_run('run'), Status.COMPLETE)\n"
+    )
+    command = [sys.executable, "-c", script, store_uri(None, tmp_path), str(tmp_path / "mlruns")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2] / "src")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, "cwd": tmp_path}
+    parents = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    assert [(parent.communicate(timeout=120)[0], parent.returncode) for parent in parents] == [(b"", 0)] * 2
