@@ -73,7 +73,7 @@ class TestMlflowTracker(TrackerContract):
     def dataset(used: entities.DatasetInput) -> DatasetInput:
         (context,) = [tag.value for tag in used.tags if tag.key == "mlflow.data.context"]
         dataset = used.dataset
-        rows = json.loads(dataset.profile)["num_rows"]
+        rows = json.loads(dataset.profile or "")["num_rows"]
         return DatasetInput(dataset.name, dataset.digest, json.loads(dataset.source)["uri"], context, rows)
 
     def test_too_long_values_are_cut(self, tracker):

@@ -64,7 +64,8 @@ class DatasetInput:
 
     Attributes:
         name: the dataset's name (``docstrings``).
-        digest: its fingerprint.
+        digest: the fingerprint of these rows. MLflow keeps one input for each name and digest, so the training
+            and the evaluation rows of one dataset must differ in it.
         source: where it came from, in words or as an address.
         context: ``training`` or ``evaluation``.
         rows: how many examples.
