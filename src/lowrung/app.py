@@ -100,6 +100,8 @@ def _run_single(config: Config, job: JobFolder) -> str:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
         outcome = _train_single(config, folder, preflight, threads)
+    if outcome.status is Status.CANCELLED:
+        raise KeyboardInterrupt
     print(_summary(outcome, folder, job))
     if outcome.status is not Status.COMPLETE:
         raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}")
@@ -110,15 +112,14 @@ def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", thr
     tracker = make_tracker(config)
     run_id = tracker.start_run(f"r={config.lora.r}", params=key_params(config), tags={"lowrung.kind": "run"})
     history = _History(tracker, run_id)
+    prepare_folder(folder, config, preflight, threads)
     with atomic.lock(folder.lock), Progress() as progress:
-        mailbox.clear(folder.path)
         progress.start("run", "training", config.train.max_steps)
 
         def on_point(point: Point) -> None:
             history.add(point)
             progress.update("run", point.step, point.metrics)
 
-        prepare_folder(folder, config, preflight, threads)
         outcome = execute(config, folder, threads=threads, on_point=on_point)
         progress.end("run", "training", str(outcome.status))
     history.flush()
@@ -173,19 +174,21 @@ def kept(folder: RunFolder) -> Outcome | None:
 
 
 def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
-    """Clears what an earlier attempt left, and writes down what the run is made from."""
-    folder.outcome.unlink(missing_ok=True)
-    for stale in (folder.adapter, folder.merged, folder.scratch):
-        shutil.rmtree(stale, ignore_errors=True)
-    atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-    atomic.write_json(
-        folder.environment,
-        provenance.environment(
-            model_fingerprint=preflight.model_fingerprint,
-            data_fingerprint=preflight.data_fingerprint,
-            threads=threads,
-        ),
+    """Clears what an earlier attempt left, and writes down what the run is made from.
+
+    Raises:
+        StoreError: when another process works in the folder; nothing has been touched then.
+    """
+    environment = provenance.environment(
+        model_fingerprint=preflight.model_fingerprint, data_fingerprint=preflight.data_fingerprint, threads=threads
     )
+    with atomic.lock(folder.lock):
+        mailbox.clear(folder.path)
+        folder.outcome.unlink(missing_ok=True)
+        for stale in (folder.adapter, folder.merged, folder.scratch):
+            shutil.rmtree(stale, ignore_errors=True)
+        atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        atomic.write_json(folder.environment, environment)
 
 
 def tracking_problems(config: Config) -> list[str]:
@@ -223,7 +226,6 @@ def key_params(config: Config) -> dict[str, str]:
         "model": config.model.path.removeprefix("embedded:"),
         "data": config.data.name,
         "lora.r": str(config.lora.r),
-        "lora.alpha": f"{config.lora.alpha:g}",
         "train.learning_rate": f"{config.train.learning_rate:g}",
         "seed": str(config.seed),
     }
@@ -238,7 +240,11 @@ def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, p
         for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
             if path.exists():
                 tracker.log_artifact(run_id, path)
-        tags = {"lowrung.signature": folder.path.name, "lowrung.results": str(folder.path)}
+        tags = {
+            "lowrung.signature": folder.path.name,
+            "lowrung.results": str(folder.path),
+            "mlflow.source.git.commit": provenance.git_commit(),
+        }
         tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
         tracker.end_run(run_id, outcome.status)
     except TrackError as error:
@@ -297,6 +303,8 @@ def execute(config: Config, folder: RunFolder, *, threads: int, on_point: Callab
         outcome = _train_and_verify(config, folder, threads, on_report)
     except Diverged as error:
         outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
+    except KeyboardInterrupt:
+        outcome = Outcome(Status.CANCELLED, cause="interrupted")
     except Exception as error:
         traceback.print_exc()
         status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED

@@ -178,9 +178,13 @@ class Config:
 
 
 def register() -> None:
-    """Makes the schema known to Hydra, and the resolver ``twice`` to OmegaConf. Calling it again does no harm."""
+    """Makes the schema known to Hydra, and the resolvers ``twice`` and ``first`` to OmegaConf.
+
+    Calling it again does no harm.
+    """
     ConfigStore.instance().store(name="schema", node=Config, provider="lowrung")
     OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)
+    OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v), None), replace=True)
 
 
 def resolve(config: Any) -> Config:

@@ -427,6 +427,7 @@ class Sweep:
         self._study.tell(trying.trial, outcome)
         app.record(self._tracker, trying.tracked, trying.folder, outcome, self._plan.preflight(trying.config))
         self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
+        self._log_best()
         self._progress.end(trying.key, trying.title, _ending(outcome, is_reused))
 
     def _add_row(self, trial: "FrozenTrial", folder: RunFolder, outcome: Outcome, *, is_reused: bool) -> None:
@@ -457,12 +458,17 @@ class Sweep:
                 " The others' results are kept; the same command runs the failed ones again."
             )
 
-    def _close_parent(self, rows: Sequence[leaderboard.Row]) -> None:
-        """The sweep's run shows the best trial's metrics, since MLflow's charts are empty for a run without any."""
-        best = leaderboard.ranked(rows, self._plan.objectives)[0]
+    def _log_best(self) -> None:
+        """Gives the sweep's run the best trial's metrics so far, over the number of trials that have ended.
+
+        MLflow's charts are empty for a run without metrics; this way they show the search's progress.
+        """
+        best = leaderboard.ranked(list(self._rows.values()), self._plan.objectives)[0]
         if best.outcome.status is Status.COMPLETE:
-            self._tracker.log(self._parent, [Point(0, time.time(), best.outcome.numbers)])
+            self._tracker.log(self._parent, [Point(len(self._rows), time.time(), best.outcome.numbers)])
             self._tracker.set_tags(self._parent, {"lowrung.best_trial": str(best.number)})
+
+    def _close_parent(self, rows: Sequence[leaderboard.Row]) -> None:
         self._tracker.log_artifact(self._parent, self._plan.folder.leaderboard)
         has_failed = any(not row.outcome.status.is_kept for row in rows)
         self._tracker.end_run(self._parent, Status.FAILED if has_failed else Status.COMPLETE)

