@@ -2,20 +2,17 @@
 
 import dataclasses
 import hashlib
-import importlib
-import inspect
 import json
+import platform
 import random
-import re
+import subprocess
 import sys
-import types
-import warnings
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 from datasets import Dataset
 
 from lowrung.errors import UsageError
+from lowrung.finetune import docstrings
 
 Pair = tuple[str, str]
 """A prompt and its completion."""
@@ -89,7 +86,7 @@ def load(*, name: str, train_size: int, eval_size: int, seed: int) -> Corpus:
         UsageError: when the dataset has fewer examples than are asked for.
     """
     if name == "docstrings":
-        pairs, source = _docstrings(), f"docstrings of the standard library of Python {_python_version()}"
+        pairs, source = _docstrings(), f"docstrings of the standard library of Python {platform.python_version()}"
     else:
         pairs, source = _number_words(seed, train_size + eval_size), "numbers from 0 to 999,999, by code"
     wanted = train_size + eval_size
@@ -117,76 +114,14 @@ def _chat_rows(pairs: list[Pair]) -> Dataset:
     )
 
 
-def _python_version() -> str:
-    return ".".join(map(str, sys.version_info[:3]))
-
-
-# -- the standard library's docstrings ---------------------------------------------------------------------------------
-
-MODULES = """
-abc argparse array ast asyncio base64 bisect bz2 calendar cmath cmd code codecs collections collections.abc colorsys
-concurrent.futures configparser contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis
-email email.header email.message email.mime.text email.parser email.policy email.utils enum errno fileinput filecmp
-fnmatch fractions ftplib functools gc getopt getpass gettext glob graphlib gzip hashlib heapq hmac html html.parser
-http http.client http.cookiejar http.cookies http.server imaplib importlib importlib.metadata importlib.resources
-importlib.util inspect io ipaddress itertools json keyword linecache locale logging logging.config logging.handlers
-lzma mailbox marshal math mimetypes mmap multiprocessing multiprocessing.connection multiprocessing.managers
-multiprocessing.pool netrc numbers operator os os.path pathlib pdb pickle pickletools pkgutil platform plistlib poplib
-posixpath pprint profile pstats py_compile pyclbr pydoc queue quopri random re reprlib runpy sched secrets select
-selectors shelve shlex shutil signal site smtplib socket socketserver sqlite3 ssl stat statistics string stringprep
-struct subprocess symtable sys sysconfig tabnanny tarfile tempfile textwrap threading timeit token tokenize trace
-traceback tracemalloc types typing unicodedata unittest unittest.mock urllib.error urllib.parse urllib.request
-urllib.robotparser uuid warnings wave weakref webbrowser wsgiref.handlers wsgiref.headers wsgiref.simple_server
-wsgiref.util wsgiref.validate xml.dom xml.dom.minidom xml.dom.pulldom xml.etree.ElementTree xml.sax.handler
-xml.sax.saxutils xml.sax.xmlreader xmlrpc.client xmlrpc.server zipapp zipfile zipimport zlib
-""".split()
-"""Public modules whose import does nothing else (``antigravity`` opens a browser, ``this`` prints)."""
-
-
 def _docstrings() -> list[Pair]:
-    """Callable with its signature -> first paragraph of its docstring; sorted, each prompt and each text once."""
-    pairs: dict[str, str] = {}
-    for name in MODULES:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                module = importlib.import_module(name)
-        except ImportError:
-            continue  # an optional part of Python that this build lacks
-        for title, member in _callables(module, name):
-            text = _first_paragraph(member)
-            if text:
-                pairs.setdefault(f"What does `{title}{_signature(member)}` do?", text)
-    texts: set[str] = set()
-    return [(p, t) for p, t in sorted(pairs.items()) if not (t in texts or texts.add(t))]  # type: ignore[func-returns-value]
+    """What `lowrung.finetune.docstrings` prints in a bare interpreter, where nobody has patched the standard library.
 
-
-def _callables(module: types.ModuleType, module_name: str) -> Iterator[tuple[str, Any]]:
-    for name, member in sorted(vars(module).items()):
-        if name.startswith("_") or not callable(member):
-            continue
-        if getattr(member, "__module__", module_name) not in (module_name, f"_{module_name}"):
-            continue
-        yield f"{module_name}.{name}", member
-        if isinstance(member, type):
-            for method, function in sorted(vars(member).items()):
-                if not method.startswith("_") and callable(function):
-                    yield f"{module_name}.{name}.{method}", function
-
-
-def _signature(member: Any) -> str:
-    try:
-        text = str(inspect.signature(member))
-    except (TypeError, ValueError):
-        return "(...)"
-    # Addresses in defaults differ from process to process, and long signatures say little.
-    return text if " at 0x" not in text and len(text) <= 100 else "(...)"
-
-
-def _first_paragraph(member: Any) -> str | None:
-    text = inspect.getdoc(member) if isinstance(getattr(member, "__doc__", None), str) else None
-    paragraph = re.sub(r"\s+", " ", (text or "").strip().split("\n\n")[0]).strip()
-    return paragraph if 20 <= len(paragraph) <= 300 and " at 0x" not in paragraph else None
+    Here torch, transformers and others have, each after its own import: data would depend on what else was loaded.
+    """
+    command = [sys.executable, "-I", "-S", "-W", "ignore", str(Path(docstrings.__file__))]
+    printed = subprocess.run(command, capture_output=True, check=True).stdout
+    return [(prompt, completion) for prompt, completion in json.loads(printed)]
 
 
 # -- numbers in words --------------------------------------------------------------------------------------------------
