@@ -3,9 +3,11 @@
 What needs a look at model and data is checked by `lowrung.finetune.preflight`, before the first run.
 """
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -21,6 +23,9 @@ Compose = Callable[[Sequence[str]], DictConfig]
 
 SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
 """What people type when they mean a setting whose name looks different."""
+
+
+_WHOLE = "a whole number"
 
 
 def alternatives(override: Override) -> list[str]:
@@ -41,40 +46,64 @@ def interval(override: Override) -> IntervalSweep:
     return sweep
 
 
-def problems(overrides: Sequence[str], compose: Compose, parser: OverridesParser) -> list[str]:
+def rules(config: Config) -> list[str]:
+    """The rules that span types: ranges, choices and pairs of fields."""
+    return [
+        *_undeclared(config),
+        *_data_rules(config),
+        *_lora_rules(config.lora),
+        *_train_rules(config.train),
+        *_verify_rules(config.verify),
+    ]
+
+
+def problems(
+    overrides: Sequence[str], compose: Compose, parser: OverridesParser, hold: Callable[[Config], list[str]] = rules
+) -> list[str]:
     """Every problem that these overrides have: each is composed alone, then the good ones are held to the rules.
 
     Args:
         overrides: as typed, sweeps included.
         compose: composes a config from overrides without sweeps.
         parser: Hydra's; it must know a config loader for ``glob()``.
+        hold: what a config must hold to.
     """
     found: list[str] = []
     good: list[list[str]] = []
     defaults = compose([])
     for text in overrides:
         try:
-            singles = alternatives(parser.parse_override(text))
+            override = _parse(text, parser)
+            singles = alternatives(override)
         except (HydraException, ValueError) as error:
             found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
             continue
         fitting = []
         for single in singles:
             problem = _composition_problem(single, compose, defaults)
+            if problem and override.is_interval_sweep() and _WHOLE in problem:
+                sweep = interval(override)
+                problem += f" Write int(interval({sweep.start:g},{sweep.end:g})) to search whole numbers."
             found.extend([problem] if problem else [])
             fitting.extend([] if problem else [single])
         good.append(fitting)
     for config in _composed(good, compose):
-        found.extend(problem for problem in rules(config) if problem not in found)
+        found.extend(problem for problem in hold(config) if problem not in found)
     return found
 
 
 def parsed(text: str, parser: OverridesParser) -> Override | None:
     """An override as Hydra reads it, or None where it cannot."""
     try:
-        return parser.parse_override(text)
+        return _parse(text, parser)
     except HydraException:
         return None
+
+
+def _parse(text: str, parser: OverridesParser) -> Override:
+    override = parser.parse_override(text)
+    override.config_loader = parser.config_loader  # `parse_overrides` does it too: glob() asks it for choices
+    return override
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
@@ -106,9 +135,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
 
         parser = OverridesParser.create(config_loader=loader)
         found = problems(overrides, compose, parser)
-        if not {"-m", "--multirun"} & set(arguments):
+        if not _is_sweep(arguments):
             found += _sweep_problems(overrides, parser)
     return found or [_first_line(error)]
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether a command asks for a sweep; a preset does so in its file."""
+    return any(text in ("-m", "--multirun") or text.startswith(("sweeps=", "hydra.mode=")) for text in arguments)
 
 
 def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterator[str]:
@@ -117,11 +151,6 @@ def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterat
         override = parsed(text, parser)
         if override is not None and override.is_sweep_override():
             yield f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
-
-
-def rules(config: Config) -> list[str]:
-    """The rules that span types: ranges, choices and pairs of fields."""
-    return [*_data_rules(config), *_lora_rules(config.lora), *_train_rules(config.train), *_verify_rules(config.verify)]
 
 
 OBJECTIVES = (
@@ -142,6 +171,37 @@ def objective_problems(objectives: Mapping[str, str]) -> list[str]:
         found += _one_of("hydra.sweeper.objectives", name, OBJECTIVES)
         found += _one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
     return found
+
+
+def answer_problems(config: Config, objectives: Mapping[str, str]) -> list[str]:
+    """An objective that this config's task never scores."""
+    if "eval/exact_match" not in objectives or config.data.name in schema.ANSWERED:
+        return []
+    return [
+        "hydra.sweeper.objectives must name metrics that the task has, but eval/exact_match needs one right answer,"
+        f" and data.name is {config.data.name!r}. Use data={schema.ANSWERED[0]}, or another metric."
+    ]
+
+
+def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that were added with ``+``: nothing would read them."""
+    declared = [field.name for field in dataclasses.fields(node)]
+    for name in vars(node):
+        if name not in declared:
+            yield f"{prefix}{name} is not a setting.{_suggest_key(prefix + name, list(_declared(Config)))}"
+    for name in declared:
+        child = getattr(node, name)
+        if dataclasses.is_dataclass(child):
+            yield from _undeclared(child, f"{prefix}{name}.")
+
+
+def _declared(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all that a config dataclass declares."""
+    for field in dataclasses.fields(kind):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            yield from _declared(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
 
 
 def _data_rules(config: Config) -> Iterator[str]:
@@ -170,9 +230,10 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
     yield from _above("train.learning_rate", train.learning_rate, 0)
     for name in ("max_steps", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "eval_steps"):
         yield from _at_least(f"train.{name}", getattr(train, name), 1)
+    yield from _one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
     if not 0 <= train.warmup_ratio <= 1:
         yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
-    if train.weight_decay < 0:
+    if not train.weight_decay >= 0:
         yield f"train.weight_decay must be at least 0, but is {train.weight_decay}."
 
 
@@ -221,10 +282,10 @@ def _composed(good: Sequence[Sequence[str]], compose: Compose) -> Iterator[Confi
 
 def _config(overrides: Sequence[str], compose: Compose) -> Iterator[Config]:
     try:
-        composed = compose(overrides)
+        config = schema.resolve(compose(overrides))
     except (HydraException, OmegaConfBaseException):
         return  # overrides that fit alone but not together: the caller gives Hydra's own message
-    yield schema.resolve(composed)
+    yield config
 
 
 def _composition_problem(override: str, compose: Compose, defaults: DictConfig) -> str | None:
@@ -232,7 +293,7 @@ def _composition_problem(override: str, compose: Compose, defaults: DictConfig) 
         config = compose([override])
         key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
         if "/" not in key:
-            OmegaConf.select(config, key, throw_on_resolution_failure=True)
+            OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         return _in_our_words(override, error, defaults)
     return None
@@ -245,18 +306,19 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     if available:
         options = available.group(2).split()
         return f"{key} must be one of {', '.join(options)}, but is {value!r}.{_did_you_mean(value, options)}"
-    if "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text:
-        return f"{key} is not a setting.{_suggest_key(key, defaults)}"
+    is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
+    is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
+    if is_refused and not is_known:
+        return f"{key} is not a setting.{_suggest_key(key, list(_leaves(defaults)))}"
     kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
     if kind:
-        names = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
+        names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
         wanted = kind.group(1) or kind.group(2)
         return f"{key} must be {names.get(wanted, wanted)}, but is {value!r}."
     return f"`{override}` is refused: {_first_line(error)}"
 
 
-def _suggest_key(key: str, defaults: DictConfig) -> str:
-    keys = list(_leaves(defaults))
+def _suggest_key(key: str, keys: Sequence[str]) -> str:
     last = key.rsplit(".", 1)[-1]
     same_name = [known for known in keys if known.rsplit(".", 1)[-1] == last]
     if last in SPELLINGS or same_name:

@@ -12,6 +12,18 @@ from omegaconf import MISSING, OmegaConf, open_dict
 
 DTYPES = ("float32", "bfloat16", "float16")
 DATASETS = ("docstrings", "number_words")
+ANSWERED = ("number_words",)
+"""The datasets whose completions are the one right answer, so that exact match means something."""
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""The schedules of transformers that need no further settings."""
 TRACKERS = ("mlflow", "none")
 
 
@@ -79,7 +91,7 @@ class TrainConf:
         eval_batch_size: examples per forward pass of an evaluation; the scores do not depend on it.
         gradient_accumulation_steps: forward passes per optimiser step.
         eval_steps: steps between evaluations; the last step is always followed by one.
-        lr_scheduler_type: a schedule's name in transformers.
+        lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES`.
         warmup_ratio: share of the steps over which the rate rises.
         weight_decay: AdamW's; 0 since the adapter starts at zero and few steps are made.
     """

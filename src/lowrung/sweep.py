@@ -447,6 +447,8 @@ class Sweep:
         self._close_parent(rows)
         print("\n" + leaderboard.render(rows, plan.objectives) + "\n")
         for row in rows:
+            if row.outcome.cause:
+                print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.facts.get("gate_failures", ()):
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
         print(f"results:  {plan.folder.path}")

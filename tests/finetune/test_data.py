@@ -43,8 +43,9 @@ def test_the_seed_draws_the_examples(name):
     assert fingerprint(0) == fingerprint(0) != fingerprint(1)
 
 
-def test_held_out_docstrings_do_not_depend_on_the_training_size():
-    few, many = (data.load(name="docstrings", train_size=size, eval_size=20, seed=0) for size in (10, 100))
+@pytest.mark.parametrize("name", ["docstrings", "number_words"])
+def test_held_out_rows_do_not_depend_on_the_training_size(name):
+    few, many = (data.load(name=name, train_size=size, eval_size=20, seed=0) for size in (10, 100))
     assert few.eval["prompt"][:] == many.eval["prompt"][:]
 
 
@@ -69,6 +70,7 @@ def test_docstrings_are_sentences_of_people():
     assert len(set(completions)) == len(completions)
 
 
-def test_too_many_examples_are_refused_with_the_number_there_is():
-    with pytest.raises(UsageError, match=r"at most the \d+ examples of docstrings, but is 10000 \+ 10 = 10010"):
-        data.load(name="docstrings", train_size=10_000, eval_size=10, seed=0)
+@pytest.mark.parametrize("name", ["docstrings", "number_words"])
+def test_too_many_examples_are_refused_with_the_number_there_is(name):
+    with pytest.raises(UsageError, match=rf"at most the \d+ examples of {name}, but is 900000 \+ 10 = 900010"):
+        data.load(name=name, train_size=900_000, eval_size=10, seed=0)

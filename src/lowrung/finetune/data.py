@@ -85,17 +85,18 @@ def load(*, name: str, train_size: int, eval_size: int, seed: int) -> Corpus:
     Raises:
         UsageError: when the dataset has fewer examples than are asked for.
     """
-    if name == "docstrings":
-        pairs, source = _docstrings(), f"docstrings of the standard library of Python {platform.python_version()}"
-    else:
-        pairs, source = _number_words(seed, train_size + eval_size), "numbers from 0 to 999,999, by code"
     wanted = train_size + eval_size
-    if wanted > len(pairs):
+    if name == "docstrings":
+        pairs, source = _docstrings(seed), f"docstrings of the standard library of Python {platform.python_version()}"
+        available = len(pairs)
+    else:
+        pairs, source = _number_words(seed, min(wanted, NUMBERS)), "numbers from 0 to 999,999, by code"
+        available = NUMBERS
+    if wanted > available:
         raise UsageError(
-            f"data.train_size + data.eval_size must be at most the {len(pairs)} examples of {name},"
+            f"data.train_size + data.eval_size must be at most the {available} examples of {name},"
             f" but is {train_size} + {eval_size} = {wanted}. Lower one of them."
         )
-    random.Random(seed).shuffle(pairs)
     return Corpus(
         name=name,
         source=source,
@@ -114,14 +115,16 @@ def _chat_rows(pairs: list[Pair]) -> Dataset:
     )
 
 
-def _docstrings() -> list[Pair]:
-    """What `lowrung.finetune.docstrings` prints in a bare interpreter, where nobody has patched the standard library.
+def _docstrings(seed: int) -> list[Pair]:
+    """All of them, shuffled: what `lowrung.finetune.docstrings` prints in a bare interpreter, where nobody has patched the standard library.
 
     Here torch, transformers and others have, each after its own import: data would depend on what else was loaded.
     """
     command = [sys.executable, "-I", "-S", "-W", "ignore", str(Path(docstrings.__file__))]
     printed = subprocess.run(command, capture_output=True, check=True).stdout
-    return [(prompt, completion) for prompt, completion in json.loads(printed)]
+    pairs = [(prompt, completion) for prompt, completion in json.loads(printed)]
+    random.Random(seed).shuffle(pairs)
+    return pairs
 
 
 # -- numbers in words --------------------------------------------------------------------------------------------------
@@ -131,6 +134,10 @@ ONES = (
     "eighteen nineteen"
 ).split()
 TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+NUMBERS = 100_000
+"""The most examples of number_words: drawing short numbers once each gets slow beyond."""
 
 
 def number_in_words(number: int) -> str:
@@ -148,10 +155,9 @@ def number_in_words(number: int) -> str:
 
 def _number_words(seed: int, count: int) -> list[Pair]:
     """Numbers of one to six digits, each length as likely as the others, each number once."""
-    available = 1_000_000
-    draw = random.Random(seed + 1)
+    draw = random.Random(seed)
     numbers: dict[int, None] = {}
-    while len(numbers) < min(count, available):
+    while len(numbers) < count:
         number = draw.randrange(10 ** draw.randint(1, 6))
         numbers.setdefault(number)
     return [(f"Write {number} in English words.", number_in_words(number)) for number in numbers]

@@ -75,7 +75,7 @@ def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> l
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
     loss = f"{metrics['base/eval_loss']:.3f} → {metrics['eval/loss']:.3f}" if "eval/loss" in metrics else ""
     seconds = row.outcome.measurements.get("time/total_seconds")
-    note = "reused" if row.is_reused and complete else "" if complete else f"{row.outcome.status}: {row.outcome.cause}"
+    note = ("reused" if row.is_reused else "") if complete else str(row.outcome.status)
     return [
         str(place) if complete else "-",
         str(row.number),

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lowrung import check
@@ -28,6 +28,11 @@ class Choice:
     key: str
     values: tuple[Value, ...]
     texts: tuple[str, ...]
+
+    @property
+    def distinct(self) -> tuple[Value, ...]:
+        """Each value once, in an order that does not depend on how they were written: shuffle() writes any."""
+        return tuple(sorted(dict.fromkeys(self.values), key=lambda value: (str(type(value)), str(value))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Space:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The axes as Optuna knows them."""
-        choices = {axis.key: CategoricalDistribution(tuple(dict.fromkeys(axis.values))) for axis in self.choices}
+        choices = {axis.key: CategoricalDistribution(axis.distinct) for axis in self.choices}
         return {**choices, **{axis.key: _distribution(axis) for axis in self.intervals}}
 
     def texts(self, params: Mapping[str, Value]) -> dict[str, str]:
@@ -110,8 +115,8 @@ def parse(overrides: Sequence[str], parser: OverridesParser) -> Space:
 
 
 def _choice(override: Override) -> Choice:
-    texts = tuple(override.sweep_string_iterator())
-    elements = tuple(override.sweep_iterator())
+    elements = tuple(override.sweep_iterator(transformer=Transformer.identity))  # once: shuffle() differs each time
+    texts = tuple(str(Transformer.encode(element)) for element in elements)
     values = tuple(
         element if isinstance(element, int | float) else text for element, text in zip(elements, texts, strict=True)
     )
@@ -147,9 +152,15 @@ def problems(overrides: Sequence[Override], n_trials: int | None) -> list[str]:
         found.append(f"hydra.sweeper.n_trials must be at least 1, but is {n_trials}.")
     for override in intervals:
         found += _interval_problems(override.get_key_element(), check.interval(override))
-    if any(override.get_key_element() == "seed" for override in overrides if override.is_sweep_override()):
-        found.append("seed must not be searched: it would be chosen for its luck. Run the sweep once for each seed.")
-    return found
+    swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+    return found + [f"{key} {UNSEARCHED[key]}" for key in dict.fromkeys(swept) if key in UNSEARCHED]
+
+
+UNSEARCHED = {
+    "seed": "must not be searched: it would be chosen for its luck. Run the sweep once for each seed.",
+    "sweeps": "must name one preset: each is a sweep of its own. Run them one after the other.",
+    "study": "must have one value: it names the sweep. Leave it out, or run a sweep for each.",
+}
 
 
 def _interval_problems(key: str, interval: IntervalSweep) -> list[str]:
