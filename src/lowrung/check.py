@@ -69,27 +69,41 @@ def problems(
         hold: what a config must hold to.
     """
     found: list[str] = []
-    good: list[list[str]] = []
-    defaults = compose([])
+    axes: list[_Axis] = []
     for text in overrides:
         try:
             override = _parse(text, parser)
-            singles = alternatives(override)
+            axes.append(_Axis(override, alternatives(override)))
         except (HydraException, ValueError) as error:
             found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
-            continue
-        fitting = []
-        for single in singles:
-            problem = _composition_problem(single, compose, defaults)
-            if problem and override.is_interval_sweep() and _WHOLE in problem:
-                sweep = interval(override)
-                problem += f" Write int(interval({sweep.start:g},{sweep.end:g})) to search whole numbers."
-            found.extend([problem] if problem else [])
-            fitting.extend([] if problem else [single])
-        good.append(fitting)
-    for config in _composed(good, compose):
+    try:
+        configs = list(_composed([axis.singles for axis in axes], compose))
+    except (HydraException, OmegaConfBaseException):  # rare, so only now is each composed alone
+        defaults = compose([])
+        for axis in axes:
+            found += axis.take_out_misfits(compose, defaults)
+        configs = list(_composed([axis.singles for axis in axes], compose, is_tolerant=True))
+    for config in configs:
         found.extend(problem for problem in hold(config) if problem not in found)
     return found
+
+
+@dataclasses.dataclass
+class _Axis:
+    """An override and the single values that it stands for, each as an override."""
+
+    override: Override
+    singles: list[str]
+
+    def take_out_misfits(self, compose: Compose, defaults: DictConfig) -> list[str]:
+        """Leaves only singles that compose, and says what is wrong with the others."""
+        problems = {single: _composition_problem(single, compose, defaults) for single in self.singles}
+        self.singles = [single for single, problem in problems.items() if problem is None]
+        hint = ""
+        if self.override.is_interval_sweep():
+            sweep = interval(self.override)
+            hint = f" Write int(interval({sweep.start:g},{sweep.end:g})) to search whole numbers."
+        return [problem + (hint if _WHOLE in problem else "") for problem in problems.values() if problem]
 
 
 def parsed(text: str, parser: OverridesParser) -> Override | None:
@@ -164,8 +178,10 @@ OBJECTIVES = (
 """The metrics that a sweep can optimise."""
 
 
-def objective_problems(objectives: Mapping[str, str]) -> list[str]:
+def objective_problems(objectives: Any) -> list[str]:
     """What is wrong with what a sweep is to optimise."""
+    if not isinstance(objectives, Mapping):
+        return [f"hydra.sweeper.objectives must be pairs such as {{eval/loss:minimize}}, but is {objectives!r}."]
     found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
     for name, direction in objectives.items():
         found += _one_of("hydra.sweeper.objectives", name, OBJECTIVES)
@@ -266,26 +282,22 @@ def _did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean
     return text.format(close[0]) if close else ""
 
 
-def _composed(good: Sequence[Sequence[str]], compose: Compose) -> Iterator[Config]:
-    """One config for each alternative, the other overrides at their first: sums, where the grid has products."""
-    firsts = [fitting[0] for fitting in good if fitting]
-    seen = set()
-    for fitting in [*good, firsts[:1]]:
-        for single in fitting:
-            choice = tuple(single if first in fitting else first for first in firsts) or ()
-            if choice not in seen:
-                seen.add(choice)
-                yield from _config(choice, compose)
-    if not firsts:
-        yield from _config((), compose)
+def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: bool = False) -> Iterator[Config]:
+    """One config for each alternative, the other overrides at their first: sums, where the grid has products.
 
-
-def _config(overrides: Sequence[str], compose: Compose) -> Iterator[Config]:
-    try:
-        config = schema.resolve(compose(overrides))
-    except (HydraException, OmegaConfBaseException):
-        return  # overrides that fit alone but not together: the caller gives Hydra's own message
-    yield config
+    Where it is tolerant, overrides that fit alone but not together are left out: the caller gives Hydra's message.
+    """
+    axes = [singles for singles in axes if singles]
+    firsts = tuple(singles[0] for singles in axes)
+    choices = [(*firsts[:i], single, *firsts[i + 1 :]) for i, singles in enumerate(axes) for single in singles]
+    for choice in dict.fromkeys([firsts, *choices]):
+        try:
+            config = schema.resolve(compose(choice))
+        except (HydraException, OmegaConfBaseException):
+            if not is_tolerant:
+                raise
+        else:
+            yield config
 
 
 def _composition_problem(override: str, compose: Compose, defaults: DictConfig) -> str | None:

@@ -25,6 +25,7 @@ def run(command: Callable[[], Any]) -> None:
     # difference, where OMP_WAIT_POLICY=PASSIVE costs 30%).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
+        _refuse_secrets(sys.argv[1:])
         command()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -36,10 +37,10 @@ def run(command: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def ending_on_errors() -> Iterator[None]:
-    """Ends the process on an error that lowrung foresaw. For Hydra's task, since Hydra prints lines of its own."""
+    """Ends the process on an error that was foreseen. For Hydra's task, since Hydra prints lines of its own."""
     try:
         yield
-    except LowrungError as error:
+    except Exception as error:
         if wants_traceback():
             raise
         _exit(error)
@@ -49,6 +50,16 @@ def ending_on_errors() -> Iterator[None]:
 def wants_traceback() -> bool:
     """Whether the user set ``HYDRA_FULL_ERROR=1``; asked first before lowrung sets it for Hydra."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def _refuse_secrets(arguments: list[str]) -> None:
+    """Refuses an address with a password at once: Hydra writes its overrides to disk before it calls us."""
+    from lowrung.track.base import check_uri
+
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key == "track.uri" and "://" in value and (problems := check_uri(value.strip("'\""))):
+            raise UsageError(problems)
 
 
 def _exit(error: Exception) -> NoReturn:

@@ -1,14 +1,17 @@
 """Many trials: ask, submit, wait for the first to end, tell. The only client of the study."""
 
 import dataclasses
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,7 +21,7 @@ from lowrung.app import Assignment, RunFailed
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import UsageError
-from lowrung.layout import RunFolder, StudyFolder
+from lowrung.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
@@ -75,8 +78,8 @@ def run(
         )
     composer = Composer(hydra_context, config)
     space = composer.space(overrides, n_trials, objectives)
-    points = composer.points(space)
-    with launcher.make_engine(PRELOAD) as engine:
+    points = composer.points(space, objectives)
+    with closing(launcher.make_engine(PRELOAD)) as engine:
         planned = Plan.make(composer, space, points, config, n_trials, objectives, engine)
         with atomic.lock(planned.folder.lock):
             sweep = Sweep(planned, composer, task_function, engine)
@@ -103,7 +106,7 @@ class Composer:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         readable = [override for text in overrides if (override := check.parsed(text, parser))]
         problems = [
-            *check.problems(overrides, self.compose, parser),
+            *check.problems(overrides, self.compose, parser, _rules),
             *spaces.problems(readable, n_trials),
             *check.objective_problems(objectives),
         ]
@@ -111,7 +114,7 @@ class Composer:
             raise UsageError(problems)
         return spaces.parse(overrides, parser)
 
-    def points(self, space: Space) -> list["GridPoint"]:
+    def points(self, space: Space, objectives: Mapping[str, str]) -> list["GridPoint"]:
         """The grid's points, those of equal configs once.
 
         Raises:
@@ -121,7 +124,7 @@ class Composer:
         problems: dict[str, None] = {}
         for params in space.grid():
             config = self.config(space.overrides(params))
-            problems.update(dict.fromkeys(check.rules(config) + app.tracking_problems(config)))
+            problems.update(dict.fromkeys(_rules(config) + check.answer_problems(config, objectives)))
             identity = schema.digest([schema.determining(config), config.model.path])
             points.setdefault(identity, GridPoint(params, config))
         if problems:
@@ -143,6 +146,10 @@ class Composer:
             composed.hydra.job.num = number
             composed.hydra.job.id = str(number)
         return composed
+
+
+def _rules(config: Config) -> list[str]:
+    return check.rules(config) + app.tracking_problems(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,12 +206,13 @@ class Plan:
             master.study = name
         folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
         distinct = {_look_key(point.config): app.look_arguments(point.config) for point in points}
+        print("loading libraries, looking at model and data (the first time, the model is built: half a minute)")
         preflights = dict(_look(engine, folder, distinct))
         problems = dict.fromkeys(problem for found in preflights.values() for problem in found.problems)
         if problems:
             raise UsageError(list(problems))
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
-        space = dataclasses.replace(space, fixed=(*space.fixed, f"study={name}"))
+        space = dataclasses.replace(space, fixed=(*space.fixed, f"study={_quoted(name)}"))
         return cls(name, folder, space, points, total, objectives, config, preflights)
 
     def preflight(self, config: Config) -> "Preflight":
@@ -218,8 +226,14 @@ def _study_name(master: DictConfig, space: Space, objectives: Mapping[str, str])
     assert isinstance(choices, dict)
     task = str(choices.get("sweeps") or choices.get("data") or "sweep").replace("/", "_")
     fixed = sorted(text for text in space.fixed if not text.startswith(("track", "store=", "study=", "sweeps=")))
-    axes = dataclasses.asdict(dataclasses.replace(space, fixed=()))
-    return f"{task}-{schema.digest([fixed, axes, dict(objectives)])[:6]}"
+    axes = {axis.key: axis.distinct for axis in space.choices}
+    searched = [dataclasses.asdict(axis) for axis in space.intervals]
+    return f"{task}-{schema.digest([fixed, axes, searched, dict(objectives)])[:6]}"
+
+
+def _quoted(name: str) -> str:
+    """A study's name as an override's value; quoted where Hydra would read more than a word."""
+    return name if re.fullmatch(r"[A-Za-z_][\w-]*", name) else QuotedString(name, Quote.single).with_quotes()
 
 
 def _look_key(config: Config) -> str:
@@ -298,6 +312,7 @@ class Sweep:
         )
         self._tracker: Tracker = app.make_tracker(plan.config)
         self._trying: dict[str, Trying] = {}
+        self._twins: list[Trying] = []
         self._rows: dict[int, leaderboard.Row] = {}
         self._children: dict[int, str] = {}
         self._progress = Progress()
@@ -358,10 +373,11 @@ class Sweep:
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
         if adopted:
             return adopted.pop(0)
-        taken = [row.number for row in self._rows.values()] + [t.trial.number for t in self._trying.values()]
+        taken = [*self._rows, *(trying.trial.number for trying in (*self._trying.values(), *self._twins))]
         if len(taken) >= self._plan.n_trials:
             return None
-        counts = Counter(self._place(self._study.trials[number]) for number in taken)
+        trials = self._study.trials
+        counts = Counter(self._place(trials[number]) for number in taken)
         place = min(range(len(self._plan.points)), key=lambda i: counts[i])
         return self._study.ask(self._plan.points[place].params)
 
@@ -372,12 +388,13 @@ class Sweep:
         return next((i for i, point in enumerate(self._plan.points) if point.params == params), -1)
 
     def _start(self, trial: "Trial") -> None:
-        """Answers a trial from the store, or submits it."""
+        """Answers a trial from the store, or submits it; one whose run is under way already waits for that."""
         plan, number = self._plan, trial.number
         overrides = plan.space.overrides(trial.params)
-        config = self._composer.config(overrides)
+        composed = self._composer.job(overrides, number)
+        config = schema.resolve(composed)
         folder = self._folder(config)
-        job = plan.folder.job(number)
+        job = JobFolder(hydra_job.output_folder(composed))
         trying = Trying(trial, plan.space.texts(trial.params), config, folder, self._track(trial, config))
         trial.set_user_attr("signature", folder.path.name)
         layout.point_to(job.run, folder.path)
@@ -386,13 +403,14 @@ class Sweep:
             app.replay(self._tracker, trying.tracked, folder)
             self._finish(trying, outcome, is_reused=True)
             return
+        if any(other.folder == folder for other in self._trying.values()):
+            self._twins.append(trying)
+            return
         app.prepare_folder(folder, config, plan.preflight(config), self._engine.threads)
         uri = app.tracking_uri(config)
         assignment = Assignment(str(folder.path), self._engine.threads, uri, config.track.experiment, trying.tracked)
         assignment.write(job.assignment)
-        task = hydra_job.hydra_task(
-            self._composer.hydra_context, self._task_function, self._composer.job(overrides, number)
-        )
+        task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
         self._engine.submit(Job(trying.key, folder.path, task))
         self._trying[trying.key] = trying
         self._progress.start(trying.key, trying.title, config.train.max_steps)
@@ -421,6 +439,12 @@ class Sweep:
         if outcome is None:
             outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {trying.folder.log}")
         self._finish(trying, outcome)
+        twins, self._twins = self._twins, []
+        for twin in twins:
+            if twin.folder == trying.folder:
+                self._finish(twin, outcome, is_reused=True)
+            else:
+                self._twins.append(twin)
 
     def _finish(self, trying: Trying, outcome: Outcome, *, is_reused: bool = False) -> None:
         """Ends a trial everywhere: in the study, in the tracker, on the screen."""
@@ -467,7 +491,8 @@ class Sweep:
         """
         best = leaderboard.ranked(list(self._rows.values()), self._plan.objectives)[0]
         if best.outcome.status is Status.COMPLETE:
-            self._tracker.log(self._parent, [Point(len(self._rows), time.time(), best.outcome.numbers)])
+            ended = sum(trial.state.is_finished() for trial in self._study.trials)
+            self._tracker.log(self._parent, [Point(ended, time.time(), best.outcome.numbers)])
             self._tracker.set_tags(self._parent, {"lowrung.best_trial": str(best.number)})
 
     def _close_parent(self, rows: Sequence[leaderboard.Row]) -> None:
@@ -476,7 +501,8 @@ class Sweep:
         self._tracker.end_run(self._parent, Status.FAILED if has_failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:
-        fragment = self._tracker.comparison([self._children[number] for number in sorted(self._rows)])
+        tracked = [self._children[number] for number in sorted(self._rows)]
+        fragment = self._tracker.comparison([child for child in tracked if child])
         if fragment is not None:
             print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
 

@@ -17,13 +17,14 @@ class LowrungSweeperConf:
     Attributes:
         n_trials: trials in total; needed with an interval. Without one, every point of the grid is run once, and a
             number stops earlier.
-        objectives: metrics that are optimised, each with ``minimize`` or ``maximize``.
+        objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is the least eval/loss (a
+            dict as the default could be added to on the command line, but not replaced).
         params: the search space of a preset: overrides by key. The command line's come first.
     """
 
     _target_: str = "hydra_plugins.lowrung.sweeper.LowrungSweeper"
     n_trials: Optional[int] = None  # noqa: UP045
-    objectives: Dict[str, str] = field(default_factory=lambda: {"eval/loss": "minimize"})  # noqa: UP006
+    objectives: Any = None
     params: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
 
 
@@ -33,9 +34,14 @@ ConfigStore.instance().store(group="hydra/sweeper", name="lowrung", node=Lowrung
 class LowrungSweeper(Sweeper):
     """Thin: it keeps what Hydra hands over until `sweep`, and imports the coordinator only there."""
 
-    def __init__(self, n_trials: Optional[int], objectives: Dict[str, str], params: Dict[str, Any]) -> None:  # noqa: UP006, UP045
+    def __init__(
+        self,
+        n_trials: Optional[int],  # noqa: UP045
+        objectives: Optional[Dict[str, str]],  # noqa: UP006, UP045
+        params: Dict[str, Any],  # noqa: UP006
+    ) -> None:
         self.n_trials = n_trials
-        self.objectives = dict(objectives)
+        self.objectives = {"eval/loss": "minimize"} if objectives is None else objectives
         self.params = dict(params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -53,9 +59,9 @@ class LowrungSweeper(Sweeper):
 
         assert self.hydra_context is not None
         assert self.config is not None
-        overrides = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
+        preset = [f"{key}={'null' if value is None else value}" for key, value in self.params.items()]
         return sweep.run(
-            overrides,
+            preset + list(arguments),
             hydra_context=self.hydra_context,
             task_function=self.task_function,
             config=self.config,

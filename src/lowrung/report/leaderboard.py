@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lowrung import atomic
 from lowrung.outcome import Outcome, Status
@@ -64,7 +65,7 @@ def render(rows: Sequence[Row], objectives: Mapping[str, str], *, width: int | N
             title, justify="left" if title in ("eval loss", "merged vs adapter", "") else "right", no_wrap=True
         )
     for place, row in enumerate(rows, start=1):
-        table.add_row(*_cells(place, row, keys, extra))
+        table.add_row(*map(Text, _cells(place, row, keys, extra)))  # as it is: [q_proj] would be markup
     out = io.StringIO()
     Console(file=out, width=width or 400, force_terminal=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

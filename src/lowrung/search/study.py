@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from lowrung.errors import UsageError
 from lowrung.outcome import Outcome, Status
 from lowrung.search.space import Params, Space
 
@@ -30,6 +32,9 @@ class Study:
         space: the search space.
         objectives: metrics with ``minimize`` or ``maximize``.
         seed: of the sampler.
+
+    Raises:
+        UsageError: when the study exists and was made for another search space or other objectives.
     """
 
     def __init__(self, name: str, *, database: Path, space: Space, objectives: Mapping[str, str], seed: int) -> None:
@@ -43,6 +48,19 @@ class Study:
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             load_if_exists=True,
         )
+        axes = {key: distribution_to_json(axis) for key, axis in self._distributions.items()}
+        self._hold_to({"axes": axes, "objectives": self._objectives})
+
+    def _hold_to(self, purpose: dict[str, Any]) -> None:
+        """Optuna itself would go on with the old objectives, and fail at the first trial of a changed axis."""
+        made_for = self.facts.get("purpose")
+        if made_for is None:
+            self.note("purpose", purpose)
+        elif made_for != purpose:
+            raise UsageError(
+                f"study must name a new study or this one, but {self._study.study_name!r} was made for another search"
+                " space or other objectives. Choose another name; runs that are in the store are not trained again."
+            )
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -73,9 +91,18 @@ class Study:
         return self._study.ask(fixed_distributions=self._distributions)
 
     def interrupted(self) -> list[Trial]:
-        """Trials that were running when their coordinator ended; they go on under their numbers."""
-        running = (trial for trial in self.trials if trial.state is TrialState.RUNNING)
-        return [Trial(self._study, trial._trial_id) for trial in running]
+        """Trials that were running when their coordinator ended; they go on under their numbers.
+
+        One whose coordinator was killed while it asked lacks values, and has failed.
+        """
+        whole = []
+        for trial in self.trials:
+            if trial.state is TrialState.RUNNING:
+                if trial.params.keys() == self._distributions.keys():
+                    whole.append(Trial(self._study, trial._trial_id))
+                else:
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+        return whole
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Ends a trial. Every trial that was asked for is told exactly once, here."""
@@ -83,5 +110,7 @@ class Study:
         if outcome.cause:
             trial.set_user_attr("cause", outcome.cause)
         state = STATES.get(outcome.status, TrialState.FAIL)
+        if not outcome.metrics.keys() >= self._objectives.keys():  # a perplexity that is not finite, say
+            state = TrialState.FAIL if state is TrialState.COMPLETE else state
         values = [outcome.metrics[name] for name in self._objectives] if state is TrialState.COMPLETE else None
         self._study.tell(trial, values, state=state)
