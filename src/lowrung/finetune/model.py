@@ -54,7 +54,9 @@ def _build(name: str) -> Path:
         if not folder.exists():
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
             try:
-                EMBEDDED[name](aside)
+                print(f"building {name} into {folder}, once", flush=True)
+                with quiet():
+                    EMBEDDED[name](aside)
                 aside.chmod(0o755)
                 os.replace(aside, folder)
             finally:

@@ -44,6 +44,11 @@ def look(
         folder = model.locate(model_path)
         skeleton = model.skeleton(folder)
         problems += _target_problems(target_modules, adapter.targetable(skeleton))
+        if model.load_tokenizer(folder).chat_template is None:
+            problems.append(
+                f"model.path must have a tokenizer with a chat template, since {data_name} is a dialogue, but {folder}"
+                " has none. Take an instruct model, or put a chat_template.jinja beside its tokenizer."
+            )
         context = getattr(skeleton.config, "max_position_embeddings", max_length)
         if max_length > context:
             problems.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
