@@ -118,7 +118,8 @@ def _chat_rows(pairs: list[Pair]) -> Dataset:
 def _docstrings(seed: int) -> list[Pair]:
     """All of them, shuffled: what `lowrung.finetune.docstrings` prints in a bare interpreter.
 
-    Nobody has patched the standard library there. Here torch, transformers and others have, each after its own import: data would depend on what else was loaded.
+    Nobody has patched the standard library there. Here torch, transformers and others have, each after its own
+    import, and the data would depend on what else was loaded.
     """
     command = [sys.executable, "-I", "-S", "-W", "ignore", str(Path(docstrings.__file__))]
     printed = subprocess.run(command, capture_output=True, check=True).stdout
