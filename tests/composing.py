@@ -1,10 +1,14 @@
 """Hydra as lowrung uses it, in the tests' own process."""
 
 import contextlib
+import copy
+import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -30,10 +34,36 @@ class Composer:
         return schema.resolve(self.compose(overrides))
 
 
+_COMPOSED: dict[str, DictConfig] = {}
+
+
+def _remember(loader: ConfigLoader) -> None:
+    """Lets a loader give copies of what it composed before: a copy takes 5 ms, to compose 80."""
+    load = loader.load_configuration
+
+    def remembered(*arguments: Any, **named: Any) -> DictConfig:
+        key = repr((arguments, named))
+        if key not in _COMPOSED:
+            _COMPOSED[key] = load(*arguments, **named)
+        return copy.deepcopy(_COMPOSED[key])
+
+    loader.load_configuration = remembered  # type: ignore[method-assign]
+
+
 @contextlib.contextmanager
 def composer() -> Iterator[Composer]:
+    """A composer, for as long as the block runs."""
     schema.register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
+        _remember(hydra.config_loader)
         yield Composer(hydra)
+
+
+def changed(config: Config, key: str, value: Any) -> Config:
+    """The config with one setting changed."""
+    group, _, name = key.rpartition(".")
+    if not group:
+        return dataclasses.replace(config, **{name: value})
+    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})

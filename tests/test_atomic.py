@@ -1,8 +1,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -39,9 +40,16 @@ class TestWriting:
 
     def test_the_file_is_on_disk_before_it_is_swapped_in(self, tmp_path, monkeypatch):
         events: list[str] = []
-        fsync, replace = os.fsync, os.replace
-        monkeypatch.setattr(os, "fsync", lambda handle: (events.append("fsync"), fsync(handle)))
-        monkeypatch.setattr(os, "replace", lambda *paths: (events.append("replace"), replace(*paths)))
+
+        def noted(name: str, function: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                events.append(name)
+                function(*arguments)
+
+            return call
+
+        for name in ("fsync", "replace"):
+            monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
         atomic.write_text(tmp_path / "file.txt", "text")
         assert events == ["fsync", "replace"]
 
@@ -61,7 +69,7 @@ class TestWriting:
 def test_a_broken_file_is_named_with_a_remedy(tmp_path, content):
     path = tmp_path / "file.json"
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="file.json must be JSON, but it is not .* Delete it"):
+    with pytest.raises(StoreError, match=r"file\.json must be JSON, but it is not .* Delete it"):
         atomic.read_json(path)
 
 

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from lowrung import check
+from lowrung.engine import hydra_job
 from lowrung.layout import ROOT
 from lowrung.search import space as spaces
 from tests import composing
@@ -33,7 +34,12 @@ def test_the_defaults_are_those_of_the_design(composer):
     composed = composer.compose()
     config = composer.config()
     choices = composed.hydra.runtime.choices
-    expected = {"model": "smollm2_135m", "data": "docstrings", "lora": "default", "train": "default"}
+    expected: dict[str, str | None] = {
+        "model": "smollm2_135m",
+        "data": "docstrings",
+        "lora": "default",
+        "train": "default",
+    }
     expected |= {"verify": "default", "track": "mlflow", "sweeps": None}
     assert {name: choices[name] for name in expected} == expected
     assert choices["hydra/sweeper"] == "lowrung"
@@ -106,5 +112,4 @@ def test_a_sweeps_folder_is_named_by_the_study(composer):
     master = composer.compose(["study=mine"], RunMode.MULTIRUN)
     job = composer.hydra.config_loader.load_sweep_config(master, ["study=mine"])
     job.hydra.job.num = 3
-    HydraConfig.instance().set_config(job)
-    assert (job.hydra.sweep.dir, job.hydra.sweep.subdir) == ("multirun/mine", 3)
+    assert hydra_job.output_folder(job) == Path.cwd() / "multirun" / "mine" / "3"

@@ -12,7 +12,7 @@ from lowrung import provenance, schema
 from lowrung.layout import ROOT
 from lowrung.schema import Config
 from tests import composing
-from tests.composing import Composer
+from tests.composing import Composer, changed
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +22,8 @@ def composer() -> Iterator[Composer]:
 
 
 @pytest.fixture(scope="module")
-def config(composer) -> Config:
+def config(composer: Composer) -> Config:
     return composer.config("model=tiny")
-
-
-def changed(config: Config, key: str, value: Any) -> Config:
-    """The config with one setting changed."""
-    group, _, name = key.rpartition(".")
-    if not group:
-        return dataclasses.replace(config, **{name: value})
-    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
 
 
 @pytest.mark.parametrize("kind", [v for v in vars(schema).values() if dataclasses.is_dataclass(v)])

@@ -25,6 +25,9 @@ SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_
 """What people type when they mean a setting whose name looks different."""
 
 
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+"""What Hydra raises for an override that it cannot take; ``lora=4`` is a ValueError."""
+
 _WHOLE = "a whole number"
 
 
@@ -78,7 +81,7 @@ def problems(
             found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
     try:
         configs = list(_composed([axis.singles for axis in axes], compose))
-    except (HydraException, OmegaConfBaseException):  # rare, so only now is each composed alone
+    except COMPOSITION_ERRORS:  # rare, so only now is each composed alone
         defaults = compose([])
         for axis in axes:
             found += axis.take_out_misfits(compose, defaults)
@@ -127,7 +130,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
         error: what Hydra raised, which names the first problem alone.
         arguments: the command line after the program's name.
     """
-    if not isinstance(error, HydraException | OmegaConfBaseException):
+    if not isinstance(error, COMPOSITION_ERRORS):
         return None
     from hydra import initialize_config_dir
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -151,7 +154,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
         found = problems(overrides, compose, parser)
         if not _is_sweep(arguments):
             found += _sweep_problems(overrides, parser)
-    return found or [_first_line(error)]
+    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
+    return found or ([_first_line(error)] if is_hydras else None)
 
 
 def _is_sweep(arguments: Sequence[str]) -> bool:
@@ -293,7 +297,7 @@ def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: b
     for choice in dict.fromkeys([firsts, *choices]):
         try:
             config = schema.resolve(compose(choice))
-        except (HydraException, OmegaConfBaseException):
+        except COMPOSITION_ERRORS:
             if not is_tolerant:
                 raise
         else:
@@ -306,7 +310,7 @@ def _composition_problem(override: str, compose: Compose, defaults: DictConfig) 
         key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
         if "/" not in key:
             OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         return _in_our_words(override, error, defaults)
     return None
 

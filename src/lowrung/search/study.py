@@ -58,9 +58,14 @@ class Study:
             self.note("purpose", purpose)
         elif made_for != purpose:
             raise UsageError(
-                f"study must name a new study or this one, but {self._study.study_name!r} was made for another search"
+                f"study must name a new study or this one, but {self.name!r} was made for another search"
                 " space or other objectives. Choose another name; runs that are in the store are not trained again."
             )
+
+    @property
+    def name(self) -> str:
+        """The study's."""
+        return self._study.study_name
 
     @property
     def trials(self) -> list[FrozenTrial]:

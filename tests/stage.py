@@ -1,0 +1,151 @@
+"""Whole sweeps in the tests' own process: only training and the look at the model are played."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+from optuna import load_study
+from optuna.trial import FrozenTrial
+
+from lowrung import schema
+from lowrung.app import Assignment
+from lowrung.engine import mailbox
+from lowrung.engine.base import Event, Job
+from lowrung.engine.inline import InlineEngine
+from lowrung.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.outcome import Outcome, Status
+from lowrung.schema import Config
+from lowrung.track.base import Point
+from lowrung.track.memory import MemoryTracker
+from tests.composing import Composer
+
+Act = Callable[[Config], Outcome | None]
+"""Stands where training is: gives how a run ends, raises, or leaves nothing."""
+
+SEEN = SimpleNamespace(problems=(), model_fingerprint="model", data_fingerprint="data", splits=())
+"""What the look at the model finds."""
+
+
+def trains(config: Config) -> Outcome:
+    """A run whose loss is least at rank 8 and a rate of 1e-3."""
+    loss = 1 + abs(math.log2(config.lora.r / 8)) + abs(math.log10(config.train.learning_rate) + 3)
+    metrics = {"base/eval_loss": 9.0, "eval/loss": loss, "params/trainable": 100.0 * config.lora.r}
+    return Outcome(Status.COMPLETE, metrics, {"time/total_seconds": 1.0})
+
+
+class PlayedEngine:
+    """Runs each job in this process, the oldest first, one a `wait`; the look at the model is answered at once.
+
+    Args:
+        slots: how many jobs it takes before it must be waited for.
+        seen: what the look at the model finds.
+    """
+
+    def __init__(self, slots: int = 1, seen: Any = SEEN) -> None:
+        self._slots = [InlineEngine() for _ in range(slots)]
+        self._busy: list[InlineEngine] = []
+        self._seen = seen
+        self.most_at_once = 0
+        self.is_open = self.is_closed = False
+
+    @property
+    def slots(self) -> int:
+        return len(self._slots)
+
+    @property
+    def threads(self) -> int:
+        return 1
+
+    def submit(self, job: Job) -> None:
+        if job.folder.name == "preflight":
+            job = dataclasses.replace(job, task=lambda: self._seen)
+        slot = next(slot for slot in self._slots if slot not in self._busy)
+        slot.submit(job)
+        self._busy.append(slot)
+        self.most_at_once = max(self.most_at_once, len(self._busy))
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        return self._busy.pop(0).wait() if self._busy else []
+
+    def cancel(self, key: str) -> None:
+        for slot in self._busy:
+            slot.cancel(key)
+
+    def close(self) -> None:
+        self.is_closed = True
+        for slot in self._slots:
+            slot.close()
+
+
+class Stage:
+    """A working folder with its tracker, where sweeps are run as `python src/train.py -m` would."""
+
+    def __init__(self, composer: Composer) -> None:
+        self.composer = composer
+        self.tracker = MemoryTracker()
+        self.engine = PlayedEngine()
+        self.ran: list[Config] = []
+
+    def sweep(self, *overrides: str, act: Act = trains, slots: int = 1, seen: Any = SEEN) -> list[Config]:
+        """Runs a sweep to its end; gives the configs that were trained, in order.
+
+        Where its overrides name no study it is called ``s``: what was composed in another test need not be again.
+        """
+        self.ran, self.engine = [], PlayedEngine(slots, seen)
+        study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
+        master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
+        sweeper = Plugins.instance().instantiate_sweeper(
+            config=master,
+            hydra_context=HydraContext(self.composer.hydra.config_loader, callbacks=Silent()),  # type: ignore[arg-type]
+            task_function=lambda composed: self._task(composed, act),
+        )
+        played: Any = SimpleNamespace(make_engine=self._make_engine)
+        sweeper.launcher = played
+        arguments = OmegaConf.to_container(master.hydra.overrides.task)
+        assert isinstance(arguments, list)
+        try:
+            sweeper.sweep([str(argument) for argument in arguments])
+        finally:
+            assert self.engine.is_closed == self.engine.is_open
+        return self.ran
+
+    def _make_engine(self, preload: Sequence[str]) -> PlayedEngine:
+        self.engine.is_open = True
+        return self.engine
+
+    def _task(self, composed: DictConfig, act: Act) -> str:
+        config = schema.resolve(composed)
+        self.ran.append(config)
+        assignment = Assignment.read(JobFolder(Path(HydraConfig.get().runtime.output_dir)).assignment)
+        folder = RunFolder(Path(assignment.folder))
+        mailbox.post(folder.path, dataclasses.asdict(Point(1, time.time(), {"train/loss": 2.5})))
+        outcome = act(config)
+        if outcome is not None:
+            outcome.write(folder.outcome)
+        return "done"
+
+    @property
+    def study(self) -> StudyFolder:
+        """The one study of this stage."""
+        (folder,) = Path("multirun").iterdir()
+        return StudyFolder(folder)
+
+    def trials(self, folder: StudyFolder | None = None) -> list[FrozenTrial]:
+        """The study's trials, as Optuna has them."""
+        study = folder or self.study
+        return load_study(study_name=study.path.name, storage=f"sqlite:///{study.database.absolute()}").trials
+
+
+class Silent:
+    """Hydra's callbacks, of which there are none."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda **_: None

@@ -1,0 +1,306 @@
+"""Bad input: what is wrong, with which value, and what to do instead; all of it at once."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hydra.errors import HydraException
+
+from lowrung import check
+from lowrung.schema import Config
+from tests import composing
+from tests.composing import Composer, changed
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with composing.composer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def config(composer: Composer) -> Config:
+    return composer.config()
+
+
+class TestRules:
+    """Each rule, with the value that breaks it and no other problem beside it."""
+
+    @pytest.mark.parametrize(
+        ("key", "value", "problem"),
+        [
+            ("seed", -1, "seed must be at least 0, but is -1."),
+            (
+                "model.dtype",
+                "float23",
+                "model.dtype must be one of auto, float32, bfloat16, float16, but is 'float23'. Did you mean float32?",
+            ),
+            (
+                "data.name",
+                "docstring",
+                "data.name must be one of docstrings, number_words, but is 'docstring'. Did you mean docstrings?",
+            ),
+            ("data.train_size", 0, "data.train_size must be at least 1, but is 0."),
+            ("data.eval_size", 0, "data.eval_size must be at least 1, but is 0."),
+            ("data.max_length", 7, "data.max_length must be at least 8, but is 7."),
+            ("lora.r", 0, "lora.r must be at least 1, but is 0: a rank of 0 trains nothing."),
+            ("lora.alpha", 0.0, "lora.alpha must be above 0, but is 0.0."),
+            ("lora.dropout", 1.0, "lora.dropout must be in [0, 1), but is 1.0. Use 0 for no dropout."),
+            ("lora.dropout", -0.1, "lora.dropout must be in [0, 1), but is -0.1. Use 0 for no dropout."),
+            ("lora.dropout", float("nan"), "lora.dropout must be in [0, 1), but is nan. Use 0 for no dropout."),
+            (
+                "lora.target_modules",
+                "q_proj",
+                "lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is 'q_proj'.",
+            ),
+            (
+                "lora.target_modules",
+                [],
+                "lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is [].",
+            ),
+            (
+                "lora.target_modules",
+                [1, 2],
+                "lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is [1, 2].",
+            ),
+            ("train.learning_rate", 0.0, "train.learning_rate must be above 0, but is 0.0."),
+            ("train.learning_rate", float("nan"), "train.learning_rate must be above 0, but is nan."),
+            ("train.max_steps", 0, "train.max_steps must be at least 1, but is 0."),
+            ("train.batch_size", 0, "train.batch_size must be at least 1, but is 0."),
+            ("train.eval_batch_size", 0, "train.eval_batch_size must be at least 1, but is 0."),
+            (
+                "train.gradient_accumulation_steps",
+                0,
+                "train.gradient_accumulation_steps must be at least 1, but is 0.",
+            ),
+            ("train.eval_steps", 0, "train.eval_steps must be at least 1, but is 0."),
+            (
+                "train.lr_scheduler_type",
+                "cosin",
+                "train.lr_scheduler_type must be one of linear, cosine, cosine_with_restarts, polynomial, constant,"
+                " constant_with_warmup, inverse_sqrt, but is 'cosin'. Did you mean cosine?",
+            ),
+            (
+                "train.warmup_ratio",
+                1.5,
+                "train.warmup_ratio must be in [0, 1], but is 1.5. It is a share of the steps.",
+            ),
+            ("train.weight_decay", -0.1, "train.weight_decay must be at least 0, but is -0.1."),
+            ("train.weight_decay", float("nan"), "train.weight_decay must be at least 0, but is nan."),
+            ("verify.prompts", 0, "verify.prompts must be at least 1, but is 0."),
+            ("verify.new_tokens", 0, "verify.new_tokens must be at least 1, but is 0."),
+            (
+                "verify.merge_dtype",
+                "int8",
+                "verify.merge_dtype must be one of float32, bfloat16, float16, but is 'int8'.",
+            ),
+            ("track.kind", "wandb", "track.kind must be one of mlflow, none, but is 'wandb'."),
+        ],
+    )
+    def test_a_broken_rule_is_one_message(self, config, key, value, problem):
+        assert check.rules(changed(config, key, value)) == [problem]
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("lora.r", 1),
+            ("lora.dropout", 0.0),
+            ("lora.target_modules", ["q_proj"]),
+            ("train.learning_rate", 1e20),  # it may diverge; that is a result
+            ("train.warmup_ratio", 1.0),
+            ("train.warmup_ratio", 0.0),
+            ("data.max_length", 8),
+            ("verify.prompts", 1),
+        ],
+    )
+    def test_what_is_just_allowed_passes(self, config, key, value):
+        assert check.rules(changed(config, key, value)) == []
+
+    def test_tolerances_are_needed_for_float32_and_the_merge_dtype(self, config):
+        without = {name: value for name, value in config.verify.tolerances.items() if name != "bfloat16"}
+        problem = "verify.tolerances must have an entry for bfloat16, but has float32, float16."
+        assert check.rules(changed(config, "verify.tolerances", without)) == [problem]
+        both = check.rules(changed(config, "verify.tolerances", {}))
+        assert sorted(text.split(",")[0].split()[-1] for text in both) == ["bfloat16", "float32"]
+
+    def test_one_mistake_is_one_message_though_alpha_follows_r(self, composer):
+        assert len(check.rules(composer.config("lora.r=0"))) == 1
+        assert len(check.rules(composer.config("lora.r=-3"))) == 1
+
+    def test_all_rules_speak_at_once(self, config):
+        broken = config
+        for key in ("seed", "lora.r", "train.max_steps", "verify.prompts"):
+            broken = changed(broken, key, -1)
+        named = [problem.split()[0] for problem in check.rules(broken)]
+        assert sorted(named) == ["lora.r", "seed", "train.max_steps", "verify.prompts"]
+
+    def test_a_key_that_was_added_with_a_plus_is_refused(self, composer):
+        (lora, root) = sorted(check.rules(composer.config("+lora.rank=3", "+epochs=2")), reverse=True)
+        assert lora == "lora.rank is not a setting. Did you mean lora.r?"
+        assert root.startswith("epochs is not a setting.")
+
+
+class TestObjectives:
+    @pytest.mark.parametrize("objectives", [{"eval/loss": "minimize"}, {"adapter/bytes": "minimize", "x": "x"}])
+    def test_metrics_and_directions_are_known(self, objectives):
+        assert bool(check.objective_problems(objectives)) == ("x" in objectives)
+
+    @pytest.mark.parametrize(
+        ("objectives", "problem"),
+        [
+            ({}, "hydra.sweeper.objectives must name a metric, but is empty."),
+            (3, "hydra.sweeper.objectives must be pairs such as {eval/loss:minimize}, but is 3."),
+            (
+                {"eval/loss": "min"},
+                "hydra.sweeper.objectives.eval/loss must be one of minimize, maximize, but is 'min'."
+                " Did you mean minimize?",
+            ),
+        ],
+    )
+    def test_a_problem_is_named(self, objectives, problem):
+        assert check.objective_problems(objectives) == [problem]
+
+    def test_a_metric_is_suggested(self):
+        (problem,) = check.objective_problems({"eval/los": "minimize"})
+        assert problem.endswith("but is 'eval/los'. Did you mean eval/loss?")
+
+    def test_a_metric_that_the_task_never_has_is_refused(self, config):
+        (problem,) = check.answer_problems(config, {"eval/exact_match": "maximize"})
+        assert "needs one right answer, and data.name is 'docstrings'. Use data=number_words" in problem
+        assert check.answer_problems(config, {"eval/loss": "minimize"}) == []
+        words = changed(config, "data.name", "number_words")
+        assert check.answer_problems(words, {"eval/exact_match": "maximize"}) == []
+
+
+@pytest.fixture
+def problems(composer) -> Any:
+    def problems_of(*overrides: str) -> list[str]:
+        return check.problems(overrides, composer.compose, composer.parser)
+
+    return problems_of
+
+
+class TestOverrides:
+    """What composes and what does not, each in the user's spelling."""
+
+    CASES = (
+        ("lora.r=0", "lora.r must be at least 1, but is 0: a rank of 0 trains nothing."),
+        ("lora.r=abc", "lora.r must be a whole number, but is 'abc'."),
+        ("lora.r=4.5", "lora.r must be a whole number, but is '4.5'."),
+        ("train.learning_rate=fast", "train.learning_rate must be a number, but is 'fast'."),
+        ("lora.use_rslora=maybe", "lora.use_rslora must be true or false, but is 'maybe'."),
+        ("lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
+        ("lr=1e-4", "lr is not a setting. Did you mean train.learning_rate?"),
+        ("learning_rate=1e-4", "learning_rate is not a setting. Did you mean train.learning_rate?"),
+        ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),
+        ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
+        ("zzz=1", "zzz is not a setting. `python src/train.py --help` lists all settings."),
+        ("+lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
+        ("lora=rslra", "lora must be one of default, rslora, but is 'rslra'. Did you mean rslora?"),
+        ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
+        ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
+        ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
+        ("hydra.sweeper.n_trials=ten", "hydra.sweeper.n_trials must be a whole number, but is 'ten'."),
+        ("lora=4", "`lora=4` is refused: Config group override must be a string or a list. Got int"),
+    )
+
+    def test_all_problems_come_at_once(self, problems):
+        found = problems(*(override for override, _ in self.CASES))
+        assert sorted(found) == sorted({problem for _, problem in self.CASES})
+
+    @pytest.mark.parametrize("override", ["lora.r=(4", "lora.r=4,", "lora.r"])
+    def test_what_cannot_be_read_is_quoted(self, problems, override):
+        (problem,) = problems(override)
+        assert problem.startswith(f"`{override}` cannot be read: ")
+
+    def test_each_value_of_a_list_is_looked_at(self, problems):
+        found = problems(
+            "lora.r=0,4,abc", "lora.rank=4", "lora=rslra,default", "train.max_steps=0", "train.batch_size=2"
+        )
+        assert sorted(found) == [
+            "lora must be one of default, rslora, but is 'rslra'. Did you mean rslora?",
+            "lora.r must be a whole number, but is 'abc'.",
+            "lora.r must be at least 1, but is 0: a rank of 0 trains nothing.",
+            "lora.rank is not a setting. Did you mean lora.r?",
+            "train.max_steps must be at least 1, but is 0.",
+        ]
+
+    def test_a_value_anywhere_in_the_grid_is_found(self, problems):
+        found = problems("lora.r=4,8,0", "train.learning_rate=1e-3,0", "train.batch_size=range(1,3)")
+        assert [problem.split()[0] for problem in found] == ["lora.r", "train.learning_rate"]
+
+    def test_both_ends_of_an_interval_are_looked_at(self, problems):
+        assert problems("train.warmup_ratio=interval(0,1)") == []
+        (problem,) = problems("train.warmup_ratio=interval(0.5,1.5)")
+        assert problem.startswith("train.warmup_ratio must be in [0, 1], but is 1.5.")
+
+    def test_an_interval_of_whole_numbers_has_a_remedy(self, problems):
+        assert problems("lora.r=int(interval(2,64))") == []
+        low, high = problems("lora.r=interval(2,64)")
+        remedy = "Write int(interval(2,64)) to search whole numbers."
+        assert low == f"lora.r must be a whole number, but is '2.0'. {remedy}"
+        assert high == f"lora.r must be a whole number, but is '64.0'. {remedy}"
+
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            [],
+            ["lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-3))"],
+            ["lora=glob(*)", "data=number_words,docstrings"],
+            ["lora.target_modules=[q_proj],[q_proj,v_proj]"],
+            ["lora.alpha='${lora.r}'"],
+            ["++lora.r=4", "hydra.sweeper.n_trials=3"],
+        ],
+    )
+    def test_what_is_right_passes(self, problems, overrides):
+        assert problems(*overrides) == []
+
+    def test_what_else_a_config_must_hold_to_is_asked(self, composer):
+        overrides = ["lora.r=4,8"]
+        asked: list[int] = []
+
+        def hold(config: Config) -> list[str]:
+            asked.append(config.lora.r)
+            return ["the same"]
+
+        assert check.problems(overrides, composer.compose, composer.parser, hold) == ["the same"]
+        assert asked == [4, 8]
+
+
+class TestExplain:
+    """What a command ends with when Hydra itself refuses it."""
+
+    def test_only_hydras_errors_are_explained(self):
+        assert check.explain(OSError("x"), ["lora.r=abc"]) is None
+        assert check.explain(ValueError("not Hydra's"), ["lora.r=4"]) is None
+
+    def test_all_problems_rather_than_hydras_first(self):
+        error = HydraException("Hydra names one")
+        assert check.explain(error, ["lora.r=abc", "lora.rank=3", "--cfg", "job"]) == [
+            "lora.r must be a whole number, but is 'abc'.",
+            "lora.rank is not a setting. Did you mean lora.r?",
+        ]
+
+    def test_several_values_need_the_flag(self):
+        found = check.explain(HydraException("sweep"), ["lora.r=2,4", "lora=default"])
+        assert found == [
+            "`lora.r=2,4` has several values. Add -m to run a trial for each, or brackets to mean one list."
+        ]
+
+    @pytest.mark.parametrize("asking", ["-m", "sweeps=rank_ladder"])
+    def test_a_sweep_may_have_several_values(self, asking):
+        found = check.explain(HydraException("other"), [asking, "lora.r=2,4", "lora.rank=3"])
+        assert found == ["lora.rank is not a setting. Did you mean lora.r?"]
+
+    def test_overrides_that_fit_alone_but_not_together_give_hydras_words(self, composer):
+        arguments = ["~seed", "seed=4"]
+        with pytest.raises(HydraException) as caught:
+            composer.compose(arguments)
+        assert check.explain(caught.value, arguments) == ["Could not override 'seed'."]
+
+
+def test_the_spellings_name_settings(config):
+    for name in check.SPELLINGS.values():
+        group, field = name.split(".")
+        assert field in {known.name for known in dataclasses.fields(getattr(config, group))}

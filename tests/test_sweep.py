@@ -1,0 +1,480 @@
+"""The coordinator, from the sweep's overrides to its leaderboard; see `tests.stage` for what is played."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from lowrung import app, atomic, sweep
+from lowrung.app import RunFailed
+from lowrung.engine.base import Ended, Engine, How, Job
+from lowrung.errors import StoreError, UsageError
+from lowrung.layout import RunFolder, StudyFolder
+from lowrung.outcome import Outcome, Status
+from lowrung.schema import Config
+from tests import composing, stage
+from tests.composing import Composer
+from tests.stage import SEEN, Stage, trains
+
+RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with composing.composer() as made:
+        yield made
+
+
+@pytest.fixture
+def here(composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """A stage in a folder with a space."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    made = Stage(composer)
+    monkeypatch.setattr(app, "make_tracker", lambda config: made.tracker)
+    return made
+
+
+def ranks(configs: list[Config]) -> list[int]:
+    return [config.lora.r for config in configs]
+
+
+def fails_at(*bad: int) -> stage.Act:
+    """Raises for these ranks, as a bug in training would."""
+
+    def act(config: Config) -> Outcome:
+        if config.lora.r in bad:
+            raise RuntimeError(f"no luck at rank {config.lora.r}")
+        return trains(config)
+
+    return act
+
+
+def interrupts_at(rank: int) -> stage.Act:
+    """Stands for Ctrl-C while this rank trains."""
+
+    def act(config: Config) -> Outcome:
+        if config.lora.r == rank:
+            raise KeyboardInterrupt
+        return trains(config)
+
+    return act
+
+
+class TestGrid:
+    def test_every_point_once_in_command_line_order(self, here, capsys):
+        ran = here.sweep("lora.r=8,4,8", "train.max_steps=2,1", "seed=3")
+        assert [(config.lora.r, config.train.max_steps) for config in ran] == [(8, 2), (8, 1), (4, 2), (4, 1)]
+        assert {config.seed for config in ran} == {3}
+        assert {config.lora.alpha / config.lora.r for config in ran} == {2}
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 4
+
+    def test_what_hydra_leaves_behind(self, here):
+        here.sweep("lora.r=4,8")
+        for number, rank in enumerate((4, 8)):
+            job = here.study.job(number)
+            overrides = (job.path / ".hydra" / "overrides.yaml").read_text().splitlines()
+            assert overrides == ["- study=s", "- study=s", f"- lora.r={rank}"]
+            assert (job.path / ".hydra" / "hydra.yaml").is_file()
+            run = job.run.resolve()
+            assert run.parent == Path("runs").absolute()
+            assert app.kept(RunFolder(run)) is not None
+            assert f"r: {rank}\n" in (run / "config.yaml").read_text()
+            assert json.loads((run / "environment.json").read_text())["model_fingerprint"] == "model"
+        assert (here.study.path / "multirun.yaml").is_file()
+
+    def test_a_custom_subfolder_is_respected(self, here):
+        here.sweep("lora.r=4,8", "hydra.sweep.subdir=job-${hydra.job.num}")
+        assert (here.study.path / "job-1" / "run" / "outcome.json").is_file()
+        assert not here.study.job(1).path.exists()
+
+    def test_points_with_equal_configs_run_once(self, here):
+        assert len(here.sweep("verify=none", "verify.prompts=4,8")) == 1
+        assert len(here.trials()) == 1
+
+    def test_groups_and_lists_are_axes(self, here, capsys):
+        ran = here.sweep("lora=default,rslora", "lora.target_modules=[q_proj],[q_proj,v_proj]")
+        assert [(c.lora.use_rslora, c.lora.target_modules) for c in ran] == [
+            (rslora, targets) for rslora in (False, True) for targets in (["q_proj"], ["q_proj", "v_proj"])
+        ]
+        assert "[q_proj,v_proj]" in capsys.readouterr().out.split("results:")[0].rsplit("trainable", 1)[1]
+
+    def test_no_axis_is_one_trial(self, here):
+        assert len(here.sweep("lora.r=4")) == 1
+
+    def test_n_trials_caps_it_and_a_larger_number_goes_on(self, here):
+        assert ranks(here.sweep("lora.r=2,4,8,16", "hydra.sweeper.n_trials=2")) == [2, 4]
+        assert ranks(here.sweep("lora.r=2,4,8,16", "hydra.sweeper.n_trials=3")) == [8]
+        assert ranks(here.sweep("lora.r=2,4,8,16")) == [16]
+        assert len(here.trials()) == 4
+
+    def test_several_slots_are_filled(self, here):
+        assert sorted(ranks(here.sweep("lora.r=2,4,8", slots=2))) == [2, 4, 8]
+        assert here.engine.most_at_once == 2
+
+    def test_a_preset_runs_and_the_command_line_changes_it(self, here):
+        assert ranks(here.sweep("sweeps=rank_ladder", "hydra.sweeper.n_trials=2")) == [2, 4]
+        assert ranks(here.sweep("sweeps=rank_ladder", "lora.r=32,64", "study=short")) == [32, 64]
+
+
+class TestSearch:
+    def test_an_interval_is_drawn_within_its_ends(self, here):
+        ran = here.sweep(RATE, "hydra.sweeper.n_trials=4")
+        rates = [config.train.learning_rate for config in ran]
+        assert len(set(rates)) == 4
+        assert all(1e-5 <= rate <= 1e-1 for rate in rates)
+        assert rates == [trial.params["train.learning_rate"] for trial in here.trials()]
+
+    def test_the_grids_points_take_turns(self, here):
+        ran = here.sweep("lora.r=2,4,8", RATE, "hydra.sweeper.n_trials=5", slots=2)
+        assert Counter(ranks(ran)) == {2: 2, 4: 2, 8: 1}
+        assert len({config.train.learning_rate for config in ran}) == 5
+
+    def test_a_search_in_parts_is_the_search_in_one(self, here):
+        overrides = ("lora.r=2,4", RATE, "study=parts")
+        parts = [rate for n in (1, 3) for rate in here.sweep(*overrides, f"hydra.sweeper.n_trials={n}")]
+        whole = here.sweep("lora.r=2,4", RATE, "study=whole", "store=elsewhere", "hydra.sweeper.n_trials=3")
+        assert [c.train.learning_rate for c in parts] == [c.train.learning_rate for c in whole]
+
+    def test_the_same_draw_is_trained_once(self, here, capsys):
+        ran = here.sweep("lora.r=int(interval(4,5))", "hydra.sweeper.n_trials=6", slots=3)
+        assert sorted(ranks(ran)) == [4, 5]
+        states = [trial.state for trial in here.trials()]
+        assert states == [TrialState.COMPLETE] * 6
+        assert capsys.readouterr().out.count(": reused, eval loss") == 4
+
+    def test_whatever_fails_fails_its_twins_too(self, here):
+        with pytest.raises(RunFailed, match="2 of 2 trials failed"):
+            here.sweep("lora.r=int(interval(4,5))", "hydra.sweeper.n_trials=2", "seed=1", slots=2, act=fails_at(4, 5))
+        assert [trial.state for trial in here.trials()] == [TrialState.FAIL] * 2
+
+
+class TestFailure:
+    def test_one_trial_fails_alone_and_only_it_runs_again(self, here, capsys):
+        with pytest.raises(RunFailed, match=r"1 of 3 trials failed \(first: trial 1, RuntimeError: no luck at rank 4"):
+            here.sweep("lora.r=2,4,8", act=fails_at(4))
+        assert ranks(here.ran) == [2, 4, 8]
+        assert [trial.state.name for trial in here.trials()] == ["COMPLETE", "FAIL", "COMPLETE"]
+        printed = capsys.readouterr().out
+        assert "trial 1 (lora.r=4): failed: RuntimeError: no luck at rank 4" in printed
+        assert ranks(here.sweep("lora.r=2,4,8")) == [4]
+        assert [trial.state.name for trial in here.trials()] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+        best, *_, worst = json.loads(here.study.leaderboard.read_text())
+        assert (best["trial"], worst["trial"]) == (2, 0)
+
+    def test_a_task_that_leaves_no_outcome_has_failed(self, here):
+        with pytest.raises(RunFailed, match=r"the run left no outcome; read .*log\.txt"):
+            here.sweep("lora.r=4", act=lambda config: None)
+        assert here.trials()[0].user_attrs["status"] == "failed"
+
+    def test_the_outcome_is_trusted_before_the_end_of_the_process(self, here, capsys):
+        """A run may leave its result and then break, in a destructor of some library, say."""
+
+        def act(config: Config) -> Outcome:
+            (folder,) = Path("runs").iterdir()
+            trains(config).write(folder / "outcome.json")
+            raise RuntimeError("too late")
+
+        here.sweep("lora.r=4", act=act)
+        assert here.trials()[0].state is TrialState.COMPLETE
+
+    @pytest.mark.parametrize("status", [Status.FAILED, Status.OOM, Status.CANCELLED])
+    def test_what_was_not_a_result_runs_again(self, here, status):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=4", act=lambda config: Outcome(status, cause="so"))
+        assert len(here.sweep("lora.r=4")) == 1
+
+    def test_a_diverged_trial_is_a_result(self, here, capsys):
+        def act(config: Config) -> Outcome:
+            return Outcome(Status.DIVERGED, cause="too fast") if config.train.learning_rate > 1 else trains(config)
+
+        overrides = ("train.learning_rate=1e-3,1e20", "lora.r=4")
+        assert len(here.sweep(*overrides, act=act)) == 2
+        assert "trial 1 diverged: too fast" in capsys.readouterr().out
+        assert here.sweep(*overrides, act=act) == []
+        assert [trial.state.name for trial in here.trials()] == ["COMPLETE", "FAIL"]
+        rows = json.loads(here.study.leaderboard.read_text())
+        assert [row["status"] for row in rows] == ["complete", "diverged"]
+
+    def test_a_cause_with_brackets_is_printed_as_it_is(self, here, capsys):
+        with pytest.raises(RunFailed, match=r"\[/b\]"):
+            here.sweep("lora.r=4", act=lambda config: Outcome(Status.FAILED, cause="shape [/b] is wrong"))
+        assert "failed: shape [/b] is wrong" in capsys.readouterr().out
+
+
+class TestReuse:
+    def test_the_same_command_again_trains_nothing(self, here, capsys):
+        here.sweep("lora.r=4,8")
+        first = capsys.readouterr().out
+        assert here.sweep("lora.r=4,8") == []
+        again = capsys.readouterr().out
+        assert "2 trials, 2 done before" in again
+        assert again.count("reused") == 2
+        assert "reused" not in first
+        assert len(here.trials()) == 2
+
+    @pytest.mark.parametrize("override", ["track=none", "track.experiment=other", "hydra.sweeper.n_trials=2"])
+    def test_what_does_not_change_the_runs_does_not_change_the_study(self, here, override):
+        here.sweep("lora.r=4,8")
+        assert here.sweep("lora.r=8,4", override) == []
+        assert len(here.trials()) == 2
+
+    def test_results_are_shared_by_studies(self, here, capsys):
+        here.sweep("lora.r=4,8", "study=first")
+        assert ranks(here.sweep("lora.r=4,8,16", "study=second")) == [16]
+        assert capsys.readouterr().out.count("): reused, eval loss") == 2
+        trials = here.trials(StudyFolder(Path("multirun/second")))
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+        runs = [Path(f"multirun/{study}/1/run").resolve() for study in ("first", "second")]
+        assert runs[0] == runs[1]
+
+    def test_a_diverged_result_is_shared_too(self, here):
+        diverges = Outcome(Status.DIVERGED, cause="too fast")
+        here.sweep("lora.r=4", "study=first", act=lambda config: diverges)
+        assert here.sweep("lora.r=4,8", "study=second")[0].lora.r == 8
+
+    def test_a_changed_model_is_trained_anew(self, here):
+        here.sweep("lora.r=4,8")
+        changed = SimpleNamespace(**{**vars(SEEN), "model_fingerprint": "another"})
+        assert ranks(here.sweep("lora.r=4,8", seen=changed)) == [4, 8]
+        assert len(list(Path("runs").iterdir())) == 4
+
+    def test_a_deleted_result_is_trained_anew(self, here):
+        here.sweep("lora.r=4,8")
+        (here.study.job(1).run / "outcome.json").unlink()
+        assert ranks(here.sweep("lora.r=4,8")) == [8]
+
+    def test_a_named_study_refuses_another_space(self, here):
+        here.sweep("lora.r=4", "study='it''s, mine'".replace("''", r"\'"))
+        with pytest.raises(UsageError, match=r"\"it's, mine\" was made for another search space"):
+            here.sweep("train.max_steps=1,2", r"study='it\'s, mine'")
+
+
+class TestInterruption:
+    def test_nothing_is_told_and_the_trial_goes_on_under_its_number(self, here, capsys):
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=2,4,8", act=interrupts_at(4))
+        assert "interrupted; the same command goes on from here" in capsys.readouterr().out
+        assert [trial.state.name for trial in here.trials()] == ["COMPLETE", "RUNNING"]
+        assert "status" not in here.trials()[1].user_attrs
+        assert ranks(here.sweep("lora.r=2,4,8")) == [4, 8]
+        trials = here.trials()
+        assert [trial.params["lora.r"] for trial in trials] == [2, 4, 8]
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+
+    def test_with_a_search_the_drawn_values_stay(self, here):
+        overrides = ("lora.r=2,4", RATE, "hydra.sweeper.n_trials=3")
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep(*overrides, act=interrupts_at(4))
+        drawn = here.trials()[1].params
+        ran = here.sweep(*overrides)
+        assert ran[0].train.learning_rate == drawn["train.learning_rate"]
+        assert [trial.params for trial in here.trials()][1] == drawn
+        assert len(here.trials()) == 3
+
+    def test_all_that_ran_at_once_are_adopted(self, here):
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=2,4,8", slots=3, act=interrupts_at(2))
+        assert [trial.state.name for trial in here.trials()] == ["RUNNING"] * 3
+        assert ranks(here.sweep("lora.r=2,4,8")) == [2, 4, 8]
+        assert len(here.trials()) == 3
+
+    def test_a_result_that_was_left_but_not_told_is_taken_over(self, here):
+        def act(config: Config) -> Outcome:
+            (folder,) = Path("runs").iterdir()
+            trains(config).write(folder / "outcome.json")
+            raise KeyboardInterrupt  # the coordinator dies just before it hears of it
+
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=4", act=act)
+        assert here.trials()[0].state is TrialState.RUNNING
+        assert here.sweep("lora.r=4") == []
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
+
+
+class TestOneCoordinator:
+    def test_a_second_one_is_refused_before_it_asks(self, here):
+        here.sweep("lora.r=4")
+        with atomic.lock(here.study.lock), pytest.raises(StoreError, match=r"Another process works in .*multirun"):
+            here.sweep("lora.r=4")
+        assert len(here.trials()) == 1
+
+    def test_it_holds_the_lock_while_trials_run(self, here):
+        def act(config: Config) -> Outcome:
+            with pytest.raises(StoreError), atomic.lock(here.study.lock):
+                pass
+            return trains(config)
+
+        here.sweep("lora.r=4", act=act)
+        with atomic.lock(here.study.lock):
+            pass
+
+    def test_a_run_in_which_another_process_works_is_left_alone(self, here):
+        here.sweep("lora.r=4", "study=first")
+        (run,) = Path("runs").iterdir()
+        (run / "outcome.json").unlink()
+        (run / "adapter").mkdir()
+        with atomic.lock(run / ".lock"), pytest.raises(StoreError, match=f"works in .*{run.name}"):
+            here.sweep("lora.r=4", "study=second")
+        assert (run / "adapter").is_dir()
+
+
+class TestUsage:
+    """Bad usage ends the sweep before anything starts; tests/test_check.py has the messages."""
+
+    @pytest.mark.parametrize(
+        ("overrides", "count"),
+        [
+            (["lora.r=4,0", RATE, "seed=1,2"], 3),
+            (["lora.r=4,8", "track.uri=postgresql://me:hunter2@there/x", "train.max_steps=0"], 2),
+            (["lora.r=4,8", "hydra.sweeper.objectives={eval/loss:max}", "hydra.sweeper.n_trials=0"], 2),
+            (["lora.r=4,8", "hydra.sweeper.objectives={eval/exact_match:maximize}"], 1),
+        ],
+    )
+    def test_everything_is_said_at_once_and_nothing_made(self, composer, monkeypatch, tmp_path, overrides, count):
+        monkeypatch.chdir(tmp_path)
+        here = Stage(composer)
+        with pytest.raises(UsageError) as caught:
+            here.sweep(*overrides)
+        assert len(caught.value.problems) == count
+        assert "hunter2" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_rule_that_only_pairs_break_is_found_in_the_grid(self, here):
+        """Each value passes beside the others' first ones."""
+        overrides = ["verify.merge_dtype=float32,float16", "~verify.tolerances.float16"]
+        with pytest.raises(UsageError, match=r"verify\.tolerances must have an entry for float16"):
+            here.sweep(*overrides)
+
+    def test_what_the_look_finds_ends_it_with_each_problem_once(self, here):
+        seen = SimpleNamespace(problems=("no such model", "no such module"))
+        with pytest.raises(UsageError) as caught:
+            here.sweep("lora.r=4,8", "data=docstrings,number_words", seen=seen)
+        assert caught.value.problems == ["no such model", "no such module"]
+        assert not here.study.database.exists()
+        assert not Path("runs").exists()
+
+    def test_a_launcher_without_an_engine_is_refused(self, composer):
+        nothing: Any = None
+        with pytest.raises(UsageError, match=r"hydra/launcher must be local .* but is object\."):
+            sweep.run(
+                [],
+                hydra_context=nothing,
+                task_function=nothing,
+                config=nothing,
+                launcher=object(),
+                n_trials=None,
+                objectives={},
+            )
+
+
+class TestTracking:
+    def test_a_parent_and_a_child_for_each_trial(self, here, capsys):
+        here.sweep("lora.r=4,8")
+        parent, *children = here.tracker.runs.values()
+        assert (parent.name, parent.parent, parent.status) == ("s", None, Status.COMPLETE)
+        assert parent.tags["lowrung.kind"] == "sweep"
+        assert [child.name for child in children] == ["lora.r=4", "lora.r=8"]
+        for number, child in enumerate(children):
+            assert child.parent == "run0"
+            assert child.status is Status.COMPLETE
+            assert child.params["lora.r"] == str((4, 8)[number])
+            assert child.params.keys() == {"lora.r", "model", "data", "seed", "train.learning_rate"}
+            assert (child.tags["lowrung.trial"], child.tags["lowrung.study"]) == (str(number), "s")
+            assert child.tags["lowrung.signature"] == here.study.job(number).run.resolve().name
+            assert child.metrics["eval/loss"] == pytest.approx((2.522878745, 1.522878745)[number])
+            assert {"config.yaml", "environment.json", "outcome.json"} <= child.artifacts.keys()
+        assert "http://127.0.0.1:5000/#/compare-runs?runs=run1,run2" in capsys.readouterr().out
+
+    def test_the_parent_shows_the_best_so_far(self, here):
+        here.sweep("lora.r=4,8,2")
+        parent = here.tracker.runs["run0"]
+        losses = parent.history["eval/loss"]
+        assert [round(losses[step] - losses[2]) for step in (1, 2, 3)] == [1, 0, 0]
+        assert parent.tags["lowrung.best_trial"] == "1"
+        assert "leaderboard.json" in parent.artifacts
+
+    def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=2,8", act=fails_at(8))
+        assert here.tracker.runs["run0"].status is Status.FAILED
+        here.sweep("lora.r=2,8")
+        parent = here.tracker.runs["run0"]
+        assert parent.status is Status.COMPLETE
+        assert parent.metrics["eval/loss"] == here.tracker.runs["run3"].metrics["eval/loss"]
+        assert [run.parent for run in here.tracker.runs.values()] == [None, "run0", "run0", "run0"]
+
+    def test_an_interrupted_trial_keeps_its_run(self, here):
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=2,4", act=interrupts_at(4))
+        assert here.tracker.runs["run0"].status is Status.CANCELLED
+        assert here.tracker.runs["run2"].status is None
+        here.sweep("lora.r=2,4")
+        assert len(here.tracker.runs) == 3
+        assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
+
+    def test_a_reused_result_has_its_history_in_the_new_study(self, here):
+        here.sweep("lora.r=4", "study=first")
+        here.sweep("lora.r=4", "study=second")
+        second = here.tracker.runs["run3"]
+        assert second.tags["lowrung.study"] == "second"
+        assert second.history["train/loss"] == {1: 2.5}
+        assert second.metrics["eval/loss"] == here.tracker.runs["run1"].metrics["eval/loss"]
+
+    def test_a_failed_trial_says_why(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=4", act=fails_at(4))
+        child = here.tracker.runs["run1"]
+        assert child.status is Status.FAILED
+        assert child.tags["lowrung.cause"].startswith("RuntimeError: no luck at rank 4")
+
+    def test_a_tracker_that_was_emptied_is_filled_anew(self, here):
+        here.sweep("lora.r=4,8", "hydra.sweeper.n_trials=1")
+        here.tracker.runs.clear()
+        here.sweep("lora.r=4,8")
+        assert [run.name for run in here.tracker.runs.values()][1:] == ["lora.r=8"]
+
+
+def test_every_trial_is_told_exactly_once(here, monkeypatch):
+    from lowrung.search.study import Study
+
+    told: Counter[int] = Counter()
+    tell = Study.tell
+
+    def counted(self, trial, outcome):
+        told[trial.number] += 1
+        tell(self, trial, outcome)
+
+    monkeypatch.setattr(Study, "tell", counted)
+    ends = {
+        2: trains,
+        3: lambda config: Outcome(Status.DIVERGED, cause="x"),
+        4: lambda config: Outcome(Status.OOM, cause="x"),
+        5: fails_at(5),
+        6: lambda config: None,
+        7: interrupts_at(7),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        here.sweep("lora.r=2,3,4,5,6,7", act=lambda config: ends[config.lora.r](config))
+    assert told == Counter(range(5))
+    here.sweep("lora.r=2,3,4,5,6,7")
+    assert told == Counter(range(len(here.trials())))
+    assert all(trial.state.is_finished() for trial in here.trials())
+    assert len(here.trials()) == 9  # oom, failed and the one without an outcome came again
+
+
+def test_the_played_engine_is_an_engine(tmp_path):
+    engine: Engine = stage.PlayedEngine(slots=2)
+    for key in ("a", "b"):
+        engine.submit(Job(key, tmp_path / key, partial(str.upper, key)))
+    ended = [event for _ in range(2) for event in engine.wait()]
+    assert ended == [Ended("a", How.RETURNED, "A"), Ended("b", How.RETURNED, "B")]
+    assert engine.wait() == []
+    engine.close()
