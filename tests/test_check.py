@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra.errors import HydraException
 
-from lowrung import check
+from lowrung import check, commandline
 from lowrung.schema import Config
 from tests import composing
 from tests.composing import Composer, changed
@@ -176,7 +176,7 @@ class TestObjectives:
 @pytest.fixture
 def problems(composer) -> Any:
     def problems_of(*overrides: str) -> list[str]:
-        return check.problems(overrides, composer.compose, composer.parser)
+        return commandline.problems(overrides, composer.compose, composer.parser)
 
     return problems_of
 
@@ -264,7 +264,7 @@ class TestOverrides:
             asked.append(config.lora.r)
             return ["the same"]
 
-        assert check.problems(overrides, composer.compose, composer.parser, hold) == ["the same"]
+        assert commandline.problems(overrides, composer.compose, composer.parser, hold) == ["the same"]
         assert asked == [4, 8]
 
 
@@ -272,32 +272,32 @@ class TestExplain:
     """What a command ends with when Hydra itself refuses it."""
 
     def test_only_hydras_errors_are_explained(self):
-        assert check.explain(OSError("x"), ["lora.r=abc"]) is None
-        assert check.explain(ValueError("not Hydra's"), ["lora.r=4"]) is None
+        assert commandline.explain(OSError("x"), ["lora.r=abc"]) is None
+        assert commandline.explain(ValueError("not Hydra's"), ["lora.r=4"]) is None
 
     def test_all_problems_rather_than_hydras_first(self):
         error = HydraException("Hydra names one")
-        assert check.explain(error, ["lora.r=abc", "lora.rank=3", "--cfg", "job"]) == [
+        assert commandline.explain(error, ["lora.r=abc", "lora.rank=3", "--cfg", "job"]) == [
             "lora.r must be a whole number, but is 'abc'.",
             "lora.rank is not a setting. Did you mean lora.r?",
         ]
 
     def test_several_values_need_the_flag(self):
-        found = check.explain(HydraException("sweep"), ["lora.r=2,4", "lora=default"])
+        found = commandline.explain(HydraException("sweep"), ["lora.r=2,4", "lora=default"])
         assert found == [
             "`lora.r=2,4` has several values. Add -m to run a trial for each, or brackets to mean one list."
         ]
 
     @pytest.mark.parametrize("asking", ["-m", "sweeps=rank_ladder"])
     def test_a_sweep_may_have_several_values(self, asking):
-        found = check.explain(HydraException("other"), [asking, "lora.r=2,4", "lora.rank=3"])
+        found = commandline.explain(HydraException("other"), [asking, "lora.r=2,4", "lora.rank=3"])
         assert found == ["lora.rank is not a setting. Did you mean lora.r?"]
 
     def test_overrides_that_fit_alone_but_not_together_give_hydras_words(self, composer):
         arguments = ["~seed", "seed=4"]
         with pytest.raises(HydraException) as caught:
             composer.compose(arguments)
-        assert check.explain(caught.value, arguments) == ["Could not override 'seed'."]
+        assert commandline.explain(caught.value, arguments) == ["Could not override 'seed'."]
 
 
 def test_the_spellings_name_settings(config):

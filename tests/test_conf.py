@@ -8,7 +8,7 @@ import pytest
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
-from lowrung import check
+from lowrung import check, commandline
 from lowrung.engine import hydra_job
 from lowrung.layout import ROOT
 from lowrung.search import space as spaces
@@ -72,7 +72,7 @@ def test_every_preset_is_a_sweep_that_passes(composer, name):
     def compose(values):
         return loader.load_sweep_config(master, [f"sweeps={name}", *values])
 
-    assert check.problems(overrides, compose, composer.parser) == []
+    assert commandline.problems(overrides, compose, composer.parser) == []
     parsed = composer.parser.parse_overrides(overrides)
     assert spaces.problems(parsed, sweeper.n_trials) == []
     assert spaces.parse(overrides, composer.parser).keys

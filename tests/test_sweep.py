@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lowrung import app, atomic, sweep
@@ -31,13 +32,20 @@ def composer() -> Iterator[Composer]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "study.db"
+    RDBStorage(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def here(composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """A stage in a folder with a space."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    made = Stage(composer)
+    made = Stage(composer, empty_database)
     monkeypatch.setattr(app, "make_tracker", lambda config: made.tracker)
     return made
 
@@ -81,7 +89,7 @@ class TestGrid:
         for number, rank in enumerate((4, 8)):
             job = here.study.job(number)
             overrides = (job.path / ".hydra" / "overrides.yaml").read_text().splitlines()
-            assert overrides == ["- study=s", "- study=s", f"- lora.r={rank}"]
+            assert overrides == ["- study=s", f"- lora.r={rank}"]
             assert (job.path / ".hydra" / "hydra.yaml").is_file()
             run = job.run.resolve()
             assert run.parent == Path("runs").absolute()
@@ -110,8 +118,8 @@ class TestGrid:
         assert len(here.sweep("lora.r=4")) == 1
 
     def test_n_trials_caps_it_and_a_larger_number_goes_on(self, here):
-        assert ranks(here.sweep("lora.r=2,4,8,16", "hydra.sweeper.n_trials=2")) == [2, 4]
-        assert ranks(here.sweep("lora.r=2,4,8,16", "hydra.sweeper.n_trials=3")) == [8]
+        assert ranks(here.sweep("lora.r=2,4,8,16", n_trials=2)) == [2, 4]
+        assert ranks(here.sweep("lora.r=2,4,8,16", n_trials=3)) == [8]
         assert ranks(here.sweep("lora.r=2,4,8,16")) == [16]
         assert len(here.trials()) == 4
 
@@ -119,32 +127,32 @@ class TestGrid:
         assert sorted(ranks(here.sweep("lora.r=2,4,8", slots=2))) == [2, 4, 8]
         assert here.engine.most_at_once == 2
 
-    def test_a_preset_runs_and_the_command_line_changes_it(self, here):
-        assert ranks(here.sweep("sweeps=rank_ladder", "hydra.sweeper.n_trials=2")) == [2, 4]
-        assert ranks(here.sweep("sweeps=rank_ladder", "lora.r=32,64", "study=short")) == [32, 64]
+    def test_the_command_line_changes_a_preset(self, here):
+        assert ranks(here.sweep("sweeps=rank_ladder", "lora.r=4,64")) == [4, 64]
 
 
 class TestSearch:
     def test_an_interval_is_drawn_within_its_ends(self, here):
-        ran = here.sweep(RATE, "hydra.sweeper.n_trials=4")
+        ran = here.sweep(RATE, n_trials=4)
         rates = [config.train.learning_rate for config in ran]
         assert len(set(rates)) == 4
         assert all(1e-5 <= rate <= 1e-1 for rate in rates)
         assert rates == [trial.params["train.learning_rate"] for trial in here.trials()]
 
     def test_the_grids_points_take_turns(self, here):
-        ran = here.sweep("lora.r=2,4,8", RATE, "hydra.sweeper.n_trials=5", slots=2)
+        ran = here.sweep("lora.r=2,4,8", RATE, n_trials=5, slots=2)
         assert Counter(ranks(ran)) == {2: 2, 4: 2, 8: 1}
         assert len({config.train.learning_rate for config in ran}) == 5
 
-    def test_a_search_in_parts_is_the_search_in_one(self, here):
-        overrides = ("lora.r=2,4", RATE, "study=parts")
-        parts = [rate for n in (1, 3) for rate in here.sweep(*overrides, f"hydra.sweeper.n_trials={n}")]
-        whole = here.sweep("lora.r=2,4", RATE, "study=whole", "store=elsewhere", "hydra.sweeper.n_trials=3")
+    def test_a_search_in_parts_is_the_search_in_one(self, here, tmp_path, monkeypatch):
+        parts = [config for n in (1, 3) for config in here.sweep("lora.r=2,4", RATE, n_trials=n)]
+        monkeypatch.chdir(tmp_path)
+        whole = here.sweep("lora.r=2,4", RATE, n_trials=3)
+        assert len(whole) == 3
         assert [c.train.learning_rate for c in parts] == [c.train.learning_rate for c in whole]
 
     def test_the_same_draw_is_trained_once(self, here, capsys):
-        ran = here.sweep("lora.r=int(interval(4,5))", "hydra.sweeper.n_trials=6", slots=3)
+        ran = here.sweep("lora.r=int(interval(4,5))", n_trials=6, slots=3)
         assert sorted(ranks(ran)) == [4, 5]
         states = [trial.state for trial in here.trials()]
         assert states == [TrialState.COMPLETE] * 6
@@ -152,7 +160,7 @@ class TestSearch:
 
     def test_whatever_fails_fails_its_twins_too(self, here):
         with pytest.raises(RunFailed, match="2 of 2 trials failed"):
-            here.sweep("lora.r=int(interval(4,5))", "hydra.sweeper.n_trials=2", "seed=1", slots=2, act=fails_at(4, 5))
+            here.sweep("lora.r=int(interval(4,5))", "seed=1", n_trials=2, slots=2, act=fails_at(4, 5))
         assert [trial.state for trial in here.trials()] == [TrialState.FAIL] * 2
 
 
@@ -185,7 +193,7 @@ class TestFailure:
         here.sweep("lora.r=4", act=act)
         assert here.trials()[0].state is TrialState.COMPLETE
 
-    @pytest.mark.parametrize("status", [Status.FAILED, Status.OOM, Status.CANCELLED])
+    @pytest.mark.parametrize("status", [Status.OOM, Status.CANCELLED])
     def test_what_was_not_a_result_runs_again(self, here, status):
         with pytest.raises(RunFailed):
             here.sweep("lora.r=4", act=lambda config: Outcome(status, cause="so"))
@@ -220,25 +228,29 @@ class TestReuse:
         assert "reused" not in first
         assert len(here.trials()) == 2
 
-    @pytest.mark.parametrize("override", ["track=none", "track.experiment=other", "hydra.sweeper.n_trials=2"])
-    def test_what_does_not_change_the_runs_does_not_change_the_study(self, here, override):
-        here.sweep("lora.r=4,8")
-        assert here.sweep("lora.r=8,4", override) == []
-        assert len(here.trials()) == 2
+    def test_what_does_not_change_the_runs_does_not_change_the_study(self, here):
+        here.sweep("lora.r=4,8", "study=null")
+        assert here.sweep("lora.r=8,4", "study=null", "track=none", "store=./runs", n_trials=2) == []
+        (study,) = Path("multirun").glob("docstrings-*")
+        assert len(here.trials(StudyFolder(study))) == 2
+
+    def test_what_changes_the_runs_makes_another_study(self, here):
+        for overrides in (["lora.r=4"], ["lora.r=4,8"], ["lora.r=4", "seed=1"]):
+            here.sweep(*overrides, "study=null")
+        assert len(list(Path("multirun").glob("docstrings-*"))) == 3
 
     def test_results_are_shared_by_studies(self, here, capsys):
-        here.sweep("lora.r=4,8", "study=first")
-        assert ranks(here.sweep("lora.r=4,8,16", "study=second")) == [16]
-        assert capsys.readouterr().out.count("): reused, eval loss") == 2
+        here.sweep("lora.r=4,8")
+        assert ranks(here.sweep("lora.r=8,16", "study=second")) == [16]
+        assert capsys.readouterr().out.count("): reused, eval loss") == 1
         trials = here.trials(StudyFolder(Path("multirun/second")))
-        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
-        runs = [Path(f"multirun/{study}/1/run").resolve() for study in ("first", "second")]
-        assert runs[0] == runs[1]
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+        assert Path("multirun/second/0/run").resolve() == Path("multirun/s/1/run").resolve()
 
     def test_a_diverged_result_is_shared_too(self, here):
         diverges = Outcome(Status.DIVERGED, cause="too fast")
-        here.sweep("lora.r=4", "study=first", act=lambda config: diverges)
-        assert here.sweep("lora.r=4,8", "study=second")[0].lora.r == 8
+        here.sweep("lora.r=8", act=lambda config: diverges)
+        assert ranks(here.sweep("lora.r=8,16", "study=second")) == [16]
 
     def test_a_changed_model_is_trained_anew(self, here):
         here.sweep("lora.r=4,8")
@@ -252,7 +264,7 @@ class TestReuse:
         assert ranks(here.sweep("lora.r=4,8")) == [8]
 
     def test_a_named_study_refuses_another_space(self, here):
-        here.sweep("lora.r=4", "study='it''s, mine'".replace("''", r"\'"))
+        here.sweep("lora.r=4", r"study='it\'s, mine'")
         with pytest.raises(UsageError, match=r"\"it's, mine\" was made for another search space"):
             here.sweep("train.max_steps=1,2", r"study='it\'s, mine'")
 
@@ -270,11 +282,10 @@ class TestInterruption:
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
 
     def test_with_a_search_the_drawn_values_stay(self, here):
-        overrides = ("lora.r=2,4", RATE, "hydra.sweeper.n_trials=3")
         with pytest.raises(KeyboardInterrupt):
-            here.sweep(*overrides, act=interrupts_at(4))
+            here.sweep("lora.r=2,4", RATE, n_trials=3, act=interrupts_at(4))
         drawn = here.trials()[1].params
-        ran = here.sweep(*overrides)
+        ran = here.sweep("lora.r=2,4", RATE, n_trials=3)
         assert ran[0].train.learning_rate == drawn["train.learning_rate"]
         assert [trial.params for trial in here.trials()][1] == drawn
         assert len(here.trials()) == 3
@@ -317,12 +328,12 @@ class TestOneCoordinator:
             pass
 
     def test_a_run_in_which_another_process_works_is_left_alone(self, here):
-        here.sweep("lora.r=4", "study=first")
+        here.sweep("lora.r=8")
         (run,) = Path("runs").iterdir()
         (run / "outcome.json").unlink()
         (run / "adapter").mkdir()
         with atomic.lock(run / ".lock"), pytest.raises(StoreError, match=f"works in .*{run.name}"):
-            here.sweep("lora.r=4", "study=second")
+            here.sweep("lora.r=8", "study=second")
         assert (run / "adapter").is_dir()
 
 
@@ -338,14 +349,12 @@ class TestUsage:
             (["lora.r=4,8", "hydra.sweeper.objectives={eval/exact_match:maximize}"], 1),
         ],
     )
-    def test_everything_is_said_at_once_and_nothing_made(self, composer, monkeypatch, tmp_path, overrides, count):
-        monkeypatch.chdir(tmp_path)
-        here = Stage(composer)
+    def test_everything_is_said_at_once_and_nothing_made(self, here, overrides, count):
         with pytest.raises(UsageError) as caught:
             here.sweep(*overrides)
         assert len(caught.value.problems) == count
         assert "hunter2" not in str(caught.value)
-        assert list(tmp_path.iterdir()) == []
+        assert list(Path().iterdir()) == []
 
     def test_a_rule_that_only_pairs_break_is_found_in_the_grid(self, here):
         """Each value passes beside the others' first ones."""
@@ -358,8 +367,8 @@ class TestUsage:
         with pytest.raises(UsageError) as caught:
             here.sweep("lora.r=4,8", "data=docstrings,number_words", seen=seen)
         assert caught.value.problems == ["no such model", "no such module"]
-        assert not here.study.database.exists()
         assert not Path("runs").exists()
+        assert not here.tracker.runs
 
     def test_a_launcher_without_an_engine_is_refused(self, composer):
         nothing: Any = None
@@ -421,8 +430,8 @@ class TestTracking:
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
     def test_a_reused_result_has_its_history_in_the_new_study(self, here):
-        here.sweep("lora.r=4", "study=first")
-        here.sweep("lora.r=4", "study=second")
+        here.sweep("lora.r=8")
+        here.sweep("lora.r=8", "study=second")
         second = here.tracker.runs["run3"]
         assert second.tags["lowrung.study"] == "second"
         assert second.history["train/loss"] == {1: 2.5}
@@ -436,7 +445,7 @@ class TestTracking:
         assert child.tags["lowrung.cause"].startswith("RuntimeError: no luck at rank 4")
 
     def test_a_tracker_that_was_emptied_is_filled_anew(self, here):
-        here.sweep("lora.r=4,8", "hydra.sweeper.n_trials=1")
+        here.sweep("lora.r=4,8", n_trials=1)
         here.tracker.runs.clear()
         here.sweep("lora.r=4,8")
         assert [run.name for run in here.tracker.runs.values()][1:] == ["lora.r=8"]
@@ -455,16 +464,16 @@ def test_every_trial_is_told_exactly_once(here, monkeypatch):
     monkeypatch.setattr(Study, "tell", counted)
     ends = {
         2: trains,
-        3: lambda config: Outcome(Status.DIVERGED, cause="x"),
-        4: lambda config: Outcome(Status.OOM, cause="x"),
-        5: fails_at(5),
-        6: lambda config: None,
-        7: interrupts_at(7),
+        4: lambda config: Outcome(Status.DIVERGED, cause="x"),
+        8: lambda config: Outcome(Status.OOM, cause="x"),
+        16: fails_at(16),
+        5: lambda config: None,
+        64: interrupts_at(64),
     }
     with pytest.raises(KeyboardInterrupt):
-        here.sweep("lora.r=2,3,4,5,6,7", act=lambda config: ends[config.lora.r](config))
+        here.sweep("lora.r=2,4,8,16,5,64", act=lambda config: ends[config.lora.r](config))
     assert told == Counter(range(5))
-    here.sweep("lora.r=2,3,4,5,6,7")
+    here.sweep("lora.r=2,4,8,16,5,64")
     assert told == Counter(range(len(here.trials())))
     assert all(trial.state.is_finished() for trial in here.trials())
     assert len(here.trials()) == 9  # oom, failed and the one without an outcome came again

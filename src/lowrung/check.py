@@ -1,52 +1,18 @@
-"""Is this config possible? Pure: no device, no disk, no network; every problem at once, in the user's spelling.
+"""Is this config possible? The rules: pure, no device, no disk, no network; in the user's spelling.
 
 What needs a look at model and data is checked by `lowrung.finetune.preflight`, before the first run.
 """
 
 import dataclasses
 import difflib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lowrung import schema
 from lowrung.schema import Config, LoraConf, TrainConf, VerifyConf
 
-Compose = Callable[[Sequence[str]], DictConfig]
-"""Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
-
 SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
 """What people type when they mean a setting whose name looks different."""
-
-
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
-"""What Hydra raises for an override that it cannot take; ``lora=4`` is a ValueError."""
-
-_WHOLE = "a whole number"
-
-
-def alternatives(override: Override) -> list[str]:
-    """The single values that an override stands for, each as an override: an interval stands for its ends."""
-    key = override.get_key_element()
-    if override.is_interval_sweep():
-        sweep = interval(override)
-        return [f"{key}={end}" for end in (sweep.start, sweep.end)]
-    if override.is_sweep_override():
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [override.input_line or ""]
-
-
-def interval(override: Override) -> IntervalSweep:
-    """The interval that an override sweeps over; whole ends mean that whole numbers are drawn."""
-    sweep = override.value()
-    assert isinstance(sweep, IntervalSweep)
-    return sweep
 
 
 def rules(config: Config) -> list[str]:
@@ -58,117 +24,6 @@ def rules(config: Config) -> list[str]:
         *_train_rules(config.train),
         *_verify_rules(config.verify),
     ]
-
-
-def problems(
-    overrides: Sequence[str], compose: Compose, parser: OverridesParser, hold: Callable[[Config], list[str]] = rules
-) -> list[str]:
-    """Every problem that these overrides have: each is composed alone, then the good ones are held to the rules.
-
-    Args:
-        overrides: as typed, sweeps included.
-        compose: composes a config from overrides without sweeps.
-        parser: Hydra's; it must know a config loader for ``glob()``.
-        hold: what a config must hold to.
-    """
-    found: list[str] = []
-    axes: list[_Axis] = []
-    for text in overrides:
-        try:
-            override = _parse(text, parser)
-            axes.append(_Axis(override, alternatives(override)))
-        except (HydraException, ValueError) as error:
-            found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
-    try:
-        configs = list(_composed([axis.singles for axis in axes], compose))
-    except COMPOSITION_ERRORS:  # rare, so only now is each composed alone
-        defaults = compose([])
-        for axis in axes:
-            found += axis.take_out_misfits(compose, defaults)
-        configs = list(_composed([axis.singles for axis in axes], compose, is_tolerant=True))
-    for config in configs:
-        found.extend(problem for problem in hold(config) if problem not in found)
-    return found
-
-
-@dataclasses.dataclass
-class _Axis:
-    """An override and the single values that it stands for, each as an override."""
-
-    override: Override
-    singles: list[str]
-
-    def take_out_misfits(self, compose: Compose, defaults: DictConfig) -> list[str]:
-        """Leaves only singles that compose, and says what is wrong with the others."""
-        problems = {single: _composition_problem(single, compose, defaults) for single in self.singles}
-        self.singles = [single for single, problem in problems.items() if problem is None]
-        hint = ""
-        if self.override.is_interval_sweep():
-            sweep = interval(self.override)
-            hint = f" Write int(interval({sweep.start:g},{sweep.end:g})) to search whole numbers."
-        return [problem + (hint if _WHOLE in problem else "") for problem in problems.values() if problem]
-
-
-def parsed(text: str, parser: OverridesParser) -> Override | None:
-    """An override as Hydra reads it, or None where it cannot."""
-    try:
-        return _parse(text, parser)
-    except HydraException:
-        return None
-
-
-def _parse(text: str, parser: OverridesParser) -> Override:
-    override = parser.parse_override(text)
-    override.config_loader = parser.config_loader  # `parse_overrides` does it too: glob() asks it for choices
-    return override
-
-
-def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
-    """All that is wrong with a command line that Hydra refused; None where Hydra is not to blame.
-
-    Args:
-        error: what Hydra raised, which names the first problem alone.
-        arguments: the command line after the program's name.
-    """
-    if not isinstance(error, COMPOSITION_ERRORS):
-        return None
-    from hydra import initialize_config_dir
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
-    from lowrung.layout import ROOT
-
-    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        loader = hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-
-        def compose(values: Sequence[str]) -> DictConfig:
-            return loader.load_configuration("config", list(values), RunMode.RUN)
-
-        parser = OverridesParser.create(config_loader=loader)
-        found = problems(overrides, compose, parser)
-        if not _is_sweep(arguments):
-            found += _sweep_problems(overrides, parser)
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return found or ([_first_line(error)] if is_hydras else None)
-
-
-def _is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether a command asks for a sweep; a preset does so in its file."""
-    return any(text in ("-m", "--multirun") or text.startswith(("sweeps=", "hydra.mode=")) for text in arguments)
-
-
-def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterator[str]:
-    """Sweeps in a command that asks for one run."""
-    for text in overrides:
-        override = parsed(text, parser)
-        if override is not None and override.is_sweep_override():
-            yield f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
 
 
 OBJECTIVES = (
@@ -208,7 +63,7 @@ def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:
     declared = [field.name for field in dataclasses.fields(node)]
     for name in vars(node):
         if name not in declared:
-            yield f"{prefix}{name} is not a setting.{_suggest_key(prefix + name, list(_declared(Config)))}"
+            yield f"{prefix}{name} is not a setting.{suggest_key(prefix + name, list(_declared(Config)))}"
     for name in declared:
         child = getattr(node, name)
         if dataclasses.is_dataclass(child):
@@ -278,77 +133,19 @@ def _above(name: str, value: float, limit: float) -> Iterator[str]:
 
 def _one_of(name: str, value: str, choices: Sequence[str]) -> Iterator[str]:
     if value not in choices:
-        yield f"{name} must be one of {', '.join(choices)}, but is {value!r}.{_did_you_mean(value, choices)}"
+        yield f"{name} must be one of {', '.join(choices)}, but is {value!r}.{did_you_mean(value, choices)}"
 
 
-def _did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
+def did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
+    """What was meant, as the end of a message; empty where nothing comes close."""
     close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     return text.format(close[0]) if close else ""
 
 
-def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: bool = False) -> Iterator[Config]:
-    """One config for each alternative, the other overrides at their first: sums, where the grid has products.
-
-    Where it is tolerant, overrides that fit alone but not together are left out: the caller gives Hydra's message.
-    """
-    axes = [singles for singles in axes if singles]
-    firsts = tuple(singles[0] for singles in axes)
-    choices = [(*firsts[:i], single, *firsts[i + 1 :]) for i, singles in enumerate(axes) for single in singles]
-    for choice in dict.fromkeys([firsts, *choices]):
-        try:
-            config = schema.resolve(compose(choice))
-        except COMPOSITION_ERRORS:
-            if not is_tolerant:
-                raise
-        else:
-            yield config
-
-
-def _composition_problem(override: str, compose: Compose, defaults: DictConfig) -> str | None:
-    try:
-        config = compose([override])
-        key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
-        if "/" not in key:
-            OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
-    except COMPOSITION_ERRORS as error:
-        return _in_our_words(override, error, defaults)
-    return None
-
-
-def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
-    key, _, value = override.lstrip("+~").partition("=")
-    text = f"{error}\n{error.__cause__ or ''}"
-    available = re.search(r"Available options in '(.*?)':\n((?:\t.*\n?)+)", text)
-    if available:
-        options = available.group(2).split()
-        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{_did_you_mean(value, options)}"
-    is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
-    is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
-    if is_refused and not is_known:
-        return f"{key} is not a setting.{_suggest_key(key, list(_leaves(defaults)))}"
-    kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
-    if kind:
-        names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
-        wanted = kind.group(1) or kind.group(2)
-        return f"{key} must be {names.get(wanted, wanted)}, but is {value!r}."
-    return f"`{override}` is refused: {_first_line(error)}"
-
-
-def _suggest_key(key: str, keys: Sequence[str]) -> str:
+def suggest_key(key: str, keys: Sequence[str]) -> str:
+    """The setting that was meant, as the end of a message; else where all of them are listed."""
     last = key.rsplit(".", 1)[-1]
     same_name = [known for known in keys if known.rsplit(".", 1)[-1] == last]
     if last in SPELLINGS or same_name:
         return f" Did you mean {SPELLINGS.get(last) or same_name[0]}?"
-    return _did_you_mean(key, keys) or " `python src/train.py --help` lists all settings."
-
-
-def _leaves(config: DictConfig) -> Iterator[str]:
-    """Dotted names of all settings: ours, and the sweeper's and the launcher's."""
-    for group in ("model", "data", "lora", "train", "verify", "track", "hydra.sweeper", "hydra.launcher"):
-        node = OmegaConf.select(config, group)
-        yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
-    yield from ("seed", "study", "store")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or str(error.__cause__) or type(error).__name__).strip().splitlines()[0]
+    return did_you_mean(key, keys) or " `python src/train.py --help` lists all settings."

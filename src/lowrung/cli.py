@@ -77,9 +77,9 @@ def _problems(error: Exception) -> list[str] | None:
         return error.problems
     if isinstance(error, LowrungError):
         return [str(error)]
-    from lowrung import check
+    from lowrung import commandline
 
-    return check.explain(error, sys.argv[1:])
+    return commandline.explain(error, sys.argv[1:])
 
 
 def _message(problems: list[str]) -> str:

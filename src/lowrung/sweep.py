@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung import app, atomic, check, layout, schema
+from lowrung import app, atomic, check, commandline, layout, schema
 from lowrung.app import Assignment, RunFailed
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
@@ -104,9 +104,9 @@ class Composer:
             UsageError: with every problem that any single value of it has.
         """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        readable = [override for text in overrides if (override := check.parsed(text, parser))]
+        readable = [override for text in overrides if (override := commandline.parsed(text, parser))]
         problems = [
-            *check.problems(overrides, self.compose, parser, _rules),
+            *commandline.problems(overrides, self.compose, parser, _rules),
             *spaces.problems(readable, n_trials),
             *check.objective_problems(objectives),
         ]
@@ -212,7 +212,8 @@ class Plan:
         if problems:
             raise UsageError(list(problems))
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
-        space = dataclasses.replace(space, fixed=(*space.fixed, f"study={_quoted(name)}"))
+        fixed = (text for text in space.fixed if not text.startswith("study="))
+        space = dataclasses.replace(space, fixed=(*fixed, f"study={_quoted(name)}"))
         return cls(name, folder, space, points, total, objectives, config, preflights)
 
     def preflight(self, config: Config) -> "Preflight":

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lowrung import check
+from lowrung import commandline
 
 Value = str | int | float | bool | None
 Params = dict[str, Value]
@@ -124,7 +124,7 @@ def _choice(override: Override) -> Choice:
 
 
 def _interval(override: Override) -> Interval:
-    sweep = check.interval(override)
+    sweep = commandline.interval(override)
     low, high = sweep.start, sweep.end
     assert low is not None  # `problems` has looked
     assert high is not None
@@ -151,7 +151,7 @@ def problems(overrides: Sequence[Override], n_trials: int | None) -> list[str]:
     if n_trials is not None and n_trials < 1:
         found.append(f"hydra.sweeper.n_trials must be at least 1, but is {n_trials}.")
     for override in intervals:
-        found += _interval_problems(override.get_key_element(), check.interval(override))
+        found += _interval_problems(override.get_key_element(), commandline.interval(override))
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
     return found + [f"{key} {UNSEARCHED[key]}" for key in dict.fromkeys(swept) if key in UNSEARCHED]
 
