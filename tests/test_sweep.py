@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from lowrung import app, atomic, sweep
+from lowrung import app, atomic, recording, sweep
 from lowrung.app import RunFailed
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.errors import StoreError, UsageError
@@ -46,7 +46,7 @@ def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: 
     folder.mkdir()
     monkeypatch.chdir(folder)
     made = Stage(composer, empty_database)
-    monkeypatch.setattr(app, "make_tracker", lambda config: made.tracker)
+    monkeypatch.setattr(recording, "make_tracker", lambda config: made.tracker)
     return made
 
 

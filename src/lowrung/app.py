@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import atomic, check, layout, provenance, schema
+from lowrung import atomic, check, layout, provenance, recording, schema
 from lowrung.engine import mailbox
 from lowrung.engine.child import usable_cores
 from lowrung.errors import LowrungError, UsageError
@@ -19,16 +19,13 @@ from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.report.progress import Progress
 from lowrung.schema import Config
-from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackError, check_uri, store_uri
+from lowrung.track.base import Point
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch import dtype as torch_dtype
 
     from lowrung.finetune.preflight import Preflight
-
-FLUSH_SECONDS = 1.0
-"""How often a run's history goes to the tracker: one call takes 20 ms, as long as a step of a small model."""
 
 
 class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
@@ -78,15 +75,15 @@ def run(composed: DictConfig) -> str:
     if not job.assignment.exists():
         return _run_single(config, job)
     assignment = Assignment.read(job.assignment)
-    tracker = open_tracker(assignment.tracking, assignment.experiment)
-    history = _History(tracker, assignment.run)
+    tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
+    history = recording.History(tracker, assignment.run)
     outcome = execute(config, RunFolder(Path(assignment.folder)), threads=assignment.threads, on_point=history.add)
     history.flush()
     return outcome.status
 
 
 def _run_single(config: Config, job: JobFolder) -> str:
-    problems = check.rules(config) + tracking_problems(config)
+    problems = check.rules(config) + recording.tracking_problems(config)
     if problems:
         raise UsageError(problems)
     threads = usable_cores()
@@ -109,9 +106,9 @@ def _run_single(config: Config, job: JobFolder) -> str:
 
 
 def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
-    tracker = make_tracker(config)
-    run_id = tracker.start_run(f"r={config.lora.r}", params=key_params(config), tags={"lowrung.kind": "run"})
-    history = _History(tracker, run_id)
+    tracker = recording.make_tracker(config)
+    run_id = tracker.start_run(f"r={config.lora.r}", params=recording.key_params(config), tags={"lowrung.kind": "run"})
+    history = recording.History(tracker, run_id)
     prepare_folder(folder, config, preflight, threads)
     with atomic.lock(folder.lock), Progress() as progress:
         progress.start("run", "training", config.train.max_steps)
@@ -123,7 +120,7 @@ def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", thr
         outcome = execute(config, folder, threads=threads, on_point=on_point)
         progress.end("run", "training", str(outcome.status))
     history.flush()
-    record(tracker, run_id, folder, outcome, preflight)
+    recording.finish(tracker, run_id, folder, outcome, preflight.splits)
     return outcome
 
 
@@ -189,93 +186,6 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
         atomic.write_json(folder.environment, environment)
-
-
-def tracking_problems(config: Config) -> list[str]:
-    """What is wrong with where the runs would be tracked."""
-    return check_uri(config.track.uri) if config.track.kind == "mlflow" and config.track.uri else []
-
-
-def tracking_uri(config: Config) -> str | None:
-    """The tracker's absolute address, or None where nothing is tracked."""
-    return store_uri(config.track.uri, Path.cwd()) if config.track.kind == "mlflow" else None
-
-
-def make_tracker(config: Config) -> Tracker:
-    """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race."""
-    uri = tracking_uri(config)
-    if uri is not None:
-        from lowrung.track import mlflow
-
-        mlflow.create_store(uri, config.track.experiment, Path.cwd() / "mlruns")
-    return open_tracker(uri, config.track.experiment)
-
-
-def open_tracker(uri: str | None, experiment: str) -> Tracker:
-    """Opens a tracker whose store exists."""
-    if uri is None:
-        return NullTracker()
-    from lowrung.track.mlflow import MlflowTracker
-
-    return MlflowTracker(uri, experiment)
-
-
-def key_params(config: Config) -> dict[str, str]:
-    """The few parameters that a run is told apart by where nothing was swept."""
-    return {
-        "model": config.model.path.removeprefix("embedded:"),
-        "data": config.data.name,
-        "lora.r": str(config.lora.r),
-        "train.learning_rate": f"{config.train.learning_rate:g}",
-        "seed": str(config.seed),
-    }
-
-
-def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, preflight: "Preflight") -> None:
-    """Tracks how a run ended: its last numbers, its data, its files. A tracker that is away is no reason to fail."""
-    steps = [report["step"] for report in mailbox.Reader(folder.path).read()]
-    try:
-        tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
-        tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in preflight.splits])
-        for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
-            if path.exists():
-                tracker.log_artifact(run_id, path)
-        tags = {
-            "lowrung.signature": folder.path.name,
-            "lowrung.results": str(folder.path),
-            "mlflow.source.git.commit": provenance.git_commit(),
-        }
-        tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
-        tracker.end_run(run_id, outcome.status)
-    except TrackError as error:
-        print(f"warning: {error}")
-
-
-def replay(tracker: Tracker, run_id: str, folder: RunFolder) -> None:
-    """Tracks the history of a run that was trained before."""
-    tracker.log(run_id, [Point(**report) for report in mailbox.Reader(folder.path).read()])
-
-
-class _History:
-    """A run's history on its way to the tracker, in batches."""
-
-    def __init__(self, tracker: Tracker, run_id: str) -> None:
-        self._tracker, self._run = tracker, run_id
-        self._points: list[Point] = []
-        self._flushed = time.monotonic()
-
-    def add(self, point: Point) -> None:
-        self._points.append(point)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        points, self._points = self._points, []
-        self._flushed = time.monotonic()
-        try:
-            self._tracker.log(self._run, points)
-        except TrackError as error:
-            print(f"warning: {error}")
 
 
 # -- the run itself ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung import app, atomic, check, commandline, layout, schema
+from lowrung import app, atomic, check, commandline, layout, recording, schema
 from lowrung.app import Assignment, RunFailed
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
@@ -149,7 +149,7 @@ class Composer:
 
 
 def _rules(config: Config) -> list[str]:
-    return check.rules(config) + app.tracking_problems(config)
+    return check.rules(config) + recording.tracking_problems(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +311,7 @@ class Sweep:
             objectives=plan.objectives,
             seed=plan.config.seed,
         )
-        self._tracker: Tracker = app.make_tracker(plan.config)
+        self._tracker: Tracker = recording.make_tracker(plan.config)
         self._trying: dict[str, Trying] = {}
         self._twins: list[Trying] = []
         self._rows: dict[int, leaderboard.Row] = {}
@@ -401,14 +401,14 @@ class Sweep:
         layout.point_to(job.run, folder.path)
         outcome = app.kept(folder)
         if outcome is not None:
-            app.replay(self._tracker, trying.tracked, folder)
+            recording.replay(self._tracker, trying.tracked, folder)
             self._finish(trying, outcome, is_reused=True)
             return
         if any(other.folder == folder for other in self._trying.values()):
             self._twins.append(trying)
             return
         app.prepare_folder(folder, config, plan.preflight(config), self._engine.threads)
-        uri = app.tracking_uri(config)
+        uri = recording.tracking_uri(config)
         assignment = Assignment(str(folder.path), self._engine.threads, uri, config.track.experiment, trying.tracked)
         assignment.write(job.assignment)
         task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
@@ -426,7 +426,7 @@ class Sweep:
         tracked = self._tracker.start_run(
             _name(point) or f"trial {trial.number}",
             parent=self._parent,
-            params={**point, **app.key_params(config)},
+            params={**point, **recording.key_params(config)},
             tags={"lowrung.kind": "trial", "lowrung.trial": str(trial.number), "lowrung.study": self._plan.study},
         )
         trial.set_user_attr("tracked", tracked)
@@ -450,7 +450,9 @@ class Sweep:
     def _finish(self, trying: Trying, outcome: Outcome, *, is_reused: bool = False) -> None:
         """Ends a trial everywhere: in the study, in the tracker, on the screen."""
         self._study.tell(trying.trial, outcome)
-        app.record(self._tracker, trying.tracked, trying.folder, outcome, self._plan.preflight(trying.config))
+        recording.finish(
+            self._tracker, trying.tracked, trying.folder, outcome, self._plan.preflight(trying.config).splits
+        )
         self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
         self._log_best()
         self._progress.end(trying.key, trying.title, _ending(outcome, is_reused))

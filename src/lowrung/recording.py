@@ -1,0 +1,109 @@
+"""What is tracked of a run: its history while it runs, and how it ended."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowrung import provenance
+from lowrung.engine import mailbox
+from lowrung.layout import RunFolder
+from lowrung.outcome import Outcome
+from lowrung.schema import Config
+from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackError, check_uri, store_uri
+
+if TYPE_CHECKING:
+    from lowrung.finetune.data import Split
+
+FLUSH_SECONDS = 1.0
+"""How often a run's history goes to the tracker: one call takes 20 ms, as long as a step of a small model."""
+
+
+def tracking_problems(config: Config) -> list[str]:
+    """What is wrong with where the runs would be tracked."""
+    return check_uri(config.track.uri) if config.track.kind == "mlflow" and config.track.uri else []
+
+
+def tracking_uri(config: Config) -> str | None:
+    """The tracker's absolute address, or None where nothing is tracked."""
+    return store_uri(config.track.uri, Path.cwd()) if config.track.kind == "mlflow" else None
+
+
+def make_tracker(config: Config) -> Tracker:
+    """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race."""
+    uri = tracking_uri(config)
+    if uri is not None:
+        from lowrung.track import mlflow
+
+        mlflow.create_store(uri, config.track.experiment, Path.cwd() / "mlruns")
+    return open_tracker(uri, config.track.experiment)
+
+
+def open_tracker(uri: str | None, experiment: str) -> Tracker:
+    """Opens a tracker whose store exists."""
+    if uri is None:
+        return NullTracker()
+    from lowrung.track.mlflow import MlflowTracker
+
+    return MlflowTracker(uri, experiment)
+
+
+def key_params(config: Config) -> dict[str, str]:
+    """The few parameters that a run is told apart by where nothing was swept."""
+    return {
+        "model": config.model.path.removeprefix("embedded:"),
+        "data": config.data.name,
+        "lora.r": str(config.lora.r),
+        "train.learning_rate": f"{config.train.learning_rate:g}",
+        "seed": str(config.seed),
+    }
+
+
+def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, splits: Sequence["Split"]) -> None:
+    """Tracks how a run ended: its last numbers, its data, its files. A tracker that is away is no reason to fail."""
+    steps = [report["step"] for report in mailbox.Reader(folder.path).read()]
+    try:
+        tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
+        tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in splits])
+        for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
+            if path.exists():
+                tracker.log_artifact(run_id, path)
+        tags = {
+            "lowrung.signature": folder.path.name,
+            "lowrung.results": str(folder.path),
+            "mlflow.source.git.commit": provenance.git_commit(),
+        }
+        tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
+        tracker.end_run(run_id, outcome.status)
+    except TrackError as error:
+        print(f"warning: {error}")
+
+
+def replay(tracker: Tracker, run_id: str, folder: RunFolder) -> None:
+    """Tracks the history of a run that was trained before."""
+    tracker.log(run_id, [Point(**report) for report in mailbox.Reader(folder.path).read()])
+
+
+class History:
+    """A run's history on its way to the tracker, in batches."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self._tracker, self._run = tracker, run_id
+        self._points: list[Point] = []
+        self._flushed = time.monotonic()
+
+    def add(self, point: Point) -> None:
+        """Takes one moment, and passes on what has gathered when a second has gone by."""
+        self._points.append(point)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Passes on what has gathered. A tracker that is away is no reason to stop training."""
+        points, self._points = self._points, []
+        self._flushed = time.monotonic()
+        try:
+            self._tracker.log(self._run, points)
+        except TrackError as error:
+            print(f"warning: {error}")
