@@ -100,7 +100,7 @@ class Trying:
     @property
     def title(self) -> str:
         """What a person knows it by."""
-        return f"trial {self.trial.number}" + (f" ({_name(self.point)})" if self.point else "")
+        return f"trial {self.trial.number}" + (f" ({leaderboard.name(self.point)})" if self.point else "")
 
 
 class Sweep:
@@ -233,7 +233,7 @@ class Sweep:
             return str(known)
         point = self._plan.space.texts(trial.params)
         tracked = self._tracker.start_run(
-            _name(point) or f"trial {trial.number}",
+            leaderboard.name(point) or f"trial {trial.number}",
             parent=self._parent,
             params={**point, **recording.key_params(config)},
             tags={"lowrung.kind": "trial", "lowrung.trial": str(trial.number), "lowrung.study": self._plan.study},
@@ -317,10 +317,6 @@ class Sweep:
         fragment = self._tracker.comparison([child for child in tracked if child])
         if fragment is not None:
             print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
-
-
-def _name(point: Mapping[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in point.items())
 
 
 def _cause(ended: Ended) -> str:

@@ -140,3 +140,18 @@ def test_the_record_holds_it_all_best_first(tmp_path):
         "reused": True,
     }
     assert (failed["status"], failed["cause"]) == ("diverged", "train/loss is not finite")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0.055057632327986945", "0.05506"),
+        ("1.2345678e-05", "1.235e-05"),
+        ("0.0003", "0.0003"),
+        ("16", "16"),
+        ("[q_proj,v_proj]", "[q_proj,v_proj]"),
+    ],
+)
+def test_drawn_numbers_are_shown_with_four_digits(value, text):
+    assert leaderboard.shown(value) == text
+    assert leaderboard.name({"a": value, "b": "1"}) == f"a={text} b=1"

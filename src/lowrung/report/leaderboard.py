@@ -80,7 +80,7 @@ def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> l
     return [
         str(place) if complete else "-",
         str(row.number),
-        *(row.point.get(key, "") for key in keys),
+        *(shown(row.point.get(key, "")) for key in keys),
         trainable,
         loss,
         *(f"{metrics[name]:.4g}" if name in metrics else "" for name in extra),
@@ -88,6 +88,19 @@ def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> l
         f"{seconds:.0f}" if seconds is not None else "",
         note,
     ]
+
+
+def shown(value: str) -> str:
+    """A choice's value for people: a drawn number with four digits, anything else as it is."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value
+
+
+def name(point: Mapping[str, str]) -> str:
+    """A point in one line: ``lora.r=4 train.learning_rate=0.0003``."""
+    return " ".join(f"{key}={shown(value)}" for key, value in point.items())
 
 
 def _gate(metrics: Mapping[str, float]) -> str:
