@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,10 +52,24 @@ def _remember(loader: ConfigLoader) -> None:
 
 
 @contextlib.contextmanager
+def _calm_garbage_collector() -> Iterator[None]:
+    """Composing makes millions of objects: a quarter of the time would go into walking those of all libraries."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
 def composer() -> Iterator[Composer]:
     """A composer, for as long as the block runs."""
     schema.register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+    with _calm_garbage_collector(), initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         _remember(hydra.config_loader)

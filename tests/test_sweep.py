@@ -1,4 +1,7 @@
-"""The coordinator, from the sweep's overrides to its leaderboard; see `tests.stage` for what is played."""
+"""The coordinator, from the sweep's overrides to its leaderboard; see `tests.stage` for what is played.
+
+A sweep takes 0.3 s, most of it Hydra's composing; the cases beside the main ones are marked as slow.
+"""
 
 import json
 from collections import Counter
@@ -9,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna import load_study
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
@@ -98,6 +102,7 @@ class TestGrid:
             assert json.loads((run / "environment.json").read_text())["model_fingerprint"] == "model"
         assert (here.study.path / "multirun.yaml").is_file()
 
+    @pytest.mark.slow
     def test_a_custom_subfolder_is_respected(self, here):
         here.sweep("lora.r=4,8", "hydra.sweep.subdir=job-${hydra.job.num}")
         assert (here.study.path / "job-1" / "run" / "outcome.json").is_file()
@@ -127,11 +132,13 @@ class TestGrid:
         assert sorted(ranks(here.sweep("lora.r=2,4,8", slots=2))) == [2, 4, 8]
         assert here.engine.most_at_once == 2
 
+    @pytest.mark.slow
     def test_the_command_line_changes_a_preset(self, here):
         assert ranks(here.sweep("sweeps=rank_ladder", "lora.r=4,64")) == [4, 64]
 
 
 class TestSearch:
+    @pytest.mark.slow
     def test_an_interval_is_drawn_within_its_ends(self, here):
         ran = here.sweep(RATE, n_trials=4)
         rates = [config.train.learning_rate for config in ran]
@@ -144,6 +151,7 @@ class TestSearch:
         assert Counter(ranks(ran)) == {2: 2, 4: 2, 8: 1}
         assert len({config.train.learning_rate for config in ran}) == 5
 
+    @pytest.mark.slow
     def test_a_search_in_parts_is_the_search_in_one(self, here, tmp_path, monkeypatch):
         parts = [config for n in (1, 3) for config in here.sweep("lora.r=2,4", RATE, n_trials=n)]
         monkeypatch.chdir(tmp_path)
@@ -158,6 +166,7 @@ class TestSearch:
         assert states == [TrialState.COMPLETE] * 6
         assert capsys.readouterr().out.count(": reused, eval loss") == 4
 
+    @pytest.mark.slow
     def test_whatever_fails_fails_its_twins_too(self, here):
         with pytest.raises(RunFailed, match="2 of 2 trials failed"):
             here.sweep("lora.r=int(interval(4,5))", "seed=1", n_trials=2, slots=2, act=fails_at(4, 5))
@@ -193,6 +202,7 @@ class TestFailure:
         here.sweep("lora.r=4", act=act)
         assert here.trials()[0].state is TrialState.COMPLETE
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("status", [Status.OOM, Status.CANCELLED])
     def test_what_was_not_a_result_runs_again(self, here, status):
         with pytest.raises(RunFailed):
@@ -228,12 +238,14 @@ class TestReuse:
         assert "reused" not in first
         assert len(here.trials()) == 2
 
+    @pytest.mark.slow
     def test_what_does_not_change_the_runs_does_not_change_the_study(self, here):
         here.sweep("lora.r=4,8", "study=null")
         assert here.sweep("lora.r=8,4", "study=null", "track=none", "store=./runs", n_trials=2) == []
         (study,) = Path("multirun").glob("docstrings-*")
         assert len(here.trials(StudyFolder(study))) == 2
 
+    @pytest.mark.slow
     def test_what_changes_the_runs_makes_another_study(self, here):
         for overrides in (["lora.r=4"], ["lora.r=4,8"], ["lora.r=4", "seed=1"]):
             here.sweep(*overrides, "study=null")
@@ -246,18 +258,27 @@ class TestReuse:
         trials = here.trials(StudyFolder(Path("multirun/second")))
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
         assert Path("multirun/second/0/run").resolve() == Path("multirun/s/1/run").resolve()
+        for number, rank in enumerate((8, 16)):
+            hydras = Path(f"multirun/second/{number}/.hydra")
+            assert (hydras / "overrides.yaml").read_text() == f"- study=second\n- lora.r={rank}\n"
+            assert f"  r: {rank}\n" in (hydras / "config.yaml").read_text()
+            assert "hydra:\n" in (hydras / "hydra.yaml").read_text()
+            assert "hydra:" not in (hydras / "config.yaml").read_text()
 
+    @pytest.mark.slow
     def test_a_diverged_result_is_shared_too(self, here):
         diverges = Outcome(Status.DIVERGED, cause="too fast")
         here.sweep("lora.r=8", act=lambda config: diverges)
         assert ranks(here.sweep("lora.r=8,16", "study=second")) == [16]
 
+    @pytest.mark.slow
     def test_a_changed_model_is_trained_anew(self, here):
         here.sweep("lora.r=4,8")
         changed = SimpleNamespace(**{**vars(SEEN), "model_fingerprint": "another"})
         assert ranks(here.sweep("lora.r=4,8", seen=changed)) == [4, 8]
         assert len(list(Path("runs").iterdir())) == 4
 
+    @pytest.mark.slow
     def test_a_deleted_result_is_trained_anew(self, here):
         here.sweep("lora.r=4,8")
         (here.study.job(1).run / "outcome.json").unlink()
@@ -281,6 +302,7 @@ class TestInterruption:
         assert [trial.params["lora.r"] for trial in trials] == [2, 4, 8]
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
 
+    @pytest.mark.slow
     def test_with_a_search_the_drawn_values_stay(self, here):
         with pytest.raises(KeyboardInterrupt):
             here.sweep("lora.r=2,4", RATE, n_trials=3, act=interrupts_at(4))
@@ -290,6 +312,7 @@ class TestInterruption:
         assert [trial.params for trial in here.trials()][1] == drawn
         assert len(here.trials()) == 3
 
+    @pytest.mark.slow
     def test_all_that_ran_at_once_are_adopted(self, here):
         with pytest.raises(KeyboardInterrupt):
             here.sweep("lora.r=2,4,8", slots=3, act=interrupts_at(2))
@@ -308,6 +331,13 @@ class TestInterruption:
         assert here.trials()[0].state is TrialState.RUNNING
         assert here.sweep("lora.r=4") == []
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
+
+    def test_a_trial_that_was_never_asked_to_the_end_is_put_aside(self, here):
+        here.sweep("lora.r=4,8", n_trials=1)
+        load_study(study_name="s", storage=f"sqlite:///{here.study.database.absolute()}").ask()  # killed in the middle
+        assert ranks(here.sweep("lora.r=4,8")) == [8]
+        assert [trial.state.name for trial in here.trials()] == ["COMPLETE", "FAIL", "COMPLETE"]
+        assert here.sweep("lora.r=4,8") == []
 
 
 class TestOneCoordinator:
@@ -410,6 +440,7 @@ class TestTracking:
         assert parent.tags["lowrung.best_trial"] == "1"
         assert "leaderboard.json" in parent.artifacts
 
+    @pytest.mark.slow
     def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):
         with pytest.raises(RunFailed):
             here.sweep("lora.r=2,8", act=fails_at(8))
@@ -420,6 +451,7 @@ class TestTracking:
         assert parent.metrics["eval/loss"] == here.tracker.runs["run3"].metrics["eval/loss"]
         assert [run.parent for run in here.tracker.runs.values()] == [None, "run0", "run0", "run0"]
 
+    @pytest.mark.slow
     def test_an_interrupted_trial_keeps_its_run(self, here):
         with pytest.raises(KeyboardInterrupt):
             here.sweep("lora.r=2,4", act=interrupts_at(4))
@@ -429,6 +461,7 @@ class TestTracking:
         assert len(here.tracker.runs) == 3
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
+    @pytest.mark.slow
     def test_a_reused_result_has_its_history_in_the_new_study(self, here):
         here.sweep("lora.r=8")
         here.sweep("lora.r=8", "study=second")
@@ -444,6 +477,7 @@ class TestTracking:
         assert child.status is Status.FAILED
         assert child.tags["lowrung.cause"].startswith("RuntimeError: no luck at rank 4")
 
+    @pytest.mark.slow
     def test_a_tracker_that_was_emptied_is_filled_anew(self, here):
         here.sweep("lora.r=4,8", n_trials=1)
         here.tracker.runs.clear()

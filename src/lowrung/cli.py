@@ -29,6 +29,9 @@ def run(command: Callable[[], Any]) -> None:
         command()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `... --help | head`; Python would fail once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except Exception as error:
         if show:
             raise

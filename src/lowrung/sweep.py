@@ -167,13 +167,14 @@ class Sweep:
     def _keep_finished(self) -> None:
         """Takes over trials that an earlier start of this study finished, where the same run would come out."""
         for trial in self._study.trials:
-            config = self._composer.config(self._plan.space.overrides(trial.params))
-            folder = self._folder(config)
-            if trial.state.is_finished() and trial.user_attrs.get("signature") == folder.path.name:
-                outcome = app.kept(folder)
-                if outcome is not None:
-                    self._children[trial.number] = trial.user_attrs.get("tracked", "")
-                    self._add_row(trial, folder, outcome, is_reused=True)
+            signature = trial.user_attrs.get("signature")
+            if not trial.state.is_finished() or signature is None:  # without one it was never whole
+                continue
+            folder = self._folder(self._composer.config(self._plan.space.overrides(trial.params)))
+            outcome = app.kept(folder) if folder.path.name == signature else None
+            if outcome is not None:
+                self._children[trial.number] = trial.user_attrs.get("tracked", "")
+                self._add_row(trial, folder, outcome, is_reused=True)
 
     def _folder(self, config: Config) -> RunFolder:
         signature = app.run_signature(config, self._plan.preflight(config), self._engine.threads)
@@ -210,6 +211,7 @@ class Sweep:
         layout.point_to(job.run, folder.path)
         outcome = app.kept(folder)
         if outcome is not None:
+            hydra_job.leave_files(composed)
             recording.replay(self._tracker, trying.tracked, folder)
             self._finish(trying, outcome, is_reused=True)
             return

@@ -110,6 +110,17 @@ def output_folder(config: DictConfig) -> Path:
         current.cfg = before
 
 
+def leave_files(config: DictConfig) -> None:
+    """Leaves Hydra's own files in the folder of a job that need not run, as `run_job` does for one that runs."""
+    if config.hydra.output_subdir is not None:
+        folder = output_folder(config) / config.hydra.output_subdir
+        folder.mkdir(parents=True, exist_ok=True)
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        OmegaConf.save(ours, folder / "config.yaml")
+        OmegaConf.save(OmegaConf.masked_copy(config, ["hydra"]), folder / "hydra.yaml")
+        OmegaConf.save(config.hydra.overrides.task, folder / "overrides.yaml")
+
+
 def _compose(hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
     job_config = hydra_context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(job_config):

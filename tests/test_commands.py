@@ -1,0 +1,408 @@
+"""`python src/train.py` as users type it, from a folder with a space in its name."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna import load_study
+from optuna.trial import FrozenTrial, TrialState
+
+from lowrung import layout
+from lowrung.layout import ROOT
+from lowrung.track.base import store_uri
+
+SMALL = [
+    "model=tiny",
+    "train=smoke",
+    "data=number_words",
+    "data.train_size=8",
+    "data.eval_size=4",
+    "verify.prompts=2",
+    "verify.new_tokens=2",
+]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "PYTHONPATH")}
+    return {**kept, **extra}
+
+
+def train(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=300
+    )
+
+
+def succeeds(folder: Path, *arguments: str) -> str:
+    """What a command prints that ends with exit code 0."""
+    done = train(folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def refused(folder: Path, *arguments: str) -> list[str]:
+    """The problems of a command that ends with exit code 2 and says nothing but them."""
+    done = train(folder, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    head, *rest = done.stderr.rstrip("\n").split("\n")
+    if not rest:
+        return [head.removeprefix("Error: ")] if head.startswith("Error: ") else pytest.fail(done.stderr)
+    assert head == f"{len(rest)} errors:"
+    assert all(line.startswith("  - ") for line in rest)
+    return [line.removeprefix("  - ") for line in rest]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def trials(study: Path) -> list[FrozenTrial]:
+    return load_study(study_name=study.name, storage=f"sqlite:///{study / 'study.db'}").trials
+
+
+def outcome(run: Path) -> Any:
+    return json.loads((run / "outcome.json").read_text())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "a folder"
+    made.mkdir()
+    return made
+
+
+# -- what needs no model -----------------------------------------------------------------------------------------------
+
+
+class TestHelp:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def shown(tmp_path_factory: pytest.TempPathFactory) -> "subprocess.CompletedProcess[str]":
+        """``--help`` in a folder that has a config folder of its own; stderr says what was imported."""
+        folder = tmp_path_factory.mktemp("a folder")
+        (folder / "foreign").mkdir()
+        (folder / "foreign" / "x.yaml").write_text("a: 1\n")
+        return subprocess.run(
+            [sys.executable, "-X", "importtime", *command("--help")[1:]],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def test_lists_our_groups_and_no_others(self, shown):
+        listed = shown.stdout.split("== Config ==")[0].split("(group=option)")[1]
+        groups = dict(line.split(": ", 1) for line in listed.strip().splitlines())
+        assert list(groups) == ["data", "lora", "model", "sweeps", "track", "train", "verify"]
+        assert "rank_ladder" in groups["sweeps"].split(", ")
+        assert "rslora" in groups["lora"].split(", ")
+
+    def test_imports_nothing_heavy(self, shown):
+        imported = set(re.findall(r"^import time:.*\|\s*(\w+)[\w.]*$", shown.stderr, re.MULTILINE))
+        assert {"hydra", "lowrung"} <= imported
+        assert {"torch", "transformers", "optuna", "mlflow", "sqlalchemy", "rich"}.isdisjoint(imported)
+
+
+def test_the_config_can_be_seen_from_any_folder(folder):
+    shown = succeeds(folder, "--cfg", "job", "lora.r=4", "data=number_words")
+    assert "\n  r: 4\n" in shown
+    assert "\n  name: number_words\n" in shown
+    assert files(folder) == set()
+
+
+def test_a_reader_that_had_enough_is_no_crash(folder):
+    with subprocess.Popen(
+        command("--help"), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout
+        running.stdout.close()
+        assert running.stderr
+        assert running.stderr.read() == ""
+    assert running.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("lora=", ["lora=default", "lora=rslora"]), ("lora.use_", ["lora.use_rslora="]), ("sweeps=rank", None)],
+)
+def test_the_shell_completes(folder, line, offered):
+    done = train(folder, "-sc", "query=bash", COMP_LINE=f"python train.py {line}")
+    assert done.stdout.split() == (offered or ["sweeps=rank_ladder"])
+
+
+class TestBadUsage:
+    def test_one_run_all_at_once(self, folder):
+        assert sorted(refused(folder, "lora.r=abc", "lora.rank=4", "lora=rslra", "train.max_steps=2,4")) == [
+            "`train.max_steps=2,4` has several values. Add -m to run a trial for each, or brackets to mean one list.",
+            "lora must be one of default, rslora, but is 'rslra'. Did you mean rslora?",
+            "lora.r must be a whole number, but is 'abc'.",
+            "lora.rank is not a setting. Did you mean lora.r?",
+        ]
+        assert files(folder) == set()
+
+    def test_a_rule_is_broken_before_a_model_loads(self, folder):
+        assert refused(folder, "lora.r=0") == ["lora.r must be at least 1, but is 0: a rank of 0 trains nothing."]
+        assert {Path(name).parts[0] for name in files(folder)} == {"outputs"}  # Hydra's own log
+
+    def test_a_sweep_all_at_once(self, folder):
+        sweep = ["-m", "lora.r=4,0", "lora=rslra,default", "train.learning_rate=tag(log,interval(1e-5,1e-3))"]
+        assert [problem.split()[0] for problem in refused(folder, *sweep)] == [
+            "lora",
+            "lora.r",
+            "hydra.sweeper.n_trials",
+        ]
+        assert files(folder) == set()
+
+    def test_a_password_never_gets_to_disk(self, folder):
+        (problem,) = refused(folder, "track.uri=postgresql://me:hunter2@nowhere/mlflow")
+        assert "track.uri must hold no password" in problem
+        assert "hunter2" not in problem
+        assert files(folder) == set()
+
+    def test_hydras_variable_shows_the_traceback(self, folder):
+        done = train(folder, "lora.r=abc", HYDRA_FULL_ERROR="1")
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "could not be converted to Integer" in done.stderr
+
+    @pytest.mark.slow
+    def test_what_the_model_does_not_have_is_found_before_the_first_trial(self, folder):
+        sweep = ["-m", "model.path=/no/such/model,embedded:tiny", "lora.target_modules=[nope]"]
+        missing, module = refused(folder, *sweep)
+        assert missing.startswith("model.path must be a folder that save_pretrained wrote")
+        assert "/no/such/model does not exist" in missing
+        assert module == (
+            "lora.target_modules must name linear modules of the model, but it has no nope."
+            " It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
+        )
+        assert {Path(name).parts[2] for name in files(folder)} == {"preflight"}
+
+
+# -- what trains -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a small sweep was run, and what that printed."""
+    folder = tmp_path_factory.mktemp("a folder")
+    return folder, succeeds(folder, "-m", "lora.r=2,4", *SMALL)
+
+
+def study_of(folder: Path, name: str = "number_words") -> Path:
+    (study,) = (folder / "multirun").glob(f"{name}-*")
+    return study
+
+
+@pytest.mark.slow
+class TestASweep:
+    """One sweep of two ranks, looked at from all sides. The tests share its folder and run in order."""
+
+    def test_the_leaderboard_is_printed_best_first(self, swept):
+        folder, printed = swept
+        head, *rows = printed[printed.index("#  trial  lora.r") :].split("\n\n")[0].splitlines()
+        assert ["trainable" in head, "eval loss" in head, "eval/exact_match" in head] == [True] * 3
+        assert [row.split()[0] for row in rows] == ["1", "2"]
+        assert {row.split()[2] for row in rows} == {"2", "4"}
+        assert all("passed  max |Δlogit|" in row for row in rows)
+        assert "merge verified" in printed
+        assert f"results:  {study_of(folder)}" in printed
+
+    def test_hydras_own_files_and_the_way_to_the_run(self, swept):
+        study = study_of(swept[0])
+        for number, rank in enumerate((2, 4)):
+            job = study / str(number)
+            overrides = (job / ".hydra" / "overrides.yaml").read_text().split("\n")
+            assert f"- lora.r={rank}" in overrides
+            assert "- model=tiny" in overrides
+            run = (job / "run").resolve()
+            assert run.parent == swept[0] / "runs"
+            assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= files(run / "adapter")
+            assert "trainable params" in (run / "log.txt").read_text()
+            assert not (run / "scratch").exists()
+
+    def test_metrics_are_those_of_the_design(self, swept):
+        done = outcome((study_of(swept[0]) / "1" / "run").resolve())
+        assert done["status"] == "complete"
+        assert {
+            "eval/loss",
+            "eval/perplexity",
+            "eval/token_accuracy",
+            "eval/exact_match",
+            "base/eval_loss",
+            "params/trainable",
+            "params/total",
+            "params/trainable_percent",
+            "adapter/bytes",
+            "merge/passed",
+            "merge/max_abs_logit_diff",
+            "merge/mean_kl",
+            "merge/top1_agreement",
+            "merge/greedy_agreement",
+            "merge/eval_loss_delta",
+            "merge/adapter_effect",
+        } <= done["metrics"].keys()
+        measured = {"train/tokens_per_second", "time/train_seconds", "time/total_seconds", "memory/peak_bytes"}
+        assert measured | {"merge/speedup"} <= done["measurements"].keys()
+        assert done["metrics"].keys().isdisjoint(done["measurements"])
+
+    def test_mlflow_has_a_parent_and_two_children(self, swept):
+        folder, printed = swept
+        client = MlflowClient(store_uri(None, folder))
+        experiment = client.get_experiment_by_name("lowrung")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+        parent, *children = runs
+        assert [run.info.status for run in runs] == ["FINISHED"] * 3
+        assert parent.info.run_name == study_of(folder).name
+        assert "eval/loss" in parent.data.metrics
+        for child, rank in zip(children, (2, 4), strict=True):
+            self.look_at(child, rank, parent.info.run_id)
+            assert child.info.run_id in printed
+            history = client.get_metric_history(child.info.run_id, "train/loss")
+            assert [point.step for point in history] == [1, 2]
+            kept = {item.path for item in client.list_artifacts(child.info.run_id)}
+            assert {"adapter", "config.yaml", "environment.json", "outcome.json"} <= kept
+            adapter = client.list_artifacts(child.info.run_id, "adapter")
+            assert "adapter/adapter_model.safetensors" in [item.path for item in adapter]
+
+    @staticmethod
+    def look_at(child: Run, rank: int, parent: str) -> None:
+        assert child.data.tags["mlflow.parentRunId"] == parent
+        assert child.data.params == {
+            "lora.r": str(rank),
+            "model": "tiny",
+            "data": "number_words",
+            "train.learning_rate": "0.001",
+            "seed": "0",
+        }
+        assert {"train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"} <= child.data.metrics.keys()
+        assert {"eval/exact_match", "merge/passed", "time/total_seconds"} <= child.data.metrics.keys()
+        assert child.inputs
+        contexts = [tag.value for used in child.inputs.dataset_inputs for tag in used.tags]
+        assert sorted(contexts) == ["evaluation", "training"]
+
+    def test_the_same_command_again_trains_nothing(self, swept):
+        folder, first = swept
+        before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
+        again = succeeds(folder, "-m", "lora.r=2,4", *SMALL)
+        assert "2 trials, 2 done before" in again
+        assert "step" not in again
+        losses = re.compile(r"\d\.\d+ → \d\.\d+")
+        assert losses.findall(again[again.index("#  trial") :]) == losses.findall(first[first.index("#  trial") :])
+        after = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
+        assert after == before
+        assert len(trials(study_of(folder))) == 2
+
+    def test_a_preset_takes_what_is_there(self, swept):
+        printed = succeeds(swept[0], "sweeps=rank_ladder", *SMALL, "hydra.sweeper.n_trials=1")
+        assert "trial 0 (lora.r=2): reused" in printed
+        study = study_of(swept[0], "rank_ladder")
+        assert "- sweeps=rank_ladder" in (study / "0" / ".hydra" / "overrides.yaml").read_text().splitlines()
+        assert len(trials(study)) == 1
+
+    def test_hydras_own_sweeper_and_launcher_run_plain_batches(self, swept):
+        printed = succeeds(swept[0], "-m", "hydra/sweeper=basic", "hydra/launcher=basic", "lora.r=2,4", *SMALL)
+        assert printed.count("reused: these settings were run before") == 2
+
+    def test_a_trial_that_fails_gives_exit_code_1_and_spares_the_others(self, swept):
+        folder = swept[0]
+        (tiny,) = (layout.cache_folder() / "models").glob("tiny-v*")
+        for name in ("sound", "broken"):
+            shutil.copytree(tiny, folder / name)
+        weights = folder / "broken" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        sweep = ["-m", "model.path=sound,broken", "lora.r=2", *SMALL]
+        done = train(folder, *sweep)
+        assert done.returncode == 1
+        assert "trial 0 (model.path=sound): reused" in done.stdout  # the same content as model=tiny
+        assert re.search(r"^trial 1 failed: \w*Error", done.stdout, re.MULTILINE)
+        message = "Error: 1 of 2 trials failed (first: trial 1, "
+        assert done.stderr.startswith(message)
+        assert "Traceback" not in done.stderr
+        shutil.copy(tiny / "model.safetensors", weights)
+        assert "trial 2 (model.path=broken): reused" in succeeds(folder, *sweep)
+
+
+@pytest.mark.slow
+class TestASingleRun:
+    """One run, then sweeps that meet its result; nothing is tracked. The tests share a folder and run in order."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp("a folder")
+        return folder, succeeds(folder, *SMALL, "lora.r=2", "track=none")
+
+    def test_it_says_how_it_ended_and_where_it_is(self, ran):
+        folder, printed = ran
+        (run,) = (folder / "runs").iterdir()
+        assert outcome(run)["status"] == "complete"
+        assert f"results: {run}" in printed
+        assert re.search(r"^eval/loss +\d", printed, re.MULTILINE)
+        assert re.search(r"^merge/passed +1$", printed, re.MULTILINE)
+        (job,) = (folder / "outputs").glob("*/*")
+        assert (job / "run").resolve() == run
+        assert "- lora.r=2" in (job / ".hydra" / "overrides.yaml").read_text().splitlines()
+
+    def test_the_same_again_is_reused(self, ran):
+        folder = ran[0]
+        again = succeeds(folder, *SMALL, "lora.r=2", "track=none")
+        assert "reused: these settings were run before" in again
+        assert len(list((folder / "runs").iterdir())) == 1
+
+    def test_a_rate_that_diverges_ends_its_own_trial_and_no_other(self, ran):
+        folder = ran[0]
+        sweep = ["-m", "lora.r=2", "train.learning_rate=1e-3,1e20,2e-3", *SMALL, "track=none"]
+        printed = succeeds(folder, *sweep)
+        assert "trial 0 (train.learning_rate=0.001): reused" in printed
+        assert re.search(r"^trial 1 diverged: .* is not finite at step \d", printed, re.MULTILINE)
+        board = json.loads((study_of(folder) / "leaderboard.json").read_text())
+        assert [row["status"] for row in board] == ["complete", "complete", "diverged"]
+        assert board[-1]["point"] == {"train.learning_rate": "1e+20"}
+
+    def test_nothing_was_tracked(self, ran):
+        assert not (ran[0] / "mlflow.db").exists()
+        assert not (ran[0] / "mlruns").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
+    sweep = ["-m", "lora.r=2,4", *SMALL, "train.max_steps=150", "train.eval_steps=150", "verify=none", "track=none"]
+    running = subprocess.Popen(
+        command(*sweep), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout
+        seen = next(line for line in running.stdout if "step 0/150" in line)
+        assert seen.startswith("trial 0 (lora.r=2)")
+        running.send_signal(signal.SIGINT)
+        printed, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, errors
+    assert "interrupted; the same command goes on from here" in printed
+    assert "Traceback" not in errors
+    study = study_of(folder)
+    assert [trial.state for trial in trials(study)] == [TrialState.RUNNING]
+    assert not list((folder / "runs").glob("*/outcome.json"))
+
+    succeeds(folder, *sweep)
+    assert [(trial.state, trial.params) for trial in trials(study)] == [
+        (TrialState.COMPLETE, {"lora.r": 2}),
+        (TrialState.COMPLETE, {"lora.r": 4}),
+    ]
