@@ -22,11 +22,13 @@ def test_hydra_finds_it() -> None:
     assert LocalLauncher.__name__ in [plugin.__name__ for plugin in Plugins.instance().discover()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("local", [])])
 class TestAsHydraTestsLaunchers(LauncherTestSuite):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=local"])])
 class TestAsHydraTestsCommands(IntegrationTestSuite):
     @pytest.fixture(autouse=True)

@@ -121,6 +121,7 @@ def write_side_by_side(uri: str, run: str, number: int, barrier) -> None:
     tracker.end_run(own, Status.COMPLETE)
 
 
+@pytest.mark.slow
 def test_processes_write_side_by_side(uri):
     run = MlflowTracker(uri, "lowrung").start_run("shared")
     context = multiprocessing.get_context("forkserver")
@@ -184,6 +185,7 @@ def test_a_store_without_a_sweep_has_no_comparison(tmp_path):
     assert last_comparison(uri) is None
 
 
+@pytest.mark.slow
 def test_two_parents_at_once_and_not_a_word_printed(tmp_path):
     """MLflow's own start prints its migrations, and fails when two processes make the same database."""
     script = (
