@@ -24,6 +24,14 @@ class TestWriting:
             assert path.read_text(encoding="utf-8") == text
         assert list(path.parent.iterdir()) == [path]
 
+    def test_others_may_read_what_the_user_lets_them(self, tmp_path):
+        before = os.umask(0o027)
+        try:
+            atomic.write_text(tmp_path / "file.txt", "text")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
     def test_a_write_that_breaks_leaves_the_old_file_alone(self, tmp_path, monkeypatch):
         path = tmp_path / "file.txt"
         atomic.write_text(path, "old")

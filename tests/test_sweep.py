@@ -456,10 +456,20 @@ class TestTracking:
         with pytest.raises(KeyboardInterrupt):
             here.sweep("lora.r=2,4", act=interrupts_at(4))
         assert here.tracker.runs["run0"].status is Status.CANCELLED
-        assert here.tracker.runs["run2"].status is None
+        assert here.tracker.runs["run2"].status is Status.CANCELLED
         here.sweep("lora.r=2,4")
         assert len(here.tracker.runs) == 3
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
+
+    def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=4", act=fails_at(4))
+        (folder,) = Path("runs").iterdir()
+        with atomic.lock(folder / ".lock"), pytest.raises(StoreError, match="Another process works in"):
+            here.sweep("lora.r=4")
+        assert str(here.tracker.runs["run0"].status) == "cancelled"
+        assert ranks(here.sweep("lora.r=4")) == [4]
+        assert str(here.tracker.runs["run0"].status) == "complete"
 
     @pytest.mark.slow
     def test_a_reused_result_has_its_history_in_the_new_study(self, here):

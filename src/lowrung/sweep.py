@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +24,7 @@ from lowrung.plan import Composer, Plan
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.schema import Config
-from lowrung.track.base import Point, Tracker
+from lowrung.track.base import Point, Tracker, TrackError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -135,10 +135,18 @@ class Sweep:
             self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {len(self._rows)} done before")
             try:
                 self._loop()
-            except KeyboardInterrupt:
-                self._progress.say("interrupted; the same command goes on from here")
-                self._tracker.end_run(self._parent, Status.CANCELLED)
+            except BaseException as error:
+                self._break_off(error)
                 raise
+
+    def _break_off(self, error: BaseException) -> None:
+        """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
+        if isinstance(error, KeyboardInterrupt):
+            self._progress.say("interrupted; the same command goes on from here")
+        with suppress(TrackError):
+            for trying in (*self._trying.values(), *self._twins):
+                self._tracker.end_run(trying.tracked, Status.CANCELLED)
+            self._tracker.end_run(self._parent, Status.CANCELLED)
 
     def _loop(self) -> None:
         adopted = self._study.interrupted()
