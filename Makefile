@@ -25,7 +25,7 @@ test: setup-dev  ## every test
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup-dev  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope $(ARGS)
 
 check: setup-dev  ## format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -112,6 +112,7 @@ class TestGrid:
         assert len(here.sweep("verify=none", "verify.prompts=4,8")) == 1
         assert len(here.trials()) == 1
 
+    @pytest.mark.slow
     def test_groups_and_lists_are_axes(self, here, capsys):
         ran = here.sweep("lora=default,rslora", "lora.target_modules=[q_proj],[q_proj,v_proj]")
         assert [(c.lora.use_rslora, c.lora.target_modules) for c in ran] == [
@@ -122,6 +123,7 @@ class TestGrid:
     def test_no_axis_is_one_trial(self, here):
         assert len(here.sweep("lora.r=4")) == 1
 
+    @pytest.mark.slow
     def test_n_trials_caps_it_and_a_larger_number_goes_on(self, here):
         assert ranks(here.sweep("lora.r=2,4,8,16", n_trials=2)) == [2, 4]
         assert ranks(here.sweep("lora.r=2,4,8,16", n_trials=3)) == [8]
@@ -251,6 +253,7 @@ class TestReuse:
             here.sweep(*overrides, "study=null")
         assert len(list(Path("multirun").glob("docstrings-*"))) == 3
 
+    @pytest.mark.slow
     def test_results_are_shared_by_studies(self, here, capsys):
         here.sweep("lora.r=4,8")
         assert ranks(here.sweep("lora.r=8,16", "study=second")) == [16]
@@ -284,6 +287,7 @@ class TestReuse:
         (here.study.job(1).run / "outcome.json").unlink()
         assert ranks(here.sweep("lora.r=4,8")) == [8]
 
+    @pytest.mark.slow
     def test_a_named_study_refuses_another_space(self, here):
         here.sweep("lora.r=4", r"study='it\'s, mine'")
         with pytest.raises(UsageError, match=r"\"it's, mine\" was made for another search space"):

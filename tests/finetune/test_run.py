@@ -64,11 +64,15 @@ def test_the_seed_matters(tmp_path, trained):
 
 
 def test_the_eval_loss_is_the_same_for_eval_batches_of_1_and_16(tmp_path):
-    one, sixteen = (training.fine_tune(tmp_path / str(size), eval_batch_size=size, max_steps=2)[0] for size in (1, 16))
+    one, sixteen = (
+        training.fine_tune(tmp_path / str(size), name="docstrings", eval_batch_size=size, max_steps=2)[0]
+        for size in (1, 16)
+    )
     assert one.metrics["eval/loss"] == pytest.approx(sixteen.metrics["eval/loss"], rel=1e-6)
     assert one.metrics["eval/token_accuracy"] == sixteen.metrics["eval/token_accuracy"]
 
 
+@pytest.mark.slow
 def test_accumulated_small_batches_equal_a_large_one(tmp_path):
     small, large = (
         training.fine_tune(tmp_path / str(size), batch_size=size, gradient_accumulation_steps=8 // size, max_steps=3)[0]
