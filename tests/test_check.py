@@ -190,7 +190,7 @@ class TestOverrides:
         ("lora.r=4.5", "lora.r must be a whole number, but is '4.5'."),
         ("train.learning_rate=fast", "train.learning_rate must be a number, but is 'fast'."),
         ("lora.use_rslora=maybe", "lora.use_rslora must be true or false, but is 'maybe'."),
-        ("lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
+        ("lora.rank=4,8", "lora.rank is not a setting. Did you mean lora.r?"),
         ("lr=1e-4", "lr is not a setting. Did you mean train.learning_rate?"),
         ("learning_rate=1e-4", "learning_rate is not a setting. Did you mean train.learning_rate?"),
         ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),

@@ -70,8 +70,8 @@ def problems(
             found += axis.take_out_misfits(compose, defaults)
         configs = list(_composed([axis.singles for axis in axes], compose, is_tolerant=True))
     for config in configs:
-        found.extend(problem for problem in hold(config) if problem not in found)
-    return found
+        found += hold(config)
+    return list(dict.fromkeys(found))
 
 
 @dataclasses.dataclass
