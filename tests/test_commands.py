@@ -382,7 +382,7 @@ class TestASingleRun:
 
 
 def interrupted(running):
-    """Presses Ctrl-C as a person would: again, where Python lost one because it came inside a finaliser."""
+    """Presses Ctrl-C as a person would, again after 3 s: one press was once lost, for a reason not yet found."""
     for _ in range(20):
         running.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
