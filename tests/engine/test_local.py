@@ -88,36 +88,90 @@ def test_the_coordinators_environment_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "found", "given"),
-    [("4,7", 8, ["4", "7"]), ("3", 8, ["3", "3"]), ("", 8, ["", ""]), (None, 8, ["0", "1"]), (None, 0, [None, None])],
+    ("visible", "found", "size", "given"),
+    [
+        pytest.param("4,7", 8, 1, ["4", "7"], id="numbers"),
+        pytest.param("3", 8, 1, ["3", "3"], id="fewer GPUs than slots"),
+        pytest.param("", 8, 1, ["", ""], id="hidden"),
+        pytest.param("-1", 8, 1, ["-1", "-1"], id="hidden by a negative number"),
+        pytest.param("5,-1,6", 8, 1, ["5", "5"], id="a negative number ends the list"),
+        pytest.param(None, 8, 1, ["0", "1"], id="all that exist"),
+        pytest.param(None, 0, 1, [None, None], id="no GPU"),
+        pytest.param("1,0,3,2", 4, 2, ["1,0", "3,2"], id="pairs"),
+        pytest.param(None, 5, 2, ["0,1", "2,3", "0,1"], id="whole groups in turns"),
+        pytest.param("GPU-8f5a, GPU-1b2c", 0, 2, ["GPU-8f5a,GPU-1b2c"], id="UUIDs"),
+        pytest.param("MIG-a,MIG-b,MIG-c,MIG-d", 1, 3, ["MIG-a,MIG-b,MIG-c"] * 2, id="MIG names"),
+    ],
 )
-def test_each_slot_has_one_device(
-    engine: Engine,
+def test_each_slot_has_its_gpus(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     visible: str | None,
     found: int,
+    size: int,
     given: list[str | None],
 ) -> None:
+    make_visible(monkeypatch, visible, found)
+    keys = [str(slot) for slot in range(len(given))]
+    with LocalEngine(slots=len(given), gpus_per_job=size) as engine:
+        for key in keys:
+            engine.submit(Job(key, tmp_path / key, partial(os.getenv, "CUDA_VISIBLE_DEVICES")))
+        ended = {event.key: event.value for event in events_of(engine, *keys) if isinstance(event, Ended)}
+    assert [ended[key] for key in keys] == given
+
+
+def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: int) -> None:
+    """Sets what ``CUDA_VISIBLE_DEVICES`` lists, and how many GPUs the machine seems to have."""
     monkeypatch.setattr(local, "_count_devices", lambda: found)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    for key in ("0", "1"):
-        engine.submit(Job(key, tmp_path / key, partial(os.getenv, "CUDA_VISIBLE_DEVICES")))
-    ended = {event.key: event.value for event in events_of(engine, "0", "1") if isinstance(event, Ended)}
-    assert [ended["0"], ended["1"]] == given
 
 
-def test_a_freed_slot_passes_its_device_on(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    for key in ("0", "1"):
-        engine.submit(Job(key, tmp_path / key, partial(run_until_told, tmp_path / key)))
-    mailbox.ask_to_stop(tmp_path / "0")
-    events_of(engine, "0")
-    engine.submit(Job("2", tmp_path / "2", partial(os.getenv, "CUDA_VISIBLE_DEVICES")))
-    assert end_of(engine, "2").value == "4"
+def test_a_freed_slot_passes_its_gpus_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_visible(monkeypatch, "4,7,5,6", 8)
+    with LocalEngine(slots=2, gpus_per_job=2) as engine:
+        for key in ("0", "1"):
+            engine.submit(Job(key, tmp_path / key, partial(run_until_told, tmp_path / key)))
+        mailbox.ask_to_stop(tmp_path / "0")
+        events_of(engine, "0")
+        engine.submit(Job("2", tmp_path / "2", partial(os.getenv, "CUDA_VISIBLE_DEVICES")))
+        assert end_of(engine, "2").value == "4,7"
+
+
+@pytest.mark.parametrize(
+    ("visible", "size", "message"),
+    [
+        ("0,1", 0, "`gpus_per_job >= 1` must hold, but got 0"),
+        ("0,1", 3, "`gpus_per_job=3` needs as many visible GPUs, but there are 2"),
+        ("", 2, "`gpus_per_job=2` needs as many visible GPUs, but there are 0"),
+    ],
+)
+def test_a_job_needs_a_group_of_gpus(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, size: int, message: str
+) -> None:
+    make_visible(monkeypatch, visible, 8)
+    with pytest.raises(EngineError, match=message):
+        LocalEngine(gpus_per_job=size)
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "absent"),
+    [
+        ("0,2,1,7", 2, ["2", "7"]),
+        ("0,1", 2, []),
+        ("0,-1,9", 2, []),
+        ("GPU-8f5a", 2, []),
+        (None, 2, []),
+        pytest.param("7", 0, [], id="it is not known how many there are"),
+    ],
+)
+def test_numbers_that_no_gpu_has_are_found(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, found: int, absent: list[str]
+) -> None:
+    make_visible(monkeypatch, visible, found)
+    assert local.absent_gpus() == absent
 
 
 def test_a_crash_leaves_its_trace_in_the_log(engine: Engine, tmp_path: Path) -> None:
@@ -278,6 +332,40 @@ def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
     assert "Preloading must not fail, but the process that imports broken ended" in result
 
 
+TOUCHES_CUDA = """
+import os
+PID = os.getpid()
+
+class cuda:
+    is_initialized = staticmethod(lambda: False)
+    _is_in_bad_fork = staticmethod(lambda: os.getpid() != PID)
+"""
+
+
+def was_spawned_by(coordinator: int) -> bool:
+    """Whether this process has the coordinator as its parent, and not a server that has imported torch."""
+    return os.getppid() == coordinator and "torch" not in sys.modules
+
+
+def test_jobs_are_spawned_where_a_preload_touches_cuda(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(TOUCHES_CUDA)
+    result = coordinate(
+        """
+        import os, sys
+        sys.stderr = sys.stdout
+        coordinator = os.getpid()
+        engine = LocalEngine(preload=["torch"])
+        for key in ("a", "b"):
+            engine.submit(Job(key, folder, partial(was_spawned_by, coordinator)))
+            print(engine.wait()[0].value)
+        """,
+        tmp_path,
+    ).communicate(timeout=60)[0]
+    note, *values = result.splitlines()
+    assert "importing them once for all touched CUDA" in note
+    assert values == ["True", "True"]
+
+
 def test_no_orphan_outlives_a_killed_coordinator(tmp_path: Path) -> None:
     coordinator = coordinate(
         """
@@ -317,7 +405,7 @@ def coordinate(code: str, folder: Path) -> "subprocess.Popen[str]":
         "from lowrung.engine.base import Job",
         "from lowrung.engine.local import LocalEngine",
         "from lowrung.errors import EngineError",
-        "from tests.engine.test_local import ignore_sigterm, run_until_told",
+        "from tests.engine.test_local import ignore_sigterm, run_until_told, was_spawned_by",
         f"folder = Path({str(folder / 'run')!r})",
     ]
     program = "\n".join(lines) + textwrap.dedent(code)

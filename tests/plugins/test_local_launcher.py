@@ -14,6 +14,7 @@ from hydra.test_utils.test_utils import TSweepRunner
 from omegaconf import DictConfig
 
 from hydra_plugins.lowrung.local_launcher import LocalLauncher
+from lowrung.engine import local
 from lowrung.errors import EngineError, UsageError
 from lowrung.layout import ROOT, RunFolder
 
@@ -91,15 +92,79 @@ def test_each_job_has_its_own_end(hydra_sweep_runner: TSweepRunner, tmp_path: Pa
         assert returned.return_value != os.getpid()
 
 
-def test_a_bad_number_of_workers_is_named_as_the_user_spells_it() -> None:
-    with pytest.raises(UsageError, match=r"`hydra.launcher.workers >= 1` must hold, but got 0"):
-        LocalLauncher(workers=0).make_engine(preload=())
+def test_each_job_sees_its_share_of_the_gpus(
+    hydra_sweep_runner: TSweepRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_count_devices", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    overrides = ["+x=1,2", "hydra.launcher.gpus_per_trial=2"]
+    with launched(hydra_sweep_runner, tmp_path, lambda _: os.environ["CUDA_VISIBLE_DEVICES"], overrides) as results:
+        assert [result.return_value for result in results] == ["4,5", "4,5"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "workers", "gpus_per_trial", "problems"),
+    [
+        pytest.param("0,1", 2, 0, 1, ["`hydra.launcher.workers >= 1` must hold, but got 0"], id="workers"),
+        pytest.param("0,1", 2, 1, 0, ["`hydra.launcher.gpus_per_trial >= 1` must hold, but got 0"], id="none a trial"),
+        pytest.param(
+            "0,1", 2, 1, 3, ["visible GPUs, but is 3, and CUDA_VISIBLE_DEVICES='0,1' lists 2. Lower it"], id="too many"
+        ),
+        pytest.param(None, 2, 1, 4, ["visible GPUs, but is 4, and this machine has 2. Lower it"], id="not listed"),
+        pytest.param(None, 0, 1, 2, ["visible GPUs, but is 2, and this machine has none. Lower it"], id="no GPU"),
+        pytest.param("", 2, 1, 2, ["but is 2, and CUDA_VISIBLE_DEVICES='' lists none. Lower it"], id="hidden"),
+        pytest.param("0,7,9", 2, 1, 1, ["but is '0,7,9', and there is no GPU 7 or 9. CUDA would"], id="absent"),
+        pytest.param(
+            "0,7",
+            2,
+            -1,
+            3,
+            ["workers >= 1` must hold, but got -1", "but is 3, and CUDA_VISIBLE_DEVICES='0,7' lists 2", "no GPU 7."],
+            id="all at once",
+        ),
+    ],
+)
+def test_what_this_machine_cannot_do_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    found: int,
+    workers: int,
+    gpus_per_trial: int,
+    problems: list[str],
+) -> None:
+    monkeypatch.setattr(local, "_count_devices", lambda: found)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UsageError) as caught:
+        LocalLauncher(workers, gpus_per_trial).make_engine(preload=())
+    assert len(caught.value.problems) == len(problems)
+    for said, expected in zip(caught.value.problems, problems, strict=True):
+        assert expected in said
 
 
 def test_its_engine_has_a_slot_for_each_worker() -> None:
-    engine = LocalLauncher(workers=3).make_engine(preload=())
+    engine = LocalLauncher(workers=3, gpus_per_trial=1).make_engine(preload=())
     assert engine.slots == 3
     engine.close()
+
+
+def test_a_sweep_with_more_gpus_than_there_are_ends_before_it_starts(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", "model=tiny", "data=number_words", "lora.r=2,4"]
+    result = subprocess.run(
+        [*command, "hydra.launcher.gpus_per_trial=2"],
+        cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "Error: hydra.launcher.gpus_per_trial must not exceed the number of visible GPUs, but is 2, and"
+        " CUDA_VISIBLE_DEVICES='' lists none. Lower it (without GPUs to 1), or make more of them visible.\n"
+    )
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_scanning_it_imports_nothing_but_hydra() -> None:

@@ -20,6 +20,9 @@ from lowrung.engine.base import How
 from lowrung.errors import EngineError
 from lowrung.layout import RunFolder
 
+CUDA_TOUCHED = 3
+"""The exit code of `try_fork` where a forked process cannot use CUDA."""
+
 _HELD = contextlib.ExitStack()
 """Keeps the folder's lock: nothing closes it, so the lock lasts as long as the process."""
 
@@ -102,15 +105,27 @@ def _settle_torch() -> None:
     Raises:
         EngineError: when CUDA was touched before the fork, after which it cannot be used here.
     """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    if torch.cuda._is_in_bad_fork() or torch.cuda.is_initialized():  # the latter is always False after a fork
+    if is_cuda_touched():
         raise EngineError(
             "What is preloaded must not touch CUDA, but CUDA was in use before this job's process was forked. "
             "Preload less, or make the engine with start='spawn'."
         )
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def is_cuda_touched() -> bool:
+    """Whether CUDA was in use here before this process ran its task, or in the process that it was forked from."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    return bool(torch.cuda._is_in_bad_fork() or torch.cuda.is_initialized())  # the latter is always False after a fork
+
+
+def try_fork() -> None:
+    """Ends with `CUDA_TOUCHED` where jobs that are forked like this process could not use CUDA."""
+    sys.exit(CUDA_TOUCHED if is_cuda_touched() else 0)
 
 
 def _pack(how: How, value: Any, cause: str | None = None) -> bytes:

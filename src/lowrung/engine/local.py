@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -32,8 +33,15 @@ GRACE_SECONDS = 5.0
 CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Lets torch answer whether there is a GPU without touching CUDA."""
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 LOCK_SECONDS = 2.0
 """How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
+
+_SPAWNING = (
+    "note: each job imports its modules anew, some 10 s a job, since importing them once for all touched CUDA, "
+    "which no fork survives; bitsandbytes does that where it is installed"
+)
 
 
 class LocalEngine:
@@ -44,26 +52,42 @@ class LocalEngine:
     a second engine in the same process shares it, with what the first one preloaded. A module that cannot be
     imported there is left to the jobs, where its error shows.
 
-    Children see the coordinator's environment as it is at `submit`, one CUDA device and their share of the cores.
+    Where the import of ``preload`` touches CUDA, which does not survive a fork, the first `submit` says so in a line
+    on stderr, and jobs are spawned.
+
+    Children see the coordinator's environment as it is at `submit`, their slot's GPUs and their share of the cores.
     They ignore Ctrl-C, end when the coordinator ends, and print to the job's ``log.txt``.
 
     Args:
         slots: how many jobs run at the same time.
-        preload: modules to import once for all jobs. None of them may touch CUDA.
+        preload: modules to import once for all jobs.
+        gpus_per_job: how many GPUs each job sees. Those that are visible now are divided into whole groups of this
+            many, over which the slots take turns; what is left over is not used. With 1, a job runs without a GPU
+            where none is visible.
         start: ``spawn`` gives every job a new interpreter, for what does not survive a fork.
+
+    Raises:
+        EngineError: when there is no slot, or no group of GPUs for a job.
     """
 
     def __init__(
-        self, slots: int = 1, preload: Sequence[str] = (), *, start: Literal["forkserver", "spawn"] = "forkserver"
+        self,
+        slots: int = 1,
+        preload: Sequence[str] = (),
+        *,
+        gpus_per_job: int = 1,
+        start: Literal["forkserver", "spawn"] = "forkserver",
     ) -> None:
         if slots < 1:
             raise EngineError(f"`slots >= 1` must hold, but got {slots}. Give the engine at least one slot.")
         self._slots = slots
+        self._groups = _groups(visible_gpus(), gpus_per_job)
         self._preload = list(preload)
         self._forks = start == "forkserver"
         self._context: ForkServerContext | SpawnContext = (
             multiprocessing.get_context("forkserver") if self._forks else multiprocessing.get_context("spawn")
         )
+        self._is_fork_tried = not (self._forks and self._preload)
         self._running: dict[str, _Running] = {}
         self._is_closed = False
         if self._forks:
@@ -86,6 +110,7 @@ class LocalEngine:
         folder = job.folder.resolve()
         self._refuse(job, folder)
         task = _pickle(job)
+        self._try_fork()
         _prepare(folder)
         slot = min(set(range(self._slots)) - {running.slot for running in self._running.values()})
         variables = self._variables(slot, job.env)
@@ -150,6 +175,22 @@ class LocalEngine:
         else:
             running.press()
 
+    def _try_fork(self) -> None:
+        """Forks once before the first job, and turns to spawn where a forked process could not use CUDA.
+
+        PEFT imports bitsandbytes where it is installed, and that asks each GPU for its compute capability, which
+        initialises CUDA, whatever `CUDA_CHECK` says.
+        """
+        if self._is_fork_tried:
+            return
+        probe = self._context.Process(target=child.try_fork)
+        self._start(probe, {})
+        probe.join()
+        self._is_fork_tried = True
+        if probe.exitcode == child.CUDA_TOUCHED:
+            self._forks, self._context = False, multiprocessing.get_context("spawn")
+            print(_SPAWNING, file=sys.stderr, flush=True)
+
     def _start(self, process: BaseProcess, variables: Mapping[str, str]) -> None:
         if not self._forks:
             with child.environment(variables), _sigint_blocked():
@@ -174,7 +215,11 @@ class LocalEngine:
             forkserver.ensure_running()
 
     def _variables(self, slot: int, extra: Mapping[str, str]) -> dict[str, str]:
-        return {**os.environ, **child.thread_variables(self.threads), **CUDA_CHECK, **_device(slot), **extra}
+        return {**os.environ, **child.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
+
+    def _gpus(self, slot: int) -> dict[str, str]:
+        """The variable that shows a slot its GPUs; nothing where none is visible."""
+        return {VISIBLE: ",".join(self._groups[slot % len(self._groups)])} if self._groups else {}
 
 
 @dataclasses.dataclass
@@ -261,11 +306,32 @@ def _prepare(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _device(slot: int) -> dict[str, str]:
-    """The one CUDA device of a slot; nothing where this machine has none."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = listed.split(",") if listed is not None else [str(number) for number in range(_count_devices())]
-    return {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)].strip()} if devices else {}
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA shows to this process, by number, UUID or MIG name: what is listed, else all that exist.
+
+    Like CUDA, it reads ``CUDA_VISIBLE_DEVICES`` up to the first entry that is empty or negative. Whether what is listed
+    exists is for `absent_gpus` to say.
+    """
+    listed = os.environ.get(VISIBLE)
+    if listed is None:
+        return [str(number) for number in range(_count_devices())]
+    entries = (entry.strip() for entry in listed.split(","))
+    return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
+
+
+def absent_gpus() -> list[str]:
+    """The numbers in ``CUDA_VISIBLE_DEVICES`` that no GPU has; none where it is not known how many GPUs there are."""
+    count = _count_devices()
+    return [gpu for gpu in visible_gpus() if count and gpu.isdecimal() and int(gpu) >= count]
+
+
+def _groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
+    """The GPUs in whole groups of this size, in their order."""
+    if size < 1:
+        raise EngineError(f"`gpus_per_job >= 1` must hold, but got {size}. Without GPUs leave it at 1.")
+    if size > max(1, len(gpus)):
+        raise EngineError(f"`gpus_per_job={size}` needs as many visible GPUs, but there are {len(gpus)}. Lower it.")
+    return [gpus[first : first + size] for first in range(0, len(gpus) - size + 1, size)]
 
 
 def _count_devices() -> int:
