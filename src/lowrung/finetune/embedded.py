@@ -1,4 +1,4 @@
-"""The models that come with lowrung: real weights from a package, and a tiny one from a seed."""
+"""The models that come with lowrung: real weights from a package, and two tiny ones from a seed."""
 
 import hashlib
 import importlib.metadata
@@ -11,6 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -88,6 +90,31 @@ def build_tiny(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    torch.set_rng_state(generator_state)
+    tokenizer.save_pretrained(folder)
+
+
+def build_tiny_gpt2(folder: Path) -> None:
+    """Writes a GPT-2 of 2 layers and width 64 with random weights and a byte-level tokenizer to a folder.
+
+    Its layers are `Conv1D`, whose weights are (in, out) where a linear layer's are (out, in), and its head is its
+    embedding: what differs between GPT-2 and the architectures that came after it.
+    """
+    tokenizer = _byte_tokenizer()
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=1024,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
     torch.set_rng_state(generator_state)
     tokenizer.save_pretrained(folder)
 
