@@ -7,7 +7,7 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev sweep train ui test test-fast check format clean
+.PHONY: help setup setup-dev sweep train ui test test-fast check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: setup-dev  ## format, lint, types and the direction of imports
 format: setup-dev  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup  ## write docs/configuration.md from the schema and conf/
+	$(BIN)/python -m lowrung.reference
 
 setup: .venv/installed  ## make .venv with the pinned dependencies
 

@@ -19,6 +19,9 @@ from lowrung import schema
 from lowrung.layout import ROOT
 from lowrung.schema import Config
 
+LORAS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "lora").glob("*.yaml")))
+"""The choices of ``lora``, as a message lists them."""
+
 
 class Composer:
     """Composes from conf/ and sweeps/ of this checkout."""

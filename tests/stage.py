@@ -24,14 +24,21 @@ from lowrung.engine.inline import InlineEngine
 from lowrung.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.schema import Config
-from lowrung.track.base import Point
+from lowrung.track.base import DatasetInput, Point
 from lowrung.track.memory import MemoryTracker
 from tests.composing import Composer
 
 Act = Callable[[Config], Outcome | None]
 """Stands where training is: gives how a run ends, raises, or leaves nothing."""
 
-SEEN = SimpleNamespace(problems=(), model_fingerprint="model", data_fingerprint="data", splits=())
+SEEN = SimpleNamespace(
+    problems=(),
+    notes=(),
+    model_fingerprint="model",
+    data_fingerprint="data",
+    splits=(DatasetInput("docstrings", "digest", "played", "training", 512),),
+    data_folder=Path("tokens"),
+)
 """What the look at the model finds."""
 
 

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from lowrung import check, commandline
 from lowrung.schema import Config
 from tests import composing
-from tests.composing import Composer, changed
+from tests.composing import LORAS, Composer, changed
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ class TestRules:
             (
                 "data.name",
                 "docstring",
-                "data.name must be one of docstrings, number_words, but is 'docstring'. Did you mean docstrings?",
+                "data.name must be one of docstrings, number_words, file, hub, mixture, but is 'docstring'."
+                " Did you mean docstrings?",
             ),
             ("data.train_size", 0, "data.train_size must be at least 1, but is 0."),
             ("data.eval_size", 0, "data.eval_size must be at least 1, but is 0."),
@@ -51,19 +52,96 @@ class TestRules:
             ("lora.dropout", float("nan"), "lora.dropout must be in [0, 1), but is nan. Use 0 for no dropout."),
             (
                 "lora.target_modules",
-                "q_proj",
-                "lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is 'q_proj'.",
-            ),
-            (
-                "lora.target_modules",
                 [],
-                "lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is [].",
+                "lora.target_modules must be all-linear, attention, mlp, a list such as [q_proj,v_proj] or a regular"
+                " expression, but is [].",
             ),
             (
                 "lora.target_modules",
                 [1, 2],
-                "lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is [1, 2].",
+                "lora.target_modules must be all-linear, attention, mlp, a list such as [q_proj,v_proj] or a regular"
+                " expression, but is [1, 2].",
             ),
+            (
+                "lora.target_modules",
+                "(q_proj",
+                "lora.target_modules must be a valid regular expression, but '(q_proj' is not: missing ), unterminated"
+                " subpattern at position 0.",
+            ),
+            (
+                "lora.init",
+                "pisa",
+                "lora.init must be one of default, gaussian, pissa, olora, but is 'pisa'. Did you mean pissa?",
+            ),
+            ("lora.bias", "some", "lora.bias must be one of none, all, lora_only, but is 'some'. Did you mean none?"),
+            ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
+            ("lora.rank_pattern", {"q_proj": 0}, "lora.rank_pattern.q_proj must be a rank of at least 1, but is 0."),
+            (
+                "lora.rank_pattern",
+                {"q_proj": 1.5},
+                "lora.rank_pattern.q_proj must be a rank of at least 1, but is 1.5.",
+            ),
+            ("lora.alpha_pattern", {"q_proj": -1}, "lora.alpha_pattern.q_proj must be a number above 0, but is -1."),
+            (
+                "lora.rank_pattern",
+                "{q_proj}",
+                "lora.rank_pattern must be pairs of a module's name and a number, but '{q_proj}' is not JSON. An"
+                " example: 'lora.rank_pattern={q_proj:16}', or as JSON \"lora.rank_pattern='{\\\"q_proj\\\": 16}'\".",
+            ),
+            ("lora.layers_to_transform", [-1], "lora.layers_to_transform must be at least 0, but is -1."),
+            ("lora.lora_plus_ratio", 0.0, "lora.lora_plus_ratio must be above 0, but is 0.0."),
+            (
+                "model.quantization",
+                "int4",
+                "model.quantization must be one of none, int8, nf4, but is 'int4'. Did you mean int8?",
+            ),
+            ("model.device_map", "gpu", "model.device_map must be null or auto, but is 'gpu'."),
+            (
+                "model.attn_implementation",
+                "flash",
+                "model.attn_implementation must be one of eager, sdpa, flex_attention, flash_attention_2,"
+                " flash_attention_3, but is 'flash'.",
+            ),
+            (
+                "data.metrics",
+                ["blue"],
+                "data.metrics must be one of exact_match, rouge, bleu, but is 'blue'. Did you mean bleu?",
+            ),
+            (
+                "data.format",
+                "chatml",
+                "data.format must be one of auto, chat, plain, but is 'chatml'. Did you mean chat?",
+            ),
+            (
+                "data.eval_size",
+                None,
+                "data.eval_size must say how many examples are held out, but is null. Give a number, or"
+                " data.eval_path.",
+            ),
+            ("data.eval_path", "eval.jsonl", "data.eval_path needs data.name=file, but that is docstrings."),
+            ("data.eval_split", "test", "data.eval_split needs data.name=hub, but that is docstrings."),
+            (
+                "data.name",
+                "file",
+                "data.path must name the file, but is None. An example: data.path=answers.jsonl.",
+            ),
+            ("data.name", "mixture", "data.sources must list what is mixed, but is empty. An example: data=mixture."),
+            ("train.max_steps", None, "train.max_steps or train.epochs must say how long to train, but both are null."),
+            (
+                "train.epochs",
+                2.0,
+                "Only one of train.max_steps (20) and train.epochs (2) can say how long to train."
+                " Add train.max_steps=null to train by epochs.",
+            ),
+            (
+                "train.save_steps",
+                15,
+                "train.save_steps must be a multiple of train.eval_steps, but is 15 and that is 10:"
+                " a run goes on from an evaluation.",
+            ),
+            ("train.save_total_limit", 0, "train.save_total_limit must be at least 1, but is 0."),
+            ("train.early_stopping", 0, "train.early_stopping must be at least 1, but is 0."),
+            ("train.max_grad_norm", -1.0, "train.max_grad_norm must be at least 0, but is -1.0."),
             ("train.learning_rate", 0.0, "train.learning_rate must be above 0, but is 0.0."),
             ("train.learning_rate", float("nan"), "train.learning_rate must be above 0, but is nan."),
             ("train.max_steps", 0, "train.max_steps must be at least 1, but is 0."),
@@ -117,6 +195,42 @@ class TestRules:
     def test_what_is_just_allowed_passes(self, config, key, value):
         assert check.rules(changed(config, key, value)) == []
 
+    @pytest.mark.parametrize(
+        ("overrides", "problem"),
+        [
+            (["lora=full", "model.quantization=nf4"], "lora=full trains all weights, but model.quantization=nf4"),
+            (["lora=pissa", "model.quantization=int8"], "lora.init=pissa takes a part out of the base's weights, but"),
+            (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),
+            (
+                ["train.early_stopping=2", "train.save_steps=20"],
+                "train.early_stopping takes the best evaluation's weights",
+            ),
+            (
+                ["lora.target_modules='.*q_proj'", "lora.layers_to_transform=[0]"],
+                "lora.layers_to_transform needs target_modules as a preset or a list",
+            ),
+            (["data=mixture", "data.sources=[{name:file}]"], "data.sources[0].path must name the file, but is None."),
+            (["data=mixture", "data.sources=[{name:nothing}]"], "data.sources[0].name must be one of docstrings,"),
+        ],
+    )
+    def test_settings_that_exclude_each_other(self, composer, overrides, problem):
+        (found,) = check.rules(composer.config(*overrides))
+        assert found.startswith(problem)
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "lora.rank_pattern={q_proj:16}",
+            """lora.rank_pattern='{"q_proj": 16, "layers.0.mlp.up_proj": 2}'""",
+            "lora.target_modules=attention",
+            "lora.layers_to_transform=[0,1]",
+            "data=mixture",
+            "data.metrics=[rouge,my_module.my_score]",
+        ],
+    )
+    def test_what_the_command_line_can_say(self, composer, override):
+        assert check.rules(composer.config(override)) == []
+
     def test_tolerances_are_needed_for_float32_and_the_merge_dtype(self, config):
         without = {name: value for name, value in config.verify.tolerances.items() if name != "bfloat16"}
         problem = "verify.tolerances must have an entry for bfloat16, but has float32, float16."
@@ -166,11 +280,15 @@ class TestObjectives:
         assert problem.endswith("but is 'eval/los'. Did you mean eval/loss?")
 
     def test_a_metric_that_the_task_never_has_is_refused(self, config):
-        (problem,) = check.answer_problems(config, {"eval/exact_match": "maximize"})
-        assert "needs one right answer, and data.name is 'docstrings'. Use data=number_words" in problem
-        assert check.answer_problems(config, {"eval/loss": "minimize"}) == []
-        words = changed(config, "data.name", "number_words")
-        assert check.answer_problems(words, {"eval/exact_match": "maximize"}) == []
+        (problem,) = check.metric_problems(config, {"eval/exact_match": "maximize"})
+        assert "eval/exact_match is not measured, since data.metrics is []. Add it there" in problem
+        assert check.metric_problems(config, {"eval/loss": "minimize", "params/trainable": "minimize"}) == []
+        scored = changed(config, "data.metrics", ["exact_match", "rouge", "my.own.score"])
+        for name in ("exact_match", "rougeL", "score"):
+            assert check.metric_problems(scored, {f"eval/{name}": "maximize"}) == []
+
+    def test_a_metric_of_ones_own_can_be_optimised(self):
+        assert check.objective_problems({"eval/politeness": "maximize"}) == []
 
 
 @pytest.fixture
@@ -197,7 +315,10 @@ class TestOverrides:
         ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
         ("zzz=1", "zzz is not a setting. `python src/train.py --help` lists all settings."),
         ("+lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
-        ("lora=rslra", "lora must be one of default, rslora, but is 'rslra'. Did you mean rslora?"),
+        (
+            "lora=rslra",
+            f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?",
+        ),
         ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
         ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
         ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
@@ -219,7 +340,7 @@ class TestOverrides:
             "lora.r=0,4,abc", "lora.rank=4", "lora=rslra,default", "train.max_steps=0", "train.batch_size=2"
         )
         assert sorted(found) == [
-            "lora must be one of default, rslora, but is 'rslra'. Did you mean rslora?",
+            f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?",
             "lora.r must be a whole number, but is 'abc'.",
             "lora.r must be at least 1, but is 0: a rank of 0 trains nothing.",
             "lora.rank is not a setting. Did you mean lora.r?",

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lowrung import layout
 from lowrung.layout import ROOT
 from lowrung.track.base import store_uri
+from tests.composing import LORAS
 
 SMALL = [
     "model=tiny",
@@ -139,18 +140,22 @@ def test_a_reader_that_had_enough_is_no_crash(folder):
 
 @pytest.mark.parametrize(
     ("line", "offered"),
-    [("lora=", ["lora=default", "lora=rslora"]), ("lora.use_", ["lora.use_rslora="]), ("sweeps=rank", None)],
+    [
+        ("lora=", [f"lora={path.stem}" for path in sorted((ROOT / "conf" / "lora").glob("*.yaml"))]),
+        ("lora.use_", ["lora.use_dora=", "lora.use_rslora="]),
+        ("sweeps=rank", ["sweeps=rank_ladder"]),
+    ],
 )
 def test_the_shell_completes(folder, line, offered):
     done = train(folder, "-sc", "query=bash", COMP_LINE=f"python train.py {line}")
-    assert done.stdout.split() == (offered or ["sweeps=rank_ladder"])
+    assert done.stdout.split() == offered
 
 
 class TestBadUsage:
     def test_one_run_all_at_once(self, folder):
         assert sorted(refused(folder, "lora.r=abc", "lora.rank=4", "lora=rslra", "train.max_steps=2,4")) == [
             "`train.max_steps=2,4` has several values. Add -m to run a trial for each, or brackets to mean one list.",
-            "lora must be one of default, rslora, but is 'rslra'. Did you mean rslora?",
+            f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?",
             "lora.r must be a whole number, but is 'abc'.",
             "lora.rank is not a setting. Did you mean lora.r?",
         ]

@@ -29,7 +29,8 @@ def config(composer: Composer) -> Config:
 @pytest.mark.parametrize("kind", [v for v in vars(schema).values() if dataclasses.is_dataclass(v)])
 def test_every_key_is_explained(kind):
     for field in dataclasses.fields(kind):
-        assert f"\n        {field.name}: " in kind.__doc__
+        texts = [parent.__doc__ or "" for parent in kind.__mro__ if dataclasses.is_dataclass(parent)]
+        assert any(f"\n        {field.name}: " in text for text in texts)
 
 
 class TestResolve:
@@ -59,6 +60,10 @@ class TestDetermining:
             ("sweeps", {}),
             ("model.path", "/a/copy/of/it"),
             ("verify.keep_merged", True),
+            ("data.path", "/the/rows/are/fingerprinted.jsonl"),
+            ("data.seed", 1),
+            ("train.save_steps", 0),
+            ("model.double_quantization", False),
         ],
     )
     def test_drops_paths_names_and_tracking(self, config, key, value):
@@ -70,9 +75,10 @@ class TestDetermining:
         [
             ("seed", 1),
             ("model.dtype", "bfloat16"),
-            ("data.name", "number_words"),
-            ("data.eval_size", 7),
-            ("data.seed", 1),
+            ("model.quantization", "nf4"),
+            ("data.max_length", 7),
+            ("data.format", "plain"),
+            ("data.metrics", ["bleu"]),
             ("lora.r", 9),
             ("lora.alpha", 9.0),
             ("lora.use_rslora", True),
@@ -86,6 +92,11 @@ class TestDetermining:
     )
     def test_keeps_what_matters(self, config, key, value):
         assert schema.determining(changed(config, key, value)) != schema.determining(config)
+
+    def test_full_fine_tuning_has_no_adapter_whose_settings_count(self, composer):
+        full = schema.determining(composer.config("lora=full"))
+        assert schema.determining(composer.config("lora=full", "lora.r=64", "lora.init=pissa")) == full
+        assert schema.determining(composer.config("lora=full", "train.learning_rate=1e-5")) != full
 
     def test_without_the_gate_its_settings_do_not_count(self, composer):
         without = composer.config("verify=none")

@@ -1,39 +1,74 @@
 """A tiny fine-tune for tests: seconds, one thread, the same numbers every time."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrung.finetune import data, model, run
+from lowrung.finetune import model as models
+from lowrung.finetune import run, tokens
+from lowrung.finetune.adapter import Lora
+from lowrung.finetune.model import Base
+from lowrung.finetune.tokens import Prepared
 from lowrung.finetune.trainer import Recipe
+from lowrung.schema import TrainConf
+from tests import sources
 
-LORA = {"r": 4, "alpha": 8.0, "dropout": 0.0, "use_rslora": False, "target_modules": "all-linear"}
+LORA = {"r": 4, "alpha": 8.0}
 RECIPE = {
     "learning_rate": 1e-2,
     "max_steps": 6,
     "batch_size": 4,
     "eval_batch_size": 8,
-    "gradient_accumulation_steps": 1,
     "eval_steps": 3,
-    "lr_scheduler_type": "linear",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "max_length": 256,
-    "seed": 0,
+    "save_steps": 0,
 }
 
 
-def fine_tune(folder: Path, *, name: str = "number_words", lora: dict[str, Any] | None = None, **recipe: Any) -> Any:
-    """Trains `tiny` below `folder`; returns what `run.fine_tune` does, and the reports it made."""
+def recipe(**changed: Any) -> Recipe:
+    """A recipe of six steps without checkpoints."""
+    train = dataclasses.asdict(TrainConf(**{**RECIPE, **changed.pop("train", {})}))
+    return Recipe(**{**train, "max_length": 256, "seed": 0, **changed})
+
+
+def prepared(folder: Path, base: Base, *, name: str = "number_words", max_length: int = 256) -> Prepared:
+    """Few examples as the base's tokens."""
+    corpus = sources.load(name=name, train_size=64, eval_size=24)
+    tokenizer = models.load_tokenizer(base.folder)
+    return tokens.prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
+
+
+def fine_tune(
+    folder: Path,
+    *,
+    name: str = "number_words",
+    base: Base | None = None,
+    lora: dict[str, Any] | None = None,
+    is_full: bool = False,
+    watch: Callable[[int], object] = lambda step: None,
+    **changed: Any,
+) -> Any:
+    """Trains `tiny`, or another base, below `folder`; returns what `run.fine_tune` does, and the reports it made.
+
+    ``watch`` is called with the step of each report; what it raises ends the run.
+    """
     reports: list[tuple[int, dict[str, float]]] = []
+
+    def on_report(step: int, metrics: Mapping[str, float]) -> None:
+        reports.append((step, dict(metrics)))
+        watch(step)
+
+    base = base or Base("embedded:tiny")
+    extra = {key: changed.pop(key) for key in ("max_length", "seed", "lora_plus_ratio") if key in changed}
     trained = run.fine_tune(
-        model_folder=model.locate("embedded:tiny"),
-        dtype="auto",
-        corpus=data.load(name=name, train_size=64, eval_size=24, seed=0),
-        lora={**LORA, **(lora or {})},
-        recipe=Recipe(**{**RECIPE, **recipe}),
+        base=base,
+        data=prepared(folder, base, name=name),
+        lora=None if is_full else Lora(**{**LORA, **(lora or {})}),
+        recipe=recipe(train=changed, **extra),
+        scores=["exact_match"] if name == "number_words" else [],
         threads=1,
-        adapter_folder=folder / "adapter",
-        scratch=folder / "scratch",
-        on_report=lambda step, metrics: reports.append((step, dict(metrics))),
+        folder=folder / "adapter",
+        checkpoint_folder=folder / "checkpoints",
+        on_report=on_report,
     )
     return trained, reports

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch import dtype as torch_dtype
 
+    from lowrung.finetune.model import Base
     from lowrung.finetune.preflight import Preflight
 
 
@@ -38,6 +39,7 @@ class Assignment:
 
     Attributes:
         folder: the run's folder in the store.
+        data: where the examples lie as tokens.
         threads: CPU threads.
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
@@ -45,6 +47,7 @@ class Assignment:
     """
 
     folder: str
+    data: str
     threads: int
     tracking: str | None
     experiment: str
@@ -77,7 +80,13 @@ def run(composed: DictConfig) -> str:
     assignment = Assignment.read(job.assignment)
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
-    outcome = execute(config, RunFolder(Path(assignment.folder)), threads=assignment.threads, on_point=history.add)
+    outcome = execute(
+        config,
+        RunFolder(Path(assignment.folder)),
+        data=Path(assignment.data),
+        threads=assignment.threads,
+        on_point=history.add,
+    )
     history.flush()
     return outcome.status
 
@@ -106,18 +115,20 @@ def _run_single(config: Config, job: JobFolder) -> str:
 
 
 def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
-    tracker = recording.make_tracker(config)
-    run_id = tracker.start_run(f"r={config.lora.r}", params=recording.key_params(config), tags={"lowrung.kind": "run"})
-    history = recording.History(tracker, run_id)
+    for note in preflight.notes:
+        print(f"note: {note}")
     prepare_folder(folder, config, preflight, threads)
+    tracker = recording.make_tracker(config)
+    run_id = recording.start_single(tracker, config, folder)
+    history = recording.History(tracker, run_id)
     with atomic.lock(folder.lock), Progress() as progress:
-        progress.start("run", "training", config.train.max_steps)
+        progress.start("run", "training", steps(config, preflight))
 
         def on_point(point: Point) -> None:
             history.add(point)
             progress.update("run", point.step, point.metrics)
 
-        outcome = execute(config, folder, threads=threads, on_point=on_point)
+        outcome = execute(config, folder, data=preflight.data_folder, threads=threads, on_point=on_point)
         progress.end("run", "training", str(outcome.status))
     history.flush()
     recording.finish(tracker, run_id, folder, outcome, preflight.splits)
@@ -138,20 +149,26 @@ def look(config: Config) -> "Preflight":
     """Looks at model and data; see `lowrung.finetune.preflight`."""
     from lowrung.finetune import preflight
 
-    return preflight.look(**look_arguments(config))
+    return preflight.look(**look_arguments([config]))
 
 
-def look_arguments(config: Config) -> dict[str, Any]:
-    """The part of a config that the look at model and data depends on."""
+def look_arguments(configs: Sequence[Config]) -> dict[str, Any]:
+    """What to look at for configs that share their model and data."""
+    adapters = {schema.digest(settings): settings for config in configs if (settings := lora_settings(config))}
     return {
-        "model_path": config.model.path,
-        "target_modules": config.lora.target_modules,
-        "data_name": config.data.name,
-        "train_size": config.data.train_size,
-        "eval_size": config.data.eval_size,
-        "data_seed": config.data.seed,
-        "max_length": config.data.max_length,
+        "base": dataclasses.asdict(configs[0].model),
+        "task": dataclasses.asdict(configs[0].data),
+        "store": Path(configs[0].store).absolute(),
+        "adapters": list(adapters.values()),
     }
+
+
+def lora_settings(config: Config) -> dict[str, Any] | None:
+    """The fields of a `lowrung.finetune.adapter.Lora`, or None where all weights are trained."""
+    if config.lora.method == "full":
+        return None
+    values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
+    return {**values, **{name: check.pattern(values[name]) for name in ("rank_pattern", "alpha_pattern")}}
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
@@ -164,6 +181,18 @@ def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
     )
 
 
+def steps(config: Config, preflight: "Preflight") -> int:
+    """Optimiser steps of a run. With packing fewer, since rows are then fewer than examples."""
+    train = config.train
+    return schema.total_steps(
+        max_steps=train.max_steps,
+        epochs=train.epochs,
+        rows=next(split.rows for split in preflight.splits if split.context == "training"),
+        batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+    )
+
+
 def kept(folder: RunFolder) -> Outcome | None:
     """A result that need not be computed again, or None."""
     outcome = Outcome.read(folder.outcome)
@@ -171,7 +200,7 @@ def kept(folder: RunFolder) -> Outcome | None:
 
 
 def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
-    """Clears what an earlier attempt left, and writes down what the run is made from.
+    """Clears what an earlier attempt left but for its checkpoints, and writes down what the run is made from.
 
     Raises:
         StoreError: when another process works in the folder; nothing has been touched then.
@@ -182,7 +211,7 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
     with atomic.lock(folder.lock):
         mailbox.clear(folder.path)
         folder.outcome.unlink(missing_ok=True)
-        for stale in (folder.adapter, folder.merged, folder.scratch):
+        for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
         atomic.write_json(folder.environment, environment)
@@ -191,12 +220,17 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
 # -- the run itself ----------------------------------------------------------------------------------------------------
 
 
-def execute(config: Config, folder: RunFolder, *, threads: int, on_point: Callable[[Point], None]) -> Outcome:
+def execute(
+    config: Config, folder: RunFolder, *, data: Path, threads: int, on_point: Callable[[Point], None]
+) -> Outcome:
     """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
+
+    A run that was interrupted goes on from its last checkpoint. Checkpoints go when the run is complete.
 
     Args:
         config: the run's; it has been checked.
         folder: the run's, locked by this process and prepared.
+        data: where the examples lie as tokens.
         threads: CPU threads.
         on_point: called with each moment of the run's history, after it was posted to the mailbox.
     """
@@ -210,7 +244,7 @@ def execute(config: Config, folder: RunFolder, *, threads: int, on_point: Callab
 
     started = time.perf_counter()
     try:
-        outcome = _train_and_verify(config, folder, threads, on_report)
+        outcome = _train_and_verify(config, folder, data, threads, on_report)
     except Diverged as error:
         outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
     except KeyboardInterrupt:
@@ -220,6 +254,9 @@ def execute(config: Config, folder: RunFolder, *, threads: int, on_point: Callab
         status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
         outcome = Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
     shutil.rmtree(folder.scratch, ignore_errors=True)
+    if outcome.status is Status.COMPLETE:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        folder.tracked.unlink(missing_ok=True)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
     outcome.write(folder.outcome)
@@ -227,12 +264,12 @@ def execute(config: Config, folder: RunFolder, *, threads: int, on_point: Callab
 
 
 def _train_and_verify(
-    config: Config, folder: RunFolder, threads: int, on_report: Callable[[int, Mapping[str, float]], None]
+    config: Config, folder: RunFolder, data: Path, threads: int, on_report: Callable[[int, Mapping[str, float]], None]
 ) -> Outcome:
-    from lowrung.finetune import model
+    from lowrung.finetune.model import Base
 
-    base = model.locate(config.model.path)
-    outcome, evidence = _train(config, folder, base, threads, on_report)
+    base = Base(**dataclasses.asdict(config.model))
+    outcome, evidence = _train(config, folder, base, data, threads, on_report)
     # The trained model is out of reach by now: its memory is needed for its copies.
     return _verified(config, folder, base, outcome, evidence) if evidence else outcome
 
@@ -249,29 +286,32 @@ class _Evidence:
 def _train(
     config: Config,
     folder: RunFolder,
-    base: Path,
+    base: "Base",
+    data: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
 ) -> tuple[Outcome, _Evidence | None]:
     from lowrung.adapters import verify
-    from lowrung.finetune import data, run
+    from lowrung.finetune import run
+    from lowrung.finetune.adapter import Lora
+    from lowrung.finetune.tokens import Prepared
     from lowrung.finetune.trainer import Recipe
 
-    corpus = data.load(
-        name=config.data.name,
-        train_size=config.data.train_size,
-        eval_size=config.data.eval_size,
-        seed=config.data.seed,
-    )
+    settings = lora_settings(config)
     trained = run.fine_tune(
-        model_folder=base,
-        dtype=config.model.dtype,
-        corpus=corpus,
-        lora=dataclasses.asdict(config.lora),
-        recipe=Recipe(**dataclasses.asdict(config.train), max_length=config.data.max_length, seed=config.seed),
+        base=base,
+        data=Prepared.load(data),
+        lora=Lora(**settings) if settings else None,
+        recipe=Recipe(
+            **dataclasses.asdict(config.train),
+            max_length=config.data.max_length,
+            seed=config.seed,
+            lora_plus_ratio=config.lora.lora_plus_ratio if settings else None,
+        ),
+        scores=config.data.metrics,
         threads=threads,
-        adapter_folder=folder.adapter,
-        scratch=folder.scratch,
+        folder=folder.adapter if settings else folder.model,
+        checkpoint_folder=folder.checkpoints,
         on_report=on_report,
     )
     facts = {"parameters": str(trained.parameters)}
@@ -282,21 +322,32 @@ def _train(
     return outcome, _Evidence(rows, verify.completion_logits(trained.model, rows)[0], trained.dtype)
 
 
-def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, evidence: _Evidence) -> Outcome:
+def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: _Evidence) -> Outcome:
     from lowrung.adapters import verify
 
-    gate = verify.verify(
-        base_folder=base,
-        adapter_folder=folder.adapter,
-        trained_logits=evidence.logits,
-        trained_dtype=evidence.dtype,
-        rows=evidence.rows,
-        new_tokens=config.verify.new_tokens,
-        merge_dtype=config.verify.merge_dtype,
-        tolerances={k: verify.Tolerance(**dataclasses.asdict(v)) for k, v in config.verify.tolerances.items()},
-        scratch=folder.scratch / "merged",
-        keep=folder.merged if config.verify.keep_merged else None,
-    )
+    tolerances = {k: verify.Tolerance(**dataclasses.asdict(v)) for k, v in config.verify.tolerances.items()}
+    if config.lora.method == "full":
+        gate = verify.verify_model(
+            base=base,
+            model_folder=folder.model,
+            trained_logits=evidence.logits,
+            trained_dtype=evidence.dtype,
+            rows=evidence.rows,
+            tolerances=tolerances,
+        )
+    else:
+        gate = verify.verify(
+            base=base,
+            adapter_folder=folder.adapter,
+            trained_logits=evidence.logits,
+            trained_dtype=evidence.dtype,
+            rows=evidence.rows,
+            new_tokens=config.verify.new_tokens,
+            merge_dtype=config.verify.merge_dtype,
+            tolerances=tolerances,
+            scratch=folder.scratch / "merged",
+            keep=folder.merged if config.verify.keep_merged else None,
+        )
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
     return dataclasses.replace(

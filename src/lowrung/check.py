@@ -5,11 +5,14 @@ What needs a look at model and data is checked by `lowrung.finetune.preflight`, 
 
 import dataclasses
 import difflib
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lowrung import schema
-from lowrung.schema import Config, LoraConf, TrainConf, VerifyConf
+from lowrung.errors import UsageError
+from lowrung.schema import Config, DataConf, LoraConf, ModelConf, SourceConf, TrainConf, VerifyConf
 
 SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
 """What people type when they mean a setting whose name looks different."""
@@ -19,9 +22,11 @@ def rules(config: Config) -> list[str]:
     """The rules that span types: ranges, choices and pairs of fields."""
     return [
         *_undeclared(config),
-        *_data_rules(config),
+        *_model_rules(config.model),
+        *_data_rules(config.data),
         *_lora_rules(config.lora),
         *_train_rules(config.train),
+        *_pair_rules(config),
         *_verify_rules(config.verify),
     ]
 
@@ -31,10 +36,14 @@ OBJECTIVES = (
     "eval/perplexity",
     "eval/token_accuracy",
     "eval/exact_match",
+    "eval/rouge1",
+    "eval/rouge2",
+    "eval/rougeL",
+    "eval/bleu",
     "params/trainable",
     "adapter/bytes",
 )
-"""The metrics that a sweep can optimise."""
+"""The metrics that a sweep can optimise, beside those of ``data.metrics`` that are functions of the user's."""
 
 
 def objective_problems(objectives: Any) -> list[str]:
@@ -43,18 +52,26 @@ def objective_problems(objectives: Any) -> list[str]:
         return [f"hydra.sweeper.objectives must be pairs such as {{eval/loss:minimize}}, but is {objectives!r}."]
     found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
     for name, direction in objectives.items():
-        found += _one_of("hydra.sweeper.objectives", name, OBJECTIVES)
+        if not _may_be_generated(name):
+            found += _one_of("hydra.sweeper.objectives", name, OBJECTIVES)
         found += _one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
     return found
 
 
-def answer_problems(config: Config, objectives: Mapping[str, str]) -> list[str]:
-    """An objective that this config's task never scores."""
-    if "eval/exact_match" not in objectives or config.data.name in schema.ANSWERED:
-        return []
+def _may_be_generated(name: Any) -> bool:
+    """Whether this may be a metric that the user wrote: nothing that we know comes close."""
+    return str(name).startswith("eval/") and not difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.8)
+
+
+def metric_problems(config: Config, objectives: Mapping[str, str]) -> list[str]:
+    """Objectives that need generated text and that this config never measures."""
+    always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
+    measured = {f"eval/{name}" for metric in config.data.metrics for name in schema.metric_names(metric)}
+    lacking = [name for name in objectives if name.startswith("eval/") and name not in (*always, *measured)]
     return [
-        "hydra.sweeper.objectives must name metrics that the task has, but eval/exact_match needs one right answer,"
-        f" and data.name is {config.data.name!r}. Use data={schema.ANSWERED[0]}, or another metric."
+        f"hydra.sweeper.objectives must name metrics that the task has, but {name} is not measured, since data.metrics"
+        f" is {config.data.metrics}. Add it there, or take another metric."
+        for name in lacking
     ]
 
 
@@ -79,37 +96,187 @@ def _declared(kind: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{field.name}"
 
 
-def _data_rules(config: Config) -> Iterator[str]:
-    yield from _one_of("model.dtype", config.model.dtype, ("auto", *schema.DTYPES))
-    yield from _one_of("data.name", config.data.name, schema.DATASETS)
-    yield from _one_of("track.kind", config.track.kind, schema.TRACKERS)
-    yield from _at_least("data.train_size", config.data.train_size, 1)
-    yield from _at_least("data.eval_size", config.data.eval_size, 1)
-    yield from _at_least("data.max_length", config.data.max_length, 8)
-    yield from _at_least("seed", config.seed, 0)
+def _model_rules(model: ModelConf) -> Iterator[str]:
+    yield from _one_of("model.dtype", model.dtype, ("auto", *schema.DTYPES))
+    yield from _one_of("model.quantization", model.quantization, schema.QUANTIZATIONS)
+    if model.attn_implementation is not None:
+        yield from _one_of("model.attn_implementation", model.attn_implementation, schema.ATTENTIONS)
+    if model.device_map not in (None, "auto"):
+        yield f"model.device_map must be null or auto, but is {model.device_map!r}."
+
+
+def _data_rules(data: DataConf) -> Iterator[str]:
+    if data.name == "mixture":
+        if not data.sources:
+            yield "data.sources must list what is mixed, but is empty. An example: data=mixture."
+        for number, source in enumerate(data.sources):
+            yield from _source_rules(f"data.sources[{number}]", source)
+    else:
+        yield from _source_rules("data", data, (*schema.DATASETS, "mixture"))
+    if data.eval_path is not None and data.name != "file":
+        yield f"data.eval_path needs data.name=file, but that is {data.name}."
+    if data.eval_split is not None and data.name != "hub":
+        yield f"data.eval_split needs data.name=hub, but that is {data.name}."
+    if data.train_size is not None:
+        yield from _at_least("data.train_size", data.train_size, 1)
+    if data.eval_size is not None:
+        yield from _at_least("data.eval_size", data.eval_size, 1)
+    elif data.eval_path is None and data.eval_split is None:
+        yield "data.eval_size must say how many examples are held out, but is null. Give a number, or data.eval_path."
+    yield from _at_least("data.max_length", data.max_length, 8)
+    yield from _one_of("data.format", data.format, schema.FORMATS)
+    for metric in data.metrics:
+        if "." not in metric:  # else a function of the user's
+            yield from _one_of("data.metrics", metric, schema.METRICS)
+
+
+def _source_rules(name: str, source: SourceConf, names: Sequence[str] = schema.DATASETS) -> Iterator[str]:
+    yield from _one_of(f"{name}.name", source.name, names)
+    if source.name in ("file", "hub") and not source.path:
+        example = "answers.jsonl" if source.name == "file" else "trl-lib/Capybara"
+        yield f"{name}.path must name the {source.name}, but is {source.path!r}. An example: {name}.path={example}."
+    yield from _above(f"{name}.weight", source.weight, 0)
 
 
 def _lora_rules(lora: LoraConf) -> Iterator[str]:
+    yield from _one_of("lora.method", lora.method, schema.METHODS)
+    yield from _one_of("lora.init", lora.init, schema.INITS)
+    yield from _one_of("lora.bias", lora.bias, schema.BIASES)
     yield from _at_least("lora.r", lora.r, 1, "a rank of 0 trains nothing")
     if lora.r >= 1:  # alpha follows r by default: one mistake, one message
         yield from _above("lora.alpha", lora.alpha, 0)
     if not 0 <= lora.dropout < 1:
         yield f"lora.dropout must be in [0, 1), but is {lora.dropout}. Use 0 for no dropout."
-    targets = lora.target_modules
-    named = isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets)
-    if targets != "all-linear" and not named:
-        yield f"lora.target_modules must be all-linear or a list such as [q_proj,v_proj], but is {targets!r}."
+    yield from _target_rules(lora.target_modules)
+    for name, least in (("rank_pattern", 1), ("alpha_pattern", 0)):
+        yield from _pattern_rules(f"lora.{name}", getattr(lora, name), least)
+    for layer in lora.layers_to_transform or ():
+        yield from _at_least("lora.layers_to_transform", layer, 0)
+    if lora.layers_to_transform is not None and _is_regex(lora.target_modules):
+        yield (
+            "lora.layers_to_transform needs target_modules as a preset or a list, but that is the regular expression"
+            f" {lora.target_modules!r}. Name the layers in it instead."
+        )
+    if lora.lora_plus_ratio is not None:
+        yield from _above("lora.lora_plus_ratio", lora.lora_plus_ratio, 0)
+
+
+def _is_regex(targets: Any) -> bool:
+    return isinstance(targets, str) and targets not in schema.TARGETS
+
+
+def _target_rules(targets: Any) -> Iterator[str]:
+    if isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets):
+        return
+    if not isinstance(targets, str) or not targets:
+        yield (
+            f"lora.target_modules must be {', '.join(schema.TARGETS)}, a list such as [q_proj,v_proj] or a regular"
+            f" expression, but is {targets!r}."
+        )
+    elif problem := _regex_problem(targets):
+        yield f"lora.target_modules must be a valid regular expression, but {targets!r} is not: {problem}."
+
+
+def _regex_problem(text: str) -> str | None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        return str(error)
+    return None
+
+
+def pattern(value: Any) -> dict[str, Any]:
+    """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
+
+    Raises:
+        UsageError: when it is neither.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise UsageError(f"but {value!r} is not JSON") from None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"but is {value!r}")
+    return {str(name): number for name, number in value.items()}
+
+
+def _pattern_rules(name: str, value: Any, least: int) -> Iterator[str]:
+    remedy = f"An example: '{name}={{q_proj:16}}', or as JSON \"{name}='{{\\\"q_proj\\\": 16}}'\"."
+    try:
+        items = pattern(value)
+    except UsageError as error:
+        yield f"{name} must be pairs of a module's name and a number, {error}. {remedy}"
+        return
+    for key, number in items.items():
+        kinds = int if least else (int, float)
+        if isinstance(number, bool) or not isinstance(number, kinds) or not number >= max(least, 1e-9):
+            kind = "a rank of at least 1" if least else "a number above 0"
+            yield f"{name}.{key} must be {kind}, but is {number!r}."
+        if problem := _regex_problem(key):
+            yield f"{name} must have names or regular expressions as keys, but {key!r} is neither: {problem}."
 
 
 def _train_rules(train: TrainConf) -> Iterator[str]:
     yield from _above("train.learning_rate", train.learning_rate, 0)
-    for name in ("max_steps", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "eval_steps"):
+    for name in ("batch_size", "eval_batch_size", "gradient_accumulation_steps", "eval_steps", "save_total_limit"):
         yield from _at_least(f"train.{name}", getattr(train, name), 1)
+    if train.max_steps is None and train.epochs is None:
+        yield "train.max_steps or train.epochs must say how long to train, but both are null."
+    elif train.max_steps is not None and train.epochs is not None:
+        yield (
+            f"Only one of train.max_steps ({train.max_steps}) and train.epochs ({train.epochs:g}) can say how long to"
+            " train. Add train.max_steps=null to train by epochs."
+        )
+    if train.max_steps is not None:
+        yield from _at_least("train.max_steps", train.max_steps, 1)
+    if train.epochs is not None:
+        yield from _above("train.epochs", train.epochs, 0)
+    if train.save_steps and train.eval_steps >= 1 and train.save_steps % train.eval_steps:
+        yield (
+            f"train.save_steps must be a multiple of train.eval_steps, but is {train.save_steps} and that is"
+            f" {train.eval_steps}: a run goes on from an evaluation."
+        )
+    elif train.save_steps is not None:
+        yield from _at_least("train.save_steps", train.save_steps, 0)
+    if train.early_stopping is not None:
+        yield from _at_least("train.early_stopping", train.early_stopping, 1)
+        if train.save_steps not in (None, train.eval_steps):
+            yield (
+                "train.early_stopping takes the best evaluation's weights, so each needs a checkpoint, but"
+                f" train.save_steps is {train.save_steps} and train.eval_steps {train.eval_steps}."
+                " Leave train.save_steps out."
+            )
     yield from _one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
     if not 0 <= train.warmup_ratio <= 1:
         yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
-    if not train.weight_decay >= 0:
-        yield f"train.weight_decay must be at least 0, but is {train.weight_decay}."
+    for name in ("weight_decay", "max_grad_norm"):
+        if not getattr(train, name) >= 0:
+            yield f"train.{name} must be at least 0, but is {getattr(train, name)}."
+
+
+def _pair_rules(config: Config) -> Iterator[str]:
+    """Rules over several groups."""
+    quantized = config.model.quantization != "none"
+    if quantized and config.lora.method == "full":
+        yield (
+            f"lora=full trains all weights, but model.quantization={config.model.quantization} freezes them in few"
+            " bits. Use an adapter, or model.quantization=none."
+        )
+    elif quantized and config.lora.init in schema.CONVERTED_INITS:
+        yield (
+            f"lora.init={config.lora.init} takes a part out of the base's weights, but"
+            f" model.quantization={config.model.quantization} would round what is left, and the adapter would not fit"
+            " the original base. Use lora.init=default, or model.quantization=none."
+        )
+    if config.lora.method == "full" and config.model.dtype == "float16":
+        yield "lora=full needs model.dtype float32 or bfloat16, but it is float16, whose gradients underflow."
+    if config.train.packing and config.model.attn_implementation == "flex_attention":
+        yield "train.packing was never tried with model.attn_implementation=flex_attention. Use sdpa."
+    yield from _one_of("track.kind", config.track.kind, schema.TRACKERS)
+    yield from _at_least("seed", config.seed, 0)
 
 
 def _verify_rules(verify: VerifyConf) -> Iterator[str]:

@@ -62,6 +62,21 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def model(self) -> Path:
+        """The trained model with its tokenizer, where all weights were trained (``lora=full``)."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a run that was interrupted goes on from; deleted when it is complete."""
+        return self.path / "checkpoints"
+
+    @property
+    def tracked(self) -> Path:
+        """Which of the tracker's runs an unfinished run belongs to."""
+        return self.path / "tracked.json"
+
+    @property
     def merged(self) -> Path:
         """The merged model with its tokenizer, where ``verify.keep_merged`` asked for it."""
         return self.path / "merged"
@@ -123,6 +138,11 @@ class StudyFolder:
 def run_folder(store: Path, signature: str) -> RunFolder:
     """The folder of the run with this signature."""
     return RunFolder(store / signature)
+
+
+def tokens_folder(store: Path, key: str) -> Path:
+    """Where a task's examples lie as tokens, for all runs that share them."""
+    return store / ".tokens" / key
 
 
 def point_to(link: Path, target: Path) -> None:

@@ -57,8 +57,8 @@ class Composer:
         problems: dict[str, None] = {}
         for params in space.grid():
             config = self.config(space.overrides(params))
-            problems.update(dict.fromkeys(_rules(config) + check.answer_problems(config, objectives)))
-            identity = schema.digest([schema.determining(config), config.model.path])
+            problems.update(dict.fromkeys(_rules(config) + check.metric_problems(config, objectives)))
+            identity = schema.digest([schema.determining(config), vars(config.model), dataclasses.asdict(config.data)])
             points.setdefault(identity, GridPoint(params, config))
         if problems:
             raise UsageError(list(problems))
@@ -138,12 +138,17 @@ class Plan:
         with open_dict(master):
             master.study = name
         folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
-        distinct = {_look_key(point.config): app.look_arguments(point.config) for point in points}
+        alike: dict[str, list[Config]] = {}
+        for point in points:
+            alike.setdefault(_look_key(point.config), []).append(point.config)
+        distinct = {key: app.look_arguments(configs) for key, configs in alike.items()}
         print("loading libraries, looking at model and data (the first time, the model is built: half a minute)")
         preflights = dict(_look(engine, folder, distinct))
         problems = dict.fromkeys(problem for found in preflights.values() for problem in found.problems)
         if problems:
             raise UsageError(list(problems))
+        for note in dict.fromkeys(note for found in preflights.values() for note in found.notes):
+            print(f"note: {note}")
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
         fixed = (text for text in space.fixed if not text.startswith("study="))
         space = dataclasses.replace(space, fixed=(*fixed, f"study={_quoted(name)}"))
@@ -171,7 +176,9 @@ def _quoted(name: str) -> str:
 
 
 def _look_key(config: Config) -> str:
-    return schema.digest(app.look_arguments(config))
+    """What runs share that are looked at together: model and data."""
+    arguments = app.look_arguments([config])
+    return schema.digest({name: value for name, value in arguments.items() if name != "adapters"})
 
 
 def _look(

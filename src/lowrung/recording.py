@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung import provenance
+from lowrung import atomic, provenance
 from lowrung.engine import mailbox
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome
@@ -54,10 +54,22 @@ def key_params(config: Config) -> dict[str, str]:
     return {
         "model": config.model.path.removeprefix("embedded:"),
         "data": config.data.name,
-        "lora.r": str(config.lora.r),
+        "lora.r": str(config.lora.r) if config.lora.method == "lora" else config.lora.method,
         "train.learning_rate": f"{config.train.learning_rate:g}",
         "seed": str(config.seed),
     }
+
+
+def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
+    """Opens the tracker's run of a single run; one that goes on from a checkpoint has one already."""
+    if folder.tracked.exists() and folder.checkpoints.exists():
+        known = atomic.read_json(folder.tracked)
+        if known["uri"] == tracking_uri(config) and tracker.has_run(known["run"]):
+            return str(known["run"])
+    name = f"r={config.lora.r}" if config.lora.method == "lora" else config.lora.method
+    run_id = tracker.start_run(name, params=key_params(config), tags={"lowrung.kind": "run"})
+    atomic.write_json(folder.tracked, {"uri": tracking_uri(config), "run": run_id})
+    return run_id
 
 
 def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, splits: Sequence["Split"]) -> None:

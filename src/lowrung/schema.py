@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,25 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 DTYPES = ("float32", "bfloat16", "float16")
-DATASETS = ("docstrings", "number_words")
-ANSWERED = ("number_words",)
-"""The datasets whose completions are the one right answer, so that exact match means something."""
+QUANTIZATIONS = ("none", "int8", "nf4")
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+DATASETS = ("docstrings", "number_words", "file", "hub")
+FORMATS = ("auto", "chat", "plain")
+METRICS = ("exact_match", "rouge", "bleu")
+"""The metrics of generated text that lowrung brings; any other is a dotted name of the user's."""
+
+
+def metric_names(metric: str) -> tuple[str, ...]:
+    """The names, after ``eval/``, that an entry of ``data.metrics`` is recorded under."""
+    return ("rouge1", "rouge2", "rougeL") if metric == "rouge" else (metric.rsplit(".", 1)[-1],)
+
+
+METHODS = ("lora", "full")
+INITS = ("default", "gaussian", "pissa", "olora")
+CONVERTED_INITS = ("pissa", "olora")
+"""The inits that take something out of the base's weights; see `lowrung.finetune.adapter`."""
+BIASES = ("none", "all", "lora_only")
+TARGETS = ("all-linear", "attention", "mlp")
 SCHEDULES = (
     "linear",
     "cosine",
@@ -32,32 +49,89 @@ class ModelConf:
     """The base model.
 
     Attributes:
-        path: a local folder as `save_pretrained` leaves it, or ``embedded:NAME`` for a model that comes with lowrung.
+        path: a local folder as `save_pretrained` leaves it, a hub id (``Qwen/Qwen2.5-0.5B-Instruct``), or
+            ``embedded:NAME`` for a model that comes with lowrung.
+        revision: branch, tag or commit of a hub model; null is its main branch. The commit that was found is part of
+            a run's signature, so a moved branch is another model.
         dtype: the weights' precision while training; ``auto`` is bfloat16 on a GPU and float32 on a CPU, which has
             no fast bfloat16 matrix product (measured: 1.5 times slower than float32).
+        attn_implementation: which attention transformers computes, one of `ATTENTIONS`; null leaves it the choice.
+        quantization: ``none``, ``int8`` (LLM.int8(), arXiv:2208.07339) or ``nf4`` (QLoRA, arXiv:2305.14314): the
+            frozen base is held in 8 or 4 bits a weight. Needs bitsandbytes; works on a CPU too.
+        double_quantization: with ``nf4``, also quantises the quantisation constants: 0.4 bits a weight less, as in
+            the QLoRA paper.
+        device_map: null puts the model on the run's one device; ``auto`` spreads it over all GPUs that the run sees
+            (see ``hydra.launcher.gpus_per_trial``).
+        trust_remote_code: runs Python code that comes with the model. Read that code first.
     """
 
     path: str = MISSING
+    revision: str | None = None
     dtype: str = "auto"
+    attn_implementation: str | None = None
+    quantization: str = "none"
+    double_quantization: bool = True
+    device_map: str | None = None
+    trust_remote_code: bool = False
 
 
 @dataclass
-class DataConf:
-    """The task.
+class SourceConf:
+    """Where examples come from.
 
     Attributes:
-        name: which dataset.
-        train_size: examples to train on.
-        eval_size: held-out examples that the eval scores are computed over.
-        max_length: tokens after which an example is cut.
-        seed: draws the examples and the split; apart from the run's seed, so that seeds share their data.
+        name: ``docstrings``, ``number_words``, ``file`` or ``hub``.
+        path: for ``file`` a JSONL, CSV or Parquet file; for ``hub`` a dataset's id.
+        subset: for ``hub``, the dataset's subset (its config's name); null where it has only one.
+        split: for ``hub``, the split to train on.
+        messages_column: a column of chats, each a list of ``{role, content}``. Every assistant's turn is learnt.
+        prompt_column: a column of prompts, each a text or a list of messages.
+        completion_column: a column of completions, which alone are learnt; each a text or a list of one message.
+        text_column: a column of texts, learnt whole. Of the three forms the first that the data has is taken:
+            messages, prompt and completion, text.
+        weight: the source's share in a mixture, relative to the other sources' weights.
     """
 
     name: str = MISSING
-    train_size: int = MISSING
-    eval_size: int = MISSING
+    path: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    text_column: str = "text"
+    weight: float = 1.0
+
+
+@dataclass
+class DataConf(SourceConf):
+    """The task: its examples, how they are split, and how they are scored.
+
+    Attributes:
+        name: ``docstrings``, ``number_words``, ``file``, ``hub``, or ``mixture`` of the ``sources``.
+        sources: for ``mixture``, what is mixed: a list of sources with the fields above.
+        eval_path: for ``file``, a file of its own to evaluate on; null holds examples of ``path`` out.
+        eval_split: for ``hub``, the split to evaluate on; null holds examples of ``split`` out.
+        train_size: examples to train on; null is all that there are.
+        eval_size: held-out examples that the eval scores are computed over; null is all of ``eval_path`` or
+            ``eval_split``.
+        max_length: tokens after which an example is cut.
+        seed: draws the examples and the split; apart from the run's seed, so that seeds share their data.
+        format: how prompt and completion become one text: ``chat`` by the tokenizer's chat template, ``plain`` one
+            after the other, ``auto`` chat where the tokenizer has a template.
+        metrics: scores of greedily generated text: ``exact_match``, ``rouge``, ``bleu``, or the dotted name of a
+            function ``(predictions, references) -> number`` of yours.
+    """
+
+    sources: list[SourceConf] = field(default_factory=list)
+    eval_path: str | None = None
+    eval_split: str | None = None
+    train_size: int | None = None
+    eval_size: int | None = None
     max_length: int = MISSING
     seed: int = 0
+    format: str = "auto"
+    metrics: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -65,19 +139,39 @@ class LoraConf:
     """The adapter (LoRA, arXiv:2106.09685).
 
     Attributes:
+        method: ``lora``, or ``full``: all weights are trained and there is no adapter; the other fields are unused.
         r: rank of the update B·A.
         alpha: numerator of the scaling alpha / r (rsLoRA: alpha / sqrt(r)). Twice r by default, so that sweeping r
             does not also sweep the size of the update.
         dropout: probability of dropping an input of A while training.
+        bias: which biases are trained: ``none``, ``all`` of the model, or ``lora_only``, those of adapted layers.
         use_rslora: rank-stabilised scaling, arXiv:2312.03732.
-        target_modules: ``all-linear`` (every linear layer but the head), or a list of module names.
+        use_dora: a trained magnitude beside the low-rank direction, arXiv:2402.09353.
+        init: ``default`` (A random, B zero), ``gaussian``, ``pissa`` (principal singular vectors, arXiv:2404.02948)
+            or ``olora`` (orthonormal, arXiv:2406.01775). Whatever the init, the saved adapter is for the original base.
+        target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
+            block), a list of module names, or a regular expression over whole module names.
+        modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``.
+        rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
+        alpha_pattern: alphas that differ from alpha, likewise.
+        layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
+        lora_plus_ratio: learning rate of B over that of A (LoRA+, arXiv:2402.12354; 16 there); null is one rate.
     """
 
+    method: str = "lora"
     r: int = MISSING
     alpha: float = MISSING
     dropout: float = 0.0
+    bias: str = "none"
     use_rslora: bool = False
+    use_dora: bool = False
+    init: str = "default"
     target_modules: Any = "all-linear"
+    modules_to_save: list[str] = field(default_factory=list)
+    rank_pattern: Any = None
+    alpha_pattern: Any = None
+    layers_to_transform: list[int] | None = None
+    lora_plus_ratio: float | None = None
 
 
 @dataclass
@@ -86,25 +180,55 @@ class TrainConf:
 
     Attributes:
         learning_rate: peak rate of AdamW.
-        max_steps: optimiser steps.
+        max_steps: optimiser steps; null where ``epochs`` is given.
+        epochs: passes over the training examples; null where ``max_steps`` is given.
         batch_size: examples per forward pass.
         eval_batch_size: examples per forward pass of an evaluation; the scores do not depend on it.
         gradient_accumulation_steps: forward passes per optimiser step.
         eval_steps: steps between evaluations; the last step is always followed by one.
+        save_steps: steps between checkpoints, a multiple of ``eval_steps``; null is one at every evaluation, 0 none.
+            A run that was interrupted goes on from its last one. They are deleted when the run is complete.
+        save_total_limit: how many checkpoints are kept, the newest; with early stopping the best one besides.
+        early_stopping: ends the run when the eval loss has not improved for so many evaluations, and takes the
+            weights of the best one; null never does.
         lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES`.
         warmup_ratio: share of the steps over which the rate rises.
         weight_decay: AdamW's; 0 since the adapter starts at zero and few steps are made.
+        max_grad_norm: the gradient is scaled down to this norm; 0 never does.
+        packing: fills each row of a batch with several examples up to ``data.max_length`` tokens, so that little is
+            padding. A row is then what ``batch_size`` counts. Examples do not see each other, which is tried out
+            on the model before training; a model where they would (one with a recurrent state) is refused.
+        gradient_checkpointing: computes activations a second time instead of keeping them: less memory, about a
+            third slower.
     """
 
     learning_rate: float = MISSING
-    max_steps: int = MISSING
+    max_steps: int | None = None
+    epochs: float | None = None
     batch_size: int = MISSING
     eval_batch_size: int = MISSING
     gradient_accumulation_steps: int = 1
     eval_steps: int = MISSING
+    save_steps: int | None = None
+    save_total_limit: int = 1
+    early_stopping: int | None = None
     lr_scheduler_type: str = "linear"
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    packing: bool = False
+    gradient_checkpointing: bool = False
+
+
+def total_steps(
+    *, max_steps: int | None, epochs: float | None, rows: int, batch_size: int, gradient_accumulation_steps: int
+) -> int:
+    """Optimiser steps of a run over ``rows`` training rows; a last batch that is not full is one as well."""
+    if max_steps is not None:
+        return max_steps
+    assert epochs is not None  # a rule of lowrung.check
+    per_epoch = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation_steps)
+    return math.ceil(epochs * per_epoch)
 
 
 @dataclass
@@ -210,11 +334,21 @@ def resolve(config: Any) -> Config:
 
 
 def determining(config: Config) -> dict[str, Any]:
-    """The part of a config that determines a run's result: no paths, no tracking, no field that goes unused."""
+    """The part of a config that determines a run's result beside its model and data, whose content stands for them.
+
+    No paths, no tracking, no field that goes unused.
+    """
     values = dataclasses.asdict(config)
     for name in ("track", "sweeps", "study", "store"):
         del values[name]
-    del values["model"]["path"]  # the model's content stands for it
+    for name in ("path", "revision"):
+        del values["model"][name]
+    values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
+    values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
+    if config.model.quantization != "nf4":
+        del values["model"]["double_quantization"]
+    if config.lora.method == "full":
+        values["lora"] = {"method": "full"}
     values["verify"].pop("keep_merged")
     if not config.verify.enabled:
         values["verify"] = {"enabled": False}

@@ -228,12 +228,15 @@ class Sweep:
             return
         app.prepare_folder(folder, config, plan.preflight(config), self._engine.threads)
         uri = recording.tracking_uri(config)
-        assignment = Assignment(str(folder.path), self._engine.threads, uri, config.track.experiment, trying.tracked)
+        data = plan.preflight(config).data_folder
+        assignment = Assignment(
+            str(folder.path), str(data), self._engine.threads, uri, config.track.experiment, trying.tracked
+        )
         assignment.write(job.assignment)
         task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
         self._engine.submit(Job(trying.key, folder.path, task))
         self._trying[trying.key] = trying
-        self._progress.start(trying.key, trying.title, config.train.max_steps)
+        self._progress.start(trying.key, trying.title, app.steps(config, plan.preflight(config)))
 
     def _track(self, trial: "Trial", config: Config) -> str:
         """Opens the trial's run in the tracker; an interrupted trial has one already."""

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lowrung.adapters import merge, verify
 from lowrung.adapters.verify import Tolerance
 from lowrung.finetune import model
+from lowrung.finetune.model import Base
 from tests import training
 
 TOLERANCES = {"float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4), "bfloat16": Tolerance(4.0, 1e-2, 0.9, 6e-2)}
@@ -31,7 +32,7 @@ def gate(trained, tmp_path):
 
     def run(folder=adapter, keep=None, **changed):
         return verify.verify(
-            base_folder=model.locate("embedded:tiny"),
+            base=Base("embedded:tiny"),
             adapter_folder=folder,
             trained_logits=logits,
             trained_dtype=torch.float32,

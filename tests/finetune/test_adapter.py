@@ -4,6 +4,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from lowrung.finetune import adapter
+from lowrung.finetune.adapter import Lora
 
 SMOLLM2 = LlamaConfig(
     vocab_size=49152,
@@ -23,8 +24,7 @@ def skeleton(config):
 
 
 def attached(config, **lora):
-    settings = {"r": 8, "alpha": 16.0, "dropout": 0.0, "use_rslora": False, "target_modules": "all-linear", **lora}
-    return adapter.attach(skeleton(config), **settings)
+    return adapter.attach(skeleton(config), Lora(**{"r": 8, "alpha": 16.0, **lora}))
 
 
 @pytest.mark.parametrize("r", [1, 8, 16])

@@ -20,12 +20,14 @@ def test_greedy_takes_the_most_probable_token_whatever_stands_beside():
         assert len(given) <= 5
 
 
-def test_prompt_tokens_end_at_the_first_label():
+def test_prompt_and_answer_meet_where_the_last_labels_begin():
     row = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
-    assert generate.prompt_tokens(row) == [5, 6]
+    assert (generate.prompt_tokens(row), generate.answer_tokens(row)) == ([5, 6], [7, 8])
+    dialogue = {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, -100, 4, 5]}
+    assert (generate.prompt_tokens(dialogue), generate.answer_tokens(dialogue)) == ([1, 2, 3], [4, 5])
 
 
-def test_exact_match_counts_the_rows_that_are_right():
+def test_answers_stand_beside_what_was_expected():
     tiny, tokenizer = loaded()
     prompt = tokenizer("What")["input_ids"]
     right = generate.greedy(tiny, tokenizer, [prompt], new_tokens=3)[0]
@@ -50,4 +52,7 @@ def test_exact_match_counts_the_rows_that_are_right():
             return torch.cat([input_ids, given], dim=1)
 
     rows = [row([*right, end]), row([*right[:1], end]), row([*right, end])]
-    assert generate.exact_match(Parrot(), tokenizer, rows, batch_size=2) == 2 / 3
+    given, expected = generate.answers(Parrot(), tokenizer, rows, batch_size=2)
+    said = tokenizer.decode(right).strip()
+    assert given == [said] * 3
+    assert expected == [said, tokenizer.decode(right[:1]).strip(), said]

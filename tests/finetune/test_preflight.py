@@ -1,63 +1,114 @@
+import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 
 from lowrung.finetune import model, preflight
-
-ARGUMENTS = {
-    "model_path": "embedded:tiny",
-    "target_modules": "all-linear",
-    "data_name": "number_words",
-    "train_size": 8,
-    "eval_size": 4,
-    "data_seed": 0,
-    "max_length": 64,
-}
+from lowrung.finetune.tokens import Prepared
+from lowrung.schema import DataConf, ModelConf
+from tests.sources import pairs, write_rows
 
 
-def look(**changed):
-    return preflight.look(**{**ARGUMENTS, **changed})
+@pytest.fixture
+def look(tmp_path):
+    def look(*, base=None, lora=None, **task):
+        data = {"name": "number_words", "train_size": 8, "eval_size": 4, "max_length": 128}
+        return preflight.look(
+            base=dataclasses.asdict(ModelConf(**{"path": "embedded:tiny", **(base or {})})),
+            task=dataclasses.asdict(DataConf(**{**data, **task})),
+            store=tmp_path / "runs",
+            adapters=[{"r": 4, "alpha": 8.0, **(lora or {})}],
+        )
+
+    return look
 
 
-def test_a_sound_config_has_fingerprints_and_no_problems():
+def test_a_sound_config_has_fingerprints_and_no_problems(look):
     found = look()
-    assert found.problems == ()
-    assert found.model_folder == model.locate("embedded:tiny")
-    assert found.model_fingerprint == model.fingerprint(found.model_folder)
+    assert (found.problems, found.notes) == ((), ())
+    assert found.model_fingerprint == model.fingerprint(model.locate("embedded:tiny"))
     assert [(split.context, split.rows) for split in found.splits] == [("training", 8), ("evaluation", 4)]
+    assert len(Prepared.load(found.data_folder).train) == 8
 
 
-def test_a_local_folder_is_the_same_model_under_another_name(tmp_path):
+def test_a_local_folder_is_the_same_model_under_another_name(look, tmp_path):
     shutil.copytree(model.locate("embedded:tiny"), tmp_path / "my model")
-    found = look(model_path=str(tmp_path / "my model"))
-    assert (found.problems, found.model_folder) == ((), tmp_path / "my model")
+    found = look(base={"path": str(tmp_path / "my model")})
+    assert found.problems == ()
     assert found.model_fingerprint == look().model_fingerprint
 
 
-def test_all_problems_come_at_once():
-    problems = look(target_modules=["q_proj", "c_attn", "lm_head"], max_length=4096, train_size=200_000).problems
-    assert problems == (
-        "lora.target_modules must name linear modules of the model, but it has no c_attn, lm_head."
+def test_all_problems_come_at_once(look):
+    problems = look(
+        lora={"target_modules": ["q_proj", "c_attn", "lm_head"]},
+        max_length=4096,
+        train_size=200_000,
+        metrics=["nowhere.to_be_found"],
+    ).problems
+    assert [problem.split()[0] for problem in problems] == [
+        "data.metrics",
+        "lora.target_modules",
+        "lora.target_modules",
+        "data.max_length",
+        "data.train_size",
+    ]
+    assert problems[1:4] == (
+        "lora.target_modules cannot hold the head, lm_head, which SFTTrainer refuses. Train it whole:"
+        " 'lora.modules_to_save=[lm_head]'.",
+        "lora.target_modules must name linear modules of the model, but it has no c_attn."
         " It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj.",
         "data.max_length must be at most the model's context of 1024, but is 4096.",
-        "data.train_size + data.eval_size must be at most the 100000 examples of number_words,"
-        " but is 200000 + 4 = 200004. Lower one of them.",
     )
 
 
-@pytest.mark.parametrize("names", [["q_proj"], ["self_attn.q_proj", "mlp.up_proj"]])
-def test_modules_may_be_named_as_peft_takes_them(names):
-    assert look(target_modules=names).problems == ()
+@pytest.mark.parametrize("names", [["q_proj"], ["self_attn.q_proj", "mlp.up_proj"], "attention", ".*q_proj"])
+def test_modules_may_be_named_in_many_ways(look, names):
+    assert look(lora={"target_modules": names}).problems == ()
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
+def test_without_a_chat_template_pairs_are_written_plainly_and_chats_refused(look, tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(model.locate("embedded:tiny"), folder)
     (folder / "chat_template.jinja").unlink()
-    (problem,) = look(model_path=str(folder)).problems
-    assert "must have a tokenizer with a chat template" in problem
+    base = {"path": str(folder)}
+    assert look(base=base).problems == ()
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = write_rows(tmp_path / "chats.jsonl", [{"messages": chat}] * 8)
+    (problem,) = look(base=base, name="file", path=path, train_size=None, eval_size=1).problems
+    assert "must have a tokenizer with a chat template, since the data holds messages" in problem
 
 
-def test_a_missing_folder_does_not_hide_a_problem_of_the_data():
-    problems = look(model_path="nowhere", train_size=200_000).problems
-    assert len(problems) == 2
+def test_a_missing_folder_does_not_hide_a_problem_of_the_data(look):
+    assert len(look(base={"path": "./nowhere"}, train_size=200_000).problems) == 2
+
+
+def test_a_prompt_longer_than_the_context_is_found_before_anything_runs(look, tmp_path):
+    path = write_rows(tmp_path / "long.jsonl", [*pairs(5), {"prompt": "x" * 120, "completion": "y"}])
+    (problem,) = look(name="file", path=path, train_size=None, eval_size=2).problems
+    assert "data.max_length must leave room for what is learnt, but is 128" in problem
+
+
+def test_what_was_dropped_and_cut_is_told(look, tmp_path):
+    rows = [*pairs(6) * 2, {"prompt": "?", "completion": "y" * 180}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    held_out = write_rows(tmp_path / "eval.jsonl", pairs(1))
+    found = look(name="file", path=path, eval_path=held_out, train_size=None, eval_size=None)
+    assert [note.split(",")[0] for note in found.notes] == [
+        "2 training examples are among the held-out ones too",
+        "1 of 11 training examples are longer than data.max_length and were cut; they lost 74 tokens",
+    ]
+
+
+def test_metrics_need_prompts(look, tmp_path):
+    path = write_rows(tmp_path / "texts.jsonl", [{"text": f"Once {n}"} for n in range(6)])
+    (problem,) = look(name="file", path=path, train_size=None, eval_size=2, metrics=["exact_match"]).problems
+    assert problem.startswith("data.metrics score answers to prompts, but the data is text alone")
+
+
+def test_the_same_data_is_tokenised_once(look):
+    first = look().data_folder
+    stamp = (Path(first) / "facts.json").stat().st_mtime_ns
+    assert look(lora={"r": 8}).data_folder == first
+    assert (Path(first) / "facts.json").stat().st_mtime_ns == stamp
+    assert look(max_length=129).data_folder != first

@@ -1,10 +1,13 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from lowrung.finetune import checkpoints
 from lowrung.finetune.callbacks import Diverged
 from tests import training
 
@@ -97,3 +100,112 @@ def test_a_rate_without_bounds_diverges(tmp_path):
 def test_exact_match_is_measured_where_there_is_one_answer(tmp_path, trained):
     assert trained[0].metrics["eval/exact_match"] == 0.0  # six steps teach no arithmetic
     assert "eval/exact_match" not in training.fine_tune(tmp_path, name="docstrings", max_steps=1)[0].metrics
+
+
+class TestResume:
+    """A run that was stopped goes on from its last checkpoint, to the very result of one that was not."""
+
+    RECIPE: dict[str, Any] = {"max_steps": 6, "eval_steps": 2, "save_steps": None, "batch_size": 4}  # noqa: RUF012
+
+    def interrupted(self, folder, at, **settings):
+        """Runs until a step is reported, as Ctrl-C would end it, and then again to the end."""
+
+        class Interrupted(Exception):  # noqa: N818
+            pass
+
+        def stop(step):
+            if step == at:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            training.fine_tune(folder, watch=stop, **self.RECIPE, **settings)
+        return training.fine_tune(folder, **self.RECIPE, **settings)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"lora": {"dropout": 0.1}},
+            {"lora": {"dropout": 0.1, "init": "pissa", "use_dora": True}},
+            {"is_full": True, "learning_rate": 1e-3},
+            {"lora": {"dropout": 0.1}, "lora_plus_ratio": 4, "gradient_accumulation_steps": 2},
+        ],
+    )
+    def test_the_result_is_equal_to_the_bit(self, tmp_path, settings):
+        straight, reports = training.fine_tune(tmp_path / "straight", **self.RECIPE, **settings)
+        resumed, again = self.interrupted(tmp_path / "resumed", at=5, **settings)
+        assert resumed.metrics == straight.metrics
+        for name in ("train/loss", "eval/loss", "train/learning_rate"):
+            assert curve(again, name) == curve(reports, name)
+        one, two = saved(tmp_path / "straight"), saved(tmp_path / "resumed")
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+    def test_a_checkpoint_that_is_not_whole_does_not_count(self, tmp_path):
+        with pytest.raises(ZeroDivisionError):
+            training.fine_tune(tmp_path, watch=lambda step: 1 / (5 - step), **self.RECIPE)
+        checkpoint = tmp_path / "checkpoints" / "checkpoint-4"
+        (checkpoint / checkpoints.MARK).unlink()  # as if it had been killed before it was done
+        assert checkpoints.latest(tmp_path / "checkpoints") is None
+        assert not checkpoint.exists()
+
+    def test_as_many_are_kept_as_were_asked_for(self, tmp_path):
+        training.fine_tune(tmp_path, save_total_limit=2, **{**self.RECIPE, "eval_steps": 1})
+        assert sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")) == [
+            "checkpoint-5",
+            "checkpoint-6",
+        ]
+
+    def test_no_checkpoint_is_written_where_none_is_wanted(self, tmp_path):
+        training.fine_tune(tmp_path, **{**self.RECIPE, "save_steps": 0})
+        assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
+
+
+def saved(folder):
+    """The tensors of a saved adapter, or of a whole model."""
+    return {
+        name: tensor for file in (folder / "adapter").glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+
+
+def test_epochs_are_passes_over_the_examples(tmp_path):
+    _, reports = training.fine_tune(tmp_path, max_steps=None, epochs=0.5, eval_steps=4, batch_size=8)
+    assert list(curve(reports, "train/loss")) == [1, 2, 3, 4]  # 64 examples are 8 steps
+
+
+def test_early_stopping_takes_the_best_evaluations_weights(tmp_path):
+    settings: dict[str, Any] = {"max_steps": 12, "eval_steps": 1, "learning_rate": 3.0, "lr_scheduler_type": "constant"}
+    result, reports = training.fine_tune(tmp_path, early_stopping=2, save_steps=None, **settings)
+    losses = curve(reports, "eval/loss")
+    trained = {step: loss for step, loss in losses.items() if step > 0}
+    best = min(trained, key=trained.__getitem__)
+    assert max(losses) == best + 2 < 12
+    assert result.metrics["eval/loss"] == trained[best]
+
+
+def test_gradient_checkpointing_changes_memory_alone(tmp_path, trained):
+    result, _ = training.fine_tune(tmp_path, gradient_checkpointing=True)
+    assert result.metrics["eval/loss"] == pytest.approx(trained[0].metrics["eval/loss"], rel=1e-5)
+
+
+def test_packed_rows_are_fewer_and_fuller(tmp_path):
+    settings: dict[str, Any] = {"max_steps": None, "epochs": 1, "batch_size": 2, "eval_steps": 100}
+    _, plain = training.fine_tune(tmp_path / "plain", **settings)
+    result, packed = training.fine_tune(tmp_path / "packed", packing=True, **settings)
+    assert max(curve(packed, "train/loss")) < max(curve(plain, "train/loss")) / 2
+    assert result.metrics["base/eval_loss"] == curve(plain, "eval/loss")[0]
+    assert result.metrics["eval/loss"] < result.metrics["base/eval_loss"]
+
+
+def test_with_lora_plus_b_learns_so_many_times_as_fast(tmp_path):
+    """AdamW's first step is as long as the rate, whatever the gradient."""
+    training.fine_tune(tmp_path, max_steps=1, learning_rate=1e-4, lora_plus_ratio=16)
+    largest = max(tensor.abs().max().item() for name, tensor in weights(tmp_path).items() if "lora_B" in name)
+    assert largest == pytest.approx(16e-4, rel=1e-3)
+
+
+def test_full_fine_tuning_trains_every_weight_and_saves_a_model(tmp_path):
+    result, _ = training.fine_tune(tmp_path, is_full=True, max_steps=2, learning_rate=1e-3)
+    assert result.metrics["params/trainable"] == result.metrics["params/total"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert sum(parameter.numel() for parameter in model.parameters()) == result.metrics["params/total"]
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()

@@ -19,11 +19,12 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.adapters import merge
 from lowrung.finetune import generate, memory, score
 from lowrung.finetune import model as models
+from lowrung.finetune.model import Base
 
 Row = Mapping[str, Any]
 TIMED_PASSES = 3
@@ -143,7 +144,7 @@ def compare(reference: Tensor, other: Tensor, labels: Tensor) -> Difference:
 
 def verify(
     *,
-    base_folder: Path,
+    base: Base,
     adapter_folder: Path,
     trained_logits: Tensor,
     trained_dtype: torch.dtype,
@@ -157,7 +158,7 @@ def verify(
     """Runs the gate on the run's device, or on the CPU where that device's memory does not suffice.
 
     Args:
-        base_folder: the base model's.
+        base: the base model and how it was loaded. One that was quantised is dequantised to be merged into.
         adapter_folder: the saved adapter with its tokenizer.
         trained_logits: the trained model's `completion_logits` of the same rows, before it was saved.
         trained_dtype: the precision that it was trained in.
@@ -169,7 +170,7 @@ def verify(
         keep: where the merged model is kept, or None.
     """
     bench = _Bench(
-        base_folder, adapter_folder, trained_logits, trained_dtype, rows, new_tokens, merge_dtype, tolerances, scratch
+        base, adapter_folder, trained_logits, trained_dtype, rows, new_tokens, merge_dtype, tolerances, scratch
     )
     place = models.device()
     try:
@@ -178,12 +179,47 @@ def verify(
         if place.type == "cpu" or not memory.is_out_of_memory(error):
             raise
         _free()
+        bench.base = dataclasses.replace(base, device_map=None)
         gate = bench.run(torch.device("cpu"))
     if keep is not None:
         shutil.rmtree(keep, ignore_errors=True)
         (scratch / merge_dtype).rename(keep)
     shutil.rmtree(scratch, ignore_errors=True)
     return gate
+
+
+def verify_model(
+    *,
+    base: Base,
+    model_folder: Path,
+    trained_logits: Tensor,
+    trained_dtype: torch.dtype,
+    rows: Sequence[Row],
+    tolerances: Mapping[str, Tolerance],
+) -> Gate:
+    """The gate where all weights were trained: is what was saved what was trained, and does it differ from the base?
+
+    The arguments are those of `verify`; ``model_folder`` is the saved model's.
+    """
+    place = models.device()
+    saved, labels = completion_logits(models.load_model(model_folder, trained_dtype, place), rows)
+    _free()
+    untrained, _ = completion_logits(models.load_base(base, place), rows)
+    difference = compare(trained_logits, saved, labels)
+    effect = compare(trained_logits, untrained, labels).mean_kl
+    failures = difference.violations(tolerances[_name(trained_dtype)], "reloaded model")
+    if not effect > difference.mean_kl:
+        failures.append(
+            "reloaded model: training must change the base's output more than saving changes the model's, but mean KL"
+            f" is {effect:.3g} and {difference.mean_kl:.3g}"
+        )
+    metrics = {f"merge/{name}": value for name, value in dataclasses.asdict(difference).items()}
+    metrics |= {"merge/adapter_effect": effect, "merge/passed": float(not failures)}
+    return Gate(tuple(failures), metrics, {}, place.type)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _free() -> None:
@@ -196,7 +232,7 @@ def _free() -> None:
 class _Bench:
     """One gate's inputs, and what it finds; at most two models are in memory at a time."""
 
-    base_folder: Path
+    base: Base
     adapter_folder: Path
     trained_logits: Tensor
     trained_dtype: torch.dtype
@@ -209,10 +245,14 @@ class _Bench:
     def run(self, place: torch.device) -> Gate:
         tokenizer = models.load_tokenizer(self.adapter_folder)
         failures = list(self._reloaded_failures(place))
-        adapter = self._adapter_on_fresh_base(place)
-        reference, labels = completion_logits(adapter, self.rows)
-        with adapter.disable_adapter():
-            effect = compare(reference, completion_logits(adapter, self.rows)[0], labels).mean_kl
+        base = self._fresh_base(place)
+        untrained, labels = completion_logits(
+            base, self.rows
+        )  # before: trained biases and heads change the base itself
+        adapter = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        reference, _ = completion_logits(adapter, self.rows)
+        effect = compare(reference, untrained, labels).mean_kl
+        del base, untrained
         written = self._greedy(adapter, tokenizer)
 
         self._save_merged(place, tokenizer)
@@ -242,19 +282,33 @@ class _Bench:
         return Gate(tuple(failures), metrics, measurements, place.type)
 
     def _reloaded_failures(self, place: torch.device) -> list[str]:
-        """Is the saved adapter the trained one, when people load it the short way?"""
-        with models.quiet():
-            auto = AutoPeftModelForCausalLM.from_pretrained(str(self.adapter_folder), dtype=self.trained_dtype)
-        logits, labels = completion_logits(auto.to(place).eval(), self.rows)
-        name = str(self.trained_dtype).removeprefix("torch.")
-        return compare(self.trained_logits, logits, labels).violations(self.tolerances[name], "reloaded adapter")
+        """Is the saved adapter the trained one, on the base as it was loaded to be trained?"""
+        logits, labels = completion_logits(self._reloaded(place), self.rows)
+        difference = compare(self.trained_logits, logits, labels)
+        return difference.violations(self.tolerances[_name(self.trained_dtype)], "reloaded adapter")
 
-    def _adapter_on_fresh_base(self, place: torch.device) -> PeftModel:
-        base = models.load_model(self.base_folder, torch.float32, place)
-        return PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+    def _reloaded(self, place: torch.device) -> PeftModel:
+        """The short way, as people load an adapter, where its base is an ordinary one."""
+        if self.base.quantization != "none" or self.base.device_map is not None:
+            base = models.load_base(self.base, place)
+            return PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        with models.quiet():
+            auto: Any = AutoPeftModelForCausalLM.from_pretrained(
+                str(self.adapter_folder),
+                dtype=self.trained_dtype,
+                attn_implementation=self.base.attn_implementation,
+                trust_remote_code=self.base.trust_remote_code,
+            )
+        return auto.to(place).eval()  # type: ignore[no-any-return]
+
+    def _fresh_base(self, place: torch.device) -> PreTrainedModel:
+        """The base in float32; of a quantised one, what its weights stand for."""
+        if self.base.quantization == "none":
+            return models.load_base(self.base, place, dtype=torch.float32)
+        return models.dequantized(models.load_base(self.base, place), torch.float32)
 
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
-        merged = merge.merge(self._adapter_on_fresh_base(place))
+        merged = merge.merge(PeftModel.from_pretrained(self._fresh_base(place), str(self.adapter_folder)))
         with models.quiet():
             for dtype in dict.fromkeys(("float32", self.merge_dtype)):
                 merge.save(merged, tokenizer, self.scratch / dtype, getattr(torch, dtype))

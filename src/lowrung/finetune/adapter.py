@@ -1,57 +1,159 @@
-"""The adapter: attached to a base, counted, saved with its tokenizer."""
+"""The adapter: its targets found, attached to a base, counted, saved for the original base with its tokenizer."""
 
+import copy
 import dataclasses
+import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+CONVERTED = ("pissa", "olora")
+"""The inits that start A and B at a part of the base's weights, and the base at what is left of them."""
 
-def attach(
-    model: PreTrainedModel,
-    *,
-    r: int,
-    alpha: float,
-    dropout: float,
-    use_rslora: bool,
-    target_modules: str | Sequence[str],
-) -> PeftModel:
-    """Puts a new LoRA adapter on a base model; the base's weights are frozen.
+ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
+MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
+"""How the parents of linear layers are called in the architectures of transformers."""
 
-    B starts at zero, so the outputs are the base's until the first step; A is drawn from torch's generator.
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """An adapter's settings; the fields are those of `lowrung.schema.LoraConf`, which says what they mean."""
+
+    r: int
+    alpha: float
+    dropout: float = 0.0
+    bias: str = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: str = "default"
+    target_modules: str | Sequence[str] = "all-linear"
+    modules_to_save: Sequence[str] = ()
+    rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    layers_to_transform: Sequence[int] | None = None
+
+    def rank(self, name: str) -> int:
+        """The rank of one module, by its whole name; the first pattern that fits decides, as in PEFT."""
+        return next((rank for key, rank in self.rank_pattern.items() if fits_pattern(key, name)), self.r)
+
+
+def fits_pattern(key: str, name: str) -> bool:
+    """Whether a key of a rank or alpha pattern means a module: the end of its name, as PEFT reads it."""
+    return re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+# -- which modules -----------------------------------------------------------------------------------------------------
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Every linear layer that LoRA can target by its whole name: all but the head."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+
+
+def targetable(model: PreTrainedModel) -> list[str]:
+    """The last parts of the linear layers' names, as a list of targets would name them."""
+    return sorted({name.rsplit(".", 1)[-1] for name in linear_layers(model)})
+
+
+def targets(model: PreTrainedModel, wanted: str | Sequence[str], layers: Sequence[int] | None) -> list[str]:
+    """The whole names of the modules that are adapted, in the model's order.
 
     Args:
-        model: the base.
-        r: rank of the update B·A, with A of shape (r, in) and B of shape (out, r).
-        alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with ``use_rslora``.
-        dropout: probability of dropping an input of A while training.
-        use_rslora: rank-stabilised scaling, arXiv:2312.03732.
-        target_modules: ``all-linear`` or names of modules.
+        model: the base, or its skeleton.
+        wanted: ``all-linear``, ``attention``, ``mlp``, names as PEFT takes them (whole, or the end of a whole
+            name after a dot), or a regular expression over whole names.
+        layers: the numbers of the blocks that are adapted, or None for all.
     """
+    chosen = [name for name in linear_layers(model) if _is_wanted(name, wanted)]
+    return chosen if layers is None else [name for name in chosen if layer_number(name) in layers]
+
+
+def _is_wanted(name: str, wanted: str | Sequence[str]) -> bool:
+    if not isinstance(wanted, str):
+        return any(name == target or name.endswith(f".{target}") for target in wanted)
+    if wanted == "all-linear":
+        return True
+    parent = name.rsplit(".", 1)[0]
+    if wanted in ("attention", "mlp"):
+        return (ATTENTION if wanted == "attention" else MLP).search(parent) is not None
+    return re.fullmatch(wanted, name) is not None
+
+
+def layer_number(name: str) -> int | None:
+    """The number of the block that a module is in, or None outside the blocks."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+# -- attaching ---------------------------------------------------------------------------------------------------------
+
+
+def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """Puts a new LoRA adapter on a base model; the base's weights are frozen.
+
+    Its outputs are the base's until the first step (with pissa and olora up to rounding); what is random is drawn
+    from torch's generator.
+
+    Args:
+        model: the base; prepared by `prepare_quantized` if it is quantised.
+        lora: the adapter's settings.
+    """
+    names = targets(model, lora.target_modules, lora.layers_to_transform)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it, a float will do
-        lora_dropout=dropout,
-        use_rslora=use_rslora,
-        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it, a float will do
+        lora_dropout=lora.dropout,
+        bias=lora.bias,  # type: ignore[arg-type]  # one of the literals, as lowrung.check has seen
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=True if lora.init == "default" else lora.init,  # type: ignore[arg-type]
+        target_modules=_as_peft_names_them(names, linear_layers(model)),
+        modules_to_save=list(lora.modules_to_save) or None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
     )
     return get_peft_model(model, config)
 
 
-def targetable(model: PreTrainedModel) -> list[str]:
-    """The module names that LoRA can target: the last part of every linear layer's name, but not the head's."""
-    head = model.get_output_embeddings()
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-    }
-    return sorted(names)
+def _as_peft_names_them(chosen: Sequence[str], linear: Mapping[str, nn.Module]) -> list[str]:
+    """The shortest names that mean the chosen layers and no others: last parts where they suffice, else whole names."""
+    last = {name.rsplit(".", 1)[-1] for name in chosen}
+    meant = [name for name in linear if name.rsplit(".", 1)[-1] in last]
+    return sorted(last) if len(meant) == len(chosen) else list(chosen)
+
+
+def prepare_quantized(model: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
+    """Freezes a quantised base, and puts what is not quantised in float32, so that gradients can flow through it."""
+    prepared: PreTrainedModel = prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
+    return prepared
+
+
+def factors(model: PeftModel) -> dict[str, Tensor]:
+    """Copies of all A and B, by their names in a saved adapter."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items() if _factor(name)}
+
+
+def _factor(name: str) -> str | None:
+    return next((factor for factor in ("lora_A", "lora_B") if f".{factor}." in name), None)
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +163,7 @@ class ParameterCount:
     Attributes:
         trainable: those with a gradient.
         total: all, the adapter's included; tied ones once.
-        by_module: trainable ones by the adapted module's name (``q_proj``).
+        by_module: trainable ones by the module's name (``q_proj``).
     """
 
     trainable: int
@@ -79,21 +181,177 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Counts a model's parameters, LoRA's by the module that they adapt."""
+    """Counts a model's parameters, an adapter's by the module that they adapt."""
     total, by_module = 0, Counter[str]()
     for name, parameter in model.named_parameters():
-        total += parameter.numel()
+        total += _size(parameter)
         if parameter.requires_grad:
-            by_module[name.split(".lora_")[0].rsplit(".", 1)[-1]] += parameter.numel()
+            by_module[_module_of(name)] += parameter.numel()
     return ParameterCount(by_module.total(), total, dict(sorted(by_module.items())))
 
 
-def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
-    """Saves the adapter (safetensors) and its tokenizer to a folder.
+def _size(parameter: nn.Parameter) -> int:
+    """Its numbers; 4-bit weights are held two a byte."""
+    is_packed = type(parameter).__name__ == "Params4bit"
+    return parameter.numel() * parameter.element_size() * 2 if is_packed else parameter.numel()
+
+
+def _module_of(name: str) -> str:
+    """``q_proj`` for all that is trained at a layer of this name."""
+    module = name.split(".lora_")[0].split(".modules_to_save.")[0]
+    for ending in (".weight", ".bias", ".base_layer"):
+        module = module.removesuffix(ending)
+    return module.rsplit(".", 1)[-1]
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def save(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    origin: tuple[str, str | None],
+    initial: Mapping[str, Tensor] | None = None,
+) -> int:
+    """Saves the adapter (safetensors) and its tokenizer to a folder, so that it loads on the original base.
+
+    Args:
+        model: the base with its adapter.
+        tokenizer: the model's.
+        folder: where to.
+        origin: what the base is to be found by, and its revision.
+        initial: the `factors` before training, of an init in `CONVERTED`.
 
     Returns:
         the size of the adapter's weights on disk, in bytes.
     """
-    model.save_pretrained(str(folder), safe_serialization=True)
+    config = copy.deepcopy(model.peft_config["default"])
+    assert isinstance(config, LoraConfig)
+    config.base_model_name_or_path, config.revision = origin
+    config.inference_mode = True
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if initial is not None:
+        config, state = for_original_base(config, state, initial)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(
+        {name: t.contiguous() for name, t in state.items()}, folder / "adapter_model.safetensors", {"format": "pt"}
+    )
     tokenizer.save_pretrained(folder)
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return (folder / "adapter_model.safetensors").stat().st_size
+
+
+def for_original_base(
+    config: LoraConfig, state: Mapping[str, Tensor], initial: Mapping[str, Tensor]
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """An adapter of twice the rank that does to the original base what this one does to the base without its start.
+
+    Training started at W = (W - s·B0·A0) + s·B0·A0, so what was trained is W + s·(B·A - B0·A0): the factors are
+    stacked, the initial ones negated. s is kept: alpha doubles with the rank, or grows by sqrt(2) where the scaling is
+    alpha / sqrt(r). All else, DoRA's magnitudes among it, stays as it was trained (PEFT's own conversion drops them,
+    which is wrong by 0.1 in the logits of a tiny model).
+
+    Args:
+        config: the adapter's; ranks r.
+        state: its tensors, with A of shape (r, in) and B of shape (out, r).
+        initial: A0 and B0 by the same names.
+
+    Returns:
+        the config and the tensors, with A of shape (2r, in) and B of shape (out, 2r).
+    """
+    growth = math.sqrt(2) if config.use_rslora else 2
+    config = copy.deepcopy(config)
+    config.init_lora_weights = True
+    config.r = 2 * config.r
+    config.lora_alpha = growth * config.lora_alpha  # type: ignore[assignment]
+    config.rank_pattern = {key: 2 * rank for key, rank in (config.rank_pattern or {}).items()}
+    config.alpha_pattern = {key: growth * alpha for key, alpha in (config.alpha_pattern or {}).items()}
+    return config, {name: _stacked(name, tensor, initial) for name, tensor in state.items()}
+
+
+def _stacked(name: str, trained: Tensor, initial: Mapping[str, Tensor]) -> Tensor:
+    factor = _factor(name)
+    if factor is None:
+        return trained
+    start = initial[name].to(trained)
+    return torch.cat([trained, start], dim=0) if factor == "lora_A" else torch.cat([trained, -start], dim=1)
+
+
+# -- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
+    """What keeps these settings from fitting this model.
+
+    Args:
+        model: the base's skeleton.
+        lora: the adapter's settings.
+    """
+    linear = linear_layers(model)
+    found = _target_problems(model, lora, targetable(model))
+    yield from found
+    chosen = targets(model, lora.target_modules, lora.layers_to_transform)
+    modules = {name for name, _ in model.named_modules()}
+    for name in lora.modules_to_save:
+        if not any(module == name or module.endswith(f".{name}") for module in modules):
+            yield f"lora.modules_to_save must name modules of the model, but it has no {name}."
+    if found:
+        return
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(lora, field):
+            if not any(fits_pattern(key, name) for name in chosen):
+                yield f"lora.{field} must name adapted modules, but {key!r} fits none of {_some(chosen)}."
+    if lora.init in CONVERTED:
+        yield from _init_problems(lora, {name: linear[name] for name in chosen})
+
+
+def _target_problems(model: PreTrainedModel, lora: Lora, available: Sequence[str]) -> list[str]:
+    wanted, layers, linear = lora.target_modules, lora.layers_to_transform, linear_layers(model)
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
+    names = [] if isinstance(wanted, str) else list(wanted)
+    found = []
+    if head is not None and (head in names or (isinstance(wanted, str) and wanted == head)):
+        names = [name for name in names if name != head]
+        found.append(
+            f"lora.target_modules cannot hold the head, {head}, which SFTTrainer refuses. Train it whole:"
+            f" 'lora.modules_to_save=[{head}]'."
+        )
+    if unknown := [name for name in names if not any(_is_wanted(layer, [name]) for layer in linear)]:
+        found.append(
+            f"lora.target_modules must name linear modules of the model, but it has no {', '.join(unknown)}."
+            f" It has {', '.join(available)}."
+        )
+    if not found and not targets(model, wanted, None):
+        found.append(
+            f"lora.target_modules must fit linear modules of the model, but {wanted!r} fits none. It has"
+            f" {_some(list(linear))}."
+        )
+    last = max((number for name in linear if (number := layer_number(name)) is not None), default=-1)
+    if beyond := [layer for layer in layers or () if layer > last]:
+        found.append(
+            f"lora.layers_to_transform must be blocks of the model, 0 to {last}, but holds"
+            f" {', '.join(map(str, beyond))}."
+        )
+    return found
+
+
+def _init_problems(lora: Lora, chosen: Mapping[str, nn.Module]) -> Iterator[str]:
+    if lora.init == "olora" and any(isinstance(module, Conv1D) for module in chosen.values()):
+        yield (
+            "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT"
+            " decomposes. Use lora.init=pissa, which does."
+        )
+    for name, module in chosen.items():
+        least = min(next(module.parameters()).shape)
+        if lora.rank(name) > least:
+            yield (
+                f"lora.init={lora.init} needs ranks up to the smaller side of each adapted matrix, but lora.r is"
+                f" {lora.rank(name)}, and {name} has {least}. Lower lora.r, or that module's rank in lora.rank_pattern."
+            )
+            return
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -31,6 +31,12 @@ class Report(TrainerCallback):
     def __init__(self, on_report: OnReport, tokens_per_second: Callable[[], float]) -> None:
         self._on_report = on_report
         self._tokens_per_second = tokens_per_second
+        self.history: list[tuple[int, dict[str, float]]] = []
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Passes one moment on, and remembers it for the next checkpoint."""
+        self.history.append((step, dict(metrics)))
+        self._on_report(step, metrics)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -56,7 +62,7 @@ class Report(TrainerCallback):
         if "train/loss" in metrics:
             metrics["train/tokens_per_second"] = self._tokens_per_second()
         if metrics:
-            self._on_report(state.global_step, {k: v for k, v in metrics.items() if math.isfinite(v)})
+            self.report(state.global_step, {k: v for k, v in metrics.items() if math.isfinite(v)})
 
 
 _NAMES = {

@@ -1,16 +1,26 @@
 """Greedy generation from prompts of unequal length."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 
-def prompt_tokens(row: dict[str, Any]) -> list[int]:
-    """The tokens of a prepared row before its first labelled one."""
-    first = next((i for i, label in enumerate(row["labels"]) if label != -100), len(row["labels"]))
-    return list(row["input_ids"][:first])
+def prompt_tokens(row: Mapping[str, Any]) -> list[int]:
+    """The tokens of a prepared row before its last answer."""
+    return list(row["input_ids"][: _answer_start(row["labels"])])
+
+
+def answer_tokens(row: Mapping[str, Any]) -> list[int]:
+    """The tokens of a prepared row's last answer, with what ends it."""
+    return list(row["input_ids"][_answer_start(row["labels"]) :])
+
+
+def _answer_start(labels: Sequence[int]) -> int:
+    """Where the last run of labels begins; a row ends with the end of its answer."""
+    return len(labels) - sum(1 for _ in itertools.takewhile(lambda label: label != -100, reversed(labels)))
 
 
 @torch.no_grad()
@@ -66,10 +76,10 @@ def _until_end(tokens: list[int], end: int) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
-def exact_match(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], *, batch_size: int
-) -> float:
-    """The share of rows whose greedy continuation is the completion, up to white space at its ends.
+def answers(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], *, batch_size: int
+) -> tuple[list[str], list[str]]:
+    """The model's greedy answers to the rows' prompts, and the rows' own; no longer than the longest of those.
 
     Args:
         model: a causal language model, or a PEFT model around one.
@@ -77,10 +87,11 @@ def exact_match(
         rows: prepared rows with ``input_ids`` and ``labels``.
         batch_size: prompts per forward pass.
     """
-    answers = [[token for token in row["labels"] if token != -100] for row in rows]
-    longest = max(map(len, answers)) + 1
+    references = [answer_tokens(row) for row in rows]
     prompts = [prompt_tokens(row) for row in rows]
-    given = greedy(model, tokenizer, prompts, new_tokens=longest, batch_size=batch_size)
-    texts = [[str(tokenizer.decode(t, skip_special_tokens=True)).strip() for t in side] for side in (given, answers)]
-    matches = sum(one == other for one, other in zip(*texts, strict=True))
-    return int(matches) / len(rows)
+    given = greedy(model, tokenizer, prompts, new_tokens=max(map(len, references)) + 1, batch_size=batch_size)
+    predicted, expected = (
+        [str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in side]
+        for side in (given, references)
+    )
+    return predicted, expected

@@ -1,11 +1,17 @@
 """A look at model and data before the first run: it finds what no look at the config can."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from lowrung import layout
 from lowrung.errors import UsageError
-from lowrung.finetune import adapter, data, model
+from lowrung.finetune import adapter, data, metrics, tokens
+from lowrung.finetune import model as models
+from lowrung.finetune.adapter import Lora
+from lowrung.finetune.data import Corpus
+from lowrung.finetune.model import Base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,63 +20,97 @@ class Preflight:
 
     Attributes:
         problems: what stands in the way, for the user; when there are any, the rest is not filled in.
-        model_folder: where the base model lies.
-        model_fingerprint: a hash of its content.
-        data_fingerprint: a hash of all rows.
+        notes: what the user should know.
+        model_fingerprint: a hash of the base model's content.
+        data_fingerprint: a hash of all examples, and of the user's own metrics.
         splits: what the examples were, for the record.
+        data_folder: where they lie as tokens.
     """
 
     problems: tuple[str, ...] = ()
-    model_folder: Path = Path()
+    notes: tuple[str, ...] = ()
     model_fingerprint: str = ""
     data_fingerprint: str = ""
     splits: tuple[data.Split, ...] = ()
+    data_folder: Path = Path()
 
 
 def look(
-    *,
-    model_path: str,
-    target_modules: str | Sequence[str],
-    data_name: str,
-    train_size: int,
-    eval_size: int,
-    data_seed: int,
-    max_length: int,
+    *, base: Mapping[str, Any], task: Mapping[str, Any], store: Path, adapters: Sequence[Mapping[str, Any]]
 ) -> Preflight:
-    """Finds model and data, checks them against the config, and takes their fingerprints."""
-    problems: list[str] = []
-    folder = Path()
-    try:
-        folder = model.locate(model_path)
-        skeleton = model.skeleton(folder)
-        problems += _target_problems(target_modules, adapter.targetable(skeleton))
-        if model.load_tokenizer(folder).chat_template is None:
-            problems.append(
-                f"model.path must have a tokenizer with a chat template, since {data_name} is a dialogue, but {folder}"
-                " has none. Take an instruct model, or put a chat_template.jinja beside its tokenizer."
-            )
-        context = getattr(skeleton.config, "max_position_embeddings", max_length)
-        if max_length > context:
-            problems.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
-    except UsageError as error:
-        problems += error.problems
-    try:
-        corpus = data.load(name=data_name, train_size=train_size, eval_size=eval_size, seed=data_seed)
-    except UsageError as error:
-        problems += error.problems
-    if problems:
+    """Finds model and data, checks them against the config, and turns the data into tokens.
+
+    Args:
+        base: the fields of a `lowrung.finetune.model.Base`.
+        task: the fields of `lowrung.schema.DataConf`.
+        store: the results' folder; the tokens are kept there.
+        adapters: the fields of each `lowrung.finetune.adapter.Lora` that is to be put on the model.
+    """
+    found = list(metrics.problems(task["metrics"]))
+    model = Base(**base)
+    folder = _folder(model, found)
+    if folder is not None:
+        found += _model_problems(model, [Lora(**lora) for lora in adapters], task["max_length"])
+    corpus = _corpus(task, found)
+    if found or corpus is None:
+        return Preflight(tuple(found))
+    tokenizer = models.load_tokenizer(model.folder, trust_remote_code=model.trust_remote_code)
+    if problems := tokens.problems(corpus, tokenizer, task["format"]):
         return Preflight(tuple(problems))
-    return Preflight((), folder, model.fingerprint(folder), corpus.fingerprint, corpus.splits)
+    fingerprint = models.fingerprint(model.folder)
+    key = f"{corpus.fingerprint}-{fingerprint}-{task['max_length']}-{task['format']}-v{tokens.VERSION}"
+    try:
+        prepared = tokens.prepare(
+            corpus,
+            tokenizer,
+            max_length=task["max_length"],
+            format=task["format"],
+            folder=layout.tokens_folder(store, key),
+        )
+    except UsageError as error:
+        return Preflight(tuple(error.problems))
+    if task["metrics"] and not prepared.has_prompts:
+        return Preflight(
+            (f"data.metrics score answers to prompts, but the data is text alone, and they are {task['metrics']}.",)
+        )
+    return Preflight(
+        notes=(*_duplicate_notes(corpus), *prepared.notes),
+        model_fingerprint=fingerprint,
+        data_fingerprint=corpus.fingerprint + metrics.fingerprint(task["metrics"]),
+        splits=corpus.splits,
+        data_folder=layout.tokens_folder(store, key),
+    )
 
 
-def _target_problems(wanted: str | Sequence[str], available: Sequence[str]) -> list[str]:
-    if isinstance(wanted, str):
-        return []
-    # PEFT takes a name for itself and for the end of a longer one: `self_attn.q_proj` is a q_proj.
-    unknown = [name for name in wanted if name.rsplit(".", 1)[-1] not in available]
-    if not unknown:
-        return []
-    return [
-        f"lora.target_modules must name linear modules of the model, but it has no {', '.join(unknown)}."
-        f" It has {', '.join(available)}."
-    ]
+def _folder(base: Base, found: list[str]) -> Path | None:
+    try:
+        return base.folder
+    except UsageError as error:
+        found += error.problems
+        return None
+
+
+def _corpus(task: Mapping[str, Any], found: list[str]) -> Corpus | None:
+    others = ("max_length", "format", "metrics")
+    try:
+        return data.load(**{name: value for name, value in task.items() if name not in others})
+    except UsageError as error:
+        found += error.problems
+        return None
+
+
+def _model_problems(base: Base, adapters: Sequence[Lora], max_length: int) -> list[str]:
+    if found := models.problems(base):
+        return found
+    skeleton = models.skeleton(base.folder, trust_remote_code=base.trust_remote_code)
+    found = list(dict.fromkeys(problem for lora in adapters for problem in adapter.problems(skeleton, lora)))
+    context = getattr(skeleton.config, "max_position_embeddings", max_length)
+    if max_length > context:
+        found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
+    return found
+
+
+def _duplicate_notes(corpus: Corpus) -> tuple[str, ...]:
+    if not corpus.duplicates:
+        return ()
+    return (f"{corpus.duplicates} training examples are among the held-out ones too, and were left out of training",)

@@ -1,4 +1,4 @@
-"""One fine-tune, from a base model and a corpus to a trained adapter on disk."""
+"""One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,30 +7,32 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, set_seed
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.finetune import adapter, data, generate
+from lowrung.finetune import adapter, checkpoints, generate, metrics
 from lowrung.finetune import model as models
-from lowrung.finetune.callbacks import OnReport
+from lowrung.finetune.adapter import Lora
+from lowrung.finetune.callbacks import OnReport, Report
+from lowrung.finetune.model import Base
+from lowrung.finetune.tokens import Prepared
 from lowrung.finetune.trainer import LabelledTrainer, Recipe, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained adapter, in memory and on disk.
+    """What was trained, in memory and on disk.
 
     Attributes:
-        model: the base with its adapter, in evaluation mode.
-        tokenizer: the model's.
-        held_out: prepared held-out rows of ``input_ids`` and ``labels``.
+        model: the base with its adapter, or the whole model where all of it was trained, in evaluation mode.
+        held_out: held-out rows of ``input_ids`` and ``labels``.
         parameters: how many parameters were trained.
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
-        dtype: the precision that the base was trained in.
+        dtype: the precision that it computed in.
     """
 
-    model: PeftModel
-    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | PeftModel
     held_out: Sequence[dict[str, Any]]
     parameters: adapter.ParameterCount
     metrics: Mapping[str, float]
@@ -40,27 +42,30 @@ class Trained:
 
 def fine_tune(
     *,
-    model_folder: Path,
-    dtype: str,
-    corpus: data.Corpus,
-    lora: Mapping[str, Any],
+    base: Base,
+    data: Prepared,
+    lora: Lora | None,
     recipe: Recipe,
+    scores: Sequence[str],
     threads: int,
-    adapter_folder: Path,
-    scratch: Path,
+    folder: Path,
+    checkpoint_folder: Path,
     on_report: OnReport,
 ) -> Trained:
-    """Trains one adapter and saves it. On a CPU the result is the same to the bit at the same thread count.
+    """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
+
+    Where the checkpoint folder holds a whole checkpoint of this run, it goes on from there, to the same result; what
+    was reported up to there is reported again.
 
     Args:
-        model_folder: the base model's.
-        dtype: a torch dtype's name, or ``auto``.
-        corpus: what to train and evaluate on.
-        lora: keyword arguments of `lowrung.finetune.adapter.attach`.
+        base: the base model and how it is loaded.
+        data: what to train and evaluate on.
+        lora: the adapter's settings, or None to train all weights.
         recipe: how to train.
+        scores: the metrics of generated text; see `lowrung.finetune.metrics`.
         threads: CPU threads.
-        adapter_folder: where the adapter and its tokenizer are saved.
-        scratch: a folder for working files.
+        folder: where the adapter, or the whole model, and its tokenizer are saved.
+        checkpoint_folder: where checkpoints are.
         on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
 
     Raises:
@@ -68,52 +73,96 @@ def fine_tune(
     """
     torch.set_num_threads(threads)
     set_seed(recipe.seed)
-    place = models.device()
-    tokenizer = models.load_tokenizer(model_folder)
-    base = models.load_model(model_folder, models.dtype_for(dtype, place), place)
-    model = adapter.attach(base, **lora)
+    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    model, initial = _trainable(base, lora, recipe)
     parameters = adapter.count_parameters(model)
     print(parameters, flush=True)
-    trainer = make_trainer(
+    trainer, report = make_trainer(
         model,
         tokenizer,
-        train=corpus.train,
-        evaluation=corpus.eval,
+        train=data.train,
+        evaluation=data.eval,
         recipe=recipe,
-        scratch=scratch,
+        checkpoints=checkpoint_folder,
         on_report=on_report,
     )
-    before = trainer.evaluate()
-    trainer.train()
-    after = _last_evaluation(trainer)
+    before, after = _train(trainer, report, checkpoints.latest(checkpoint_folder))
     model.eval()
-    metrics = {
-        "base/eval_loss": before["eval_loss"],
+    results = {
+        "base/eval_loss": before,
         "eval/loss": after["eval_loss"],
         "eval/perplexity": after["eval_perplexity"],
         "eval/token_accuracy": after["eval_token_accuracy"],
         **_parameter_metrics(parameters),
     }
-    prepared: Any = trainer.eval_dataset
-    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
-    if corpus.has_answers:
-        metrics["eval/exact_match"] = generate.exact_match(
-            model, tokenizer, held_out, batch_size=recipe.eval_batch_size
-        )
-    metrics["adapter/bytes"] = adapter.save(model, tokenizer, adapter_folder)
-    measurements = {
-        "time/train_seconds": trainer.step_seconds,
-        "train/tokens_per_second": trainer.tokens_per_second,
-    }
-    return Trained(model, tokenizer, held_out, parameters, metrics, measurements, base.dtype)
+    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
+    if scores:
+        texts = generate.answers(model, tokenizer, held_out, batch_size=recipe.eval_batch_size)
+        results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
+    results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
+    measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
+    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model))
 
 
-def _last_evaluation(trainer: LabelledTrainer) -> dict[str, float]:
-    """The scores after the last step, without computing them twice where training ended with an evaluation."""
-    last = next(log for log in reversed(trainer.state.log_history) if "eval_loss" in log)
-    if last["step"] == trainer.state.global_step:
-        return dict(last)
-    return trainer.evaluate()
+def _trainable(
+    base: Base, lora: Lora | None, recipe: Recipe
+) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
+    """What is trained, and where its factors start if that is a part of the base's weights."""
+    model = models.load_base(base, models.device())
+    if lora is None:
+        return model.requires_grad_(True), None
+    if base.quantization != "none":
+        model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
+    adapted = adapter.attach(model, lora)
+    return adapted, adapter.factors(adapted) if lora.init in adapter.CONVERTED else None
+
+
+def _train(
+    trainer: LabelledTrainer, report: Report, checkpoint: checkpoints.Checkpoint | None
+) -> tuple[float, Mapping[str, float]]:
+    """Trains from the beginning or from a checkpoint.
+
+    Returns:
+        the eval loss before training, and the scores after it.
+    """
+    if checkpoint is None:
+        trainer.evaluate()
+    else:
+        print(f"going on from step {checkpoint.step}", flush=True)
+        for step, metrics in checkpoint.history:
+            report.report(step, metrics)
+    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    before = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
+    return before, _last_evaluation(trainer)
+
+
+def _last_evaluation(trainer: LabelledTrainer) -> Mapping[str, float]:
+    """The scores of the final weights, without computing them twice where training ended with an evaluation."""
+    if trainer.args.load_best_model_at_end:
+        return trainer.scores()  # of an earlier step, whose scores were reported then
+    last = next((log for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)
+    return last if last is not None and last["step"] == trainer.state.global_step else trainer.evaluate()
+
+
+def _save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    base: Base,
+    initial: Mapping[str, Tensor] | None,
+) -> int:
+    if isinstance(model, PeftModel):
+        return adapter.save(model, tokenizer, folder, origin=base.origin, initial=initial)
+    with models.quiet():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _lowest_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:
+    """The coarsest precision among the weights; what a quantised base holds in integers does not count."""
+    used = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
+    return max(used, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _parameter_metrics(parameters: adapter.ParameterCount) -> dict[str, float]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Batch = dict[str, Tensor]
-"""``input_ids``, ``attention_mask`` and ``labels``, each of shape (batch, tokens); a label of -100 is no label."""
+"""``input_ids`` and ``labels``, each of shape (batch, tokens), a label of -100 being no label; and, of the same shape,
+``attention_mask`` where rows are padded, or ``position_ids`` that begin at 0 with each example of a packed row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,11 @@ def labelled_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     labels = batch["labels"][:, 1:]
     is_labelled = labels != -100
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
     if _changes_logits(causal):
-        logits = causal(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        logits = causal(**inputs, use_cache=False).logits[:, :-1]
         return logits[is_labelled], labels[is_labelled]
-    backbone = getattr(causal, causal.base_model_prefix)
-    hidden = backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)[0]
+    hidden = getattr(causal, causal.base_model_prefix)(**inputs, use_cache=False)[0]
     return causal.get_output_embeddings()(hidden[:, :-1][is_labelled]), labels[is_labelled]
 
 

@@ -1,0 +1,88 @@
+"""Checkpoints that count: whole ones, marked when all their files are on the disk."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lowrung import atomic
+
+MARK = "complete.json"
+"""Written last. The trainer's own files do not tell a whole checkpoint from a torn one: without ``optimizer.pt`` or
+``rng_state.pth`` it resumes silently, with other results."""
+
+History = list[tuple[int, dict[str, float]]]
+"""What was reported: steps and their metrics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A point from which a run can go on as if it had never stopped.
+
+    Attributes:
+        path: its folder.
+        step: optimiser steps done.
+        history: all that was reported up to it.
+    """
+
+    path: Path
+    step: int
+    history: History
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """Reads a marked checkpoint."""
+        mark = atomic.read_json(path / MARK)
+        return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]])
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint in a folder, or None; torn ones are deleted."""
+    for path in _checkpoints(folder):
+        if not (path / MARK).exists():
+            shutil.rmtree(path)
+    whole = _checkpoints(folder)
+    return Checkpoint.read(whole[-1]) if whole else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The trainer's checkpoint folders, by step."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+
+class Keep(TrainerCallback):
+    """Marks each checkpoint once it is on the disk, and then deletes the older ones.
+
+    Args:
+        history: what was reported so far; it grows while the run goes on.
+        limit: how many checkpoints are kept, beside the best one where the trainer looks for it.
+    """
+
+    def __init__(self, history: Callable[[], Sequence[tuple[int, Mapping[str, float]]]], limit: int) -> None:
+        self._history = history
+        self._limit = limit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Marks the checkpoint that the trainer has just written."""
+        assert args.output_dir is not None
+        folder = Path(args.output_dir)
+        path = folder / f"checkpoint-{state.global_step}"
+        for file in path.iterdir():
+            _to_disk(file)
+        atomic.write_json(path / MARK, {"step": state.global_step, "history": list(self._history())})
+        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
+        older = [other for other in _checkpoints(folder) if other != path and other.name != best]
+        for stale in older[: max(0, len(older) - (self._limit - 1))]:
+            shutil.rmtree(stale)
+
+
+def _to_disk(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
