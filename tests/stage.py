@@ -35,6 +35,7 @@ SEEN = SimpleNamespace(
     problems=(),
     notes=(),
     model_fingerprint="model",
+    revision=None,
     data_fingerprint="data",
     splits=(DatasetInput("docstrings", "digest", "played", "training", 512),),
     data_folder=Path("tokens"),

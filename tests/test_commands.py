@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lowrung import layout
 from lowrung.layout import ROOT
 from lowrung.track.base import store_uri
+from tests.commands import command, environment, succeeds, train
 from tests.composing import LORAS
 
 SMALL = [
@@ -31,29 +31,6 @@ SMALL = [
     "verify.prompts=2",
     "verify.new_tokens=2",
 ]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
-
-
-def environment(**extra: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "PYTHONPATH")}
-    return {**kept, **extra}
-
-
-def train(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=300
-    )
-
-
-def succeeds(folder: Path, *arguments: str) -> str:
-    """What a command prints that ends with exit code 0."""
-    done = train(folder, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
 
 
 def refused(folder: Path, *arguments: str) -> list[str]:

@@ -3,6 +3,7 @@
 A sweep takes 0.3 s, most of it Hydra's composing; the cases beside the main ones are marked as slow.
 """
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lowrung import app, atomic, recording, sweep
-from lowrung.app import RunFailed
+from lowrung.app import Assignment, RunFailed
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.errors import StoreError, UsageError
 from lowrung.layout import RunFolder, StudyFolder
@@ -535,3 +536,25 @@ def test_the_played_engine_is_an_engine(tmp_path):
     assert ended == [Ended("a", How.RETURNED, "A"), Ended("b", How.RETURNED, "B")]
     assert engine.wait() == []
     engine.close()
+
+
+def test_several_gpus_for_a_model_that_lies_on_one_are_refused(here):
+    with pytest.raises(UsageError, match=r"gpus_per_trial=2 needs a model that is spread over them.*device_map=auto"):
+        here.sweep("lora.r=2,4", "hydra.launcher.gpus_per_trial=2")
+    spread = ["hydra.launcher.gpus_per_trial=2", "model.device_map=auto"]
+    assert len(here.sweep("lora.r=2,4", *spread)) == 2
+
+
+def test_what_is_looked_at_before_the_first_run_cannot_be_an_interval(here):
+    with pytest.raises(UsageError, match=r"data\.max_length must be a list of values such as data\.max_length=1,2"):
+        here.sweep("data.max_length=int(interval(64,128))", n_trials=2)
+
+
+def test_a_hub_models_branch_is_pinned_to_the_commit_that_was_found(here):
+    seen = copy.copy(SEEN)
+    seen.revision = "c0ffee"
+    here.sweep("lora.r=2,4", "model.path=some/model", "model.revision=main", seen=seen)
+    for number in (0, 1):
+        job = here.study.job(number)
+        assert Assignment.read(job.assignment).revision == "c0ffee"
+        assert "revision: c0ffee" in (job.run / "config.yaml").read_text()

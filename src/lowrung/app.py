@@ -40,6 +40,7 @@ class Assignment:
     Attributes:
         folder: the run's folder in the store.
         data: where the examples lie as tokens.
+        revision: the commit of a hub model.
         threads: CPU threads.
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
@@ -48,6 +49,7 @@ class Assignment:
 
     folder: str
     data: str
+    revision: str | None
     threads: int
     tracking: str | None
     experiment: str
@@ -81,7 +83,7 @@ def run(composed: DictConfig) -> str:
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
     outcome = execute(
-        config,
+        pinned(config, assignment.revision),
         RunFolder(Path(assignment.folder)),
         data=Path(assignment.data),
         threads=assignment.threads,
@@ -99,6 +101,7 @@ def _run_single(config: Config, job: JobFolder) -> str:
     preflight = look(config)
     if preflight.problems:
         raise UsageError(preflight.problems)
+    config = pinned(config, preflight.revision)
     folder = layout.run_folder(Path(config.store).absolute(), run_signature(config, preflight, threads))
     layout.point_to(job.run, folder.path)
     outcome = kept(folder)
@@ -169,6 +172,13 @@ def lora_settings(config: Config) -> dict[str, Any] | None:
         return None
     values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
     return {**values, **{name: check.pattern(values[name]) for name in ("rank_pattern", "alpha_pattern")}}
+
+
+def pinned(config: Config, revision: str | None) -> Config:
+    """The config with the commit that a hub model's branch or tag was found at."""
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, revision=revision or config.model.revision)
+    )
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:

@@ -26,6 +26,7 @@ def run(command: Callable[[], Any]) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _refuse_secrets(sys.argv[1:])
+        sys.argv[1:] = _flags_first(sys.argv[1:])
         command()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -53,6 +54,11 @@ def ending_on_errors() -> Iterator[None]:
 def wants_traceback() -> bool:
     """Whether the user set ``HYDRA_FULL_ERROR=1``; asked first before lowrung sets it for Hydra."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """``lora.r=4,8 -m seed=1`` with ``-m`` in front: Hydra's parser takes overrides on one side of it only."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def _refuse_secrets(arguments: list[str]) -> None:

@@ -54,7 +54,7 @@ class Composer:
             UsageError: when points break a rule.
         """
         points: dict[str, GridPoint] = {}
-        problems: dict[str, None] = {}
+        problems = dict.fromkeys(_looked_at_problems(space))
         for params in space.grid():
             config = self.config(space.overrides(params))
             problems.update(dict.fromkeys(_rules(config) + check.metric_problems(config, objectives)))
@@ -79,6 +79,13 @@ class Composer:
             composed.hydra.job.num = number
             composed.hydra.job.id = str(number)
         return composed
+
+
+def _looked_at_problems(space: Space) -> Iterator[str]:
+    """Intervals over what is looked at before the first run: that needs to know every value."""
+    for axis in space.intervals:
+        if axis.key.startswith(("model.", "data.")):
+            yield f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval."
 
 
 def _rules(config: Config) -> list[str]:

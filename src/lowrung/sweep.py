@@ -20,7 +20,7 @@ from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import UsageError
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
-from lowrung.plan import Composer, Plan
+from lowrung.plan import Composer, GridPoint, Plan
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.schema import Config
@@ -75,11 +75,21 @@ def run(
     space = composer.space(overrides, n_trials, objectives)
     points = composer.points(space, objectives)
     with closing(launcher.make_engine(PRELOAD)) as engine:
+        _require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
         planned = Plan.make(composer, space, points, config, n_trials, objectives, engine)
         with atomic.lock(planned.folder.lock):
             sweep = Sweep(planned, composer, task_function, engine)
             sweep.run()
     sweep.report()
+
+
+def _require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
+    """Refuses several GPUs for a model that would lie on one: SFTTrainer takes the rest for DataParallel and raises."""
+    if gpus > 1 and any(point.config.model.device_map != "auto" for point in points):
+        raise UsageError(
+            f"hydra.launcher.gpus_per_trial={gpus} needs a model that is spread over them, but model.device_map is"
+            " null. Add model.device_map=auto."
+        )
 
 
 @dataclasses.dataclass
@@ -226,17 +236,23 @@ class Sweep:
         if any(other.folder == folder for other in self._trying.values()):
             self._twins.append(trying)
             return
-        app.prepare_folder(folder, config, plan.preflight(config), self._engine.threads)
+        preflight = plan.preflight(config)
+        app.prepare_folder(folder, app.pinned(config, preflight.revision), preflight, self._engine.threads)
         uri = recording.tracking_uri(config)
-        data = plan.preflight(config).data_folder
         assignment = Assignment(
-            str(folder.path), str(data), self._engine.threads, uri, config.track.experiment, trying.tracked
+            folder=str(folder.path),
+            data=str(preflight.data_folder),
+            revision=preflight.revision,
+            threads=self._engine.threads,
+            tracking=uri,
+            experiment=config.track.experiment,
+            run=trying.tracked,
         )
         assignment.write(job.assignment)
         task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
         self._engine.submit(Job(trying.key, folder.path, task))
         self._trying[trying.key] = trying
-        self._progress.start(trying.key, trying.title, app.steps(config, plan.preflight(config)))
+        self._progress.start(trying.key, trying.title, app.steps(config, preflight))
 
     def _track(self, trial: "Trial", config: Config) -> str:
         """Opens the trial's run in the tracker; an interrupted trial has one already."""

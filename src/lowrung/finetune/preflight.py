@@ -22,6 +22,7 @@ class Preflight:
         problems: what stands in the way, for the user; when there are any, the rest is not filled in.
         notes: what the user should know.
         model_fingerprint: a hash of the base model's content.
+        revision: the commit that was found of a hub model; a branch may move before the last run has started.
         data_fingerprint: a hash of all examples, and of the user's own metrics.
         splits: what the examples were, for the record.
         data_folder: where they lie as tokens.
@@ -30,6 +31,7 @@ class Preflight:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     model_fingerprint: str = ""
+    revision: str | None = None
     data_fingerprint: str = ""
     splits: tuple[data.Split, ...] = ()
     data_folder: Path = Path()
@@ -76,6 +78,7 @@ def look(
     return Preflight(
         notes=(*_duplicate_notes(corpus), *prepared.notes),
         model_fingerprint=fingerprint,
+        revision=model.origin[1],
         data_fingerprint=corpus.fingerprint + metrics.fingerprint(task["metrics"]),
         splits=corpus.splits,
         data_folder=layout.tokens_folder(store, key),

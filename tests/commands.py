@@ -1,0 +1,34 @@
+"""The commands that users type, run as they would be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lowrung.layout import ROOT
+
+
+def command(*arguments: str) -> list[str]:
+    """``python src/train.py ...``, which works from any folder."""
+    return [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, without what would change a command."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "PYTHONPATH")}
+    return {**kept, **extra}
+
+
+def train(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command in a folder to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=300
+    )
+
+
+def succeeds(folder: Path, *arguments: str) -> str:
+    """What a command prints that ends with exit code 0."""
+    done = train(folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
