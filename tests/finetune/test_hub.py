@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import constants
 
 from lowrung.errors import UsageError
+from lowrung.finetune import hub as hub_models
 from lowrung.finetune import model
 from lowrung.finetune.model import Base
 from tests import hub as hubs
@@ -118,7 +119,7 @@ def test_the_cache_serves_without_the_hub(hub, cache, tiny, monkeypatch):
     folder = Base("someone/tiny").folder
     hub.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    model._fetch.cache_clear()
+    hub_models.fetch.cache_clear()
     assert Base("someone/tiny").folder == Base("someone/tiny", commit).folder == folder
     assert hub.asked == []
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.finetune import model
+from lowrung.finetune import model, quantization
 from lowrung.finetune.model import Base
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_dequantised_it_computes_the_same(path, kind, was_evaluated):
     quantized = model.load_base(base, CPU)
     if was_evaluated:
         logits(quantized)
-    ordinary = model.dequantized(quantized, torch.float32)
+    ordinary = quantization.dequantized(quantized, torch.float32)
     assert (logits(ordinary) - expected).abs().max() < 5e-5
 
 
@@ -99,14 +99,14 @@ def test_dequantised_it_computes_the_same(path, kind, was_evaluated):
 def test_dequantised_int8_is_near_what_it_computes_in_evaluation(path):
     quantized = model.load_base(Base(path, quantization="int8"), CPU)
     before = logits(quantized)
-    assert (logits(model.dequantized(quantized, torch.float32)) - before).abs().max() < 0.25
+    assert (logits(quantization.dequantized(quantized, torch.float32)) - before).abs().max() < 0.25
 
 
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_dequantised_it_is_an_ordinary_model_that_can_be_saved(path, kind, tmp_path):
     quantized = model.load_base(Base(path, quantization=kind), CPU)
-    ordinary = model.dequantized(quantized, torch.float32)
+    ordinary = quantization.dequantized(quantized, torch.float32)
     before = logits(ordinary)
     kinds = {name: type(layer) for name, layer in quantizable(model.load_base(Base(path), CPU)).items()}
     assert {name: type(layer) for name, layer in quantizable(ordinary).items()} == kinds
@@ -119,7 +119,7 @@ def test_dequantised_it_is_an_ordinary_model_that_can_be_saved(path, kind, tmp_p
 def test_an_ordinary_model_is_only_cast():
     plain: Any = model.load_base(Base("embedded:tiny"), CPU)
     weight = plain.get_submodule("model.layers.0.self_attn.q_proj").weight.detach().clone()
-    cast: Any = model.dequantized(plain, torch.bfloat16)
+    cast: Any = quantization.dequantized(plain, torch.bfloat16)
     assert {parameter.dtype for parameter in cast.parameters()} == {torch.bfloat16}
     assert torch.equal(cast.get_submodule("model.layers.0.self_attn.q_proj").weight, weight.bfloat16())
 
@@ -135,7 +135,7 @@ def test_an_evaluated_model_still_passes_gradients_on(path, kind):
         loaded(inputs_embeds=embedded).logits.square().mean().backward()
         return embedded.grad
 
-    ordinary = model.dequantized(model.load_base(Base(path, quantization=kind), CPU), torch.float32)
+    ordinary = quantization.dequantized(model.load_base(Base(path, quantization=kind), CPU), torch.float32)
     logits(quantized)
     expected, found = gradient(ordinary), gradient(with_exact_activations(quantized))
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()

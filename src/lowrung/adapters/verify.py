@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.adapters import merge
-from lowrung.finetune import generate, memory, score
+from lowrung.finetune import generate, memory, quantization, score
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
 
@@ -305,7 +305,7 @@ class _Bench:
         """The base in float32; of a quantised one, what its weights stand for."""
         if self.base.quantization == "none":
             return models.load_base(self.base, place, dtype=torch.float32)
-        return models.dequantized(models.load_base(self.base, place), torch.float32)
+        return quantization.dequantized(models.load_base(self.base, place), torch.float32)
 
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
         merged = merge.merge(PeftModel.from_pretrained(self._fresh_base(place), str(self.adapter_folder)))

@@ -2,14 +2,11 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import shutil
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
@@ -17,33 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its HTTP client's
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
-from torch import nn
+from huggingface_hub import constants
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from lowrung import atomic
 from lowrung.errors import UsageError
-from lowrung.finetune import embedded
+from lowrung.finetune import embedded, hub, quantization
 from lowrung.layout import cache_folder
 
 EMBEDDED: dict[str, Callable[[Path], None]] = {
@@ -53,13 +37,6 @@ EMBEDDED: dict[str, Callable[[Path], None]] = {
 }
 """The models that come with lowrung, by name, each with what writes it to a folder."""
 
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-"""What is fetched of a hub model: config, safetensors and tokenizer; never a pickle, and code only where trusted."""
-
-NOT_FETCHED = ("*/*", "consolidated*")
-"""Folders hold other formats; Mistral's ``consolidated.safetensors`` are the same weights a second time."""
-
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 INSTALL_QUANTIZATION = (
     "Run `pip install 'lowrung[quantization]'`, or in a checkout"
     " `.venv/bin/pip install -c constraints.txt -e '.[quantization]'`."
@@ -93,7 +70,7 @@ class Base:
     def origin(self) -> tuple[str, str | None]:
         """What an adapter names as its base: id and commit of a hub model, else the absolute folder and None."""
         folder = self.folder
-        return _hub_commit(folder) or (str(folder), None)
+        return hub.commit(folder) or (str(folder), None)
 
 
 # -- where models lie --------------------------------------------------------------------------------------------------
@@ -115,8 +92,8 @@ def locate(path: str, revision: str | None = None, *, trust_remote_code: bool = 
     folder = _as_folder(path)
     if (folder / "config.json").is_file():
         return folder
-    if not folder.exists() and _may_be_hub_id(path):
-        return _fetch(path, revision, trust_remote_code, Path(constants.HF_HUB_CACHE))
+    if not folder.exists() and hub.is_id(path):
+        return hub.fetch(path, revision, trust_remote_code, Path(constants.HF_HUB_CACHE), _embedded_names())
     missing = "holds no config.json" if folder.is_dir() else "does not exist"
     raise UsageError(
         f"model.path must be a folder that save_pretrained wrote, a hub id, or one of {_embedded_names()},"
@@ -152,104 +129,13 @@ def _build(name: str) -> Path:
     return folder
 
 
-def _may_be_hub_id(path: str) -> bool:
-    try:
-        validate_repo_id(path)
-    except HFValidationError:
-        return False
-    return True
-
-
-@functools.cache  # one answer a process: a branch may move while it works
-def _fetch(repo: str, revision: str | None, trust_remote_code: bool, cache: Path) -> Path:
-    """A hub model's snapshot folder; what the cache lacks is downloaded, unless HF_HUB_OFFLINE=1 is set."""
-    code = ("*.py",) if trust_remote_code else ()
-    if not _snapshots(repo, cache).exists():
-        print(f"fetching {repo} into {cache}, once", flush=True)
-    try:
-        with contextlib.nullcontext() if sys.stderr.isatty() else disable_progress_bars():
-            folder = Path(
-                snapshot_download(
-                    repo,
-                    revision=revision,
-                    cache_dir=cache,
-                    allow_patterns=[*FETCHED, *code],
-                    ignore_patterns=list(NOT_FETCHED),
-                )
-            )
-    except (HTTPError, OSError) as error:
-        # Not chained: what an HTTP client says of a request may hold its headers, and so a token.
-        raise UsageError(_hub_problem(repo, revision, cache, error)) from None
-    for name, what in (("config.json", "config.json"), ("*.safetensors", "weights as safetensors")):
-        if next(folder.glob(name), None) is None:
-            raise UsageError(
-                f"model.path must be a model with {what}, but https://huggingface.co/{repo} has none in"
-                f" {revision or 'main'}. Take another revision (model.revision) or model: other formats are not loaded,"
-                " since a pickle can run any code."
-            )
-    return folder
-
-
-def _snapshots(repo: str, cache: Path) -> Path:
-    return cache / f"models--{repo.replace('/', '--')}" / "snapshots"
-
-
-def _hub_commit(folder: Path) -> tuple[str, str] | None:
-    """Id and commit of a model in the hub's cache, or None of any other folder."""
-    repository = folder.parent.parent
-    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
-    if folder.parent.name != "snapshots" or repository.parent != cache or not repository.name.startswith("models--"):
-        return None
-    return repository.name.removeprefix("models--").replace("--", "/"), folder.name
-
-
-def _hub_problem(repo: str, revision: str | None, cache: Path, error: Exception) -> str:
-    """Why a model could not be fetched, and what to do."""
-    page, folder = f"https://huggingface.co/{repo}", _as_folder(repo)
-    if isinstance(error, GatedRepoError):
-        return f"model.path={repo} is gated, and you are not let in yet. Accept its licence at {page}, then {LOG_IN}."
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"model.path must be a folder, a hub id, or one of {_embedded_names()}, but is {repo!r}: {folder} does not"
-            f" exist, and the hub has no {page} that you may see. Check the spelling; if it is private, {LOG_IN}."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return (
-            f"model.revision must be a branch, tag or commit of {repo}, but is {revision!r}. They are listed at"
-            f" {page}/tree/main."
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        offline = constants.is_offline_mode()
-        why = (
-            "HF_HUB_OFFLINE=1 keeps it from being fetched" if offline else f"the hub cannot be reached {_cause(error)}"
-        )
-        remedy = "Unset HF_HUB_OFFLINE once" if offline else "Look at the network"
-        return (
-            f"model.path={repo} is not wholly in the hub's cache {cache}, and {why}; nor is there a folder {folder}."
-            f" {remedy}, or take a local folder or one of {_embedded_names()}."
-        )
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return f"model.path={repo} cannot be fetched: the hub refuses your token. For another, {LOG_IN}."
-    return f"model.path={repo} cannot be fetched from the hub {_cause(error)}. Try again; what was fetched is kept."
-
-
-def _cause(error: BaseException) -> str:
-    """What happened, in brackets: a status, the system's words, or a name; other texts may hold a token."""
-    while not isinstance(error, HfHubHTTPError) and (inner := error.__cause__ or error.__context__):
-        error = inner
-    if isinstance(error, HfHubHTTPError):
-        return f"(HTTP status {error.response.status_code})"
-    reason = error.strerror if isinstance(error, OSError) else None
-    return f"({reason or type(error).__name__})"
-
-
 def fingerprint(folder: Path) -> str:
     """A hash of a model folder's content: config, tokenizer, weights and code, whatever the folder is called.
 
     In the hub's cache id and commit stand for the content, which is not read.
     """
     total = hashlib.sha256()
-    if commit := _hub_commit(folder):
+    if commit := hub.commit(folder):
         total.update("@".join(commit).encode())
         return total.hexdigest()[:16]
     for file in sorted(folder.iterdir()):
@@ -288,7 +174,7 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
     is_quantized = base.quantization != "none"
     options: dict[str, Any] = {"device_map": base.device_map}
     if is_quantized:
-        options["quantization_config"] = _bits_and_bytes(base, dtype)
+        options["quantization_config"] = quantization.config(base.quantization, dtype, double=base.double_quantization)
         options["device_map"] = base.device_map or {"": place}  # weights are quantised where they will be
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -300,68 +186,13 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
             **options,
         )
     if is_quantized:
-        _settle_bits_and_bytes(model)
+        quantization.settle(model)
     if options["device_map"] is None:
         model.to(place)  # type: ignore[arg-type]
     if base.device_map and not hasattr(model, "hf_device_map"):  # transformers notes only what it spread
         model.hf_device_map = {"": model.device}  # type: ignore[assignment]
     model.eval()
     return model
-
-
-def _bits_and_bytes(base: Base, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if base.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=base.double_quantization,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def _settle_bits_and_bytes(model: PreTrainedModel) -> None:
-    """Keeps bitsandbytes from changing a model behind our backs, and from a warning at each layer of each step."""
-    for module in model.modules():
-        # On a CPU with AVX512-BF16 the first evaluation would repack 4-bit weights for a kernel that computes in
-        # bfloat16 and passes no gradient on; a base that was evaluated could not be trained or dequantised any more.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-
-
-def dequantized(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A quantised model's weights as ordinary ones, with the layers that its architecture has; any other is only cast.
-
-    Args:
-        model: as `load_base` gives it; it is used up.
-        dtype: of all weights.
-    """
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None:
-        for name, module in list(model.named_modules()):
-            if hasattr(module, "source_cls"):  # transformers' note of which layer was quantised
-                model.set_submodule(name, _ordinary_layer(module, dtype))
-        quantizer.remove_quantization_config(model)
-        model.is_loaded_in_4bit = model.is_loaded_in_8bit = False  # type: ignore[assignment]
-    model.to(dtype)  # type: ignore[arg-type]
-    return model
-
-
-def _ordinary_layer(module: Any, dtype: torch.dtype) -> nn.Module:
-    """The layer that a quantised one was made from. Conv1D's weight is (in, out), where all others are (out, in)."""
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
-    weight = dequantize_bnb_weight(module.weight, getattr(module, "state", None)).to(dtype)
-    layer: nn.Module
-    with torch.device("meta"):
-        if module.source_cls is Conv1D:
-            layer, weight = Conv1D(module.out_features, module.in_features), weight.T.contiguous()
-        else:
-            layer = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-    layer.weight = nn.Parameter(weight)
-    layer.bias = module.bias
-    return layer.train(module.training)
 
 
 def load_model(folder: Path, dtype: torch.dtype, place: torch.device) -> PreTrainedModel:
@@ -405,7 +236,7 @@ def problems(base: Base) -> list[str]:
         folder = base.folder
     except UsageError as error:
         return [*found, *error.problems]
-    if base.revision is not None and _hub_commit(folder) is None:
+    if base.revision is not None and hub.commit(folder) is None:
         found.append(f"model.revision={base.revision} needs a hub model, but model.path={base.path} is none. Drop it.")
     return [*found, *_folder_problems(base, folder)]
 
