@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lowrung import atomic, check, layout, provenance, recording, schema
-from lowrung.engine import mailbox
+from lowrung.engine import gpus, mailbox
 from lowrung.engine.child import usable_cores
 from lowrung.errors import LowrungError, UsageError
 from lowrung.layout import JobFolder, RunFolder
@@ -98,6 +98,8 @@ def _run_single(config: Config, job: JobFolder) -> str:
     if problems:
         raise UsageError(problems)
     threads = usable_cores()
+    if config.model.device_map is None:
+        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
     preflight = look(config)
     if preflight.problems:
         raise UsageError(preflight.problems)

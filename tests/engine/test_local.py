@@ -16,7 +16,7 @@ import cloudpickle
 import pytest
 
 from lowrung import atomic
-from lowrung.engine import child, local, mailbox
+from lowrung.engine import child, gpus, local, mailbox
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
@@ -122,7 +122,7 @@ def test_each_slot_has_its_gpus(
 
 def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: int) -> None:
     """Sets what ``CUDA_VISIBLE_DEVICES`` lists, and how many GPUs the machine seems to have."""
-    monkeypatch.setattr(local, "_count_devices", lambda: found)
+    monkeypatch.setattr(gpus, "count", lambda: found)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -171,7 +171,7 @@ def test_numbers_that_no_gpu_has_are_found(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, found: int, absent: list[str]
 ) -> None:
     make_visible(monkeypatch, visible, found)
-    assert local.absent_gpus() == absent
+    assert gpus.absent() == absent
 
 
 def test_a_crash_leaves_its_trace_in_the_log(engine: Engine, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hydra.test_utils.test_utils import TSweepRunner
 from omegaconf import DictConfig
 
 from hydra_plugins.lowrung.local_launcher import LocalLauncher
-from lowrung.engine import local
+from lowrung.engine import gpus
 from lowrung.errors import EngineError, UsageError
 from lowrung.layout import ROOT, RunFolder
 
@@ -95,7 +95,7 @@ def test_each_job_has_its_own_end(hydra_sweep_runner: TSweepRunner, tmp_path: Pa
 def test_each_job_sees_its_share_of_the_gpus(
     hydra_sweep_runner: TSweepRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_count_devices", lambda: 8)
+    monkeypatch.setattr(gpus, "count", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     overrides = ["+x=1,2", "hydra.launcher.gpus_per_trial=2"]
     with launched(hydra_sweep_runner, tmp_path, lambda _: os.environ["CUDA_VISIBLE_DEVICES"], overrides) as results:
@@ -132,7 +132,7 @@ def test_what_this_machine_cannot_do_is_said_at_once(
     gpus_per_trial: int,
     problems: list[str],
 ) -> None:
-    monkeypatch.setattr(local, "_count_devices", lambda: found)
+    monkeypatch.setattr(gpus, "count", lambda: found)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

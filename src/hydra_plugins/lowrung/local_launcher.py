@@ -84,9 +84,9 @@ class LocalLauncher(Launcher):
 
 def _setting_problems(workers: int, gpus_per_trial: int) -> Iterator[str]:
     """What is wrong with ``hydra.launcher.*`` on this machine."""
-    from lowrung.engine.local import visible_gpus
+    from lowrung.engine import gpus
 
-    visible = len(visible_gpus())
+    visible = len(gpus.visible())
     if workers < 1:
         yield (
             f"`hydra.launcher.workers >= 1` must hold, but got {workers}. It counts the jobs that run at the same time."
@@ -107,9 +107,9 @@ def _setting_problems(workers: int, gpus_per_trial: int) -> Iterator[str]:
 
 def _listing_problems() -> Iterator[str]:
     """What is wrong with ``CUDA_VISIBLE_DEVICES``."""
-    from lowrung.engine.local import absent_gpus
+    from lowrung.engine import gpus
 
-    if absent := absent_gpus():
+    if absent := gpus.absent():
         yield (
             "CUDA_VISIBLE_DEVICES must list GPUs that exist, but is "
             f"{os.environ['CUDA_VISIBLE_DEVICES']!r}, and there is no GPU {' or '.join(absent)}. "

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import dataclasses
-import itertools
 import multiprocessing
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import cloudpickle
 
 from lowrung import atomic
-from lowrung.engine import child, mailbox
+from lowrung.engine import child, gpus, mailbox
 from lowrung.engine.base import Ended, Event, How, Job, Reported
 from lowrung.errors import EngineError, StoreError
 from lowrung.layout import RunFolder
@@ -32,8 +31,6 @@ GRACE_SECONDS = 5.0
 
 CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Lets torch answer whether there is a GPU without touching CUDA."""
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 LOCK_SECONDS = 2.0
 """How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
@@ -81,7 +78,7 @@ class LocalEngine:
         if slots < 1:
             raise EngineError(f"`slots >= 1` must hold, but got {slots}. Give the engine at least one slot.")
         self._slots = slots
-        self._groups = _groups(visible_gpus(), gpus_per_job)
+        self._groups = gpus.groups(gpus.visible(), gpus_per_job)
         self._preload = list(preload)
         self._forks = start == "forkserver"
         self._context: ForkServerContext | SpawnContext = (
@@ -219,7 +216,7 @@ class LocalEngine:
 
     def _gpus(self, slot: int) -> dict[str, str]:
         """The variable that shows a slot its GPUs; nothing where none is visible."""
-        return {VISIBLE: ",".join(self._groups[slot % len(self._groups)])} if self._groups else {}
+        return {gpus.VISIBLE: ",".join(self._groups[slot % len(self._groups)])} if self._groups else {}
 
 
 @dataclasses.dataclass
@@ -304,40 +301,6 @@ def _prepare(folder: Path) -> None:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.05)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that CUDA shows to this process, by number, UUID or MIG name: what is listed, else all that exist.
-
-    Like CUDA, it reads ``CUDA_VISIBLE_DEVICES`` up to the first entry that is empty or negative. Whether what is listed
-    exists is for `absent_gpus` to say.
-    """
-    listed = os.environ.get(VISIBLE)
-    if listed is None:
-        return [str(number) for number in range(_count_devices())]
-    entries = (entry.strip() for entry in listed.split(","))
-    return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
-
-
-def absent_gpus() -> list[str]:
-    """The numbers in ``CUDA_VISIBLE_DEVICES`` that no GPU has; none where it is not known how many GPUs there are."""
-    count = _count_devices()
-    return [gpu for gpu in visible_gpus() if count and gpu.isdecimal() and int(gpu) >= count]
-
-
-def _groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
-    """The GPUs in whole groups of this size, in their order."""
-    if size < 1:
-        raise EngineError(f"`gpus_per_job >= 1` must hold, but got {size}. Without GPUs leave it at 1.")
-    if size > max(1, len(gpus)):
-        raise EngineError(f"`gpus_per_job={size}` needs as many visible GPUs, but there are {len(gpus)}. Lower it.")
-    return [gpus[first : first + size] for first in range(0, len(gpus) - size + 1, size)]
-
-
-def _count_devices() -> int:
-    """How many NVIDIA GPUs there are, without asking CUDA, which a process must not touch before it forks."""
-    nodes = list(Path("/dev").glob("nvidia[0-9]*"))
-    return len(nodes or list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
 @contextlib.contextmanager

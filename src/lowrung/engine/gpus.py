@@ -1,0 +1,55 @@
+"""Which GPUs there are, found without asking CUDA: a process must not touch it before it forks."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lowrung.errors import EngineError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The variable that says which GPUs CUDA shows to a process."""
+
+
+def visible() -> list[str]:
+    """The GPUs that CUDA shows to this process, by number, UUID or MIG name: what is listed, else all that exist.
+
+    Like CUDA, it reads ``CUDA_VISIBLE_DEVICES`` up to the first entry that is empty or negative. Whether what is listed
+    exists is for `absent` to say.
+    """
+    listed = os.environ.get(VISIBLE)
+    if listed is None:
+        return [str(number) for number in range(count())]
+    entries = (entry.strip() for entry in listed.split(","))
+    return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
+
+
+def absent() -> list[str]:
+    """The numbers in ``CUDA_VISIBLE_DEVICES`` that no GPU has; none where it is not known how many GPUs there are."""
+    existing = count()
+    return [gpu for gpu in visible() if existing and gpu.isdecimal() and int(gpu) >= existing]
+
+
+def groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
+    """The GPUs in whole groups of this size, in their order.
+
+    Raises:
+        EngineError: when there are not as many.
+    """
+    if size < 1:
+        raise EngineError(f"`gpus_per_job >= 1` must hold, but got {size}. Without GPUs leave it at 1.")
+    if size > max(1, len(gpus)):
+        raise EngineError(f"`gpus_per_job={size}` needs as many visible GPUs, but there are {len(gpus)}. Lower it.")
+    return [gpus[first : first + size] for first in range(0, len(gpus) - size + 1, size)]
+
+
+def count() -> int:
+    """How many NVIDIA GPUs there are, without asking CUDA, which a process must not touch before it forks."""
+    nodes = list(Path("/dev").glob("nvidia[0-9]*"))
+    return len(nodes or list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def see_one() -> None:
+    """Hides all visible GPUs but the first from this process, which has not touched CUDA yet."""
+    if len(visible()) > 1:
+        os.environ[VISIBLE] = visible()[0]
