@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrung.finetune import model as models
 from lowrung.finetune import run, tokens
-from lowrung.finetune.adapter import Lora
+from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 from lowrung.finetune.tokens import Prepared
 from lowrung.finetune.trainer import Recipe

@@ -169,7 +169,7 @@ def look_arguments(configs: Sequence[Config]) -> dict[str, Any]:
 
 
 def lora_settings(config: Config) -> dict[str, Any] | None:
-    """The fields of a `lowrung.finetune.adapter.Lora`, or None where all weights are trained."""
+    """The fields of a `lowrung.finetune.lora.Lora`, or None where all weights are trained."""
     if config.lora.method == "full":
         return None
     values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
@@ -305,7 +305,7 @@ def _train(
 ) -> tuple[Outcome, _Evidence | None]:
     from lowrung.adapters import verify
     from lowrung.finetune import run
-    from lowrung.finetune.adapter import Lora
+    from lowrung.finetune.lora import Lora
     from lowrung.finetune.tokens import Prepared
     from lowrung.finetune.trainer import Recipe
 

@@ -1,10 +1,11 @@
 import pytest
-import torch
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig
 
 from lowrung.finetune import adapter
-from lowrung.finetune.adapter import Lora
+from lowrung.finetune import lora as lora_settings
+from lowrung.finetune.lora import Lora
+from tests.architectures import CONFIGS, skeleton
 
 SMOLLM2 = LlamaConfig(
     vocab_size=49152,
@@ -18,13 +19,12 @@ SMOLLM2 = LlamaConfig(
 )
 
 
-def skeleton(config):
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
 def attached(config, **lora):
     return adapter.attach(skeleton(config), Lora(**{"r": 8, "alpha": 16.0, **lora}))
+
+
+def layers(model):
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
 @pytest.mark.parametrize("r", [1, 8, 16])
@@ -60,12 +60,12 @@ def test_gpt2_small_counts_its_conv1d_layers():
 @pytest.mark.parametrize(("use_rslora", "scaling"), [(False, 16 / 4), (True, 16 / 2)])
 def test_scaling_is_alpha_over_r_or_over_its_root(use_rslora, scaling):
     model = attached(SMOLLM2, r=4, alpha=16.0, use_rslora=use_rslora)
-    scalings = {module.scaling["default"] for module in model.modules() if isinstance(module, LoraLayer)}
+    scalings = {module.scaling["default"] for _, module in layers(model)}
     assert scalings == {scaling}
 
 
 def test_targetable_are_the_linear_layers_but_the_head():
-    assert adapter.targetable(skeleton(SMOLLM2)) == [
+    assert lora_settings.targetable(skeleton(SMOLLM2)) == [
         "down_proj",
         "gate_proj",
         "k_proj",
@@ -74,4 +74,133 @@ def test_targetable_are_the_linear_layers_but_the_head():
         "up_proj",
         "v_proj",
     ]
-    assert adapter.targetable(skeleton(GPT2Config())) == ["c_attn", "c_fc", "c_proj"]
+    assert lora_settings.targetable(skeleton(GPT2Config())) == ["c_attn", "c_fc", "c_proj"]
+
+
+def test_alphas_by_pattern_scale_what_they_name():
+    model = attached(CONFIGS["llama"], r=4, alpha=8.0, rank_pattern={"q_proj": 2}, alpha_pattern={"[qk]_proj": 3.0})
+    scalings = {name.rsplit(".", 1)[-1]: m.scaling["default"] for name, m in layers(model)}
+    assert {name: scalings[name] for name in ("q_proj", "k_proj", "v_proj")} == {
+        "q_proj": 3 / 2,
+        "k_proj": 3 / 4,
+        "v_proj": 8 / 4,
+    }
+
+
+def test_dropout_is_on_every_adapted_layer():
+    model = attached(CONFIGS["gpt2"], dropout=0.25)
+    assert {module.lora_dropout["default"].p for _, module in layers(model)} == {0.25}
+
+
+# -- what cannot be ----------------------------------------------------------------------------------------------------
+
+LLAMA_HAS = "It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
+HEAD = (
+    "lora.target_modules cannot hold the head, lm_head, which SFTTrainer refuses. Train it whole:"
+    " 'lora.modules_to_save=[lm_head]'."
+)
+QKVO = ", ".join(f"model.layers.0.self_attn.{name}_proj" for name in "qkvo")
+
+
+def problems(architecture, **lora):
+    return list(lora_settings.problems(skeleton(CONFIGS[architecture]), Lora(**{"r": 8, "alpha": 16.0, **lora})))
+
+
+@pytest.mark.parametrize(
+    ("lora", "expected"),
+    [
+        ({"target_modules": "lm_head"}, [HEAD]),
+        ({"target_modules": ["q_proj", "lm_head"]}, [HEAD]),
+        (
+            {"target_modules": ["c_attn", "q_proj", "embed_tokens"]},
+            [
+                "lora.target_modules must name linear modules of the model, but it has no c_attn, embed_tokens."
+                f" {LLAMA_HAS}"
+            ],
+        ),
+        (
+            {"target_modules": ["proj"]},  # the end of a name, but not after a dot
+            [f"lora.target_modules must name linear modules of the model, but it has no proj. {LLAMA_HAS}"],
+        ),
+        (
+            {"target_modules": "model"},  # the beginning of every whole name
+            [
+                "lora.target_modules must fit linear modules of the model, but 'model' fits none. It has"
+                f" {QKVO} and 10 more."
+            ],
+        ),
+        (
+            {"target_modules": r".*\.c_\w+"},
+            [
+                r"lora.target_modules must fit linear modules of the model, but '.*\\.c_\\w+' fits none. It has"
+                f" {QKVO} and 10 more."
+            ],
+        ),
+        (
+            {"modules_to_save": ["lm_head", "score", "head"]},
+            [
+                "lora.modules_to_save must name modules of the model, but it has no score.",
+                "lora.modules_to_save must name modules of the model, but it has no head.",
+            ],
+        ),
+        (
+            {"target_modules": "attention", "rank_pattern": {"[qv]_proj": 4, "up_proj": 4}},
+            [f"lora.rank_pattern must name adapted modules, but 'up_proj' fits none of {QKVO} and 4 more."],
+        ),
+        (
+            {"layers_to_transform": [0], "alpha_pattern": {r"layers\.1\..*": 4.0, "proj": 4.0}},
+            [
+                r"lora.alpha_pattern must name adapted modules, but 'layers\\.1\\..*' fits none of"
+                f" {QKVO} and 3 more.",
+                f"lora.alpha_pattern must name adapted modules, but 'proj' fits none of {QKVO} and 3 more.",
+            ],
+        ),
+        (
+            {"layers_to_transform": [1, 2, 7]},
+            ["lora.layers_to_transform must be blocks of the model, 0 to 1, but holds 2, 7."],
+        ),
+        (
+            {"init": "pissa", "r": 33},
+            [
+                "lora.init=pissa needs ranks up to the smaller side of each adapted matrix, but lora.r is 33, and"
+                " model.layers.0.self_attn.k_proj has 32. Lower lora.r, or that module's rank in lora.rank_pattern."
+            ],
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_the_model_is_told(lora, expected):
+    assert problems("llama", **lora) == expected
+
+
+def test_all_problems_are_told_at_once():
+    found = problems("llama", target_modules=["lm_head", "fc"], modules_to_save=["score"], layers_to_transform=[2])
+    assert [problem.split(" ")[0] for problem in found] == [
+        "lora.target_modules",
+        "lora.target_modules",
+        "lora.layers_to_transform",
+        "lora.modules_to_save",
+    ]
+
+
+def test_olora_is_refused_where_weights_lie_the_other_way_round():
+    assert problems("gpt2", init="olora") == [
+        "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT decomposes."
+        " Use lora.init=pissa, which does."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lora"),
+    [
+        ("llama", {"init": "pissa", "r": 32}),
+        ("llama", {"init": "olora", "r": 64, "rank_pattern": {"[kv]_proj": 32}}),
+        ("llama", {"init": "pissa", "r": 64, "target_modules": ["q_proj", "o_proj"]}),
+        ("llama", {"r": 1000}),  # only a decomposition has an end
+        ("gpt2", {"init": "pissa", "target_modules": ["mlp.c_proj"], "rank_pattern": {r"h\.0\.mlp\.c_proj": 16}}),
+        ("phi3", {"target_modules": r".*(qkv|gate_up)_proj", "layers_to_transform": None}),
+        ("gemma3", {"layers_to_transform": [1], "modules_to_save": ["lm_head", "norm"]}),
+    ],
+)
+def test_what_fits_is_let_through(architecture, lora):
+    assert problems(architecture, **lora) == []

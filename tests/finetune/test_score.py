@@ -1,33 +1,13 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from lowrung.finetune import score
-
-LLAMA = LlamaConfig(
-    vocab_size=50,
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-)
-CAPPED = Gemma2Config(
-    vocab_size=50,
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    final_logit_softcapping=0.01,
-)
+from tests import architectures
 
 
-@pytest.fixture(params=[LLAMA, CAPPED], ids=["llama", "capped logits"])
+@pytest.fixture(params=["llama", "gemma2"], ids=["llama", "capped logits"])
 def model(request):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(request.param).eval()
+    return architectures.random_model(architectures.CONFIGS[request.param])
 
 
 def rows(count):

@@ -13,15 +13,7 @@ def merge(model: PeftModel) -> PreTrainedModel:
     A float32 model loses nothing but rounding. Cast it afterwards: merging in a lower precision rounds twice.
     """
     merged: PreTrainedModel = model.merge_and_unload()
-    _untie_what_differs(merged)
     return merged
-
-
-def _untie_what_differs(model: PreTrainedModel) -> None:
-    """A head that was trained apart from its embedding is no longer tied to it, also when the model is loaded again."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight is not embedding.weight:
-        model.config.tie_word_embeddings = False
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:

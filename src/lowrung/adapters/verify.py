@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lowrung.adapters import merge
 from lowrung.finetune import generate, memory, quantization, score
 from lowrung.finetune import model as models
+from lowrung.finetune.adapter import prepare_quantized
 from lowrung.finetune.model import Base
 
 Row = Mapping[str, Any]
@@ -288,10 +290,13 @@ class _Bench:
         return difference.violations(self.tolerances[_name(self.trained_dtype)], "reloaded adapter")
 
     def _reloaded(self, place: torch.device) -> PeftModel:
-        """The short way, as people load an adapter, where its base is an ordinary one."""
-        if self.base.quantization != "none" or self.base.device_map is not None:
-            base = models.load_base(self.base, place)
-            return PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        """The short way, as people load an adapter, where that gives the base as it was loaded to be trained.
+
+        AutoPeft quantises nothing and knows one device, and it enlarges a model whose tokenizer has more tokens than
+        the embedding has rows (Gemma 3).
+        """
+        if self.base.quantization != "none" or self.base.device_map is not None or self._is_short_of_rows():
+            return self._reloaded_as_trained(place)
         with models.quiet():
             auto: Any = AutoPeftModelForCausalLM.from_pretrained(
                 str(self.adapter_folder),
@@ -300,6 +305,28 @@ class _Bench:
                 trust_remote_code=self.base.trust_remote_code,
             )
         return auto.to(place).eval()  # type: ignore[no-any-return]
+
+    def _reloaded_as_trained(self, place: torch.device) -> PeftModel:
+        """In the very precisions of training: an int8 base rounds activations, and makes much of little differences.
+
+        SFTTrainer holds the adapter of a quantised base in bfloat16, and PEFT loads it in float32: the same weights,
+        but with SmolLM2-135M in int8 a mean KL of 0.026 between them.
+        """
+        base = models.load_base(self.base, place)
+        if self.base.quantization != "none":
+            base = prepare_quantized(base, gradient_checkpointing=False)
+        model = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        saved = load_file(self.adapter_folder / "adapter_model.safetensors")
+        for name, parameter in model.named_parameters():
+            if (stored := name.replace(".default.", ".").removesuffix(".default")) in saved:
+                parameter.data = parameter.data.to(saved[stored].dtype)
+        return model
+
+    def _is_short_of_rows(self) -> bool:
+        tokenizer: Any = models.load_tokenizer(self.adapter_folder)
+        skeleton = models.skeleton(self.base.folder, trust_remote_code=self.base.trust_remote_code)
+        embedding: Any = skeleton.get_input_embeddings()
+        return len(tokenizer) > int(embedding.weight.shape[0])
 
     def _fresh_base(self, place: torch.device) -> PreTrainedModel:
         """The base in float32; of a quantised one, what its weights stand for."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from lowrung import layout
 from lowrung.errors import UsageError
-from lowrung.finetune import adapter, data, metrics, tokens
+from lowrung.finetune import data, lora, metrics, tokens
 from lowrung.finetune import model as models
-from lowrung.finetune.adapter import Lora
 from lowrung.finetune.data import Corpus
+from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 
 
@@ -46,13 +46,13 @@ def look(
         base: the fields of a `lowrung.finetune.model.Base`.
         task: the fields of `lowrung.schema.DataConf`.
         store: the results' folder; the tokens are kept there.
-        adapters: the fields of each `lowrung.finetune.adapter.Lora` that is to be put on the model.
+        adapters: the fields of each `lowrung.finetune.lora.Lora` that is to be put on the model.
     """
     found = list(metrics.problems(task["metrics"]))
     model = Base(**base)
     folder = _folder(model, found)
     if folder is not None:
-        found += _model_problems(model, [Lora(**lora) for lora in adapters], task["max_length"])
+        found += _model_problems(model, [Lora(**settings) for settings in adapters], task["max_length"])
     corpus = _corpus(task, found)
     if found or corpus is None:
         return Preflight(tuple(found))
@@ -106,7 +106,7 @@ def _model_problems(base: Base, adapters: Sequence[Lora], max_length: int) -> li
     if found := models.problems(base):
         return found
     skeleton = models.skeleton(base.folder, trust_remote_code=base.trust_remote_code)
-    found = list(dict.fromkeys(problem for lora in adapters for problem in adapter.problems(skeleton, lora)))
+    found = list(dict.fromkeys(problem for settings in adapters for problem in lora.problems(skeleton, settings)))
     context = getattr(skeleton.config, "max_position_embeddings", max_length)
     if max_length > context:
         found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lowrung.finetune import adapter, checkpoints, generate, metrics
 from lowrung.finetune import model as models
-from lowrung.finetune.adapter import Lora
 from lowrung.finetune.callbacks import OnReport, Report
+from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 from lowrung.finetune.tokens import Prepared
 from lowrung.finetune.trainer import LabelledTrainer, Recipe, make_trainer
+from lowrung.schema import CONVERTED_INITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _trainable(
     if base.quantization != "none":
         model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
     adapted = adapter.attach(model, lora)
-    return adapted, adapter.factors(adapted) if lora.init in adapter.CONVERTED else None
+    return adapted, adapter.factors(adapted) if lora.init in CONVERTED_INITS else None
 
 
 def _train(

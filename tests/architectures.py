@@ -1,0 +1,96 @@
+"""Small random models of the architectures that people fine-tune: 2 layers, width 64, a byte-level tokenizer."""
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from lowrung.finetune import model as models
+from lowrung.finetune.model import Base
+
+TOKENS: dict[str, Any] = {"vocab_size": 264, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
+"""Those of `embedded:tiny`, a token a byte and three more; Qwen2's tokenizer class adds a fourth."""
+
+SIZES: dict[str, Any] = {
+    **TOKENS,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.1,  # wide enough that an untrained model's outputs differ between tokens
+}
+
+GPT2_SIZES: dict[str, Any] = {
+    **TOKENS,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 1024,
+    "initializer_range": 0.1,
+}
+
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SIZES),
+    "tied llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "gpt2": GPT2Config(**GPT2_SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES),
+    "gemma": GemmaConfig(**SIZES),
+    "gemma2": Gemma2Config(**SIZES, sliding_window=16, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=["sliding_attention", "full_attention"]),
+    "mistral": MistralConfig(**SIZES, sliding_window=16),
+    "phi3": Phi3Config(**SIZES),
+}
+"""By name. Windows are shorter than the rows of tests, and caps low enough to bite; all else is as the architecture has
+it: Gemma and GPT-2 tie their heads, GPT-2 and Qwen2 have biases."""
+
+
+@functools.cache
+def base(name: str) -> Base:
+    """The model of this name, built once in a folder that lasts as long as the tests."""
+    folder = Path(_folder().name) / name.replace(" ", "_")
+    model = random_model(CONFIGS[name])
+    with models.quiet():
+        model.save_pretrained(folder)
+    models.load_tokenizer(Base("embedded:tiny").folder).save_pretrained(folder)
+    return Base(str(folder))
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="lowrung-architectures-")
+
+
+def random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of this config in evaluation mode, with the same random weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model.eval()
+    return model
+
+
+def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of this config without weights: names and shapes."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
