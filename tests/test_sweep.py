@@ -5,6 +5,7 @@ A sweep takes 0.3 s, most of it Hydra's composing; the cases beside the main one
 
 import copy
 import json
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -558,3 +559,20 @@ def test_a_hub_models_branch_is_pinned_to_the_commit_that_was_found(here):
         job = here.study.job(number)
         assert Assignment.read(job.assignment).revision == "c0ffee"
         assert "revision: c0ffee" in (job.run / "config.yaml").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_drops_is_not_lost(here):
+    """An exception inside a finaliser goes nowhere; this one comes between two trials."""
+
+    class Dropping:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def act(config: Config) -> Outcome:
+        Dropping()
+        return trains(config)
+
+    with pytest.raises(KeyboardInterrupt):
+        here.sweep("lora.r=2,4,8", act=act)
+    assert ranks(here.ran) == [2]

@@ -54,7 +54,8 @@ class ModelConf:
         revision: branch, tag or commit of a hub model; null is its main branch. The commit that was found is part of
             a run's signature, so a moved branch is another model.
         dtype: the weights' precision while training; ``auto`` is bfloat16 on a GPU and float32 on a CPU, which has
-            no fast bfloat16 matrix product (measured: 1.5 times slower than float32).
+            no fast bfloat16 matrix product (measured: 1.5 times slower than float32). With ``lora=full`` it is
+            float32 everywhere, since many a step is smaller than what bfloat16 can add to a weight.
         attn_implementation: which attention transformers computes, one of `ATTENTIONS`; null leaves it the choice.
         quantization: ``none``, ``int8`` (LLM.int8(), arXiv:2208.07339) or ``nf4`` (QLoRA, arXiv:2305.14314): the
             frozen base is held in 8 or 4 bits a weight. Needs bitsandbytes; works on a CPU too.

@@ -1,6 +1,7 @@
 """Many trials: ask, submit, wait for the first to end, tell. The only client of the study."""
 
 import dataclasses
+import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapters.verify", "lowrung.track.mlflow")
 """What every run imports: 10 to 13 s that the engine spends once."""
+
+
+CHECK_SECONDS = 1.0
+"""How often a sweep looks whether Ctrl-C was pressed, where the exception did not reach it."""
 
 
 class Launcher(Protocol):
@@ -113,6 +118,29 @@ class Trying:
         return f"trial {self.trial.number}" + (f" ({leaderboard.name(self.point)})" if self.point else "")
 
 
+class CtrlC:
+    """Raises KeyboardInterrupt on Ctrl-C, and remembers it: Python drops an exception that comes inside a finaliser."""
+
+    def __init__(self) -> None:
+        self._was_pressed = False
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt when Ctrl-C was pressed."""
+        if self._was_pressed:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> "CtrlC":
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, *_: object) -> None:
+        self._was_pressed = True
+        raise KeyboardInterrupt
+
+
 class Sweep:
     """The coordinator."""
 
@@ -144,7 +172,8 @@ class Sweep:
         with self._progress:
             self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {len(self._rows)} done before")
             try:
-                self._loop()
+                with CtrlC() as ctrl_c:
+                    self._loop(ctrl_c)
             except BaseException as error:
                 self._break_off(error)
                 raise
@@ -158,14 +187,15 @@ class Sweep:
                 self._tracker.end_run(trying.tracked, Status.CANCELLED)
             self._tracker.end_run(self._parent, Status.CANCELLED)
 
-    def _loop(self) -> None:
+    def _loop(self, ctrl_c: CtrlC) -> None:
         adopted = self._study.interrupted()
         while True:
+            ctrl_c.check()
             while len(self._trying) < self._engine.slots and (trial := self._next(adopted)):
                 self._start(trial)
             if not self._trying:
                 return
-            for event in self._engine.wait():
+            for event in self._engine.wait(timeout=CHECK_SECONDS):
                 if isinstance(event, Reported):
                     self._progress.update(event.key, event.report["step"], event.report["metrics"])
                 else:

@@ -109,9 +109,11 @@ def _trainable(
     base: Base, lora: Lora | None, recipe: Recipe
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """What is trained, and where its factors start if that is a part of the base's weights."""
-    model = models.load_base(base, models.device())
     if lora is None:
-        return model.requires_grad_(True), None
+        # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
+        dtype = torch.float32 if base.dtype == "auto" else None
+        return models.load_base(base, models.device(), dtype=dtype).requires_grad_(True), None
+    model = models.load_base(base, models.device())
     if base.quantization != "none":
         model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
     adapted = adapter.attach(model, lora)
