@@ -332,7 +332,7 @@ class TestASingleRun:
 
     def test_it_says_how_it_ended_and_where_it_is(self, ran):
         folder, printed = ran
-        (run,) = (folder / "runs").iterdir()
+        (run,) = (folder / "runs").glob("[!.]*")
         assert outcome(run)["status"] == "complete"
         assert f"results: {run}" in printed
         assert re.search(r"^eval/loss +\d", printed, re.MULTILINE)
@@ -345,7 +345,7 @@ class TestASingleRun:
         folder = ran[0]
         again = succeeds(folder, *SMALL, "lora.r=2", "track=none")
         assert "reused: these settings were run before" in again
-        assert len(list((folder / "runs").iterdir())) == 1
+        assert len(list((folder / "runs").glob("[!.]*"))) == 1
 
     def test_a_rate_that_diverges_ends_its_own_trial_and_no_other(self, ran):
         folder = ran[0]
@@ -381,9 +381,12 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
     assert "Traceback" not in errors
     study = study_of(folder)
     assert [trial.state for trial in trials(study)] == [TrialState.RUNNING]
-    assert not list((folder / "runs").glob("*/outcome.json"))
+    assert "stopping: each run ends after its step, with a checkpoint" in printed
+    assert [outcome(run)["status"] for run in (folder / "runs").glob("[0-9a-f]*")] == ["cancelled"]
+    assert list(folder.glob("runs/*/checkpoints/checkpoint-*/complete.json"))
 
     succeeds(folder, *sweep)
+    assert any("going on from step" in log.read_text() for log in folder.glob("runs/*/log.txt"))
     assert [(trial.state, trial.params) for trial in trials(study)] == [
         (TrialState.COMPLETE, {"lora.r": 2}),
         (TrialState.COMPLETE, {"lora.r": 4}),

@@ -31,7 +31,7 @@ def results(tmp_path_factory):
     command = [sys.executable, str(ROOT / "src" / "train.py"), *SETTINGS]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == 0, done.stderr
-    (run,) = (folder / "runs").iterdir()
+    (run,) = (folder / "runs").glob("[!.]*")
     return run
 
 

@@ -8,6 +8,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -363,14 +364,25 @@ class TestOneCoordinator:
         with atomic.lock(here.study.lock):
             pass
 
-    def test_a_run_in_which_another_process_works_is_left_alone(self, here):
-        here.sweep("lora.r=8")
+    def test_a_run_that_another_sweep_trains_is_waited_for(self, here, monkeypatch):
+        (config,) = here.sweep("lora.r=8")
         (run,) = Path("runs").iterdir()
         (run / "outcome.json").unlink()
         (run / "adapter").mkdir()
-        with atomic.lock(run / ".lock"), pytest.raises(StoreError, match=f"works in .*{run.name}"):
-            here.sweep("lora.r=8", "study=second")
+        held = ExitStack()
+        held.enter_context(atomic.lock(run / ".lock"))
+
+        def the_other_ends(seconds):
+            """Stands where the sweep waits for a while."""
+            assert (run / "adapter").is_dir()
+            trains(config).write(run / "outcome.json")
+            held.close()
+
+        monkeypatch.setattr("lowrung.sweep.time.sleep", the_other_ends)
+        monkeypatch.setattr(sweep, "CHECK_SECONDS", 0.0)
+        assert here.sweep("lora.r=8", "study=second") == []
         assert (run / "adapter").is_dir()
+        assert [trial.state for trial in here.trials(StudyFolder(Path("multirun/second")))] == [TrialState.COMPLETE]
 
 
 class TestUsage:
@@ -415,8 +427,6 @@ class TestUsage:
                 task_function=nothing,
                 config=nothing,
                 launcher=object(),
-                n_trials=None,
-                objectives={},
             )
 
 
@@ -467,12 +477,14 @@ class TestTracking:
         assert len(here.tracker.runs) == 3
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
-    def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here):
-        with pytest.raises(RunFailed):
-            here.sweep("lora.r=4", act=fails_at(4))
-        (folder,) = Path("runs").iterdir()
-        with atomic.lock(folder / ".lock"), pytest.raises(StoreError, match="Another process works in"):
-            here.sweep("lora.r=4")
+    def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here, monkeypatch):
+        def full_disk(*_):
+            raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "prepare_folder", full_disk)
+            with pytest.raises(OSError, match="No space left"):
+                here.sweep("lora.r=4")
         assert str(here.tracker.runs["run0"].status) == "cancelled"
         assert ranks(here.sweep("lora.r=4")) == [4]
         assert str(here.tracker.runs["run0"].status) == "complete"
@@ -576,3 +588,42 @@ def test_a_ctrl_c_that_python_drops_is_not_lost(here):
     with pytest.raises(KeyboardInterrupt):
         here.sweep("lora.r=2,4,8", act=act)
     assert ranks(here.ran) == [2]
+
+
+class TestRetries:
+    """What can be tried again is, and a sweep that only fails ends."""
+
+    def test_a_run_that_is_out_of_memory_is_tried_once_with_half_the_batch(self, here):
+        def act(config: Config) -> Outcome:
+            return trains(config) if config.train.batch_size == 4 else Outcome(Status.OOM, cause="out of memory")
+
+        first, second = here.sweep("lora.r=8", act=act)
+        assert (first.train.batch_size, first.train.gradient_accumulation_steps) == (8, 1)
+        assert (second.train.batch_size, second.train.gradient_accumulation_steps) == (4, 2)
+        (trial,) = here.trials()
+        assert trial.state is TrialState.COMPLETE
+        (child,) = (run for run in here.tracker.runs.values() if run.tags["lowrung.kind"] == "trial")
+        assert child.tags["lowrung.retry"] == "out of memory; batch_size 4, gradient_accumulation_steps 2"
+        assert here.sweep("lora.r=8") == []  # the study knows that its result is the halved one's
+
+    def test_half_a_batch_is_tried_once(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=8", act=lambda config: Outcome(Status.OOM, cause="out of memory"))
+        assert [config.train.batch_size for config in here.ran] == [8, 4]
+
+    def test_a_sweep_that_only_fails_ends(self, here):
+        with pytest.raises(RunFailed, match=r"2 trials failed one after the other \(hydra\.sweeper\.max_failures\)"):
+            here.sweep("lora.r=1,2,3,4,5", "hydra.sweeper.max_failures=2", act=fails_at(1, 2, 3, 4, 5))
+        assert ranks(here.ran) == [1, 2]
+
+    def test_failures_between_successes_do_not_end_it(self, here):
+        with pytest.raises(RunFailed, match="2 of 4 trials failed"):
+            here.sweep("lora.r=1,2,3,4", "hydra.sweeper.max_failures=2", act=fails_at(1, 3))
+        assert ranks(here.ran) == [1, 2, 3, 4]
+
+
+def test_fresh_starts_the_study_over_and_keeps_the_results(here):
+    here.sweep("lora.r=4,8")
+    assert here.sweep("lora.r=4,8", "hydra.sweeper.fresh=true") == []
+    assert [trial.number for trial in here.trials()] == [0, 1]
+    assert len(here.tracker.runs) == 6  # a parent and two children each time

@@ -46,6 +46,7 @@ def fine_tune(
     lora: dict[str, Any] | None = None,
     is_full: bool = False,
     watch: Callable[[int], object] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
     **changed: Any,
 ) -> Any:
     """Trains `tiny`, or another base, below `folder`; returns what `run.fine_tune` does, and the reports it made.
@@ -70,5 +71,6 @@ def fine_tune(
         folder=folder / "adapter",
         checkpoint_folder=folder / "checkpoints",
         on_report=on_report,
+        should_stop=should_stop,
     )
     return trained, reports

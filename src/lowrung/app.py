@@ -15,6 +15,7 @@ from lowrung import atomic, check, layout, provenance, recording, schema
 from lowrung.engine import gpus, mailbox
 from lowrung.engine.child import usable_cores
 from lowrung.errors import LowrungError, UsageError
+from lowrung.interrupt import CtrlC
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.report.progress import Progress
@@ -88,6 +89,7 @@ def run(composed: DictConfig) -> str:
         data=Path(assignment.data),
         threads=assignment.threads,
         on_point=history.add,
+        stop_reason=lambda: mailbox.stop_reason(Path(assignment.folder)),
     )
     history.flush()
     return outcome.status
@@ -112,6 +114,7 @@ def _run_single(config: Config, job: JobFolder) -> str:
     else:
         outcome = _train_single(config, folder, preflight, threads)
     if outcome.status is Status.CANCELLED:
+        print("interrupted; the same command goes on from here")
         raise KeyboardInterrupt
     print(_summary(outcome, folder, job))
     if outcome.status is not Status.COMPLETE:
@@ -126,14 +129,19 @@ def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", thr
     tracker = recording.make_tracker(config)
     run_id = recording.start_single(tracker, config, folder)
     history = recording.History(tracker, run_id)
-    with atomic.lock(folder.lock), Progress() as progress:
+    with atomic.lock(folder.lock), CtrlC() as ctrl_c, Progress() as progress:
         progress.start("run", "training", steps(config, preflight))
 
         def on_point(point: Point) -> None:
             history.add(point)
             progress.update("run", point.step, point.metrics)
 
-        outcome = execute(config, folder, data=preflight.data_folder, threads=threads, on_point=on_point)
+        def stop_reason() -> str | None:
+            return str(Status.CANCELLED) if ctrl_c.was_pressed else None
+
+        outcome = execute(
+            config, folder, data=preflight.data_folder, threads=threads, on_point=on_point, stop_reason=stop_reason
+        )
         progress.end("run", "training", str(outcome.status))
     history.flush()
     recording.finish(tracker, run_id, folder, outcome, preflight.splits)
@@ -205,10 +213,16 @@ def steps(config: Config, preflight: "Preflight") -> int:
     )
 
 
-def kept(folder: RunFolder) -> Outcome | None:
-    """A result that need not be computed again, or None."""
+def kept(folder: RunFolder, also: str | None = None) -> Outcome | None:
+    """A result that need not be computed again, or None.
+
+    Args:
+        folder: the run's.
+        also: a further status that is kept: a pruned run is a result in the study that pruned it, and in no other.
+    """
     outcome = Outcome.read(folder.outcome)
-    return outcome if outcome is not None and outcome.status in (Status.COMPLETE, Status.DIVERGED) else None
+    statuses = {Status.COMPLETE, Status.DIVERGED} | ({Status.PRUNED} if also == Status.PRUNED else set())
+    return outcome if outcome is not None and outcome.status in statuses else None
 
 
 def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
@@ -233,7 +247,13 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
 
 
 def execute(
-    config: Config, folder: RunFolder, *, data: Path, threads: int, on_point: Callable[[Point], None]
+    config: Config,
+    folder: RunFolder,
+    *,
+    data: Path,
+    threads: int,
+    on_point: Callable[[Point], None],
+    stop_reason: Callable[[], str | None],
 ) -> Outcome:
     """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
 
@@ -245,18 +265,28 @@ def execute(
         data: where the examples lie as tokens.
         threads: CPU threads.
         on_point: called with each moment of the run's history, after it was posted to the mailbox.
+        stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
     """
     from lowrung.finetune import memory
-    from lowrung.finetune.callbacks import Diverged
+    from lowrung.finetune.callbacks import Diverged, Stopped
+
+    scores: dict[str, float] = {}
 
     def on_report(step: int, metrics: Mapping[str, float]) -> None:
+        if "eval/loss" in metrics:
+            scores.setdefault("base/eval_loss", metrics["eval/loss"])
+            scores.update({name: value for name, value in metrics.items() if name.startswith("eval/")})
         point = Point(step, time.time(), dict(metrics))
         mailbox.post(folder.path, dataclasses.asdict(point))
         on_point(point)
 
     started = time.perf_counter()
     try:
-        outcome = _train_and_verify(config, folder, data, threads, on_report)
+        outcome = _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+    except Stopped as error:
+        outcome = Outcome(
+            Status(stop_reason() or Status.CANCELLED), {**scores, "stopped/step": error.step}, cause=str(error)
+        )
     except Diverged as error:
         outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
     except KeyboardInterrupt:
@@ -276,12 +306,17 @@ def execute(
 
 
 def _train_and_verify(
-    config: Config, folder: RunFolder, data: Path, threads: int, on_report: Callable[[int, Mapping[str, float]], None]
+    config: Config,
+    folder: RunFolder,
+    data: Path,
+    threads: int,
+    on_report: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
 ) -> Outcome:
     from lowrung.finetune.model import Base
 
     base = Base(**dataclasses.asdict(config.model))
-    outcome, evidence = _train(config, folder, base, data, threads, on_report)
+    outcome, evidence = _train(config, folder, base, data, threads, on_report, should_stop)
     # The trained model is out of reach by now: its memory is needed for its copies.
     return _verified(config, folder, base, outcome, evidence) if evidence else outcome
 
@@ -302,6 +337,7 @@ def _train(
     data: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
 ) -> tuple[Outcome, _Evidence | None]:
     from lowrung.adapters import verify
     from lowrung.finetune import run
@@ -325,6 +361,7 @@ def _train(
         folder=folder.adapter if settings else folder.model,
         checkpoint_folder=folder.checkpoints,
         on_report=on_report,
+        should_stop=should_stop,
     )
     facts = {"parameters": str(trained.parameters)}
     outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)

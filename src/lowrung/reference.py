@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from lowrung import atomic, schema
@@ -60,6 +61,20 @@ def page() -> str:
         kind = OmegaConf.get_type(node)
         assert kind is not None
         sections.append(f"## {name}\n\n{summary(kind)}\n\n{_table(settings(kind, _values(node), f'{name}.'))}")
+    sections += [_parts(part) for part in ("sampler", "pruner")]
+    return "\n".join(sections)
+
+
+def _parts(part: str) -> str:
+    """The choices of a group below ``hydra/sweeper``, each with settings of its own."""
+    choices = ConfigStore.instance().repo["hydra"]["sweeper"][part]
+    sections = [f"## hydra.sweeper.{part}\n"]
+    for file, entry in choices.items():
+        kind = OmegaConf.get_type(entry.node)
+        assert kind is not None
+        title = f"### hydra/sweeper/{part}={file.removesuffix('.yaml')}"
+        table = _table(settings(kind, _values(entry.node), f"hydra.sweeper.{part}."))
+        sections.append(f"{title}\n\n{summary(kind)}\n\n{table}")
     return "\n".join(sections)
 
 
@@ -73,7 +88,7 @@ def settings(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator
     """
     texts, hints = attributes(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        if field.name.startswith("_"):  # Hydra's, not the user's
+        if field.name.startswith("_") or field.name == "defaults":  # Hydra's, not the user's
             continue
         hint, value, key = hints[field.name], values.get(field.name), prefix + field.name
         text = texts.get(field.name, "")

@@ -1,7 +1,8 @@
 """Many trials: ask, submit, wait for the first to end, tell. The only client of the study."""
 
 import dataclasses
-import signal
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,18 +15,21 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import app, atomic, layout, recording, schema
+from lowrung import app, atomic, layout, recording
 from lowrung.app import Assignment, RunFailed
-from lowrung.engine import hydra_job
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
-from lowrung.errors import UsageError
+from lowrung.engine import hydra_job, mailbox
+from lowrung.engine.base import Ended, Engine, Event, How, Job
+from lowrung.errors import StoreError, UsageError
+from lowrung.interrupt import CtrlC
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.plan import Composer, GridPoint, Plan
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.results import Results, ending
 from lowrung.schema import Config
-from lowrung.track.base import Point, Tracker, TrackError
+from lowrung.search.space import Space
+from lowrung.track.base import Tracker, TrackError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -36,7 +40,20 @@ PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapte
 
 
 CHECK_SECONDS = 1.0
-"""How often a sweep looks whether Ctrl-C was pressed, where the exception did not reach it."""
+"""How often a sweep looks whether Ctrl-C was pressed, and whether a run that another sweep trains has ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to sweep; the fields are those of `LowrungSweeperConf`, which says what they mean."""
+
+    n_trials: int | None = None
+    objectives: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"eval/loss": "minimize"})
+    sampler: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "tpe"})
+    pruner: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "none"})
+    fresh: bool = False
+    retries: int = 1
+    max_failures: int = 5
 
 
 class Launcher(Protocol):
@@ -53,8 +70,7 @@ def run(
     task_function: TaskFunction,
     config: DictConfig,
     launcher: Any,
-    n_trials: int | None,
-    objectives: Mapping[str, str],
+    **settings: Any,
 ) -> None:
     """Runs a sweep to its end and prints its leaderboard.
 
@@ -64,8 +80,7 @@ def run(
         task_function: the function below ``@hydra.main``.
         config: the sweep's composed config, Hydra's node included.
         launcher: a `Launcher`.
-        n_trials: trials in total; see `LowrungSweeperConf`.
-        objectives: metrics with ``minimize`` or ``maximize``.
+        **settings: the fields of a `Settings`.
 
     Raises:
         UsageError: before anything has started.
@@ -76,16 +91,36 @@ def run(
             f"hydra/launcher must be local with lowrung's sweeper, but is {type(launcher).__name__}."
             " Leave it out, or add hydra/sweeper=basic to run plain batches without a study."
         )
+    how = Settings(**settings)
     composer = Composer(hydra_context, config)
-    space = composer.space(overrides, n_trials, objectives)
-    points = composer.points(space, objectives)
+    space = composer.space(overrides, how.n_trials, how.objectives)
+    points = composer.points(space, how.objectives)
+    if problems := _search_problems(how, space, points):
+        raise UsageError(problems)
     with closing(launcher.make_engine(PRELOAD)) as engine:
         _require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
-        planned = Plan.make(composer, space, points, config, n_trials, objectives, engine)
+        planned = Plan.make(composer, space, points, config, how.n_trials, how.objectives, engine)
         with atomic.lock(planned.folder.lock):
-            sweep = Sweep(planned, composer, task_function, engine)
+            sweep = Sweep(planned, composer, task_function, engine, how)
             sweep.run()
     sweep.report()
+
+
+def _search_problems(how: Settings, space: Space, points: Sequence[GridPoint]) -> list[str]:
+    """What the sampler and the pruner cannot do with this space and these schedules."""
+    from lowrung.search import pruning, samplers
+
+    schedules = [(train.eval_steps, train.max_steps or sys.maxsize) for train in (p.config.train for p in points)]
+    limits = (("retries", how.retries, 0), ("max_failures", how.max_failures, 1))
+    return [
+        *(
+            f"hydra.sweeper.{name} must be at least {least}, but is {value}."
+            for name, value, least in limits
+            if value < least
+        ),
+        *samplers.problems(how.sampler, how.objectives, space),
+        *pruning.problems(how.pruner, how.objectives, schedules),
+    ]
 
 
 def _require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
@@ -99,13 +134,29 @@ def _require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
 
 @dataclasses.dataclass
 class Trying:
-    """A trial between ask and tell."""
+    """A trial between ask and tell.
+
+    Attributes:
+        trial: Optuna's.
+        overrides: the job's, as Hydra overrides.
+        point: what was searched, as text.
+        config: the job's.
+        folder: the run's.
+        tracked: the tracker's id of the run.
+        losses: how often its process was lost.
+        is_stopping: whether its run was asked to stop.
+        is_elsewhere: whether another sweep was found to train its run.
+    """
 
     trial: "Trial"
+    overrides: Sequence[str]
     point: Mapping[str, str]
     config: Config
     folder: RunFolder
     tracked: str
+    losses: int = 0
+    is_stopping: bool = False
+    is_elsewhere: bool = False
 
     @property
     def key(self) -> str:
@@ -118,59 +169,49 @@ class Trying:
         return f"trial {self.trial.number}" + (f" ({leaderboard.name(self.point)})" if self.point else "")
 
 
-class CtrlC:
-    """Raises KeyboardInterrupt on Ctrl-C, and remembers it: Python drops an exception that comes inside a finaliser."""
-
-    def __init__(self) -> None:
-        self._was_pressed = False
-
-    def check(self) -> None:
-        """Raises KeyboardInterrupt when Ctrl-C was pressed."""
-        if self._was_pressed:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> "CtrlC":
-        self._before = signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _press(self, *_: object) -> None:
-        self._was_pressed = True
-        raise KeyboardInterrupt
-
-
 class Sweep:
     """The coordinator."""
 
-    def __init__(self, plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine) -> None:
+    def __init__(
+        self, plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine, settings: Settings
+    ) -> None:
         from lowrung.search.study import Study
 
         self._plan = plan
         self._composer = composer
         self._task_function = task_function
         self._engine = engine
+        self._settings = settings
+        if settings.fresh:
+            _clear(plan)
         self._study: Study = Study(
             plan.study,
             database=plan.folder.database,
             space=plan.space,
             objectives=plan.objectives,
             seed=plan.config.seed,
+            sampler=settings.sampler,
+            pruner=settings.pruner,
         )
         self._tracker: Tracker = recording.make_tracker(plan.config)
+        self._results = Results(plan.folder, plan.objectives, plan.n_trials, self._tracker)
         self._trying: dict[str, Trying] = {}
-        self._twins: list[Trying] = []
-        self._rows: dict[int, leaderboard.Row] = {}
-        self._children: dict[int, str] = {}
+        self._waiting: list[Trying] = []
+        self._look_again = 0.0
+        self._failures = 0
         self._progress = Progress()
 
     def run(self) -> None:
-        """Runs all trials that are still to run. Ctrl-C ends those that are running; they go on at the next start."""
+        """Runs all trials that are still to run.
+
+        Ctrl-C once lets those that are running write a checkpoint and end, twice ends them at once; the same command
+        goes on from there.
+        """
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
         self._keep_finished()
         with self._progress:
-            self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {len(self._rows)} done before")
+            done = len(self._results.numbers)
+            self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {done} done before")
             try:
                 with CtrlC() as ctrl_c:
                     self._loop(ctrl_c)
@@ -178,12 +219,16 @@ class Sweep:
                 self._break_off(error)
                 raise
 
+    def report(self) -> None:
+        """Prints the leaderboard; see `lowrung.results.Results.report`."""
+        self._results.report(self._parent)
+
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
         with suppress(TrackError):
-            for trying in (*self._trying.values(), *self._twins):
+            for trying in (*self._trying.values(), *self._waiting):
                 self._tracker.end_run(trying.tracked, Status.CANCELLED)
             self._tracker.end_run(self._parent, Status.CANCELLED)
 
@@ -191,15 +236,51 @@ class Sweep:
         adopted = self._study.interrupted()
         while True:
             ctrl_c.check()
-            while len(self._trying) < self._engine.slots and (trial := self._next(adopted)):
-                self._start(trial)
-            if not self._trying:
+            if ctrl_c.was_pressed:
+                self._wind_down()
+            else:
+                self._look_at_waiting()
+                while len(self._trying) < self._engine.slots and (trial := self._next(adopted)):
+                    self._start(trial)
+            if self._trying:
+                for event in self._engine.wait(timeout=CHECK_SECONDS):
+                    self._take(event)
+            elif ctrl_c.was_pressed:
+                raise KeyboardInterrupt
+            elif self._waiting:
+                time.sleep(CHECK_SECONDS)
+            else:
                 return
-            for event in self._engine.wait(timeout=CHECK_SECONDS):
-                if isinstance(event, Reported):
-                    self._progress.update(event.key, event.report["step"], event.report["metrics"])
-                else:
-                    self._end(self._trying[event.key], event)
+
+    def _wind_down(self) -> None:
+        """Asks all runs to write a checkpoint and end."""
+        going = [trying for trying in self._trying.values() if not trying.is_stopping]
+        if going:
+            self._progress.say("stopping: each run ends after its step, with a checkpoint; Ctrl-C again ends all now")
+        for trying in going:
+            self._stop(trying, Status.CANCELLED)
+
+    def _stop(self, trying: Trying, reason: Status) -> None:
+        trying.is_stopping = True
+        mailbox.ask_to_stop(trying.folder.path, str(reason))
+
+    def _take(self, event: Event) -> None:
+        trying = self._trying[event.key]
+        if isinstance(event, Ended):
+            self._end(trying, event)
+            return
+        step, metrics = event.report["step"], event.report["metrics"]
+        self._progress.update(event.key, step, metrics)
+        is_pruned = self._report(trying, step, metrics)
+        is_at_its_end = step >= app.steps(trying.config, self._plan.preflight(trying.config))
+        if is_pruned and not trying.is_stopping and not is_at_its_end:
+            self._stop(trying, Status.PRUNED)
+
+    def _report(self, trying: Trying, step: int, metrics: Mapping[str, float]) -> bool:
+        """Tells the study of an evaluation; whether the trial is to be pruned."""
+        if "eval/loss" not in metrics or step == 0:
+            return False
+        return self._study.report(trying.trial, int(metrics["train/tokens"]), metrics)
 
     @cached_property
     def _parent(self) -> str:
@@ -218,21 +299,28 @@ class Sweep:
             signature = trial.user_attrs.get("signature")
             if not trial.state.is_finished() or signature is None:  # without one it was never whole
                 continue
-            folder = self._folder(self._composer.config(self._plan.space.overrides(trial.params)))
-            outcome = app.kept(folder) if folder.path.name == signature else None
+            folder = self._store / str(signature)
+            overrides = trial.user_attrs.get("overrides", self._plan.space.overrides(trial.params))
+            wanted = self._folder(self._composer.config(overrides))
+            outcome = app.kept(wanted, also=trial.user_attrs.get("status")) if wanted.path == folder else None
             if outcome is not None:
-                self._children[trial.number] = trial.user_attrs.get("tracked", "")
-                self._add_row(trial, folder, outcome, is_reused=True)
+                self._results.children[trial.number] = trial.user_attrs.get("tracked", "")
+                self._add_row(trial, wanted, outcome, is_reused=True)
+
+    @property
+    def _store(self) -> Path:
+        return Path(self._plan.config.store).absolute()
 
     def _folder(self, config: Config) -> RunFolder:
         signature = app.run_signature(config, self._plan.preflight(config), self._engine.threads)
-        return layout.run_folder(Path(config.store).absolute(), signature)
+        return layout.run_folder(self._store, signature)
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
         if adopted:
             return adopted.pop(0)
-        taken = [*self._rows, *(trying.trial.number for trying in (*self._trying.values(), *self._twins))]
+        under_way = (*self._trying.values(), *self._waiting)
+        taken = [*self._results.numbers, *(trying.trial.number for trying in under_way)]
         if len(taken) >= self._plan.n_trials:
             return None
         trials = self._study.trials
@@ -246,49 +334,83 @@ class Sweep:
         params = {key: trial.params[key] for key in keys}
         return next((i for i, point in enumerate(self._plan.points) if point.params == params), -1)
 
+    # -- starting ------------------------------------------------------------------------------------------------------
+
     def _start(self, trial: "Trial") -> None:
-        """Answers a trial from the store, or submits it; one whose run is under way already waits for that."""
-        plan, number = self._plan, trial.number
-        overrides = plan.space.overrides(trial.params)
-        composed = self._composer.job(overrides, number)
-        config = schema.resolve(composed)
-        folder = self._folder(config)
+        overrides = trial.user_attrs.get("overrides") or self._plan.space.overrides(trial.params)
+        config = self._composer.config(overrides)
+        tracked = self._track(trial, config)
+        point = self._plan.space.texts(trial.params)
+        self._dispatch(Trying(trial, overrides, point, config, self._folder(config), tracked))
+
+    def _dispatch(self, trying: Trying) -> None:
+        """Answers a trial from the store, or submits it; where its run is under way already, it waits for that."""
+        composed = self._composer.job(trying.overrides, trying.trial.number)
         job = JobFolder(hydra_job.output_folder(composed))
-        trying = Trying(trial, plan.space.texts(trial.params), config, folder, self._track(trial, config))
-        trial.set_user_attr("signature", folder.path.name)
-        layout.point_to(job.run, folder.path)
-        outcome = app.kept(folder)
+        trying.trial.set_user_attr("signature", trying.folder.path.name)
+        layout.point_to(job.run, trying.folder.path)
+        outcome = app.kept(trying.folder)
         if outcome is not None:
             hydra_job.leave_files(composed)
-            recording.replay(self._tracker, trying.tracked, folder)
+            recording.replay(self._tracker, trying.tracked, trying.folder)
+            for report in mailbox.Reader(trying.folder.path).read():  # other trials are judged by it
+                self._report(trying, report["step"], report["metrics"])
             self._finish(trying, outcome, is_reused=True)
+        elif self._is_under_way(trying):
+            self._waiting.append(trying)
+        else:
+            self._submit(trying, composed, job)
+
+    def _is_under_way(self, trying: Trying) -> bool:
+        """Whether another trial, or another sweep, trains this very run."""
+        return any(other.folder == trying.folder for other in self._trying.values())
+
+    def _submit(self, trying: Trying, composed: DictConfig, job: JobFolder) -> None:
+        config, preflight = trying.config, self._plan.preflight(trying.config)
+        try:
+            app.prepare_folder(trying.folder, app.pinned(config, preflight.revision), preflight, self._engine.threads)
+        except StoreError:
+            self._wait_for_another_sweep(trying)
             return
-        if any(other.folder == folder for other in self._trying.values()):
-            self._twins.append(trying)
-            return
-        preflight = plan.preflight(config)
-        app.prepare_folder(folder, app.pinned(config, preflight.revision), preflight, self._engine.threads)
-        uri = recording.tracking_uri(config)
         assignment = Assignment(
-            folder=str(folder.path),
+            folder=str(trying.folder.path),
             data=str(preflight.data_folder),
             revision=preflight.revision,
             threads=self._engine.threads,
-            tracking=uri,
+            tracking=recording.tracking_uri(config),
             experiment=config.track.experiment,
             run=trying.tracked,
         )
         assignment.write(job.assignment)
         task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
-        self._engine.submit(Job(trying.key, folder.path, task))
+        self._engine.submit(Job(trying.key, trying.folder.path, task))
         self._trying[trying.key] = trying
         self._progress.start(trying.key, trying.title, app.steps(config, preflight))
+
+    def _wait_for_another_sweep(self, trying: Trying) -> None:
+        """Puts off a trial whose run another sweep trains: that result will be this trial's, or it goes on from it."""
+        if not trying.is_elsewhere:
+            self._progress.say(f"{trying.title}: another process works in {trying.folder.path}; waiting for it")
+        trying.is_elsewhere = True
+        self._waiting.append(trying)
+
+    def _look_at_waiting(self) -> None:
+        """Tries again, once a while, what another sweep or another trial of this one was training."""
+        if not self._waiting or time.monotonic() < self._look_again:
+            return
+        self._look_again = time.monotonic() + CHECK_SECONDS
+        waiting, self._waiting = self._waiting, []
+        for trying in waiting:
+            if len(self._trying) < self._engine.slots:
+                self._dispatch(trying)
+            else:
+                self._waiting.append(trying)
 
     def _track(self, trial: "Trial", config: Config) -> str:
         """Opens the trial's run in the tracker; an interrupted trial has one already."""
         known = trial.user_attrs.get("tracked")
         if known is not None and self._tracker.has_run(known):
-            self._children[trial.number] = known
+            self._results.children[trial.number] = known
             return str(known)
         point = self._plan.space.texts(trial.params)
         tracked = self._tracker.start_run(
@@ -298,84 +420,98 @@ class Sweep:
             tags={"lowrung.kind": "trial", "lowrung.trial": str(trial.number), "lowrung.study": self._plan.study},
         )
         trial.set_user_attr("tracked", tracked)
-        self._children[trial.number] = tracked
+        self._results.children[trial.number] = tracked
         return tracked
+
+    # -- ending --------------------------------------------------------------------------------------------------------
 
     def _end(self, trying: Trying, ended: Ended) -> None:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
         del self._trying[trying.key]
         outcome = Outcome.read(trying.folder.outcome)
+        if outcome is None and ended.how is How.DIED and trying.losses < self._settings.retries:
+            trying.losses += 1
+            self._progress.end(trying.key, trying.title, f"its process was lost ({ended.cause}); tried again")
+            self._dispatch(trying)
+            return
         if outcome is None:
             outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {trying.folder.log}")
-        self._finish(trying, outcome)
-        twins, self._twins = self._twins, []
-        for twin in twins:
-            if twin.folder == trying.folder:
-                self._finish(twin, outcome, is_reused=True)
+        if outcome.status is Status.CANCELLED and trying.is_stopping:
+            self._put_aside(trying)
+        elif outcome.status is Status.OOM and (halved := self._with_half_the_batch(trying)):
+            self._progress.end(trying.key, trying.title, f"{outcome.cause}; tried again with half the batch")
+            self._dispatch(halved)
+        else:
+            self._finish(trying, outcome)
+            self._finish_twins(trying.folder, outcome)
+
+    def _put_aside(self, trying: Trying) -> None:
+        """Leaves a run that was stopped untold: the study's next start goes on from its checkpoint."""
+        self._progress.end(trying.key, trying.title, "stopped; it goes on from its checkpoint")
+        with suppress(TrackError):
+            self._tracker.end_run(trying.tracked, Status.CANCELLED)
+
+    def _with_half_the_batch(self, trying: Trying) -> Trying | None:
+        """The same trial with as many examples a step in half as large batches, once; None where there is no half."""
+        train = trying.config.train
+        if train.batch_size % 2 or "overrides" in trying.trial.user_attrs:
+            return None
+        batch, accumulated = train.batch_size // 2, train.gradient_accumulation_steps * 2
+        overrides = [
+            *trying.overrides,
+            f"train.batch_size={batch}",
+            f"train.gradient_accumulation_steps={accumulated}",
+        ]
+        trying.trial.set_user_attr("overrides", overrides)
+        config = self._composer.config(overrides)
+        note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
+        with suppress(TrackError):
+            self._tracker.set_tags(trying.tracked, {"lowrung.retry": note})
+        return dataclasses.replace(trying, overrides=overrides, config=config, folder=self._folder(config))
+
+    def _finish_twins(self, folder: RunFolder, outcome: Outcome) -> None:
+        waiting, self._waiting = self._waiting, []
+        for trying in waiting:
+            if trying.folder == folder:
+                self._finish(trying, outcome, is_reused=True)
             else:
-                self._twins.append(twin)
+                self._waiting.append(trying)
 
     def _finish(self, trying: Trying, outcome: Outcome, *, is_reused: bool = False) -> None:
-        """Ends a trial everywhere: in the study, in the tracker, on the screen."""
-        self._study.tell(trying.trial, outcome)
-        recording.finish(
-            self._tracker, trying.tracked, trying.folder, outcome, self._plan.preflight(trying.config).splits
-        )
-        self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
-        self._log_best()
-        self._progress.end(trying.key, trying.title, _ending(outcome, is_reused))
-
-    def _add_row(self, trial: "FrozenTrial", folder: RunFolder, outcome: Outcome, *, is_reused: bool) -> None:
-        point = self._plan.space.texts(trial.params)
-        self._rows[trial.number] = leaderboard.Row(trial.number, point, outcome, folder.path, is_reused)
-
-    # -- after the last trial ------------------------------------------------------------------------------------------
-
-    def report(self) -> None:
-        """Prints the leaderboard and where everything is; then a failed trial is an error.
+        """Ends a trial everywhere: in the study, in the tracker, on the screen.
 
         Raises:
-            RunFailed: when a trial ended as failed, oom or cancelled.
+            RunFailed: when it is one failure too many.
         """
-        rows, plan = list(self._rows.values()), self._plan
-        leaderboard.write(plan.folder.leaderboard, rows, plan.objectives)
-        self._close_parent(rows)
-        print("\n" + leaderboard.render(rows, plan.objectives) + "\n")
-        for row in rows:
-            if row.outcome.cause:
-                print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
-            for failure in row.outcome.facts.get("gate_failures", ()):
-                print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
-        print(f"results:  {plan.folder.path}")
-        self._print_comparison()
-        bad = [row for row in rows if not row.outcome.status.is_kept]
-        if bad:
+        self._study.tell(trying.trial, outcome)
+        splits = self._plan.preflight(trying.config).splits
+        recording.finish(self._tracker, trying.tracked, trying.folder, outcome, splits)
+        self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
+        ended = sum(trial.state.is_finished() for trial in self._study.trials)
+        self._results.log_best(self._parent, ended)
+        self._progress.end(trying.key, trying.title, ending(outcome, is_reused))
+        self._results.show(self._progress, len(self._trying))
+        self._count_failure(outcome)
+
+    def _count_failure(self, outcome: Outcome) -> None:
+        """Ends a sweep that only fails: what comes next would most likely fail too."""
+        self._failures = 0 if outcome.status.is_kept else self._failures + 1
+        if self._failures >= self._settings.max_failures and self._failures < self._plan.n_trials:
             raise RunFailed(
-                f"{len(bad)} of {len(rows)} trials failed (first: trial {bad[0].number}, {bad[0].outcome.cause})."
-                " The others' results are kept; the same command runs the failed ones again."
+                f"{self._failures} trials failed one after the other (hydra.sweeper.max_failures), the last with:"
+                f" {outcome.cause}. Mend that, and the same command goes on."
             )
 
-    def _log_best(self) -> None:
-        """Gives the sweep's run the best trial's metrics so far, over the number of trials that have ended.
+    def _add_row(self, trial: "FrozenTrial", folder: RunFolder, outcome: Outcome, *, is_reused: bool) -> None:
+        self._results.add(trial.number, self._plan.space.texts(trial.params), folder, outcome, is_reused=is_reused)
 
-        MLflow's charts are empty for a run without metrics; this way they show the search's progress.
-        """
-        best = leaderboard.ranked(list(self._rows.values()), self._plan.objectives)[0]
-        if best.outcome.status is Status.COMPLETE:
-            ended = sum(trial.state.is_finished() for trial in self._study.trials)
-            self._tracker.log(self._parent, [Point(ended, time.time(), best.outcome.numbers)])
-            self._tracker.set_tags(self._parent, {"lowrung.best_trial": str(best.number)})
 
-    def _close_parent(self, rows: Sequence[leaderboard.Row]) -> None:
-        self._tracker.log_artifact(self._parent, self._plan.folder.leaderboard)
-        has_failed = any(not row.outcome.status.is_kept for row in rows)
-        self._tracker.end_run(self._parent, Status.FAILED if has_failed else Status.COMPLETE)
-
-    def _print_comparison(self) -> None:
-        tracked = [self._children[number] for number in sorted(self._rows)]
-        fragment = self._tracker.comparison([child for child in tracked if child])
-        if fragment is not None:
-            print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
+def _clear(plan: Plan) -> None:
+    """Starts the study over: its record and its jobs' folders go; results stay in the store, and are reused."""
+    plan.folder.database.unlink(missing_ok=True)
+    for job in plan.folder.path.iterdir():
+        if job.name.isdigit():
+            shutil.rmtree(job)
 
 
 def _cause(ended: Ended) -> str:
@@ -386,13 +522,3 @@ def _cause(ended: Ended) -> str:
         error = ended.value._return_value
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return "the run left no outcome"
-
-
-def _ending(outcome: Outcome, is_reused: bool) -> str:
-    """How a trial ended, for the screen."""
-    if outcome.status is not Status.COMPLETE:
-        return f"{outcome.status}: {outcome.cause}"
-    gate = {None: "", 1.0: ", merge verified", 0.0: ", MERGE CHECK FAILED"}[outcome.metrics.get("merge/passed")]
-    seconds = outcome.measurements.get("time/total_seconds", 0)
-    how = "reused" if is_reused else f"complete in {seconds:.0f} s"
-    return f"{how}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"

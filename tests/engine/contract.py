@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -43,6 +44,19 @@ def await_report(engine: Engine) -> Reported:
     return event
 
 
+def is_gone(pid: int) -> bool:
+    """Whether the process ends; a zombie has."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False
+
+
 class Unpicklable(Exception):  # noqa: N818
     def __init__(self) -> None:
         super().__init__("holds a lock")
@@ -55,6 +69,15 @@ def run_until_told(folder: Path) -> str:
     while not mailbox.is_asked_to_stop(folder):
         time.sleep(0.01)
     return "stopped"
+
+
+def start_a_process() -> int:
+    """Starts one that neither ends by itself nor by SIGTERM, and returns its number."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited
+    try:
+        return subprocess.Popen(["sleep", "infinity"]).pid
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def divide(numerator: int, denominator: int) -> float:
@@ -172,6 +195,11 @@ def print_on_all_ways() -> None:
 class ProcessEngineContract(EngineContract):
     """Holds for engines that give each job a process of its own. Two slots or more."""
 
+    @pytest.fixture
+    def hasty_engine(self) -> Engine:
+        """An open engine with a time limit of a second, closed afterwards."""
+        raise NotImplementedError
+
     def test_a_job_has_a_process_of_its_own(self, engine: Engine, tmp_path: Path) -> None:
         for key in ("a", "b"):
             engine.submit(Job(key, tmp_path / key, os.getpid))
@@ -231,6 +259,29 @@ class ProcessEngineContract(EngineContract):
         assert end_of(engine, "a") == Ended("a", How.CANCELLED, cause="cancelled")
         with atomic.lock(RunFolder(tmp_path).lock):
             pass
+
+    def test_a_job_that_hangs_ends_at_the_time_limit(self, hasty_engine: Engine, tmp_path: Path) -> None:
+        hasty_engine.submit(Job("a", tmp_path, partial(time.sleep, 1000)))
+        cause = "ran past hydra.launcher.time_limit=1s"
+        assert events_of(hasty_engine, "a") == [Ended("a", How.TIMED_OUT, cause=cause)]
+        with atomic.lock(RunFolder(tmp_path).lock):
+            pass
+
+    @pytest.mark.parametrize("end", ["returns", "dies", "is cancelled"])
+    def test_what_a_job_started_ends_with_it(self, engine: Engine, tmp_path: Path, end: str) -> None:
+        def task() -> None:
+            mailbox.post(tmp_path, {"pid": start_a_process()})
+            if end == "dies":
+                die_by(signal.SIGKILL)
+            if end == "is cancelled":
+                run_until_told(tmp_path)
+
+        engine.submit(Job("a", tmp_path, task))
+        pid = await_report(engine).report["pid"]
+        if end == "is cancelled":
+            engine.cancel("a")
+        events_of(engine, "a")
+        assert is_gone(pid)
 
     def test_output_goes_to_the_log_after_what_was_there(self, engine: Engine, tmp_path: Path) -> None:
         log = RunFolder(tmp_path).log

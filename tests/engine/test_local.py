@@ -16,13 +16,13 @@ import cloudpickle
 import pytest
 
 from lowrung import atomic
-from lowrung.engine import child, gpus, local, mailbox
+from lowrung.engine import child, gpus, local, mailbox, running
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
 from lowrung.layout import ROOT, RunFolder
 from tests.engine import contract
-from tests.engine.contract import await_report, die_by, end_of, events_of, run_until_told
+from tests.engine.contract import await_report, die_by, end_of, events_of, is_gone, run_until_told, start_a_process
 
 
 @pytest.fixture
@@ -36,6 +36,11 @@ class TestForkServer(contract.ProcessEngineContract):
     def engine(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
         monkeypatch.setattr(local, "LOCK_SECONDS", 0.2)
         return engine
+
+    @pytest.fixture
+    def hasty_engine(self) -> Iterator[Engine]:
+        with LocalEngine(slots=2, time_limit=1) as engine:
+            yield engine
 
 
 def test_a_folder_whose_last_worker_is_dying_is_waited_for(engine: Engine, tmp_path: Path) -> None:
@@ -60,6 +65,75 @@ def test_a_spawned_job_has_the_same_surroundings(tmp_path: Path) -> None:
 def test_at_least_one_slot_is_needed() -> None:
     with pytest.raises(EngineError, match=r"`slots >= 1` must hold, but got 0"):
         LocalEngine(slots=0)
+
+
+def test_a_time_limit_is_some_time() -> None:
+    with pytest.raises(EngineError, match=r"`time_limit > 0` must hold, but got 0 s"):
+        LocalEngine(time_limit=0)
+
+
+class Clock:
+    """A monotonic clock that stands still but for what the test adds to it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("lowrung.engine.running.time", clock)
+    return clock
+
+
+def test_a_job_ends_alone_at_its_time_limit_with_what_it_started(tmp_path: Path, clock: Clock) -> None:
+    def task() -> None:
+        mailbox.post(tmp_path / "early", {"pid": start_a_process()})
+        time.sleep(1000)
+
+    with LocalEngine(slots=2, time_limit=5400) as engine:
+        engine.submit(Job("early", tmp_path / "early", task))
+        pid = await_report(engine).report["pid"]
+        clock.now = 5399
+        engine.submit(Job("late", tmp_path / "late", partial(run_until_told, tmp_path / "late")))
+        await_report(engine)
+        assert engine.wait(timeout=0) == []
+        clock.now = 5400
+        ended = events_of(engine, "early")
+        assert ended == [Ended("early", How.TIMED_OUT, cause="ran past hydra.launcher.time_limit=1h30m")]
+        assert is_gone(pid)
+        mailbox.ask_to_stop(tmp_path / "late")
+        assert end_of(engine, "late").value == "stopped"
+
+
+def test_an_answer_that_came_before_the_time_limit_stands(tmp_path: Path, clock: Clock) -> None:
+    def report_after_the_answer() -> None:
+        threading.main_thread().join()
+        run_until_told(tmp_path)
+
+    def task() -> str:
+        threading.Thread(target=report_after_the_answer).start()
+        return "answer"
+
+    with LocalEngine(time_limit=60) as engine:
+        engine.submit(Job("a", tmp_path, task))
+        await_report(engine)
+        clock.now = 60
+        assert engine.wait(timeout=0) == []
+        mailbox.ask_to_stop(tmp_path)
+        assert end_of(engine, "a") == Ended("a", How.RETURNED, "answer")
+
+
+def test_what_was_cancelled_does_not_time_out(tmp_path: Path, clock: Clock) -> None:
+    with LocalEngine(time_limit=60) as engine:
+        engine.submit(Job("a", tmp_path, partial(ignore_sigterm, tmp_path)))
+        await_report(engine)
+        engine.cancel("a")
+        clock.now = 60
+        assert end_of(engine, "a") == Ended("a", How.CANCELLED, cause="cancelled")
 
 
 def test_cores_are_shared_by_the_slots() -> None:
@@ -140,6 +214,28 @@ def test_a_freed_slot_passes_its_gpus_on(tmp_path: Path, monkeypatch: pytest.Mon
         assert end_of(engine, "2").value == "4,7"
 
 
+def report_gpu_until_told(folder: Path) -> None:
+    mailbox.post(folder, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]})
+    while not mailbox.is_asked_to_stop(folder):
+        time.sleep(0.01)
+
+
+def test_jobs_are_spread_evenly_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_visible(monkeypatch, "4,7", 8)
+    with LocalEngine(slots=4) as engine:
+
+        def start(key: str) -> str:
+            """Starts a job that works on, and returns which GPU it sees."""
+            engine.submit(Job(key, tmp_path / key, partial(report_gpu_until_told, tmp_path / key)))
+            return str(await_report(engine).report["gpu"])
+
+        assert [start(key) for key in ("a", "b", "c", "d")] == ["4", "7", "4", "7"]
+        for key in ("a", "b", "d"):
+            mailbox.ask_to_stop(tmp_path / key)
+        events_of(engine, "a", "b", "d")
+        assert [start(key) for key in ("e", "f")] == ["7", "4"]  # c still has GPU 4
+
+
 @pytest.mark.parametrize(
     ("visible", "size", "message"),
     [
@@ -193,7 +289,7 @@ def ignore_sigterm(folder: Path) -> None:
 
 
 def test_a_job_that_ignores_sigterm_is_killed(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(running, "GRACE_SECONDS", 0.3)
     engine.submit(Job("a", tmp_path, partial(ignore_sigterm, tmp_path)))
     pid = await_report(engine).report["pid"]
     engine.cancel("a")
@@ -208,7 +304,7 @@ def test_a_job_that_does_not_end_after_its_answer_is_killed(
         threading.Thread(target=time.sleep, args=(1000,)).start()
         return "answer"
 
-    monkeypatch.setattr(local, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(running, "GRACE_SECONDS", 0.3)
     engine.submit(Job("a", tmp_path, task))
     assert end_of(engine, "a") == Ended("a", How.RETURNED, "answer")
 
@@ -366,21 +462,27 @@ def test_jobs_are_spawned_where_a_preload_touches_cuda(tmp_path: Path) -> None:
     assert values == ["True", "True"]
 
 
-def test_no_orphan_outlives_a_killed_coordinator(tmp_path: Path) -> None:
+def ignore_sigterm_in_company(folder: Path) -> None:
+    mailbox.post(folder, {"pids": [os.getpid(), start_a_process()]})
+    ignore_sigterm(folder)
+
+
+@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+def test_no_orphan_outlives_a_killed_coordinator(tmp_path: Path, start: str) -> None:
     coordinator = coordinate(
-        """
-        engine = LocalEngine()
-        engine.submit(Job("a", folder, partial(ignore_sigterm, folder)))
-        print(engine.wait()[0].report["pid"], flush=True)
+        f"""
+        engine = LocalEngine(start="{start}")
+        engine.submit(Job("a", folder, partial(ignore_sigterm_in_company, folder)))
+        print(*engine.wait()[0].report["pids"], flush=True)
         engine.wait()
         """,
         tmp_path,
     )
     assert coordinator.stdout is not None
-    pid = int(coordinator.stdout.readline())
+    pids = coordinator.stdout.readline().split()
     coordinator.kill()
     with atomic.lock(RunFolder(tmp_path / "run").lock, wait=True):
-        assert is_gone(pid)
+        assert [is_gone(int(pid)) for pid in pids] == [True, True]
     coordinator.communicate()
 
 
@@ -405,7 +507,7 @@ def coordinate(code: str, folder: Path) -> "subprocess.Popen[str]":
         "from lowrung.engine.base import Job",
         "from lowrung.engine.local import LocalEngine",
         "from lowrung.errors import EngineError",
-        "from tests.engine.test_local import ignore_sigterm, run_until_told, was_spawned_by",
+        "from tests.engine.test_local import ignore_sigterm_in_company, run_until_told, was_spawned_by",
         f"folder = Path({str(folder / 'run')!r})",
     ]
     program = "\n".join(lines) + textwrap.dedent(code)
@@ -420,16 +522,3 @@ def coordinate(code: str, folder: Path) -> "subprocess.Popen[str]":
 
 def environment(*path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path or [ROOT / "src"]))}
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended; a zombie has."""
-    deadline = time.monotonic() + contract.PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.01)
-    return False

@@ -66,7 +66,7 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
             for row in rows()
         )
     dataset = Dataset.from_list(rows(), features=FEATURES)
-    trainer, _ = make_trainer(
+    trainer, _, _ = make_trainer(
         model,
         models.load_tokenizer(architectures.base(name).folder),
         train=dataset,
@@ -74,6 +74,7 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
         recipe=training.recipe(train={"packing": True, "batch_size": 3}, max_length=64),
         checkpoints=tmp_path,
         on_report=lambda step, metrics: None,
+        should_stop=lambda: False,
     )
     batches = list(trainer.get_train_dataloader())
     with torch.no_grad():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lowrung.finetune import checkpoints
-from lowrung.finetune.callbacks import Diverged
+from lowrung.finetune.callbacks import Diverged, Stopped
 from tests import training
 
 # Recorded with torch 2.13.0, transformers 5.23.0, trl 1.16.0 and peft 0.21.2 on x86-64 with one thread; other
@@ -139,6 +139,20 @@ class TestResume:
         one, two = saved(tmp_path / "straight"), saved(tmp_path / "resumed")
         assert one.keys() == two.keys()
         assert all(torch.equal(one[name], two[name]) for name in one)
+
+    def test_asked_to_stop_it_ends_after_the_step_with_a_checkpoint(self, tmp_path):
+        straight, _ = training.fine_tune(tmp_path / "straight", **self.RECIPE)
+        steps: list[int] = []
+        with pytest.raises(Stopped, match="stopped at step 3"):
+            training.fine_tune(
+                tmp_path / "stopped", watch=steps.append, should_stop=lambda: len(steps) >= 4, **self.RECIPE
+            )
+        checkpoint = checkpoints.latest(tmp_path / "stopped" / "checkpoints")
+        assert checkpoint is not None
+        assert checkpoint.step == 3
+        resumed, again = training.fine_tune(tmp_path / "stopped", **self.RECIPE)
+        assert resumed.metrics == straight.metrics
+        assert list(curve(again, "train/loss")) == [1, 2, 3, 4, 5, 6]
 
     def test_a_checkpoint_that_is_not_whole_does_not_count(self, tmp_path):
         with pytest.raises(ZeroDivisionError):

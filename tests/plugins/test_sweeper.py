@@ -5,6 +5,7 @@ not know, and expects batches, of which it has none.
 """
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,13 +16,15 @@ from typing import Any
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from hydra_plugins.lowrung.sweeper import LowrungSweeper
+from hydra_plugins.lowrung.sweeper import PRUNERS, SAMPLERS, LowrungSweeper
 from lowrung import sweep
 from lowrung.layout import ROOT
+from lowrung.search import pruning, samplers
 from tests import composing
 from tests.composing import Composer
 
@@ -40,11 +43,60 @@ def test_hydra_finds_it():
 def test_its_settings_are_in_the_config_store():
     node = ConfigStore.instance().load("hydra/sweeper/lowrung.yaml").node
     assert node == {
+        "defaults": [{"sampler": "tpe"}, {"pruner": "none"}],
         "_target_": "hydra_plugins.lowrung.sweeper.LowrungSweeper",
         "n_trials": None,
         "objectives": None,
         "params": {},
+        "sampler": "???",
+        "pruner": "???",
+        "fresh": False,
+        "retries": 1,
+        "max_failures": 5,
     }
+
+
+class TestGroups:
+    """``hydra/sweeper/sampler`` and ``hydra/sweeper/pruner``: what can be chosen is what there is."""
+
+    def test_every_sampler_and_every_pruner_has_its_name(self):
+        assert tuple(SAMPLERS) == samplers.NAMES
+        assert tuple(PRUNERS) == pruning.NAMES
+
+    @pytest.mark.parametrize("name", SAMPLERS)
+    def test_the_settings_of_a_sampler_are_those_that_it_takes(self, composer, name):
+        if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+            pytest.skip("cmaes is not installed")
+        chosen = dict(composer.compose([f"hydra/sweeper/sampler={name}"]).hydra.sweeper.sampler)
+        assert chosen["name"] == name
+        made = samplers.make(chosen, seed=0, trial_number=0)
+        assert type(made).__name__.lower().startswith({"nsga2": "nsgaii"}.get(name, name))
+
+    @pytest.mark.parametrize("name", PRUNERS)
+    def test_the_settings_of_a_pruner_are_those_that_it_takes(self, composer, name):
+        chosen = dict(composer.compose([f"hydra/sweeper/pruner={name}"]).hydra.sweeper.pruner)
+        assert chosen["name"] == name
+        made = pruning.make(chosen, max_resource=9)
+        kinds = {"none": "NopPruner", "asha": "SuccessiveHalvingPruner"}
+        assert type(made).__name__ == kinds.get(name, f"{name.capitalize()}Pruner")
+        assert pruning.problems(chosen, {"eval/loss": "minimize"}, [(5, 20)]) == []
+
+    def test_the_defaults(self, composer):
+        chosen = composer.compose().hydra.sweeper
+        assert chosen.sampler == {"name": "tpe", "n_startup_trials": 10, "multivariate": None}
+        assert chosen.pruner == {"name": "none"}
+
+    def test_a_setting_below_the_choice(self, composer):
+        overrides = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.reduction_factor=4"]
+        assert composer.compose(overrides).hydra.sweeper.pruner.reduction_factor == 4
+
+    @pytest.mark.parametrize("override", ["hydra.sweeper.pruner.min_resource=1", "hydra.sweeper.sampler.popsize=4"])
+    def test_a_setting_of_another_choice_is_refused(self, composer, override):
+        with pytest.raises(ConfigCompositionException):
+            composer.compose([override])
+
+    def test_hydras_own_sweeper_has_neither(self, composer):
+        assert {"sampler", "pruner"}.isdisjoint(composer.compose(["hydra/sweeper=basic"]).hydra.sweeper)
 
 
 def test_scanning_it_imports_nothing_but_hydra():
@@ -86,6 +138,8 @@ class TestSweep:
         got = handed("lora.r=2,4")
         assert got["overrides"] == ["lora.r=2,4"]
         assert (got["n_trials"], got["objectives"]) == (None, {"eval/loss": "minimize"})
+        assert got["sampler"] == {"name": "tpe", "n_startup_trials": 10, "multivariate": None}
+        assert got["pruner"] == {"name": "none"}
         assert got["config"].hydra.sweeper.n_trials is None
         assert hasattr(got["launcher"], "make_engine")
 
@@ -94,6 +148,13 @@ class TestSweep:
         assert got["overrides"] == ["lora.r=2,4"]
         assert got["n_trials"] == 3
         assert got["objectives"] == {"eval/exact_match": "maximize"}
+
+    def test_the_sampler_and_the_pruner_come_along_as_plain_dicts(self, handed):
+        pruner = ("hydra/sweeper/pruner=percentile", "hydra.sweeper.pruner.percentile=10")
+        got = handed("lora.r=2,4", "hydra/sweeper/sampler=random", *pruner)
+        assert type(got["sampler"]) is type(got["pruner"]) is dict
+        assert got["sampler"] == {"name": "random"}
+        assert got["pruner"] == {"name": "percentile", "percentile": 10.0, "n_startup_trials": 5, "n_warmup": 0}
 
     def test_a_presets_space_comes_before_the_command_lines(self, handed):
         got = handed("sweeps=rank_ladder", "lora.r=2,4")
@@ -106,7 +167,8 @@ class TestSweep:
     def test_a_presets_values_become_overrides(self, monkeypatch, given, override):
         got: list[list[str]] = []
         monkeypatch.setattr(sweep, "run", lambda overrides, **_: got.append(overrides))
-        sweeper = LowrungSweeper(n_trials=None, objectives=None, params={"x": given})
+        settings: dict[str, Any] = {"sampler": {}, "pruner": {}, "fresh": False, "retries": 1, "max_failures": 5}
+        sweeper = LowrungSweeper(n_trials=None, objectives=None, params={"x": given}, **settings)
         nothing: Any = SimpleNamespace()
         sweeper.hydra_context, sweeper.config, sweeper.task_function, sweeper.launcher = (nothing,) * 4
         sweeper.sweep(["y=1"])

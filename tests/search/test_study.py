@@ -1,8 +1,5 @@
 """The study against Optuna itself, in a real database."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,9 +10,8 @@ from lowrung.errors import UsageError
 from lowrung.outcome import Outcome, Status
 from lowrung.search import space as spaces
 from lowrung.search.study import Study
+from tests.search.conftest import MIXED
 
-MIXED = ("lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-1))")
-LOSS = {"eval/loss": "minimize"}
 STATES = {
     Status.COMPLETE: TrialState.COMPLETE,
     Status.PRUNED: TrialState.PRUNED,
@@ -24,30 +20,6 @@ STATES = {
     Status.FAILED: TrialState.FAIL,
     Status.CANCELLED: TrialState.FAIL,
 }
-
-
-Opener = Callable[..., Study]
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    """One for all tests, each with studies of its own: to make a database takes a third of a second."""
-    folder: Path = tmp_path_factory.mktemp("a folder")
-    return folder / "not yet" / "study.db"
-
-
-@pytest.fixture
-def opened(database: Path, request: pytest.FixtureRequest) -> Opener:
-    """Opens a study of this test, anew each time."""
-
-    def open_study(
-        *overrides: str, objectives: Mapping[str, str] | None = None, seed: int = 0, name: str = "study"
-    ) -> Study:
-        space = spaces.parse(overrides or MIXED, OverridesParser.create())
-        full_name = f"{request.node.nodeid} {name}"
-        return Study(full_name, database=database, space=space, objectives=objectives or LOSS, seed=seed)
-
-    return open_study
 
 
 def complete(loss: float) -> Outcome:

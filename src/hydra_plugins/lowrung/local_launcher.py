@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -20,15 +20,23 @@ class LocalLauncherConf:
     """What ``hydra.launcher.*`` may hold.
 
     Attributes:
-        workers: how many jobs run at the same time; they share the CPU cores and take turns over the GPUs.
+        workers: how many jobs run at the same time; they share the CPU cores and take turns over the GPUs. ``auto``
+            keeps every visible GPU busy: ``workers_per_gpu`` jobs for each ``gpus_per_trial`` GPUs; without a GPU, one
+            job that uses all cores.
+        workers_per_gpu: how many jobs share a GPU (or the ``gpus_per_trial`` GPUs of a job) and its memory with
+            ``workers=auto``. One, since a job that fills the GPU gains nothing from company.
         gpus_per_trial: how many of the visible GPUs each job sees. One, since a model that fits on one GPU gains
             nothing from more; ``model.device_map=auto`` spreads a larger one over them. What is left over when the
             visible GPUs are divided by it is not used. Without a GPU jobs run on the CPU, and only 1 will do.
+        time_limit: how long a job may run: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. One that runs
+            longer is ended and has failed; the others go on. null is no limit.
     """
 
     _target_: str = "hydra_plugins.lowrung.local_launcher.LocalLauncher"
-    workers: int = 1
+    workers: Any = "auto"
+    workers_per_gpu: int = 1
     gpus_per_trial: int = 1
+    time_limit: Any = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="lowrung")
@@ -39,12 +47,16 @@ class LocalLauncher(Launcher):
 
     Args:
         workers: see `LocalLauncherConf`.
+        workers_per_gpu: see `LocalLauncherConf`.
         gpus_per_trial: see `LocalLauncherConf`.
+        time_limit: see `LocalLauncherConf`.
     """
 
-    def __init__(self, workers: int, gpus_per_trial: int) -> None:
+    def __init__(self, workers: Any, workers_per_gpu: int, gpus_per_trial: int, time_limit: Any) -> None:
         self._workers = workers
+        self._workers_per_gpu = workers_per_gpu
         self._gpus_per_trial = gpus_per_trial
+        self._time_limit = time_limit
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra knows of the sweep."""
@@ -59,15 +71,35 @@ class LocalLauncher(Launcher):
             preload: modules that are imported once, rather than by every job.
 
         Raises:
-            UsageError: with every setting that this machine's GPUs do not allow.
+            UsageError: with every setting that is wrong, or that this machine's GPUs do not allow.
         """
+        from lowrung.engine import durations
         from lowrung.engine.local import LocalEngine
         from lowrung.errors import UsageError
 
-        problems = [*_setting_problems(self._workers, self._gpus_per_trial), *_listing_problems()]
+        problems = [
+            *_worker_problems(self._workers, self._workers_per_gpu),
+            *_gpu_problems(self._gpus_per_trial),
+            *_time_problems(self._time_limit),
+            *_listing_problems(),
+        ]
         if problems:
             raise UsageError(problems)
-        return LocalEngine(slots=self._workers, preload=preload, gpus_per_job=self._gpus_per_trial)
+        return LocalEngine(
+            slots=self._slots(),
+            preload=preload,
+            gpus_per_job=self._gpus_per_trial,
+            time_limit=durations.seconds(self._time_limit),
+        )
+
+    def _slots(self) -> int:
+        """As many as workers were asked for; with ``auto``, as many as the visible GPUs take, or one on the CPU."""
+        from lowrung.engine import gpus
+
+        if self._workers != "auto":
+            return int(self._workers)
+        groups = gpus.groups(gpus.visible(), self._gpus_per_trial)
+        return len(groups) * self._workers_per_gpu or 1
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs a batch of jobs to their ends; the results come in the order of ``job_overrides``."""
@@ -82,15 +114,26 @@ class LocalLauncher(Launcher):
             engine.close()
 
 
-def _setting_problems(workers: int, gpus_per_trial: int) -> Iterator[str]:
-    """What is wrong with ``hydra.launcher.*`` on this machine."""
+def _worker_problems(workers: Any, workers_per_gpu: int) -> Iterator[str]:
+    """What is wrong with ``hydra.launcher.workers`` and ``workers_per_gpu``."""
+    is_whole = isinstance(workers, int) and not isinstance(workers, bool)
+    if workers != "auto" and not (is_whole and workers >= 1):
+        yield (
+            f"hydra.launcher.workers must be auto or a whole number >= 1, but is {workers!r}. "
+            "It counts the jobs that run at the same time; auto is one for each GPU, and one on the CPU."
+        )
+    if workers_per_gpu < 1:
+        yield (
+            f"`hydra.launcher.workers_per_gpu >= 1` must hold, but got {workers_per_gpu}. "
+            "It counts the jobs that share a GPU; leave it at 1 to give each its own."
+        )
+
+
+def _gpu_problems(gpus_per_trial: int) -> Iterator[str]:
+    """What is wrong with ``hydra.launcher.gpus_per_trial`` on this machine."""
     from lowrung.engine import gpus
 
     visible = len(gpus.visible())
-    if workers < 1:
-        yield (
-            f"`hydra.launcher.workers >= 1` must hold, but got {workers}. It counts the jobs that run at the same time."
-        )
     if gpus_per_trial < 1:
         yield (
             f"`hydra.launcher.gpus_per_trial >= 1` must hold, but got {gpus_per_trial}. "
@@ -102,6 +145,17 @@ def _setting_problems(workers: int, gpus_per_trial: int) -> Iterator[str]:
         yield (
             f"hydra.launcher.gpus_per_trial must not exceed the number of visible GPUs, but is {gpus_per_trial}, and "
             f"{source} {visible or 'none'}. Lower it (without GPUs to 1), or make more of them visible."
+        )
+
+
+def _time_problems(time_limit: Any) -> Iterator[str]:
+    """What is wrong with ``hydra.launcher.time_limit``."""
+    from lowrung.engine import durations
+
+    if time_limit is not None and durations.seconds(time_limit) is None:
+        yield (
+            "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and longer than nothing, but is "
+            f"{time_limit!r}. For an hour and a half say hydra.launcher.time_limit=1h30m; null is no limit."
         )
 
 

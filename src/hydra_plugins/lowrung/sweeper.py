@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 
 @dataclass
@@ -20,15 +20,233 @@ class LowrungSweeperConf:
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is the least eval/loss (a
             dict as the default could be added to on the command line, but not replaced).
         params: the search space of a preset: overrides by key. The command line's come first.
+        sampler: draws the intervals' values, and learns from all points of the grid as if they were one:
+            ``hydra/sweeper/sampler=NAME``.
+        pruner: ends trials that do badly: ``hydra/sweeper/pruner=NAME``.
+        fresh: starts the study over. Results stay in the store, and the same run is answered from there.
+        retries: how often a run whose process was lost (a crash, a kill) is started again, from its last checkpoint. A
+            run that is out of memory is tried once with half the batch and twice the accumulation besides; whatever
+            else fails would fail again, and is not.
+        max_failures: so many failures one after the other end the sweep, for what comes next would fail too.
     """
 
+    defaults: List[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])  # noqa: UP006
     _target_: str = "hydra_plugins.lowrung.sweeper.LowrungSweeper"
     n_trials: Optional[int] = None  # noqa: UP045
     objectives: Any = None
     params: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
+    sampler: Any = MISSING
+    pruner: Any = MISSING
+    fresh: bool = False
+    retries: int = 1
+    max_failures: int = 5
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="lowrung", node=LowrungSweeperConf, provider="lowrung")
+@dataclass
+class TpeConf:
+    """Tree-structured Parzen estimator (arXiv:2304.11127): draws where good trials lie thicker than bad ones.
+
+    The default, since it takes everything: pruned trials, trials under way, several objectives.
+
+    Attributes:
+        name: tpe.
+        n_startup_trials: trials that are drawn at random first; ten, as the paper and Optuna have it.
+        multivariate: draws all settings jointly, for settings that act together; null does with one objective, and not
+            with several, as Optuna does.
+    """
+
+    name: str = "tpe"
+    n_startup_trials: int = 10
+    multivariate: Optional[bool] = None  # noqa: UP045
+
+
+@dataclass
+class RandomConf:
+    """Draws at random: the baseline that any other sampler has to beat.
+
+    Attributes:
+        name: random.
+    """
+
+    name: str = "random"
+
+
+@dataclass
+class QmcConf:
+    """A quasi-random sequence: covers the space more evenly than chance (jmlr.org/papers/v13/bergstra12a).
+
+    Its points do not depend on results, so that trials can run all at once. The study's first is drawn at random.
+
+    Attributes:
+        name: qmc.
+        qmc_type: ``sobol``, best where the number of trials is a power of two, or ``halton``.
+    """
+
+    name: str = "qmc"
+    qmc_type: str = "sobol"
+
+
+@dataclass
+class CmaesConf:
+    """CMA-ES (arXiv:1604.00772): moves a normal distribution to where the results are good; for some hundred trials.
+
+    For one objective. Optuna keeps its state pickled in the study's database: go on with studies of your own only.
+    Needs the package cmaes.
+
+    Attributes:
+        name: cmaes.
+        n_startup_trials: trials that are drawn at random first; one, since it starts in the middle and needs none.
+        popsize: trials of a generation; null is 4 + 3 ln(number of intervals), rounded down, as the paper has it.
+        consider_pruned_trials: learns from pruned trials too, by their last evaluation. Off, since that is no final
+            result; with asha or hyperband most trials are pruned, and little is left to learn from without.
+    """
+
+    name: str = "cmaes"
+    n_startup_trials: int = 1
+    popsize: Optional[int] = None  # noqa: UP045
+    consider_pruned_trials: bool = False
+
+
+@dataclass
+class Nsga2Conf:
+    """NSGA-II (doi:10.1109/4235.996017): crosses and mutates the best trials; for several objectives and many trials.
+
+    It learns from complete trials alone, and a child may be equal to its parent, whose result is then reused.
+
+    Attributes:
+        name: nsga2.
+        population_size: trials of a generation, the first of which is drawn at random; 50, Optuna's default. A sweep
+            of fewer trials than two generations is a random search.
+    """
+
+    name: str = "nsga2"
+    population_size: int = 50
+
+
+@dataclass
+class GpConf:
+    """A Gaussian process with the expected improvement: makes the most of few trials, at seconds a draw.
+
+    It learns from complete trials alone. Needs scipy and torch.
+
+    Attributes:
+        name: gp.
+        n_startup_trials: trials that are drawn at random first; ten, Optuna's default.
+    """
+
+    name: str = "gp"
+    n_startup_trials: int = 10
+
+
+@dataclass
+class NoPrunerConf:
+    """Every trial runs to its end.
+
+    Attributes:
+        name: none.
+    """
+
+    name: str = "none"
+
+
+@dataclass
+class AshaConf:
+    """Asynchronous successive halving (arXiv:1810.05934): at each rung only the best part of the trials goes on.
+
+    Rungs are at min_resource times 1, reduction_factor, its square and so on. A trial is judged when it reaches one,
+    against those that were there before it; while there are fewer than reduction_factor, only the best so far goes on.
+    Resources are tokens, in units of what the study's first trial had seen at its first evaluation. A trial of larger
+    batches is judged by its first evaluation past a rung, later than others: where batch sizes are swept, let
+    ``min_resource`` be the largest one divided by the smallest, or ``train.eval_steps`` differ with them.
+
+    Attributes:
+        name: asha.
+        min_resource: the first rung. One, the first evaluation, which frees the most time; more where rates warm up for
+            longer than ``train.eval_steps``.
+        reduction_factor: one trial of so many goes on. Three: theory's optimum is e (arXiv:1603.06560), and with the
+            ten or so evaluations of a run it makes three rungs (1, 3 and 9), where four makes two.
+    """
+
+    name: str = "asha"
+    min_resource: int = 1
+    reduction_factor: int = 3
+
+
+@dataclass
+class HyperbandConf:
+    """Hyperband (arXiv:1603.06560): successive halving in several brackets, of which some judge later.
+
+    For results that only show late, at the price of more training than `AshaConf`. Trials are dealt to brackets by name
+    and number; it prunes nothing until one trial is complete, which tells how long a run is.
+
+    Attributes:
+        name: hyperband.
+        min_resource: the first rung of the first bracket, as for asha.
+        reduction_factor: as for asha; three is the paper's.
+    """
+
+    name: str = "hyperband"
+    min_resource: int = 1
+    reduction_factor: int = 3
+
+
+@dataclass
+class MedianConf:
+    """Ends a trial whose best evaluation so far is worse than the median of complete trials at the same point.
+
+    The mildest pruner: half of the trials go on (Google Vizier, doi:10.1145/3097983.3098043).
+
+    Attributes:
+        name: median.
+        n_startup_trials: complete trials before any is pruned; five, Optuna's default, since a median of fewer says
+            little.
+        n_warmup: units of tokens, as for asha, before which no trial is pruned. None: the first evaluation counts.
+    """
+
+    name: str = "median"
+    n_startup_trials: int = 5
+    n_warmup: int = 0
+
+
+@dataclass
+class PercentileConf:
+    """Ends a trial that is not among the best part of the complete trials at the same point.
+
+    Attributes:
+        name: percentile.
+        percentile: how many in a hundred go on. 25, the stricter quarter: 50 is the median.
+        n_startup_trials: as for median.
+        n_warmup: as for median.
+    """
+
+    name: str = "percentile"
+    percentile: float = 25.0
+    n_startup_trials: int = 5
+    n_warmup: int = 0
+
+
+SAMPLERS = {
+    "tpe": TpeConf,
+    "random": RandomConf,
+    "qmc": QmcConf,
+    "cmaes": CmaesConf,
+    "nsga2": Nsga2Conf,
+    "gp": GpConf,
+}
+PRUNERS = {
+    "none": NoPrunerConf,
+    "asha": AshaConf,
+    "hyperband": HyperbandConf,
+    "median": MedianConf,
+    "percentile": PercentileConf,
+}
+
+_STORE = ConfigStore.instance()
+_STORE.store(group="hydra/sweeper", name="lowrung", node=LowrungSweeperConf, provider="lowrung")
+for _name, _node in SAMPLERS.items():
+    _STORE.store(group="hydra/sweeper/sampler", name=_name, node=_node, provider="lowrung")
+for _name, _node in PRUNERS.items():
+    _STORE.store(group="hydra/sweeper/pruner", name=_name, node=_node, provider="lowrung")
 
 
 class LowrungSweeper(Sweeper):
@@ -39,10 +257,18 @@ class LowrungSweeper(Sweeper):
         n_trials: Optional[int],  # noqa: UP045
         objectives: Optional[Dict[str, str]],  # noqa: UP006, UP045
         params: Dict[str, Any],  # noqa: UP006
+        sampler: Dict[str, Any],  # noqa: UP006
+        pruner: Dict[str, Any],  # noqa: UP006
+        fresh: bool,
+        retries: int,
+        max_failures: int,
     ) -> None:
         self.n_trials = n_trials
         self.objectives = {"eval/loss": "minimize"} if objectives is None else objectives
         self.params = dict(params)
+        self.sampler = dict(sampler)
+        self.pruner = dict(pruner)
+        self.limits = {"fresh": fresh, "retries": retries, "max_failures": max_failures}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See Hydra's `Sweeper`."""
@@ -68,4 +294,7 @@ class LowrungSweeper(Sweeper):
             launcher=self.launcher,
             n_trials=self.n_trials,
             objectives=self.objectives,
+            sampler=self.sampler,
+            pruner=self.pruner,
+            **self.limits,
         )

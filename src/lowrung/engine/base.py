@@ -32,6 +32,7 @@ class How(enum.StrEnum):
     RAISED = "raised"  # the task raised an exception
     DIED = "died"  # the process ended without either: a crash, an exit, a signal
     CANCELLED = "cancelled"  # the engine was told to cancel it
+    TIMED_OUT = "timed out"  # the engine ended it at its time limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Ended:
         key: the job's.
         how: how the process ended.
         value: what the task returned, or the exception that it raised.
-        cause: for anything but ``returned``, one line that says why: ``ValueError: ...``, ``exit code 3``, ``SIGKILL``.
+        cause: for anything but ``returned``, one line that says why: ``ValueError: ...``, ``exit code 3``, ``SIGKILL``,
+            ``ran past hydra.launcher.time_limit=30m``.
     """
 
     key: str
@@ -63,7 +65,10 @@ Event = Reported | Ended
 
 
 class Engine(Protocol):
-    """Runs jobs, each in a process of its own, so that what befalls one befalls no other."""
+    """Runs jobs, each in a process of its own, so that what befalls one befalls no other.
+
+    What a job has started ends with it, however it ends, and with the coordinator.
+    """
 
     @property
     def slots(self) -> int:

@@ -61,6 +61,7 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
         folder: the job's.
         variables: the whole environment of the process.
     """
+    os.setsid()  # a process group of its own, so that what the task starts can be ended with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.set_start_method(None, force=True)  # the task's own processes start as they do elsewhere
     redirect_output(RunFolder(folder).log)
@@ -83,10 +84,10 @@ def redirect_output(log: Path) -> None:
 
 
 def _end_with_coordinator(link: Connection) -> None:
-    """Ends this process when the coordinator is gone, so that no orphan writes beside its successor."""
+    """Ends this process and all that it started when the coordinator is gone: no orphan writes beside its successor."""
     with contextlib.suppress(EOFError, OSError):
         link.recv_bytes()
-    os._exit(1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def answer(task: bytes) -> bytes:

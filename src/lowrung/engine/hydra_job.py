@@ -150,6 +150,5 @@ def _result(ended: Ended, config: DictConfig) -> JobReturn:
 
 def _lost(ended: Ended, folder: Path) -> EngineError:
     return EngineError(
-        f"A job must return or raise, but the process of job {ended.key} ended with {ended.cause}. "
-        f"Read {RunFolder(folder).log}."
+        f"A job must return or raise, but job {ended.key} did neither: {ended.cause}. Read {RunFolder(folder).log}."
     )

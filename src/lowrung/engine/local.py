@@ -2,32 +2,30 @@
 
 import atexit
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cloudpickle
 
 from lowrung import atomic
 from lowrung.engine import child, gpus, mailbox
-from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.engine.base import Event, How, Job, Reported
+from lowrung.engine.running import Running
 from lowrung.errors import EngineError, StoreError
 from lowrung.layout import RunFolder
 
 POLL_SECONDS = 0.1
 """How often mailboxes are looked at; the end of a process is noticed at once."""
-
-GRACE_SECONDS = 5.0
-"""From SIGTERM, or from a job's answer, until a process that is still there is killed."""
 
 CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Lets torch answer whether there is a GPU without touching CUDA."""
@@ -53,7 +51,8 @@ class LocalEngine:
     on stderr, and jobs are spawned.
 
     Children see the coordinator's environment as it is at `submit`, their slot's GPUs and their share of the cores.
-    They ignore Ctrl-C, end when the coordinator ends, and print to the job's ``log.txt``.
+    They ignore Ctrl-C, end when the coordinator ends, and print to the job's ``log.txt``. Each leads a session of its
+    own; what it started there ends with it.
 
     Args:
         slots: how many jobs run at the same time.
@@ -62,9 +61,10 @@ class LocalEngine:
             many, over which the slots take turns; what is left over is not used. With 1, a job runs without a GPU
             where none is visible.
         start: ``spawn`` gives every job a new interpreter, for what does not survive a fork.
+        time_limit: seconds after which a job that still runs is ended; None lets it run.
 
     Raises:
-        EngineError: when there is no slot, or no group of GPUs for a job.
+        EngineError: when there is no slot, no group of GPUs for a job, or no time.
     """
 
     def __init__(
@@ -74,10 +74,14 @@ class LocalEngine:
         *,
         gpus_per_job: int = 1,
         start: Literal["forkserver", "spawn"] = "forkserver",
+        time_limit: float | None = None,
     ) -> None:
         if slots < 1:
             raise EngineError(f"`slots >= 1` must hold, but got {slots}. Give the engine at least one slot.")
+        if time_limit is not None and time_limit <= 0:
+            raise EngineError(f"`time_limit > 0` must hold, but got {time_limit} s. Without a limit leave it out.")
         self._slots = slots
+        self._time_limit = time_limit
         self._groups = gpus.groups(gpus.visible(), gpus_per_job)
         self._preload = list(preload)
         self._forks = start == "forkserver"
@@ -85,7 +89,7 @@ class LocalEngine:
             multiprocessing.get_context("forkserver") if self._forks else multiprocessing.get_context("spawn")
         )
         self._is_fork_tried = not (self._forks and self._preload)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._is_closed = False
         if self._forks:
             forkserver.set_forkserver_preload(self._preload)
@@ -109,13 +113,13 @@ class LocalEngine:
         task = _pickle(job)
         self._try_fork()
         _prepare(folder)
-        slot = min(set(range(self._slots)) - {running.slot for running in self._running.values()})
+        slot = self._free_slot()
         variables = self._variables(slot, job.env)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=child.main, args=(theirs, task, folder, variables), name=job.key)
         with theirs:
             self._start(process, variables)
-        self._running[job.key] = _Running(job.key, folder, slot, process, ours, mailbox.Reader(folder))
+        self._running[job.key] = Running(job.key, folder, slot, process, ours, mailbox.Reader(folder), self._time_limit)
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""
@@ -130,9 +134,8 @@ class LocalEngine:
 
     def cancel(self, key: str) -> None:
         """Ends a job by SIGTERM, and after 5 s by SIGKILL; an answer that has already arrived stands."""
-        running = self._running.get(key)
-        if running is not None and running.answer is None:
-            running.cancel()
+        if key in self._running:
+            self._running[key].stop(How.CANCELLED, "cancelled")
 
     def close(self) -> None:
         """Cancels what still runs and waits until it is gone; what it did is no longer reported."""
@@ -161,7 +164,14 @@ class LocalEngine:
         if folder in (running.folder for running in self._running.values()):
             raise StoreError(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
 
-    def _look_at(self, running: "_Running") -> Iterator[Event]:
+    def _free_slot(self) -> int:
+        """The first free slot on the GPUs where the fewest jobs run."""
+        taken = {running.slot for running in self._running.values()}
+        groups = max(1, len(self._groups))
+        jobs = Counter(slot % groups for slot in taken)
+        return min(set(range(self._slots)) - taken, key=lambda slot: (jobs[slot % groups], slot))
+
+    def _look_at(self, running: Running) -> Iterator[Event]:
         has_ended = running.process.exitcode is not None  # asked first: all that it did has happened by then
         running.listen()
         for report in running.reader.read():
@@ -217,65 +227,6 @@ class LocalEngine:
     def _gpus(self, slot: int) -> dict[str, str]:
         """The variable that shows a slot its GPUs; nothing where none is visible."""
         return {gpus.VISIBLE: ",".join(self._groups[slot % len(self._groups)])} if self._groups else {}
-
-
-@dataclasses.dataclass
-class _Running:
-    """A job between `submit` and its `Ended`."""
-
-    key: str
-    folder: Path
-    slot: int
-    process: BaseProcess
-    link: "connection.Connection[Any, Any]"
-    reader: mailbox.Reader
-    answer: bytes | None = None
-    is_link_done: bool = False
-    is_cancelled: bool = False
-    kill_at: float = float("inf")
-
-    def sources(self) -> list[Any]:
-        """What `multiprocessing.connection.wait` is to wake up for."""
-        return [self.process.sentinel] if self.is_link_done else [self.process.sentinel, self.link]
-
-    def listen(self) -> None:
-        """Takes the answer when it has come; one that breaks off counts as none."""
-        if self.is_link_done or not self.link.poll():
-            return
-        self.is_link_done = True
-        with contextlib.suppress(EOFError, OSError):
-            self.answer = self.link.recv_bytes()
-        self.kill_at = time.monotonic() + GRACE_SECONDS
-
-    def cancel(self) -> None:
-        if not self.is_cancelled:
-            self.is_cancelled = True
-            self.process.terminate()
-            self.kill_at = time.monotonic() + GRACE_SECONDS
-
-    def press(self) -> None:
-        """Kills the process when its time is up."""
-        if time.monotonic() >= self.kill_at:
-            self.process.kill()
-
-    def end(self) -> Ended:
-        code = self.process.exitcode
-        self.process.close()
-        self.link.close()
-        if self.answer is not None:
-            return Ended(self.key, *child.read_answer(self.answer))
-        if self.is_cancelled:
-            return Ended(self.key, How.CANCELLED, cause="cancelled")
-        return Ended(self.key, How.DIED, cause=_describe_exit(code or 0))
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:  # real-time signals have no name
-        return f"signal {-code}"
 
 
 def _pickle(job: Job) -> bytes:

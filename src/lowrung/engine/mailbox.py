@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowrung import atomic
 from lowrung.layout import RunFolder
 
 
@@ -18,9 +19,17 @@ def post(folder: Path, report: Mapping[str, Any]) -> None:
         file.write(json.dumps(report, allow_nan=False) + "\n")
 
 
-def ask_to_stop(folder: Path) -> None:
-    """Tells the run to end at its next evaluation; called by the coordinator."""
-    RunFolder(folder).stop.touch()
+def ask_to_stop(folder: Path, reason: str = "") -> None:
+    """Tells the run to end after its present step, and why; called by the coordinator."""
+    atomic.write_text(RunFolder(folder).stop, reason)
+
+
+def stop_reason(folder: Path) -> str | None:
+    """Why the coordinator wants the run to end, or None where it does not; called by the run."""
+    try:
+        return RunFolder(folder).stop.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
 def is_asked_to_stop(folder: Path) -> bool:

@@ -25,12 +25,49 @@ class Diverged(LowrungError):  # noqa: N818  (it names an end, and is caught as 
         self.step = step
 
 
-class Report(TrainerCallback):
-    """Passes every step's and every evaluation's metrics on, and raises `Diverged` at the first that is not finite."""
+class Stopped(LowrungError):  # noqa: N818
+    """Training was asked to stop, and did; a checkpoint was written unless none are.
 
-    def __init__(self, on_report: OnReport, tokens_per_second: Callable[[], float]) -> None:
+    Attributes:
+        step: optimiser steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+class StopOnRequest(TrainerCallback):
+    """Ends training after the step in which it was asked to, with a checkpoint.
+
+    Args:
+        should_stop: asked after every step.
+        saves: whether checkpoints are written at all.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool], *, saves: bool) -> None:
+        self._should_stop = should_stop
+        self._saves = saves
+        self.has_stopped = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Looks whether to stop; after the last step there is nothing to stop."""
+        if state.global_step < state.max_steps and self._should_stop():
+            self.has_stopped = control.should_training_stop = True
+            control.should_save = self._saves
+
+
+class Report(TrainerCallback):
+    """Passes every step's and every evaluation's metrics on, and raises `Diverged` at the first that is not finite.
+
+    Args:
+        on_report: takes them.
+        speed: gives tokens seen and tokens per second, by metric name.
+    """
+
+    def __init__(self, on_report: OnReport, speed: Callable[[], Mapping[str, float]]) -> None:
         self._on_report = on_report
-        self._tokens_per_second = tokens_per_second
+        self._speed = speed
         self.history: list[tuple[int, dict[str, float]]] = []
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -59,9 +96,8 @@ class Report(TrainerCallback):
         for name in ("train/loss", "eval/loss"):
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise Diverged(state.global_step, name)
-        if "train/loss" in metrics:
-            metrics["train/tokens_per_second"] = self._tokens_per_second()
         if metrics:
+            metrics |= self._speed()
             self.report(state.global_step, {k: v for k, v in metrics.items() if math.isfinite(v)})
 
 

@@ -1,7 +1,7 @@
 """One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lowrung.finetune import adapter, checkpoints, generate, metrics
 from lowrung.finetune import model as models
-from lowrung.finetune.callbacks import OnReport, Report
+from lowrung.finetune.callbacks import OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 from lowrung.finetune.tokens import Prepared
@@ -52,6 +52,7 @@ def fine_tune(
     folder: Path,
     checkpoint_folder: Path,
     on_report: OnReport,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
 
@@ -68,9 +69,11 @@ def fine_tune(
         folder: where the adapter, or the whole model, and its tokenizer are saved.
         checkpoint_folder: where checkpoints are.
         on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
+        should_stop: asked after every step whether to end.
 
     Raises:
         Diverged: when a loss or a trainable parameter is not finite.
+        Stopped: when it was asked to stop, after a checkpoint was written.
     """
     torch.set_num_threads(threads)
     set_seed(recipe.seed)
@@ -78,7 +81,7 @@ def fine_tune(
     model, initial = _trainable(base, lora, recipe)
     parameters = adapter.count_parameters(model)
     print(parameters, flush=True)
-    trainer, report = make_trainer(
+    trainer, report, stop = make_trainer(
         model,
         tokenizer,
         train=data.train,
@@ -86,8 +89,9 @@ def fine_tune(
         recipe=recipe,
         checkpoints=checkpoint_folder,
         on_report=on_report,
+        should_stop=should_stop,
     )
-    before, after = _train(trainer, report, checkpoints.latest(checkpoint_folder))
+    before, after = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
     model.eval()
     results = {
         "base/eval_loss": before,
@@ -121,12 +125,15 @@ def _trainable(
 
 
 def _train(
-    trainer: LabelledTrainer, report: Report, checkpoint: checkpoints.Checkpoint | None
+    trainer: LabelledTrainer, report: Report, stop: StopOnRequest, checkpoint: checkpoints.Checkpoint | None
 ) -> tuple[float, Mapping[str, float]]:
     """Trains from the beginning or from a checkpoint.
 
     Returns:
         the eval loss before training, and the scores after it.
+
+    Raises:
+        Stopped: when it was asked to stop.
     """
     if checkpoint is None:
         trainer.evaluate()
@@ -134,7 +141,10 @@ def _train(
         print(f"going on from step {checkpoint.step}", flush=True)
         for step, metrics in checkpoint.history:
             report.report(step, metrics)
+        trainer.tokens_before = int(max(metrics.get("train/tokens", 0) for _, metrics in checkpoint.history))
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    if stop.has_stopped:
+        raise Stopped(trainer.state.global_step)
     before = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
     return before, _last_evaluation(trainer)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from lowrung.finetune import score
-from lowrung.finetune.callbacks import OnReport, Report
+from lowrung.finetune.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.checkpoints import Keep
 from lowrung.finetune.packing import pack, require_separation
 from lowrung.schema import total_steps
@@ -57,10 +57,18 @@ class LabelledTrainer(SFTTrainer):
     tokens_seen = 0
     step_seconds = 0.0
 
+    tokens_before = 0
+    """Tokens that were trained on before the checkpoint that the run goes on from."""
+
     @property
     def tokens_per_second(self) -> float:
         """Tokens trained on per second of forward and backward passes, padding and evaluations left out."""
         return self.tokens_seen / max(self.step_seconds, 1e-9)
+
+    def speed(self) -> dict[str, float]:
+        """Tokens trained on so far, and once a step was made tokens per second, by metric name."""
+        speed = {"train/tokens": float(self.tokens_before + self.tokens_seen)}
+        return speed | ({"train/tokens_per_second": self.tokens_per_second} if self.tokens_seen else {})
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward pass, timed."""
@@ -120,8 +128,9 @@ def make_trainer(
     recipe: Recipe,
     checkpoints: Path,
     on_report: OnReport,
-) -> tuple[LabelledTrainer, Report]:
-    """Builds the trainer, and the callback through which it reports.
+    should_stop: Callable[[], bool],
+) -> tuple[LabelledTrainer, Report, StopOnRequest]:
+    """Builds the trainer, and the callbacks through which it reports and is stopped.
 
     Args:
         model: what is trained, on the device where it is trained.
@@ -131,6 +140,7 @@ def make_trainer(
         recipe: how to train.
         checkpoints: a folder for checkpoints.
         on_report: called with every step's and every evaluation's metrics.
+        should_stop: asked after every step whether to end.
 
     Raises:
         UsageError: when rows are to be packed for a model that would let the examples see each other.
@@ -146,13 +156,15 @@ def make_trainer(
         processing_class=tokenizer,
         optimizers=(_two_rates(model, recipe) if recipe.lora_plus_ratio else None, None),
     )
-    report = Report(on_report, lambda: trainer.tokens_per_second)
+    report = Report(on_report, trainer.speed)
+    stop = StopOnRequest(should_stop, saves=recipe.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
+    trainer.add_callback(stop)
     trainer.add_callback(Keep(lambda: report.history, recipe.save_total_limit))
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
-    return trainer, report
+    return trainer, report, stop
 
 
 def _settings(recipe: Recipe, rows: int, checkpoints: Path) -> SFTConfig:

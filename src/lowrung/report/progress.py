@@ -1,69 +1,182 @@
-"""Running trials: a progress bar each on a terminal, plain lines anywhere else."""
+"""Running trials: a live view below the printed lines on a terminal, plain lines anywhere else."""
 
-from collections.abc import Mapping
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
+
+SUMMARY_SECONDS = 10.0
+"""The least time between two summaries in a log: trials that are answered from the store end many a second."""
+
+
+@dataclasses.dataclass
+class _Running:
+    """A trial between start and end."""
+
+    title: str
+    steps: int
+    since: float
+    step: int = 0
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    is_scored: bool = False
 
 
 class Progress:
-    """Shows running trials. Use it as a context manager; printing goes on above the bars."""
+    """Shows running trials and how far the sweep is. Use it as a context manager; printing goes on above the view.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Args:
+        console: where to print; None is the standard output. A live view needs a terminal that can move its cursor.
+        clock: seconds from any fixed moment, as `time.monotonic` gives them.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[scores]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._titles: dict[str, str] = {}
-        self._totals: dict[str, int] = {}
+        self._clock = clock
+        self._live = Live(self, console=self.console, transient=True) if self.console.is_interactive else None
+        self._running: dict[str, _Running] = {}
+        self._most_at_once = 0
+        self._seconds: dict[str, float] = {}
+        self._summary = ""
+        self._ready_at = -math.inf
+        self._logged_at = -math.inf
 
     def __enter__(self) -> "Progress":
-        if self.console.is_terminal:
-            self._bars.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self.console.is_terminal:
-            self._bars.stop()
+        self._running.clear()  # Live draws once more when it stops, all rows: those above the screen's top would stay
+        if self._live is not None:
+            self._live.stop()
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self.console.print(text, markup=False)
+        self.console.print(Text(text))  # as it is: in a str, [q_proj] would be markup and :x: an emoji
 
     def start(self, key: str, title: str, steps: int) -> None:
         """A trial of so many optimiser steps starts."""
-        self._titles[key], self._totals[key] = title, steps
-        if self.console.is_terminal:
-            self._tasks[key] = self._bars.add_task(title, total=steps, scores="")
-        else:
+        self._running[key] = _Running(title, steps, self._clock())
+        self._most_at_once = max(self._most_at_once, len(self._running))
+        if self._live is None:
             self.say(f"{title}: started")
 
     def update(self, key: str, step: int, metrics: Mapping[str, float]) -> None:
-        """A trial reported metrics at a step."""
-        if key in self._tasks:
-            is_last = step >= self._totals[key] and "eval/loss" in metrics
-            scores = _scores(metrics) + (", then the merged-vs-adapter check" if is_last else "")
-            self._bars.update(self._tasks[key], completed=step, scores=scores)
-        elif "eval/loss" in metrics:  # plain lines: one an evaluation, not one a step
-            self.say(f"{self._titles[key]}: step {step}/{self._totals[key]}, {_scores(metrics)}")
+        """A trial reported metrics at a step; what comes after its end is dropped."""
+        trial = self._running.get(key)
+        if trial is None:
+            return
+        trial.step = step
+        trial.losses = {**trial.losses, **metrics}
+        trial.is_scored |= step >= trial.steps and "eval/loss" in metrics
+        if self._live is None and "eval/loss" in metrics:  # plain lines: one an evaluation, not one a step
+            losses = ", ".join(filter(None, (_loss("train", metrics), _loss("eval", metrics))))
+            self.say(f"{trial.title}: step {step}/{trial.steps}, {losses}")
 
     def end(self, key: str, title: str, text: str) -> None:
         """A trial ended, whether it was started or not; ``text`` says how."""
-        if key in self._tasks:
-            self._bars.remove_task(self._tasks.pop(key))
+        trial = self._running.pop(key, None)
+        if trial is not None:
+            self._seconds[key] = self._seconds.get(key, 0.0) + self._clock() - trial.since  # it may be tried again
         self.say(f"{title}: {text}")
 
+    def summary(self, *, total: int, complete: int, pruned: int, failed: int, running: int, best: str | None) -> None:
+        """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
 
-def _scores(metrics: Mapping[str, float]) -> str:
-    names = {"train/loss": "train loss", "eval/loss": "eval loss"}
-    return ", ".join(f"{shown} {metrics[name]:.3f}" for name, shown in names.items() if name in metrics)
+        A sweep of one trial has no summary. A log gets one every `SUMMARY_SECONDS` at most, and always the last.
+
+        Args:
+            total: trials of the sweep.
+            complete: those that ended with a result, reused ones included.
+            pruned: those that were pruned.
+            failed: those that ended in any other way. All three together are the trials that are done.
+            running: trials that run now.
+            best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
+        """
+        if total < 2:
+            return
+        done = complete + pruned + failed
+        parts = [f"{done} of {total} done"]
+        parts += [f"{count} {how}" for count, how in ((pruned, "pruned"), (failed, "failed")) if count]
+        parts += [f"best {best}"] if best is not None else []
+        self._summary = ", ".join(parts)
+        self._most_at_once = max(self._most_at_once, running)
+        self._ready_at = self._clock() + self._seconds_for(total - done)
+        if self._live is None:
+            self._log_summary(is_last=done >= total)
+
+    def _seconds_for(self, trials: int) -> float:
+        """What so many trials will take: the mean of those of this start, as many at once; 0 before the first."""
+        return statistics.fmean(self._seconds.values()) * trials / self._most_at_once if self._seconds else 0.0
+
+    def _log_summary(self, *, is_last: bool) -> None:
+        now = self._clock()
+        if is_last or now - self._logged_at >= SUMMARY_SECONDS:
+            self._logged_at = now
+            self.say(self._summary + self._time_left())
+
+    def _time_left(self) -> str:
+        """What ends a summary; it goes on counting down until the next one, and says nothing where nothing is known."""
+        left = self._ready_at - self._clock()
+        return f", {_duration(left)} left" if left > 0 else ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The live view. The summary comes first: where the terminal is too low, rich leaves out the last lines."""
+        if self._summary:
+            yield self._summary_line()
+        if trials := list(self._running.values()):  # a copy: rich draws in a thread of its own
+            yield self._rows(trials, options.max_width)
+
+    def _summary_line(self) -> Table:
+        """The summary, cut where room is short, but for the time left."""
+        table = Table.grid("", Column(no_wrap=True))
+        table.add_row(_line(self._summary), self._time_left())
+        return table
+
+    def _rows(self, trials: list[_Running], width: int) -> Table:
+        """Running trials, a line each. Where room is short title and bar are cut first; then bar and train loss go."""
+        bar_width = 30 if width >= 120 else 10
+        columns = [Column(), Column(max_width=bar_width), *(Column(no_wrap=True) for _ in range(4))]
+        places = range(6) if width >= 70 else (0, 2, 4, 5)
+        table = Table.grid(*(columns[place] for place in places), padding=(0, 2, 0, 0))
+        for trial in trials:
+            cells = self._cells(trial, bar_width)
+            table.add_row(*(cells[place] for place in places))
+        return table
+
+    def _cells(self, trial: _Running, bar_width: int) -> list[RenderableType]:
+        bar = ProgressBar(total=trial.steps, completed=trial.step, width=bar_width)
+        return [
+            _line(trial.title),
+            _line("merged-vs-adapter check") if trial.is_scored else bar,
+            f"{trial.step}/{trial.steps}",
+            _loss("train", trial.losses),
+            _loss("eval", trial.losses),
+            _duration(self._clock() - trial.since),
+        ]
+
+
+def _line(text: str) -> Text:
+    """Text that is cut where it would break."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _loss(split: str, metrics: Mapping[str, float]) -> str:
+    name = f"{split}/loss"
+    return f"{split} loss {metrics[name]:.3f}" if name in metrics else ""
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people: ``40 s``, ``25 min``, ``2 h 10 min``."""
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count)

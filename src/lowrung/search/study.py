@@ -1,6 +1,6 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
-import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +9,13 @@ from typing import Any
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import PartialFixedSampler, TPESampler
+from optuna.samplers import PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lowrung.errors import UsageError
 from lowrung.outcome import Outcome, Status
+from lowrung.search import pruning, samplers
 from lowrung.search.space import Params, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -32,15 +33,29 @@ class Study:
         space: the search space.
         objectives: metrics with ``minimize`` or ``maximize``.
         seed: of the sampler.
+        sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
+        pruner: ends trials that do badly; see `lowrung.search.pruning`. Another one may go on with a study.
 
     Raises:
         UsageError: when the study exists and was made for another search space or other objectives.
     """
 
-    def __init__(self, name: str, *, database: Path, space: Space, objectives: Mapping[str, str], seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        database: Path,
+        space: Space,
+        objectives: Mapping[str, str],
+        seed: int,
+        sampler: Mapping[str, Any] = samplers.DEFAULT,
+        pruner: Mapping[str, Any] = pruning.DEFAULT,
+    ) -> None:
         self._distributions = space.distributions()
         self._objectives = dict(objectives)
         self._seed = seed
+        self._sampler = sampler
+        self._pruner = pruner
         database.parent.mkdir(parents=True, exist_ok=True)
         self._study = optuna.create_study(
             study_name=name,
@@ -82,18 +97,61 @@ class Study:
         self._study.set_user_attr(name, value)
 
     def ask(self, fixed: Params) -> Trial:
-        """A new trial at the fixed values, the rest drawn by TPE (arXiv:2304.11127).
+        """A new trial at the fixed values, the rest drawn by the sampler.
 
-        The sampler's seed derives from the study's and the trial's number, so that a search that goes on after an
-        interruption does not draw the same points again.
+        Raises:
+            UsageError: when a package that the sampler needs is missing.
         """
-        text = f"{self._seed}/{len(self.trials)}".encode()
-        tpe = TPESampler(seed=int.from_bytes(hashlib.sha256(text).digest()[:4]), constant_liar=True)
+        sampler = samplers.make(self._sampler, seed=self._seed, trial_number=len(self.trials))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
             # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
-            self._study.sampler = PartialFixedSampler(fixed, tpe)
+            self._study.sampler = PartialFixedSampler(fixed, sampler)
         return self._study.ask(fixed_distributions=self._distributions)
+
+    def report(self, trial: Trial, tokens: int, metrics: Mapping[str, float]) -> bool:
+        """Takes an evaluation of a trial that still trains, and says whether to prune the trial.
+
+        A run that goes on from a checkpoint reports again what it had reported: the first value and the first answer
+        stay. A study of several objectives, or of one that is not among the metrics or not finite, prunes nothing.
+
+        Args:
+            trial: the one that was evaluated.
+            tokens: trained on so far; an evaluation before training (0) is none to prune by.
+            metrics: of the evaluation.
+        """
+        value = metrics.get(next(iter(self._objectives)), math.nan)
+        if len(self._objectives) > 1 or tokens < 1 or not math.isfinite(value):
+            return False
+        place = pruning.units(tokens, self._unit(tokens))
+        if place < 1:
+            return False
+        known = self.trials[trial.number]
+        if place not in known.intermediate_values:
+            trial.report(value, place)
+            known = self.trials[trial.number]
+            # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
+            # the trials of one bracket, of which a new trial's is not known before the first report.
+            if pruning.make(self._pruner, max_resource=self._max_resource).prune(self._study, known):
+                trial.set_user_attr("is_to_be_pruned", True)
+                return True
+        return bool(known.user_attrs.get("is_to_be_pruned", False))
+
+    def _unit(self, tokens: int) -> int:
+        """Tokens of a unit of the pruner's resource: those of the first evaluation that the study ever heard of."""
+        if "unit" not in self.facts:
+            self.note("unit", tokens)
+        return int(self.facts["unit"])
+
+    @property
+    def _max_resource(self) -> int | None:
+        """Units of the first run that was completed; a later one would change which bracket a trial is in."""
+        ended = [
+            (trial.datetime_complete, trial.number, trial.last_step)
+            for trial in self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+            if trial.datetime_complete is not None and trial.last_step is not None
+        ]
+        return min(ended)[2] if ended else None
 
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.
