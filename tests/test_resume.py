@@ -1,6 +1,7 @@
 """A run that is killed goes on where it was: `python src/train.py` again."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -88,3 +89,20 @@ def test_a_failed_start_leaves_the_checkpoint(tmp_path, undisturbed):
     assert train(tmp_path, *SMALL, "track=none", "lora.r=0").returncode == 2
     assert "going on from step" in succeeds(tmp_path, *SMALL, "track=none")
     assert result(tmp_path) == undisturbed
+
+
+def test_ctrl_c_ends_a_single_run_after_its_step_with_a_checkpoint(tmp_path, undisturbed):
+    with subprocess.Popen(
+        command(*SMALL), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout
+        assert any("step 0/" in line for line in running.stdout)
+        running.send_signal(signal.SIGINT)
+        printed, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert "interrupted; the same command goes on from here" in printed
+    assert "Traceback" not in errors
+    assert "going on from step" in succeeds(tmp_path, *SMALL)
+    assert result(tmp_path) == undisturbed
+    (run,) = tracked(tmp_path, "run")
+    assert run.info.status == "FINISHED"

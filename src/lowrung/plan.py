@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,49 @@ class GridPoint:
 
     params: Params
     config: Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to sweep; the fields are those of `LowrungSweeperConf`, which says what they mean."""
+
+    n_trials: int | None = None
+    objectives: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"eval/loss": "minimize"})
+    sampler: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "tpe"})
+    pruner: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "none"})
+    fresh: bool = False
+    retries: int = 1
+    max_failures: int = 5
+
+
+def search_problems(how: Settings, space: Space, points: Sequence[GridPoint]) -> list[str]:
+    """What the sampler and the pruner cannot do with this space and these schedules."""
+    from lowrung.search import pruning, samplers
+
+    schedules = [(train.eval_steps, train.max_steps or sys.maxsize) for train in (p.config.train for p in points)]
+    limits = (("retries", how.retries, 0), ("max_failures", how.max_failures, 1))
+    return [
+        *(
+            f"hydra.sweeper.{name} must be at least {least}, but is {value}."
+            for name, value, least in limits
+            if value < least
+        ),
+        *samplers.problems(how.sampler, how.objectives, space),
+        *pruning.problems(how.pruner, how.objectives, schedules),
+    ]
+
+
+def require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
+    """Refuses several GPUs for a model that would lie on one: SFTTrainer takes the rest for DataParallel and raises.
+
+    Raises:
+        UsageError: when a point's model has no device map.
+    """
+    if gpus > 1 and any(point.config.model.device_map != "auto" for point in points):
+        raise UsageError(
+            f"hydra.launcher.gpus_per_trial={gpus} needs a model that is spread over them, but model.device_map is"
+            " null. Add model.device_map=auto."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

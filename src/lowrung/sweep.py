@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,17 +22,15 @@ from lowrung.errors import StoreError, UsageError
 from lowrung.interrupt import CtrlC
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
-from lowrung.plan import Composer, GridPoint, Plan
+from lowrung.plan import Composer, Plan, Settings, require_a_device_map, search_problems
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.results import Results, ending
 from lowrung.schema import Config
-from lowrung.search.space import Space
 from lowrung.track.base import Tracker, TrackError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
-
 
 PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapters.verify", "lowrung.track.mlflow")
 """What every run imports: 10 to 13 s that the engine spends once."""
@@ -41,19 +38,6 @@ PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapte
 
 CHECK_SECONDS = 1.0
 """How often a sweep looks whether Ctrl-C was pressed, and whether a run that another sweep trains has ended."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to sweep; the fields are those of `LowrungSweeperConf`, which says what they mean."""
-
-    n_trials: int | None = None
-    objectives: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"eval/loss": "minimize"})
-    sampler: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "tpe"})
-    pruner: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "none"})
-    fresh: bool = False
-    retries: int = 1
-    max_failures: int = 5
 
 
 class Launcher(Protocol):
@@ -95,41 +79,15 @@ def run(
     composer = Composer(hydra_context, config)
     space = composer.space(overrides, how.n_trials, how.objectives)
     points = composer.points(space, how.objectives)
-    if problems := _search_problems(how, space, points):
+    if problems := search_problems(how, space, points):
         raise UsageError(problems)
     with closing(launcher.make_engine(PRELOAD)) as engine:
-        _require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
+        require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
         planned = Plan.make(composer, space, points, config, how.n_trials, how.objectives, engine)
         with atomic.lock(planned.folder.lock):
             sweep = Sweep(planned, composer, task_function, engine, how)
             sweep.run()
     sweep.report()
-
-
-def _search_problems(how: Settings, space: Space, points: Sequence[GridPoint]) -> list[str]:
-    """What the sampler and the pruner cannot do with this space and these schedules."""
-    from lowrung.search import pruning, samplers
-
-    schedules = [(train.eval_steps, train.max_steps or sys.maxsize) for train in (p.config.train for p in points)]
-    limits = (("retries", how.retries, 0), ("max_failures", how.max_failures, 1))
-    return [
-        *(
-            f"hydra.sweeper.{name} must be at least {least}, but is {value}."
-            for name, value, least in limits
-            if value < least
-        ),
-        *samplers.problems(how.sampler, how.objectives, space),
-        *pruning.problems(how.pruner, how.objectives, schedules),
-    ]
-
-
-def _require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
-    """Refuses several GPUs for a model that would lie on one: SFTTrainer takes the rest for DataParallel and raises."""
-    if gpus > 1 and any(point.config.model.device_map != "auto" for point in points):
-        raise UsageError(
-            f"hydra.launcher.gpus_per_trial={gpus} needs a model that is spread over them, but model.device_map is"
-            " null. Add model.device_map=auto."
-        )
 
 
 @dataclasses.dataclass

@@ -194,6 +194,7 @@ def test_fault_the_saved_model_is_the_base(full):
     assert any("training must change the base's output more" in failure for failure in failures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 @pytest.mark.parametrize("path", ["embedded:tiny", "embedded:tiny_gpt2"])
 def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, path, quantization):

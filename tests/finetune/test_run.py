@@ -124,10 +124,13 @@ class TestResume:
     @pytest.mark.parametrize(
         "settings",
         [
-            {"lora": {"dropout": 0.1}},
             {"lora": {"dropout": 0.1, "init": "pissa", "use_dora": True}},
-            {"is_full": True, "learning_rate": 1e-3},
-            {"lora": {"dropout": 0.1}, "lora_plus_ratio": 4, "gradient_accumulation_steps": 2},
+            pytest.param({"lora": {"dropout": 0.1}}, marks=pytest.mark.slow),
+            pytest.param({"is_full": True, "learning_rate": 1e-3}, marks=pytest.mark.slow),
+            pytest.param(
+                {"lora": {"dropout": 0.1}, "lora_plus_ratio": 4, "gradient_accumulation_steps": 2},
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_the_result_is_equal_to_the_bit(self, tmp_path, settings):
@@ -162,6 +165,7 @@ class TestResume:
         assert checkpoints.latest(tmp_path / "checkpoints") is None
         assert not checkpoint.exists()
 
+    @pytest.mark.slow
     def test_as_many_are_kept_as_were_asked_for(self, tmp_path):
         training.fine_tune(tmp_path, save_total_limit=2, **{**self.RECIPE, "eval_steps": 1})
         assert sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")) == [
@@ -186,6 +190,7 @@ def test_epochs_are_passes_over_the_examples(tmp_path):
     assert list(curve(reports, "train/loss")) == [1, 2, 3, 4]  # 64 examples are 8 steps
 
 
+@pytest.mark.slow
 def test_early_stopping_takes_the_best_evaluations_weights(tmp_path):
     settings: dict[str, Any] = {"max_steps": 12, "eval_steps": 1, "learning_rate": 3.0, "lr_scheduler_type": "constant"}
     result, reports = training.fine_tune(tmp_path, early_stopping=2, save_steps=None, **settings)
@@ -196,11 +201,13 @@ def test_early_stopping_takes_the_best_evaluations_weights(tmp_path):
     assert result.metrics["eval/loss"] == trained[best]
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_alone(tmp_path, trained):
     result, _ = training.fine_tune(tmp_path, gradient_checkpointing=True)
     assert result.metrics["eval/loss"] == pytest.approx(trained[0].metrics["eval/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_fewer_and_fuller(tmp_path):
     settings: dict[str, Any] = {"max_steps": None, "epochs": 1, "batch_size": 2, "eval_steps": 100}
     _, plain = training.fine_tune(tmp_path / "plain", **settings)
@@ -217,6 +224,7 @@ def test_with_lora_plus_b_learns_so_many_times_as_fast(tmp_path):
     assert largest == pytest.approx(16e-4, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_trains_every_weight_and_saves_a_model(tmp_path):
     result, _ = training.fine_tune(tmp_path, is_full=True, max_steps=2, learning_rate=1e-3)
     assert result.metrics["params/trainable"] == result.metrics["params/total"]

@@ -58,6 +58,7 @@ def reported(study: Study, number: int = 0) -> dict[int, float]:
     return study.trials[number].intermediate_values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ALL)
 class TestEach:
     @pytest.mark.parametrize("objectives", [LOSS, ACCURACY], ids=["minimize", "maximize"])
@@ -120,12 +121,14 @@ class TestAsha:
         assert sum(evaluations[0]) > sum(evaluations[1])
 
 
+@pytest.mark.slow
 def test_median_waits_for_its_startup_trials_and_its_warmup(opened):
     evaluations = sweep(opened(pruner={**MEDIAN, "n_startup_trials": 5, "n_warmup": 4}))
     assert evaluations[:5] == [EVALUATIONS] * 5
     assert set(evaluations) == {4, EVALUATIONS}
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_smaller_percentile_prunes_more(opened):
     kept = [
@@ -135,6 +138,7 @@ def test_a_smaller_percentile_prunes_more(opened):
     assert all(fewer < more for fewer, more in pairwise(kept))
 
 
+@pytest.mark.slow
 def test_hyperband_waits_for_one_complete_trial(opened):
     study = opened(pruner=HYPERBAND)
     going = [study.ask({"lora.r": 4}) for _ in range(6)]

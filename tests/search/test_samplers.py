@@ -54,6 +54,7 @@ def points(study: Study) -> list[tuple[Any, ...]]:
     return [tuple(trial.params[key] for key in sorted(trial.params)) for trial in study.trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 class TestEach:
     def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(self, opened, settings):
@@ -92,6 +93,7 @@ class TestEach:
         assert len(set(points(study))) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tpe", "random", "qmc", "nsga2", "gp"])
 def test_several_objectives(opened, name):
     startup = {"n_startup_trials": 3} if name in ("tpe", "gp") else {}
@@ -101,6 +103,7 @@ def test_several_objectives(opened, name):
     assert all(len(trial.values) == 2 for trial in study.trials)
 
 
+@pytest.mark.slow
 def test_a_quasi_random_sequence_has_one_point_in_each_sixteenth_also_after_a_restart(opened):
     sampler = {"name": "qmc", "qmc_type": "sobol"}
     for count in (6, 11):
@@ -110,6 +113,7 @@ def test_a_quasi_random_sequence_has_one_point_in_each_sixteenth_also_after_a_re
 
 
 @needs_cmaes
+@pytest.mark.slow
 def test_cmaes_closes_in(opened):
     study = opened(*SPACE, sampler={"name": "cmaes", "popsize": 4})
     search(study, 40)
@@ -117,6 +121,7 @@ def test_cmaes_closes_in(opened):
     assert sum(dropouts[-10:]) < sum(dropouts[:10]) / 2
 
 
+@pytest.mark.slow
 def test_samplers_learn_each_in_its_own_way(opened):
     drawn = []
     for name, settings in {
