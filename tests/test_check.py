@@ -330,6 +330,13 @@ class TestOverrides:
         found = problems(*(override for override, _ in self.CASES))
         assert sorted(found) == sorted({problem for _, problem in self.CASES})
 
+    def test_settings_of_a_part_are_known_beside_its_choice(self, problems):
+        part = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.reduction_factor=3"]
+        assert problems(*part) == []
+        assert problems(*part, "lora.rank=4") == ["lora.rank is not a setting. Did you mean lora.r?"]
+        (problem,) = problems("hydra.sweeper.pruner.reduction_factor=3")
+        assert "is not a setting" in problem
+
     @pytest.mark.parametrize("override", ["lora.r=(4", "lora.r=4,", "lora.r"])
     def test_what_cannot_be_read_is_quoted(self, problems, override):
         (problem,) = problems(override)

@@ -1,5 +1,6 @@
 """What was typed: Hydra overrides, every problem that they have, and Hydra's refusals in words for people."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -65,13 +66,30 @@ def problems(
     try:
         configs = list(_composed([axis.singles for axis in axes], compose))
     except COMPOSITION_ERRORS:  # rare, so only now is each composed alone
-        defaults = compose([])
+        chosen = _parts(axes, compose)
+
+        def compose_with_parts(singles: Sequence[str]) -> DictConfig:
+            return compose([*(part for part in chosen if part not in singles), *singles])
+
+        defaults = compose_with_parts([])
         for axis in axes:
-            found += axis.take_out_misfits(compose, defaults)
+            found += axis.take_out_misfits(compose_with_parts, defaults)
         configs = list(_composed([axis.singles for axis in axes], compose, is_tolerant=True))
     for config in configs:
         found += hold(config)
     return list(dict.fromkeys(found))
+
+
+def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
+    """The choices of Hydra's own parts that compose: ``hydra/sweeper/pruner=asha`` brings settings that others set."""
+    parts = []
+    for axis in axes:
+        single = axis.singles[0] if len(axis.singles) == 1 else ""
+        if single.startswith("hydra/"):
+            with contextlib.suppress(*COMPOSITION_ERRORS):
+                compose([single])
+                parts.append(single)
+    return parts
 
 
 @dataclasses.dataclass
