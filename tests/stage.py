@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna import load_study
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial
 from lowrung import schema
 from lowrung.app import Assignment
 from lowrung.engine import mailbox
-from lowrung.engine.base import Event, Job
+from lowrung.engine.base import Ended, Event, How, Job
 from lowrung.engine.inline import InlineEngine
 from lowrung.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
@@ -48,6 +49,18 @@ def trains(config: Config) -> Outcome:
     loss = 1 + abs(math.log2(config.lora.r / 8)) + abs(math.log10(config.train.learning_rate) + 3)
     metrics = {"base/eval_loss": 9.0, "eval/loss": loss, "params/trainable": 100.0 * config.lora.r}
     return Outcome(Status.COMPLETE, metrics, {"time/total_seconds": 1.0})
+
+
+class Died(Exception):  # noqa: N818
+    """What a task raises to play a process that is killed."""
+
+
+def _death(event: Event) -> Event:
+    """The end of a job that raised `Died`, as an engine would tell of a killed process."""
+    value = event.value if isinstance(event, Ended) else None
+    if isinstance(value, JobReturn) and isinstance(value._return_value, Died):
+        return Ended(event.key, How.DIED, cause="SIGKILL")
+    return event
 
 
 class PlayedEngine:
@@ -82,7 +95,7 @@ class PlayedEngine:
         self.most_at_once = max(self.most_at_once, len(self._busy))
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
-        return self._busy.pop(0).wait() if self._busy else []
+        return [_death(event) for event in self._busy.pop(0).wait()] if self._busy else []
 
     def cancel(self, key: str) -> None:
         for slot in self._busy:

@@ -606,6 +606,40 @@ class TestRetries:
         assert child.tags["lowrung.retry"] == "out of memory; batch_size 4, gradient_accumulation_steps 2"
         assert here.sweep("lora.r=8") == []  # the study knows that its result is the halved one's
 
+    def test_a_lost_process_is_started_again(self, here, capsys):
+        died: list[int] = []
+
+        def act(config: Config) -> Outcome:
+            if not died:
+                died.append(config.lora.r)
+                raise stage.Died
+            return trains(config)
+
+        assert ranks(here.sweep("lora.r=4,8", act=act)) == [4, 4, 8]
+        assert "its process was lost (SIGKILL); tried again" in capsys.readouterr().out
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 2
+
+    def test_as_often_as_was_asked_for(self, here):
+        def act(config: Config) -> Outcome:
+            raise stage.Died
+
+        with pytest.raises(RunFailed, match="SIGKILL"):
+            here.sweep("lora.r=4", "hydra.sweeper.retries=2", act=act)
+        assert ranks(here.ran) == [4, 4, 4]
+
+    def test_a_process_that_is_lost_while_the_sweep_stops_is_left_for_the_next_start(self, here):
+        def act(config: Config) -> Outcome:
+            if config.lora.r == 8:
+                raise stage.Died
+            signal.raise_signal(signal.SIGINT)
+            return trains(config)
+
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=4,8", slots=2, act=act)
+        assert ranks(here.ran) == [4, 8]
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.RUNNING]
+        assert ranks(here.sweep("lora.r=4,8")) == [8]
+
     def test_half_a_batch_is_tried_once(self, here):
         with pytest.raises(RunFailed):
             here.sweep("lora.r=8", act=lambda config: Outcome(Status.OOM, cause="out of memory"))

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lowrung import schema
-from lowrung.errors import UsageError
 from lowrung.schema import Config, DataConf, LoraConf, ModelConf, SourceConf, TrainConf, VerifyConf
 
 SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
@@ -189,17 +188,17 @@ def pattern(value: Any) -> dict[str, Any]:
     """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
 
     Raises:
-        UsageError: when it is neither.
+        ValueError: when it is neither; the text goes on from what it must be.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError:
-            raise UsageError(f"but {value!r} is not JSON") from None
+            raise ValueError(f"but {value!r} is not JSON") from None
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise UsageError(f"but is {value!r}")
+        raise ValueError(f"but is {value!r}")
     return {str(name): number for name, number in value.items()}
 
 
@@ -207,7 +206,7 @@ def _pattern_rules(name: str, value: Any, least: int) -> Iterator[str]:
     remedy = f"An example: '{name}={{q_proj:16}}', or as JSON \"{name}='{{\\\"q_proj\\\": 16}}'\"."
     try:
         items = pattern(value)
-    except UsageError as error:
+    except ValueError as error:
         yield f"{name} must be pairs of a module's name and a number, {error}. {remedy}"
         return
     for key, number in items.items():

@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def stop(self) -> Path:
-        """The coordinator's answer: when this file exists, the run ends at its next evaluation."""
+        """The coordinator's answer: when this file exists, the run ends after its step, as what the file says."""
         return self.path / "stop"
 
     @property

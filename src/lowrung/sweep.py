@@ -101,8 +101,9 @@ class Trying:
         config: the job's.
         folder: the run's.
         tracked: the tracker's id of the run.
+        steps: optimiser steps of a whole run.
         losses: how often its process was lost.
-        is_stopping: whether its run was asked to stop.
+        stopped_as: what its run was asked to end as, or None.
         is_elsewhere: whether another sweep was found to train its run.
     """
 
@@ -112,8 +113,9 @@ class Trying:
     config: Config
     folder: RunFolder
     tracked: str
+    steps: int
     losses: int = 0
-    is_stopping: bool = False
+    stopped_as: Status | None = None
     is_elsewhere: bool = False
 
     @property
@@ -212,15 +214,15 @@ class Sweep:
 
     def _wind_down(self) -> None:
         """Asks all runs to write a checkpoint and end."""
-        going = [trying for trying in self._trying.values() if not trying.is_stopping]
+        going = [trying for trying in self._trying.values() if trying.stopped_as is None]
         if going:
             self._progress.say("stopping: each run ends after its step, with a checkpoint; Ctrl-C again ends all now")
         for trying in going:
             self._stop(trying, Status.CANCELLED)
 
-    def _stop(self, trying: Trying, reason: Status) -> None:
-        trying.is_stopping = True
-        mailbox.ask_to_stop(trying.folder.path, str(reason))
+    def _stop(self, trying: Trying, status: Status) -> None:
+        trying.stopped_as = status
+        mailbox.ask_to_stop(trying.folder.path, str(status))
 
     def _take(self, event: Event) -> None:
         trying = self._trying[event.key]
@@ -230,8 +232,7 @@ class Sweep:
         step, metrics = event.report["step"], event.report["metrics"]
         self._progress.update(event.key, step, metrics)
         is_pruned = self._report(trying, step, metrics)
-        is_at_its_end = step >= app.steps(trying.config, self._plan.preflight(trying.config))
-        if is_pruned and not trying.is_stopping and not is_at_its_end:
+        if is_pruned and trying.stopped_as is None and step < trying.steps:
             self._stop(trying, Status.PRUNED)
 
     def _report(self, trying: Trying, step: int, metrics: Mapping[str, float]) -> bool:
@@ -299,7 +300,8 @@ class Sweep:
         config = self._composer.config(overrides)
         tracked = self._track(trial, config)
         point = self._plan.space.texts(trial.params)
-        self._dispatch(Trying(trial, overrides, point, config, self._folder(config), tracked))
+        steps = app.steps(config, self._plan.preflight(config))
+        self._dispatch(Trying(trial, overrides, point, config, self._folder(config), tracked, steps))
 
     def _dispatch(self, trying: Trying) -> None:
         """Answers a trial from the store, or submits it; where its run is under way already, it waits for that."""
@@ -314,14 +316,10 @@ class Sweep:
             for report in mailbox.Reader(trying.folder.path).read():  # other trials are judged by it
                 self._report(trying, report["step"], report["metrics"])
             self._finish(trying, outcome, is_reused=True)
-        elif self._is_under_way(trying):
+        elif any(other.folder == trying.folder for other in self._trying.values()):
             self._waiting.append(trying)
         else:
             self._submit(trying, composed, job)
-
-    def _is_under_way(self, trying: Trying) -> bool:
-        """Whether another trial, or another sweep, trains this very run."""
-        return any(other.folder == trying.folder for other in self._trying.values())
 
     def _submit(self, trying: Trying, composed: DictConfig, job: JobFolder) -> None:
         config, preflight = trying.config, self._plan.preflight(trying.config)
@@ -343,7 +341,7 @@ class Sweep:
         task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
         self._engine.submit(Job(trying.key, trying.folder.path, task))
         self._trying[trying.key] = trying
-        self._progress.start(trying.key, trying.title, app.steps(config, preflight))
+        self._progress.start(trying.key, trying.title, trying.steps)
 
     def _wait_for_another_sweep(self, trying: Trying) -> None:
         """Puts off a trial whose run another sweep trains: that result will be this trial's, or it goes on from it."""
@@ -387,15 +385,14 @@ class Sweep:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
         del self._trying[trying.key]
         outcome = Outcome.read(trying.folder.outcome)
-        if outcome is None and ended.how is How.DIED and trying.losses < self._settings.retries:
-            trying.losses += 1
-            self._progress.end(trying.key, trying.title, f"its process was lost ({ended.cause}); tried again")
-            self._dispatch(trying)
-            return
+        is_lost = outcome is None and ended.how is How.DIED
         if outcome is None:
             outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {trying.folder.log}")
-        if outcome.status is Status.CANCELLED and trying.is_stopping:
+        if trying.stopped_as is Status.CANCELLED and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             self._put_aside(trying)
+        elif is_lost and trying.losses < self._settings.retries:
+            self._progress.end(trying.key, trying.title, f"its process was lost ({ended.cause}); tried again")
+            self._dispatch(dataclasses.replace(trying, losses=trying.losses + 1, stopped_as=None))
         elif outcome.status is Status.OOM and (halved := self._with_half_the_batch(trying)):
             self._progress.end(trying.key, trying.title, f"{outcome.cause}; tried again with half the batch")
             self._dispatch(halved)
@@ -425,7 +422,9 @@ class Sweep:
         note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
         with suppress(TrackError):
             self._tracker.set_tags(trying.tracked, {"lowrung.retry": note})
-        return dataclasses.replace(trying, overrides=overrides, config=config, folder=self._folder(config))
+        return dataclasses.replace(
+            trying, overrides=overrides, config=config, folder=self._folder(config), stopped_as=None
+        )
 
     def _finish_twins(self, folder: RunFolder, outcome: Outcome) -> None:
         waiting, self._waiting = self._waiting, []

@@ -66,7 +66,7 @@ class Unpicklable(Exception):  # noqa: N818
 def run_until_told(folder: Path) -> str:
     """Reports its process, then works until the coordinator asks it to stop."""
     mailbox.post(folder, {"pid": os.getpid()})
-    while not mailbox.is_asked_to_stop(folder):
+    while mailbox.stop_reason(folder) is None:
         time.sleep(0.01)
     return "stopped"
 
@@ -140,8 +140,8 @@ class EngineContract:
     def test_a_job_finds_an_empty_mailbox(self, engine: Engine, tmp_path: Path) -> None:
         mailbox.post(tmp_path, {"from": "an earlier run"})
         mailbox.ask_to_stop(tmp_path)
-        engine.submit(Job("a", tmp_path, partial(mailbox.is_asked_to_stop, tmp_path)))
-        assert events_of(engine, "a") == [Ended("a", How.RETURNED, False)]
+        engine.submit(Job("a", tmp_path, partial(mailbox.stop_reason, tmp_path)))
+        assert events_of(engine, "a") == [Ended("a", How.RETURNED, None)]
 
     def test_env_is_set_for_the_job_alone(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, partial(os.getenv, "LOWRUNG_TEST"), env={"LOWRUNG_TEST": "1"}))

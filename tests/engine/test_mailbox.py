@@ -35,12 +35,13 @@ def test_nan_is_refused(tmp_path: Path) -> None:
 
 
 def test_stop_is_asked_and_cleared(tmp_path: Path) -> None:
-    assert not mailbox.is_asked_to_stop(tmp_path)
+    assert mailbox.stop_reason(tmp_path) is None
     mailbox.ask_to_stop(tmp_path)
-    mailbox.ask_to_stop(tmp_path)
-    assert mailbox.is_asked_to_stop(tmp_path)
+    assert mailbox.stop_reason(tmp_path) == ""
+    mailbox.ask_to_stop(tmp_path, "pruned")
+    assert mailbox.stop_reason(tmp_path) == "pruned"
     mailbox.post(tmp_path, {"step": 1})
     mailbox.clear(tmp_path)
     mailbox.clear(tmp_path)
-    assert not mailbox.is_asked_to_stop(tmp_path)
+    assert mailbox.stop_reason(tmp_path) is None
     assert mailbox.Reader(tmp_path).read() == []

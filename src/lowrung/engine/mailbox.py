@@ -32,11 +32,6 @@ def stop_reason(folder: Path) -> str | None:
         return None
 
 
-def is_asked_to_stop(folder: Path) -> bool:
-    """Whether the coordinator wants the run to end; called by the run."""
-    return RunFolder(folder).stop.exists()
-
-
 def clear(folder: Path) -> None:
     """Empties the mailbox before a run starts."""
     for path in (RunFolder(folder).reports, RunFolder(folder).stop):
