@@ -1,17 +1,15 @@
-"""One trial: from a config to objects, to ``outcome.json``, to what is tracked. Config objects stop here."""
+"""A single run, a sweep's trial in its own process, and what both need before `lowrung.execution`."""
 
 import dataclasses
 import shutil
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import atomic, check, layout, provenance, recording, schema
+from lowrung import atomic, check, execution, layout, provenance, recording, schema
 from lowrung.engine import gpus, mailbox
 from lowrung.engine.child import usable_cores
 from lowrung.errors import LowrungError, UsageError
@@ -23,10 +21,6 @@ from lowrung.schema import Config
 from lowrung.track.base import Point
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torch import dtype as torch_dtype
-
-    from lowrung.finetune.model import Base
     from lowrung.finetune.preflight import Preflight
 
 
@@ -83,7 +77,7 @@ def run(composed: DictConfig) -> str:
     assignment = Assignment.read(job.assignment)
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
-    outcome = execute(
+    outcome = execution.execute(
         pinned(config, assignment.revision),
         RunFolder(Path(assignment.folder)),
         data=Path(assignment.data),
@@ -139,7 +133,7 @@ def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", thr
         def stop_reason() -> str | None:
             return str(Status.CANCELLED) if ctrl_c.was_pressed else None
 
-        outcome = execute(
+        outcome = execution.execute(
             config, folder, data=preflight.data_folder, threads=threads, on_point=on_point, stop_reason=stop_reason
         )
         progress.end("run", "training", str(outcome.status))
@@ -167,21 +161,15 @@ def look(config: Config) -> "Preflight":
 
 def look_arguments(configs: Sequence[Config]) -> dict[str, Any]:
     """What to look at for configs that share their model and data."""
-    adapters = {schema.digest(settings): settings for config in configs if (settings := lora_settings(config))}
+    adapters = {
+        schema.digest(settings): settings for config in configs if (settings := execution.lora_settings(config))
+    }
     return {
         "base": dataclasses.asdict(configs[0].model),
         "task": dataclasses.asdict(configs[0].data),
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
     }
-
-
-def lora_settings(config: Config) -> dict[str, Any] | None:
-    """The fields of a `lowrung.finetune.lora.Lora`, or None where all weights are trained."""
-    if config.lora.method == "full":
-        return None
-    values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
-    return {**values, **{name: check.pattern(values[name]) for name in ("rank_pattern", "alpha_pattern")}}
 
 
 def pinned(config: Config, revision: str | None) -> Config:
@@ -241,167 +229,3 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
         atomic.write_json(folder.environment, environment)
-
-
-# -- the run itself ----------------------------------------------------------------------------------------------------
-
-
-def execute(
-    config: Config,
-    folder: RunFolder,
-    *,
-    data: Path,
-    threads: int,
-    on_point: Callable[[Point], None],
-    stop_reason: Callable[[], str | None],
-) -> Outcome:
-    """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
-
-    A run that was interrupted goes on from its last checkpoint. Checkpoints go when the run is complete.
-
-    Args:
-        config: the run's; it has been checked.
-        folder: the run's, locked by this process and prepared.
-        data: where the examples lie as tokens.
-        threads: CPU threads.
-        on_point: called with each moment of the run's history, after it was posted to the mailbox.
-        stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
-    """
-    from lowrung.finetune import memory
-    from lowrung.finetune.callbacks import Diverged, Stopped
-
-    scores: dict[str, float] = {}
-
-    def on_report(step: int, metrics: Mapping[str, float]) -> None:
-        if "eval/loss" in metrics:
-            scores.setdefault("base/eval_loss", metrics["eval/loss"])
-            scores.update({name: value for name, value in metrics.items() if name.startswith("eval/")})
-        point = Point(step, time.time(), dict(metrics))
-        mailbox.post(folder.path, dataclasses.asdict(point))
-        on_point(point)
-
-    started = time.perf_counter()
-    try:
-        outcome = _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
-    except Stopped as error:
-        outcome = Outcome(
-            Status(stop_reason() or Status.CANCELLED), {**scores, "stopped/step": error.step}, cause=str(error)
-        )
-    except Diverged as error:
-        outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
-    except KeyboardInterrupt:
-        outcome = Outcome(Status.CANCELLED, cause="interrupted")
-    except Exception as error:
-        traceback.print_exc()
-        status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
-        outcome = Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
-    shutil.rmtree(folder.scratch, ignore_errors=True)
-    if outcome.status is Status.COMPLETE:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        folder.tracked.unlink(missing_ok=True)
-    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
-    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    outcome.write(folder.outcome)
-    return outcome
-
-
-def _train_and_verify(
-    config: Config,
-    folder: RunFolder,
-    data: Path,
-    threads: int,
-    on_report: Callable[[int, Mapping[str, float]], None],
-    should_stop: Callable[[], bool],
-) -> Outcome:
-    from lowrung.finetune.model import Base
-
-    base = Base(**dataclasses.asdict(config.model))
-    outcome, evidence = _train(config, folder, base, data, threads, on_report, should_stop)
-    # The trained model is out of reach by now: its memory is needed for its copies.
-    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evidence:
-    """What the gate needs of a trained model once that is gone."""
-
-    rows: Sequence[Mapping[str, Any]]
-    logits: "Tensor"
-    dtype: "torch_dtype"
-
-
-def _train(
-    config: Config,
-    folder: RunFolder,
-    base: "Base",
-    data: Path,
-    threads: int,
-    on_report: Callable[[int, Mapping[str, float]], None],
-    should_stop: Callable[[], bool],
-) -> tuple[Outcome, _Evidence | None]:
-    from lowrung.adapters import verify
-    from lowrung.finetune import run
-    from lowrung.finetune.lora import Lora
-    from lowrung.finetune.tokens import Prepared
-    from lowrung.finetune.trainer import Recipe
-
-    settings = lora_settings(config)
-    trained = run.fine_tune(
-        base=base,
-        data=Prepared.load(data),
-        lora=Lora(**settings) if settings else None,
-        recipe=Recipe(
-            **dataclasses.asdict(config.train),
-            max_length=config.data.max_length,
-            seed=config.seed,
-            lora_plus_ratio=config.lora.lora_plus_ratio if settings else None,
-        ),
-        scores=config.data.metrics,
-        threads=threads,
-        folder=folder.adapter if settings else folder.model,
-        checkpoint_folder=folder.checkpoints,
-        on_report=on_report,
-        should_stop=should_stop,
-    )
-    facts = {"parameters": str(trained.parameters)}
-    outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
-    if not config.verify.enabled:
-        return outcome, None
-    rows = trained.held_out[: config.verify.prompts]
-    return outcome, _Evidence(rows, verify.completion_logits(trained.model, rows)[0], trained.dtype)
-
-
-def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: _Evidence) -> Outcome:
-    from lowrung.adapters import verify
-
-    tolerances = {k: verify.Tolerance(**dataclasses.asdict(v)) for k, v in config.verify.tolerances.items()}
-    if config.lora.method == "full":
-        gate = verify.verify_model(
-            base=base,
-            model_folder=folder.model,
-            trained_logits=evidence.logits,
-            trained_dtype=evidence.dtype,
-            rows=evidence.rows,
-            tolerances=tolerances,
-        )
-    else:
-        gate = verify.verify(
-            base=base,
-            adapter_folder=folder.adapter,
-            trained_logits=evidence.logits,
-            trained_dtype=evidence.dtype,
-            rows=evidence.rows,
-            new_tokens=config.verify.new_tokens,
-            merge_dtype=config.verify.merge_dtype,
-            tolerances=tolerances,
-            scratch=folder.scratch / "merged",
-            keep=folder.merged if config.verify.keep_merged else None,
-        )
-    for failure in gate.failures:
-        print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
-    return dataclasses.replace(
-        outcome,
-        metrics={**outcome.metrics, **gate.metrics},
-        measurements={**outcome.measurements, **gate.measurements},
-        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.place},
-    )

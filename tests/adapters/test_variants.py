@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
 from lowrung.adapters import verify
-from lowrung.adapters.verify import Tolerance
+from lowrung.adapters.difference import Evidence, Tolerance, completion_logits
 from lowrung.finetune import adapter
 from lowrung.finetune import model as models
 from lowrung.finetune.lora import Lora
@@ -40,7 +40,7 @@ def some_slow(cases, fast):
 
 
 def logits(model, rows):
-    return verify.completion_logits(model, rows)[0]
+    return completion_logits(model, rows)[0]
 
 
 def distance(one, other):
@@ -62,9 +62,7 @@ def gate(folder, base, rows, trained_logits, keep=None):
     return verify.verify(
         base=base,
         adapter_folder=folder / "adapter",
-        trained_logits=trained_logits,
-        trained_dtype=torch.float32,
-        rows=rows,
+        evidence=Evidence(rows, trained_logits, torch.float32),
         new_tokens=2,
         merge_dtype="float32",
         tolerances=TOLERANCES,
@@ -164,9 +162,7 @@ def verified(full, folder):
     return verify.verify_model(
         base=base,
         model_folder=folder,
-        trained_logits=trained,
-        trained_dtype=torch.float32,
-        rows=rows,
+        evidence=Evidence(rows, trained, torch.float32),
         tolerances=TOLERANCES,
     )
 
@@ -204,9 +200,7 @@ def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, 
     result = verify.verify(
         base=base,
         adapter_folder=tmp_path / "adapter",
-        trained_logits=before,
-        trained_dtype=trained.dtype,  # SFTTrainer holds the adapter of a quantised base in bfloat16
-        rows=rows,
+        evidence=Evidence(rows, before, trained.dtype),  # SFTTrainer holds a quantised base's adapter in bfloat16
         new_tokens=2,
         merge_dtype="float32",
         tolerances={**TOLERANCES, "bfloat16": Tolerance(4.0, 1e-2, 0.85, 6e-2)},

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lowrung.adapters import merge, verify
-from lowrung.adapters.verify import Tolerance
+from lowrung.adapters.difference import Evidence, Tolerance, compare, completion_logits
 from lowrung.finetune import model
 from lowrung.finetune.model import Base
 from tests import training
@@ -21,7 +21,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verify")
     result, _ = training.fine_tune(folder)
     rows = result.held_out[:8]
-    logits, labels = verify.completion_logits(result.model, rows)
+    logits, labels = completion_logits(result.model, rows)
     return folder / "adapter", rows, logits, labels
 
 
@@ -34,9 +34,7 @@ def gate(trained, tmp_path):
         return verify.verify(
             base=Base("embedded:tiny"),
             adapter_folder=folder,
-            trained_logits=logits,
-            trained_dtype=torch.float32,
-            rows=rows,
+            evidence=Evidence(rows, logits, torch.float32),
             new_tokens=4,
             scratch=tmp_path / "scratch",
             keep=keep,
@@ -72,7 +70,7 @@ def test_the_merged_model_is_kept_on_request_and_serves_by_itself(gate, trained,
     gate(keep=tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
-    difference = verify.compare(logits, verify.completion_logits(merged, rows)[0], labels)
+    difference = compare(logits, completion_logits(merged, rows)[0], labels)
     assert difference.violations(TOLERANCES["bfloat16"], "kept") == []
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.decode(tokenizer("one two")["input_ids"]) == "one two"
@@ -150,7 +148,7 @@ def test_compare_measures_what_it_says():
     reference = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
     other = torch.log(torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]))
     labels = torch.tensor([0, 1])
-    difference = verify.compare(reference, other, labels)
+    difference = compare(reference, other, labels)
     log2 = torch.log(torch.tensor(2.0)).item()
     assert difference.max_abs_logit_diff == pytest.approx(log2)
     assert difference.mean_kl == pytest.approx((0.5 * log2 - 0.25 * log2) / 2)
@@ -160,5 +158,5 @@ def test_compare_measures_what_it_says():
 
 def test_a_nan_breaks_every_rule():
     nothing = torch.full((2, 3), float("nan"))
-    difference = verify.compare(torch.zeros(2, 3), nothing, torch.tensor([0, 1]))
+    difference = compare(torch.zeros(2, 3), nothing, torch.tensor([0, 1]))
     assert len(difference.violations(TOLERANCES["float32"], "nan")) >= 3

@@ -216,7 +216,7 @@ def test_a_freed_slot_passes_its_gpus_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 def report_gpu_until_told(folder: Path) -> None:
     mailbox.post(folder, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]})
-    while not mailbox.stop_reason(folder) is not None:
+    while mailbox.stop_reason(folder) is None:
         time.sleep(0.01)
 
 

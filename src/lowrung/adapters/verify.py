@@ -18,60 +18,16 @@ from typing import Any
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.adapters import merge
+from lowrung.adapters.difference import Evidence, Row, Tolerance, compare, completion_logits, padded
 from lowrung.finetune import generate, memory, quantization, score
 from lowrung.finetune import model as models
 from lowrung.finetune.adapter import prepare_quantized
 from lowrung.finetune.model import Base
 
-Row = Mapping[str, Any]
 TIMED_PASSES = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Tolerance:
-    """How far a model may be from its reference; see `lowrung.schema.ToleranceConf`."""
-
-    max_abs_logit_diff: float
-    mean_kl: float
-    top1_agreement: float
-    eval_loss_delta: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """How far one model is from another, over the same tokens.
-
-    Attributes:
-        max_abs_logit_diff: largest difference of any logit.
-        mean_kl: mean over tokens of KL(reference ‖ other), in nats.
-        top1_agreement: share of tokens with the same most probable next token.
-        eval_loss_delta: the other's mean negative log-likelihood less the reference's, in nats.
-    """
-
-    max_abs_logit_diff: float
-    mean_kl: float
-    top1_agreement: float
-    eval_loss_delta: float
-
-    def violations(self, tolerance: Tolerance, what: str) -> list[str]:
-        """The rules that are broken, in words; ``what`` names the comparison."""
-        rules = (
-            ("max |Δlogit|", self.max_abs_logit_diff, "<=", tolerance.max_abs_logit_diff),
-            ("mean KL", self.mean_kl, "<=", tolerance.mean_kl),
-            ("top-1 agreement", self.top1_agreement, ">=", tolerance.top1_agreement),
-            ("|Δ eval loss|", abs(self.eval_loss_delta), "<=", tolerance.eval_loss_delta),
-        )
-        # Negated, so that a NaN breaks its rule.
-        return [
-            f"{what}: {name} must be {sign} {limit:g}, but is {value:.3g}"
-            for name, value, sign, limit in rules
-            if not (value <= limit if sign == "<=" else value >= limit)
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,61 +52,11 @@ class Gate:
         return not self.failures
 
 
-def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> tuple[Tensor, Tensor]:
-    """Next-token logits over the completion tokens of rows.
-
-    Args:
-        model: a causal language model, or a PEFT model around one.
-        rows: ``input_ids`` and ``labels``, a label of -100 for each prompt token.
-        batch_size: rows per forward pass.
-
-    Returns:
-        float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
-    """
-    logits, labels = [], []
-    with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some_logits, some_labels = score.labelled_logits(model, _batch(rows[start : start + batch_size], model))
-            logits.append(some_logits.float().cpu())
-            labels.append(some_labels.cpu())
-    return torch.cat(logits), torch.cat(labels)
-
-
-def _batch(rows: Sequence[Row], model: Any) -> score.Batch:
-    """Rows padded on the right; the padding is masked, so that any token will do."""
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(name: str, filler: int) -> Tensor:
-        return torch.tensor([list(r[name]) + [filler] * (width - len(r[name])) for r in rows], device=model.device)
-
-    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
-    return {
-        "input_ids": padded("input_ids", 0),
-        "labels": padded("labels", -100),
-        "attention_mask": mask.to(model.device),
-    }
-
-
-def compare(reference: Tensor, other: Tensor, labels: Tensor) -> Difference:
-    """Compares two models' logits of shape (tokens, vocabulary) over the same tokens."""
-    one, two = (functional.log_softmax(logits.double(), dim=-1) for logits in (reference, other))
-    kl = (one.exp() * (one - two)).sum(-1).mean().item()
-    chosen = labels[:, None]
-    return Difference(
-        max_abs_logit_diff=(reference - other).abs().max().item(),
-        mean_kl=kl if kl != kl else max(kl, 0.0),  # rounding can leave -1e-17; a NaN stays one
-        top1_agreement=(reference.argmax(-1) == other.argmax(-1)).double().mean().item(),
-        eval_loss_delta=(one.gather(1, chosen) - two.gather(1, chosen)).mean().item(),
-    )
-
-
 def verify(
     *,
     base: Base,
     adapter_folder: Path,
-    trained_logits: Tensor,
-    trained_dtype: torch.dtype,
-    rows: Sequence[Row],
+    evidence: Evidence,
     new_tokens: int,
     merge_dtype: str,
     tolerances: Mapping[str, Tolerance],
@@ -162,18 +68,14 @@ def verify(
     Args:
         base: the base model and how it was loaded. One that was quantised is dequantised to be merged into.
         adapter_folder: the saved adapter with its tokenizer.
-        trained_logits: the trained model's `completion_logits` of the same rows, before it was saved.
-        trained_dtype: the precision that it was trained in.
-        rows: held-out rows of ``input_ids`` and ``labels``.
+        evidence: what the trained model said of held-out rows.
         new_tokens: tokens generated greedily from each prompt.
         merge_dtype: the precision that the merged model would be shipped in.
         tolerances: by dtype's name; float32, the trained and the merge dtype are needed.
         scratch: a folder for merged models; deleted afterwards.
         keep: where the merged model is kept, or None.
     """
-    bench = _Bench(
-        base, adapter_folder, trained_logits, trained_dtype, rows, new_tokens, merge_dtype, tolerances, scratch
-    )
+    bench = _Bench(base, adapter_folder, evidence, new_tokens, merge_dtype, tolerances, scratch)
     place = models.device()
     try:
         gate = bench.run(place)
@@ -194,9 +96,7 @@ def verify_model(
     *,
     base: Base,
     model_folder: Path,
-    trained_logits: Tensor,
-    trained_dtype: torch.dtype,
-    rows: Sequence[Row],
+    evidence: Evidence,
     tolerances: Mapping[str, Tolerance],
 ) -> Gate:
     """The gate where all weights were trained: is what was saved what was trained, and does it differ from the base?
@@ -204,12 +104,12 @@ def verify_model(
     The arguments are those of `verify`; ``model_folder`` is the saved model's.
     """
     place = models.device()
-    saved, labels = completion_logits(models.load_model(model_folder, trained_dtype, place), rows)
+    saved, labels = completion_logits(models.load_model(model_folder, evidence.dtype, place), evidence.rows)
     _free()
-    untrained, _ = completion_logits(models.load_base(base, place), rows)
-    difference = compare(trained_logits, saved, labels)
-    effect = compare(trained_logits, untrained, labels).mean_kl
-    failures = difference.violations(tolerances[_name(trained_dtype)], "reloaded model")
+    untrained, _ = completion_logits(models.load_base(base, place), evidence.rows)
+    difference = compare(evidence.logits, saved, labels)
+    effect = compare(evidence.logits, untrained, labels).mean_kl
+    failures = difference.violations(tolerances[_name(evidence.dtype)], "reloaded model")
     if not effect > difference.mean_kl:
         failures.append(
             "reloaded model: training must change the base's output more than saving changes the model's, but mean KL"
@@ -236,9 +136,7 @@ class _Bench:
 
     base: Base
     adapter_folder: Path
-    trained_logits: Tensor
-    trained_dtype: torch.dtype
-    rows: Sequence[Row]
+    evidence: Evidence
     new_tokens: int
     merge_dtype: str
     tolerances: Mapping[str, Tolerance]
@@ -249,10 +147,10 @@ class _Bench:
         failures = list(self._reloaded_failures(place))
         base = self._fresh_base(place)
         untrained, labels = completion_logits(
-            base, self.rows
+            base, self.evidence.rows
         )  # before: trained biases and heads change the base itself
         adapter = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
-        reference, _ = completion_logits(adapter, self.rows)
+        reference, _ = completion_logits(adapter, self.evidence.rows)
         effect = compare(reference, untrained, labels).mean_kl
         del base, untrained
         written = self._greedy(adapter, tokenizer)
@@ -263,9 +161,9 @@ class _Bench:
         for dtype in dict.fromkeys(("float32", self.merge_dtype)):
             folder = self.scratch / dtype
             merged = models.load_model(folder, getattr(torch, dtype), place)
-            difference = compare(reference, completion_logits(merged, self.rows)[0], labels)
+            difference = compare(reference, completion_logits(merged, self.evidence.rows)[0], labels)
             if dtype == "float32":
-                measurements["merge/speedup"] = _speedup(adapter, merged, self.rows[:4])
+                measurements["merge/speedup"] = _speedup(adapter, merged, self.evidence.rows[:4])
                 del adapter
             same = _agreement(written, self._greedy(merged, tokenizer))
             failures += difference.violations(self.tolerances[dtype], f"merged in {dtype}")
@@ -285,9 +183,9 @@ class _Bench:
 
     def _reloaded_failures(self, place: torch.device) -> list[str]:
         """Is the saved adapter the trained one, on the base as it was loaded to be trained?"""
-        logits, labels = completion_logits(self._reloaded(place), self.rows)
-        difference = compare(self.trained_logits, logits, labels)
-        return difference.violations(self.tolerances[_name(self.trained_dtype)], "reloaded adapter")
+        logits, labels = completion_logits(self._reloaded(place), self.evidence.rows)
+        difference = compare(self.evidence.logits, logits, labels)
+        return difference.violations(self.tolerances[_name(self.evidence.dtype)], "reloaded adapter")
 
     def _reloaded(self, place: torch.device) -> PeftModel:
         """The short way, as people load an adapter, where that gives the base as it was loaded to be trained.
@@ -300,7 +198,7 @@ class _Bench:
         with models.quiet():
             auto: Any = AutoPeftModelForCausalLM.from_pretrained(
                 str(self.adapter_folder),
-                dtype=self.trained_dtype,
+                dtype=self.evidence.dtype,
                 attn_implementation=self.base.attn_implementation,
                 trust_remote_code=self.base.trust_remote_code,
             )
@@ -341,11 +239,11 @@ class _Bench:
                 merge.save(merged, tokenizer, self.scratch / dtype, getattr(torch, dtype))
 
     def _greedy(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        prompts = [generate.prompt_tokens(dict(row)) for row in self.rows]
+        prompts = [generate.prompt_tokens(dict(row)) for row in self.evidence.rows]
         return generate.greedy(model, tokenizer, prompts, new_tokens=self.new_tokens)
 
     def _tokenizer_failures(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
-        text = tokenizer.decode(self.rows[0]["input_ids"])
+        text = tokenizer.decode(self.evidence.rows[0]["input_ids"])
         if models.load_tokenizer(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]:
             return []
         return [f"merged in {folder.name}: the tokenizer saved beside it splits text differently"]
@@ -366,7 +264,7 @@ def _speedup(adapter: Any, merged: Any, rows: Sequence[Row]) -> float:
     """Seconds per forward pass of the adapter over those of the merged model: medians of interleaved passes."""
 
     def seconds(model: Any) -> float:
-        batch = _batch(rows, model)
+        batch = padded(rows, model)
         started = time.perf_counter()
         with torch.no_grad():
             score.labelled_logits(model, batch)[0].sum().item()  # .item() waits for the GPU

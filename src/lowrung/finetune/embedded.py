@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
@@ -72,26 +73,18 @@ def _gguf_file() -> Path:
 
 def build_tiny(folder: Path) -> None:
     """Writes a Llama of 2 layers and width 64 with random weights and a byte-level tokenizer to a folder."""
-    tokenizer = _byte_tokenizer()
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    _write_tiny(
+        folder,
+        LlamaForCausalLM,
+        LlamaConfig,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        initializer_range=0.1,  # wide enough that an untrained model's outputs differ between tokens
         tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    torch.set_rng_state(generator_state)
-    tokenizer.save_pretrained(folder)
 
 
 def build_tiny_gpt2(folder: Path) -> None:
@@ -100,22 +93,23 @@ def build_tiny_gpt2(folder: Path) -> None:
     Its layers are `Conv1D`, whose weights are (in, out) where a linear layer's are (out, in), and its head is its
     embedding: what differs between GPT-2 and the architectures that came after it.
     """
+    _write_tiny(folder, GPT2LMHeadModel, GPT2Config, n_embd=64, n_layer=2, n_head=4, n_positions=1024)
+
+
+def _write_tiny(folder: Path, model: Any, config: Any, **sizes: Any) -> None:
+    """Writes a model of this class with weights from a seed; torch's own random numbers are left alone."""
     tokenizer = _byte_tokenizer()
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_embd=64,
-        n_layer=2,
-        n_head=4,
-        n_positions=1024,
-        initializer_range=0.1,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    torch.set_rng_state(generator_state)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = config(
+            vocab_size=len(tokenizer),
+            initializer_range=0.1,  # wide enough that an untrained model's outputs differ between tokens
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **sizes,
+        )
+        model(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -1,0 +1,172 @@
+"""One run: from a config to objects, to ``outcome.json``. Config objects stop here."""
+
+import dataclasses
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrung import check
+from lowrung.engine import mailbox
+from lowrung.layout import RunFolder
+from lowrung.outcome import Outcome, Status
+from lowrung.schema import Config
+from lowrung.track.base import Point
+
+if TYPE_CHECKING:
+    from lowrung.adapters.difference import Evidence
+    from lowrung.finetune.model import Base
+
+
+def lora_settings(config: Config) -> dict[str, Any] | None:
+    """The fields of a `lowrung.finetune.lora.Lora`, or None where all weights are trained."""
+    if config.lora.method == "full":
+        return None
+    values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
+    return {**values, **{name: check.pattern(values[name]) for name in ("rank_pattern", "alpha_pattern")}}
+
+
+def execute(
+    config: Config,
+    folder: RunFolder,
+    *,
+    data: Path,
+    threads: int,
+    on_point: Callable[[Point], None],
+    stop_reason: Callable[[], str | None],
+) -> Outcome:
+    """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
+
+    A run that was interrupted goes on from its last checkpoint. Checkpoints go when the run is complete.
+
+    Args:
+        config: the run's; it has been checked.
+        folder: the run's, locked by this process and prepared.
+        data: where the examples lie as tokens.
+        threads: CPU threads.
+        on_point: called with each moment of the run's history, after it was posted to the mailbox.
+        stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
+    """
+    from lowrung.finetune import memory
+    from lowrung.finetune.callbacks import Diverged, Stopped
+
+    scores: dict[str, float] = {}
+
+    def on_report(step: int, metrics: Mapping[str, float]) -> None:
+        if "eval/loss" in metrics:
+            scores.setdefault("base/eval_loss", metrics["eval/loss"])
+            scores.update({name: value for name, value in metrics.items() if name.startswith("eval/")})
+        point = Point(step, time.time(), dict(metrics))
+        mailbox.post(folder.path, dataclasses.asdict(point))
+        on_point(point)
+
+    started = time.perf_counter()
+    try:
+        outcome = _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+    except Stopped as error:
+        outcome = Outcome(
+            Status(stop_reason() or Status.CANCELLED), {**scores, "stopped/step": error.step}, cause=str(error)
+        )
+    except Diverged as error:
+        outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
+    except KeyboardInterrupt:
+        outcome = Outcome(Status.CANCELLED, cause="interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
+        outcome = Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
+    shutil.rmtree(folder.scratch, ignore_errors=True)
+    if outcome.status is Status.COMPLETE:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        folder.tracked.unlink(missing_ok=True)
+    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
+    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    outcome.write(folder.outcome)
+    return outcome
+
+
+def _train_and_verify(
+    config: Config,
+    folder: RunFolder,
+    data: Path,
+    threads: int,
+    on_report: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    from lowrung.finetune.model import Base
+
+    base = Base(**dataclasses.asdict(config.model))
+    outcome, evidence = _train(config, folder, base, data, threads, on_report, should_stop)
+    # The trained model is out of reach by now: its memory is needed for its copies.
+    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    base: "Base",
+    data: Path,
+    threads: int,
+    on_report: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> tuple[Outcome, "Evidence | None"]:
+    from lowrung.adapters.difference import Evidence
+    from lowrung.finetune import run
+    from lowrung.finetune.lora import Lora
+    from lowrung.finetune.tokens import Prepared
+    from lowrung.finetune.trainer import Recipe
+
+    settings = lora_settings(config)
+    trained = run.fine_tune(
+        base=base,
+        data=Prepared.load(data),
+        lora=Lora(**settings) if settings else None,
+        recipe=Recipe(
+            **dataclasses.asdict(config.train),
+            max_length=config.data.max_length,
+            seed=config.seed,
+            lora_plus_ratio=config.lora.lora_plus_ratio if settings else None,
+        ),
+        scores=config.data.metrics,
+        threads=threads,
+        folder=folder.adapter if settings else folder.model,
+        checkpoint_folder=folder.checkpoints,
+        on_report=on_report,
+        should_stop=should_stop,
+    )
+    facts = {"parameters": str(trained.parameters)}
+    outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
+    if not config.verify.enabled:
+        return outcome, None
+    rows = trained.held_out[: config.verify.prompts]
+    return outcome, Evidence.of(trained.model, rows, trained.dtype)
+
+
+def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: "Evidence") -> Outcome:
+    from lowrung.adapters import verify
+    from lowrung.adapters.difference import Tolerance
+
+    tolerances = {name: Tolerance(**vars(tolerance)) for name, tolerance in config.verify.tolerances.items()}
+    if config.lora.method == "full":
+        gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
+    else:
+        gate = verify.verify(
+            base=base,
+            adapter_folder=folder.adapter,
+            evidence=evidence,
+            new_tokens=config.verify.new_tokens,
+            merge_dtype=config.verify.merge_dtype,
+            tolerances=tolerances,
+            scratch=folder.scratch / "merged",
+            keep=folder.merged if config.verify.keep_merged else None,
+        )
+    for failure in gate.failures:
+        print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
+    return dataclasses.replace(
+        outcome,
+        metrics={**outcome.metrics, **gate.metrics},
+        measurements={**outcome.measurements, **gate.measurements},
+        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.place},
+    )
