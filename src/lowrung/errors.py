@@ -26,3 +26,8 @@ class StoreError(LowrungError):
 
 class EngineError(LowrungError):
     """An engine was used outside its contract, or cannot run anything at all."""
+
+
+def install(extra: str) -> str:
+    """What to type where the packages of one of lowrung's extras are missing, from the checkout's folder."""
+    return f"Run `.venv/bin/pip install -c constraints.txt -e '.[{extra}]'`."

@@ -152,7 +152,8 @@ class LoraConf:
             or ``olora`` (orthonormal, arXiv:2406.01775). Whatever the init, the saved adapter is for the original base.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names.
-        modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``.
+        modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
+            the base ties to its embedding is trained apart from it, and the merged model holds both.
         rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
         alpha_pattern: alphas that differ from alpha, likewise.
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.

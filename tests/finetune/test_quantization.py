@@ -154,7 +154,7 @@ def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypat
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     (problem,) = model.problems(Base("embedded:tiny", quantization=kind))
     assert f"model.quantization={kind} needs the package bitsandbytes, which is not installed" in problem
-    assert "pip install 'lowrung[quantization]'" in problem
+    assert "pip install -c constraints.txt -e '.[quantization]'" in problem
     assert model.problems(Base("embedded:tiny")) == []
 
 

@@ -187,7 +187,9 @@ class TestProblems:
     def test_a_missing_package_is_named_with_the_remedy(self, opened, monkeypatch, name, package):
         monkeypatch.setitem(sys.modules, package, None)
         (problem,) = self.problems({"name": name})
-        assert problem.startswith(f"hydra/sweeper/sampler={name} needs {package}, which is not installed. Run `pip")
+        assert problem.startswith(
+            f"hydra/sweeper/sampler={name} needs {package}, which is not installed. Run `.venv/bin/pip"
+        )
         study = opened(*SPACE, sampler={"name": name})
         with pytest.raises(UsageError, match=rf"needs {package}.*'\.\[samplers\]'"):
             study.ask({"lora.r": 4})

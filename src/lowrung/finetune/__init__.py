@@ -7,5 +7,11 @@ import warnings
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 # It speaks of PEFT's own conversion; ours handles these (see `lowrung.finetune.adapter.for_original_base`).
 warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern/alpha_pattern")
+# A head that is trained apart from its embedding is what lora.modules_to_save asked for; tests hold that it is saved,
+# reloaded and merged as it was trained.
+warnings.filterwarnings(
+    "ignore", message="Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
+)
+warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied after merging")
 # It says that a faster kernel is not installed, on every start of every process.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

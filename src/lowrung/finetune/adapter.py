@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from lowrung.finetune.lora import Lora, linear_layers, named, targets
 
@@ -29,6 +30,7 @@ def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
         lora: the adapter's settings.
     """
     names = targets(model, lora.target_modules, lora.layers_to_transform)
+    linear = linear_layers(model)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -38,7 +40,8 @@ def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         init_lora_weights=True if lora.init == "default" else lora.init,  # type: ignore[arg-type]
-        target_modules=_as_peft_names_them(names, linear_layers(model)),
+        target_modules=_as_peft_names_them(names, linear),
+        fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
         # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
         modules_to_save=[name for wanted in lora.modules_to_save for name in named(model, wanted)] or None,
         rank_pattern=dict(lora.rank_pattern),

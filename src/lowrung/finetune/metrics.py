@@ -20,12 +20,11 @@ from types import ModuleType
 from typing import Any
 
 from lowrung import check, schema
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, install
 
 Texts = Sequence[str]
 
 _RULE = "data.metrics must name functions `(predictions, references) -> number`"
-_REMEDY = "`.venv/bin/pip install -c constraints.txt -e '.[metrics]'`"
 _PACKAGES = {"rouge": "rouge-score", "bleu": "sacrebleu"}
 _ALWAYS = ("loss", "perplexity", "token_accuracy")
 """What every evaluation records below ``eval/``: no score may take these names."""
@@ -38,7 +37,7 @@ def problems(names: Sequence[str]) -> list[str]:
         names: as in ``data.metrics``.
     """
     found = [
-        f"data.metrics={name} needs the package {package}, which is not installed. Install it: {_REMEDY}."
+        f"data.metrics={name} needs the package {package}, which is not installed. {install('metrics')}"
         for name, package in _PACKAGES.items()
         if name in names and importlib.util.find_spec(package.replace("-", "_")) is None
     ]

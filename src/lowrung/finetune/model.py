@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from lowrung import atomic
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, install
 from lowrung.finetune import embedded, hub, quantization
 from lowrung.layout import cache_folder
 
@@ -37,10 +37,6 @@ EMBEDDED: dict[str, Callable[[Path], None]] = {
 }
 """The models that come with lowrung, by name, each with what writes it to a folder."""
 
-INSTALL_QUANTIZATION = (
-    "Run `pip install 'lowrung[quantization]'`, or in a checkout"
-    " `.venv/bin/pip install -c constraints.txt -e '.[quantization]'`."
-)
 CONVERT = (
     "A pickle can run any code when it is loaded. If you trust it, convert it once, to another folder:"
     " `AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)`, and the same with AutoTokenizer."
@@ -245,7 +241,7 @@ def _quantization_problems(base: Base) -> Iterator[str]:
     if base.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         yield (
             f"model.quantization={base.quantization} needs the package bitsandbytes, which is not installed."
-            f" {INSTALL_QUANTIZATION}"
+            f" {install('quantization')}"
         )
 
 

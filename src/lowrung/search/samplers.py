@@ -21,7 +21,7 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, install
 from lowrung.search.space import Space
 
 DEFAULT: Mapping[str, Any] = {"name": "tpe"}
@@ -115,8 +115,7 @@ def _missing(name: str) -> list[str]:
         return []
     return [
         f"hydra/sweeper/sampler={name} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'}"
-        " not installed. Run `pip install 'lowrung[samplers]'`, or in a checkout"
-        " `.venv/bin/pip install -c constraints.txt -e '.[samplers]'`."
+        f" not installed. {install('samplers')}"
     ]
 
 
