@@ -30,6 +30,9 @@ POLL_SECONDS = 0.1
 CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Lets torch answer whether there is a GPU without touching CUDA."""
 
+RESTART_SECONDS = 2.0
+"""How long a fork server that was killed is replaced: for a moment its process is still there, and answers no more."""
+
 LOCK_SECONDS = 2.0
 """How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
 
@@ -202,14 +205,18 @@ class LocalEngine:
         if not self._forks:
             with child.environment(variables), _sigint_blocked():
                 return process.start()
-        try:
-            self._ensure_server()
-            process.start()
-        except (OSError, EOFError) as error:
-            raise EngineError(
-                f"Preloading must not fail, but the process that imports {', '.join(self._preload)} ended ({error!r}; "
-                "its own message is above). Preload less, or make the engine with start='spawn'."
-            ) from error
+        deadline = time.monotonic() + RESTART_SECONDS
+        while True:
+            try:
+                self._ensure_server()
+                return process.start()
+            except (OSError, EOFError) as error:
+                if time.monotonic() >= deadline:
+                    raise EngineError(
+                        f"Preloading must not fail, but the process that imports {', '.join(self._preload)} ended"
+                        f" ({error!r}; its own message is above). Preload less, or make the engine with start='spawn'."
+                    ) from error
+            time.sleep(0.05)
 
     def _ensure_server(self) -> None:
         """Starts the fork server where none runs; it imports what is preloaded while we go on.
