@@ -551,6 +551,7 @@ def test_the_played_engine_is_an_engine(tmp_path):
     engine.close()
 
 
+@pytest.mark.slow
 def test_several_gpus_for_a_model_that_lies_on_one_are_refused(here):
     with pytest.raises(UsageError, match=r"gpus_per_trial=2 needs a model that is spread over them.*device_map=auto"):
         here.sweep("lora.r=2,4", "hydra.launcher.gpus_per_trial=2")
@@ -563,6 +564,7 @@ def test_what_is_looked_at_before_the_first_run_cannot_be_an_interval(here):
         here.sweep("data.max_length=int(interval(64,128))", n_trials=2)
 
 
+@pytest.mark.slow
 def test_a_hub_models_branch_is_pinned_to_the_commit_that_was_found(here):
     seen = copy.copy(SEEN)
     seen.revision = "c0ffee"
@@ -619,6 +621,7 @@ class TestRetries:
         assert "its process was lost (SIGKILL); tried again" in capsys.readouterr().out
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 2
 
+    @pytest.mark.slow
     def test_as_often_as_was_asked_for(self, here):
         def act(config: Config) -> Outcome:
             raise stage.Died
@@ -640,6 +643,7 @@ class TestRetries:
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.RUNNING]
         assert ranks(here.sweep("lora.r=4,8")) == [8]
 
+    @pytest.mark.slow
     def test_half_a_batch_is_tried_once(self, here):
         with pytest.raises(RunFailed):
             here.sweep("lora.r=8", act=lambda config: Outcome(Status.OOM, cause="out of memory"))
@@ -650,12 +654,14 @@ class TestRetries:
             here.sweep("lora.r=1,2,3,4,5", "hydra.sweeper.max_failures=2", act=fails_at(1, 2, 3, 4, 5))
         assert ranks(here.ran) == [1, 2]
 
+    @pytest.mark.slow
     def test_failures_between_successes_do_not_end_it(self, here):
         with pytest.raises(RunFailed, match="2 of 4 trials failed"):
             here.sweep("lora.r=1,2,3,4", "hydra.sweeper.max_failures=2", act=fails_at(1, 3))
         assert ranks(here.ran) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_fresh_starts_the_study_over_and_keeps_the_results(here):
     here.sweep("lora.r=4,8")
     assert here.sweep("lora.r=4,8", "hydra.sweeper.fresh=true") == []

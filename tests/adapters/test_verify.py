@@ -65,6 +65,7 @@ def test_a_plain_adapter_passes(gate, tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
+@pytest.mark.slow
 def test_the_merged_model_is_kept_on_request_and_serves_by_itself(gate, trained, tmp_path):
     _, rows, logits, labels = trained
     gate(keep=tmp_path / "merged")
@@ -85,6 +86,7 @@ def test_fault_the_saved_scaling_is_wrong(gate, trained, tmp_path):
     assert any(failure.startswith("reloaded adapter: max |Δlogit| must be <= 0.001") for failure in result.failures)
 
 
+@pytest.mark.slow
 def test_fault_the_merge_scales_wrongly(gate, monkeypatch):
     def doubled(peft_model: PeftModel):
         for module in peft_model.modules():
@@ -110,6 +112,7 @@ def test_fault_the_adapter_is_ignored(gate, trained, tmp_path):
     assert any(failure.startswith("reloaded adapter") for failure in result.failures)
 
 
+@pytest.mark.slow
 def test_fault_the_tokenizer_beside_the_merged_model_is_another(gate, monkeypatch):
     def save(merged, tokenizer, folder, dtype):
         merged.to(dtype).save_pretrained(folder)
@@ -123,6 +126,7 @@ def test_fault_the_tokenizer_beside_the_merged_model_is_another(gate, monkeypatc
     ] * 2
 
 
+@pytest.mark.slow
 def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
     places = [torch.device("cuda", 0)]
     load = AutoPeftModelForCausalLM.from_pretrained

@@ -56,6 +56,7 @@ def test_trying_a_model_out_leaves_its_mode_as_it_was():
     assert [leakage(model.train(mode)) == 0 and model.training is mode for mode in (True, False)] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", architectures.CONFIGS)
 def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_path):
     """Through the trainer's own batches, several packed rows in each."""

@@ -40,6 +40,7 @@ def test_it_evaluates_before_during_and_after(trained):
     assert losses[6] < losses[0] - 0.3
 
 
+@pytest.mark.slow
 def test_the_last_step_is_evaluated_even_off_the_beat(tmp_path):
     result, reports = training.fine_tune(tmp_path, max_steps=4)
     assert list(curve(reports, "eval/loss")) == [0, 3, 4]
@@ -66,6 +67,7 @@ def test_the_seed_matters(tmp_path, trained):
     assert other.metrics["eval/loss"] != trained[0].metrics["eval/loss"]
 
 
+@pytest.mark.slow
 def test_the_eval_loss_is_the_same_for_eval_batches_of_1_and_16(tmp_path):
     one, sixteen = (
         training.fine_tune(tmp_path / str(size), name="docstrings", eval_batch_size=size, max_steps=2)[0]
@@ -143,6 +145,7 @@ class TestResume:
         assert one.keys() == two.keys()
         assert all(torch.equal(one[name], two[name]) for name in one)
 
+    @pytest.mark.slow
     def test_asked_to_stop_it_ends_after_the_step_with_a_checkpoint(self, tmp_path):
         straight, _ = training.fine_tune(tmp_path / "straight", **self.RECIPE)
         steps: list[int] = []
@@ -173,6 +176,7 @@ class TestResume:
             "checkpoint-6",
         ]
 
+    @pytest.mark.slow
     def test_no_checkpoint_is_written_where_none_is_wanted(self, tmp_path):
         training.fine_tune(tmp_path, **{**self.RECIPE, "save_steps": 0})
         assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
@@ -185,6 +189,7 @@ def saved(folder):
     }
 
 
+@pytest.mark.slow
 def test_epochs_are_passes_over_the_examples(tmp_path):
     _, reports = training.fine_tune(tmp_path, max_steps=None, epochs=0.5, eval_steps=4, batch_size=8)
     assert list(curve(reports, "train/loss")) == [1, 2, 3, 4]  # 64 examples are 8 steps

@@ -97,12 +97,14 @@ class TestEach:
         assert "unit" not in study.facts
 
 
+@pytest.mark.slow
 def test_without_a_pruner_values_are_kept_all_the_same(opened):
     study = opened()
     assert sweep(study) == [EVALUATIONS] * len(FINAL)
     assert list(reported(study)) == list(range(1, EVALUATIONS + 1))
 
 
+@pytest.mark.slow
 class TestAsha:
     def test_whoever_is_behind_ends_at_the_first_rung(self, opened):
         study = opened(pruner=ASHA)
