@@ -8,7 +8,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from optuna import load_study
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from lowrung import app, atomic, recording, sweep
+from lowrung import app, atomic, recording, runs, sweep
 from lowrung.app import Assignment, RunFailed
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.errors import StoreError, UsageError
@@ -178,6 +178,89 @@ class TestSearch:
         assert [trial.state for trial in here.trials()] == [TrialState.FAIL] * 2
 
 
+def by_seed(*results: float | Status) -> stage.Act:
+    """Trains to a loss that the seed decides, added to the rank's own; or ends as something else."""
+
+    def act(config: Config) -> Outcome:
+        result = results[config.seed]
+        if isinstance(result, Status):
+            return Outcome(result, cause=f"played, seed {config.seed}")
+        trained = trains(config)
+        loss = trained.metrics["eval/loss"] + result
+        return Outcome(Status.COMPLETE, {**trained.metrics, "eval/loss": loss}, trained.measurements)
+
+    return act
+
+
+class TestSeeds:
+    def test_every_point_is_trained_with_each_and_scored_by_their_mean(self, here, capsys):
+        ran = here.sweep("lora.r=8,4", "seed=0,1,2", act=by_seed(0.0, 0.1, 0.5))
+        assert [(config.lora.r, config.seed) for config in ran] == [(r, seed) for r in (8, 4) for seed in (0, 1, 2)]
+        best, second = here.trials()
+        assert best.value == pytest.approx(trains(ran[0]).metrics["eval/loss"] + 0.2)
+        assert second.value == pytest.approx(trains(ran[3]).metrics["eval/loss"] + 0.2)
+        assert "seed" not in best.params
+        board = json.loads(here.study.leaderboard.read_text())
+        assert [run["seed"] for run in board[0]["runs"]] == [0, 1, 2]
+        assert len({run["results"] for trial in board for run in trial["runs"]}) == 6
+        assert f"{best.value:.3f} ± 0.26" in capsys.readouterr().out
+        assert (here.study.job(1).path / "seed_2" / "run" / "outcome.json").is_file()
+
+    def test_each_run_is_a_child_of_its_own(self, here):
+        here.sweep("lora.r=4,8", "seed=0,1")
+        children = [run for run in here.tracker.runs.values() if run.parent]
+        assert sorted((run.tags["lowrung.trial"], run.params["seed"]) for run in children) == [
+            (trial, seed) for trial in "01" for seed in "01"
+        ]
+        assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
+
+    def test_the_same_command_again_trains_nothing(self, here):
+        here.sweep("lora.r=4,8", "seed=0,1")
+        assert here.sweep("lora.r=4,8", "seed=0,1") == []
+        assert len(here.trials()) == 2
+
+    def test_a_further_seed_is_another_study_that_trains_only_that(self, here):
+        here.sweep("lora.r=4", "seed=0,1", "study=two")
+        assert [config.seed for config in here.sweep("lora.r=4", "seed=0,1,2", "study=three")] == [2]
+
+    @pytest.mark.parametrize("status", [Status.FAILED, Status.DIVERGED])
+    def test_a_bad_one_is_the_trials_end(self, here, status):
+        with suppress(RunFailed):
+            here.sweep("lora.r=8", "seed=0,1,2", act=by_seed(0.0, status, 0.0))
+        assert [config.seed for config in here.ran] == [0, 1]
+        (trial,) = here.trials()
+        assert (trial.state, trial.user_attrs["status"]) == (TrialState.FAIL, status)
+        assert trial.user_attrs["cause"] == "seed 1: played, seed 1"
+
+    def test_a_sweep_that_is_interrupted_between_seeds_goes_on_with_the_next(self, here):
+        interrupted: stage.Act = by_seed(0.0, 0.0, 0.0)
+
+        def act(config: Config) -> Outcome | None:
+            if config.seed == 1:
+                raise KeyboardInterrupt
+            return interrupted(config)
+
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=8", "seed=0,1,2", act=act)
+        assert [config.seed for config in here.sweep("lora.r=8", "seed=0,1,2")] == [1, 2]
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
+
+    def test_all_slots_are_used_for_one_point(self, here):
+        here.sweep("lora.r=8", "seed=0,1,2", slots=3)
+        assert here.engine.most_at_once == 3
+
+    def test_a_trial_that_is_clearly_worse_is_not_trained_with_all_of_them(self, here, capsys):
+        ran = here.sweep("lora.r=8,4,2", "seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon", act=by_seed(*[0.0] * 6))
+        assert Counter(ranks(ran)) == {8: 6, 4: 4, 2: 4}
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+        assert "pruned: worse than the best trial over 4 seeds" in capsys.readouterr().out
+        assert here.sweep("lora.r=8,4,2", "seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon") == []
+
+    def test_wilcoxon_needs_seeds_to_compare(self, here):
+        with pytest.raises(UsageError, match=r"must have at least 5 seeds .* but has 1"):
+            here.sweep("lora.r=8,4", "hydra/sweeper/pruner=wilcoxon")
+
+
 class TestFailure:
     def test_one_trial_fails_alone_and_only_it_runs_again(self, here, capsys):
         with pytest.raises(RunFailed, match=r"1 of 3 trials failed \(first: trial 1, RuntimeError: no luck at rank 4"):
@@ -293,7 +376,7 @@ class TestReuse:
     @pytest.mark.slow
     def test_a_named_study_refuses_another_space(self, here):
         here.sweep("lora.r=4", r"study='it\'s, mine'")
-        with pytest.raises(UsageError, match=r"\"it's, mine\" was made for another search space"):
+        with pytest.raises(UsageError, match=r"\"it's, mine\" was made for another: train.max_steps is 1,2 now"):
             here.sweep("train.max_steps=1,2", r"study='it\'s, mine'")
 
 
@@ -378,8 +461,9 @@ class TestOneCoordinator:
             trains(config).write(run / "outcome.json")
             held.close()
 
-        monkeypatch.setattr("lowrung.sweep.time.sleep", the_other_ends)
+        monkeypatch.setattr("lowrung.runs.time.sleep", the_other_ends)
         monkeypatch.setattr(sweep, "CHECK_SECONDS", 0.0)
+        monkeypatch.setattr(runs, "CHECK_SECONDS", 0.0)
         assert here.sweep("lora.r=8", "study=second") == []
         assert (run / "adapter").is_dir()
         assert [trial.state for trial in here.trials(StudyFolder(Path("multirun/second")))] == [TrialState.COMPLETE]
@@ -391,7 +475,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("overrides", "count"),
         [
-            (["lora.r=4,0", RATE, "seed=1,2"], 3),
+            (["lora.r=4,0", RATE, "seed=interval(1,2)"], 5),
             (["lora.r=4,8", "track.uri=postgresql://me:hunter2@there/x", "train.max_steps=0"], 2),
             (["lora.r=4,8", "hydra.sweeper.objectives={eval/loss:max}", "hydra.sweeper.n_trials=0"], 2),
             (["lora.r=4,8", "hydra.sweeper.objectives={eval/exact_match:maximize}"], 1),

@@ -3,7 +3,8 @@
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,37 @@ class Outcome:
             raise StoreError(
                 f"{path} is not the outcome of a run ({error}). Delete it to run that trial again."
             ) from error
+
+
+def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
+    """A trial's outcome from those of its runs: the means of what was measured in all, if all are complete.
+
+    Args:
+        outcomes: by seed; one alone is the trial's.
+
+    Returns:
+        complete with the means; or else the status and the cause of the first run that is not complete, with the means
+        of those that are.
+    """
+    if len(outcomes) == 1:
+        return next(iter(outcomes.values()))
+    complete = [outcome for outcome in outcomes.values() if outcome.status is Status.COMPLETE]
+    bad = next(((seed, outcome) for seed, outcome in outcomes.items() if outcome.status is not Status.COMPLETE), None)
+    return Outcome(
+        Status.COMPLETE if bad is None else bad[1].status,
+        _means([outcome.metrics for outcome in complete]),
+        _means([outcome.measurements for outcome in complete]),
+        cause=None if bad is None else f"seed {bad[0]}: {bad[1].cause}",
+        facts={
+            "gate_failures": [
+                f"seed {seed}: {failure}"
+                for seed, outcome in outcomes.items()
+                for failure in outcome.facts.get("gate_failures", ())
+            ]
+        },
+    )
+
+
+def _means(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = [name for name in numbers[0] if all(name in others for others in numbers)] if numbers else []
+    return {name: statistics.fmean(values[name] for values in numbers) for name in names}

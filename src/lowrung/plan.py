@@ -73,10 +73,12 @@ class Composer:
         """A job's config as plain dataclasses."""
         return schema.resolve(self.compose(overrides))
 
-    def job(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """The config that Hydra runs job ``number`` with."""
+    def job(self, overrides: Sequence[str], number: int, subfolder: str) -> DictConfig:
+        """The config that Hydra runs job ``number`` with, in a folder of the job's own or one below it."""
         composed = self.compose(overrides)
         with open_dict(composed):
+            if subfolder:
+                composed.hydra.sweep.subdir = f"{composed.hydra.sweep._get_node('subdir')._value()}/{subfolder}"
             composed.hydra.job.num = number
             composed.hydra.job.id = str(number)
         return composed
@@ -118,7 +120,12 @@ def search_problems(how: Settings, space: Space, points: Sequence[GridPoint]) ->
     """What the sampler and the pruner cannot do with this space and these schedules."""
     from lowrung.search import pruning, samplers
 
-    schedules = [(train.eval_steps, train.max_steps or sys.maxsize) for train in (p.config.train for p in points)]
+    schedules = [
+        pruning.Schedule(
+            train.eval_steps, train.max_steps or sys.maxsize, train.batch_size * train.gradient_accumulation_steps
+        )
+        for train in (point.config.train for point in points)
+    ]
     limits = (("retries", how.retries, 0), ("max_failures", how.max_failures, 1))
     return [
         *(
@@ -127,7 +134,7 @@ def search_problems(how: Settings, space: Space, points: Sequence[GridPoint]) ->
             if value < least
         ),
         *samplers.problems(how.sampler, how.objectives, space),
-        *pruning.problems(how.pruner, how.objectives, schedules),
+        *pruning.problems(how.pruner, how.objectives, schedules, seeds=len(space.seeds) or 1),
     ]
 
 
@@ -218,7 +225,7 @@ def _study_name(master: DictConfig, space: Space, objectives: Mapping[str, str])
     fixed = sorted(text for text in space.fixed if not text.startswith(("track", "store=", "study=", "sweeps=")))
     axes = {axis.key: axis.distinct for axis in space.choices}
     searched = [dataclasses.asdict(axis) for axis in space.intervals]
-    return f"{task}-{schema.digest([fixed, axes, searched, dict(objectives)])[:6]}"
+    return f"{task}-{schema.digest([fixed, axes, searched, dict(objectives), space.seeds])[:6]}"
 
 
 def _quoted(name: str) -> str:

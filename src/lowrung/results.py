@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from lowrung.app import RunFailed
-from lowrung.layout import RunFolder, StudyFolder
+from lowrung.layout import StudyFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
@@ -27,8 +27,8 @@ class Results:
         self._total = total
         self._tracker = tracker
         self._rows: dict[int, leaderboard.Row] = {}
-        self.children: dict[int, str] = {}
-        """The tracker's runs by trial number, those that have not ended included."""
+        self.children: dict[str, str] = {}
+        """The tracker's runs that have ended, by the key of the run."""
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -40,11 +40,9 @@ class Results:
         """Their leaderboard rows."""
         return list(self._rows.values())
 
-    def add(
-        self, number: int, point: Mapping[str, str], folder: RunFolder, outcome: Outcome, *, is_reused: bool
-    ) -> None:
+    def add(self, row: leaderboard.Row) -> None:
         """Takes a trial that has ended."""
-        self._rows[number] = leaderboard.Row(number, point, outcome, folder.path, is_reused)
+        self._rows[row.number] = row
 
     def show(self, progress: Progress, running: int) -> None:
         """Gives the screen the state of the sweep."""
@@ -108,8 +106,7 @@ class Results:
         self._tracker.end_run(parent, Status.FAILED if has_failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:
-        tracked = [self.children.get(number, "") for number in sorted(self._rows)]
-        fragment = self._tracker.comparison([child for child in tracked if child])
+        fragment = self._tracker.comparison([child for child in self.children.values() if child])
         if fragment is not None:
             print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
 

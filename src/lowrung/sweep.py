@@ -1,32 +1,29 @@
-"""Many trials: ask, submit, wait for the first to end, tell. The only client of the study."""
+"""Many trials: ask, run, wait for the first to end, tell. The only client of the study."""
 
 import dataclasses
 import shutil
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import app, atomic, layout, recording
-from lowrung.app import Assignment, RunFailed
-from lowrung.engine import hydra_job, mailbox
-from lowrung.engine.base import Ended, Engine, Event, How, Job
-from lowrung.errors import StoreError, UsageError
+from lowrung import app, atomic, recording
+from lowrung.app import RunFailed
+from lowrung.engine import mailbox
+from lowrung.engine.base import Engine
+from lowrung.errors import UsageError
 from lowrung.interrupt import CtrlC
-from lowrung.layout import JobFolder, RunFolder
-from lowrung.outcome import Outcome, Status
+from lowrung.outcome import Outcome, Status, over_seeds
 from lowrung.plan import Composer, Plan, Settings, require_a_device_map, search_problems
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.results import Results, ending
-from lowrung.schema import Config
+from lowrung.runs import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
+from lowrung.search.space import Value
 from lowrung.track.base import Tracker, TrackError
 
 if TYPE_CHECKING:
@@ -34,10 +31,6 @@ if TYPE_CHECKING:
 
 PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapters.verify", "lowrung.track.mlflow")
 """What every run imports: 10 to 13 s that the engine spends once."""
-
-
-CHECK_SECONDS = 1.0
-"""How often a sweep looks whether Ctrl-C was pressed, and whether a run that another sweep trains has ended."""
 
 
 class Launcher(Protocol):
@@ -96,37 +89,26 @@ class Trying:
 
     Attributes:
         trial: Optuna's.
-        overrides: the job's, as Hydra overrides.
         point: what was searched, as text.
-        config: the job's.
-        folder: the run's.
-        tracked: the tracker's id of the run.
-        steps: optimiser steps of a whole run.
-        losses: how often its process was lost.
-        stopped_as: what its run was asked to end as, or None.
-        is_elsewhere: whether another sweep was found to train its run.
+        expected: the seeds whose runs have still to end.
+        ended: the runs that have ended, by seed.
+        is_pruned: whether its seeds were found to do worse than the best trial's.
     """
 
     trial: "Trial"
-    overrides: Sequence[str]
     point: Mapping[str, str]
-    config: Config
-    folder: RunFolder
-    tracked: str
-    steps: int
-    losses: int = 0
-    stopped_as: Status | None = None
-    is_elsewhere: bool = False
+    expected: list[int]
+    ended: dict[int, Finished] = dataclasses.field(default_factory=dict)
+    is_pruned: bool = False
 
     @property
-    def key(self) -> str:
-        """Names it in the engine and on the screen."""
-        return str(self.trial.number)
-
-    @property
-    def title(self) -> str:
-        """What a person knows it by."""
-        return f"trial {self.trial.number}" + (f" ({leaderboard.name(self.point)})" if self.point else "")
+    def outcome(self) -> Outcome:
+        """Of its runs that have ended."""
+        outcome = _outcome(self.ended)
+        if not self.is_pruned or outcome.status is not Status.COMPLETE:
+            return outcome
+        cause = f"worse than the best trial over {len(self.ended)} seeds"
+        return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
 
 
 class Sweep:
@@ -139,7 +121,6 @@ class Sweep:
 
         self._plan = plan
         self._composer = composer
-        self._task_function = task_function
         self._engine = engine
         self._settings = settings
         if settings.fresh:
@@ -155,11 +136,18 @@ class Sweep:
         )
         self._tracker: Tracker = recording.make_tracker(plan.config)
         self._results = Results(plan.folder, plan.objectives, plan.n_trials, self._tracker)
-        self._trying: dict[str, Trying] = {}
-        self._waiting: list[Trying] = []
-        self._look_again = 0.0
-        self._failures = 0
         self._progress = Progress()
+        self._runs = Runs(
+            engine,
+            plan,
+            composer,
+            task_function,
+            track=self._track,
+            progress=self._progress,
+            retries=settings.retries,
+        )
+        self._trying: dict[int, Trying] = {}
+        self._failures = 0
 
     def run(self) -> None:
         """Runs all trials that are still to run.
@@ -188,8 +176,9 @@ class Sweep:
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
         with suppress(TrackError):
-            for trying in (*self._trying.values(), *self._waiting):
-                self._tracker.end_run(trying.tracked, Status.CANCELLED)
+            for run in self._runs.open:
+                if run.tracked is not None:
+                    self._tracker.end_run(run.tracked, Status.CANCELLED)
             self._tracker.end_run(self._parent, Status.CANCELLED)
 
     def _loop(self, ctrl_c: CtrlC) -> None:
@@ -197,49 +186,29 @@ class Sweep:
         while True:
             ctrl_c.check()
             if ctrl_c.was_pressed:
-                self._wind_down()
+                self._runs.wind_down()
+                if not self._runs.running:
+                    raise KeyboardInterrupt
             else:
-                self._look_at_waiting()
-                while len(self._trying) < self._engine.slots and (trial := self._next(adopted)):
+                while self._runs.has_room and (trial := self._next(adopted)):
                     self._start(trial)
-            if self._trying:
-                for event in self._engine.wait(timeout=CHECK_SECONDS):
-                    self._take(event)
-            elif ctrl_c.was_pressed:
-                raise KeyboardInterrupt
-            elif self._waiting:
-                time.sleep(CHECK_SECONDS)
-            else:
+            if not self._runs.open:
                 return
+            for event in self._runs.wait(timeout=CHECK_SECONDS):
+                self._take(event)
 
-    def _wind_down(self) -> None:
-        """Asks all runs to write a checkpoint and end."""
-        going = [trying for trying in self._trying.values() if trying.stopped_as is None]
-        if going:
-            self._progress.say("stopping: each run ends after its step, with a checkpoint; Ctrl-C again ends all now")
-        for trying in going:
-            self._stop(trying, Status.CANCELLED)
+    def _take(self, event: Evaluated | Finished) -> None:
+        if isinstance(event, Finished):
+            self._end(event)
+        elif self._report(event) and event.run.stopped_as is None and event.step < event.run.steps:
+            self._runs.stop(event.run, Status.PRUNED)
 
-    def _stop(self, trying: Trying, status: Status) -> None:
-        trying.stopped_as = status
-        mailbox.ask_to_stop(trying.folder.path, str(status))
-
-    def _take(self, event: Event) -> None:
-        trying = self._trying[event.key]
-        if isinstance(event, Ended):
-            self._end(trying, event)
-            return
-        step, metrics = event.report["step"], event.report["metrics"]
-        self._progress.update(event.key, step, metrics)
-        is_pruned = self._report(trying, step, metrics)
-        if is_pruned and trying.stopped_as is None and step < trying.steps:
-            self._stop(trying, Status.PRUNED)
-
-    def _report(self, trying: Trying, step: int, metrics: Mapping[str, float]) -> bool:
-        """Tells the study of an evaluation; whether the trial is to be pruned."""
-        if "eval/loss" not in metrics or step == 0:
+    def _report(self, event: Evaluated) -> bool:
+        """Tells the study of an evaluation; whether the trial is to be pruned. It is judged by its first seed alone."""
+        if "eval/loss" not in event.metrics or event.step == 0 or event.run.config.seed != self._seeds[0]:
             return False
-        return self._study.report(trying.trial, int(metrics["train/tokens"]), metrics)
+        trying = self._trying[event.run.trial]
+        return self._study.report(trying.trial, int(event.metrics["train/tokens"]), event.metrics)
 
     @cached_property
     def _parent(self) -> str:
@@ -252,34 +221,34 @@ class Sweep:
         self._study.note("tracked", parent)
         return parent
 
-    def _keep_finished(self) -> None:
-        """Takes over trials that an earlier start of this study finished, where the same run would come out."""
-        for trial in self._study.trials:
-            signature = trial.user_attrs.get("signature")
-            if not trial.state.is_finished() or signature is None:  # without one it was never whole
-                continue
-            folder = self._store / str(signature)
-            overrides = trial.user_attrs.get("overrides", self._plan.space.overrides(trial.params))
-            wanted = self._folder(self._composer.config(overrides))
-            outcome = app.kept(wanted, also=trial.user_attrs.get("status")) if wanted.path == folder else None
-            if outcome is not None:
-                self._results.children[trial.number] = trial.user_attrs.get("tracked", "")
-                self._add_row(trial, wanted, outcome, is_reused=True)
-
     @property
-    def _store(self) -> Path:
-        return Path(self._plan.config.store).absolute()
+    def _seeds(self) -> Sequence[int]:
+        """What every point is trained with."""
+        return self._plan.space.seeds or (self._plan.config.seed,)
 
-    def _folder(self, config: Config) -> RunFolder:
-        signature = app.run_signature(config, self._plan.preflight(config), self._engine.threads)
-        return layout.run_folder(self._store, signature)
+    def _keep_finished(self) -> None:
+        """Takes over trials that an earlier start of this study finished, where the same runs would come out."""
+        for trial in self._study.trials:
+            known = self._study.runs(trial)
+            if not trial.state.is_finished() or not known:  # without a run it was never whole
+                continue
+            kept = {seed: self._kept(trial, seed, facts) for seed, facts in known.items()}
+            finished = {seed: found for seed, found in kept.items() if found is not None}
+            if len(finished) == len(known):
+                self._results.children.update({one.run.key: one.run.tracked or "" for one in finished.values()})
+                self._add_row(trial, finished, _outcome(finished))
+
+    def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
+        run = self._run(trial.number, trial.params, seed, facts)
+        outcome = app.kept(run.folder, also=trial.user_attrs.get("status"))
+        is_same = run.folder.path.name == facts["signature"]
+        return Finished(run, outcome, is_reused=True) if outcome is not None and is_same else None
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
         if adopted:
             return adopted.pop(0)
-        under_way = (*self._trying.values(), *self._waiting)
-        taken = [*self._results.numbers, *(trying.trial.number for trying in under_way)]
+        taken = [*self._results.numbers, *self._trying]
         if len(taken) >= self._plan.n_trials:
             return None
         trials = self._study.trials
@@ -296,158 +265,146 @@ class Sweep:
     # -- starting ------------------------------------------------------------------------------------------------------
 
     def _start(self, trial: "Trial") -> None:
-        overrides = trial.user_attrs.get("overrides") or self._plan.space.overrides(trial.params)
+        """Starts a trial's runs, one for each seed."""
+        trying = Trying(trial, self._plan.space.texts(trial.params), list(self._seeds))
+        self._trying[trial.number] = trying
+        known = self._study.runs(trial)
+        for seed in self._seeds:
+            if seed in trying.expected:  # it is not where an earlier one's result is known, and is bad
+                self._add(self._run(trial.number, trial.params, seed, known.get(seed, {})))
+
+    def _run(self, number: int, params: Mapping[str, Value], seed: int, known: Mapping[str, Any]) -> Run:
+        """A trial's run with a seed.
+
+        Args:
+            number: the trial's.
+            params: the trial's.
+            seed: one of the trial's.
+            known: what an earlier start of the study noted of the run.
+        """
+        space = self._plan.space
+        overrides = known.get("overrides") or space.overrides(params) + [f"seed={seed}" for _ in space.seeds[:1]]
         config = self._composer.config(overrides)
-        tracked = self._track(trial, config)
-        point = self._plan.space.texts(trial.params)
-        steps = app.steps(config, self._plan.preflight(config))
-        self._dispatch(Trying(trial, overrides, point, config, self._folder(config), tracked, steps))
+        name = leaderboard.name(space.texts(params))
+        return Run(
+            trial=number,
+            key=f"{number}/{seed}" if space.seeds else str(number),
+            title=f"trial {number}" + (f" ({name})" if name else "") + (f", seed {seed}" if space.seeds else ""),
+            overrides=overrides,
+            subfolder=f"seed_{seed}" if space.seeds else "",
+            config=config,
+            folder=store_folder(self._plan, config, self._engine.threads),
+            steps=app.steps(config, self._plan.preflight(config)),
+            tracked=known.get("tracked"),
+            is_halved="overrides" in known,
+        )
 
-    def _dispatch(self, trying: Trying) -> None:
-        """Answers a trial from the store, or submits it; where its run is under way already, it waits for that."""
-        composed = self._composer.job(trying.overrides, trying.trial.number)
-        job = JobFolder(hydra_job.output_folder(composed))
-        trying.trial.set_user_attr("signature", trying.folder.path.name)
-        layout.point_to(job.run, trying.folder.path)
-        outcome = app.kept(trying.folder)
+    def _add(self, run: Run) -> None:
+        outcome = self._runs.add(run)
         if outcome is not None:
-            hydra_job.leave_files(composed)
-            recording.replay(self._tracker, trying.tracked, trying.folder)
-            for report in mailbox.Reader(trying.folder.path).read():  # other trials are judged by it
-                self._report(trying, report["step"], report["metrics"])
-            self._finish(trying, outcome, is_reused=True)
-        elif any(other.folder == trying.folder for other in self._trying.values()):
-            self._waiting.append(trying)
-        else:
-            self._submit(trying, composed, job)
+            self._end(Finished(run, outcome, is_reused=True))
 
-    def _submit(self, trying: Trying, composed: DictConfig, job: JobFolder) -> None:
-        config, preflight = trying.config, self._plan.preflight(trying.config)
-        try:
-            app.prepare_folder(trying.folder, app.pinned(config, preflight.revision), preflight, self._engine.threads)
-        except StoreError:
-            self._wait_for_another_sweep(trying)
-            return
-        assignment = Assignment(
-            folder=str(trying.folder.path),
-            data=str(preflight.data_folder),
-            revision=preflight.revision,
-            threads=self._engine.threads,
-            tracking=recording.tracking_uri(config),
-            experiment=config.track.experiment,
-            run=trying.tracked,
-        )
-        assignment.write(job.assignment)
-        task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
-        self._engine.submit(Job(trying.key, trying.folder.path, task))
-        self._trying[trying.key] = trying
-        self._progress.start(trying.key, trying.title, trying.steps)
-
-    def _wait_for_another_sweep(self, trying: Trying) -> None:
-        """Puts off a trial whose run another sweep trains: that result will be this trial's, or it goes on from it."""
-        if not trying.is_elsewhere:
-            self._progress.say(f"{trying.title}: another process works in {trying.folder.path}; waiting for it")
-        trying.is_elsewhere = True
-        self._waiting.append(trying)
-
-    def _look_at_waiting(self) -> None:
-        """Tries again, once a while, what another sweep or another trial of this one was training."""
-        if not self._waiting or time.monotonic() < self._look_again:
-            return
-        self._look_again = time.monotonic() + CHECK_SECONDS
-        waiting, self._waiting = self._waiting, []
-        for trying in waiting:
-            if len(self._trying) < self._engine.slots:
-                self._dispatch(trying)
-            else:
-                self._waiting.append(trying)
-
-    def _track(self, trial: "Trial", config: Config) -> str:
-        """Opens the trial's run in the tracker; an interrupted trial has one already."""
-        known = trial.user_attrs.get("tracked")
-        if known is not None and self._tracker.has_run(known):
-            self._results.children[trial.number] = known
-            return str(known)
-        point = self._plan.space.texts(trial.params)
+    def _track(self, run: Run) -> str:
+        """Opens a run in the tracker, and notes it in the study; one that was interrupted is in the tracker already."""
+        trying = self._trying[run.trial]
+        self._study.note_run(trying.trial, run.config.seed, signature=run.folder.path.name)
+        if run.tracked is not None and self._tracker.has_run(run.tracked):
+            return run.tracked
+        seed = {"seed": str(run.config.seed)}
         tracked = self._tracker.start_run(
-            leaderboard.name(point) or f"trial {trial.number}",
+            leaderboard.name({**trying.point, **(seed if self._plan.space.seeds else {})}) or f"trial {run.trial}",
             parent=self._parent,
-            params={**point, **recording.key_params(config)},
-            tags={"lowrung.kind": "trial", "lowrung.trial": str(trial.number), "lowrung.study": self._plan.study},
+            params={**trying.point, **recording.key_params(run.config)},
+            tags={"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study},
         )
-        trial.set_user_attr("tracked", tracked)
-        self._results.children[trial.number] = tracked
+        self._study.note_run(trying.trial, run.config.seed, tracked=tracked)
         return tracked
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
-    def _end(self, trying: Trying, ended: Ended) -> None:
-        """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
-        del self._trying[trying.key]
-        outcome = Outcome.read(trying.folder.outcome)
-        is_lost = outcome is None and ended.how is How.DIED
-        if outcome is None:
-            outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {trying.folder.log}")
-        if trying.stopped_as is Status.CANCELLED and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
-            self._put_aside(trying)
-        elif is_lost and trying.losses < self._settings.retries:
-            self._progress.end(trying.key, trying.title, f"its process was lost ({ended.cause}); tried again")
-            self._dispatch(dataclasses.replace(trying, losses=trying.losses + 1, stopped_as=None))
-        elif outcome.status is Status.OOM and (halved := self._with_half_the_batch(trying)):
-            self._progress.end(trying.key, trying.title, f"{outcome.cause}; tried again with half the batch")
-            self._dispatch(halved)
+    def _end(self, finished: Finished) -> None:
+        """Takes a run's outcome: the run is tried another way, put aside, or its trial comes to its end."""
+        run, outcome = finished.run, finished.outcome
+        if outcome.status is Status.CANCELLED and run.stopped_as is Status.CANCELLED:
+            self._put_aside(run)
+        elif outcome.status is Status.OOM and (halved := self._with_half_the_batch(run)):
+            self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
+            self._add(halved)
         else:
-            self._finish(trying, outcome)
-            self._finish_twins(trying.folder, outcome)
+            self._close(finished)
+            self._judge(self._trying[run.trial], finished)
 
-    def _put_aside(self, trying: Trying) -> None:
+    def _put_aside(self, run: Run) -> None:
         """Leaves a run that was stopped untold: the study's next start goes on from its checkpoint."""
-        self._progress.end(trying.key, trying.title, "stopped; it goes on from its checkpoint")
-        with suppress(TrackError):
-            self._tracker.end_run(trying.tracked, Status.CANCELLED)
+        self._progress.end(run.key, run.title, "stopped; it goes on from its checkpoint")
+        if run.tracked is not None:
+            with suppress(TrackError):
+                self._tracker.end_run(run.tracked, Status.CANCELLED)
 
-    def _with_half_the_batch(self, trying: Trying) -> Trying | None:
-        """The same trial with as many examples a step in half as large batches, once; None where there is no half."""
-        train = trying.config.train
-        if train.batch_size % 2 or "overrides" in trying.trial.user_attrs:
+    def _with_half_the_batch(self, run: Run) -> Run | None:
+        """The same run with as many examples a step in half as large batches, once; None where there is no half."""
+        train = run.config.train
+        if train.batch_size % 2 or run.is_halved:
             return None
         batch, accumulated = train.batch_size // 2, train.gradient_accumulation_steps * 2
         overrides = [
-            *trying.overrides,
+            *run.overrides,
             f"train.batch_size={batch}",
             f"train.gradient_accumulation_steps={accumulated}",
         ]
-        trying.trial.set_user_attr("overrides", overrides)
+        self._study.note_run(self._trying[run.trial].trial, run.config.seed, overrides=overrides)
         config = self._composer.config(overrides)
         note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
-        with suppress(TrackError):
-            self._tracker.set_tags(trying.tracked, {"lowrung.retry": note})
+        if run.tracked is not None:
+            with suppress(TrackError):
+                self._tracker.set_tags(run.tracked, {"lowrung.retry": note})
+        folder = store_folder(self._plan, config, self._engine.threads)
         return dataclasses.replace(
-            trying, overrides=overrides, config=config, folder=self._folder(config), stopped_as=None
+            run, overrides=overrides, config=config, folder=folder, stopped_as=None, is_halved=True
         )
 
-    def _finish_twins(self, folder: RunFolder, outcome: Outcome) -> None:
-        waiting, self._waiting = self._waiting, []
-        for trying in waiting:
-            if trying.folder == folder:
-                self._finish(trying, outcome, is_reused=True)
-            else:
-                self._waiting.append(trying)
+    def _close(self, finished: Finished) -> None:
+        """Ends a run in the tracker and on the screen."""
+        run, outcome = finished.run, finished.outcome
+        run.tracked = self._track(run)
+        self._results.children[run.key] = run.tracked
+        if finished.is_reused:
+            for report in mailbox.Reader(run.folder.path).read():  # other trials are judged by it
+                self._report(Evaluated(run, report["step"], report["metrics"]))
+            recording.replay(self._tracker, run.tracked, run.folder)
+        recording.finish(self._tracker, run.tracked, run.folder, outcome, self._plan.preflight(run.config).splits)
+        self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
 
-    def _finish(self, trying: Trying, outcome: Outcome, *, is_reused: bool = False) -> None:
-        """Ends a trial everywhere: in the study, in the tracker, on the screen.
+    def _judge(self, trying: Trying, finished: Finished) -> None:
+        """What a run's outcome means for its trial; one that cannot become complete starts no further run."""
+        seed, outcome = finished.run.config.seed, finished.outcome
+        trying.ended[seed] = finished
+        trying.expected.remove(seed)
+        if trying.expected and outcome.status is Status.COMPLETE:
+            place = self._seeds.index(seed) + 1
+            trying.is_pruned |= self._study.report_seed(trying.trial, place, outcome.metrics)
+        if trying.is_pruned or outcome.status is not Status.COMPLETE:
+            going = self._runs.drop(trying.trial.number)
+            trying.expected = [run.config.seed for run in going]
+            if trying.is_pruned or outcome.status is Status.PRUNED:
+                for run in going:
+                    self._runs.stop(run, Status.PRUNED)
+        if not trying.expected:
+            self._finish(trying)
+
+    def _finish(self, trying: Trying) -> None:
+        """Ends a trial.
 
         Raises:
             RunFailed: when it is one failure too many.
         """
+        number, outcome = trying.trial.number, trying.outcome
+        del self._trying[number]
         self._study.tell(trying.trial, outcome)
-        splits = self._plan.preflight(trying.config).splits
-        recording.finish(self._tracker, trying.tracked, trying.folder, outcome, splits)
-        self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
+        self._add_row(self._study.trials[number], trying.ended, outcome)
         ended = sum(trial.state.is_finished() for trial in self._study.trials)
         self._results.log_best(self._parent, ended)
-        self._progress.end(trying.key, trying.title, ending(outcome, is_reused))
-        self._results.show(self._progress, len(self._trying))
+        self._results.show(self._progress, self._runs.running)
         self._count_failure(outcome)
 
     def _count_failure(self, outcome: Outcome) -> None:
@@ -459,8 +416,15 @@ class Sweep:
                 f" {outcome.cause}. Mend that, and the same command goes on."
             )
 
-    def _add_row(self, trial: "FrozenTrial", folder: RunFolder, outcome: Outcome, *, is_reused: bool) -> None:
-        self._results.add(trial.number, self._plan.space.texts(trial.params), folder, outcome, is_reused=is_reused)
+    def _add_row(self, trial: "FrozenTrial", ended: Mapping[int, Finished], outcome: Outcome) -> None:
+        seeds = [leaderboard.Seed(seed, one.outcome, one.run.folder.path) for seed, one in sorted(ended.items())]
+        is_reused = all(one.is_reused for one in ended.values())
+        point = self._plan.space.texts(trial.params)
+        self._results.add(leaderboard.Row(trial.number, point, outcome, seeds, is_reused))
+
+
+def _outcome(ended: Mapping[int, Finished]) -> Outcome:
+    return over_seeds({seed: finished.outcome for seed, finished in ended.items()})
 
 
 def _clear(plan: Plan) -> None:
@@ -469,13 +433,3 @@ def _clear(plan: Plan) -> None:
     for job in plan.folder.path.iterdir():
         if job.name.isdigit():
             shutil.rmtree(job)
-
-
-def _cause(ended: Ended) -> str:
-    """Why a job that left no outcome ended, in one line."""
-    if ended.how is not How.RETURNED:
-        return ended.cause or str(ended.how)
-    if isinstance(ended.value, JobReturn) and ended.value.status is JobStatus.FAILED:
-        error = ended.value._return_value
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return "the run left no outcome"

@@ -79,7 +79,7 @@ class TestGroups:
         made = pruning.make(chosen, max_resource=9)
         kinds = {"none": "NopPruner", "asha": "SuccessiveHalvingPruner"}
         assert type(made).__name__ == kinds.get(name, f"{name.capitalize()}Pruner")
-        assert pruning.problems(chosen, {"eval/loss": "minimize"}, [(5, 20)]) == []
+        assert pruning.problems(chosen, {"eval/loss": "minimize"}, [pruning.Schedule(5, 20)], seeds=5) == []
 
     def test_the_defaults(self, composer):
         chosen = composer.compose().hydra.sweeper

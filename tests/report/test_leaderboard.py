@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from lowrung.outcome import Outcome, Status
+from lowrung.outcome import Outcome, Status, over_seeds
 from lowrung.report import leaderboard
-from lowrung.report.leaderboard import Row
+from lowrung.report.leaderboard import Row, Seed
 
 LOSS = {"eval/loss": "minimize"}
 
@@ -14,7 +14,11 @@ def row(number: int, loss: float | None = None, *, status: Status = Status.COMPL
     scores = {} if loss is None else {"base/eval_loss": 4.0, "eval/loss": loss}
     given = {name.replace("__", "/"): value for name, value in metrics.items()}
     cause = None if status is Status.COMPLETE else "because"
-    return Row(number, {"lora.r": str(2 * number)}, Outcome(status, {**scores, **given}, cause=cause), Path("runs/ab"))
+    return one_seed(number, {"lora.r": str(2 * number)}, Outcome(status, {**scores, **given}, cause=cause))
+
+
+def one_seed(number: int, point: dict[str, str], outcome: Outcome, folder: str = "runs/ab", **facts: bool) -> Row:
+    return Row(number, point, outcome, [Seed(0, outcome, Path(folder))], **facts)
 
 
 def order(rows: list[Row], objectives: dict[str, str]) -> list[int]:
@@ -48,7 +52,7 @@ class TestRanking:
 
 
 ROWS = [
-    Row(
+    one_seed(
         0,
         {"lora.r": "4", "lora.target_modules": "[q_proj,v_proj]"},
         Outcome(
@@ -62,9 +66,9 @@ ROWS = [
             },
             {"time/total_seconds": 61.4},
         ),
-        Path("runs/a"),
+        "runs/a",
     ),
-    Row(
+    one_seed(
         1,
         {"lora.r": "16", "lora.target_modules": "[q_proj,v_proj]"},
         Outcome(
@@ -78,14 +82,14 @@ ROWS = [
             },
             {"time/total_seconds": 59.5},
         ),
-        Path("runs/b"),
+        "runs/b",
         is_reused=True,
     ),
-    Row(
+    one_seed(
         2,
         {"lora.r": "8", "lora.target_modules": "[/b]"},
         Outcome(Status.DIVERGED, {"diverged/step": 1}, {"time/total_seconds": 9.0}, cause="train/loss is not finite"),
-        Path("runs/c"),
+        "runs/c",
     ),
 ]
 GOLDEN = """\
@@ -122,7 +126,18 @@ class TestRendering:
 
     def test_there_may_be_no_axis_and_no_row(self):
         assert leaderboard.render([], LOSS).startswith("#  trial  trainable")
-        assert len(leaderboard.render([Row(0, {}, Outcome(Status.COMPLETE), Path())], LOSS).splitlines()) == 2
+        assert len(leaderboard.render([one_seed(0, {}, Outcome(Status.COMPLETE))], LOSS).splitlines()) == 2
+
+
+def test_several_seeds_show_their_spread():
+    seeds = [
+        Seed(
+            seed, Outcome(Status.COMPLETE, {"base/eval_loss": 4.0, "eval/loss": 3.0 + seed / 10}), Path(f"runs/{seed}")
+        )
+        for seed in (0, 1, 2)
+    ]
+    trial = Row(0, {}, over_seeds({seed.seed: seed.outcome for seed in seeds}), seeds)
+    assert "4.000 → 3.100 ± 0.1" in leaderboard.render([trial], LOSS)
 
 
 def test_the_record_holds_it_all_best_first(tmp_path):
@@ -136,8 +151,10 @@ def test_the_record_holds_it_all_best_first(tmp_path):
         "cause": None,
         "metrics": dict(ROWS[1].outcome.metrics),
         "measurements": {"time/total_seconds": 59.5},
-        "results": "runs/b",
         "reused": True,
+        "runs": [
+            {"seed": 0, "status": "complete", "metrics": dict(ROWS[1].outcome.metrics), "results": "runs/b"},
+        ],
     }
     assert (failed["status"], failed["cause"]) == ("diverged", "train/loss is not finite")
 

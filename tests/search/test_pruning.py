@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from lowrung.outcome import Outcome, Status
 from lowrung.search import pruning
+from lowrung.search.pruning import Schedule
 from lowrung.search.study import Study
 from tests.search.conftest import LOSS
 
@@ -229,36 +230,37 @@ class TestReport:
 class TestProblems:
     @pytest.mark.parametrize("settings", ALL)
     def test_nothing_is_wrong(self, settings):
-        assert pruning.problems(settings, LOSS, [(5, 20), (20, 20)]) == []
+        assert pruning.problems(settings, LOSS, [Schedule(5, 20), Schedule(20, 20)]) == []
 
     def test_without_a_pruner_all_is_well(self):
-        assert pruning.problems({"name": "none"}, {**LOSS, "adapter/bytes": "minimize"}, [(20, 20)]) == []
+        assert pruning.problems({"name": "none"}, {**LOSS, "adapter/bytes": "minimize"}, [Schedule(20, 20)]) == []
 
     def test_an_unknown_name(self):
-        (problem,) = pruning.problems({"name": "sha"}, LOSS, [(5, 20)])
+        (problem,) = pruning.problems({"name": "sha"}, LOSS, [Schedule(5, 20)])
         assert problem == (
-            "hydra/sweeper/pruner must be one of none, asha, hyperband, median, percentile, but its name is 'sha'."
+            "hydra/sweeper/pruner must be one of none, asha, hyperband, median, percentile, wilcoxon, but its name is"
+            " 'sha'."
         )
 
     @pytest.mark.parametrize("settings", ALL)
     def test_several_objectives(self, settings):
-        (problem,) = pruning.problems(settings, {**LOSS, **ACCURACY}, [(5, 20)])
+        (problem,) = pruning.problems(settings, {**LOSS, **ACCURACY}, [Schedule(5, 20)])
         assert "must have one objective to prune by, but got 2: eval/loss, eval/token_accuracy." in problem
 
     @pytest.mark.parametrize("objective", ["eval/exact_match", "params/trainable"])
     def test_an_objective_that_is_known_at_the_end(self, objective):
-        (problem,) = pruning.problems(MEDIAN, {objective: "maximize"}, [(5, 20)])
+        (problem,) = pruning.problems(MEDIAN, {objective: "maximize"}, [Schedule(5, 20)])
         assert f"(eval/loss, eval/perplexity, eval/token_accuracy), but {objective} is known at its end." in problem
 
     def test_no_evaluation_before_the_end(self):
-        (problem,) = pruning.problems(ASHA, LOSS, [(20, 20), (50, 30)])
+        (problem,) = pruning.problems(ASHA, LOSS, [Schedule(20, 20), Schedule(50, 30)])
         assert problem == (
             "hydra/sweeper/pruner=asha must have an evaluation before a run's end to prune at, but train.eval_steps is"
             " 20 and a run has 20 steps. Lower train.eval_steps."
         )
 
     def test_all_at_once(self):
-        found = pruning.problems({**ASHA, "min_resource": 0, "reduction_factor": 1}, ACCURACY | LOSS, [(9, 9)])
+        found = pruning.problems({**ASHA, "min_resource": 0, "reduction_factor": 1}, ACCURACY | LOSS, [Schedule(9, 9)])
         assert [problem.split(",")[0] for problem in found] == [
             "hydra.sweeper.pruner.min_resource must be at least 1",
             "hydra.sweeper.pruner.reduction_factor must be at least 2",
@@ -266,7 +268,19 @@ class TestProblems:
             "hydra/sweeper/pruner=asha must have an evaluation before a run's end to prune at",
         ]
 
+    def test_a_first_rung_beyond_the_end(self):
+        (problem,) = pruning.problems({**ASHA, "min_resource": 4}, LOSS, [Schedule(5, 20), Schedule(10, 20)])
+        assert problem == (
+            "hydra.sweeper.pruner.min_resource must be less than a run is long, which is 4 times its first evaluation,"
+            " but is 4: no trial would be pruned. Lower it, or lower train.eval_steps."
+        )
+        assert pruning.problems({**ASHA, "min_resource": 3}, LOSS, [Schedule(5, 20)]) == []
+
+    def test_larger_batches_reach_further(self):
+        settings = {**ASHA, "min_resource": 4}
+        assert pruning.problems(settings, LOSS, [Schedule(5, 20, examples=4), Schedule(5, 20, examples=16)]) == []
+
     @pytest.mark.parametrize("percentile", [-1.0, 101.0])
     def test_percentiles(self, percentile):
-        (problem,) = pruning.problems({**PERCENTILE, "percentile": percentile}, LOSS, [(5, 20)])
+        (problem,) = pruning.problems({**PERCENTILE, "percentile": percentile}, LOSS, [Schedule(5, 20)])
         assert problem == f"hydra.sweeper.pruner.percentile must be from 0 to 100, but is {percentile}."

@@ -152,7 +152,7 @@ class TestIntervals:
 
 class TestDistributions:
     def test_a_list_is_a_choice_whatever_its_order(self):
-        expected = {"r": CategoricalDistribution((16, 4, 8))}
+        expected = {"r": CategoricalDistribution((4, 8, 16))}
         for override in ("r=4,8,16", "r=16,8,4,8", "r=shuffle(8,4,16)"):
             assert parse(override).distributions() == expected
 
@@ -197,9 +197,10 @@ class TestProblems:
                 "x must be above 0 to be searched by orders of magnitude, but got interval(0.0, 1.0).",
             ),
             (
-                ["seed=1,2"],
-                None,
-                "seed must not be searched: it would be chosen for its luck. Run the sweep once for each seed.",
+                ["seed=interval(1,9)"],
+                3,
+                "seed must not be searched: it would be chosen for its luck. Give a list, such as seed=0,1,2, to train"
+                " every trial with each of them and to compare the means.",
             ),
             (
                 ["sweeps=a,b"],
@@ -217,4 +218,4 @@ class TestProblems:
         assert self.problems(*overrides, n_trials=n_trials) == [problem]
 
     def test_all_at_once(self):
-        assert len(self.problems("seed=1,2", "x=interval(8,2)", "y=tag(log,interval(0,1))")) == 4
+        assert len(self.problems("seed=interval(1,2)", "x=interval(8,2)", "y=tag(log,interval(0,1))")) == 4

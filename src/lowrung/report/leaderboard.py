@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,43 @@ from lowrung.outcome import Outcome, Status
 
 
 @dataclasses.dataclass(frozen=True)
+class Seed:
+    """One run of a trial.
+
+    Attributes:
+        seed: what it was trained with.
+        outcome: how it ended.
+        folder: its results.
+    """
+
+    seed: int
+    outcome: Outcome
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One trial.
 
     Attributes:
         number: the trial's.
         point: what was chosen, by key, as text.
-        outcome: how it ended.
-        folder: the run's results.
-        is_reused: whether the result was there before this sweep.
+        outcome: how it ended, over its seeds.
+        seeds: its runs.
+        is_reused: whether all results were there before this sweep.
     """
 
     number: int
     point: Mapping[str, str]
     outcome: Outcome
-    folder: Path
+    seeds: Sequence[Seed]
     is_reused: bool = False
+
+    def spread(self, name: str) -> float | None:
+        """The standard deviation of a metric over the seeds (of a sample: n - 1), where two or more have it."""
+        complete = [seed.outcome.metrics for seed in self.seeds if seed.outcome.status is Status.COMPLETE]
+        values = [metrics[name] for metrics in complete if name in metrics]
+        return statistics.stdev(values) if len(values) > 1 else None
 
 
 def ranked(rows: Sequence[Row], objectives: Mapping[str, str]) -> list[Row]:
@@ -74,7 +96,7 @@ def render(rows: Sequence[Row], objectives: Mapping[str, str], *, width: int | N
 def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> list[str]:
     metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
-    loss = f"{metrics['base/eval_loss']:.3f} → {metrics['eval/loss']:.3f}" if "eval/loss" in metrics else ""
+    loss = f"{metrics['base/eval_loss']:.3f} → {_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
     seconds = row.outcome.measurements.get("time/total_seconds")
     note = ("reused" if row.is_reused else "") if complete else str(row.outcome.status)
     return [
@@ -83,11 +105,17 @@ def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> l
         *(shown(row.point.get(key, "")) for key in keys),
         trainable,
         loss,
-        *(f"{metrics[name]:.4g}" if name in metrics else "" for name in extra),
+        *(_value(row, name, ".4g") if name in metrics else "" for name in extra),
         _gate(metrics),
         f"{seconds:.0f}" if seconds is not None else "",
         note,
     ]
+
+
+def _value(row: Row, name: str, digits: str) -> str:
+    """A metric, with its spread where there are several seeds."""
+    spread = row.spread(name)
+    return f"{row.outcome.metrics[name]:{digits}}" + ("" if spread is None else f" ± {spread:.2g}")
 
 
 def shown(value: str) -> str:
@@ -123,6 +151,14 @@ def _record(row: Row) -> dict[str, Any]:
         "cause": row.outcome.cause,
         "metrics": dict(row.outcome.metrics),
         "measurements": dict(row.outcome.measurements),
-        "results": str(row.folder),
         "reused": row.is_reused,
+        "runs": [
+            {
+                "seed": seed.seed,
+                "status": seed.outcome.status,
+                "metrics": dict(seed.outcome.metrics),
+                "results": str(seed.folder),
+            }
+            for seed in row.seeds
+        ],
     }

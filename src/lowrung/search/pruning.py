@@ -5,10 +5,14 @@ values at equal whole numbers, so tokens are counted in `units` of those that th
 at its first evaluation. Where all trials evaluate alike, a unit is an evaluation.
 """
 
+import dataclasses
+import importlib.util
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -16,16 +20,19 @@ from optuna.pruners import (
     NopPruner,
     PercentilePruner,
     SuccessiveHalvingPruner,
+    WilcoxonPruner,
 )
+
+from lowrung.errors import install
 
 DEFAULT: Mapping[str, Any] = {"name": "none"}
 
-NAMES = ("none", "asha", "hyperband", "median", "percentile")
+NAMES = ("none", "asha", "hyperband", "median", "percentile", "wilcoxon")
 
 REPORTED = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
 """The metrics that a run measures while it trains; all others are known at its end."""
 
-OPTUNAS = {"n_warmup": "n_warmup_steps"}
+OPTUNAS = {"n_warmup": "n_warmup_steps", "n_startup_seeds": "n_startup_steps"}
 """Optuna's word where it is another: its steps are not a run's."""
 
 SLACK = 0.1
@@ -37,6 +44,8 @@ RANGES = {
     "n_startup_trials": (0, math.inf),
     "n_warmup": (0, math.inf),
     "percentile": (0, 100),
+    "n_startup_seeds": (0, math.inf),
+    "p_threshold": (0, 1),
 }
 """The smallest and the largest value of each setting."""
 
@@ -73,30 +82,54 @@ def make(settings: Mapping[str, Any], *, max_resource: int | None) -> BasePruner
             return MedianPruner(**own)
         case "percentile":
             return PercentilePruner(**own)
+        case "wilcoxon":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 3.6
+                return WilcoxonPruner(**own)
         case _:
             return NopPruner()
 
 
+def is_by_seed(settings: Mapping[str, Any]) -> bool:
+    """Whether a pruner judges by the results of a trial's seeds, and not by evaluations while one trains."""
+    return bool(settings["name"] == "wilcoxon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When a run is evaluated.
+
+    Attributes:
+        eval_steps: steps between evaluations.
+        steps: in total; `sys.maxsize` where only the data tells.
+        examples: of a step.
+    """
+
+    eval_steps: int
+    steps: int
+    examples: int = 1
+
+
 def problems(
-    settings: Mapping[str, Any], objectives: Mapping[str, str], schedules: Sequence[tuple[int, int]]
+    settings: Mapping[str, Any], objectives: Mapping[str, str], schedules: Sequence[Schedule], *, seeds: int = 1
 ) -> list[str]:
     """What is wrong with a pruner, or with having it for these objectives and runs.
 
     Args:
         settings: as `make` takes them.
         objectives: metrics with ``minimize`` or ``maximize``.
-        schedules: steps between evaluations and steps in total, of each point of the grid.
+        schedules: of each point of the grid.
+        seeds: how many each trial is trained with.
     """
     name = settings["name"]
     if name not in NAMES:
         return [f"hydra/sweeper/pruner must be one of {', '.join(NAMES)}, but its name is {name!r}."]
     if name == "none":
         return []
-    return [
-        *_range_problems(settings),
-        *_objective_problems(name, list(objectives)),
-        *_schedule_problems(name, schedules),
-    ]
+    found = [*_range_problems(settings), *_objective_problems(settings, list(objectives))]
+    if is_by_seed(settings):
+        return found + _seed_problems(settings, seeds)
+    return found + _schedule_problems(settings, schedules)
 
 
 def _range_problems(settings: Mapping[str, Any]) -> list[str]:
@@ -109,7 +142,8 @@ def _range_problems(settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _objective_problems(name: str, objectives: Sequence[str]) -> list[str]:
+def _objective_problems(settings: Mapping[str, Any], objectives: Sequence[str]) -> list[str]:
+    name = settings["name"]
     if len(objectives) > 1:
         return [
             f"hydra/sweeper/pruner={name} must have one objective to prune by, but got {len(objectives)}:"
@@ -119,15 +153,42 @@ def _objective_problems(name: str, objectives: Sequence[str]) -> list[str]:
         f"hydra/sweeper/pruner={name} must have an objective that is measured while a run trains"
         f" ({', '.join(REPORTED)}), but {objective} is known at its end. Optimise another, or leave the pruner out."
         for objective in objectives
-        if objective not in REPORTED
+        if objective not in REPORTED and not is_by_seed(settings)
     ]
 
 
-def _schedule_problems(name: str, schedules: Sequence[tuple[int, int]]) -> list[str]:
-    if not schedules or any(eval_steps < total for eval_steps, total in schedules):
+def _seed_problems(settings: Mapping[str, Any], seeds: int) -> list[str]:
+    """What the test cannot do with so few seeds: n of them, all worse, happen by chance with probability 1/2^n."""
+    missing = [package for package in ("scipy",) if importlib.util.find_spec(package) is None]
+    found = [
+        f"hydra/sweeper/pruner=wilcoxon needs {package}, which is not installed. {install('samplers')}"
+        for package in missing
+    ]
+    threshold = settings.get("p_threshold", 0.1)
+    needed = math.floor(-math.log2(threshold)) + 1 if 0 < threshold < 1 else 1
+    if seeds <= needed:
+        found.append(
+            f"hydra/sweeper/pruner=wilcoxon must have at least {needed + 1} seeds (with p_threshold={threshold:g} it"
+            f" takes {needed} to tell that a trial is worse, and one more to spare), but has {seeds}. List them, as in"
+            f" seed={','.join(map(str, range(needed + 1)))}, or leave the pruner out."
+        )
+    return found
+
+
+def _schedule_problems(settings: Mapping[str, Any], schedules: Sequence[Schedule]) -> list[str]:
+    if not schedules:
         return []
-    eval_steps, total = schedules[0]
+    if all(schedule.eval_steps >= schedule.steps for schedule in schedules):
+        eval_steps, steps = schedules[0].eval_steps, schedules[0].steps
+        return [
+            f"hydra/sweeper/pruner={settings['name']} must have an evaluation before a run's end to prune at, but"
+            f" train.eval_steps is {eval_steps} and a run has {steps} steps. Lower train.eval_steps."
+        ]
+    unit = min(schedule.eval_steps * schedule.examples for schedule in schedules)
+    most = max(schedule.steps * schedule.examples for schedule in schedules) / unit
     return [
-        f"hydra/sweeper/pruner={name} must have an evaluation before a run's end to prune at, but train.eval_steps is"
-        f" {eval_steps} and a run has {total} steps. Lower train.eval_steps."
+        f"hydra.sweeper.pruner.{key} must be less than a run is long, which is {most:.3g} times its first evaluation,"
+        f" but is {settings[key]}: no trial would be pruned. Lower it, or lower train.eval_steps."
+        for key in ("min_resource", "n_warmup")
+        if settings.get(key, 0) >= most
     ]

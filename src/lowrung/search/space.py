@@ -15,6 +15,10 @@ Params = dict[str, Value]
 """One point, or the part of it that is fixed: values by key, as Optuna keeps them."""
 
 
+SEED = "seed"
+"""The one key whose list is no axis: every point is trained with each of its values."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """An axis of the grid: a comma list, ``range()`` or ``glob()``.
@@ -32,7 +36,7 @@ class Choice:
     @property
     def distinct(self) -> tuple[Value, ...]:
         """Each value once, in an order that does not depend on how they were written: shuffle() writes any."""
-        return tuple(sorted(dict.fromkeys(self.values), key=lambda value: (str(type(value)), str(value))))
+        return tuple(sorted(dict.fromkeys(self.values), key=_order))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Interval:
     log: bool
     integer: bool
 
+    def __str__(self) -> str:
+        """As Hydra reads it."""
+        text = f"interval({self.low:g},{self.high:g})"
+        text = f"int({text})" if self.integer else text
+        return f"tag(log,{text})" if self.log else text
+
 
 @dataclasses.dataclass(frozen=True)
 class Space:
@@ -62,11 +72,13 @@ class Space:
         choices: the grid's axes, in command-line order.
         intervals: the searched axes.
         fixed: overrides that hold for every point.
+        seeds: those that every point is trained with; empty where that is left to the config.
     """
 
     choices: tuple[Choice, ...]
     intervals: tuple[Interval, ...]
     fixed: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
 
     @property
     def keys(self) -> list[str]:
@@ -85,13 +97,20 @@ class Space:
         choices = {axis.key: CategoricalDistribution(axis.distinct) for axis in self.choices}
         return {**choices, **{axis.key: _distribution(axis) for axis in self.intervals}}
 
+    def described(self) -> dict[str, dict[str, str]]:
+        """The space in words, the same however it was written."""
+        choices = {axis.key: ",".join(map(str, axis.distinct)) for axis in self.choices}
+        intervals = {axis.key: str(axis) for axis in self.intervals}
+        seeds = {SEED: ",".join(map(str, sorted(self.seeds)))} if self.seeds else {}
+        return {"axes": {**choices, **intervals}, "seeds": seeds}
+
     def texts(self, params: Mapping[str, Value]) -> dict[str, str]:
         """A point's values as Hydra reads them."""
         written = {axis.key: dict(zip(axis.values, axis.texts, strict=True)) for axis in self.choices}
         return {key: written[key][value] if key in written else str(value) for key, value in params.items()}
 
     def overrides(self, params: Mapping[str, Value]) -> list[str]:
-        """The Hydra overrides that make a point; an interval that ``params`` leaves open stands at its low end."""
+        """The Hydra overrides that make a point, without its seeds; an interval that is left open is at its low end."""
         open_ends: Params = {a.key: int(a.low) if a.integer else a.low for a in self.intervals if a.key not in params}
         texts = self.texts({**params, **open_ends})
         return [*self.fixed, *(f"{key}={texts[key]}" for key in self.keys)]
@@ -107,11 +126,18 @@ def parse(overrides: Sequence[str], parser: OverridesParser) -> Space:
     last: dict[str, Override] = {}
     for override in parser.parse_overrides(list(overrides)):
         last[override.get_key_element()] = override
+    choices = [_choice(o) for o in last.values() if o.is_sweep_override() and not o.is_interval_sweep()]
     return Space(
-        choices=tuple(_choice(o) for o in last.values() if o.is_sweep_override() and not o.is_interval_sweep()),
+        choices=tuple(choice for choice in choices if choice.key != SEED),
         intervals=tuple(_interval(o) for o in last.values() if o.is_interval_sweep()),
         fixed=tuple(o.input_line or "" for o in last.values() if not o.is_sweep_override()),
+        seeds=tuple(int(text) for choice in choices if choice.key == SEED for text in dict.fromkeys(choice.texts)),
     )
+
+
+def _order(value: Value) -> tuple[str, float, str]:
+    number = value if isinstance(value, int | float) else 0
+    return (str(type(value)), number, str(value))
 
 
 def _choice(override: Override) -> Choice:
@@ -153,11 +179,16 @@ def problems(overrides: Sequence[Override], n_trials: int | None) -> list[str]:
     for override in intervals:
         found += _interval_problems(override.get_key_element(), commandline.interval(override))
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
-    return found + [f"{key} {UNSEARCHED[key]}" for key in dict.fromkeys(swept) if key in UNSEARCHED]
+    found += [f"{key} {UNSEARCHED[key]}" for key in dict.fromkeys(swept) if key in UNSEARCHED]
+    if any(override.get_key_element() == SEED for override in intervals):
+        found.append(
+            "seed must not be searched: it would be chosen for its luck. Give a list, such as seed=0,1,2, to train"
+            " every trial with each of them and to compare the means."
+        )
+    return found
 
 
 UNSEARCHED = {
-    "seed": "must not be searched: it would be chosen for its luck. Run the sweep once for each seed.",
     "sweeps": "must name one preset: each is a sweep of its own. Run them one after the other.",
     "study": "must have one value: it names the sweep. Leave it out, or run a sweep for each.",
 }

@@ -2,12 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
 from optuna.study import StudyDirection
@@ -22,6 +21,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED}
 """Optuna's state for a status; any other is a failure to it."""
+
+
+_RUN = "run/"
+"""What begins the user attribute of a trial's run; its seed follows."""
 
 
 class Study:
@@ -63,8 +66,7 @@ class Study:
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             load_if_exists=True,
         )
-        axes = {key: distribution_to_json(axis) for key, axis in self._distributions.items()}
-        self._hold_to({"axes": axes, "objectives": self._objectives})
+        self._hold_to({**space.described(), "objectives": self._objectives})
 
     def _hold_to(self, purpose: dict[str, Any]) -> None:
         """Optuna itself would go on with the old objectives, and fail at the first trial of a changed axis."""
@@ -73,8 +75,9 @@ class Study:
             self.note("purpose", purpose)
         elif made_for != purpose:
             raise UsageError(
-                f"study must name a new study or this one, but {self.name!r} was made for another search"
-                " space or other objectives. Choose another name; runs that are in the store are not trained again."
+                f"study must name a new study or one of the same search, but {self.name!r} was made for another:"
+                f" {'; '.join(_changes(made_for, purpose))}. Choose another name, or add hydra.sweeper.fresh=true; runs"
+                " that are in the store are not trained again."
             )
 
     @property
@@ -120,12 +123,29 @@ class Study:
             tokens: trained on so far; an evaluation before training (0) is none to prune by.
             metrics: of the evaluation.
         """
-        value = metrics.get(next(iter(self._objectives)), math.nan)
-        if len(self._objectives) > 1 or tokens < 1 or not math.isfinite(value):
+        if pruning.is_by_seed(self._pruner) or tokens < 1 or not self._is_comparable(metrics):
             return False
         place = pruning.units(tokens, self._unit(tokens))
-        if place < 1:
+        return place >= 1 and self._judge(trial, place, metrics)
+
+    def report_seed(self, trial: Trial, place: int, metrics: Mapping[str, float]) -> bool:
+        """Takes the result of one of a trial's seeds, and says whether its other seeds are worth a run.
+
+        Args:
+            trial: the seed's.
+            place: of the seed among the study's, from 1.
+            metrics: of the run that has ended.
+        """
+        if not pruning.is_by_seed(self._pruner) or not self._is_comparable(metrics):
             return False
+        return self._judge(trial, place, metrics)
+
+    def _is_comparable(self, metrics: Mapping[str, float]) -> bool:
+        return len(self._objectives) == 1 and math.isfinite(metrics.get(next(iter(self._objectives)), math.nan))
+
+    def _judge(self, trial: Trial, place: int, metrics: Mapping[str, float]) -> bool:
+        """Keeps the first value of a place, and asks the pruner."""
+        value = metrics[next(iter(self._objectives))]
         known = self.trials[trial.number]
         if place not in known.intermediate_values:
             trial.report(value, place)
@@ -153,6 +173,15 @@ class Study:
         ]
         return min(ended)[2] if ended else None
 
+    def note_run(self, trial: Trial, seed: int, **facts: Any) -> None:
+        """Writes facts down on one of a trial's runs, beside those that are known of it."""
+        trial.set_user_attr(f"{_RUN}{seed}", {**self.runs(trial).get(seed, {}), **facts})
+
+    def runs(self, trial: Trial | FrozenTrial) -> dict[int, dict[str, Any]]:
+        """What was written down on a trial's runs, by seed."""
+        facts = trial.user_attrs
+        return {int(name.removeprefix(_RUN)): known for name, known in facts.items() if name.startswith(_RUN)}
+
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.
 
@@ -177,3 +206,16 @@ class Study:
             state = TrialState.FAIL if state is TrialState.COMPLETE else state
         values = [outcome.metrics[name] for name in self._objectives] if state is TrialState.COMPLETE else None
         self._study.tell(trial, values, state=state)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """How two searches differ, part by part."""
+    for kind in now:
+        old, new = before.get(kind) or {}, now[kind] or {}
+        for key in {**old, **new}:
+            if key not in new:
+                yield f"{key} was {old[key]}, and is not searched now"
+            elif key not in old:
+                yield f"{key} is {new[key]} now, and was not searched"
+            elif old[key] != new[key]:
+                yield f"{key} was {old[key]}, and is {new[key]} now"
