@@ -138,7 +138,8 @@ class Stage:
             hydra_context=HydraContext(self.composer.hydra.config_loader, callbacks=Silent()),  # type: ignore[arg-type]
             task_function=lambda composed: self._task(composed, act),
         )
-        sweeper.n_trials = sweeper.n_trials if n_trials is None else n_trials  # type: ignore[attr-defined]
+        if n_trials is not None:
+            sweeper.settings["n_trials"] = n_trials  # type: ignore[attr-defined]
         played: Any = SimpleNamespace(make_engine=self._make_engine)
         sweeper.launcher = played
         arguments = OmegaConf.to_container(master.hydra.overrides.task)

@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from optuna import load_study
@@ -502,17 +501,6 @@ class TestUsage:
         assert not Path("runs").exists()
         assert not here.tracker.runs
 
-    def test_a_launcher_without_an_engine_is_refused(self, composer):
-        nothing: Any = None
-        with pytest.raises(UsageError, match=r"hydra/launcher must be local .* but is object\."):
-            sweep.run(
-                [],
-                hydra_context=nothing,
-                task_function=nothing,
-                config=nothing,
-                launcher=object(),
-            )
-
 
 class TestTracking:
     def test_a_parent_and_a_child_for_each_trial(self, here, capsys):
@@ -751,3 +739,119 @@ def test_fresh_starts_the_study_over_and_keeps_the_results(here):
     assert here.sweep("lora.r=4,8", "hydra.sweeper.fresh=true") == []
     assert [trial.number for trial in here.trials()] == [0, 1]
     assert len(here.tracker.runs) == 6  # a parent and two children each time
+
+
+class TestTimeout:
+    def test_no_trial_starts_when_the_time_is_up(self, here, monkeypatch, capsys):
+        now = 0.0
+        monkeypatch.setattr("lowrung.sweep.time.monotonic", lambda: now)
+
+        def act(config: Config) -> Outcome:
+            nonlocal now
+            now += 40
+            return trains(config)
+
+        assert ranks(here.sweep("lora.r=2,4,8", "hydra.sweeper.timeout=1m", act=act)) == [2, 4]
+        printed = capsys.readouterr().out
+        assert printed.count("hydra.sweeper.timeout=1m is over: no further trial starts") == 1
+        assert ranks(here.sweep("lora.r=2,4,8", "hydra.sweeper.timeout=1m", act=act)) == [8]
+
+    @pytest.mark.parametrize("timeout", ["soon", "0", "-5"])
+    def test_what_is_no_duration(self, here, timeout):
+        with pytest.raises(UsageError, match=r"hydra\.sweeper\.timeout must be seconds or a duration"):
+            here.sweep("lora.r=2,4", f"hydra.sweeper.timeout={timeout}")
+
+
+class TestDryRun:
+    def test_it_says_what_would_be_run_and_leaves_nothing(self, here, capsys):
+        here.sweep("lora.r=4,8", "seed=0,1", "hydra.sweeper.dry_run=true", slots=2)
+        printed = capsys.readouterr().out
+        assert "study s: 2 trials, 2 at a time" in printed
+        assert [line.split() for line in printed.splitlines()[-4:-2]] == [
+            ["4", "20", "0,1", "to", "train"],
+            ["8", "20", "0,1", "to", "train"],
+        ]
+        assert here.ran == []
+        assert not here.tracker.runs
+        assert not Path("runs").exists()
+
+    def test_what_is_in_the_store_is_told_apart(self, here, capsys):
+        here.sweep("lora.r=4", "seed=0,1")
+        here.sweep("lora.r=4,8", "seed=0,1,2", "study=t", "hydra.sweeper.dry_run=true")
+        printed = capsys.readouterr().out
+        assert "2 of 3 in the store\n" in printed
+        assert "to train\n" in printed
+        assert not Path("multirun/t").exists()
+
+    def test_an_interval_is_shown_as_it_is(self, here, capsys):
+        here.sweep("lora.r=4,8", RATE, "hydra.sweeper.dry_run=true", n_trials=6)
+        assert capsys.readouterr().out.count("tag(log,interval(1e-05,0.1))") == 2
+
+
+class TestConstraints:
+    SMALL = 'hydra.sweeper.constraints={params/trainable:"<=400"}'
+
+    def test_the_best_keeps_to_them(self, here, capsys):
+        here.sweep("lora.r=2,4,8", self.SMALL)
+        best, second, broken = json.loads(here.study.leaderboard.read_text())
+        assert [row["point"]["lora.r"] for row in (best, second, broken)] == ["4", "2", "8"]
+        assert broken["broken"] == ["params/trainable <= 400"]
+        assert "not params/trainable <= 400" in capsys.readouterr().out
+        (parent,) = (run for run in here.tracker.runs.values() if not run.parent)
+        assert parent.tags["lowrung.best_trial"] == "1"
+
+    def test_the_sampler_learns_of_them(self, here):
+        here.sweep("lora.r=4,8", RATE, self.SMALL, n_trials=4)
+        assert [(trial.params["lora.r"], trial.constraints) for trial in here.trials()] == [
+            (r, {"params/trainable <= 400": 100 * r - 400}) for r in (4, 8, 4, 8)
+        ]
+
+    def test_other_ones_are_another_search(self, here):
+        here.sweep("lora.r=4,8", self.SMALL)
+        with pytest.raises(UsageError, match=r"params/trainable was <=400, and is not searched now"):
+            here.sweep("lora.r=4,8")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('{params/trainable:"<400"}', r"params/trainable must be <= or >= and a number, but is '<400'"),
+            ('{params/trainable:"<=many"}', r"params/trainable must be <= or >= and a number, but is '<=many'"),
+            ('{params/trainble:"<=4"}', r"Did you mean params/trainable"),
+            ("[1]", r"must be pairs such as"),
+        ],
+    )
+    def test_what_is_none(self, here, text, message):
+        with pytest.raises(UsageError, match=message):
+            here.sweep("lora.r=4,8", f"hydra.sweeper.constraints={text}")
+
+
+def test_with_the_grid_sampler_an_interval_is_a_list(here):
+    ran = here.sweep("lora.r=4,8", RATE, "hydra/sweeper/sampler=grid")
+    rates = [1e-5, 1e-3, 1e-1]
+    assert [(config.lora.r, config.train.learning_rate) for config in ran] == [
+        (r, pytest.approx(rate)) for r in (4, 8) for rate in rates
+    ]
+
+
+class TestStorage:
+    def test_a_database_of_ones_own(self, here):
+        here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db")
+        assert len(load_study(study_name="s", storage="sqlite:///all.db").trials) == 2
+        assert here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db") == []
+        here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db", "hydra.sweeper.fresh=true")
+        assert len(load_study(study_name="s", storage="sqlite:///all.db").trials) == 2
+
+    @pytest.mark.parametrize(
+        ("storage", "message"),
+        [
+            ("postgresql://me:hunter2@there/x", "must hold no password"),
+            ("redis://there", r"must be the address of a database \(sqlite://"),
+            ("studies.db", "must be the address of a database"),
+            ("mysql+nodriver://localhost/x", "must be a database that opens, but this mysql"),
+        ],
+    )
+    def test_what_does_not_open(self, here, storage, message):
+        with pytest.raises(UsageError, match=message) as caught:
+            here.sweep("lora.r=4,8", f"hydra.sweeper.storage='{storage}'")
+        assert "hunter2" not in str(caught.value)
+        assert here.ran == []

@@ -51,10 +51,14 @@ def objective_problems(objectives: Any) -> list[str]:
         return [f"hydra.sweeper.objectives must be pairs such as {{eval/loss:minimize}}, but is {objectives!r}."]
     found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
     for name, direction in objectives.items():
-        if not _may_be_generated(name):
-            found += _one_of("hydra.sweeper.objectives", name, OBJECTIVES)
+        found += metric_name_problems("hydra.sweeper.objectives", name)
         found += _one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
     return found
+
+
+def metric_name_problems(setting: str, name: Any) -> list[str]:
+    """Whether a setting names a metric that a run has."""
+    return [] if _may_be_generated(name) else list(_one_of(setting, name, OBJECTIVES))
 
 
 def _may_be_generated(name: Any) -> bool:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,9 @@ from lowrung.errors import UsageError
 from lowrung.layout import RunFolder, StudyFolder
 from lowrung.schema import Config
 from lowrung.search import space as spaces
+from lowrung.search.pruning import Schedule
 from lowrung.search.space import Params, Space
+from lowrung.settings import Settings
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -31,22 +35,24 @@ class Composer:
     hydra_context: HydraContext
     master: DictConfig
 
-    def space(self, overrides: Sequence[str], n_trials: int | None, objectives: Mapping[str, str]) -> Space:
+    def space(self, overrides: Sequence[str], settings: Settings) -> Space:
         """Reads the search space.
 
         Raises:
-            UsageError: with every problem that any single value of it has.
+            UsageError: with every problem that any single value of it or of the settings has.
         """
+        n_values = settings.sampler.get("n_values")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         readable = [override for text in overrides if (override := commandline.parsed(text, parser))]
         problems = [
             *commandline.problems(overrides, self.compose, parser, _rules),
-            *spaces.problems(readable, n_trials),
-            *check.objective_problems(objectives),
+            *spaces.problems(readable, settings.n_trials, needs_n_trials=n_values is None),
+            *settings.problems(),
         ]
         if problems:
             raise UsageError(problems)
-        return spaces.parse(overrides, parser)
+        space = spaces.parse(overrides, parser)
+        return space.on_a_grid(n_values) if n_values else space
 
     def points(self, space: Space, objectives: Mapping[str, str]) -> list["GridPoint"]:
         """The grid's points, those of equal configs once.
@@ -103,41 +109,6 @@ class GridPoint:
     config: Config
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to sweep; the fields are those of `LowrungSweeperConf`, which says what they mean."""
-
-    n_trials: int | None = None
-    objectives: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"eval/loss": "minimize"})
-    sampler: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "tpe"})
-    pruner: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "none"})
-    fresh: bool = False
-    retries: int = 1
-    max_failures: int = 5
-
-
-def search_problems(how: Settings, space: Space, points: Sequence[GridPoint]) -> list[str]:
-    """What the sampler and the pruner cannot do with this space and these schedules."""
-    from lowrung.search import pruning, samplers
-
-    schedules = [
-        pruning.Schedule(
-            train.eval_steps, train.max_steps or sys.maxsize, train.batch_size * train.gradient_accumulation_steps
-        )
-        for train in (point.config.train for point in points)
-    ]
-    limits = (("retries", how.retries, 0), ("max_failures", how.max_failures, 1))
-    return [
-        *(
-            f"hydra.sweeper.{name} must be at least {least}, but is {value}."
-            for name, value, least in limits
-            if value < least
-        ),
-        *samplers.problems(how.sampler, how.objectives, space),
-        *pruning.problems(how.pruner, how.objectives, schedules, seeds=len(space.seeds) or 1),
-    ]
-
-
 def require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
     """Refuses several GPUs for a model that would lie on one: SFTTrainer takes the rest for DataParallel and raises.
 
@@ -161,7 +132,7 @@ class Plan:
         space: the search space; its fixed overrides name the study.
         points: the grid.
         n_trials: trials in total.
-        objectives: metrics and their directions.
+        settings: how it is run.
         config: of the first point, for what is the same in all.
         preflights: by what they depend on; see `Plan.preflight`.
     """
@@ -171,7 +142,7 @@ class Plan:
     space: Space
     points: Sequence[GridPoint]
     n_trials: int
-    objectives: Mapping[str, str]
+    settings: Settings
     config: Config
     preflights: Mapping[str, "Preflight"]
 
@@ -181,9 +152,7 @@ class Plan:
         composer: Composer,
         space: Space,
         points: Sequence[GridPoint],
-        master: DictConfig,
-        n_trials: int | None,
-        objectives: Mapping[str, str],
+        settings: Settings,
         engine: Engine,
     ) -> "Plan":
         """Names the study, and looks at each distinct model and data in a process of its own.
@@ -191,8 +160,8 @@ class Plan:
         Raises:
             UsageError: with all that was found to be in the way.
         """
-        config = points[0].config
-        name = config.study or _study_name(master, space, objectives)
+        config, master, n_trials = points[0].config, composer.master, settings.n_trials
+        name = config.study or _study_name(master, space, settings)
         with open_dict(master):
             master.study = name
         folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
@@ -202,6 +171,9 @@ class Plan:
         distinct = {key: app.look_arguments(configs) for key, configs in alike.items()}
         print("loading libraries, looking at model and data (the first time, the model is built: half a minute)")
         preflights = dict(_look(engine, folder, distinct))
+        shutil.rmtree(folder.preflight, ignore_errors=True)
+        with suppress(OSError):  # something else is there: the study was begun before
+            folder.path.rmdir()
         problems = dict.fromkeys(problem for found in preflights.values() for problem in found.problems)
         if problems:
             raise UsageError(list(problems))
@@ -210,14 +182,22 @@ class Plan:
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
         fixed = (text for text in space.fixed if not text.startswith("study="))
         space = dataclasses.replace(space, fixed=(*fixed, f"study={_quoted(name)}"))
-        return cls(name, folder, space, points, total, objectives, config, preflights)
+        return cls(name, folder, space, points, total, settings, config, preflights)
 
     def preflight(self, config: Config) -> "Preflight":
         """What was found for this config's model and data."""
         return self.preflights[_look_key(config)]
 
 
-def _study_name(master: DictConfig, space: Space, objectives: Mapping[str, str]) -> str:
+def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
+    """When the runs of these points are evaluated."""
+    return [
+        Schedule(train.eval_steps, train.max_steps or sys.maxsize, train.batch_size * train.gradient_accumulation_steps)
+        for train in (point.config.train for point in points)
+    ]
+
+
+def _study_name(master: DictConfig, space: Space, settings: Settings) -> str:
     """The preset's or the task's name with a hash of the search space; tracking and paths do not count."""
     choices = OmegaConf.to_container(master.hydra.runtime.choices)
     assert isinstance(choices, dict)
@@ -225,7 +205,7 @@ def _study_name(master: DictConfig, space: Space, objectives: Mapping[str, str])
     fixed = sorted(text for text in space.fixed if not text.startswith(("track", "store=", "study=", "sweeps=")))
     axes = {axis.key: axis.distinct for axis in space.choices}
     searched = [dataclasses.asdict(axis) for axis in space.intervals]
-    return f"{task}-{schema.digest([fixed, axes, searched, dict(objectives), space.seeds])[:6]}"
+    return f"{task}-{schema.digest([fixed, axes, searched, space.seeds, settings.goal])[:6]}"
 
 
 def _quoted(name: str) -> str:

@@ -60,7 +60,8 @@ class Results:
 
     def _best(self) -> leaderboard.Row | None:
         ranked = leaderboard.ranked(self.rows, self._objectives)
-        return ranked[0] if ranked and ranked[0].outcome.status is Status.COMPLETE else None
+        is_best = ranked and ranked[0].outcome.status is Status.COMPLETE and not ranked[0].broken
+        return ranked[0] if is_best else None
 
     def _described(self, row: leaderboard.Row) -> str:
         scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self._objectives if name in row.outcome.metrics)

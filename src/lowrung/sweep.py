@@ -1,43 +1,43 @@
 """Many trials: ask, run, wait for the first to end, tell. The only client of the study."""
 
 import dataclasses
+import math
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import app, atomic, recording
+from lowrung import addresses, app, atomic, preview, recording
 from lowrung.app import RunFailed
-from lowrung.engine import mailbox
+from lowrung.engine import durations, mailbox
 from lowrung.engine.base import Engine
+from lowrung.engine.batches import BatchEngine
 from lowrung.errors import UsageError
 from lowrung.interrupt import CtrlC
 from lowrung.outcome import Outcome, Status, over_seeds
-from lowrung.plan import Composer, Plan, Settings, require_a_device_map, search_problems
+from lowrung.plan import Composer, Plan, require_a_device_map, schedules
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.results import Results, ending
 from lowrung.runs import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
 from lowrung.search.space import Value
+from lowrung.settings import Settings
 from lowrung.track.base import Tracker, TrackError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
+    from lowrung.search.study import Study
+
 PRELOAD = ("lowrung.finetune.run", "lowrung.finetune.preflight", "lowrung.adapters.verify", "lowrung.track.mlflow")
 """What every run imports: 10 to 13 s that the engine spends once."""
-
-
-class Launcher(Protocol):
-    """What a Hydra launcher must have for this sweeper: an engine, which does not wait for whole batches."""
-
-    def make_engine(self, preload: Sequence[str]) -> Engine:
-        """The engine that the launcher wraps."""
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     task_function: TaskFunction,
     config: DictConfig,
     launcher: Any,
-    **settings: Any,
+    settings: Settings,
 ) -> None:
     """Runs a sweep to its end and prints its leaderboard.
 
@@ -56,29 +56,26 @@ def run(
         hydra_context: Hydra's.
         task_function: the function below ``@hydra.main``.
         config: the sweep's composed config, Hydra's node included.
-        launcher: a `Launcher`.
-        **settings: the fields of a `Settings`.
+        launcher: Hydra's; one of lowrung's has an engine, and any other runs batches.
+        settings: how to sweep.
 
     Raises:
         UsageError: before anything has started.
         RunFailed: when a trial failed; all results that there are have been kept.
     """
-    if not hasattr(launcher, "make_engine"):
-        raise UsageError(
-            f"hydra/launcher must be local with lowrung's sweeper, but is {type(launcher).__name__}."
-            " Leave it out, or add hydra/sweeper=basic to run plain batches without a study."
-        )
-    how = Settings(**settings)
     composer = Composer(hydra_context, config)
-    space = composer.space(overrides, how.n_trials, how.objectives)
-    points = composer.points(space, how.objectives)
-    if problems := search_problems(how, space, points):
+    space = composer.space(overrides, settings)
+    points = composer.points(space, settings.objectives)
+    if problems := settings.search_problems(space, schedules(points)):
         raise UsageError(problems)
-    with closing(launcher.make_engine(PRELOAD)) as engine:
+    with closing(_make_engine(launcher, settings)) as engine:
         require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
-        planned = Plan.make(composer, space, points, config, how.n_trials, how.objectives, engine)
+        planned = Plan.make(composer, space, points, settings, engine)
+        if settings.dry_run:
+            print(preview.render(planned, composer, engine))
+            return
         with atomic.lock(planned.folder.lock):
-            sweep = Sweep(planned, composer, task_function, engine, how)
+            sweep = Sweep(planned, composer, task_function, engine)
             sweep.run()
     sweep.report()
 
@@ -114,28 +111,17 @@ class Trying:
 class Sweep:
     """The coordinator."""
 
-    def __init__(
-        self, plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine, settings: Settings
-    ) -> None:
-        from lowrung.search.study import Study
+    def __init__(self, plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine) -> None:
+        from lowrung.search import constraints
 
+        settings = plan.settings
         self._plan = plan
         self._composer = composer
         self._engine = engine
-        self._settings = settings
-        if settings.fresh:
-            _clear(plan)
-        self._study: Study = Study(
-            plan.study,
-            database=plan.folder.database,
-            space=plan.space,
-            objectives=plan.objectives,
-            seed=plan.config.seed,
-            sampler=settings.sampler,
-            pruner=settings.pruner,
-        )
+        self._constraints = constraints.parse(settings.constraints)
+        self._study = _open_study(plan)
         self._tracker: Tracker = recording.make_tracker(plan.config)
-        self._results = Results(plan.folder, plan.objectives, plan.n_trials, self._tracker)
+        self._results = Results(plan.folder, settings.objectives, plan.n_trials, self._tracker)
         self._progress = Progress()
         self._runs = Runs(
             engine,
@@ -148,6 +134,8 @@ class Sweep:
         )
         self._trying: dict[int, Trying] = {}
         self._failures = 0
+        self._ends_at = time.monotonic() + (durations.seconds(settings.timeout) or math.inf)
+        self._is_out_of_time = False
 
     def run(self) -> None:
         """Runs all trials that are still to run.
@@ -246,6 +234,8 @@ class Sweep:
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
+        if self._time_is_up():
+            return None
         if adopted:
             return adopted.pop(0)
         taken = [*self._results.numbers, *self._trying]
@@ -255,6 +245,16 @@ class Sweep:
         counts = Counter(self._place(trials[number]) for number in taken)
         place = min(range(len(self._plan.points)), key=lambda i: counts[i])
         return self._study.ask(self._plan.points[place].params)
+
+    def _time_is_up(self) -> bool:
+        """Whether no further trial is to start; it is said once."""
+        if time.monotonic() >= self._ends_at and not self._is_out_of_time:
+            self._is_out_of_time = True
+            self._progress.say(
+                f"hydra.sweeper.timeout={self._plan.settings.timeout} is over: no further trial starts; the same"
+                " command goes on"
+            )
+        return self._is_out_of_time
 
     def _place(self, trial: "FrozenTrial") -> int:
         """Which point of the grid a trial is at."""
@@ -410,7 +410,7 @@ class Sweep:
     def _count_failure(self, outcome: Outcome) -> None:
         """Ends a sweep that only fails: what comes next would most likely fail too."""
         self._failures = 0 if outcome.status.is_kept else self._failures + 1
-        if self._failures >= self._settings.max_failures and self._failures < self._plan.n_trials:
+        if self._failures >= self._plan.settings.max_failures and self._failures < self._plan.n_trials:
             raise RunFailed(
                 f"{self._failures} trials failed one after the other (hydra.sweeper.max_failures), the last with:"
                 f" {outcome.cause}. Mend that, and the same command goes on."
@@ -420,16 +420,51 @@ class Sweep:
         seeds = [leaderboard.Seed(seed, one.outcome, one.run.folder.path) for seed, one in sorted(ended.items())]
         is_reused = all(one.is_reused for one in ended.values())
         point = self._plan.space.texts(trial.params)
-        self._results.add(leaderboard.Row(trial.number, point, outcome, seeds, is_reused))
+        broken = [str(one) for one in self._constraints if one.violation(outcome.metrics) > 0]
+        self._results.add(leaderboard.Row(trial.number, point, outcome, seeds, is_reused, broken))
 
 
 def _outcome(ended: Mapping[int, Finished]) -> Outcome:
     return over_seeds({seed: finished.outcome for seed, finished in ended.items()})
 
 
-def _clear(plan: Plan) -> None:
-    """Starts the study over: its record and its jobs' folders go; results stay in the store, and are reused."""
-    plan.folder.database.unlink(missing_ok=True)
-    for job in plan.folder.path.iterdir():
-        if job.name.isdigit():
-            shutil.rmtree(job)
+def _make_engine(launcher: Any, settings: Settings) -> Engine:
+    """The engine that one of lowrung's launchers wraps, or one that gives batches to another launcher of Hydra's.
+
+    Raises:
+        UsageError: when the launcher's settings are wrong, or a pruner is to stop runs that cannot be stopped.
+    """
+    from lowrung.search import pruning
+
+    if hasattr(launcher, "make_engine"):
+        engine: Engine = launcher.make_engine(PRELOAD)
+        return engine
+    if pruning.is_by_evaluations(settings.pruner):
+        raise UsageError(
+            f"hydra/sweeper/pruner={settings.pruner['name']} must be able to stop a run, but hydra/launcher is"
+            f" {type(launcher).__name__}, which runs whole batches. Leave the launcher or the pruner out."
+        )
+    return BatchEngine(launcher)
+
+
+def _open_study(plan: Plan) -> "Study":
+    """Opens the study, or starts it over: its record and its jobs' folders go, and results stay in the store."""
+    from lowrung.search.study import Study
+
+    settings = plan.settings
+    storage = addresses.absolute(settings.storage or f"sqlite:///{plan.folder.database}", Path.cwd())
+    if settings.fresh:
+        Study.delete(plan.study, storage)
+        for job in plan.folder.path.iterdir():
+            if job.name.isdigit():
+                shutil.rmtree(job)
+    return Study(
+        plan.study,
+        storage=storage,
+        space=plan.space,
+        objectives=settings.objectives,
+        constraints=settings.constraints,
+        seed=plan.config.seed,
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+    )

@@ -5,6 +5,7 @@ not know, and expects batches, of which it has none.
 """
 
 import ast
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -25,6 +26,7 @@ from hydra_plugins.lowrung.sweeper import PRUNERS, SAMPLERS, LowrungSweeper
 from lowrung import sweep
 from lowrung.layout import ROOT
 from lowrung.search import pruning, samplers
+from lowrung.settings import Settings
 from tests import composing
 from tests.composing import Composer
 
@@ -46,13 +48,17 @@ def test_its_settings_are_in_the_config_store():
         "defaults": [{"sampler": "tpe"}, {"pruner": "none"}],
         "_target_": "hydra_plugins.lowrung.sweeper.LowrungSweeper",
         "n_trials": None,
+        "timeout": None,
         "objectives": None,
+        "constraints": None,
         "params": {},
         "sampler": "???",
         "pruner": "???",
+        "storage": None,
         "fresh": False,
         "retries": 1,
         "max_failures": 5,
+        "dry_run": False,
     }
 
 
@@ -70,7 +76,7 @@ class TestGroups:
         chosen = dict(composer.compose([f"hydra/sweeper/sampler={name}"]).hydra.sweeper.sampler)
         assert chosen["name"] == name
         made = samplers.make(chosen, seed=0, trial_number=0)
-        assert type(made).__name__.lower().startswith({"nsga2": "nsgaii"}.get(name, name))
+        assert type(made).__name__.lower().startswith({"nsga2": "nsgaii", "grid": "random"}.get(name, name))
 
     @pytest.mark.parametrize("name", PRUNERS)
     def test_the_settings_of_a_pruner_are_those_that_it_takes(self, composer, name):
@@ -137,24 +143,29 @@ class TestSweep:
     def test_the_default_is_the_least_eval_loss(self, handed):
         got = handed("lora.r=2,4")
         assert got["overrides"] == ["lora.r=2,4"]
-        assert (got["n_trials"], got["objectives"]) == (None, {"eval/loss": "minimize"})
-        assert got["sampler"] == {"name": "tpe", "n_startup_trials": 10, "multivariate": None}
-        assert got["pruner"] == {"name": "none"}
+        assert (got["settings"].n_trials, got["settings"].objectives) == (None, {"eval/loss": "minimize"})
+        assert got["settings"].sampler == {"name": "tpe", "n_startup_trials": 10, "multivariate": None}
+        assert got["settings"].pruner == {"name": "none"}
         assert got["config"].hydra.sweeper.n_trials is None
         assert hasattr(got["launcher"], "make_engine")
 
     def test_its_settings_come_along(self, handed):
         got = handed("lora.r=2,4", "hydra.sweeper.n_trials=3", "hydra.sweeper.objectives={eval/exact_match:maximize}")
         assert got["overrides"] == ["lora.r=2,4"]
-        assert got["n_trials"] == 3
-        assert got["objectives"] == {"eval/exact_match": "maximize"}
+        assert got["settings"].n_trials == 3
+        assert got["settings"].objectives == {"eval/exact_match": "maximize"}
 
     def test_the_sampler_and_the_pruner_come_along_as_plain_dicts(self, handed):
         pruner = ("hydra/sweeper/pruner=percentile", "hydra.sweeper.pruner.percentile=10")
         got = handed("lora.r=2,4", "hydra/sweeper/sampler=random", *pruner)
-        assert type(got["sampler"]) is type(got["pruner"]) is dict
-        assert got["sampler"] == {"name": "random"}
-        assert got["pruner"] == {"name": "percentile", "percentile": 10.0, "n_startup_trials": 5, "n_warmup": 0}
+        assert type(got["settings"].sampler) is type(got["settings"].pruner) is dict
+        assert got["settings"].sampler == {"name": "random"}
+        assert got["settings"].pruner == {
+            "name": "percentile",
+            "percentile": 10.0,
+            "n_startup_trials": 5,
+            "n_warmup": 0,
+        }
 
     def test_a_presets_space_comes_before_the_command_lines(self, handed):
         got = handed("sweeps=rank_ladder", "lora.r=2,4")
@@ -167,8 +178,8 @@ class TestSweep:
     def test_a_presets_values_become_overrides(self, monkeypatch, given, override):
         got: list[list[str]] = []
         monkeypatch.setattr(sweep, "run", lambda overrides, **_: got.append(overrides))
-        settings: dict[str, Any] = {"sampler": {}, "pruner": {}, "fresh": False, "retries": 1, "max_failures": 5}
-        sweeper = LowrungSweeper(n_trials=None, objectives=None, params={"x": given}, **settings)
+        defaults = {field.name: None for field in dataclasses.fields(Settings)}
+        sweeper = LowrungSweeper(params={"x": given}, **defaults)
         nothing: Any = SimpleNamespace()
         sweeper.hydra_context, sweeper.config, sweeper.task_function, sweeper.launcher = (nothing,) * 4
         sweeper.sweep(["y=1"])

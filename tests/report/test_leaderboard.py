@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def row(number: int, loss: float | None = None, *, status: Status = Status.COMPL
     return one_seed(number, {"lora.r": str(2 * number)}, Outcome(status, {**scores, **given}, cause=cause))
 
 
-def one_seed(number: int, point: dict[str, str], outcome: Outcome, folder: str = "runs/ab", **facts: bool) -> Row:
+def one_seed(number: int, point: dict[str, str], outcome: Outcome, folder: str = "runs/ab", **facts: Any) -> Row:
     return Row(number, point, outcome, [Seed(0, outcome, Path(folder))], **facts)
 
 
@@ -152,6 +153,7 @@ def test_the_record_holds_it_all_best_first(tmp_path):
         "metrics": dict(ROWS[1].outcome.metrics),
         "measurements": {"time/total_seconds": 59.5},
         "reused": True,
+        "broken": [],
         "runs": [
             {"seed": 0, "status": "complete", "metrics": dict(ROWS[1].outcome.metrics), "results": "runs/b"},
         ],

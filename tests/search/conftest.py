@@ -32,6 +32,6 @@ def opened(database: Path, request: pytest.FixtureRequest) -> Opener:
     ) -> Study:
         space = spaces.parse(overrides or MIXED, OverridesParser.create())
         full_name = f"{request.node.nodeid} {name}"
-        return Study(full_name, database=database, space=space, objectives=objectives, seed=seed, **named)
+        return Study(full_name, storage=f"sqlite:///{database}", space=space, objectives=objectives, seed=seed, **named)
 
     return open_study

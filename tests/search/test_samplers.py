@@ -154,9 +154,9 @@ class TestProblems:
         assert problem.startswith("hydra/sweeper/sampler=random must have an interval to draw from, but all that is")
 
     def test_an_unknown_name(self):
-        (problem,) = self.problems({"name": "grid"})
+        (problem,) = self.problems({"name": "brute"})
         assert problem == (
-            "hydra/sweeper/sampler must be one of tpe, random, qmc, cmaes, nsga2, gp, but its name is 'grid'."
+            "hydra/sweeper/sampler must be one of tpe, random, grid, qmc, cmaes, nsga2, gp, but its name is 'brute'."
         )
 
     @needs_cmaes

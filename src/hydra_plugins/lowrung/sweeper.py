@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 @dataclass
@@ -17,29 +17,40 @@ class LowrungSweeperConf:
     Attributes:
         n_trials: trials in total; needed with an interval. Without one, every point of the grid is run once, and a
             number stops earlier.
+        timeout: starts no trial after so long: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Those that
+            run are run to their ends, and the same command goes on, with as much time again. null is no limit.
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is the least eval/loss (a
             dict as the default could be added to on the command line, but not replaced).
+        constraints: metrics with bounds that a trial must keep to if it is to be the best, such as
+            ``{params/trainable:"<=1e6"}``. tpe, nsga2 and gp learn what breaks them; null is none.
         params: the search space of a preset: overrides by key. The command line's come first.
         sampler: draws the intervals' values, and learns from all points of the grid as if they were one:
             ``hydra/sweeper/sampler=NAME``.
         pruner: ends trials that do badly: ``hydra/sweeper/pruner=NAME``.
+        storage: address of the database that Optuna keeps the study in: ``postgresql://...`` or ``mysql://...`` for one
+            that others can look into. It must hold no password. null is a SQLite file in the study's folder.
         fresh: starts the study over. Results stay in the store, and the same run is answered from there.
         retries: how often a run whose process was lost (a crash, a kill) is started again, from its last checkpoint. A
             run that is out of memory is tried once with half the batch and twice the accumulation besides; whatever
             else fails would fail again, and is not.
         max_failures: so many failures one after the other end the sweep, for what comes next would fail too.
+        dry_run: looks at everything, prints what would be run, and runs nothing.
     """
 
     defaults: List[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])  # noqa: UP006
     _target_: str = "hydra_plugins.lowrung.sweeper.LowrungSweeper"
     n_trials: Optional[int] = None  # noqa: UP045
+    timeout: Any = None
     objectives: Any = None
+    constraints: Any = None
     params: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
     sampler: Any = MISSING
     pruner: Any = MISSING
+    storage: Optional[str] = None  # noqa: UP045
     fresh: bool = False
     retries: int = 1
     max_failures: int = 5
+    dry_run: bool = False
 
 
 @dataclass
@@ -69,6 +80,20 @@ class RandomConf:
     """
 
     name: str = "random"
+
+
+@dataclass
+class GridConf:
+    """Makes a list of each interval, so that all is one grid; lists are a grid with any sampler.
+
+    Attributes:
+        name: grid.
+        n_values: of each interval, evenly spaced (by orders of magnitude with ``tag(log, ...)``), both ends included.
+            Three: low, middle and high.
+    """
+
+    name: str = "grid"
+    n_values: int = 3
 
 
 @dataclass
@@ -247,6 +272,7 @@ class WilcoxonConf:
 SAMPLERS = {
     "tpe": TpeConf,
     "random": RandomConf,
+    "grid": GridConf,
     "qmc": QmcConf,
     "cmaes": CmaesConf,
     "nsga2": Nsga2Conf,
@@ -272,23 +298,12 @@ for _name, _node in PRUNERS.items():
 class LowrungSweeper(Sweeper):
     """Thin: it keeps what Hydra hands over until `sweep`, and imports the coordinator only there."""
 
-    def __init__(
-        self,
-        n_trials: Optional[int],  # noqa: UP045
-        objectives: Optional[Dict[str, str]],  # noqa: UP006, UP045
-        params: Dict[str, Any],  # noqa: UP006
-        sampler: Dict[str, Any],  # noqa: UP006
-        pruner: Dict[str, Any],  # noqa: UP006
-        fresh: bool,
-        retries: int,
-        max_failures: int,
-    ) -> None:
-        self.n_trials = n_trials
-        self.objectives = {"eval/loss": "minimize"} if objectives is None else objectives
+    def __init__(self, params: Dict[str, Any], **settings: Any) -> None:  # noqa: UP006
         self.params = dict(params)
-        self.sampler = dict(sampler)
-        self.pruner = dict(pruner)
-        self.limits = {"fresh": fresh, "retries": retries, "max_failures": max_failures}
+        self.settings = {
+            name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for name, value in settings.items()
+        }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See Hydra's `Sweeper`."""
@@ -302,9 +317,12 @@ class LowrungSweeper(Sweeper):
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
         """Runs the sweep and returns the exit code that its results call for."""
         from lowrung import sweep
+        from lowrung.settings import Settings
 
         assert self.hydra_context is not None
         assert self.config is not None
+        absent: Dict[str, Any] = {"objectives": {"eval/loss": "minimize"}, "constraints": {}}  # noqa: UP006
+        given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
         preset = [f"{key}={'null' if value is None else value}" for key, value in self.params.items()]
         return sweep.run(
             preset + list(arguments),
@@ -312,9 +330,5 @@ class LowrungSweeper(Sweeper):
             task_function=self.task_function,
             config=self.config,
             launcher=self.launcher,
-            n_trials=self.n_trials,
-            objectives=self.objectives,
-            sampler=self.sampler,
-            pruner=self.pruner,
-            **self.limits,
+            settings=Settings(**{**self.settings, **absent, **given}),
         )

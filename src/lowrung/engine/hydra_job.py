@@ -36,6 +36,11 @@ def hydra_task(hydra_context: HydraContext, task_function: TaskFunction, config:
     return _Task(hydra_context, task_function, config, Singleton.get_state())
 
 
+def config_of(task: Callable[[], Any]) -> DictConfig | None:
+    """The composed config of a Hydra job's task; None where a task is something else."""
+    return task.config if isinstance(task, _Task) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Task:
     hydra_context: HydraContext

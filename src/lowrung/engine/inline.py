@@ -57,7 +57,7 @@ class InlineEngine:
             if self._is_cancelled:
                 return [Ended(job.key, How.CANCELLED, cause="cancelled")]
             with child.environment({**child.thread_variables(self.threads), **job.env}):
-                ended = _run(job)
+                ended = run_here(job)
             return [*(Reported(job.key, report) for report in mailbox.Reader(job.folder).read()), ended]
 
     def cancel(self, key: str) -> None:
@@ -71,7 +71,8 @@ class InlineEngine:
         self._lock.close()
 
 
-def _run(job: Job) -> Ended:
+def run_here(job: Job) -> Ended:
+    """Runs a job's task in this process."""
     try:
         return Ended(job.key, How.RETURNED, job.task())
     except Exception as error:

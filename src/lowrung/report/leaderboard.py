@@ -40,6 +40,7 @@ class Row:
         outcome: how it ended, over its seeds.
         seeds: its runs.
         is_reused: whether all results were there before this sweep.
+        broken: the constraints that it does not keep to.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Row:
     outcome: Outcome
     seeds: Sequence[Seed]
     is_reused: bool = False
+    broken: Sequence[str] = ()
 
     def spread(self, name: str) -> float | None:
         """The standard deviation of a metric over the seeds (of a sample: n - 1), where two or more have it."""
@@ -56,13 +58,13 @@ class Row:
 
 
 def ranked(rows: Sequence[Row], objectives: Mapping[str, str]) -> list[Row]:
-    """Completed trials by the first objective, best first; then the others by number."""
+    """Complete trials by the first objective, best first; then those that break a constraint, then the others."""
     name, direction = next(iter(objectives.items()))
     sign = -1 if direction == "maximize" else 1
 
-    def place(row: Row) -> tuple[bool, float, int]:
+    def place(row: Row) -> tuple[bool, bool, float, int]:
         value = row.outcome.metrics.get(name) if row.outcome.status is Status.COMPLETE else None
-        return (value is None, 0.0 if value is None else sign * value, row.number)
+        return (value is None, bool(row.broken), 0.0 if value is None else sign * value, row.number)
 
     return sorted(rows, key=place)
 
@@ -98,7 +100,7 @@ def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> l
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
     loss = f"{metrics['base/eval_loss']:.3f} → {_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
     seconds = row.outcome.measurements.get("time/total_seconds")
-    note = ("reused" if row.is_reused else "") if complete else str(row.outcome.status)
+    notes = ["reused"] * row.is_reused + [f"not {bound}" for bound in row.broken] if complete else [row.outcome.status]
     return [
         str(place) if complete else "-",
         str(row.number),
@@ -108,7 +110,7 @@ def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> l
         *(_value(row, name, ".4g") if name in metrics else "" for name in extra),
         _gate(metrics),
         f"{seconds:.0f}" if seconds is not None else "",
-        note,
+        ", ".join(notes),
     ]
 
 
@@ -152,6 +154,7 @@ def _record(row: Row) -> dict[str, Any]:
         "metrics": dict(row.outcome.metrics),
         "measurements": dict(row.outcome.measurements),
         "reused": row.is_reused,
+        "broken": list(row.broken),
         "runs": [
             {
                 "seed": seed.seed,

@@ -110,6 +110,11 @@ class Schedule:
     examples: int = 1
 
 
+def is_by_evaluations(settings: Mapping[str, Any]) -> bool:
+    """Whether a pruner stops runs that train."""
+    return settings["name"] != "none" and not is_by_seed(settings)
+
+
 def problems(
     settings: Mapping[str, Any], objectives: Mapping[str, str], schedules: Sequence[Schedule], *, seeds: int = 1
 ) -> list[str]:

@@ -27,12 +27,12 @@ from lowrung.search.space import Space
 DEFAULT: Mapping[str, Any] = {"name": "tpe"}
 """TPE with Optuna's own settings."""
 
-NAMES = ("tpe", "random", "qmc", "cmaes", "nsga2", "gp")
+NAMES = ("tpe", "random", "grid", "qmc", "cmaes", "nsga2", "gp")
 
 PACKAGES = {"qmc": ("scipy",), "cmaes": ("cmaes",), "gp": ("scipy", "torch")}
 """What a sampler needs besides Optuna."""
 
-LEAST = {"n_startup_trials": 0, "popsize": 2, "population_size": 2}
+LEAST = {"n_startup_trials": 0, "popsize": 2, "population_size": 2, "n_values": 2}
 """The smallest value of each setting that has one: a population of one has nobody to learn from."""
 
 
@@ -75,6 +75,8 @@ def make(settings: Mapping[str, Any], *, seed: int, trial_number: int) -> BaseSa
                 return NSGAIISampler(seed=of_trial, **own)
             case "gp":
                 return GPSampler(seed=of_trial, warn_independent_sampling=False, **own)
+            case "grid":
+                return RandomSampler(seed=of_trial)  # nothing is drawn: the intervals have become lists
             case _:
                 return TPESampler(seed=of_trial, constant_liar=True, **own)
 
@@ -101,7 +103,7 @@ def problems(settings: Mapping[str, Any], objectives: Mapping[str, str], space: 
             f"hydra/sweeper/sampler=cmaes must have one objective, but got {len(objectives)}: {', '.join(objectives)}."
             " Name one in hydra.sweeper.objectives, or add hydra/sweeper/sampler=nsga2."
         )
-    if name != DEFAULT["name"] and not space.intervals:
+    if name not in (DEFAULT["name"], "grid") and not space.intervals:
         found.append(
             f"hydra/sweeper/sampler={name} must have an interval to draw from, but all that is swept is an exact grid."
             " Leave it out, or search a setting: 'train.learning_rate=tag(log,interval(1e-5,1e-3))'."

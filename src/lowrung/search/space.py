@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -57,6 +58,14 @@ class Interval:
     log: bool
     integer: bool
 
+    def spaced(self, n_values: int) -> Choice:
+        """Evenly spaced values, both ends included, of four digits; fewer where there are fewer whole numbers."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        values = [low + (high - low) * place / (n_values - 1) for place in range(n_values)]
+        numbers = [math.exp(value) if self.log else value for value in values]
+        texts = tuple(dict.fromkeys(str(round(number)) if self.integer else f"{number:.4g}" for number in numbers))
+        return Choice(self.key, tuple(int(text) if self.integer else float(text) for text in texts), texts)
+
     def __str__(self) -> str:
         """As Hydra reads it."""
         text = f"interval({self.low:g},{self.high:g})"
@@ -91,6 +100,12 @@ class Space:
         return [
             dict(zip((axis.key for axis in self.choices), values, strict=True)) for values in itertools.product(*axes)
         ]
+
+    def on_a_grid(self, n_values: int) -> "Space":
+        """The space with so many evenly spaced values, both ends included, instead of each interval."""
+        return dataclasses.replace(
+            self, choices=(*self.choices, *(axis.spaced(n_values) for axis in self.intervals)), intervals=()
+        )
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The axes as Optuna knows them."""
@@ -164,11 +179,17 @@ def _distribution(axis: Interval) -> BaseDistribution:
     return FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
-def problems(overrides: Sequence[Override], n_trials: int | None) -> list[str]:
-    """What is wrong with the axes themselves; each override's values are checked elsewhere."""
+def problems(overrides: Sequence[Override], n_trials: int | None, *, needs_n_trials: bool = True) -> list[str]:
+    """What is wrong with the axes themselves; each override's values are checked elsewhere.
+
+    Args:
+        overrides: all of them.
+        n_trials: as was asked for.
+        needs_n_trials: whether an interval is searched without an end.
+    """
     found = []
     intervals = [override for override in overrides if override.is_interval_sweep()]
-    if intervals and n_trials is None:
+    if intervals and n_trials is None and needs_n_trials:
         keys = ", ".join(override.get_key_element() for override in intervals)
         found.append(
             f"hydra.sweeper.n_trials must be set where an interval is searched ({keys}), since it has no end of"

@@ -3,18 +3,23 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from lowrung import addresses
 from lowrung.errors import UsageError
 from lowrung.outcome import Outcome, Status
 from lowrung.search import pruning, samplers
+from lowrung.search.constraints import parse
 from lowrung.search.space import Params, Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -32,24 +37,26 @@ class Study:
 
     Args:
         name: the study's.
-        database: SQLite file; made when missing.
+        storage: the database's address; a SQLite file is made when missing.
         space: the search space.
         objectives: metrics with ``minimize`` or ``maximize``.
+        constraints: metrics with bounds; see `lowrung.search.constraints`.
         seed: of the sampler.
         sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
         pruner: ends trials that do badly; see `lowrung.search.pruning`. Another one may go on with a study.
 
     Raises:
-        UsageError: when the study exists and was made for another search space or other objectives.
+        UsageError: when the database does not open, or the study was made for another space or goal.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        database: Path,
+        storage: str,
         space: Space,
         objectives: Mapping[str, str],
+        constraints: Mapping[str, str] = MappingProxyType({}),
         seed: int,
         sampler: Mapping[str, Any] = samplers.DEFAULT,
         pruner: Mapping[str, Any] = pruning.DEFAULT,
@@ -59,14 +66,21 @@ class Study:
         self._seed = seed
         self._sampler = sampler
         self._pruner = pruner
-        database.parent.mkdir(parents=True, exist_ok=True)
+        self._constraints = parse(constraints)
         self._study = optuna.create_study(
             study_name=name,
-            storage=f"sqlite:///{database}",
+            storage=_opened(storage),
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             load_if_exists=True,
         )
-        self._hold_to({**space.described(), "objectives": self._objectives})
+        self._hold_to({**space.described(), "objectives": self._objectives, "constraints": dict(constraints)})
+
+    @staticmethod
+    def delete(name: str, storage: str) -> None:
+        """Deletes the study of this name, if there is one."""
+        opened = _opened(storage)
+        with suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=opened)
 
     def _hold_to(self, purpose: dict[str, Any]) -> None:
         """Optuna itself would go on with the old objectives, and fail at the first trial of a changed axis."""
@@ -201,11 +215,31 @@ class Study:
         trial.set_user_attr("status", str(outcome.status))
         if outcome.cause:
             trial.set_user_attr("cause", outcome.cause)
+        for constraint in self._constraints:
+            trial.set_constraint(str(constraint), constraint.violation(outcome.metrics))
         state = STATES.get(outcome.status, TrialState.FAIL)
         if not outcome.metrics.keys() >= self._objectives.keys():  # a perplexity that is not finite, say
             state = TrialState.FAIL if state is TrialState.COMPLETE else state
         values = [outcome.metrics[name] for name in self._objectives] if state is TrialState.COMPLETE else None
         self._study.tell(trial, values, state=state)
+
+
+def _opened(storage: str) -> RDBStorage:
+    """The database, made where it is a file.
+
+    Raises:
+        UsageError: when it does not open.
+    """
+    if file := addresses.sqlite_path(storage):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return RDBStorage(storage)
+    except (ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
+        scheme = storage.partition("://")[0]
+        raise UsageError(
+            f"hydra.sweeper.storage must be a database that opens, but this {scheme} one does not:"
+            f" {str(error).splitlines()[0]}. Start it, or mend the address; a password goes into the environment."
+        ) from error
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

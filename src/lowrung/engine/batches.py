@@ -1,0 +1,106 @@
+"""Hydra's own launchers as an engine: ``hydra/launcher=basic`` and ``hydra/launcher=joblib``."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from lowrung import atomic
+from lowrung.engine import child, gpus, hydra_job, mailbox
+from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.engine.inline import run_here
+from lowrung.errors import EngineError
+from lowrung.layout import RunFolder
+
+
+class BatchEngine:
+    """Gathers jobs, and launches them as one batch when they are waited for.
+
+    A launcher returns when all jobs of its batch have ended. What needs an engine that watches is missing: reports
+    arrive when the batch has ended, nothing can be cancelled or stopped, no time limit ends a job, and with
+    ``basic`` a job that dies takes the coordinator with it. Each job sees the first GPU alone.
+
+    Args:
+        launcher: Hydra's, set up for the sweep. A batch is as large as ``hydra.launcher.n_jobs``, or one job.
+    """
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._slots = _batch_size(launcher)
+        self._jobs: list[Job] = []
+        self._locks = contextlib.ExitStack()
+        self._is_closed = False
+        gpus.see_one()
+
+    @property
+    def slots(self) -> int:
+        """The size of a batch."""
+        return self._slots
+
+    @property
+    def threads(self) -> int:
+        """An equal share of the cores that this process may use."""
+        return max(1, child.usable_cores() // self._slots)
+
+    def submit(self, job: Job) -> None:
+        """Takes a job for the next batch; see `lowrung.engine.base.Engine.submit`."""
+        if self._is_closed:
+            raise EngineError(
+                f"An engine must be open to take a job, but {job.key} came after close(). Make a new one."
+            )
+        if job.key in (other.key for other in self._jobs):
+            raise EngineError(f"The keys of running jobs must differ, but {job.key} is running. Wait for it to end.")
+        if len(self._jobs) >= self._slots:
+            raise EngineError(f"A job needs a free slot, but all {self._slots} are taken. Wait for a job to end.")
+        self._locks.enter_context(atomic.lock(RunFolder(job.folder).lock))
+        mailbox.clear(job.folder)
+        self._jobs.append(job)
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Runs the batch to its end, whatever ``timeout`` says; see `lowrung.engine.base.Engine.wait`."""
+        jobs, self._jobs = self._jobs, []
+        with self._locks:
+            launched = [job for job in jobs if hydra_job.config_of(job.task) is not None]
+            ended = [run_here(job) for job in jobs if job not in launched]
+            ended += self._launch(launched)
+        reports = [Reported(job.key, report) for job in launched for report in mailbox.Reader(job.folder).read()]
+        return [*reports, *ended]
+
+    def _launch(self, jobs: Sequence[Job]) -> list[Ended]:
+        configs = [config for job in jobs if (config := hydra_job.config_of(job.task)) is not None]
+        if not configs:
+            return []
+        with child.environment(child.thread_variables(self.threads)):
+            results = self._launcher.launch(
+                [_overrides(config) for config in configs], initial_job_idx=configs[0].hydra.job.num
+            )
+        return [Ended(job.key, How.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
+
+    def cancel(self, key: str) -> None:
+        """Drops a job that was not launched, without an event: only a sweep that breaks off asks for it."""
+        self._jobs = [job for job in self._jobs if job.key != key]
+
+    def close(self) -> None:
+        """Drops what was not launched."""
+        self._is_closed = True
+        self._jobs = []
+        self._locks.close()
+
+
+def _batch_size(launcher: Any) -> int:
+    """How many jobs joblib's launcher runs at once (-1 is one for each core); any other runs them one by one."""
+    n_jobs = int(getattr(launcher, "joblib", {}).get("n_jobs", 1))
+    return n_jobs if n_jobs > 0 else child.usable_cores()
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    """What the launcher is to compose the job from; the folder as we know it, since it numbers jobs by itself."""
+    composed = OmegaConf.to_container(config.hydra.overrides.task)
+    assert isinstance(composed, list)
+    folder = hydra_job.output_folder(config).relative_to(Path(config.hydra.sweep.dir).absolute())
+    quoted = QuotedString(str(folder), Quote.single).with_quotes()
+    return [*map(str, composed), f"hydra.sweep.subdir={quoted}"]
