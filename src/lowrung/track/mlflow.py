@@ -31,7 +31,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for each error, which we raise
+# A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
+for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 KIND_TAG = "lowrung.kind"
 """The tag that says what a run is; ``sweep`` for a sweep's parent run."""
