@@ -90,7 +90,7 @@ def run(composed: DictConfig) -> str:
 
 
 def _run_single(config: Config, job: JobFolder) -> str:
-    problems = check.rules(config) + recording.tracking_problems(config)
+    problems = [*check.rules(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
         raise UsageError(problems)
     threads = usable_cores()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from lowrung import disk
 from lowrung.errors import LowrungError, UsageError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -73,6 +74,8 @@ def _refuse_secrets(arguments: list[str]) -> None:
 
 def _exit(error: Exception) -> NoReturn:
     """Prints what is known of an error and exits; raises it where nobody foresaw it."""
+    if not isinstance(error, LowrungError):
+        error = disk.in_words(error) or error
     problems = _problems(error)
     if problems is None:
         raise error

@@ -133,6 +133,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     """
     if not isinstance(error, COMPOSITION_ERRORS):
         return None
+    if str(error).startswith("Only one of --run, --multirun, --cfg"):
+        return [
+            "--cfg and --info show one config and run nothing, so neither goes with -m (nor with each other). Leave -m"
+            " out, and give each setting one value."
+        ]
     from hydra import initialize_config_dir
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.global_hydra import GlobalHydra

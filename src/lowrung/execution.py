@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrung import check
+from lowrung import check, disk
 from lowrung.engine import mailbox
+from lowrung.errors import StoreError
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.schema import Config
@@ -48,6 +49,9 @@ def execute(
         threads: CPU threads.
         on_point: called with each moment of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
+
+    Raises:
+        StoreError: when ``outcome.json`` cannot be written; it says how the run ended.
     """
     from lowrung.finetune import memory
     from lowrung.finetune.callbacks import Diverged, Stopped
@@ -75,16 +79,41 @@ def execute(
         outcome = Outcome(Status.CANCELLED, cause="interrupted")
     except Exception as error:
         traceback.print_exc()
-        status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
-        outcome = Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
+        outcome = _failure(error, folder)
     shutil.rmtree(folder.scratch, ignore_errors=True)
+    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
+    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    _leave(outcome, folder)
     if outcome.status is Status.COMPLETE:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         folder.tracked.unlink(missing_ok=True)
-    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
-    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    outcome.write(folder.outcome)
     return outcome
+
+
+def _failure(error: Exception, folder: RunFolder) -> Outcome:
+    """What an error stands for. What a full disk broke off is deleted, which may make room for the outcome."""
+    from lowrung.finetune import checkpoints, memory
+
+    if disk.is_full(error, folder.path):
+        for half in (folder.adapter, folder.model, folder.merged):
+            shutil.rmtree(half, ignore_errors=True)
+        checkpoints.delete_torn(folder.checkpoints)
+        return Outcome(Status.FAILED, cause=_no_space(folder))
+    status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
+    return Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _no_space(folder: RunFolder) -> str:
+    return f"no space left on the disk of {folder.path}; free some, and the same command goes on"
+
+
+def _leave(outcome: Outcome, folder: RunFolder) -> None:
+    try:
+        outcome.write(folder.outcome)
+    except OSError as error:
+        lost = f"the outcome ({outcome.status}) cannot be written: {error}"
+        cause = _no_space(folder) if disk.is_full(error, folder.path) else lost
+        raise StoreError(outcome.cause or cause) from error
 
 
 def _train_and_verify(

@@ -1,17 +1,29 @@
 """What is tracked of a run: its history while it runs, and how it ended."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung import atomic, provenance
+from lowrung import atomic, disk, provenance
 from lowrung.engine import mailbox
+from lowrung.errors import UsageError
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome
 from lowrung.schema import Config
-from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackError, check_uri, store_uri
+from lowrung.track.base import (
+    DatasetInput,
+    NullTracker,
+    Point,
+    Tracker,
+    TrackError,
+    check_uri,
+    sqlite_path,
+    store_uri,
+)
+from lowrung.track.tolerant import Tolerant
 
 if TYPE_CHECKING:
     from lowrung.finetune.data import Split
@@ -21,8 +33,18 @@ FLUSH_SECONDS = 1.0
 
 
 def tracking_problems(config: Config) -> list[str]:
-    """What is wrong with where the runs would be tracked."""
-    return check_uri(config.track.uri) if config.track.kind == "mlflow" and config.track.uri else []
+    """What is wrong with where the runs would be tracked; nothing is opened yet."""
+    uri = tracking_uri(config)
+    if uri is None:
+        return []
+    if problems := check_uri(uri):
+        return problems
+    database = sqlite_path(uri)
+    if database is None:
+        return []
+    if database.exists() and not (database.is_file() and os.access(database, os.W_OK)):  # MLflow would try on and on
+        return [f"track.uri must name a file that can be written, but {database} is none. Name another place."]
+    return disk.unwritable("track.uri", database.parent)
 
 
 def tracking_uri(config: Config) -> str | None:
@@ -31,22 +53,37 @@ def tracking_uri(config: Config) -> str | None:
 
 
 def make_tracker(config: Config) -> Tracker:
-    """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race."""
-    uri = tracking_uri(config)
-    if uri is not None:
-        from lowrung.track import mlflow
+    """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race.
 
+    Raises:
+        UsageError: when the store does not answer. Later on that is a warning: see `Tolerant`.
+    """
+    uri = tracking_uri(config)
+    if uri is None:
+        return NullTracker()
+    from lowrung.track import mlflow
+
+    try:
         mlflow.create_store(uri, config.track.experiment, Path.cwd() / "mlruns")
-    return open_tracker(uri, config.track.experiment)
+        return Tolerant(mlflow.MlflowTracker(uri, config.track.experiment))
+    except TrackError as error:
+        raise UsageError(
+            f"track.uri must be a store that answers, but {uri} does not ({error}). Start it, name another one, or do"
+            " without: track=none."
+        ) from error
 
 
 def open_tracker(uri: str | None, experiment: str) -> Tracker:
-    """Opens a tracker whose store exists."""
+    """Opens a tracker whose store exists, or did when the sweep started: without it a trial goes on untracked."""
     if uri is None:
         return NullTracker()
     from lowrung.track.mlflow import MlflowTracker
 
-    return MlflowTracker(uri, experiment)
+    try:
+        return Tolerant(MlflowTracker(uri, experiment))
+    except TrackError as error:
+        print(f"warning: nothing is tracked from here: {error}")
+        return NullTracker()
 
 
 def key_params(config: Config) -> dict[str, str]:
@@ -73,23 +110,20 @@ def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
 
 
 def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, splits: Sequence["Split"]) -> None:
-    """Tracks how a run ended: its last numbers, its data, its files. A tracker that is away is no reason to fail."""
+    """Tracks how a run ended: its last numbers, its data, its files."""
     steps = [report["step"] for report in mailbox.Reader(folder.path).read()]
-    try:
-        tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
-        tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in splits])
-        for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
-            if path.exists():
-                tracker.log_artifact(run_id, path)
-        tags = {
-            "lowrung.signature": folder.path.name,
-            "lowrung.results": str(folder.path),
-            "mlflow.source.git.commit": provenance.git_commit(),
-        }
-        tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
-        tracker.end_run(run_id, outcome.status)
-    except TrackError as error:
-        print(f"warning: {error}")
+    tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
+    tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in splits])
+    for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
+        if path.exists():
+            tracker.log_artifact(run_id, path)
+    tags = {
+        "lowrung.signature": folder.path.name,
+        "lowrung.results": str(folder.path),
+        "mlflow.source.git.commit": provenance.git_commit(),
+    }
+    tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
+    tracker.end_run(run_id, outcome.status)
 
 
 def replay(tracker: Tracker, run_id: str, folder: RunFolder) -> None:
@@ -112,10 +146,7 @@ class History:
             self.flush()
 
     def flush(self) -> None:
-        """Passes on what has gathered. A tracker that is away is no reason to stop training."""
+        """Passes on what has gathered."""
         points, self._points = self._points, []
         self._flushed = time.monotonic()
-        try:
-            self._tracker.log(self._run, points)
-        except TrackError as error:
-            print(f"warning: {error}")
+        self._tracker.log(self._run, points)

@@ -260,7 +260,8 @@ def test_a_job_needs_a_group_of_gpus(
         ("0,-1,9", 2, []),
         ("GPU-8f5a", 2, []),
         (None, 2, []),
-        pytest.param("7", 0, [], id="it is not known how many there are"),
+        pytest.param("7,GPU-8f5a", 0, ["7", "GPU-8f5a"], id="there are none"),
+        ("", 0, []),
     ],
 )
 def test_numbers_that_no_gpu_has_are_found(
@@ -268,6 +269,35 @@ def test_numbers_that_no_gpu_has_are_found(
 ) -> None:
     make_visible(monkeypatch, visible, found)
     assert gpus.absent() == absent
+
+
+def test_nothing_is_absent_where_gpus_cannot_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_visible(monkeypatch, "7", 0)
+    monkeypatch.setattr(gpus, "is_countable", lambda: False)
+    assert gpus.absent() == []
+    assert gpus.problems() == []
+
+
+def test_a_log_that_finds_no_room_is_no_reason_to_fail(tmp_path: Path) -> None:
+    def task() -> str:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        print("no room for this")
+        print("nor for this", flush=True)
+        return "done"
+
+    with LocalEngine() as engine:
+        engine.submit(Job("a", tmp_path, task))
+        assert end_of(engine, "a").value == "done"
+
+
+def test_a_job_may_be_free_of_the_time_limit(tmp_path: Path, clock: Clock) -> None:
+    with LocalEngine(time_limit=5400) as engine:
+        engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path), is_limited=False))
+        await_report(engine)
+        clock.now = 1e9
+        assert engine.wait(timeout=0) == []
+        mailbox.ask_to_stop(tmp_path)
+        assert end_of(engine, "a").value == "stopped"
 
 
 def test_a_crash_leaves_its_trace_in_the_log(engine: Engine, tmp_path: Path) -> None:

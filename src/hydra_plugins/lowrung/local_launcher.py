@@ -73,15 +73,15 @@ class LocalLauncher(Launcher):
         Raises:
             UsageError: with every setting that is wrong, or that this machine's GPUs do not allow.
         """
-        from lowrung.engine import durations
+        from lowrung.engine import durations, gpus
         from lowrung.engine.local import LocalEngine
         from lowrung.errors import UsageError
 
         problems = [
-            *_worker_problems(self._workers, self._workers_per_gpu),
+            *_worker_problems(self._workers, self._workers_per_gpu, self._most_workers()),
             *_gpu_problems(self._gpus_per_trial),
             *_time_problems(self._time_limit),
-            *_listing_problems(),
+            *gpus.problems(),
         ]
         if problems:
             raise UsageError(problems)
@@ -101,6 +101,12 @@ class LocalLauncher(Launcher):
         groups = gpus.groups(gpus.visible(), self._gpus_per_trial)
         return len(groups) * self._workers_per_gpu or 1
 
+    def _most_workers(self) -> int:
+        """More than the CPU has cores, or the machine GPUs, would take turns and only slow each other."""
+        from lowrung.engine import child, gpus
+
+        return max(child.usable_cores(), len(gpus.visible()) * self._workers_per_gpu)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs a batch of jobs to their ends; the results come in the order of ``job_overrides``."""
         from lowrung.engine import hydra_job
@@ -114,13 +120,18 @@ class LocalLauncher(Launcher):
             engine.close()
 
 
-def _worker_problems(workers: Any, workers_per_gpu: int) -> Iterator[str]:
+def _worker_problems(workers: Any, workers_per_gpu: int, most: int) -> Iterator[str]:
     """What is wrong with ``hydra.launcher.workers`` and ``workers_per_gpu``."""
     is_whole = isinstance(workers, int) and not isinstance(workers, bool)
     if workers != "auto" and not (is_whole and workers >= 1):
         yield (
             f"hydra.launcher.workers must be auto or a whole number >= 1, but is {workers!r}. "
             "It counts the jobs that run at the same time; auto is one for each GPU, and one on the CPU."
+        )
+    elif is_whole and workers > most >= 1:
+        yield (
+            f"hydra.launcher.workers must be at most {most} here, but is {workers}: each needs a CPU core or a share of"
+            " a GPU (workers_per_gpu) of its own. Lower it, or leave it at auto."
         )
     if workers_per_gpu < 1:
         yield (
@@ -156,16 +167,4 @@ def _time_problems(time_limit: Any) -> Iterator[str]:
         yield (
             "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and longer than nothing, but is "
             f"{time_limit!r}. For an hour and a half say hydra.launcher.time_limit=1h30m; null is no limit."
-        )
-
-
-def _listing_problems() -> Iterator[str]:
-    """What is wrong with ``CUDA_VISIBLE_DEVICES``."""
-    from lowrung.engine import gpus
-
-    if absent := gpus.absent():
-        yield (
-            "CUDA_VISIBLE_DEVICES must list GPUs that exist, but is "
-            f"{os.environ['CUDA_VISIBLE_DEVICES']!r}, and there is no GPU {' or '.join(absent)}. "
-            "CUDA would hide what follows it too. `nvidia-smi -L` shows the numbers."
         )

@@ -17,12 +17,15 @@ class Job:
             engine makes it.
         task: called without arguments in the job's process. It travels by cloudpickle, as does what it returns.
         env: environment variables for the job's process, set before the task is unpickled.
+        is_limited: whether the engine's time limit holds for it; the look at model and data, which may build a model
+            once, is none of the runs that a limit is meant for.
     """
 
     key: str
     folder: Path
     task: Callable[[], Any]
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    is_limited: bool = True
 
 
 class How(enum.StrEnum):

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import io
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -19,6 +20,9 @@ from lowrung import atomic
 from lowrung.engine.base import How
 from lowrung.errors import EngineError
 from lowrung.layout import RunFolder
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 CUDA_TOUCHED = 3
 """The exit code of `try_fork` where a forked process cannot use CUDA."""
@@ -73,14 +77,28 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
 
 
 def redirect_output(log: Path) -> None:
-    """Appends all that this process prints to ``log``: Python's output, that of C code, and crash traces."""
+    """Appends all that this process prints to ``log``: Python's output, that of C code, and crash traces.
+
+    What finds no room on the disk is dropped: a line of the log that cannot be written is no reason to fail.
+    """
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(file, number)
-        stream = os.fdopen(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-        setattr(sys, name, stream)
+        raw = io.BufferedWriter(_Forgiving(number, "w", closefd=False))
+        setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True))
     os.close(file)
     faulthandler.enable(file=2)
+
+
+class _Forgiving(io.FileIO):
+    """A file that takes what it cannot write as written."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """See `io.FileIO.write`."""
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def _end_with_coordinator(link: Connection) -> None:

@@ -24,10 +24,33 @@ def visible() -> list[str]:
     return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
 
 
+_UNCOUNTED = ("dxg", "kfd", "nvgpu", "nvhost-gpu")
+"""What is in /dev where there may be GPUs that `count` does not see: WSL, AMD, and two of Jetson's."""
+
+
 def absent() -> list[str]:
-    """The numbers in ``CUDA_VISIBLE_DEVICES`` that no GPU has; none where it is not known how many GPUs there are."""
+    """What ``CUDA_VISIBLE_DEVICES`` lists and no GPU has; nothing where it is not known how many GPUs there are."""
     existing = count()
-    return [gpu for gpu in visible() if existing and gpu.isdecimal() and int(gpu) >= existing]
+    if not existing:
+        return visible() if is_countable() else []
+    return [gpu for gpu in visible() if gpu.isdecimal() and int(gpu) >= existing]
+
+
+def problems() -> list[str]:
+    """What is wrong with ``CUDA_VISIBLE_DEVICES``, for the user."""
+    missing = absent()
+    if not missing:
+        return []
+    reason = "this machine has none. Unset it to run on the CPU."
+    if count():
+        names = " or ".join(missing)
+        reason = f"there is no GPU {names}. CUDA would hide what follows it too. `nvidia-smi -L` shows the numbers."
+    return [f"{VISIBLE} must list GPUs that exist, but is {os.environ[VISIBLE]!r}, and {reason}"]
+
+
+def is_countable() -> bool:
+    """Whether a machine where `count` sees no GPU has none."""
+    return not any(Path("/dev", name).exists() for name in _UNCOUNTED)
 
 
 def groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -64,7 +64,7 @@ class LocalEngine:
             many, over which the slots take turns; what is left over is not used. With 1, a job runs without a GPU
             where none is visible.
         start: ``spawn`` gives every job a new interpreter, for what does not survive a fork.
-        time_limit: seconds after which a job that still runs is ended; None lets it run.
+        time_limit: seconds after which a job that still runs is ended, unless it is not limited; None lets it run.
 
     Raises:
         EngineError: when there is no slot, no group of GPUs for a job, or no time.
@@ -122,7 +122,8 @@ class LocalEngine:
         process = self._context.Process(target=child.main, args=(theirs, task, folder, variables), name=job.key)
         with theirs:
             self._start(process, variables)
-        self._running[job.key] = Running(job.key, folder, slot, process, ours, mailbox.Reader(folder), self._time_limit)
+        limit = self._time_limit if job.is_limited else None
+        self._running[job.key] = Running(job.key, folder, slot, process, ours, mailbox.Reader(folder), limit)
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""

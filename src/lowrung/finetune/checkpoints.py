@@ -42,11 +42,16 @@ class Checkpoint:
 
 def latest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint in a folder, or None; torn ones are deleted."""
+    delete_torn(folder)
+    whole = _checkpoints(folder)
+    return Checkpoint.read(whole[-1]) if whole else None
+
+
+def delete_torn(folder: Path) -> None:
+    """Deletes the checkpoints in a folder that were not written to their end."""
     for path in _checkpoints(folder):
         if not (path / MARK).exists():
             shutil.rmtree(path)
-    whole = _checkpoints(folder)
-    return Checkpoint.read(whole[-1]) if whole else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung import layout
+from lowrung import disk, layout
 from lowrung.errors import UsageError
 from lowrung.finetune import data, lora, metrics, tokens
 from lowrung.finetune import model as models
@@ -48,6 +48,8 @@ def look(
         store: the results' folder; the tokens are kept there.
         adapters: the fields of each `lowrung.finetune.lora.Lora` that is to be put on the model.
     """
+    if places := [*disk.unwritable("store", store), *_cache_problems(base["path"])]:
+        return Preflight(tuple(places))
     found = list(metrics.problems(task["metrics"]))
     model = Base(**base)
     folder = _folder(model, found)
@@ -83,6 +85,13 @@ def look(
         splits=corpus.splits,
         data_folder=layout.tokens_folder(store, key),
     )
+
+
+def _cache_problems(path: str) -> list[str]:
+    """What is in the way of building an embedded model; what is in the cache already needs no writing."""
+    cache = layout.cache_folder()
+    is_needed = path.startswith("embedded:") and not (cache / "models").is_dir()
+    return disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []
 
 
 def _folder(base: Base, found: list[str]) -> Path | None:

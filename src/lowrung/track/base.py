@@ -19,6 +19,10 @@ class TrackError(LowrungError):
     """A tracker refused a record, or could not be reached."""
 
 
+class TrackerLostError(TrackError):
+    """A tracker could not be reached: its server or its database is away, and the next record would fare no better."""
+
+
 def store_uri(uri: str | None, folder: Path) -> str:
     """The address to open, the same from every working folder.
 

@@ -7,6 +7,7 @@ that several processes, and several runs in one process, never get in each other
 import contextlib
 import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +18,22 @@ from urllib.parse import quote
 from lowrung import atomic
 from lowrung.errors import UsageError
 from lowrung.outcome import Status
-from lowrung.track.base import DatasetInput, Point, TrackError, check_uri, sqlite_path
+from lowrung.track.base import DatasetInput, Point, TrackerLostError, TrackError, check_uri, sqlite_path
 
 # Before the import, which reads them: nothing is sent home, and no line about new tables or runs is printed.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# A run waits while its tracker is away: 14 s over these attempts, where MLflow's own seven take four minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
+
+# A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
+for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 KIND_TAG = "lowrung.kind"
 """The tag that says what a run is; ``sweep`` for a sweep's parent run."""
@@ -44,6 +52,7 @@ _STATES = {
     Status.PRUNED: "KILLED",
 }
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such run; not even an id
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # no answer from a server; none from a database
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36  # characters; MLflow's limits
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _MOST_COMPARED = 100  # runs on one page, which asks for each by itself
@@ -119,7 +128,7 @@ class MlflowTracker:
         except MlflowException as error:
             if error.error_code in _UNKNOWN:
                 return False
-            raise TrackError(f"MLflow: {error.message}") from error
+            raise _ours(error) from error
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
@@ -231,7 +240,16 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise TrackError(f"MLflow: {error.message}") from error
+        raise _ours(error) from error
+    except OSError as error:  # the folder of the artifacts
+        raise TrackError(f"MLflow: {error}") from error
+
+
+def _ours(error: MlflowException) -> TrackError:
+    """In one line; SQLAlchemy's messages go on with the query, and some begin with how it was made."""
+    lines = str(error.message).splitlines()
+    line = next((line for line in lines if not line.startswith("(raised as a result of")), "no message")
+    return (TrackerLostError if error.error_code in _AWAY else TrackError)(f"MLflow: {line}")
 
 
 def _comparison(client: MlflowClient, experiment: str, condition: str) -> str | None:

@@ -1,0 +1,72 @@
+"""What a disk refuses: to be written at all, or more than it has room for."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from lowrung.errors import LowrungError, StoreError, UsageError
+
+_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
+"""How Python, Rust (safetensors, tokenizers), Arrow and SQLite say that a disk is full."""
+
+_UNFINISHED = ("iostream error", "PytorchStreamWriter")
+"""How ``torch.save`` says that a file could not be written; it does not know why."""
+
+_LITTLE = 1 << 20
+"""Bytes. A disk with less room than this is what stopped ``torch.save``."""
+
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+
+def unwritable(setting: str, folder: Path) -> list[str]:
+    """Why nothing can be written in a folder, which need not exist yet, as problems for the user.
+
+    Nothing is written to find out.
+
+    Args:
+        setting: what names the folder, in the user's spelling.
+        folder: the folder.
+    """
+    folder = folder.absolute()
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        reason = "is no folder"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "cannot be written"
+    else:
+        return []
+    return [f"{setting} must be where files can be written, but {nearest} {reason}. Mend that, or name another place."]
+
+
+def is_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error, or what it was raised from, says that a disk is full.
+
+    Args:
+        error: as it was raised.
+        folder: what was being written; looked at where the error gives no reason.
+    """
+    text = "\n".join(str(link) for link in _chain(error))
+    if any(known in text for known in _UNFINISHED):
+        return shutil.disk_usage(folder).free < _LITTLE
+    return any(known in text for known in _FULL)
+
+
+def in_words(error: BaseException) -> LowrungError | None:
+    """The error for the user where a disk is full, or a file or folder cannot be used; else None."""
+    if is_full(error, Path.cwd()):
+        first = str(error).strip().splitlines()[0]
+        return StoreError(f"There is no space left on a disk ({first}). Free some, and the same command goes on.")
+    if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
+        return UsageError(
+            f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"
+            " store say where results go: name other places, or mend that one."
+        )
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
