@@ -95,8 +95,9 @@ class SimulatedEngine:
     """Implements `lowrung.engine.base.Engine`: each job reports, leaves an outcome and ends when its time has come.
 
     The clock stands while the engine works, jumps to the next event where the coordinator waits for it, and goes on
-    with real time while the coordinator works. A run that ends meanwhile leaves its slot idle until the coordinator is back.
-    A timeout is not kept: the coordinator is called when something has happened. No task is run, and none is stopped.
+    with real time while the coordinator works. A run that ends meanwhile leaves its slot idle until the coordinator is
+    back. A timeout is not kept: the coordinator is called when something has happened. No task is run, and none is
+    stopped.
 
     Args:
         lengths: virtual seconds of the runs, in the order in which they are submitted.
