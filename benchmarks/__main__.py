@@ -79,7 +79,8 @@ def show(record: dict[str, Any]) -> None:
     growth.title = "CPU milliseconds per trial, and memory, over a long sweep"
     for sweep in record["long_sweeps"]:
         names = ("mean", "median", "p99", "first_median", "last_median")
-        times = [f"{1000 * sweep['coordinator']['cpu'][name]:.0f}" for name in names]
+        cpu = sweep["coordinator"]["cpu"]
+        times = ["" if cpu[name] is None else f"{1000 * cpu[name]:.0f}" for name in names]
         memory = sweep["memory"]
         slope = "" if memory["kibibytes_per_trial"] is None else f"{memory['kibibytes_per_trial']:.1f}"
         growth.add_row(sweep["way"], str(sweep["runs"]), *times, f"{memory['mebibytes'][-1]:.0f}", slope)

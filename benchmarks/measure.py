@@ -69,7 +69,8 @@ def coordinator(marks: Sequence[Mark], slots: int) -> dict[str, Any]:
 
     Returns:
         seconds of the set-up before the first trial, and for the wall clock and the processor's the mean over the
-        sweep, and mean, median, 99th percentile, and medians of the first and the last trials.
+        sweep, and mean, median, 99th percentile, and medians of the first and the last trials; None where those
+        would be the same trials.
     """
     return {
         "setup_seconds": marks[0].seconds,
@@ -78,15 +79,16 @@ def coordinator(marks: Sequence[Mark], slots: int) -> dict[str, Any]:
     }
 
 
-def _times(sums: Sequence[float], slots: int) -> dict[str, float]:
+def _times(sums: Sequence[float], slots: int) -> dict[str, float | None]:
     each = [after - before for before, after in itertools.pairwise(sums[:-1])][slots - 1 :]
+    is_long = len(each) >= 2 * PART
     return {
         "seconds_per_trial": (sums[-1] - sums[0]) / (len(sums) - 1),
         "mean": statistics.fmean(each),
         "median": statistics.median(each),
         "p99": sorted(each)[math.ceil(0.99 * len(each)) - 1],
-        "first_median": statistics.median(each[:PART]),
-        "last_median": statistics.median(each[-PART:]),
+        "first_median": statistics.median(each[:PART]) if is_long else None,
+        "last_median": statistics.median(each[-PART:]) if is_long else None,
     }
 
 
