@@ -7,7 +7,7 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev sweep train ui test test-fast check format docs clean
+.PHONY: help setup setup-dev sweep train ui test test-fast bench check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: setup-dev  ## every test
 
 test-fast: setup-dev  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope $(ARGS)
+
+bench: setup  ## idle slots against Hydra's batches, and the coordinator's time per trial; see docs/benchmarks.md
+	PYTHONPATH=src $(BIN)/python -m benchmarks $(ARGS)
 
 check: setup-dev  ## format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

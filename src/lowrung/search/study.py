@@ -67,6 +67,7 @@ class Study:
         self._sampler = sampler
         self._pruner = pruner
         self._constraints = parse(constraints)
+        self._unit_tokens: int | None = None  # kept here, since the facts are a query, and each report needs it
         self._study = optuna.create_study(
             study_name=name,
             storage=_opened(storage),
@@ -163,19 +164,24 @@ class Study:
         known = self.trials[trial.number]
         if place not in known.intermediate_values:
             trial.report(value, place)
-            known = self.trials[trial.number]
-            # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
-            # the trials of one bracket, of which a new trial's is not known before the first report.
-            if pruning.make(self._pruner, max_resource=self._max_resource).prune(self._study, known):
+            if self._pruner["name"] != "none" and self._is_to_be_pruned(trial):
                 trial.set_user_attr("is_to_be_pruned", True)
                 return True
         return bool(known.user_attrs.get("is_to_be_pruned", False))
 
+    def _is_to_be_pruned(self, trial: Trial) -> bool:
+        # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
+        # the trials of one bracket, of which a new trial's is not known before the first report.
+        pruner = pruning.make(self._pruner, max_resource=self._max_resource)
+        return pruner.prune(self._study, self.trials[trial.number])
+
     def _unit(self, tokens: int) -> int:
         """Tokens of a unit of the pruner's resource: those of the first evaluation that the study ever heard of."""
-        if "unit" not in self.facts:
-            self.note("unit", tokens)
-        return int(self.facts["unit"])
+        if self._unit_tokens is None:
+            if "unit" not in self.facts:
+                self.note("unit", tokens)
+            self._unit_tokens = int(self.facts["unit"])
+        return self._unit_tokens
 
     @property
     def _max_resource(self) -> int | None:

@@ -103,7 +103,8 @@ class MlflowTracker:
         if found is None:
             raise TrackError(f"There is no experiment {experiment!r} in {uri}: create_store makes it.")
         self._experiment: str = found.experiment_id
-        self._steps: dict[tuple[str, str], set[int]] = {}
+        self._steps: dict[str, dict[str, set[int]]] = {}
+        """By run that has not ended, and by metric."""
 
     def start_run(
         self,
@@ -141,7 +142,7 @@ class MlflowTracker:
             for batch in _batches(list(new.values()), _METRICS_PER_BATCH):
                 self._client.log_batch(run, metrics=batch)
                 for metric in batch:
-                    self._steps[run, metric.key].add(metric.step)
+                    self._known_steps(run, metric.key).add(metric.step)
 
     def log_params(self, run: str, params: Mapping[str, str]) -> None:
         """See `Tracker`."""
@@ -172,6 +173,7 @@ class MlflowTracker:
         with _translated():
             self._client.set_tag(run, STATUS_TAG, status.value)
             self._client.set_terminated(run, _STATES[status])
+        self._steps.pop(run, None)  # one that goes on is asked for again; a long sweep would hold all of its runs'
 
     def comparison(self, runs: Sequence[str]) -> str | None:
         """See `Tracker`."""
@@ -183,11 +185,15 @@ class MlflowTracker:
 
     def _known_steps(self, run: str, metric: str) -> set[int]:
         """The steps at which the store has a value; MLflow itself would keep a second one and draw both."""
-        if (run, metric) not in self._steps:
-            with _translated():
-                history = self._client.get_metric_history(run, metric)
-            self._steps[run, metric] = {point.step for point in history}
-        return self._steps[run, metric]
+        if run not in self._steps:
+            self._steps[run] = self._stored_steps(run)
+        return self._steps[run].setdefault(metric, set())
+
+    def _stored_steps(self, run: str) -> dict[str, set[int]]:
+        """Only the histories that exist are asked for: each is a query, and most of a run's metrics come at its end."""
+        with _translated():
+            names = self._client.get_run(run).data.metrics
+            return {name: {point.step for point in self._client.get_metric_history(run, name)} for name in names}
 
 
 def last_comparison(uri: str) -> str | None:

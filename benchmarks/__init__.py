@@ -1,0 +1,1 @@
+"""Measurements of the sweep engine; see docs/benchmarks.md."""
