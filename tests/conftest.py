@@ -1,14 +1,25 @@
-"""What many tests share: a quiet environment, and one tiny model trained once."""
+"""What all tests share: a quiet environment, and a garbage collector that leaves the libraries' objects alone."""
 
 import os
 
 # Before torch is imported anywhere: see lowrung.cli.run.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+import gc
 import sys
+
+# Importing the libraries takes 13.9 s with the collector and 11.2 s without it.
+gc.disable()
 
 import absl.logging
 
 # rouge-score brings absl's log handler, which closes its stream when Hydra sets up logging. Made here, it would hold
 # pytest's own.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the collector from walking all libraries' objects again and again: a quarter of composing's time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    gc.enable()
