@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TRAIN := $(BIN)/python src/train.py
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 ARGS ?=
 PORT ?= 5000
 
@@ -22,10 +23,10 @@ ui: setup  ## MLflow on 127.0.0.1:5000 (PORT=...), with a link to the last sweep
 	@$(BIN)/lowrung ui --port $(PORT)
 
 test: setup-dev  ## every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: setup-dev  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 bench: setup  ## idle slots against Hydra's batches, and the coordinator's time per trial; see docs/benchmarks.md
 	PYTHONPATH=src $(BIN)/python -m benchmarks $(ARGS)

@@ -1,15 +1,14 @@
 """Hydra as lowrung uses it, in the tests' own process."""
 
 import contextlib
-import copy
 import dataclasses
-import gc
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -38,43 +37,36 @@ class Composer:
         return schema.resolve(self.compose(overrides))
 
 
-_COMPOSED: dict[str, DictConfig] = {}
+_GIVEN: dict[str, bytes] = {}
 
 
-def _remember(loader: ConfigLoader) -> None:
-    """Lets a loader give copies of what it composed before: a copy takes 5 ms, to compose 80."""
-    load = loader.load_configuration
+def _remembered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which gives copies of what it gave before; to pickle takes a seventh of deepcopy's time."""
 
-    def remembered(*arguments: Any, **named: Any) -> DictConfig:
-        key = repr((arguments, named))
-        if key not in _COMPOSED:
-            _COMPOSED[key] = load(*arguments, **named)
-        return copy.deepcopy(_COMPOSED[key])
+    def remembered(*arguments: Any, **named: Any) -> Any:
+        key = repr((name, arguments, named))
+        if key not in _GIVEN:
+            _GIVEN[key] = pickle.dumps(function(*arguments, **named))
+        return pickle.loads(_GIVEN[key])
 
-    loader.load_configuration = remembered  # type: ignore[method-assign]
+    return remembered
 
 
-@contextlib.contextmanager
-def _calm_garbage_collector() -> Iterator[None]:
-    """Composing makes millions of objects: a quarter of the time would go into walking those of all libraries."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
+def _remember(loader: ConfigLoaderImpl) -> None:
+    """Reads each file and composes each config once: to read them takes 30 ms, the rest 85, a copy 1."""
+    files: Any = loader.repository
+    files.load_config = _remembered("file", files.load_config)
+    loader.load_configuration = _remembered("composed", loader.load_configuration)  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
 def composer() -> Iterator[Composer]:
     """A composer, for as long as the block runs."""
     schema.register()
-    with _calm_garbage_collector(), initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
+        assert isinstance(hydra.config_loader, ConfigLoaderImpl)
         _remember(hydra.config_loader)
         yield Composer(hydra)
 

@@ -1,7 +1,7 @@
 """A tiny fine-tune for tests: seconds, one thread, the same numbers every time."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,15 @@ def fine_tune(
     base: Base | None = None,
     lora: dict[str, Any] | None = None,
     is_full: bool = False,
+    scores: Sequence[str] = (),
     watch: Callable[[int], object] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
     **changed: Any,
 ) -> Any:
     """Trains `tiny`, or another base, below `folder`; returns what `run.fine_tune` does, and the reports it made.
 
-    ``watch`` is called with the step of each report; what it raises ends the run.
+    ``watch`` is called with the step of each report; what it raises ends the run. ``scores`` are of answers, and to
+    generate those takes as long as the rest of the run.
     """
     reports: list[tuple[int, dict[str, float]]] = []
 
@@ -66,7 +68,7 @@ def fine_tune(
         data=prepared(folder, base, name=name),
         lora=None if is_full else Lora(**{**LORA, **(lora or {})}),
         recipe=recipe(train=changed, **extra),
-        scores=["exact_match"] if name == "number_words" else [],
+        scores=scores,
         threads=1,
         folder=folder / "adapter",
         checkpoint_folder=folder / "checkpoints",

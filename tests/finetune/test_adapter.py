@@ -27,7 +27,7 @@ def layers(model):
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
-@pytest.mark.parametrize("r", [1, 8, 16])
+@pytest.mark.parametrize("r", [1, 16])
 def test_lora_has_r_times_in_plus_out_parameters_per_linear_layer(r):
     # SmolLM2-135M, by module: (in, out) from its config.
     shapes = {

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,16 +23,17 @@ STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A database with its experiment, in a folder with a space; making one takes a second."""
-    folder = tmp_path_factory.mktemp("a folder")
-    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
-    return folder
+def folder(tmp_path_factory):
+    """A folder with a space and a database in it, which has an experiment; making one takes a second."""
+    made = tmp_path_factory.mktemp("a folder")
+    create_store(store_uri(None, made), "lowrung", made / "mlruns")
+    shutil.copy(made / "mlflow.db", made / "empty.db")
+    return made
 
 
 @pytest.fixture
-def uri(empty):
-    return store_uri(None, empty)
+def uri(folder):
+    return store_uri(None, folder)
 
 
 class TestMlflowTracker(TrackerContract):
@@ -155,21 +157,21 @@ def test_opening_another_experiment_is_refused(uri):
     assert MlflowClient(uri).get_experiment_by_name("other") is None
 
 
-def test_creating_twice_changes_nothing(empty, uri):
-    create_store(uri, "lowrung", empty / "elsewhere")
+def test_creating_twice_changes_nothing(folder, uri):
+    create_store(uri, "lowrung", folder / "elsewhere")
     experiment = MlflowClient(uri).get_experiment_by_name("lowrung")
     assert experiment is not None
-    assert experiment.artifact_location == (empty / "mlruns").as_uri()
+    assert experiment.artifact_location == (folder / "mlruns").as_uri()
 
 
-def test_a_deleted_experiment_is_not_written_to(empty, uri):
-    create_store(uri, "deleted", empty / "mlruns")
+def test_a_deleted_experiment_is_not_written_to(folder, uri):
+    create_store(uri, "deleted", folder / "mlruns")
     client = MlflowClient(uri)
     found = client.get_experiment_by_name("deleted")
     assert found is not None
     client.delete_experiment(found.experiment_id)
     with pytest.raises(UsageError, match=r"track\.experiment"):
-        create_store(uri, "deleted", empty / "mlruns")
+        create_store(uri, "deleted", folder / "mlruns")
 
 
 @pytest.mark.parametrize("use", [lambda uri: MlflowTracker(uri, "lowrung"), lambda uri: create_store(uri, "x", Path())])
@@ -179,10 +181,8 @@ def test_a_password_is_refused(use):
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_store_without_a_sweep_has_no_comparison(tmp_path):
-    uri = store_uri(None, tmp_path)
-    create_store(uri, "lowrung", tmp_path / "mlruns")
-    assert last_comparison(uri) is None
+def test_a_store_without_a_sweep_has_no_comparison(folder):
+    assert last_comparison(f"sqlite:///{folder / 'empty.db'}") is None
 
 
 @pytest.mark.slow
