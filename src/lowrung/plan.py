@@ -224,7 +224,7 @@ def _look(
 ) -> Iterator[tuple[str, "Preflight"]]:
     for key, arguments in distinct.items():
         log = RunFolder(folder.preflight)
-        engine.submit(Job(key, log.path, _Look(dict(arguments))))
+        engine.submit(Job(key, log.path, _Look(dict(arguments)), is_limited=False))
         ended = next(event for event in _until_ended(engine) if isinstance(event, Ended))
         if ended.how is not How.RETURNED:
             raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {log.log}.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung import atomic, disk, provenance
+from lowrung import addresses, atomic, disk, provenance
 from lowrung.engine import mailbox
 from lowrung.errors import UsageError
 from lowrung.layout import RunFolder
@@ -20,7 +20,6 @@ from lowrung.track.base import (
     Tracker,
     TrackError,
     check_uri,
-    sqlite_path,
     store_uri,
 )
 from lowrung.track.tolerant import Tolerant
@@ -39,7 +38,7 @@ def tracking_problems(config: Config) -> list[str]:
         return []
     if problems := check_uri(uri):
         return problems
-    database = sqlite_path(uri)
+    database = addresses.sqlite_path(uri)
     if database is None:
         return []
     if database.exists() and not (database.is_file() and os.access(database, os.W_OK)):  # MLflow would try on and on

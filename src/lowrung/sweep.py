@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from lowrung.results import Results, ending
 from lowrung.runs import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
 from lowrung.search.space import Value
 from lowrung.settings import Settings
-from lowrung.track.base import Tracker, TrackError
+from lowrung.track.base import Tracker
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -163,11 +163,10 @@ class Sweep:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
-        with suppress(TrackError):
-            for run in self._runs.open:
-                if run.tracked is not None:
-                    self._tracker.end_run(run.tracked, Status.CANCELLED)
-            self._tracker.end_run(self._parent, Status.CANCELLED)
+        for run in self._runs.open:
+            if run.tracked is not None:
+                self._tracker.end_run(run.tracked, Status.CANCELLED)
+        self._tracker.end_run(self._parent, Status.CANCELLED)
 
     def _loop(self, ctrl_c: CtrlC) -> None:
         adopted = self._study.interrupted()
@@ -223,7 +222,8 @@ class Sweep:
             kept = {seed: self._kept(trial, seed, facts) for seed, facts in known.items()}
             finished = {seed: found for seed, found in kept.items() if found is not None}
             if len(finished) == len(known):
-                self._results.children.update({one.run.key: one.run.tracked or "" for one in finished.values()})
+                for one in finished.values():
+                    self._track_kept(one, self._plan.space.texts(trial.params))
                 self._add_row(trial, finished, _outcome(finished))
 
     def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
@@ -231,6 +231,17 @@ class Sweep:
         outcome = app.kept(run.folder, also=trial.user_attrs.get("status"))
         is_same = run.folder.path.name == facts["signature"]
         return Finished(run, outcome, is_reused=True) if outcome is not None and is_same else None
+
+    def _track_kept(self, finished: Finished, point: Mapping[str, str]) -> None:
+        """Tracks a run anew where the tracker was lost, or emptied, since it was trained."""
+        run = finished.run
+        anew: dict[str, str] = self._study.facts.get("tracked anew", {})
+        run.tracked = anew.get(run.key, run.tracked)
+        if not run.tracked or not self._tracker.has_run(run.tracked):
+            run.tracked = self._start_tracking(run, point)
+            self._study.note("tracked anew", {**anew, run.key: run.tracked})
+            self._finish_tracking(finished)
+        self._results.children[run.key] = run.tracked
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
@@ -310,15 +321,26 @@ class Sweep:
         self._study.note_run(trying.trial, run.config.seed, signature=run.folder.path.name)
         if run.tracked is not None and self._tracker.has_run(run.tracked):
             return run.tracked
-        seed = {"seed": str(run.config.seed)}
-        tracked = self._tracker.start_run(
-            leaderboard.name({**trying.point, **(seed if self._plan.space.seeds else {})}) or f"trial {run.trial}",
-            parent=self._parent,
-            params={**trying.point, **recording.key_params(run.config)},
-            tags={"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study},
-        )
+        tracked = self._start_tracking(run, trying.point)
         self._study.note_run(trying.trial, run.config.seed, tracked=tracked)
         return tracked
+
+    def _start_tracking(self, run: Run, point: Mapping[str, str]) -> str:
+        seed = {"seed": str(run.config.seed)} if self._plan.space.seeds else {}
+        return self._tracker.start_run(
+            leaderboard.name({**point, **seed}) or f"trial {run.trial}",
+            parent=self._parent,
+            params={**point, **recording.key_params(run.config)},
+            tags={"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study},
+        )
+
+    def _finish_tracking(self, finished: Finished) -> None:
+        run = finished.run
+        assert run.tracked is not None
+        if finished.is_reused:
+            recording.replay(self._tracker, run.tracked, run.folder)
+        splits = self._plan.preflight(run.config).splits
+        recording.finish(self._tracker, run.tracked, run.folder, finished.outcome, splits)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -338,8 +360,7 @@ class Sweep:
         """Leaves a run that was stopped untold: the study's next start goes on from its checkpoint."""
         self._progress.end(run.key, run.title, "stopped; it goes on from its checkpoint")
         if run.tracked is not None:
-            with suppress(TrackError):
-                self._tracker.end_run(run.tracked, Status.CANCELLED)
+            self._tracker.end_run(run.tracked, Status.CANCELLED)
 
     def _with_half_the_batch(self, run: Run) -> Run | None:
         """The same run with as many examples a step in half as large batches, once; None where there is no half."""
@@ -356,8 +377,7 @@ class Sweep:
         config = self._composer.config(overrides)
         note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
         if run.tracked is not None:
-            with suppress(TrackError):
-                self._tracker.set_tags(run.tracked, {"lowrung.retry": note})
+            self._tracker.set_tags(run.tracked, {"lowrung.retry": note})
         folder = store_folder(self._plan, config, self._engine.threads)
         return dataclasses.replace(
             run, overrides=overrides, config=config, folder=folder, stopped_as=None, is_halved=True
@@ -371,8 +391,7 @@ class Sweep:
         if finished.is_reused:
             for report in mailbox.Reader(run.folder.path).read():  # other trials are judged by it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
-            recording.replay(self._tracker, run.tracked, run.folder)
-        recording.finish(self._tracker, run.tracked, run.folder, outcome, self._plan.preflight(run.config).splits)
+        self._finish_tracking(finished)
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
 
     def _judge(self, trying: Trying, finished: Finished) -> None:

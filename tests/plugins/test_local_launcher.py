@@ -16,7 +16,7 @@ from hydra.test_utils.test_utils import TSweepRunner
 from omegaconf import DictConfig
 
 from hydra_plugins.lowrung.local_launcher import LocalLauncher
-from lowrung.engine import child, gpus
+from lowrung.engine import gpus
 from lowrung.errors import EngineError, UsageError
 from lowrung.layout import ROOT, RunFolder
 
@@ -165,9 +165,6 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
         pytest.param("0,1", 2, {"workers": "many"}, ["whole number >= 1, but is 'many'"], id="workers in words"),
         pytest.param("0,1", 2, {"workers": 1.5}, ["whole number >= 1, but is 1.5"], id="a worker and a half"),
         pytest.param("0,1", 2, {"workers": True}, ["whole number >= 1, but is True"], id="workers as a boolean"),
-        pytest.param(
-            "", 2, {"workers": 999}, ["hydra.launcher.workers must be at most 2 here, but is 999"], id="cores"
-        ),
         pytest.param("7", 0, {}, ["but is '7', and this machine has none. Unset it"], id="no GPU that is listed"),
         pytest.param("0,1", 2, {"workers": None}, ["whole number >= 1, but is None"], id="workers left open"),
         pytest.param(
@@ -231,7 +228,6 @@ def test_what_cannot_be_done_is_said_at_once(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, found: int, settings: dict[str, Any], problems: list[str]
 ) -> None:
     make_visible(monkeypatch, visible, found)
-    monkeypatch.setattr(child, "usable_cores", lambda: 2)
     with pytest.raises(UsageError) as caught:
         launcher(**settings).make_engine(preload=())
     assert len(caught.value.problems) == len(problems)

@@ -78,7 +78,7 @@ class LocalLauncher(Launcher):
         from lowrung.errors import UsageError
 
         problems = [
-            *_worker_problems(self._workers, self._workers_per_gpu, self._most_workers()),
+            *_worker_problems(self._workers, self._workers_per_gpu),
             *_gpu_problems(self._gpus_per_trial),
             *_time_problems(self._time_limit),
             *gpus.problems(),
@@ -101,12 +101,6 @@ class LocalLauncher(Launcher):
         groups = gpus.groups(gpus.visible(), self._gpus_per_trial)
         return len(groups) * self._workers_per_gpu or 1
 
-    def _most_workers(self) -> int:
-        """More than the CPU has cores, or the machine GPUs, would take turns and only slow each other."""
-        from lowrung.engine import child, gpus
-
-        return max(child.usable_cores(), len(gpus.visible()) * self._workers_per_gpu)
-
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs a batch of jobs to their ends; the results come in the order of ``job_overrides``."""
         from lowrung.engine import hydra_job
@@ -120,18 +114,13 @@ class LocalLauncher(Launcher):
             engine.close()
 
 
-def _worker_problems(workers: Any, workers_per_gpu: int, most: int) -> Iterator[str]:
+def _worker_problems(workers: Any, workers_per_gpu: int) -> Iterator[str]:
     """What is wrong with ``hydra.launcher.workers`` and ``workers_per_gpu``."""
     is_whole = isinstance(workers, int) and not isinstance(workers, bool)
     if workers != "auto" and not (is_whole and workers >= 1):
         yield (
             f"hydra.launcher.workers must be auto or a whole number >= 1, but is {workers!r}. "
             "It counts the jobs that run at the same time; auto is one for each GPU, and one on the CPU."
-        )
-    elif is_whole and workers > most >= 1:
-        yield (
-            f"hydra.launcher.workers must be at most {most} here, but is {workers}: each needs a CPU core or a share of"
-            " a GPU (workers_per_gpu) of its own. Lower it, or leave it at auto."
         )
     if workers_per_gpu < 1:
         yield (

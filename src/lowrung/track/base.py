@@ -4,15 +4,13 @@ There are two levels of runs only: a sweep is a parent, each of its trials a chi
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lowrung import addresses
 from lowrung.errors import LowrungError
 from lowrung.outcome import Status
-
-_SECRET_KEYS = re.compile(r"[?&;](password|passwd|pwd|token|secret)=", re.IGNORECASE)
 
 
 class TrackError(LowrungError):
@@ -30,14 +28,7 @@ def store_uri(uri: str | None, folder: Path) -> str:
         uri: what ``track.uri`` says; None stands for ``mlflow.db`` in ``folder``.
         folder: what a relative SQLite path is relative to.
     """
-    database = sqlite_path(uri or "sqlite:///mlflow.db")
-    return f"sqlite:///{folder.absolute() / database}" if database else str(uri)
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite address, or None for any other address."""
-    name = uri.removeprefix("sqlite:///")
-    return Path(name) if name and name != uri else None
+    return addresses.absolute(uri or "sqlite:///mlflow.db", folder)
 
 
 def check_uri(uri: str) -> list[str]:
@@ -45,7 +36,7 @@ def check_uri(uri: str) -> list[str]:
 
     Nothing is opened: whether the store exists and answers is found out later.
     """
-    if sqlite_path(uri):
+    if addresses.sqlite_path(uri):
         return []
     scheme, _, rest = uri.partition("://")
     if not rest or scheme == "file":
@@ -53,7 +44,7 @@ def check_uri(uri: str) -> list[str]:
             "track.uri must be a database or a server (sqlite:///mlflow.db, postgresql://..., http://...), "
             "but it is a folder or names nothing. Write sqlite:/// and the path of a file, relative or absolute."
         ]
-    if ":" in rest.rpartition("@")[0] or _SECRET_KEYS.search(rest):
+    if addresses.holds_a_password(uri):
         return [
             f"track.uri must hold no password, but this {scheme} address does, and addresses are written to disk. "
             "Take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD "

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from lowrung import atomic
+from lowrung import addresses, atomic
 from lowrung.errors import UsageError
 from lowrung.outcome import Status
-from lowrung.track.base import DatasetInput, Point, TrackerLostError, TrackError, check_uri, sqlite_path
+from lowrung.track.base import DatasetInput, Point, TrackerLostError, TrackError, check_uri
 
 # Before the import, which reads them: nothing is sent home, and no line about new tables or runs is printed.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -71,7 +71,7 @@ def create_store(uri: str, experiment: str, artifacts: Path) -> None:
         UsageError: when ``track.uri`` or ``track.experiment`` cannot be used.
     """
     _require_sound(uri)
-    with _translated(), _alone(sqlite_path(uri)):
+    with _translated(), _alone(addresses.sqlite_path(uri)):
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -217,7 +217,7 @@ def last_comparison(uri: str) -> str | None:
 
 def _open(uri: str) -> MlflowClient:
     _require_sound(uri)
-    database = sqlite_path(uri)
+    database = addresses.sqlite_path(uri)
     if database and not database.is_file():  # MLflow would make it, and two processes at once would fail
         raise TrackError(f"There is no database at {database}.")
     with _translated():

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+from lowrung import addresses
 from lowrung.errors import UsageError
-from lowrung.track.base import TrackError, check_uri, sqlite_path
+from lowrung.track.base import TrackError, check_uri
 
 HOST = "127.0.0.1"
 """The server is for this machine alone; it asks for no password."""
@@ -58,7 +59,7 @@ def _require_store(uri: str) -> None:
         raise UsageError(problems)
     if uri.startswith("http"):
         raise UsageError(f"There is nothing to serve: the runs are on a server already. Open {uri} in a browser.")
-    database = sqlite_path(uri)
+    database = addresses.sqlite_path(uri)
     if database and not database.is_file():
         raise UsageError(
             f"There are no runs to show yet: {database} does not exist. "
