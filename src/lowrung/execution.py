@@ -1,6 +1,7 @@
 """One run: from a config to objects, to ``outcome.json``. Config objects stop here."""
 
 import dataclasses
+import os
 import shutil
 import time
 import traceback
@@ -77,14 +78,21 @@ def execute(
         traceback.print_exc()
         status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
         outcome = Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
-    shutil.rmtree(folder.scratch, ignore_errors=True)
-    if outcome.status is Status.COMPLETE:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        folder.tracked.unlink(missing_ok=True)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    outcome.write(folder.outcome)
+    outcome.write(folder.outcome)  # before anything goes: a run that is killed now is not trained again
+    tidy(folder, outcome)
     return outcome
+
+
+def tidy(folder: RunFolder, outcome: Outcome) -> None:
+    """Deletes what a run that has ended needs no more; its process may have been killed before it had done so."""
+    if outcome.status is Status.COMPLETE:
+        folder.tracked.unlink(missing_ok=True)
+        if folder.checkpoints.exists():  # moved first: a run must never go on from a checkpoint that is half deleted
+            folder.scratch.mkdir(exist_ok=True)
+            os.replace(folder.checkpoints, folder.scratch / folder.checkpoints.name)
+    shutil.rmtree(folder.scratch, ignore_errors=True)
 
 
 def _train_and_verify(

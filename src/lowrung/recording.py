@@ -73,10 +73,15 @@ def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
 
 
 def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, splits: Sequence["Split"]) -> None:
-    """Tracks how a run ended: its last numbers, its data, its files. A tracker that is away is no reason to fail."""
-    steps = [report["step"] for report in mailbox.Reader(folder.path).read()]
+    """Tracks how a run ended: its whole history, its last numbers, its data, its files.
+
+    The history may have come from the run before, but not all of it where the run was killed, was trained for another
+    study, or found the tracker away. A tracker that is away is no reason to fail.
+    """
+    history = [Point(**report) for report in mailbox.Reader(folder.path).read()]
+    last = max((point.step for point in history), default=0)
     try:
-        tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
+        tracker.log(run_id, [*history, Point(last, time.time(), outcome.numbers)])
         tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in splits])
         for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
             if path.exists():
@@ -90,11 +95,6 @@ def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, s
         tracker.end_run(run_id, outcome.status)
     except TrackError as error:
         print(f"warning: {error}")
-
-
-def replay(tracker: Tracker, run_id: str, folder: RunFolder) -> None:
-    """Tracks the history of a run that was trained before."""
-    tracker.log(run_id, [Point(**report) for report in mailbox.Reader(folder.path).read()])
 
 
 class History:

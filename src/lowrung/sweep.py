@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -14,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import app, atomic, layout, recording
+from lowrung import app, atomic, execution, layout, recording
 from lowrung.app import Assignment, RunFailed
 from lowrung.engine import hydra_job, mailbox
 from lowrung.engine.base import Ended, Engine, Event, How, Job
@@ -181,6 +182,7 @@ class Sweep:
 
     def report(self) -> None:
         """Prints the leaderboard; see `lowrung.results.Results.report`."""
+        self._log_best()  # again, for a coordinator that was killed when it had told the last trial
         self._results.report(self._parent)
 
     def _break_off(self, error: BaseException) -> None:
@@ -248,7 +250,9 @@ class Sweep:
         if known is not None and self._tracker.has_run(known):
             return str(known)
         tags = {"lowrung.kind": "sweep", "lowrung.study": self._plan.study}
-        parent = self._tracker.start_run(self._plan.study, tags=tags)
+        if "key" not in self._study.facts:
+            self._study.note("key", uuid.uuid4().hex)
+        parent = self._tracker.start_run(self._plan.study, tags=tags, key=self._study.facts["key"])
         self._study.note("tracked", parent)
         return parent
 
@@ -312,7 +316,6 @@ class Sweep:
         outcome = app.kept(trying.folder)
         if outcome is not None:
             hydra_job.leave_files(composed)
-            recording.replay(self._tracker, trying.tracked, trying.folder)
             for report in mailbox.Reader(trying.folder.path).read():  # other trials are judged by it
                 self._report(trying, report["step"], report["metrics"])
             self._finish(trying, outcome, is_reused=True)
@@ -374,6 +377,7 @@ class Sweep:
             parent=self._parent,
             params={**point, **recording.key_params(config)},
             tags={"lowrung.kind": "trial", "lowrung.trial": str(trial.number), "lowrung.study": self._plan.study},
+            key=f"{self._parent}/{trial.number}",
         )
         trial.set_user_attr("tracked", tracked)
         self._results.children[trial.number] = tracked
@@ -440,15 +444,20 @@ class Sweep:
         Raises:
             RunFailed: when it is one failure too many.
         """
-        self._study.tell(trying.trial, outcome)
+        execution.tidy(trying.folder, outcome)
         splits = self._plan.preflight(trying.config).splits
         recording.finish(self._tracker, trying.tracked, trying.folder, outcome, splits)
+        # Last: what a coordinator that is killed has not told is done again when the sweep goes on.
+        self._study.tell(trying.trial, outcome)
         self._add_row(self._study.trials[trying.trial.number], trying.folder, outcome, is_reused=is_reused)
-        ended = sum(trial.state.is_finished() for trial in self._study.trials)
-        self._results.log_best(self._parent, ended)
+        self._log_best()
         self._progress.end(trying.key, trying.title, ending(outcome, is_reused))
         self._results.show(self._progress, len(self._trying))
         self._count_failure(outcome)
+
+    def _log_best(self) -> None:
+        ended = sum(trial.state.is_finished() for trial in self._study.trials)
+        self._results.log_best(self._parent, ended)
 
     def _count_failure(self, outcome: Outcome) -> None:
         """Ends a sweep that only fails: what comes next would most likely fail too."""
