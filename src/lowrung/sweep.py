@@ -168,6 +168,7 @@ class Sweep:
         Ctrl-C once lets those that are running write a checkpoint and end, twice ends them at once; the same command
         goes on from there.
         """
+        atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
         self._keep_finished()
         with self._progress:
