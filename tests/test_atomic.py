@@ -1,4 +1,6 @@
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +73,43 @@ class TestWriting:
         record = {"loss": 0.1, "name": "é", "list": [1, None, True], "small": 1e-300}
         atomic.write_json(tmp_path / "file.json", record)
         assert atomic.read_json(tmp_path / "file.json") == record
+
+
+class TestMakeFolder:
+    def test_it_is_filled_once(self, tmp_path):
+        atomic.make_folder(tmp_path / "made", lambda aside: (aside / "file").touch())
+        atomic.make_folder(tmp_path / "made", lambda aside: (aside / "other").touch())
+        assert [path.name for path in (tmp_path / "made").iterdir()] == ["file"]
+
+    def test_what_breaks_leaves_nothing(self, tmp_path):
+        def full_disk(aside: Path) -> None:
+            (aside / "half").touch()
+            raise OSError("No space left on device")
+
+        with pytest.raises(OSError, match="No space left"):
+            atomic.make_folder(tmp_path / "made", full_disk)
+        assert [path.name for path in tmp_path.iterdir()] == [".made.lock"]
+
+    def test_what_a_killed_process_left_aside_goes(self, tmp_path):
+        def killed(aside: Path) -> None:
+            (aside / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=atomic.make_folder, args=(tmp_path / "made", killed))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        atomic.make_folder(tmp_path / "made", lambda aside: (aside / "whole").touch())
+        assert {path.name for path in tmp_path.rglob("*")} == {".made.lock", "made", "whole"}
+
+
+def test_what_killed_writers_left_aside_goes_and_nothing_else(tmp_path):
+    atomic.write_text(tmp_path / "outcome.json", "{}")
+    for name in (".outcome.json.12-140", ".lock"):
+        (tmp_path / name).touch()
+    atomic.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"outcome.json", ".lock"}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"status": "comp', b"\xff\xfe"])

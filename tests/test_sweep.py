@@ -24,6 +24,7 @@ from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.errors import StoreError, UsageError
 from lowrung.layout import RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
+from lowrung.results import Results
 from lowrung.schema import Config
 from tests import composing, stage
 from tests.composing import Composer
@@ -560,6 +561,52 @@ class TestTracking:
         assert str(here.tracker.runs["run0"].status) == "cancelled"
         assert ranks(here.sweep("lora.r=4")) == [4]
         assert str(here.tracker.runs["run0"].status) == "complete"
+
+    @pytest.mark.parametrize("call", ["start_run", "log", "end_run"])
+    def test_a_coordinator_that_is_killed_between_two_records_leaves_none_open(self, here, monkeypatch, call):
+        done = getattr(here.tracker, call)
+
+        def killed(*args, **kwargs):
+            done(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(here.tracker, call, killed)
+            with pytest.raises(KeyboardInterrupt):
+                here.sweep("lora.r=4,8")
+        here.sweep("lora.r=4,8")
+        parent, *children = here.tracker.runs.values()
+        assert {run.status for run in (parent, *children)} == {Status.COMPLETE}
+        assert [child.params["lora.r"] for child in children] == ["4", "8"]
+        assert len(here.trials()) == 2
+
+    def test_the_best_is_in_the_parent_also_where_the_last_trial_was_just_told(self, here, monkeypatch):
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Results, "log_best", killed)
+            with pytest.raises(KeyboardInterrupt):
+                here.sweep("lora.r=8")
+        here.sweep("lora.r=8")
+        parent, child = here.tracker.runs.values()
+        assert parent.metrics["eval/loss"] == child.metrics["eval/loss"]
+
+    def test_a_history_that_the_run_had_not_sent_is_whole_in_the_end(self, here):
+        here.sweep("lora.r=8")  # played runs write their mailbox alone
+        assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
+
+    def test_what_a_killed_run_had_not_deleted_goes(self, here):
+        def act(config: Config) -> Outcome:
+            (folder,) = (RunFolder(path) for path in Path("runs").iterdir())
+            for path in (folder.checkpoints / "checkpoint-1", folder.scratch / "merged"):
+                path.mkdir(parents=True)
+            return trains(config)
+
+        here.sweep("lora.r=8", act=act)
+        (run,) = Path("runs").iterdir()
+        assert not RunFolder(run).checkpoints.exists()
+        assert not RunFolder(run).scratch.exists()
 
     @pytest.mark.slow
     def test_a_reused_result_has_its_history_in_the_new_study(self, here):

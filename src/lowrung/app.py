@@ -52,6 +52,7 @@ class Assignment:
 
     def write(self, path: Path) -> None:
         """Leaves it for the job."""
+        atomic.remove_leftovers(path.parent)
         atomic.write_json(path, dataclasses.asdict(self))
 
     @classmethod
@@ -224,6 +225,7 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
     )
     with atomic.lock(folder.lock):
         mailbox.clear(folder.path)
+        atomic.remove_leftovers(folder.path)
         folder.outcome.unlink(missing_ok=True)
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)

@@ -4,8 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, record: Any) -> None:
     """Writes ``record`` as indented JSON; see `write_text`. NaN is refused: JSON has none."""
     write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what processes that were killed while they wrote a file had written aside. For the only writer there."""
+    for aside in folder.glob(".*.*-*"):
+        aside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Makes a folder whole or not at all, once: aside, behind a lock, then swapped in; one that is there is kept.
+
+    Args:
+        path: the folder.
+        fill: called with an empty folder, and only where there is none yet.
+    """
+    with lock(path.parent / f".{path.name}.lock", wait=True):
+        if path.exists():
+            return
+        aside = path.with_name(f".{path.name}.aside")
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        aside.mkdir()
+        try:
+            fill(aside)
+            os.replace(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """One run: from a config to objects, to ``outcome.json``. Config objects stop here."""
 
 import dataclasses
+import os
 import shutil
 import time
 import traceback
@@ -80,13 +81,10 @@ def execute(
     except Exception as error:
         traceback.print_exc()
         outcome = _failure(error, folder)
-    shutil.rmtree(folder.scratch, ignore_errors=True)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    _leave(outcome, folder)
-    if outcome.status is Status.COMPLETE:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        folder.tracked.unlink(missing_ok=True)
+    _leave(outcome, folder)  # before anything goes: a run that is killed now is not trained again
+    tidy(folder, outcome)
     return outcome
 
 
@@ -95,7 +93,7 @@ def _failure(error: Exception, folder: RunFolder) -> Outcome:
     from lowrung.finetune import checkpoints, memory
 
     if disk.is_full(error, folder.path):
-        for half in (folder.adapter, folder.model, folder.merged):
+        for half in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(half, ignore_errors=True)
         checkpoints.delete_torn(folder.checkpoints)
         return Outcome(Status.FAILED, cause=_no_space(folder))
@@ -114,6 +112,16 @@ def _leave(outcome: Outcome, folder: RunFolder) -> None:
         lost = f"the outcome ({outcome.status}) cannot be written: {error}"
         cause = _no_space(folder) if disk.is_full(error, folder.path) else lost
         raise StoreError(outcome.cause or cause) from error
+
+
+def tidy(folder: RunFolder, outcome: Outcome) -> None:
+    """Deletes what a run that has ended needs no more; its process may have been killed before it had done so."""
+    if outcome.status is Status.COMPLETE:
+        folder.tracked.unlink(missing_ok=True)
+        if folder.checkpoints.exists():  # moved first: a run must never go on from a checkpoint that is half deleted
+            folder.scratch.mkdir(exist_ok=True)
+            os.replace(folder.checkpoints, folder.scratch / folder.checkpoints.name)
+    shutil.rmtree(folder.scratch, ignore_errors=True)
 
 
 def _train_and_verify(

@@ -109,9 +109,14 @@ def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
 
 
 def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, splits: Sequence["Split"]) -> None:
-    """Tracks how a run ended: its last numbers, its data, its files."""
-    steps = [report["step"] for report in mailbox.Reader(folder.path).read()]
-    tracker.log(run_id, [Point(max(steps, default=0), time.time(), outcome.numbers)])
+    """Tracks how a run ended: its whole history, its last numbers, its data, its files.
+
+    The history may have come from the run before, but not all of it where the run was killed, was trained for another
+    study, or found the tracker away.
+    """
+    history = [Point(**report) for report in mailbox.Reader(folder.path).read()]
+    last = max((point.step for point in history), default=0)
+    tracker.log(run_id, [*history, Point(last, time.time(), outcome.numbers)])
     tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in splits])
     for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
         if path.exists():
@@ -123,11 +128,6 @@ def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, s
     }
     tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
     tracker.end_run(run_id, outcome.status)
-
-
-def replay(tracker: Tracker, run_id: str, folder: RunFolder) -> None:
-    """Tracks the history of a run that was trained before."""
-    tracker.log(run_id, [Point(**report) for report in mailbox.Reader(folder.path).read()])
 
 
 class History:

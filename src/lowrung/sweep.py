@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shutil
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import addresses, app, atomic, preview, recording
+from lowrung import addresses, app, atomic, execution, preview, recording
 from lowrung.app import RunFailed
 from lowrung.engine import durations, mailbox
 from lowrung.engine.base import Engine
@@ -143,6 +144,7 @@ class Sweep:
         Ctrl-C once lets those that are running write a checkpoint and end, twice ends them at once; the same command
         goes on from there.
         """
+        atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
         self._keep_finished()
         with self._progress:
@@ -157,6 +159,7 @@ class Sweep:
 
     def report(self) -> None:
         """Prints the leaderboard; see `lowrung.results.Results.report`."""
+        self._log_best()  # again, for a coordinator that was killed when it had told the last trial
         self._results.report(self._parent)
 
     def _break_off(self, error: BaseException) -> None:
@@ -204,7 +207,9 @@ class Sweep:
         if known is not None and self._tracker.has_run(known):
             return str(known)
         tags = {"lowrung.kind": "sweep", "lowrung.study": self._plan.study}
-        parent = self._tracker.start_run(self._plan.study, tags=tags)
+        if "key" not in self._study.facts:
+            self._study.note("key", uuid.uuid4().hex)
+        parent = self._tracker.start_run(self._plan.study, tags=tags, key=self._study.facts["key"])
         self._study.note("tracked", parent)
         return parent
 
@@ -332,13 +337,12 @@ class Sweep:
             parent=self._parent,
             params={**point, **recording.key_params(run.config)},
             tags={"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study},
+            key=f"{self._parent}/{run.key}",
         )
 
     def _finish_tracking(self, finished: Finished) -> None:
         run = finished.run
         assert run.tracked is not None
-        if finished.is_reused:
-            recording.replay(self._tracker, run.tracked, run.folder)
         splits = self._plan.preflight(run.config).splits
         recording.finish(self._tracker, run.tracked, run.folder, finished.outcome, splits)
 
@@ -386,6 +390,7 @@ class Sweep:
     def _close(self, finished: Finished) -> None:
         """Ends a run in the tracker and on the screen."""
         run, outcome = finished.run, finished.outcome
+        execution.tidy(run.folder, outcome)
         run.tracked = self._track(run)
         self._results.children[run.key] = run.tracked
         if finished.is_reused:
@@ -421,10 +426,13 @@ class Sweep:
         del self._trying[number]
         self._study.tell(trying.trial, outcome)
         self._add_row(self._study.trials[number], trying.ended, outcome)
-        ended = sum(trial.state.is_finished() for trial in self._study.trials)
-        self._results.log_best(self._parent, ended)
+        self._log_best()
         self._results.show(self._progress, self._runs.running)
         self._count_failure(outcome)
+
+    def _log_best(self) -> None:
+        ended = sum(trial.state.is_finished() for trial in self._study.trials)
+        self._results.log_best(self._parent, ended)
 
     def _count_failure(self, outcome: Outcome) -> None:
         """Ends a sweep that only fails: what comes next would most likely fail too."""

@@ -458,6 +458,40 @@ def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
     assert "Preloading must not fail, but the process that imports broken ended" in result
 
 
+def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) -> None:
+    """However long it had imported by then."""
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, time\n"
+        "first = pathlib.Path(os.environ['FIRST'])\n"
+        "if not first.exists():\n"
+        "    first.write_text(str(os.getpid()))\n"
+        "    time.sleep(1000)\n"
+    )
+    first = tmp_path / "first"
+    coordinator = coordinate(
+        f"""
+        import os, signal, threading, time
+        from lowrung.engine import local
+        os.environ["FIRST"] = {str(first)!r}
+        local.RESTART_SECONDS = 0.2
+        engine = LocalEngine(preload=["slow"])
+
+        def kill():
+            while not os.path.exists(os.environ["FIRST"]):
+                time.sleep(0.01)
+            time.sleep(0.3)  # longer than a start is tried again
+            with open(os.environ["FIRST"]) as file:
+                os.kill(int(file.read()), signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        engine.submit(Job("a", folder, int))
+        print(engine.wait()[0].value)
+        """,
+        tmp_path,
+    )
+    assert coordinator.communicate(timeout=60)[0] == "0\n"
+
+
 TOUCHES_CUDA = """
 import os
 PID = os.getpid()

@@ -150,6 +150,21 @@ class TestResume:
         assert one.keys() == two.keys()
         assert all(torch.equal(one[name], two[name]) for name in one)
 
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"lr_scheduler_type": "constant"},
+            pytest.param({"max_steps": 12, "learning_rate": 3.0, "early_stopping": 2}, marks=pytest.mark.slow),
+        ],
+    )
+    def test_from_its_last_checkpoint_it_takes_no_step_more(self, tmp_path, settings):
+        """The run was killed in the gate, say."""
+        recipe = {**self.RECIPE, "eval_steps": 1, **settings}
+        first, reports = training.fine_tune(tmp_path, **recipe)
+        second, again = training.fine_tune(tmp_path, **recipe)
+        assert second.metrics == first.metrics
+        assert again == reports
+
     @pytest.mark.slow
     def test_asked_to_stop_it_ends_after_the_step_with_a_checkpoint(self, tmp_path):
         straight, _ = training.fine_tune(tmp_path / "straight", **self.RECIPE)

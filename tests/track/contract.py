@@ -32,6 +32,15 @@ class TrackerContract:
         assert len({sweep, *trials}) == 3
         assert [self.read(tracker, trial).parent for trial in trials] == [sweep, sweep]
 
+    def test_a_key_opens_one_run(self, tracker):
+        """Whoever was killed before the id was written down asks again, and what was missing is there."""
+        sweep = tracker.start_run("sweep", key="sweep")
+        run = tracker.start_run("r=8", parent=sweep, key=f"{sweep}/0")
+        again = self.reopened(tracker).start_run("r=8", parent=sweep, params={"lora.r": "8"}, key=f"{sweep}/0")
+        assert again == run
+        assert self.read(tracker, run).params == {"lora.r": "8"}
+        assert tracker.start_run("r=8", parent=sweep, key=f"{sweep}/1") != run
+
     def test_history_keeps_every_step(self, tracker):
         run = tracker.start_run("run")
         tracker.log(run, [Point(0, 1.0, {"eval/loss": 3.5}), Point(5, 2.0, {"train/loss": 3.0})])

@@ -36,6 +36,16 @@ def uri(folder):
     return store_uri(None, folder)
 
 
+@pytest.mark.slow
+def test_what_was_left_of_a_database_by_a_process_that_was_killed_while_it_made_it_is_no_obstacle(tmp_path):
+    (tmp_path / ".mlflow.db.new").write_text("half a database")
+    (tmp_path / ".mlflow.db.new-journal").write_text("half a journal")
+    uri = store_uri(None, tmp_path)
+    create_store(uri, "lowrung", tmp_path / "mlruns")
+    MlflowTracker(uri, "lowrung").start_run("run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
 class TestMlflowTracker(TrackerContract):
     @pytest.fixture
     def tracker(self, uri):

@@ -30,10 +30,11 @@ class Flaky(MemoryTracker):
         parent: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> str:
         if self.error:
             raise self.error
-        return super().start_run(name, parent=parent, params=params, tags=tags)
+        return super().start_run(name, parent=parent, params=params, tags=tags, key=key)
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         self.calls += 1

@@ -31,7 +31,7 @@ CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Lets torch answer whether there is a GPU without touching CUDA."""
 
 RESTART_SECONDS = 2.0
-"""How long a fork server that was killed is replaced: for a moment its process is still there, and answers no more."""
+"""How long a start that failed is tried again: a fork server that was killed is still there for a moment."""
 
 LOCK_SECONDS = 2.0
 """How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
@@ -206,12 +206,15 @@ class LocalEngine:
         if not self._forks:
             with child.environment(variables), _sigint_blocked():
                 return process.start()
-        deadline = time.monotonic() + RESTART_SECONDS
+        deadline = float("inf")
         while True:
             try:
                 self._ensure_server()
                 return process.start()
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError) as error:  # the server was killed, or the process before it knew its task
+                deadline = min(
+                    deadline, time.monotonic() + RESTART_SECONDS
+                )  # not from the start: a server imports first
                 if time.monotonic() >= deadline:
                     raise EngineError(
                         f"Preloading must not fail, but the process that imports {', '.join(self._preload)} ended"

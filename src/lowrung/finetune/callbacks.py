@@ -37,6 +37,20 @@ class Stopped(LowrungError):  # noqa: N818
         self.step = step
 
 
+class Loaded(LowrungError):  # noqa: N818
+    """The trainer has loaded a checkpoint."""
+
+
+class OnlyLoad(TrainerCallback):
+    """Ends `Trainer.train` by `Loaded` before a step: from a checkpoint at its end it would take one too many."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The weights are those of the checkpoint by now."""
+        raise Loaded
+
+
 class StopOnRequest(TrainerCallback):
     """Ends training after the step in which it was asked to, with a checkpoint.
 

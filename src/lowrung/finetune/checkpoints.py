@@ -27,17 +27,20 @@ class Checkpoint:
         path: its folder.
         step: optimiser steps done.
         history: all that was reported up to it.
+        result: where training had ended with it, the checkpoint whose weights are the run's: itself, or the best one.
     """
 
     path: Path
     step: int
     history: History
+    result: Path | None
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
         """Reads a marked checkpoint."""
         mark = atomic.read_json(path / MARK)
-        return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]])
+        result = None if mark["result"] is None else path.with_name(mark["result"])
+        return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]], result)
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -65,11 +68,18 @@ class Keep(TrainerCallback):
     Args:
         history: what was reported so far; it grows while the run goes on.
         limit: how many checkpoints are kept, beside the best one where the trainer looks for it.
+        is_cut_short: whether training is to stop before its end.
     """
 
-    def __init__(self, history: Callable[[], Sequence[tuple[int, Mapping[str, float]]]], limit: int) -> None:
+    def __init__(
+        self,
+        history: Callable[[], Sequence[tuple[int, Mapping[str, float]]]],
+        limit: int,
+        is_cut_short: Callable[[], bool],
+    ) -> None:
         self._history = history
         self._limit = limit
+        self._is_cut_short = is_cut_short
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Marks the checkpoint that the trainer has just written."""
@@ -78,8 +88,11 @@ class Keep(TrainerCallback):
         path = folder / f"checkpoint-{state.global_step}"
         for file in path.iterdir():
             _to_disk(file)
-        atomic.write_json(path / MARK, {"step": state.global_step, "history": list(self._history())})
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
+        has_ended = control.should_training_stop and not self._is_cut_short()
+        result = (best if args.load_best_model_at_end and best else path.name) if has_ended else None
+        mark = {"step": state.global_step, "history": list(self._history()), "result": result}
+        atomic.write_json(path / MARK, mark)
         older = [other for other in _checkpoints(folder) if other != path and other.name != best]
         for stale in older[: max(0, len(older) - (self._limit - 1))]:
             shutil.rmtree(stale)

@@ -5,9 +5,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,17 +108,13 @@ def _build(name: str) -> Path:
     folder = cache_folder() / "models" / f"{name}-v{embedded.VERSION}"
     if folder.exists():
         return folder
-    with atomic.lock(folder.parent / f".{folder.name}.lock", wait=True):
-        if not folder.exists():
-            aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-            try:
-                print(f"building {name} into {folder}, once", flush=True)
-                with quiet():
-                    EMBEDDED[name](aside)
-                aside.chmod(0o755)
-                os.replace(aside, folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+
+    def build(aside: Path) -> None:
+        print(f"building {name} into {folder}, once", flush=True)
+        with quiet():
+            EMBEDDED[name](aside)
+
+    atomic.make_folder(folder, build)
     return folder
 
 

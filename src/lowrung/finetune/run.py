@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lowrung.finetune import adapter, checkpoints, generate, metrics
 from lowrung.finetune import model as models
-from lowrung.finetune.callbacks import OnReport, Report, StopOnRequest, Stopped
+from lowrung.finetune.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 from lowrung.finetune.tokens import Prepared
@@ -142,7 +143,12 @@ def _train(
         for step, metrics in checkpoint.history:
             report.report(step, metrics)
         trainer.tokens_before = int(max(metrics.get("train/tokens", 0) for _, metrics in checkpoint.history))
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    if checkpoint is not None and checkpoint.result is not None:
+        trainer.add_callback(OnlyLoad())
+        with suppress(Loaded):
+            trainer.train(resume_from_checkpoint=str(checkpoint.result))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     if stop.has_stopped:
         raise Stopped(trainer.state.global_step)
     before = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)

@@ -2,9 +2,6 @@
 
 import dataclasses
 import itertools
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +100,8 @@ def prepare(
     Raises:
         UsageError: when examples cannot be written down, or leave nothing to learn.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.lock(folder.parent / f".{folder.name}.lock", wait=True):
-        if not folder.exists():
-            _prepare(corpus, tokenizer, max_length, is_chat(format, tokenizer), folder)
+    chat = is_chat(format, tokenizer)
+    atomic.make_folder(folder, lambda aside: _prepare(corpus, tokenizer, max_length, chat, aside))
     return Prepared.load(folder)
 
 
@@ -123,16 +118,10 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int
         "truncated_tokens": sum(lost),
         "has_prompts": all(example.messages for example in (*corpus.train, *corpus.eval)),
     }
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        for part, rows in (("train", train), ("eval", held_out)):
-            cut = [vars(row.cut(max_length)) for row in rows]
-            Dataset.from_list(cut, features=FEATURES).save_to_disk(aside / part)
-        atomic.write_json(aside / "facts.json", facts)
-        aside.chmod(0o755)
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    for part, rows in (("train", train), ("eval", held_out)):
+        cut = [vars(row.cut(max_length)) for row in rows]
+        Dataset.from_list(cut, features=FEATURES).save_to_disk(folder / part)
+    atomic.write_json(folder / "facts.json", facts)
 
 
 def _more(count: int) -> list[str]:

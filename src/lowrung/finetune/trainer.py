@@ -161,7 +161,7 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     trainer.add_callback(stop)
-    trainer.add_callback(Keep(lambda: report.history, recipe.save_total_limit))
+    trainer.add_callback(Keep(lambda: report.history, recipe.save_total_limit, lambda: stop.has_stopped))
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
     return trainer, report, stop

@@ -101,8 +101,12 @@ class Tracker(Protocol):
         parent: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> str:
-        """Opens a run and returns its id; ``parent`` is the id of the sweep's run."""
+        """Opens a run and returns its id; ``parent`` is the id of the sweep's run.
+
+        A run whose ``key`` is known is opened once: whoever was killed before the id was written down asks again.
+        """
 
     def has_run(self, run: str) -> bool:
         """Whether the run is known and can be written to; a store may have been deleted since it was opened."""
@@ -150,6 +154,7 @@ class NullTracker:
         parent: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> str:
         """See `Tracker`."""
         return ""

@@ -22,6 +22,7 @@ class Record:
         datasets: the data it used.
         artifacts: contents by path, folders included in the path (``adapter/config.json``).
         status: how it ended; None while it is open.
+        key: what the run was opened by.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Record:
     datasets: list[DatasetInput] = dataclasses.field(default_factory=list)
     artifacts: dict[str, bytes] = dataclasses.field(default_factory=dict)
     status: Status | None = None
+    key: str | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -56,10 +58,15 @@ class MemoryTracker:
         parent: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> str:
         """See `Tracker`."""
+        for known, record in self.runs.items():
+            if key is not None and record.key == key:
+                self.log_params(known, params or {})
+                return known
         run = f"run{len(self.runs)}"
-        self.runs[run] = Record(name, parent, dict(params or {}), dict(tags or {}))
+        self.runs[run] = Record(name, parent, dict(params or {}), dict(tags or {}), key=key)
         return run
 
     def has_run(self, run: str) -> bool:

@@ -41,6 +41,7 @@ KIND_TAG = "lowrung.kind"
 STATUS_TAG = "lowrung.status"
 """The tag with the exact status, of which MLflow knows only three kinds."""
 
+_KEY_TAG = "lowrung.key"
 _PARENT_TAG = "mlflow.parentRunId"
 _CONTEXT_TAG = "mlflow.data.context"
 _STATES = {
@@ -71,7 +72,10 @@ def create_store(uri: str, experiment: str, artifacts: Path) -> None:
         UsageError: when ``track.uri`` or ``track.experiment`` cannot be used.
     """
     _require_sound(uri)
-    with _translated(), _alone(addresses.sqlite_path(uri)):
+    database = addresses.sqlite_path(uri)
+    with _translated(), _alone(database):
+        if database and not database.exists():
+            _make_database(database)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -113,14 +117,23 @@ class MlflowTracker:
         parent: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> str:
         """See `Tracker`."""
-        family = {_PARENT_TAG: parent} if parent else {}
-        with _translated():
-            created = self._client.create_run(self._experiment, tags=_short({**(tags or {}), **family}), run_name=name)
-        run: str = created.info.run_id
+        run = self._known_run(key) if key is not None else None
+        if run is None:
+            ours = {_PARENT_TAG: parent, _KEY_TAG: key}
+            all_tags = {**(tags or {}), **{tag: value for tag, value in ours.items() if value}}
+            with _translated():
+                created = self._client.create_run(self._experiment, tags=_short(all_tags), run_name=name)
+            run = str(created.info.run_id)
         self.log_params(run, params or {})
         return run
+
+    def _known_run(self, key: str) -> str | None:
+        with _translated():
+            found = self._client.search_runs([self._experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else None
 
     def has_run(self, run: str) -> bool:
         """See `Tracker`."""
@@ -228,6 +241,16 @@ def _require_sound(uri: str) -> None:
     problems = check_uri(uri)
     if problems:
         raise UsageError(problems)
+
+
+def _make_database(database: Path) -> None:
+    """Makes a database aside and swaps it in: killed between MLflow's migrations, it would be of use to nobody."""
+    aside = database.with_name(f".{database.name}.new")
+    for leftover in (aside, aside.with_name(f"{aside.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    MlflowClient(f"sqlite:///{aside}")
+    os.replace(aside, database)
 
 
 @contextlib.contextmanager

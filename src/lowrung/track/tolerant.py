@@ -35,9 +35,12 @@ class Tolerant:
         parent: str | None = None,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> str:
         """See `Tracker`; an empty id where the run could not be opened."""
-        run = self._try(name, lambda: self._tracker.start_run(name, parent=parent, params=params, tags=tags), "")
+        run = self._try(
+            name, lambda: self._tracker.start_run(name, parent=parent, params=params, tags=tags, key=key), ""
+        )
         self._names.setdefault(run, name)
         self._roots.add(run if parent is None else parent)
         return run
