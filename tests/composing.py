@@ -14,6 +14,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from lowrung import schema
@@ -70,10 +71,21 @@ def _remember(loader: ConfigLoaderImpl) -> None:
 
 
 @contextlib.contextmanager
+def _hydras_version() -> Iterator[None]:
+    """Leaves the version base that Hydra's own tests, in this same process, start from: it outlasts Hydra."""
+    version = VersionBase.instance()
+    before = version.version_base
+    try:
+        yield
+    finally:
+        version.version_base = before
+
+
+@contextlib.contextmanager
 def composer() -> Iterator[Composer]:
     """A composer, for as long as the block runs."""
     schema.register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+    with _hydras_version(), initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         assert isinstance(hydra.config_loader, ConfigLoaderImpl)

@@ -23,6 +23,7 @@ from lowrung.search import space as spaces
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Params, Space
 from lowrung.settings import Settings
+from lowrung.templates import Templates
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -34,6 +35,9 @@ class Composer:
 
     hydra_context: HydraContext
     master: DictConfig
+
+    def __post_init__(self) -> None:
+        self._templates = Templates(self.hydra_context.config_loader, self.master)
 
     def space(self, overrides: Sequence[str], settings: Settings) -> Space:
         """Reads the search space.
@@ -73,7 +77,7 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """A job's config, Hydra's node included."""
-        return self.hydra_context.config_loader.load_sweep_config(self.master, list(overrides))
+        return self._templates.compose(overrides)
 
     def config(self, overrides: Sequence[str]) -> Config:
         """A job's config as plain dataclasses."""
@@ -224,11 +228,17 @@ def _look(
 ) -> Iterator[tuple[str, "Preflight"]]:
     for key, arguments in distinct.items():
         log = RunFolder(folder.preflight)
-        engine.submit(Job(key, log.path, _Look(dict(arguments)), is_limited=False))
-        ended = next(event for event in _until_ended(engine) if isinstance(event, Ended))
+        ended = _looked(engine, Job(key, log.path, _Look(dict(arguments)), is_limited=False))
+        if ended.how is How.DIED:  # what killed it need not have been its own doing
+            ended = _looked(engine, Job(key, log.path, _Look(dict(arguments)), is_limited=False))
         if ended.how is not How.RETURNED:
             raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {log.log}.")
         yield key, ended.value
+
+
+def _looked(engine: Engine, job: Job) -> Ended:
+    engine.submit(job)
+    return next(event for event in _until_ended(engine) if isinstance(event, Ended))
 
 
 def _until_ended(engine: Engine) -> Iterator[Reported | Ended]:

@@ -26,6 +26,7 @@ class Results:
         self._objectives = objectives
         self._total = total
         self._tracker = tracker
+        self._logged: int | None = None
         self._rows: dict[int, leaderboard.Row] = {}
         self.children: dict[str, str] = {}
         """The tracker's runs that have ended, by the key of the run."""
@@ -74,7 +75,8 @@ class Results:
         MLflow's charts are empty for a run without metrics; this way they show the search's progress.
         """
         best = self._best()
-        if best is not None:
+        if best is not None and best.number != self._logged:
+            self._logged = best.number
             self._tracker.log(parent, [Point(ended, time.time(), best.outcome.numbers)])
             self._tracker.set_tags(parent, {"lowrung.best_trial": str(best.number)})
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import TaskFunction
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from lowrung import app, layout, recording
@@ -16,7 +16,7 @@ from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import StoreError
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
-from lowrung.plan import Composer, Plan
+from lowrung.plan import Plan
 from lowrung.report.progress import Progress
 from lowrung.schema import Config
 
@@ -33,7 +33,7 @@ class Run:
         key: names it in the engine and on the screen.
         title: what a person knows it by.
         overrides: the job's, as Hydra overrides.
-        subfolder: of the trial's job folder; empty where the trial has one run.
+        composed: what Hydra makes of them, its own node included.
         config: the job's.
         folder: the run's.
         steps: optimiser steps of the whole run.
@@ -48,7 +48,7 @@ class Run:
     key: str
     title: str
     overrides: Sequence[str]
-    subfolder: str
+    composed: DictConfig
     config: Config
     folder: RunFolder
     steps: int
@@ -83,7 +83,7 @@ class Runs:
     Args:
         engine: where they run.
         plan: the sweep's.
-        composer: makes their configs.
+        hydra_context: Hydra's.
         task_function: the function below ``@hydra.main``.
         track: opens a run in the tracker, before its first start.
         progress: where it is shown what runs.
@@ -94,7 +94,7 @@ class Runs:
         self,
         engine: Engine,
         plan: Plan,
-        composer: Composer,
+        hydra_context: HydraContext,
         task_function: TaskFunction,
         *,
         track: Callable[[Run], str],
@@ -103,8 +103,7 @@ class Runs:
     ) -> None:
         self._engine = engine
         self._plan = plan
-        self._composer = composer
-        self._task_function = task_function
+        self._make_task = hydra_job.task_maker(hydra_context, task_function)
         self._track = track
         self._progress = progress
         self._retries = retries
@@ -131,18 +130,17 @@ class Runs:
 
     def add(self, run: Run) -> Outcome | None:
         """Takes a run; gives its outcome where the store has it, else `wait` will."""
-        composed = self._composer.job(run.overrides, run.trial, run.subfolder)
-        job = JobFolder(hydra_job.output_folder(composed))
+        job = JobFolder(hydra_job.output_folder(run.composed))
         layout.point_to(job.run, run.folder.path)
         outcome = app.kept(run.folder)
         if outcome is not None:
-            hydra_job.leave_files(composed)
+            hydra_job.leave_files(run.composed)
         elif any(other.folder == run.folder for other in self._running.values()):
             self._waiting.append(run)
         elif len(self._running) >= self._engine.slots:
             self._queue.append(run)
         else:
-            self._submit(run, composed, job)
+            self._submit(run, job)
         return outcome
 
     def wait(self, timeout: float) -> list[Evaluated | Finished]:
@@ -192,7 +190,7 @@ class Runs:
             self._waiting = self._waiting[room:]
         return [Finished(run, outcome, is_reused=True) for run in ready if (outcome := self.add(run))]
 
-    def _submit(self, run: Run, composed: DictConfig, job: JobFolder) -> None:
+    def _submit(self, run: Run, job: JobFolder) -> None:
         config, preflight = run.config, self._plan.preflight(run.config)
         try:
             app.prepare_folder(run.folder, app.pinned(config, preflight.revision), preflight, self._engine.threads)
@@ -210,8 +208,7 @@ class Runs:
             run=run.tracked,
         )
         assignment.write(job.assignment)
-        task = hydra_job.hydra_task(self._composer.hydra_context, self._task_function, composed)
-        self._engine.submit(Job(run.key, run.folder.path, task))
+        self._engine.submit(Job(run.key, run.folder.path, self._make_task(run.composed)))
         self._running[run.key] = run
         self._progress.start(run.key, run.title, run.steps)
 

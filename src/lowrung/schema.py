@@ -1,6 +1,5 @@
 """Every key of a config, its type, unit and the reason for its default. conf/ holds the values."""
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf, open_dict
+from omegaconf import MISSING, OmegaConf
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "nf4")
@@ -327,12 +326,10 @@ def register() -> None:
 
 def resolve(config: Any) -> Config:
     """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses."""
-    ours = copy.copy(config)
-    with open_dict(ours):
-        ours.pop("hydra", None)
-    plain = OmegaConf.to_object(ours)
-    assert isinstance(plain, Config)  # the schema is the first entry of the defaults list
-    return plain
+    values: dict[str, Any] = {field.name: config[field.name] for field in dataclasses.fields(Config)}
+    for name, value in values.items():
+        values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    return Config(**values)
 
 
 def determining(config: Config) -> dict[str, Any]:

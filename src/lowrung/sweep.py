@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung import addresses, app, atomic, execution, preview, recording
+from lowrung import addresses, app, atomic, execution, preview, recording, schema
 from lowrung.app import RunFailed
 from lowrung.engine import durations, mailbox
 from lowrung.engine.base import Engine
@@ -127,14 +127,17 @@ class Sweep:
         self._runs = Runs(
             engine,
             plan,
-            composer,
+            composer.hydra_context,
             task_function,
             track=self._track,
             progress=self._progress,
             retries=settings.retries,
         )
         self._trying: dict[int, Trying] = {}
+        self._taken: Counter[int] = Counter()
+        """How many trials each point of the grid has had, those under way included."""
         self._failures = 0
+        self._ended = sum(trial.state.is_finished() for trial in self._study.trials)
         self._ends_at = time.monotonic() + (durations.seconds(settings.timeout) or math.inf)
         self._is_out_of_time = False
 
@@ -159,7 +162,8 @@ class Sweep:
 
     def report(self) -> None:
         """Prints the leaderboard; see `lowrung.results.Results.report`."""
-        self._log_best()  # again, for a coordinator that was killed when it had told the last trial
+        # Again, for a coordinator that was killed when it had told the last trial.
+        self._results.log_best(self._parent, self._ended)
         self._results.report(self._parent)
 
     def _break_off(self, error: BaseException) -> None:
@@ -229,6 +233,7 @@ class Sweep:
             if len(finished) == len(known):
                 for one in finished.values():
                     self._track_kept(one, self._plan.space.texts(trial.params))
+                self._taken[self._place(trial.params)] += 1
                 self._add_row(trial, finished, _outcome(finished))
 
     def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
@@ -253,13 +258,12 @@ class Sweep:
         if self._time_is_up():
             return None
         if adopted:
+            self._taken[self._place(adopted[0].params)] += 1
             return adopted.pop(0)
-        taken = [*self._results.numbers, *self._trying]
-        if len(taken) >= self._plan.n_trials:
+        if self._taken.total() >= self._plan.n_trials:
             return None
-        trials = self._study.trials
-        counts = Counter(self._place(trials[number]) for number in taken)
-        place = min(range(len(self._plan.points)), key=lambda i: counts[i])
+        place = min(range(len(self._plan.points)), key=lambda i: self._taken[i])
+        self._taken[place] += 1
         return self._study.ask(self._plan.points[place].params)
 
     def _time_is_up(self) -> bool:
@@ -272,11 +276,10 @@ class Sweep:
             )
         return self._is_out_of_time
 
-    def _place(self, trial: "FrozenTrial") -> int:
-        """Which point of the grid a trial is at."""
-        keys = [axis.key for axis in self._plan.space.choices]
-        params = {key: trial.params[key] for key in keys}
-        return next((i for i, point in enumerate(self._plan.points) if point.params == params), -1)
+    def _place(self, params: Mapping[str, Value]) -> int:
+        """Which point of the grid a trial with these values is at."""
+        at = {axis.key: params[axis.key] for axis in self._plan.space.choices}
+        return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
@@ -300,14 +303,15 @@ class Sweep:
         """
         space = self._plan.space
         overrides = known.get("overrides") or space.overrides(params) + [f"seed={seed}" for _ in space.seeds[:1]]
-        config = self._composer.config(overrides)
+        composed = self._composer.job(overrides, number, subfolder=f"seed_{seed}" if space.seeds else "")
+        config = schema.resolve(composed)
         name = leaderboard.name(space.texts(params))
         return Run(
             trial=number,
             key=f"{number}/{seed}" if space.seeds else str(number),
             title=f"trial {number}" + (f" ({name})" if name else "") + (f", seed {seed}" if space.seeds else ""),
             overrides=overrides,
-            subfolder=f"seed_{seed}" if space.seeds else "",
+            composed=composed,
             config=config,
             folder=store_folder(self._plan, config, self._engine.threads),
             steps=app.steps(config, self._plan.preflight(config)),
@@ -377,15 +381,12 @@ class Sweep:
             f"train.batch_size={batch}",
             f"train.gradient_accumulation_steps={accumulated}",
         ]
-        self._study.note_run(self._trying[run.trial].trial, run.config.seed, overrides=overrides)
-        config = self._composer.config(overrides)
+        trial = self._trying[run.trial].trial
+        self._study.note_run(trial, run.config.seed, overrides=overrides)
         note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
         if run.tracked is not None:
             self._tracker.set_tags(run.tracked, {"lowrung.retry": note})
-        folder = store_folder(self._plan, config, self._engine.threads)
-        return dataclasses.replace(
-            run, overrides=overrides, config=config, folder=folder, stopped_as=None, is_halved=True
-        )
+        return self._run(run.trial, trial.params, run.config.seed, self._study.runs(trial)[run.config.seed])
 
     def _close(self, finished: Finished) -> None:
         """Ends a run in the tracker and on the screen."""
@@ -425,14 +426,11 @@ class Sweep:
         number, outcome = trying.trial.number, trying.outcome
         del self._trying[number]
         self._study.tell(trying.trial, outcome)
-        self._add_row(self._study.trials[number], trying.ended, outcome)
-        self._log_best()
+        self._ended += 1
+        self._add_row(trying.trial, trying.ended, outcome)
+        self._results.log_best(self._parent, self._ended)
         self._results.show(self._progress, self._runs.running)
         self._count_failure(outcome)
-
-    def _log_best(self) -> None:
-        ended = sum(trial.state.is_finished() for trial in self._study.trials)
-        self._results.log_best(self._parent, ended)
 
     def _count_failure(self, outcome: Outcome) -> None:
         """Ends a sweep that only fails: what comes next would most likely fail too."""
@@ -443,7 +441,7 @@ class Sweep:
                 f" {outcome.cause}. Mend that, and the same command goes on."
             )
 
-    def _add_row(self, trial: "FrozenTrial", ended: Mapping[int, Finished], outcome: Outcome) -> None:
+    def _add_row(self, trial: "FrozenTrial | Trial", ended: Mapping[int, Finished], outcome: Outcome) -> None:
         seeds = [leaderboard.Seed(seed, one.outcome, one.run.folder.path) for seed, one in sorted(ended.items())]
         is_reused = all(one.is_reused for one in ended.values())
         point = self._plan.space.texts(trial.params)

@@ -21,19 +21,22 @@ from lowrung.layout import RunFolder
 log = logging.getLogger(__name__)
 
 
-def hydra_task(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Callable[[], JobReturn]:
-    """Packs a Hydra job so that it can run in another process.
+def task_maker(
+    hydra_context: HydraContext, task_function: TaskFunction
+) -> Callable[[DictConfig], Callable[[], JobReturn]]:
+    """Makes what packs a sweep's Hydra jobs, so that they can run in other processes.
 
     Args:
         hydra_context: as given to the launcher or sweeper.
         task_function: the function below ``@hydra.main``.
-        config: the job's composed config, with ``hydra.job.num`` and ``hydra.job.id`` set.
 
     Returns:
-        a task for an engine. A task function that raises makes it return a `JobReturn` whose status is ``FAILED`` and
-        whose return value raises that exception; its traceback is printed.
+        a function of a job's composed config, with ``hydra.job.num`` and ``hydra.job.id`` set, that makes a task for an
+        engine. A task function that raises makes it return a `JobReturn` whose status is ``FAILED`` and whose return
+        value raises that exception; its traceback is printed.
     """
-    return _Task(hydra_context, task_function, config, Singleton.get_state())
+    singletons = Singleton.get_state()  # once: to copy them takes 6 ms
+    return lambda config: _Task(hydra_context, task_function, config, singletons)
 
 
 def config_of(task: Callable[[], Any]) -> DictConfig | None:
@@ -89,6 +92,7 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     log.info("Launching %d jobs, %d at a time", len(job_overrides), engine.slots)
+    make_task = task_maker(hydra_context, task_function)
     configs: dict[str, DictConfig] = {}
     results: dict[str, JobReturn] = {}
     for number, overrides in enumerate(job_overrides, start=initial_job_idx):
@@ -96,8 +100,7 @@ def launch(
             _collect(engine, configs, results)
         log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
         job_config = _compose(hydra_context, config, overrides, number)
-        task = hydra_task(hydra_context, task_function, job_config)
-        engine.submit(Job(key=str(number), folder=output_folder(job_config), task=task))
+        engine.submit(Job(key=str(number), folder=output_folder(job_config), task=make_task(job_config)))
         configs[str(number)] = job_config
     while len(results) < len(configs):
         _collect(engine, configs, results)
@@ -106,9 +109,9 @@ def launch(
 
 def output_folder(config: DictConfig) -> Path:
     """The folder that `run_job` will use for a job of a sweep; its config may refer to itself by ``${hydra:...}``."""
-    current = HydraConfig.instance()
+    current: Any = HydraConfig.instance()
     before = current.cfg
-    current.set_config(config)
+    current.cfg = config  # set_config would copy it first, which takes longer than all else here
     try:
         return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
     finally:

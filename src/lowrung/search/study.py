@@ -1,7 +1,9 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
+import dataclasses
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -30,6 +32,17 @@ STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED
 
 _RUN = "run/"
 """What begins the user attribute of a trial's run; its seed follows."""
+
+
+_PRUNED = "is_to_be_pruned"
+
+
+@dataclasses.dataclass
+class _Judged:
+    """What a trial under way has reported: a copy, since to ask the database takes as long as to report."""
+
+    places: set[int] = dataclasses.field(default_factory=set)
+    is_to_be_pruned: bool = False
 
 
 class Study:
@@ -67,6 +80,7 @@ class Study:
         self._sampler = sampler
         self._pruner = pruner
         self._constraints = parse(constraints)
+        self._judged: dict[int, _Judged] = defaultdict(_Judged)
         self._unit_tokens: int | None = None  # kept here, since the facts are a query, and each report needs it
         self._study = optuna.create_study(
             study_name=name,
@@ -161,13 +175,14 @@ class Study:
     def _judge(self, trial: Trial, place: int, metrics: Mapping[str, float]) -> bool:
         """Keeps the first value of a place, and asks the pruner."""
         value = metrics[next(iter(self._objectives))]
-        known = self.trials[trial.number]
-        if place not in known.intermediate_values:
+        judged = self._judged[trial.number]
+        if place not in judged.places:
+            judged.places.add(place)
             trial.report(value, place)
             if self._pruner["name"] != "none" and self._is_to_be_pruned(trial):
-                trial.set_user_attr("is_to_be_pruned", True)
-                return True
-        return bool(known.user_attrs.get("is_to_be_pruned", False))
+                trial.set_user_attr(_PRUNED, True)
+                judged.is_to_be_pruned = True
+        return judged.is_to_be_pruned
 
     def _is_to_be_pruned(self, trial: Trial) -> bool:
         # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
@@ -211,6 +226,7 @@ class Study:
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
                 if trial.params.keys() == self._distributions.keys():
+                    self._judged[trial.number] = _Judged(set(trial.intermediate_values), _PRUNED in trial.user_attrs)
                     whole.append(Trial(self._study, trial._trial_id))
                 else:
                     self._study.tell(trial.number, state=TrialState.FAIL)
@@ -218,6 +234,7 @@ class Study:
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Ends a trial. Every trial that was asked for is told exactly once, here."""
+        self._judged.pop(trial.number, None)
         trial.set_user_attr("status", str(outcome.status))
         if outcome.cause:
             trial.set_user_attr("cause", outcome.cause)
