@@ -255,6 +255,8 @@ class TestSeeds:
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
         assert "pruned: worse than the best trial over 4 seeds" in capsys.readouterr().out
         assert here.sweep("lora.r=8,4,2", "seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon") == []
+        board = json.loads(here.study.leaderboard.read_text())
+        assert [row["status"] for row in board] == ["complete", "pruned", "pruned"]
 
     def test_wilcoxon_needs_seeds_to_compare(self, here):
         with pytest.raises(UsageError, match=r"must have at least 5 seeds .* but has 1"):

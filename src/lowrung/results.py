@@ -28,8 +28,6 @@ class Results:
         self._tracker = tracker
         self._logged: int | None = None
         self._rows: dict[int, leaderboard.Row] = {}
-        self.children: dict[str, str] = {}
-        """The tracker's runs that have ended, by the key of the run."""
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -109,7 +107,8 @@ class Results:
         self._tracker.end_run(parent, Status.FAILED if has_failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:
-        fragment = self._tracker.comparison([child for child in self.children.values() if child])
+        tracked = [run.tracked for _, row in sorted(self._rows.items()) for run in row.seeds if run.tracked]
+        fragment = self._tracker.comparison(tracked)
         if fragment is not None:
             print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
 

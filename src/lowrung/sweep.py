@@ -4,11 +4,9 @@ import dataclasses
 import math
 import shutil
 import time
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +28,7 @@ from lowrung.results import Results, ending
 from lowrung.runs import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
 from lowrung.search.space import Value
 from lowrung.settings import Settings
-from lowrung.track.base import Tracker
+from lowrung.tracking import SweepTracking
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -99,15 +97,6 @@ class Trying:
     ended: dict[int, Finished] = dataclasses.field(default_factory=dict)
     is_pruned: bool = False
 
-    @property
-    def outcome(self) -> Outcome:
-        """Of its runs that have ended."""
-        outcome = _outcome(self.ended)
-        if not self.is_pruned or outcome.status is not Status.COMPLETE:
-            return outcome
-        cause = f"worse than the best trial over {len(self.ended)} seeds"
-        return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
-
 
 class Sweep:
     """The coordinator."""
@@ -121,8 +110,8 @@ class Sweep:
         self._engine = engine
         self._constraints = constraints.parse(settings.constraints)
         self._study = _open_study(plan)
-        self._tracker: Tracker = recording.make_tracker(plan.config)
-        self._results = Results(plan.folder, settings.objectives, plan.n_trials, self._tracker)
+        self._tracking = SweepTracking(recording.make_tracker(plan.config), self._study, plan)
+        self._results = Results(plan.folder, settings.objectives, plan.n_trials, self._tracking.tracker)
         self._progress = Progress()
         self._runs = Runs(
             engine,
@@ -163,17 +152,15 @@ class Sweep:
     def report(self) -> None:
         """Prints the leaderboard; see `lowrung.results.Results.report`."""
         # Again, for a coordinator that was killed when it had told the last trial.
-        self._results.log_best(self._parent, self._ended)
-        self._results.report(self._parent)
+        self._results.log_best(self._tracking.parent, self._ended)
+        self._results.report(self._tracking.parent)
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
-        for run in self._runs.open:
-            if run.tracked is not None:
-                self._tracker.end_run(run.tracked, Status.CANCELLED)
-        self._tracker.end_run(self._parent, Status.CANCELLED)
+        self._tracking.cancel(self._runs.open)
+        self._tracking.tracker.end_run(self._tracking.parent, Status.CANCELLED)
 
     def _loop(self, ctrl_c: CtrlC) -> None:
         adopted = self._study.interrupted()
@@ -204,19 +191,6 @@ class Sweep:
         trying = self._trying[event.run.trial]
         return self._study.report(trying.trial, int(event.metrics["train/tokens"]), event.metrics)
 
-    @cached_property
-    def _parent(self) -> str:
-        """The tracker's run of the whole sweep, the same for every start of the study."""
-        known = self._study.facts.get("tracked")
-        if known is not None and self._tracker.has_run(known):
-            return str(known)
-        tags = {"lowrung.kind": "sweep", "lowrung.study": self._plan.study}
-        if "key" not in self._study.facts:
-            self._study.note("key", uuid.uuid4().hex)
-        parent = self._tracker.start_run(self._plan.study, tags=tags, key=self._study.facts["key"])
-        self._study.note("tracked", parent)
-        return parent
-
     @property
     def _seeds(self) -> Sequence[int]:
         """What every point is trained with."""
@@ -231,27 +205,18 @@ class Sweep:
             kept = {seed: self._kept(trial, seed, facts) for seed, facts in known.items()}
             finished = {seed: found for seed, found in kept.items() if found is not None}
             if len(finished) == len(known):
+                is_pruned = trial.user_attrs.get("status") == Status.PRUNED
+                point = self._plan.space.texts(trial.params)
                 for one in finished.values():
-                    self._track_kept(one, self._plan.space.texts(trial.params))
+                    self._tracking.keep(one, point)
                 self._taken[self._place(trial.params)] += 1
-                self._add_row(trial, finished, _outcome(finished))
+                self._add_row(trial.number, point, finished, _outcome(finished, is_pruned))
 
     def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
         run = self._run(trial.number, trial.params, seed, facts)
         outcome = app.kept(run.folder, also=trial.user_attrs.get("status"))
         is_same = run.folder.path.name == facts["signature"]
         return Finished(run, outcome, is_reused=True) if outcome is not None and is_same else None
-
-    def _track_kept(self, finished: Finished, point: Mapping[str, str]) -> None:
-        """Tracks a run anew where the tracker was lost, or emptied, since it was trained."""
-        run = finished.run
-        anew: dict[str, str] = self._study.facts.get("tracked anew", {})
-        run.tracked = anew.get(run.key, run.tracked)
-        if not run.tracked or not self._tracker.has_run(run.tracked):
-            run.tracked = self._start_tracking(run, point)
-            self._study.note("tracked anew", {**anew, run.key: run.tracked})
-            self._finish_tracking(finished)
-        self._results.children[run.key] = run.tracked
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
@@ -325,30 +290,13 @@ class Sweep:
             self._end(Finished(run, outcome, is_reused=True))
 
     def _track(self, run: Run) -> str:
-        """Opens a run in the tracker, and notes it in the study; one that was interrupted is in the tracker already."""
+        """Opens a run in the tracker, and notes it in the study."""
         trying = self._trying[run.trial]
         self._study.note_run(trying.trial, run.config.seed, signature=run.folder.path.name)
-        if run.tracked is not None and self._tracker.has_run(run.tracked):
-            return run.tracked
-        tracked = self._start_tracking(run, trying.point)
-        self._study.note_run(trying.trial, run.config.seed, tracked=tracked)
+        tracked = self._tracking.open(run, trying.point)
+        if tracked != run.tracked:
+            self._study.note_run(trying.trial, run.config.seed, tracked=tracked)
         return tracked
-
-    def _start_tracking(self, run: Run, point: Mapping[str, str]) -> str:
-        seed = {"seed": str(run.config.seed)} if self._plan.space.seeds else {}
-        return self._tracker.start_run(
-            leaderboard.name({**point, **seed}) or f"trial {run.trial}",
-            parent=self._parent,
-            params={**point, **recording.key_params(run.config)},
-            tags={"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study},
-            key=f"{self._parent}/{run.key}",
-        )
-
-    def _finish_tracking(self, finished: Finished) -> None:
-        run = finished.run
-        assert run.tracked is not None
-        splits = self._plan.preflight(run.config).splits
-        recording.finish(self._tracker, run.tracked, run.folder, finished.outcome, splits)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -367,8 +315,7 @@ class Sweep:
     def _put_aside(self, run: Run) -> None:
         """Leaves a run that was stopped untold: the study's next start goes on from its checkpoint."""
         self._progress.end(run.key, run.title, "stopped; it goes on from its checkpoint")
-        if run.tracked is not None:
-            self._tracker.end_run(run.tracked, Status.CANCELLED)
+        self._tracking.cancel([run])
 
     def _with_half_the_batch(self, run: Run) -> Run | None:
         """The same run with as many examples a step in half as large batches, once; None where there is no half."""
@@ -385,7 +332,7 @@ class Sweep:
         self._study.note_run(trial, run.config.seed, overrides=overrides)
         note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
         if run.tracked is not None:
-            self._tracker.set_tags(run.tracked, {"lowrung.retry": note})
+            self._tracking.tracker.set_tags(run.tracked, {"lowrung.retry": note})
         return self._run(run.trial, trial.params, run.config.seed, self._study.runs(trial)[run.config.seed])
 
     def _close(self, finished: Finished) -> None:
@@ -393,11 +340,10 @@ class Sweep:
         run, outcome = finished.run, finished.outcome
         execution.tidy(run.folder, outcome)
         run.tracked = self._track(run)
-        self._results.children[run.key] = run.tracked
         if finished.is_reused:
             for report in mailbox.Reader(run.folder.path).read():  # other trials are judged by it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
-        self._finish_tracking(finished)
+        self._tracking.close(finished)
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
 
     def _judge(self, trying: Trying, finished: Finished) -> None:
@@ -423,12 +369,12 @@ class Sweep:
         Raises:
             RunFailed: when it is one failure too many.
         """
-        number, outcome = trying.trial.number, trying.outcome
+        number, outcome = trying.trial.number, _outcome(trying.ended, trying.is_pruned)
         del self._trying[number]
         self._study.tell(trying.trial, outcome)
         self._ended += 1
-        self._add_row(trying.trial, trying.ended, outcome)
-        self._results.log_best(self._parent, self._ended)
+        self._add_row(number, trying.point, trying.ended, outcome)
+        self._results.log_best(self._tracking.parent, self._ended)
         self._results.show(self._progress, self._runs.running)
         self._count_failure(outcome)
 
@@ -441,16 +387,23 @@ class Sweep:
                 f" {outcome.cause}. Mend that, and the same command goes on."
             )
 
-    def _add_row(self, trial: "FrozenTrial | Trial", ended: Mapping[int, Finished], outcome: Outcome) -> None:
-        seeds = [leaderboard.Seed(seed, one.outcome, one.run.folder.path) for seed, one in sorted(ended.items())]
+    def _add_row(self, number: int, point: Mapping[str, str], ended: Mapping[int, Finished], outcome: Outcome) -> None:
+        runs = [
+            leaderboard.Seed(seed, one.outcome, one.run.folder.path, one.run.tracked or "")
+            for seed, one in sorted(ended.items())
+        ]
         is_reused = all(one.is_reused for one in ended.values())
-        point = self._plan.space.texts(trial.params)
         broken = [str(one) for one in self._constraints if one.violation(outcome.metrics) > 0]
-        self._results.add(leaderboard.Row(trial.number, point, outcome, seeds, is_reused, broken))
+        self._results.add(leaderboard.Row(number, point, outcome, runs, is_reused, broken))
 
 
-def _outcome(ended: Mapping[int, Finished]) -> Outcome:
-    return over_seeds({seed: finished.outcome for seed, finished in ended.items()})
+def _outcome(ended: Mapping[int, Finished], is_pruned: bool) -> Outcome:
+    """A trial's, of its runs that have ended."""
+    outcome = over_seeds({seed: finished.outcome for seed, finished in ended.items()})
+    if not is_pruned or outcome.status is not Status.COMPLETE:
+        return outcome
+    cause = f"worse than the best trial over {len(ended)} seeds"
+    return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
 
 
 def _make_engine(launcher: Any, settings: Settings) -> Engine:

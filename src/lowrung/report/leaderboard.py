@@ -23,11 +23,13 @@ class Seed:
         seed: what it was trained with.
         outcome: how it ended.
         folder: its results.
+        tracked: the tracker's id of it.
     """
 
     seed: int
     outcome: Outcome
     folder: Path
+    tracked: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _gate(metrics: Mapping[str, float]) -> str:
     if "merge/passed" not in metrics:
         return ""
     difference = f"max |Δlogit| {metrics['merge/max_abs_logit_diff']:.1e}"
-    return f"passed  {difference}" if metrics["merge/passed"] else f"FAILED  {difference}"
+    return f"{'passed' if metrics['merge/passed'] == 1 else 'FAILED'}  {difference}"  # below 1: not with every seed
 
 
 def write(path: Path, rows: Sequence[Row], objectives: Mapping[str, str]) -> None:
