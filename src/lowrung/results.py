@@ -18,13 +18,17 @@ class Results:
         folder: the study's.
         objectives: metrics with ``minimize`` or ``maximize``.
         total: how many trials there will be.
+        runs_per_trial: seeds that each is trained with.
         tracker: where the sweep's own run is.
     """
 
-    def __init__(self, folder: StudyFolder, objectives: Mapping[str, str], total: int, tracker: Tracker) -> None:
+    def __init__(
+        self, folder: StudyFolder, objectives: Mapping[str, str], total: int, runs_per_trial: int, tracker: Tracker
+    ) -> None:
         self._folder = folder
         self._objectives = objectives
         self._total = total
+        self._runs_per_trial = runs_per_trial
         self._tracker = tracker
         self._logged: int | None = None
         self._rows: dict[int, leaderboard.Row] = {}
@@ -54,6 +58,7 @@ class Results:
             pruned=counts[Status.PRUNED],
             failed=failed,
             running=running,
+            runs_per_trial=self._runs_per_trial,
             best=None if best is None else self._described(best),
         )
 

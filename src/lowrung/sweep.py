@@ -111,7 +111,9 @@ class Sweep:
         self._constraints = constraints.parse(settings.constraints)
         self._study = _open_study(plan)
         self._tracking = SweepTracking(recording.make_tracker(plan.config), self._study, plan)
-        self._results = Results(plan.folder, settings.objectives, plan.n_trials, self._tracking.tracker)
+        self._results = Results(
+            plan.folder, settings.objectives, plan.n_trials, len(self._seeds), self._tracking.tracker
+        )
         self._progress = Progress()
         self._runs = Runs(
             engine,

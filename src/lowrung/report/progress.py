@@ -88,7 +88,17 @@ class Progress:
             self._seconds[key] = self._seconds.get(key, 0.0) + self._clock() - trial.since  # it may be tried again
         self.say(f"{title}: {text}")
 
-    def summary(self, *, total: int, complete: int, pruned: int, failed: int, running: int, best: str | None) -> None:
+    def summary(
+        self,
+        *,
+        total: int,
+        complete: int,
+        pruned: int,
+        failed: int,
+        running: int,
+        best: str | None,
+        runs_per_trial: int = 1,
+    ) -> None:
         """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
 
         A sweep of one trial has no summary. A log gets one every `SUMMARY_SECONDS` at most, and always the last.
@@ -98,8 +108,9 @@ class Progress:
             complete: those that ended with a result, reused ones included.
             pruned: those that were pruned.
             failed: those that ended in any other way. All three together are the trials that are done.
-            running: trials that run now.
+            running: runs that have a slot now.
             best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
+            runs_per_trial: seeds that each is trained with.
         """
         if total < 2:
             return
@@ -109,13 +120,13 @@ class Progress:
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)
         self._most_at_once = max(self._most_at_once, running)
-        self._ready_at = self._clock() + self._seconds_for(total - done)
+        self._ready_at = self._clock() + self._seconds_for((total - done) * runs_per_trial)
         if self._live is None:
             self._log_summary(is_last=done >= total)
 
-    def _seconds_for(self, trials: int) -> float:
-        """What so many trials will take: the mean of those of this start, as many at once; 0 before the first."""
-        return statistics.fmean(self._seconds.values()) * trials / self._most_at_once if self._seconds else 0.0
+    def _seconds_for(self, runs: int) -> float:
+        """What so many runs will take: the mean of those of this start, as many at once; 0 before the first."""
+        return statistics.fmean(self._seconds.values()) * runs / self._most_at_once if self._seconds else 0.0
 
     def _log_summary(self, *, is_last: bool) -> None:
         now = self._clock()

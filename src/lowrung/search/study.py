@@ -88,6 +88,7 @@ class Study:
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             load_if_exists=True,
         )
+        self._asked = len(self.trials)
         self._hold_to({**space.described(), "objectives": self._objectives, "constraints": dict(constraints)})
 
     @staticmethod
@@ -134,7 +135,8 @@ class Study:
         Raises:
             UsageError: when a package that the sampler needs is missing.
         """
-        sampler = samplers.make(self._sampler, seed=self._seed, trial_number=len(self.trials))
+        sampler = samplers.make(self._sampler, seed=self._seed, trial_number=self._asked)
+        self._asked += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
             # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
