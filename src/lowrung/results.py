@@ -1,6 +1,7 @@
 """What a sweep has found so far: its leaderboard, on the screen, on disk and in the tracker."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lowrung.app import RunFailed
@@ -32,6 +33,8 @@ class Results:
         self._tracker = tracker
         self._logged: int | None = None
         self._rows: dict[int, leaderboard.Row] = {}
+        self._counts: Counter[Status] = Counter()
+        self._best: leaderboard.Row | None = None
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -46,12 +49,15 @@ class Results:
     def add(self, row: leaderboard.Row) -> None:
         """Takes a trial that has ended."""
         self._rows[row.number] = row
+        self._counts[row.outcome.status] += 1
+        if row.outcome.status is Status.COMPLETE and not row.broken:
+            rivals = [row] if self._best is None else [self._best, row]
+            self._best = leaderboard.ranked(rivals, self._objectives)[0]
 
     def show(self, progress: Progress, running: int) -> None:
         """Gives the screen the state of the sweep."""
-        counts = {status: sum(row.outcome.status is status for row in self.rows) for status in Status}
+        counts, best = self._counts, self._best
         failed = sum(count for status, count in counts.items() if not status.is_kept)
-        best = self._best()
         progress.summary(
             total=self._total,
             complete=counts[Status.COMPLETE] + counts[Status.DIVERGED],
@@ -61,11 +67,6 @@ class Results:
             runs_per_trial=self._runs_per_trial,
             best=None if best is None else self._described(best),
         )
-
-    def _best(self) -> leaderboard.Row | None:
-        ranked = leaderboard.ranked(self.rows, self._objectives)
-        is_best = ranked and ranked[0].outcome.status is Status.COMPLETE and not ranked[0].broken
-        return ranked[0] if is_best else None
 
     def _described(self, row: leaderboard.Row) -> str:
         scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self._objectives if name in row.outcome.metrics)
@@ -77,7 +78,7 @@ class Results:
 
         MLflow's charts are empty for a run without metrics; this way they show the search's progress.
         """
-        best = self._best()
+        best = self._best
         if best is not None and best.number != self._logged:
             self._logged = best.number
             self._tracker.log(parent, [Point(ended, time.time(), best.outcome.numbers)])
