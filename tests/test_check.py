@@ -71,7 +71,14 @@ class TestRules:
             (
                 "lora.init",
                 "pisa",
-                "lora.init must be one of default, gaussian, pissa, olora, but is 'pisa'. Did you mean pissa?",
+                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, but is 'pisa'."
+                " Did you mean pissa?",
+            ),
+            (
+                "lora.init",
+                "pissa_niter_0",
+                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, but is"
+                " 'pissa_niter_0'. Did you mean pissa_niter_16?",
             ),
             ("lora.bias", "some", "lora.bias must be one of none, all, lora_only, but is 'some'. Did you mean none?"),
             ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
@@ -184,6 +191,7 @@ class TestRules:
         [
             ("lora.r", 1),
             ("lora.dropout", 0.0),
+            ("lora.init", "pissa_niter_2"),
             ("lora.target_modules", ["q_proj"]),
             ("train.learning_rate", 1e20),  # it may diverge; that is a result
             ("train.warmup_ratio", 1.0),
@@ -200,6 +208,19 @@ class TestRules:
         [
             (["lora=full", "model.quantization=nf4"], "lora=full trains all weights, but model.quantization=nf4"),
             (["lora=pissa", "model.quantization=int8"], "lora.init=pissa takes a part out of the base's weights, but"),
+            (["lora=pissa_niter", "model.quantization=nf4"], "lora.init=pissa_niter_16 takes a part out of the base's"),
+            (
+                ["lora=orthogonal", "model.quantization=nf4"],
+                "lora.init=orthogonal makes A and B in the type of the base",
+            ),
+            (
+                ["lora=orthogonal", "lora.r=3"],
+                "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.r is 3.",
+            ),
+            (
+                ["lora=orthogonal", "lora.rank_pattern={q_proj:5}"],
+                "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.rank_pattern.q_proj is 5.",
+            ),
             (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),
             (
                 ["train.early_stopping=2", "train.save_steps=20"],

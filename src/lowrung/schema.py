@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,20 @@ def metric_names(metric: str) -> tuple[str, ...]:
 
 
 METHODS = ("lora", "full")
-INITS = ("default", "gaussian", "pissa", "olora")
-CONVERTED_INITS = ("pissa", "olora")
-"""The inits that take something out of the base's weights; see `lowrung.finetune.adapter`."""
+INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora")
+"""The inits by name; any number of iterations will do in the place of 16."""
+
+
+def is_init(init: str) -> bool:
+    """Whether this names an init."""
+    return init in INITS or re.fullmatch(r"pissa_niter_[1-9]\d*", init) is not None
+
+
+def is_converted(init: str) -> bool:
+    """Whether an init takes something out of the base's weights; see `lowrung.finetune.adapter`."""
+    return init.startswith("pissa") or init == "olora"
+
+
 BIASES = ("none", "all", "lora_only")
 TARGETS = ("all-linear", "attention", "mlp")
 SCHEDULES = (
@@ -147,8 +159,10 @@ class LoraConf:
         bias: which biases are trained: ``none``, ``all`` of the model, or ``lora_only``, those of adapted layers.
         use_rslora: rank-stabilised scaling, arXiv:2312.03732.
         use_dora: a trained magnitude beside the low-rank direction, arXiv:2402.09353.
-        init: ``default`` (A random, B zero), ``gaussian``, ``pissa`` (principal singular vectors, arXiv:2404.02948)
-            or ``olora`` (orthonormal, arXiv:2406.01775). Whatever the init, the saved adapter is for the original base.
+        init: ``default`` (A random, B zero), ``gaussian``, ``orthogonal`` (A and B random, B·A zero; even ranks),
+            ``pissa`` (principal singular vectors, arXiv:2404.02948), ``pissa_niter_N`` (the same by N iterations of a
+            randomised decomposition, much faster) or ``olora`` (orthonormal, arXiv:2406.01775). Whatever the init, the
+            saved adapter is for the original base.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that

@@ -31,7 +31,8 @@ TINY = Base("embedded:tiny")
 PATTERNS = {"dropout": 0.1, "rank_pattern": {"q_proj": 2, "down_proj": 6}, "alpha_pattern": {"v_proj": 3.0}}
 GPT2_PATTERNS = {"dropout": 0.1, "rank_pattern": {"c_attn": 2}, "alpha_pattern": {"mlp.c_proj": 3.0}}
 
-VARIANTS = list(itertools.product(("default", "gaussian", "pissa", "olora"), (False, True), (False, True)))
+INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_2", "olora")
+VARIANTS = list(itertools.product(INITS, (False, True), (False, True)))
 FAST = [("pissa", True, True)]
 
 

@@ -22,8 +22,8 @@ from lowrung.finetune.lora import Lora, linear_layers, named, targets
 def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """Puts a new LoRA adapter on a base model; the base's weights are frozen.
 
-    Its outputs are the base's until the first step (with pissa and olora up to rounding); what is random is drawn
-    from torch's generator.
+    Its outputs are the base's until the first step (up to rounding where the init is not default or gaussian); what is
+    random is drawn from torch's generator.
 
     Args:
         model: the base; prepared by `prepare_quantized` if it is quantised.
@@ -144,7 +144,7 @@ def save(
         tokenizer: the model's.
         folder: where to.
         origin: what the base is to be found by, and its revision.
-        initial: the `factors` before training, of an init in `lowrung.schema.CONVERTED_INITS`.
+        initial: the `factors` before training, of an init that `lowrung.schema.is_converted`.
 
     Returns:
         the size of the adapter's weights on disk, in bytes.

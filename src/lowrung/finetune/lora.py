@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.schema import CONVERTED_INITS
+from lowrung.schema import is_converted
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
 MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
@@ -111,7 +111,7 @@ def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
         for key in getattr(lora, field):
             if not any(fits_pattern(key, name) for name in chosen):
                 yield f"lora.{field} must name adapted modules, but {key!r} fits none of {_some(chosen)}."
-    if lora.init in CONVERTED_INITS:
+    if is_converted(lora.init):
         yield from _init_problems(lora, {name: linear[name] for name in chosen})
 
 

@@ -18,7 +18,7 @@ from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 from lowrung.finetune.tokens import Prepared
 from lowrung.finetune.trainer import LabelledTrainer, Recipe, make_trainer
-from lowrung.schema import CONVERTED_INITS
+from lowrung.schema import is_converted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _trainable(
     if base.quantization != "none":
         model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
     adapted = adapter.attach(model, lora)
-    return adapted, adapter.factors(adapted) if lora.init in CONVERTED_INITS else None
+    return adapted, adapter.factors(adapted) if is_converted(lora.init) else None
 
 
 def _train(
