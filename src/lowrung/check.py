@@ -168,11 +168,22 @@ def _lora_rules(lora: LoraConf) -> Iterator[str]:
 
 def _init_rules(lora: LoraConf) -> Iterator[str]:
     """What an init asks of the other settings."""
+    yield from _at_least("lora.init_examples", lora.init_examples, 1)
     if lora.init == "orthogonal":
         ranks = {"lora.r": lora.r, **{f"lora.rank_pattern.{key}": rank for key, rank in _ranks(lora).items()}}
         for name, rank in ranks.items():
             if rank % 2:
                 yield f"lora.init=orthogonal needs even ranks, half for A and half for B, but {name} is {rank}."
+    if lora.init in ("loftq", "mica") and lora.use_dora:
+        why = (
+            "is what quantising took, which DoRA's magnitudes would hide" if lora.init == "loftq" else "leaves B fixed"
+        )
+        yield f"lora.init={lora.init} {why}: it does not go with lora.use_dora=true. Use lora.use_dora=false."
+    if lora.init == "mica" and lora.lora_plus_ratio is not None:
+        yield (
+            f"lora.lora_plus_ratio is a learning rate for B, but is {lora.lora_plus_ratio:g} with lora.init=mica, which"
+            " leaves B fixed. Use lora.lora_plus_ratio=null."
+        )
 
 
 def _ranks(lora: LoraConf) -> dict[str, int]:
@@ -288,9 +299,9 @@ def _pair_rules(config: Config) -> Iterator[str]:
             f"lora=full trains all weights, but model.quantization={config.model.quantization} freezes them in few"
             " bits. Use an adapter, or model.quantization=none."
         )
-    elif quantized and config.lora.init == "orthogonal":
+    elif quantized and config.lora.init in ("orthogonal", "mica"):
         yield (
-            "lora.init=orthogonal makes A and B in the type of the base's weights, but with"
+            f"lora.init={config.lora.init} makes A and B of the base's weights' kind, but with"
             f" model.quantization={config.model.quantization} those are integers. Use lora.init=default."
         )
     elif quantized and schema.is_converted(config.lora.init):
@@ -298,6 +309,11 @@ def _pair_rules(config: Config) -> Iterator[str]:
             f"lora.init={config.lora.init} takes a part out of the base's weights, but"
             f" model.quantization={config.model.quantization} would round what is left, and the adapter would not fit"
             " the original base. Use lora.init=default, or model.quantization=none."
+        )
+    if not quantized and config.lora.init == "loftq" and config.lora.method != "full":
+        yield (
+            "lora.init=loftq gives back what quantising took from the base, but model.quantization=none takes nothing."
+            " Use model.quantization=nf4 or int8, or lora.init=default."
         )
     if config.lora.method == "full" and config.model.dtype == "float16":
         yield "lora=full needs model.dtype float32 or bfloat16, but it is float16, whose gradients underflow."

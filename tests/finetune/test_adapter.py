@@ -166,6 +166,13 @@ def problems(architecture, **lora):
                 " model.layers.0.self_attn.k_proj has 32. Lower lora.r, or that module's rank in lora.rank_pattern."
             ],
         ),
+        (
+            {"init": "lora_ga", "r": 17},
+            [
+                "lora.init=lora_ga needs ranks up to half the smaller side of each adapted matrix, but lora.r is 17,"
+                " and model.layers.0.self_attn.k_proj has 16. Lower lora.r, or that module's rank in lora.rank_pattern."
+            ],
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -194,6 +201,8 @@ def test_olora_is_refused_where_weights_lie_the_other_way_round():
     ("architecture", "lora"),
     [
         ("llama", {"init": "pissa", "r": 32}),
+        ("llama", {"init": "lora_ga", "r": 16}),
+        ("llama", {"init": "eva", "r": 1000}),
         ("llama", {"init": "olora", "r": 64, "rank_pattern": {"[kv]_proj": 32}}),
         ("llama", {"init": "pissa", "r": 64, "target_modules": ["q_proj", "o_proj"]}),
         ("llama", {"r": 1000}),  # only a decomposition has an end

@@ -26,6 +26,7 @@ class Lora:
     use_rslora: bool = False
     use_dora: bool = False
     init: str = "default"
+    init_examples: int = 128
     target_modules: str | Sequence[str] = "all-linear"
     modules_to_save: Sequence[str] = ()
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -35,6 +36,10 @@ class Lora:
     def rank(self, name: str) -> int:
         """The rank of one module, by its whole name; the first pattern that fits decides, as in PEFT."""
         return next((rank for key, rank in self.rank_pattern.items() if fits_pattern(key, name)), self.r)
+
+    def alpha_of(self, name: str) -> float:
+        """The alpha of one module, likewise."""
+        return next((alpha for key, alpha in self.alpha_pattern.items() if fits_pattern(key, name)), self.alpha)
 
 
 def fits_pattern(key: str, name: str) -> bool:
@@ -111,7 +116,7 @@ def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
         for key in getattr(lora, field):
             if not any(fits_pattern(key, name) for name in chosen):
                 yield f"lora.{field} must name adapted modules, but {key!r} fits none of {_some(chosen)}."
-    if is_converted(lora.init):
+    if is_converted(lora.init) or lora.init in ("loftq", "mica"):
         yield from _init_problems(lora, {name: linear[name] for name in chosen})
 
 
@@ -151,12 +156,13 @@ def _init_problems(lora: Lora, chosen: Mapping[str, nn.Module]) -> Iterator[str]
             "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT"
             " decomposes. Use lora.init=pissa, which does."
         )
+    part, share = ("half the smaller side", 2) if lora.init == "lora_ga" else ("the smaller side", 1)
     for name, module in chosen.items():
-        least = min(next(module.parameters()).shape)
-        if lora.rank(name) > least:
+        most = min(next(module.parameters()).shape) // share
+        if lora.rank(name) > most:
             yield (
-                f"lora.init={lora.init} needs ranks up to the smaller side of each adapted matrix, but lora.r is"
-                f" {lora.rank(name)}, and {name} has {least}. Lower lora.r, or that module's rank in lora.rank_pattern."
+                f"lora.init={lora.init} needs ranks up to {part} of each adapted matrix, but lora.r is"
+                f" {lora.rank(name)}, and {name} has {most}. Lower lora.r, or that module's rank in lora.rank_pattern."
             )
             return
 

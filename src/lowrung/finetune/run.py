@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.finetune import adapter, checkpoints, generate, metrics
+from lowrung.finetune import adapter, checkpoints, generate, loftq, metrics
 from lowrung.finetune import model as models
 from lowrung.finetune.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.lora import Lora
@@ -79,7 +80,7 @@ def fine_tune(
     torch.set_num_threads(threads)
     set_seed(recipe.seed)
     tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
-    model, initial = _trainable(base, lora, recipe)
+    model, initial = _trainable(base, lora, recipe, data.train)
     parameters = adapter.count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
@@ -111,7 +112,7 @@ def fine_tune(
 
 
 def _trainable(
-    base: Base, lora: Lora | None, recipe: Recipe
+    base: Base, lora: Lora | None, recipe: Recipe, rows: Dataset
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """What is trained, and where its factors start if that is a part of the base's weights."""
     if lora is None:
@@ -121,7 +122,10 @@ def _trainable(
     model = models.load_base(base, models.device())
     if base.quantization != "none":
         model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
-    adapted = adapter.attach(model, lora)
+    adapted = adapter.attach(model, lora, rows.select(range(min(lora.init_examples, len(rows)))))
+    if lora.init == "loftq":
+        original = dataclasses.replace(base, quantization="none", device_map=None)
+        loftq.start(adapted, models.load_base(original, torch.device("cpu"), dtype=torch.float32))
     return adapted, adapter.factors(adapted) if is_converted(lora.init) else None
 
 
