@@ -64,6 +64,14 @@ def test_scaling_is_alpha_over_r_or_over_its_root(use_rslora, scaling):
     assert scalings == {scaling}
 
 
+def test_ranks_are_those_that_are_trained():
+    ranks = adapter.ranks(attached(SMOLLM2, r=4, alpha=8.0, rank_pattern={"q_proj": 16}, alpha_pattern={"v_proj": 2.0}))
+    assert len(ranks) == 210
+    assert ranks["model.layers.29.self_attn.q_proj"] == {"rank": 16, "scaling": 0.5}
+    assert ranks["model.layers.0.self_attn.v_proj"] == {"rank": 4, "scaling": 0.5}
+    assert ranks["model.layers.0.mlp.up_proj"] == {"rank": 4, "scaling": 2.0}
+
+
 def test_targetable_are_the_linear_layers_but_the_head():
     assert lora_settings.targetable(skeleton(SMOLLM2)) == [
         "down_proj",

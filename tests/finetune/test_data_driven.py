@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 
 from lowrung.errors import UsageError
 from lowrung.finetune import adapter, data_driven, score
@@ -39,10 +39,6 @@ def start_of_eva(rows, **changed):
     model = base()
     torch.manual_seed(0)
     return data_driven.eva(model, lora_settings.targets(model, "all-linear", None), settings(**changed), rows)
-
-
-def layers(model):
-    return {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
 
 
 def inputs_at_learnt_tokens(rows, name):
@@ -80,14 +76,14 @@ class TestEva:
     @pytest.mark.parametrize("use_rslora", [False, True])
     def test_every_layer_keeps_its_scaling(self, rows, use_rslora):
         lora = settings(init="eva", use_rslora=use_rslora, alpha_pattern={"v_proj": 2.0})
-        adapted = layers(adapter.attach(base(), lora, rows))
+        adapted = adapter.adapted_layers(adapter.attach(base(), lora, rows))
         whole = 8 / math.sqrt(4) if use_rslora else 8 / 4
         for name, layer in adapted.items():
             assert layer.scaling["default"] == pytest.approx(whole / 4 if name.endswith("v_proj") else whole)
 
     def test_a_layer_without_a_rank_is_not_adapted(self, rows):
         given = start_of_eva(rows, r=1, alpha=2.0)
-        adapted = layers(adapter.attach(base(), settings(init="eva", r=1, alpha=2.0), rows))
+        adapted = adapter.adapted_layers(adapter.attach(base(), settings(init="eva", r=1, alpha=2.0), rows))
         assert adapted.keys() == given.keys()
         assert len(given) < len(lora_settings.targets(base(), "all-linear", None))
 
@@ -98,7 +94,7 @@ def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):
         logits, labels = score.labelled_logits(model, batch)
         (score.negative_log_likelihood(logits, labels) / len(labels)).backward()
     left, _, right = torch.linalg.svd(model.get_submodule(name).weight.grad)
-    layer = layers(adapter.attach(base(), settings(init="lora_ga"), rows))[name]
+    layer = adapter.adapted_layers(adapter.attach(base(), settings(init="lora_ga"), rows))[name]
     a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
     assert torch.allclose((a @ right[:4].T).norm(), a.norm(), rtol=1e-3)
     assert torch.allclose((left[:, 4:8].T @ b).norm(), b.norm(), rtol=1e-2)
@@ -107,7 +103,7 @@ def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):
 @pytest.mark.parametrize("init", ["lora_ga", "corda"])
 def test_what_is_taken_from_the_base_is_in_the_factors(rows, init):
     before = {name: tensor.clone() for name, tensor in base().named_parameters()}
-    for name, layer in layers(adapter.attach(base(), settings(init=init), rows)).items():
+    for name, layer in adapter.adapted_layers(adapter.attach(base(), settings(init=init), rows)).items():
         taken = before[f"{name}.weight"] - layer.get_base_layer().weight
         assert taken.abs().max() > 1e-4
         assert torch.allclose(layer.get_delta_weight("default"), taken, atol=1e-5)
@@ -133,3 +129,16 @@ def test_a_layer_that_no_example_reaches_is_refused(init):
 def test_a_run_looks_at_so_many_examples(tmp_path, capsys):
     training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
     assert "lora.init=eva: 5 of 5 examples" in capsys.readouterr().out
+
+
+def test_a_run_says_which_ranks_it_trained(tmp_path):
+    trained, _ = training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
+    ranks = {name: layer["rank"] for name, layer in trained.ranks.items()}
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert ranks == {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): len(tensor)
+        for name, tensor in saved.items()
+        if ".lora_A." in name
+    }
+    assert trained.metrics["params/rank_mean"] == sum(ranks.values()) / len(ranks)
+    assert {layer["scaling"] for layer in trained.ranks.values()} == {2.0}

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
 
 from lowrung.adapters.difference import completion_logits
 from lowrung.finetune import adapter, loftq
@@ -29,8 +28,7 @@ def test_the_start_gives_back_as_much_as_its_rank_can(path, quantization, use_rs
     base = models.load_base(Base(path, quantization=quantization), CPU)
     adapted = adapter.attach(base, Lora(r=4, alpha=8.0, init="loftq", use_rslora=use_rslora))
     loftq.start(adapted, original)
-    layers = [(n, m) for n, m in adapted.get_base_model().named_modules() if isinstance(m, LoraLayer)]
-    for name, layer in layers:
+    for name, layer in adapter.adapted_layers(adapted).items():
         held = loftq.weight_held(layer.get_base_layer())
         before = loftq.weight_held(original.get_submodule(name))
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -44,8 +42,10 @@ def test_the_start_gives_back_as_much_as_its_rank_can(path, quantization, use_rs
 def test_a_run_starts_nearer_to_the_base_that_was_not_quantised(tmp_path):
     def start(name, quantization, init):
         base, lora = Base("embedded:tiny", quantization=quantization), {"init": init, "r": 16, "alpha": 32.0}
-        recipe = {"max_steps": 1, "eval_steps": 1, "learning_rate": 1e-30}  # the step changes nothing
-        trained, _ = training.fine_tune(tmp_path / name, base=base, lora=lora, **recipe)
+        still = 1e-30  # a rate at which the step changes nothing
+        trained, _ = training.fine_tune(
+            tmp_path / name, base=base, lora=lora, max_steps=1, eval_steps=1, learning_rate=still
+        )
         return completion_logits(trained.model, trained.held_out)[0]
 
     whole, nf4, restored = start("whole", "none", "default"), start("nf4", "nf4", "default"), start("q", "nf4", "loftq")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -57,10 +58,14 @@ def _attach_eva(model: PreTrainedModel, lora: Lora, start: Mapping[str, Tensor])
     }
     lora = dataclasses.replace(lora, init="default", rank_pattern=ranks, alpha_pattern=alphas)
     adapted = get_peft_model(model, _config(model, lora, list(ranks)))
-    for name, factor in start.items():
-        layer: Any = adapted.get_base_model().get_submodule(name)
-        layer.lora_A["default"].weight.data.copy_(factor)
+    for name, layer in adapted_layers(adapted).items():
+        layer.lora_A["default"].weight.data.copy_(start[name])
     return adapted
+
+
+def adapted_layers(model: PeftModel) -> dict[str, Any]:
+    """The layers with an adapter, by their whole names in the base."""
+    return {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
 
 
 def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraConfig:
@@ -135,6 +140,17 @@ class ParameterCount:
     def __str__(self) -> str:
         """The line that PEFT users know."""
         return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {self.percent:.4f}"
+
+
+def ranks(model: PeftModel) -> dict[str, dict[str, float]]:
+    """Each adapted layer's rank, as it is trained, and the scaling of its update, by the layer's whole name.
+
+    The saved adapter of an init that is converted has twice the rank at the same scaling.
+    """
+    return {
+        name: {"rank": layer.r["default"], "scaling": layer.scaling["default"]}
+        for name, layer in adapted_layers(model).items()
+    }
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:

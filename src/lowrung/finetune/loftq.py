@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.pytorch_utils import Conv1D
+
+from lowrung.finetune.adapter import adapted_layers
 
 
 @torch.no_grad()
@@ -24,11 +25,10 @@ def start(model: PeftModel, original: PreTrainedModel) -> None:
         model: a quantised base with a new adapter, without DoRA.
         original: the same base in float32, not quantised.
     """
-    for name, layer in model.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer):
-            a, b = _factors(weight_held(original.get_submodule(name)), layer)
-            layer.lora_A["default"].weight.data.copy_(a)
-            layer.lora_B["default"].weight.data.copy_(b)
+    for name, layer in adapted_layers(model).items():
+        a, b = _factors(weight_held(original.get_submodule(name)), layer)
+        layer.lora_A["default"].weight.data.copy_(a)
+        layer.lora_B["default"].weight.data.copy_(b)
 
 
 def _factors(original: Tensor, layer: Any) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ class Trained:
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
         dtype: the precision that it computed in.
+        ranks: each adapted layer's rank and scaling; see `lowrung.finetune.adapter.ranks`.
     """
 
     model: PreTrainedModel | PeftModel
@@ -41,6 +43,7 @@ class Trained:
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     dtype: torch.dtype
+    ranks: Mapping[str, Mapping[str, float]]
 
 
 def fine_tune(
@@ -102,13 +105,16 @@ def fine_tune(
         "eval/token_accuracy": after["eval_token_accuracy"],
         **_parameter_metrics(parameters),
     }
+    ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
+    if ranks:
+        results["params/rank_mean"] = statistics.mean(layer["rank"] for layer in ranks.values())
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     if scores:
         texts = generate.answers(model, tokenizer, held_out, batch_size=recipe.eval_batch_size)
         results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
     results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
-    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model))
+    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
 
 
 def _trainable(
