@@ -83,6 +83,16 @@ class TestRules:
                 " 'pissa_niter_0'. Did you mean pissa_niter_16?",
             ),
             ("lora.bias", "some", "lora.bias must be one of none, all, lora_only, but is 'some'. Did you mean none?"),
+            (
+                "lora.trainable_token_indices",
+                [3, 3],
+                "lora.trainable_token_indices must be token numbers from 0, each once, but is [3, 3].",
+            ),
+            (
+                "lora.trainable_token_indices",
+                [-1],
+                "lora.trainable_token_indices must be token numbers from 0, each once, but is [-1].",
+            ),
             ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
             ("lora.rank_pattern", {"q_proj": 0}, "lora.rank_pattern.q_proj must be a rank of at least 1, but is 0."),
             (

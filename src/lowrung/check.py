@@ -154,6 +154,9 @@ def _lora_rules(lora: LoraConf) -> Iterator[str]:
     yield from _target_rules(lora.target_modules)
     for name, least in (("rank_pattern", 1), ("alpha_pattern", 0)):
         yield from _pattern_rules(f"lora.{name}", getattr(lora, name), least)
+    tokens = lora.trainable_token_indices
+    if min(tokens, default=0) < 0 or len(set(tokens)) < len(tokens):
+        yield f"lora.trainable_token_indices must be token numbers from 0, each once, but is {tokens}."
     yield from _init_rules(lora)
     for layer in lora.layers_to_transform or ():
         yield from _at_least("lora.layers_to_transform", layer, 0)

@@ -189,6 +189,8 @@ class LoraConf:
             block), a list of module names, or a regular expression over whole module names.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained apart from it, and the merged model holds both.
+        trainable_token_indices: numbers of tokens whose embeddings are trained and saved with the adapter, such as
+            those that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows.
         rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
         alpha_pattern: alphas that differ from alpha, likewise.
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
@@ -206,6 +208,7 @@ class LoraConf:
     init_examples: int = 128
     target_modules: Any = "all-linear"
     modules_to_save: list[str] = field(default_factory=list)
+    trainable_token_indices: list[int] = field(default_factory=list)
     rank_pattern: Any = None
     alpha_pattern: Any = None
     layers_to_transform: list[int] | None = None

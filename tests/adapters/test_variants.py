@@ -170,6 +170,25 @@ def test_trained_biases_and_a_trained_head_are_in_the_merged_model(tmp_path, arc
         assert not torch.equal(bias, untrained.get_parameter(name))
 
 
+@pytest.mark.parametrize("architecture", some_slow([("llama",), ("tied llama",), ("gpt2",)], [("tied llama",)]))
+@pytest.mark.parametrize("lora", [{}, {"init": "pissa", "use_dora": True}], ids=["default", "pissa"])
+def test_trained_tokens_and_no_others_are_in_the_merged_model(tmp_path, architecture, lora):
+    base = architectures.base(architecture)
+    tokens = sorted({row["input_ids"][0] for row in training.prepared(tmp_path, base).train} | {60, 61})
+    result, rows, trained = train(tmp_path, base, lora={"trainable_token_indices": tokens, **lora})
+    assert gate(tmp_path, base, rows, trained, keep=tmp_path / "merged").failures == ()
+    before = models.load_base(base, CPU)
+    after = models.load_model(tmp_path / "merged", torch.float32, CPU)
+    embedding = "transformer.wte" if architecture == "gpt2" else "model.embed_tokens"
+    trained_rows, rows_before = (model.get_parameter(f"{embedding}.weight") for model in (after, before))
+    changed = trained_rows.ne(rows_before).any(dim=1)
+    assert changed.sum() > 0
+    assert set(changed.nonzero().flatten().tolist()) <= set(tokens)
+    if architecture != "llama":  # tied
+        assert torch.equal(after.get_parameter("lm_head.weight"), trained_rows)
+    assert result.parameters.by_module[embedding.split(".")[-1]] == 64 * len(tokens)
+
+
 # -- all weights trained -----------------------------------------------------------------------------------------------
 
 

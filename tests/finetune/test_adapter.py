@@ -198,6 +198,33 @@ def test_all_problems_are_told_at_once():
     ]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "lora", "expected"),
+    [
+        ("llama", {"trainable_token_indices": [0, 263], "modules_to_save": ["lm_head"]}, None),
+        (
+            "llama",
+            {"trainable_token_indices": [0, 264, 300]},
+            "lora.trainable_token_indices must be tokens of the model, 0 to 263, but holds 264, 300.",
+        ),
+        (
+            "llama",
+            {"trainable_token_indices": [0], "modules_to_save": ["embed_tokens"]},
+            "lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: embed_tokens."
+            " Leave one of them out.",
+        ),
+        (
+            "gpt2",
+            {"trainable_token_indices": [0], "modules_to_save": ["lm_head"]},
+            "lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: lm_head,"
+            " which is tied to the embedding. Leave one of them out.",
+        ),
+    ],
+)
+def test_tokens_are_the_models_and_not_trained_twice(architecture, lora, expected):
+    assert problems(architecture, **lora) == ([expected] if expected else [])
+
+
 def test_olora_is_refused_where_weights_lie_the_other_way_round():
     assert problems("gpt2", init="olora") == [
         "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT decomposes."

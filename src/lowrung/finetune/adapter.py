@@ -85,6 +85,7 @@ def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraCon
         fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
         # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
         modules_to_save=[name for wanted in lora.modules_to_save for name in named(model, wanted)] or None,
+        trainable_token_indices=list(lora.trainable_token_indices) or None,
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
     )
@@ -171,7 +172,7 @@ def _size(parameter: nn.Parameter) -> int:
 
 def _module_of(name: str) -> str:
     """``q_proj`` for all that is trained at a layer of this name."""
-    module = name.split(".lora_")[0].split(".modules_to_save.")[0]
+    module = name.split(".lora_")[0].split(".modules_to_save.")[0].split(".token_adapter.")[0]
     for ending in (".weight", ".bias", ".base_layer"):
         module = module.removesuffix(ending)
     return module.rsplit(".", 1)[-1]

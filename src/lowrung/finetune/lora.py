@@ -29,6 +29,7 @@ class Lora:
     init_examples: int = 128
     target_modules: str | Sequence[str] = "all-linear"
     modules_to_save: Sequence[str] = ()
+    trainable_token_indices: Sequence[int] = ()
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
     layers_to_transform: Sequence[int] | None = None
@@ -110,6 +111,7 @@ def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
     for name in lora.modules_to_save:
         if not named(model, name):
             yield f"lora.modules_to_save must name modules of the model, but it has no {name}."
+    yield from _token_problems(model, lora)
     if found:
         return
     for field in ("rank_pattern", "alpha_pattern"):
@@ -148,6 +150,26 @@ def _target_problems(model: PreTrainedModel, lora: Lora, available: Sequence[str
             f" {', '.join(map(str, beyond))}."
         )
     return found
+
+
+def _token_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
+    if not lora.trainable_token_indices:
+        return
+    embedding = model.get_input_embeddings()
+    rows = next(embedding.parameters()).shape[0]
+    if beyond := [str(index) for index in lora.trainable_token_indices if not 0 <= index < rows]:
+        yield (
+            f"lora.trainable_token_indices must be tokens of the model, 0 to {rows - 1}, but holds {', '.join(beyond)}."
+        )
+    is_tied = model.config.get_text_config().tie_word_embeddings
+    of_them = [embedding, model.get_output_embeddings()] if is_tied else [embedding]
+    rivals = {name for name, module in model.named_modules() if any(module is one for one in of_them)}
+    for wanted in lora.modules_to_save:
+        if rivals & set(named(model, wanted)):
+            yield (
+                f"lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: {wanted}"
+                f"{', which is tied to the embedding' if is_tied else ''}. Leave one of them out."
+            )
 
 
 def _init_problems(lora: Lora, chosen: Mapping[str, nn.Module]) -> Iterator[str]:
