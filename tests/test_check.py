@@ -71,9 +71,28 @@ class TestRules:
             (
                 "lora.init",
                 "pisa",
-                "lora.init must be one of default, gaussian, pissa, olora, but is 'pisa'. Did you mean pissa?",
+                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga,"
+                " corda, loftq, mica, but is 'pisa'."
+                " Did you mean pissa?",
+            ),
+            (
+                "lora.init",
+                "pissa_niter_0",
+                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga,"
+                " corda, loftq, mica, but is"
+                " 'pissa_niter_0'. Did you mean pissa_niter_16?",
             ),
             ("lora.bias", "some", "lora.bias must be one of none, all, lora_only, but is 'some'. Did you mean none?"),
+            (
+                "lora.trainable_token_indices",
+                [3, 3],
+                "lora.trainable_token_indices must be token numbers from 0, each once, but is [3, 3].",
+            ),
+            (
+                "lora.trainable_token_indices",
+                [-1],
+                "lora.trainable_token_indices must be token numbers from 0, each once, but is [-1].",
+            ),
             ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
             ("lora.rank_pattern", {"q_proj": 0}, "lora.rank_pattern.q_proj must be a rank of at least 1, but is 0."),
             (
@@ -184,6 +203,7 @@ class TestRules:
         [
             ("lora.r", 1),
             ("lora.dropout", 0.0),
+            ("lora.init", "pissa_niter_2"),
             ("lora.target_modules", ["q_proj"]),
             ("train.learning_rate", 1e20),  # it may diverge; that is a result
             ("train.warmup_ratio", 1.0),
@@ -200,6 +220,28 @@ class TestRules:
         [
             (["lora=full", "model.quantization=nf4"], "lora=full trains all weights, but model.quantization=nf4"),
             (["lora=pissa", "model.quantization=int8"], "lora.init=pissa takes a part out of the base's weights, but"),
+            (["lora=pissa_niter", "model.quantization=nf4"], "lora.init=pissa_niter_16 takes a part out of the base's"),
+            (
+                ["lora=orthogonal", "model.quantization=nf4"],
+                "lora.init=orthogonal makes A and B of the base's weights' kind",
+            ),
+            (
+                ["lora=orthogonal", "lora.r=3"],
+                "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.r is 3.",
+            ),
+            (
+                ["lora=orthogonal", "lora.rank_pattern={q_proj:5}"],
+                "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.rank_pattern.q_proj is 5.",
+            ),
+            (["lora=mica", "model.quantization=int8"], "lora.init=mica makes A and B of the base's weights' kind, but"),
+            (["lora=mica", "lora.use_dora=true"], "lora.init=mica leaves B fixed: it does not go with lora.use_dora"),
+            (["lora=mica", "lora.lora_plus_ratio=4"], "lora.lora_plus_ratio is a learning rate for B, but is 4 with"),
+            (["lora=loftq"], "lora.init=loftq gives back what quantising took from the base, but model.quantization"),
+            (
+                ["lora=loftq", "model.quantization=nf4", "lora.use_dora=true"],
+                "lora.init=loftq is what quantising took, which DoRA's magnitudes would hide: it does not go with",
+            ),
+            (["lora=eva", "lora.init_examples=0"], "lora.init_examples must be at least 1, but is 0."),
             (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),
             (
                 ["train.early_stopping=2", "train.save_steps=20"],
@@ -375,7 +417,7 @@ class TestOverrides:
         [
             [],
             ["lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-3))"],
-            ["lora=glob(*)", "data=number_words,docstrings"],
+            ["lora=glob(*,exclude=loftq)", "data=number_words,docstrings"],
             ["lora.target_modules=[q_proj],[q_proj,v_proj]"],
             ["lora.alpha='${lora.r}'"],
             ["++lora.r=4", "hydra.sweeper.n_trials=3"],

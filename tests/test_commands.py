@@ -229,6 +229,7 @@ class TestASweep:
             "params/trainable",
             "params/total",
             "params/trainable_percent",
+            "params/rank_mean",
             "adapter/bytes",
             "merge/passed",
             "merge/max_abs_logit_diff",
@@ -241,6 +242,7 @@ class TestASweep:
         measured = {"train/tokens_per_second", "time/train_seconds", "time/total_seconds", "memory/peak_bytes"}
         assert measured | {"merge/speedup"} <= done["measurements"].keys()
         assert done["metrics"].keys().isdisjoint(done["measurements"])
+        assert {tuple(layer.items()) for layer in done["facts"]["ranks"].values()} == {(("rank", 4), ("scaling", 2.0))}
 
     def test_mlflow_has_a_parent_and_two_children(self, swept):
         folder, printed = swept

@@ -52,6 +52,7 @@ def test_the_defaults_are_those_of_the_design(composer):
 def test_every_choice_composes_and_passes(composer, group, name):
     needs_path = group == "data" and name in ("file", "hub")
     overrides = [f"{group}={name}", *(["data.path=somewhere"] if needs_path else [])]
+    overrides += ["model.quantization=nf4"] if name == "loftq" else []
     composed = composer.compose(overrides)
     assert composed.hydra.runtime.choices[group] == name
     assert check.rules(composer.config(*overrides)) == []

@@ -98,6 +98,11 @@ class TestDetermining:
         assert schema.determining(composer.config("lora=full", "lora.r=64", "lora.init=pissa")) == full
         assert schema.determining(composer.config("lora=full", "train.learning_rate=1e-5")) != full
 
+    def test_only_inits_that_look_at_examples_have_a_number_of_them(self, composer):
+        for name, counts in (("default", False), ("pissa", False), ("eva", True), ("lora_ga", True), ("corda", True)):
+            more = schema.determining(composer.config(f"lora={name}", "lora.init_examples=9"))
+            assert (more != schema.determining(composer.config(f"lora={name}"))) == counts
+
     def test_without_the_gate_its_settings_do_not_count(self, composer):
         without = composer.config("verify=none")
         for override in ("verify.prompts=3", "verify.merge_dtype=float16", "verify.tolerances.float32.mean_kl=1"):

@@ -143,7 +143,8 @@ def _source_rules(name: str, source: SourceConf, names: Sequence[str] = schema.D
 
 def _lora_rules(lora: LoraConf) -> Iterator[str]:
     yield from _one_of("lora.method", lora.method, schema.METHODS)
-    yield from _one_of("lora.init", lora.init, schema.INITS)
+    if not schema.is_init(lora.init):
+        yield from _one_of("lora.init", lora.init, schema.INITS)
     yield from _one_of("lora.bias", lora.bias, schema.BIASES)
     yield from _at_least("lora.r", lora.r, 1, "a rank of 0 trains nothing")
     if lora.r >= 1:  # alpha follows r by default: one mistake, one message
@@ -153,6 +154,10 @@ def _lora_rules(lora: LoraConf) -> Iterator[str]:
     yield from _target_rules(lora.target_modules)
     for name, least in (("rank_pattern", 1), ("alpha_pattern", 0)):
         yield from _pattern_rules(f"lora.{name}", getattr(lora, name), least)
+    tokens = lora.trainable_token_indices
+    if min(tokens, default=0) < 0 or len(set(tokens)) < len(tokens):
+        yield f"lora.trainable_token_indices must be token numbers from 0, each once, but is {tokens}."
+    yield from _init_rules(lora)
     for layer in lora.layers_to_transform or ():
         yield from _at_least("lora.layers_to_transform", layer, 0)
     if lora.layers_to_transform is not None and _is_regex(lora.target_modules):
@@ -162,6 +167,35 @@ def _lora_rules(lora: LoraConf) -> Iterator[str]:
         )
     if lora.lora_plus_ratio is not None:
         yield from _above("lora.lora_plus_ratio", lora.lora_plus_ratio, 0)
+
+
+def _init_rules(lora: LoraConf) -> Iterator[str]:
+    """What an init asks of the other settings."""
+    yield from _at_least("lora.init_examples", lora.init_examples, 1)
+    if lora.init == "orthogonal":
+        ranks = {"lora.r": lora.r, **{f"lora.rank_pattern.{key}": rank for key, rank in _ranks(lora).items()}}
+        for name, rank in ranks.items():
+            if rank % 2:
+                yield f"lora.init=orthogonal needs even ranks, half for A and half for B, but {name} is {rank}."
+    if lora.init in ("loftq", "mica") and lora.use_dora:
+        why = (
+            "is what quantising took, which DoRA's magnitudes would hide" if lora.init == "loftq" else "leaves B fixed"
+        )
+        yield f"lora.init={lora.init} {why}: it does not go with lora.use_dora=true. Use lora.use_dora=false."
+    if lora.init == "mica" and lora.lora_plus_ratio is not None:
+        yield (
+            f"lora.lora_plus_ratio is a learning rate for B, but is {lora.lora_plus_ratio:g} with lora.init=mica, which"
+            " leaves B fixed. Use lora.lora_plus_ratio=null."
+        )
+
+
+def _ranks(lora: LoraConf) -> dict[str, int]:
+    """The ranks of ``lora.rank_pattern``, without what is none."""
+    try:
+        items = pattern(lora.rank_pattern)
+    except ValueError:
+        return {}
+    return {key: rank for key, rank in items.items() if isinstance(rank, int)}
 
 
 def _is_regex(targets: Any) -> bool:
@@ -268,11 +302,21 @@ def _pair_rules(config: Config) -> Iterator[str]:
             f"lora=full trains all weights, but model.quantization={config.model.quantization} freezes them in few"
             " bits. Use an adapter, or model.quantization=none."
         )
-    elif quantized and config.lora.init in schema.CONVERTED_INITS:
+    elif quantized and config.lora.init in ("orthogonal", "mica"):
+        yield (
+            f"lora.init={config.lora.init} makes A and B of the base's weights' kind, but with"
+            f" model.quantization={config.model.quantization} those are integers. Use lora.init=default."
+        )
+    elif quantized and schema.is_converted(config.lora.init):
         yield (
             f"lora.init={config.lora.init} takes a part out of the base's weights, but"
             f" model.quantization={config.model.quantization} would round what is left, and the adapter would not fit"
             " the original base. Use lora.init=default, or model.quantization=none."
+        )
+    if not quantized and config.lora.init == "loftq" and config.lora.method != "full":
+        yield (
+            "lora.init=loftq gives back what quantising took from the base, but model.quantization=none takes nothing."
+            " Use model.quantization=nf4 or int8, or lora.init=default."
         )
     if config.lora.method == "full" and config.model.dtype == "float16":
         yield "lora=full needs model.dtype float32 or bfloat16, but it is float16, whose gradients underflow."

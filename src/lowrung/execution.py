@@ -173,7 +173,7 @@ def _train(
         on_report=on_report,
         should_stop=should_stop,
     )
-    facts = {"parameters": str(trained.parameters)}
+    facts = {"parameters": str(trained.parameters), "ranks": trained.ranks}
     outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
     if not config.verify.enabled:
         return outcome, None

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,36 @@ def metric_names(metric: str) -> tuple[str, ...]:
 
 
 METHODS = ("lora", "full")
-INITS = ("default", "gaussian", "pissa", "olora")
-CONVERTED_INITS = ("pissa", "olora")
-"""The inits that take something out of the base's weights; see `lowrung.finetune.adapter`."""
+INITS = (
+    "default",
+    "gaussian",
+    "orthogonal",
+    "pissa",
+    "pissa_niter_16",
+    "olora",
+    "eva",
+    "lora_ga",
+    "corda",
+    "loftq",
+    "mica",
+)
+"""The inits by name; any number of iterations will do in the place of 16."""
+
+
+DATA_INITS = ("eva", "lora_ga", "corda")
+"""The inits that look at training examples."""
+
+
+def is_init(init: str) -> bool:
+    """Whether this names an init."""
+    return init in INITS or re.fullmatch(r"pissa_niter_[1-9]\d*", init) is not None
+
+
+def is_converted(init: str) -> bool:
+    """Whether an init takes something out of the base's weights; see `lowrung.finetune.adapter`."""
+    return init.startswith("pissa") or init in ("olora", "lora_ga", "corda")
+
+
 BIASES = ("none", "all", "lora_only")
 TARGETS = ("all-linear", "attention", "mlp")
 SCHEDULES = (
@@ -147,12 +175,22 @@ class LoraConf:
         bias: which biases are trained: ``none``, ``all`` of the model, or ``lora_only``, those of adapted layers.
         use_rslora: rank-stabilised scaling, arXiv:2312.03732.
         use_dora: a trained magnitude beside the low-rank direction, arXiv:2402.09353.
-        init: ``default`` (A random, B zero), ``gaussian``, ``pissa`` (principal singular vectors, arXiv:2404.02948)
-            or ``olora`` (orthonormal, arXiv:2406.01775). Whatever the init, the saved adapter is for the original base.
+        init: ``default`` (A random, B zero), ``gaussian``, ``orthogonal`` (A and B random, B·A zero; even ranks),
+            ``pissa`` (principal singular vectors, arXiv:2404.02948), ``pissa_niter_N`` (the same by N iterations of a
+            randomised decomposition, much faster), ``olora`` (orthonormal, arXiv:2406.01775), or from training
+            examples ``eva`` (where each layer's inputs vary most, which also shares the ranks out among the layers,
+            arXiv:2410.07170), ``lora_ga`` (the gradients' singular vectors, arXiv:2407.05000) or ``corda`` (the
+            weights' singular vectors as the inputs weigh them, arXiv:2406.05223); ``loftq`` gives a quantised base
+            back what quantising took (arXiv:2310.08659), and ``mica`` trains A alone, with B fixed to the least
+            singular vectors (arXiv:2604.01694). Whatever the init, the saved adapter is for the original base.
+        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` look at. 128 are some thousand tokens,
+            several times as many as a small model's layers are wide; CorDA's authors take 256 long ones.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained apart from it, and the merged model holds both.
+        trainable_token_indices: numbers of tokens whose embeddings are trained and saved with the adapter, such as
+            those that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows.
         rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
         alpha_pattern: alphas that differ from alpha, likewise.
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
@@ -167,8 +205,10 @@ class LoraConf:
     use_rslora: bool = False
     use_dora: bool = False
     init: str = "default"
+    init_examples: int = 128
     target_modules: Any = "all-linear"
     modules_to_save: list[str] = field(default_factory=list)
+    trainable_token_indices: list[int] = field(default_factory=list)
     rank_pattern: Any = None
     alpha_pattern: Any = None
     layers_to_transform: list[int] | None = None
@@ -346,6 +386,8 @@ def determining(config: Config) -> dict[str, Any]:
     values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
     if config.model.quantization != "nf4":
         del values["model"]["double_quantization"]
+    if config.lora.init not in DATA_INITS:
+        del values["lora"]["init_examples"]
     if config.lora.method == "full":
         values["lora"] = {"method": "full"}
     values["verify"].pop("keep_merged")

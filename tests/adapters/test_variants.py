@@ -31,8 +31,12 @@ TINY = Base("embedded:tiny")
 PATTERNS = {"dropout": 0.1, "rank_pattern": {"q_proj": 2, "down_proj": 6}, "alpha_pattern": {"v_proj": 3.0}}
 GPT2_PATTERNS = {"dropout": 0.1, "rank_pattern": {"c_attn": 2}, "alpha_pattern": {"mlp.c_proj": 3.0}}
 
-VARIANTS = list(itertools.product(("default", "gaussian", "pissa", "olora"), (False, True), (False, True)))
-FAST = [("pissa", True, True)]
+INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_2", "olora", "eva", "lora_ga", "corda")
+VARIANTS = [
+    *itertools.product(INITS, (False, True), (False, True)),
+    *itertools.product(["mica"], [False], (False, True)),
+]
+FAST = [("pissa", True, True), ("eva", True, True), ("lora_ga", True, True), ("corda", True, True)]
 
 
 def some_slow(cases, fast):
@@ -74,7 +78,8 @@ def gate(folder, base, rows, trained_logits, keep=None):
 def check(folder, base, lora):
     """Holds a variant to all that every variant promises."""
     before = content(base)
-    fresh = adapter.attach(models.load_base(base, CPU), Lora(**{**training.LORA, **lora})).eval()
+    examples = training.prepared(folder, base).train.select(range(16))
+    fresh = adapter.attach(models.load_base(base, CPU), Lora(**{**training.LORA, **lora}), examples).eval()
     _, rows, trained = train(folder, base, lora=lora)
     untrained = logits(models.load_base(base, CPU), rows)
     assert distance(logits(fresh, rows), untrained) <= START
@@ -87,16 +92,33 @@ def check(folder, base, lora):
 
 @pytest.mark.parametrize(("init", "use_dora", "use_rslora"), some_slow(VARIANTS, FAST))
 def test_a_variant_starts_as_the_base_and_is_saved_and_merged_as_it_was_trained(tmp_path, init, use_dora, use_rslora):
-    check(tmp_path, TINY, {**PATTERNS, "init": init, "use_dora": use_dora, "use_rslora": use_rslora})
+    check(
+        tmp_path,
+        TINY,
+        {**PATTERNS, "init": init, "init_examples": 16, "use_dora": use_dora, "use_rslora": use_rslora},
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("init", "use_dora"),
-    [("default", False), ("default", True), ("pissa", False), ("pissa", True)],
+    [(init, dora) for init in ("default", "orthogonal", "pissa", "eva", "lora_ga", "corda") for dora in (False, True)],
 )
 def test_variants_of_layers_whose_weights_lie_the_other_way_round(tmp_path, init, use_dora):
-    check(tmp_path, architectures.base("gpt2"), {**GPT2_PATTERNS, "init": init, "use_dora": use_dora})
+    lora = {**GPT2_PATTERNS, "init": init, "init_examples": 16, "use_dora": use_dora}
+    check(tmp_path, architectures.base("gpt2"), lora)
+
+
+def test_mica_trains_a_alone(tmp_path):
+    trained, _, _ = train(tmp_path, TINY, lora={"init": "mica"})
+    untrained = models.load_base(TINY, CPU)
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert trained.parameters.trainable == sum(t.numel() for name, t in saved.items() if ".lora_A." in name)
+    for name, b in saved.items():
+        if ".lora_B." in name:
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_B.weight")
+            left, _, _ = torch.linalg.svd(untrained.get_parameter(f"{module}.weight"), full_matrices=False)
+            assert torch.equal(b, left[:, -4:])
 
 
 def test_fault_a_conversion_that_drops_the_magnitudes_fails_the_gate(tmp_path):
@@ -148,6 +170,25 @@ def test_trained_biases_and_a_trained_head_are_in_the_merged_model(tmp_path, arc
         assert not torch.equal(bias, untrained.get_parameter(name))
 
 
+@pytest.mark.parametrize("architecture", some_slow([("llama",), ("tied llama",), ("gpt2",)], [("tied llama",)]))
+@pytest.mark.parametrize("lora", [{}, {"init": "pissa", "use_dora": True}], ids=["default", "pissa"])
+def test_trained_tokens_and_no_others_are_in_the_merged_model(tmp_path, architecture, lora):
+    base = architectures.base(architecture)
+    tokens = sorted({row["input_ids"][0] for row in training.prepared(tmp_path, base).train} | {60, 61})
+    result, rows, trained = train(tmp_path, base, lora={"trainable_token_indices": tokens, **lora})
+    assert gate(tmp_path, base, rows, trained, keep=tmp_path / "merged").failures == ()
+    before = models.load_base(base, CPU)
+    after = models.load_model(tmp_path / "merged", torch.float32, CPU)
+    embedding = "transformer.wte" if architecture == "gpt2" else "model.embed_tokens"
+    trained_rows, rows_before = (model.get_parameter(f"{embedding}.weight") for model in (after, before))
+    changed = trained_rows.ne(rows_before).any(dim=1)
+    assert changed.sum() > 0
+    assert set(changed.nonzero().flatten().tolist()) <= set(tokens)
+    if architecture != "llama":  # tied
+        assert torch.equal(after.get_parameter("lm_head.weight"), trained_rows)
+    assert result.parameters.by_module[embedding.split(".")[-1]] == 64 * len(tokens)
+
+
 # -- all weights trained -----------------------------------------------------------------------------------------------
 
 
@@ -196,9 +237,10 @@ def test_fault_the_saved_model_is_the_base(full):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 @pytest.mark.parametrize("path", ["embedded:tiny", "embedded:tiny_gpt2"])
-def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, path, quantization):
+@pytest.mark.parametrize("init", ["default", "eva", "loftq"])
+def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, init, path, quantization):
     base = Base(path, quantization=quantization)
-    trained, rows, before = train(tmp_path, base, learning_rate=1e-2)
+    trained, rows, before = train(tmp_path, base, lora={"init": init, "init_examples": 16}, learning_rate=1e-2)
     assert trained.metrics["eval/loss"] < trained.metrics["base/eval_loss"] - 0.1
     result = verify.verify(
         base=base,

@@ -64,6 +64,14 @@ def test_scaling_is_alpha_over_r_or_over_its_root(use_rslora, scaling):
     assert scalings == {scaling}
 
 
+def test_ranks_are_those_that_are_trained():
+    ranks = adapter.ranks(attached(SMOLLM2, r=4, alpha=8.0, rank_pattern={"q_proj": 16}, alpha_pattern={"v_proj": 2.0}))
+    assert len(ranks) == 210
+    assert ranks["model.layers.29.self_attn.q_proj"] == {"rank": 16, "scaling": 0.5}
+    assert ranks["model.layers.0.self_attn.v_proj"] == {"rank": 4, "scaling": 0.5}
+    assert ranks["model.layers.0.mlp.up_proj"] == {"rank": 4, "scaling": 2.0}
+
+
 def test_targetable_are_the_linear_layers_but_the_head():
     assert lora_settings.targetable(skeleton(SMOLLM2)) == [
         "down_proj",
@@ -166,6 +174,13 @@ def problems(architecture, **lora):
                 " model.layers.0.self_attn.k_proj has 32. Lower lora.r, or that module's rank in lora.rank_pattern."
             ],
         ),
+        (
+            {"init": "lora_ga", "r": 17},
+            [
+                "lora.init=lora_ga needs ranks up to half the smaller side of each adapted matrix, but lora.r is 17,"
+                " and model.layers.0.self_attn.k_proj has 16. Lower lora.r, or that module's rank in lora.rank_pattern."
+            ],
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -183,6 +198,33 @@ def test_all_problems_are_told_at_once():
     ]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "lora", "expected"),
+    [
+        ("llama", {"trainable_token_indices": [0, 263], "modules_to_save": ["lm_head"]}, None),
+        (
+            "llama",
+            {"trainable_token_indices": [0, 264, 300]},
+            "lora.trainable_token_indices must be tokens of the model, 0 to 263, but holds 264, 300.",
+        ),
+        (
+            "llama",
+            {"trainable_token_indices": [0], "modules_to_save": ["embed_tokens"]},
+            "lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: embed_tokens."
+            " Leave one of them out.",
+        ),
+        (
+            "gpt2",
+            {"trainable_token_indices": [0], "modules_to_save": ["lm_head"]},
+            "lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: lm_head,"
+            " which is tied to the embedding. Leave one of them out.",
+        ),
+    ],
+)
+def test_tokens_are_the_models_and_not_trained_twice(architecture, lora, expected):
+    assert problems(architecture, **lora) == ([expected] if expected else [])
+
+
 def test_olora_is_refused_where_weights_lie_the_other_way_round():
     assert problems("gpt2", init="olora") == [
         "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT decomposes."
@@ -194,6 +236,8 @@ def test_olora_is_refused_where_weights_lie_the_other_way_round():
     ("architecture", "lora"),
     [
         ("llama", {"init": "pissa", "r": 32}),
+        ("llama", {"init": "lora_ga", "r": 16}),
+        ("llama", {"init": "eva", "r": 1000}),
         ("llama", {"init": "olora", "r": 64, "rank_pattern": {"[kv]_proj": 32}}),
         ("llama", {"init": "pissa", "r": 64, "target_modules": ["q_proj", "o_proj"]}),
         ("llama", {"r": 1000}),  # only a decomposition has an end

@@ -133,6 +133,10 @@ class TestResume:
         [
             {"lora": {"dropout": 0.1, "init": "pissa", "use_dora": True}},
             pytest.param({"lora": {"dropout": 0.1}}, marks=pytest.mark.slow),
+            *[
+                pytest.param({"lora": {"init": init, "init_examples": 8}}, marks=pytest.mark.slow)
+                for init in ("pissa_niter_2", "eva", "lora_ga", "corda")
+            ],
             pytest.param({"is_full": True, "learning_rate": 1e-3}, marks=pytest.mark.slow),
             pytest.param(
                 {"lora": {"dropout": 0.1}, "lora_plus_ratio": 4, "gradient_accumulation_steps": 2},

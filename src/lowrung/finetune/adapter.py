@@ -6,32 +6,71 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from lowrung.finetune import data_driven
+from lowrung.finetune.data_driven import Rows
 from lowrung.finetune.lora import Lora, linear_layers, named, targets
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
 
 
-def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
+def attach(model: PreTrainedModel, lora: Lora, rows: Rows = ()) -> PeftModel:
     """Puts a new LoRA adapter on a base model; the base's weights are frozen.
 
-    Its outputs are the base's until the first step (with pissa and olora up to rounding); what is random is drawn
-    from torch's generator.
+    Its outputs are the base's until the first step (up to rounding where the init is not default or gaussian), and with
+    loftq until `lowrung.finetune.loftq.start`; what is random is drawn from torch's generator.
 
     Args:
         model: the base; prepared by `prepare_quantized` if it is quantised.
         lora: the adapter's settings.
+        rows: the training examples that the start is computed from, if it is of `lowrung.schema.DATA_INITS`.
+
+    Raises:
+        UsageError: when none of these examples reaches an adapted layer.
     """
     names = targets(model, lora.target_modules, lora.layers_to_transform)
+    if lora.init == "eva":
+        return _attach_eva(model, lora, data_driven.eva(model, names, lora, rows))
+    config = _config(model, lora, names)
+    if lora.init == "corda":
+        data_driven.prepare_corda(model, config, names, rows)
+    elif lora.init == "lora_ga":
+        data_driven.prepare_lora_ga(model, config, names, rows)
+    return get_peft_model(model, config)
+
+
+def _attach_eva(model: PreTrainedModel, lora: Lora, start: Mapping[str, Tensor]) -> PeftModel:
+    """An adapter with the ranks and the A of this start; each layer keeps the scaling that its settings give it."""
+    ranks = {name: len(factor) for name, factor in start.items()}
+    alphas = {
+        name: data_driven.scaled_alpha(lora.alpha_of(name), lora.rank(name), rank, use_rslora=lora.use_rslora)
+        for name, rank in ranks.items()
+    }
+    lora = dataclasses.replace(lora, init="default", rank_pattern=ranks, alpha_pattern=alphas)
+    adapted = get_peft_model(model, _config(model, lora, list(ranks)))
+    for name, layer in adapted_layers(adapted).items():
+        layer.lora_A["default"].weight.data.copy_(start[name])
+    return adapted
+
+
+def adapted_layers(model: PeftModel) -> dict[str, Any]:
+    """The layers with an adapter, by their whole names in the base."""
+    return {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+
+
+def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraConfig:
     linear = linear_layers(model)
-    config = LoraConfig(
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it, a float will do
@@ -39,15 +78,17 @@ def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
         bias=lora.bias,  # type: ignore[arg-type]  # one of the literals, as lowrung.check has seen
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
-        init_lora_weights=True if lora.init == "default" else lora.init,  # type: ignore[arg-type]
+        init_lora_weights=True if lora.init in ("default", "loftq") else lora.init,  # type: ignore[arg-type]
+        corda_config=CordaConfig() if lora.init == "corda" else None,
+        lora_ga_config=LoraGAConfig() if lora.init == "lora_ga" else None,
         target_modules=_as_peft_names_them(names, linear),
         fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
         # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
         modules_to_save=[name for wanted in lora.modules_to_save for name in named(model, wanted)] or None,
+        trainable_token_indices=list(lora.trainable_token_indices) or None,
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
     )
-    return get_peft_model(model, config)
 
 
 def _as_peft_names_them(chosen: Sequence[str], linear: Mapping[str, nn.Module]) -> list[str]:
@@ -102,6 +143,17 @@ class ParameterCount:
         return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {self.percent:.4f}"
 
 
+def ranks(model: PeftModel) -> dict[str, dict[str, float]]:
+    """Each adapted layer's rank, as it is trained, and the scaling of its update, by the layer's whole name.
+
+    The saved adapter of an init that is converted has twice the rank at the same scaling.
+    """
+    return {
+        name: {"rank": layer.r["default"], "scaling": layer.scaling["default"]}
+        for name, layer in adapted_layers(model).items()
+    }
+
+
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Counts a model's parameters, an adapter's by the module that they adapt."""
     total, by_module = 0, Counter[str]()
@@ -120,7 +172,7 @@ def _size(parameter: nn.Parameter) -> int:
 
 def _module_of(name: str) -> str:
     """``q_proj`` for all that is trained at a layer of this name."""
-    module = name.split(".lora_")[0].split(".modules_to_save.")[0]
+    module = name.split(".lora_")[0].split(".modules_to_save.")[0].split(".token_adapter.")[0]
     for ending in (".weight", ".bias", ".base_layer"):
         module = module.removesuffix(ending)
     return module.rsplit(".", 1)[-1]
@@ -144,7 +196,7 @@ def save(
         tokenizer: the model's.
         folder: where to.
         origin: what the base is to be found by, and its revision.
-        initial: the `factors` before training, of an init in `lowrung.schema.CONVERTED_INITS`.
+        initial: the `factors` before training, of an init that `lowrung.schema.is_converted`.
 
     Returns:
         the size of the adapter's weights on disk, in bytes.
@@ -153,6 +205,8 @@ def save(
     assert isinstance(config, LoraConfig)
     config.base_model_name_or_path, config.revision = origin
     config.inference_mode = True
+    # Loading would compute the start anew only to replace it: minutes of decompositions with mica.
+    config.init_lora_weights, config.corda_config, config.lora_ga_config = True, None, None
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     if initial is not None:
         config, state = for_original_base(config, state, initial)
@@ -185,7 +239,6 @@ def for_original_base(
     """
     growth = math.sqrt(2) if config.use_rslora else 2
     config = copy.deepcopy(config)
-    config.init_lora_weights = True
     config.r = 2 * config.r
     config.lora_alpha = growth * config.lora_alpha  # type: ignore[assignment]
     config.rank_pattern = {key: 2 * rank for key, rank in (config.rank_pattern or {}).items()}

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.schema import CONVERTED_INITS
+from lowrung.schema import is_converted
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
 MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
@@ -26,8 +26,10 @@ class Lora:
     use_rslora: bool = False
     use_dora: bool = False
     init: str = "default"
+    init_examples: int = 128
     target_modules: str | Sequence[str] = "all-linear"
     modules_to_save: Sequence[str] = ()
+    trainable_token_indices: Sequence[int] = ()
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
     layers_to_transform: Sequence[int] | None = None
@@ -35,6 +37,10 @@ class Lora:
     def rank(self, name: str) -> int:
         """The rank of one module, by its whole name; the first pattern that fits decides, as in PEFT."""
         return next((rank for key, rank in self.rank_pattern.items() if fits_pattern(key, name)), self.r)
+
+    def alpha_of(self, name: str) -> float:
+        """The alpha of one module, likewise."""
+        return next((alpha for key, alpha in self.alpha_pattern.items() if fits_pattern(key, name)), self.alpha)
 
 
 def fits_pattern(key: str, name: str) -> bool:
@@ -105,13 +111,14 @@ def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
     for name in lora.modules_to_save:
         if not named(model, name):
             yield f"lora.modules_to_save must name modules of the model, but it has no {name}."
+    yield from _token_problems(model, lora)
     if found:
         return
     for field in ("rank_pattern", "alpha_pattern"):
         for key in getattr(lora, field):
             if not any(fits_pattern(key, name) for name in chosen):
                 yield f"lora.{field} must name adapted modules, but {key!r} fits none of {_some(chosen)}."
-    if lora.init in CONVERTED_INITS:
+    if is_converted(lora.init) or lora.init in ("loftq", "mica"):
         yield from _init_problems(lora, {name: linear[name] for name in chosen})
 
 
@@ -145,18 +152,39 @@ def _target_problems(model: PreTrainedModel, lora: Lora, available: Sequence[str
     return found
 
 
+def _token_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
+    if not lora.trainable_token_indices:
+        return
+    embedding = model.get_input_embeddings()
+    rows = next(embedding.parameters()).shape[0]
+    if beyond := [str(index) for index in lora.trainable_token_indices if not 0 <= index < rows]:
+        yield (
+            f"lora.trainable_token_indices must be tokens of the model, 0 to {rows - 1}, but holds {', '.join(beyond)}."
+        )
+    is_tied = model.config.get_text_config().tie_word_embeddings
+    of_them = [embedding, model.get_output_embeddings()] if is_tied else [embedding]
+    rivals = {name for name, module in model.named_modules() if any(module is one for one in of_them)}
+    for wanted in lora.modules_to_save:
+        if rivals & set(named(model, wanted)):
+            yield (
+                f"lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: {wanted}"
+                f"{', which is tied to the embedding' if is_tied else ''}. Leave one of them out."
+            )
+
+
 def _init_problems(lora: Lora, chosen: Mapping[str, nn.Module]) -> Iterator[str]:
     if lora.init == "olora" and any(isinstance(module, Conv1D) for module in chosen.values()):
         yield (
             "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT"
             " decomposes. Use lora.init=pissa, which does."
         )
+    part, share = ("half the smaller side", 2) if lora.init == "lora_ga" else ("the smaller side", 1)
     for name, module in chosen.items():
-        least = min(next(module.parameters()).shape)
-        if lora.rank(name) > least:
+        most = min(next(module.parameters()).shape) // share
+        if lora.rank(name) > most:
             yield (
-                f"lora.init={lora.init} needs ranks up to the smaller side of each adapted matrix, but lora.r is"
-                f" {lora.rank(name)}, and {name} has {least}. Lower lora.r, or that module's rank in lora.rank_pattern."
+                f"lora.init={lora.init} needs ranks up to {part} of each adapted matrix, but lora.r is"
+                f" {lora.rank(name)}, and {name} has {most}. Lower lora.r, or that module's rank in lora.rank_pattern."
             )
             return
 

@@ -1,24 +1,26 @@
 """One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.finetune import adapter, checkpoints, generate, metrics
+from lowrung.finetune import adapter, checkpoints, generate, loftq, metrics
 from lowrung.finetune import model as models
 from lowrung.finetune.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
 from lowrung.finetune.tokens import Prepared
 from lowrung.finetune.trainer import LabelledTrainer, Recipe, make_trainer
-from lowrung.schema import CONVERTED_INITS
+from lowrung.schema import is_converted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Trained:
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
         dtype: the precision that it computed in.
+        ranks: each adapted layer's rank and scaling; see `lowrung.finetune.adapter.ranks`.
     """
 
     model: PreTrainedModel | PeftModel
@@ -40,6 +43,7 @@ class Trained:
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     dtype: torch.dtype
+    ranks: Mapping[str, Mapping[str, float]]
 
 
 def fine_tune(
@@ -79,7 +83,7 @@ def fine_tune(
     torch.set_num_threads(threads)
     set_seed(recipe.seed)
     tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
-    model, initial = _trainable(base, lora, recipe)
+    model, initial = _trainable(base, lora, recipe, data.train)
     parameters = adapter.count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
@@ -101,17 +105,20 @@ def fine_tune(
         "eval/token_accuracy": after["eval_token_accuracy"],
         **_parameter_metrics(parameters),
     }
+    ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
+    if ranks:
+        results["params/rank_mean"] = statistics.mean(layer["rank"] for layer in ranks.values())
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     if scores:
         texts = generate.answers(model, tokenizer, held_out, batch_size=recipe.eval_batch_size)
         results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
     results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
-    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model))
+    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
 
 
 def _trainable(
-    base: Base, lora: Lora | None, recipe: Recipe
+    base: Base, lora: Lora | None, recipe: Recipe, rows: Dataset
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """What is trained, and where its factors start if that is a part of the base's weights."""
     if lora is None:
@@ -121,8 +128,11 @@ def _trainable(
     model = models.load_base(base, models.device())
     if base.quantization != "none":
         model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
-    adapted = adapter.attach(model, lora)
-    return adapted, adapter.factors(adapted) if lora.init in CONVERTED_INITS else None
+    adapted = adapter.attach(model, lora, rows.select(range(min(lora.init_examples, len(rows)))))
+    if lora.init == "loftq":
+        original = dataclasses.replace(base, quantization="none", device_map=None)
+        loftq.start(adapted, models.load_base(original, torch.device("cpu"), dtype=torch.float32))
+    return adapted, adapter.factors(adapted) if is_converted(lora.init) else None
 
 
 def _train(
