@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowrung import cli
+from lowrung.errors import UsageError
+
+ADAPTER = "an adapter's folder, a run (runs/<signature>, or its signature) or a trial (<study>/<n>)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +35,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     clean.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
     clean.set_defaults(command=_clean)
+    _add_inspect(commands)
+    _add_generate(commands)
     return parser
+
+
+def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Says what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
+        " The base's weights are not loaded. Exit code 2 where there are problems."
+    )
+    inspect = commands.add_parser("inspect", help="say what an adapter is and what is wrong with it", description=about)
+    inspect.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
+    _add_base(inspect)
+    inspect.set_defaults(command=_inspect)
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Asks adapters, merged models and bases the same, greedily. Prompts are written down as in training. Adapters"
+        " on the same base are switched: it is loaded once."
+    )
+    generate = commands.add_parser("generate", help="ask adapters and models the same, side by side", description=about)
+    generate.add_argument("names", metavar="NAME", nargs="*", help=f"{ADAPTER}, or a whole model's folder")
+    generate.add_argument("--prompt", action="append", required=True, help="what is asked; may be given several times")
+    generate.add_argument("--with-base", action="store_true", help="ask the adapters' base too")
+    generate.add_argument(
+        "--new-tokens", type=int, default=64, help="the most tokens of an answer (default: %(default)s)"
+    )
+    _add_base(generate)
+    generate.set_defaults(command=_generate)
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", metavar="PATH", help="where the base is: a folder, a hub id or embedded:NAME (default: as trained)"
+    )
 
 
 def _ui(chosen: argparse.Namespace) -> None:
@@ -45,6 +83,29 @@ def _clean(chosen: argparse.Namespace) -> None:
     from lowrung import clean
 
     print(clean.clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
+
+
+def _inspect(chosen: argparse.Namespace) -> None:
+    from lowrung.after import inspection
+
+    found = inspection.inspect(chosen.adapter, chosen.base)
+    print(found.text)
+    if found.problems:
+        raise UsageError(found.problems)
+
+
+def _generate(chosen: argparse.Namespace) -> None:
+    from lowrung.after import generation
+
+    print(
+        generation.generate(
+            chosen.names,
+            chosen.prompt,
+            base=chosen.base,
+            with_base=chosen.with_base,
+            new_tokens=chosen.new_tokens,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""Which base an adapter is put on."""
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from lowrung.after.named import Named
+from lowrung.layout import RunFolder
+
+if TYPE_CHECKING:
+    from lowrung.adapters.saved import Saved
+    from lowrung.finetune.model import Base
+
+
+def base_for(found: Named, saved: "Saved", path: str | None) -> "Base":
+    """The base that was named; else that of the adapter's run, loaded as it was there; else the one the adapter names.
+
+    Code that comes with a model is not run, whatever a run's config says: a folder may come from anybody.
+
+    Raises:
+        UsageError: when nothing names a base.
+    """
+    from lowrung.adapters.saved import base_of
+    from lowrung.finetune.model import Base
+
+    if path is not None:
+        return Base(path)
+    if found.run is None:
+        return base_of(saved)
+    return Base(**{**config_of(found.run)["model"], "trust_remote_code": False})
+
+
+def config_of(run: RunFolder) -> dict[str, Any]:
+    """The config that a run was made from."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    return dict(config)

@@ -1,0 +1,158 @@
+"""Adapters beside each other on one base, which must be the same to the bit whatever was done to it."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from lowrung.adapters.difference import completion_logits
+from lowrung.adapters.loaded import Loaded
+from lowrung.errors import UsageError
+from lowrung.finetune import model as models
+from lowrung.finetune.model import Base
+from tests import training
+
+CPU = torch.device("cpu")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "dora": {"use_dora": True, "target_modules": ["q_proj", "v_proj"]},
+    "head": {"modules_to_save": ["lm_head"]},
+    "rank2.rs": {"r": 2, "use_rslora": True, "target_modules": "mlp"},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The adapters of four variants, and some rows."""
+    place = tmp_path_factory.mktemp("loaded")
+    found = {}
+    for seed, (name, lora) in enumerate(VARIANTS.items()):
+        trained, _ = training.fine_tune(place / name, lora=lora, seed=seed)
+        found[name] = place / name / "adapter"
+        rows = trained.held_out[:4]
+    return found, rows
+
+
+@pytest.fixture
+def loaded(folders):
+    """All four on one base."""
+    base = Loaded(Base("embedded:tiny"), CPU)
+    for name, folder in folders[0].items():
+        base.load(name, folder)
+    return base
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_is_original(model):
+    original = weights(models.load_base(Base("embedded:tiny"), CPU))
+    found = weights(model)
+    assert found.keys() == original.keys()
+    for name, weight in original.items():
+        assert torch.equal(found[name], weight), name
+
+
+def logits(model, rows):
+    return completion_logits(model, rows)[0]
+
+
+def alone(folder, rows):
+    """What PEFT makes of one adapter on a fresh base."""
+    return logits(PeftModel.from_pretrained(models.load_base(Base("embedded:tiny"), CPU), str(folder)).eval(), rows)
+
+
+def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, loaded):
+    paths, rows = folders
+    expected = {name: alone(folder, rows) for name, folder in paths.items()}
+    base = logits(models.load_base(Base("embedded:tiny"), CPU), rows)
+    for name in ("plain", "head", None, "dora", "plain", "rank2.rs", "head", None):
+        loaded.switch(name)
+        assert torch.equal(logits(loaded.model, rows), base if name is None else expected[name]), name
+    assert_is_original(loaded.unload())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_merged_it_is_the_same_up_to_rounding_and_unmerged_to_the_bit(folders, loaded, name):
+    _, rows = folders
+    loaded.switch(name)
+    before = logits(loaded.model, rows)
+    loaded.merge()
+    merged = logits(loaded.model, rows)
+    assert torch.allclose(merged, before, atol=1e-4)
+    loaded.unmerge()
+    assert torch.equal(logits(loaded.model, rows), before)
+    loaded.switch(None)
+    assert_is_original(loaded.unload())
+
+
+def test_unload_undoes_a_merge_and_the_base_can_be_used_again(folders, loaded):
+    paths, rows = folders
+    loaded.switch("plain")
+    loaded.merge()
+    assert_is_original(loaded.unload())
+    assert loaded.names == ()
+    loaded.load("again", paths["plain"])
+    loaded.switch("again")
+    assert torch.equal(logits(loaded.model, rows), alone(paths["plain"], rows))
+
+
+def test_deleted_ones_leave_the_others_as_they_were(folders, loaded):
+    paths, rows = folders
+    loaded.switch("dora")
+    loaded.delete("plain")
+    assert loaded.active == "dora"
+    assert torch.equal(logits(loaded.model, rows), alone(paths["dora"], rows))
+    loaded.delete("dora")
+    assert loaded.active is None
+    assert loaded.names == ("head", "rank2.rs")
+    assert torch.equal(logits(loaded.model, rows), logits(models.load_base(Base("embedded:tiny"), CPU), rows))
+
+
+def test_trained_biases_come_and_go_with_their_adapter(tmp_path):
+    base = Base("embedded:tiny_gpt2")
+    trained, _ = training.fine_tune(tmp_path / "a", base=base, lora={"bias": "all"})
+    rows = trained.held_out[:4]
+    original = models.load_base(base, CPU)
+    with_biases = logits(PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "a/adapter")), rows)
+    loaded = Loaded(base, CPU)
+    loaded.load("biases", tmp_path / "a/adapter")
+    assert torch.equal(logits(loaded.model, rows), logits(original, rows))
+    loaded.switch("biases")
+    assert torch.equal(logits(loaded.model, rows), with_biases)
+    found, expected = weights(loaded.unload()), weights(original)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_saved_is_what_was_loaded(folders, loaded, tmp_path, name):
+    paths, rows = folders
+    loaded.save(name, tmp_path / "copy")
+    assert torch.equal(alone(tmp_path / "copy", rows), alone(paths[name], rows))
+
+
+class TestRefused:
+    def test_a_name_that_is_taken_and_one_that_is_not_there(self, folders, loaded):
+        with pytest.raises(UsageError, match="plain is loaded"):
+            loaded.load("plain", folders[0]["plain"])
+        with pytest.raises(UsageError, match="nobody has not"):
+            loaded.switch("nobody")
+
+    def test_anything_but_unmerge_while_one_is_merged(self, loaded):
+        with pytest.raises(UsageError, match="none is"):
+            loaded.unmerge()
+        with pytest.raises(UsageError, match="Switch to one"):
+            loaded.merge()
+        loaded.switch("plain")
+        loaded.merge()
+        for act in (lambda: loaded.switch(None), lambda: loaded.delete("plain"), loaded.merge):
+            with pytest.raises(UsageError, match="Unmerge it first"):
+                act()
+
+    def test_a_bad_adapter_leaves_all_as_it_was(self, loaded, tmp_path):
+        with pytest.raises(UsageError, match="has none"):
+            loaded.load("new", tmp_path)
+        assert loaded.names == tuple(VARIANTS)
+        assert_is_original(loaded.unload())
