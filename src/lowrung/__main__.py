@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     clean.set_defaults(command=_clean)
     _add_inspect(commands)
     _add_generate(commands)
+    _add_merge(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -65,6 +67,29 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     _add_base(generate)
     generate.set_defaults(command=_generate)
+
+
+def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Adds an adapter to its base's weights and saves an ordinary model with its tokenizer, generation config and a"
+        " model card. The update is added in float32 and rounded once. What was saved is reloaded and compared with the"
+        " adapter; where they differ, nothing is kept and the exit code is 1."
+    )
+    merge = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=about)
+    merge.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
+    merge.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    merge.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="the precision that is saved (default: the base's)"
+    )
+    _add_base(merge)
+    merge.set_defaults(command=_merge)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = "Says in which settings runs differ, how each ended, and all their metrics, a column a run."
+    compare = commands.add_parser("compare", help="hold runs against each other", description=about)
+    compare.add_argument("runs", metavar="RUN", nargs="+", help=f"two or more, each {ADAPTER}")
+    compare.set_defaults(command=_compare)
 
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +131,18 @@ def _generate(chosen: argparse.Namespace) -> None:
             new_tokens=chosen.new_tokens,
         )
     )
+
+
+def _merge(chosen: argparse.Namespace) -> None:
+    from lowrung.after import merging
+
+    print(merging.merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype))
+
+
+def _compare(chosen: argparse.Namespace) -> None:
+    from lowrung.after import comparison
+
+    print(comparison.compare(chosen.runs))
 
 
 if __name__ == "__main__":

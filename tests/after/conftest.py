@@ -13,7 +13,7 @@ from lowrung import atomic, layout
 from lowrung.finetune import model as models
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
-from lowrung.schema import Config, DataConf, LoraConf, ModelConf
+from lowrung.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
 from tests import training
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -44,6 +44,7 @@ def _record(run, lora, metrics):
         model=ModelConf(path="embedded:tiny"),
         data=DataConf(name="number_words", max_length=256, train_size=64, eval_size=24),
         lora=LoraConf(**lora),
+        verify=VerifyConf(prompts=8),
     )
     values = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
     atomic.write_text(run.config, values.replace("???", "1"))
