@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_merge(commands)
     _add_compare(commands)
+    _add_combine(commands)
     return parser
 
 
@@ -92,6 +93,29 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     compare.set_defaults(command=_compare)
 
 
+def _add_combine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
+        " their runs. cat and svd add the updates (svd at --rank); the others work on the factors, are rough, and need"
+        " equal ranks."
+    )
+    combine = commands.add_parser("combine", help="make one adapter of several", description=about)
+    combine.add_argument("adapters", metavar="ADAPTER", nargs="+", help=f"two or more, each {ADAPTER}")
+    combine.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    combine.add_argument(
+        "--method",
+        default="svd",
+        help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune, the last"
+        " five also with _svd at the end, which works on the updates (default: %(default)s)",
+    )
+    combine.add_argument("--weights", type=float, nargs="+", help="one an adapter (default: equal, with a sum of 1)")
+    combine.add_argument("--rank", type=int, help="of the result, with svd (default: the highest of the adapters')")
+    combine.add_argument("--density", type=float, help="share of numbers to keep, with ties, dare and magnitude_prune")
+    combine.add_argument("--seed", type=int, default=0, help="of what dare drops (default: %(default)s)")
+    _add_base(combine)
+    combine.set_defaults(command=_combine)
+
+
 def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="PATH", help="where the base is: a folder, a hub id or embedded:NAME (default: as trained)"
@@ -143,6 +167,13 @@ def _compare(chosen: argparse.Namespace) -> None:
     from lowrung.after import comparison
 
     print(comparison.compare(chosen.runs))
+
+
+def _combine(chosen: argparse.Namespace) -> None:
+    from lowrung.after import combination
+
+    options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
+    print(combination.combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options))
 
 
 if __name__ == "__main__":

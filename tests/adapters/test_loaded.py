@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from lowrung.adapters import combine, saved
 from lowrung.adapters.difference import completion_logits
 from lowrung.adapters.loaded import Loaded
 from lowrung.errors import UsageError
@@ -131,6 +132,82 @@ def test_what_is_saved_is_what_was_loaded(folders, loaded, tmp_path, name):
     paths, rows = folders
     loaded.save(name, tmp_path / "copy")
     assert torch.equal(alone(tmp_path / "copy", rows), alone(paths[name], rows))
+
+
+def update(folder):
+    """What a saved adapter adds to each layer's weights."""
+    adapter = saved.read(folder)
+    tensors = adapter.tensors
+    return {
+        layer.name: layer.scaling
+        * tensors[f"base_model.model.{layer.name}.lora_B.weight"]
+        @ tensors[f"base_model.model.{layer.name}.lora_A.weight"]
+        for layer in saved.layers(adapter)
+    }
+
+
+class TestCombine:
+    @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
+    @pytest.mark.parametrize("weights", [{"plain": 0.5, "rank2.rs": 2.0}, {"rank2.rs": 1.0, "plain": -0.3}])
+    def test_the_exact_methods_add_the_updates(self, folders, loaded, tmp_path, method, rank, weights):
+        """Also of unequal ranks, of other layers, and with rsLoRA in the first place."""
+        loaded.combine("both", weights, method=method, rank=rank)
+        loaded.save("both", tmp_path / "both")
+        parts = {name: update(folders[0][name]) for name in weights}
+        found = update(tmp_path / "both")
+        assert found.keys() == parts["plain"].keys()
+        for layer, delta in found.items():
+            expected = sum(weight * parts[name][layer] for name, weight in weights.items() if layer in parts[name])
+            assert torch.allclose(delta, expected, atol=1e-5), layer
+
+    @pytest.mark.parametrize("method", combine.METHODS)
+    def test_every_method_s_result_loads_elsewhere_and_leaves_base_and_parts(self, folders, loaded, tmp_path, method):
+        paths, rows = folders
+        loaded.load("other", paths["plain"])
+        loaded.switch("plain")
+        density = 0.5 if method.startswith(combine.PRUNING) else None
+        loaded.combine("both", {"plain": 0.7, "other": 0.4}, method=method, density=density)
+        assert loaded.active == "plain"
+        assert torch.equal(logits(loaded.model, rows), alone(paths["plain"], rows))
+        loaded.switch("both")
+        loaded.save("both", tmp_path / "both")
+        said = logits(loaded.model, rows)
+        assert torch.equal(said, alone(tmp_path / "both", rows))
+        assert not torch.equal(said, alone(paths["plain"], rows))
+        assert_is_original(loaded.unload())
+
+    def test_what_dare_drops_is_drawn_by_the_seed(self, folders, loaded):
+        loaded.load("other", folders[0]["plain"])
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            loaded.combine(name, {"plain": 1.0, "other": 1.0}, method="dare_linear", density=0.5, seed=seed)
+        said = {}
+        for name in ("a", "b", "c"):
+            loaded.switch(name)
+            said[name] = logits(loaded.model, folders[1])
+        assert torch.equal(said["a"], said["b"])
+        assert not torch.equal(said["a"], said["c"])
+
+    @pytest.mark.parametrize(
+        ("weights", "options", "message"),
+        [
+            ({"plain": 1, "rank2.rs": 1}, {"method": "linear"}, "plain has 4, rank2.rs has 2. Take svd"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "ties", "density": 0.5}, "Take ties_svd"),
+            ({"plain": 1, "dora": 1}, {"method": "svd"}, "dora must be low-rank updates alone .* DoRA's magnitudes"),
+            ({"plain": 1, "head": 1}, {"method": "svd"}, "head must be low-rank updates alone"),
+            ({"plain": 1}, {"method": "svd"}, "At least two"),
+            ({"plain": 1, "rank2.rs": 0}, {"method": "svd"}, "weights must be numbers other than 0"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "ties_svd"}, "density must be over 0"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "svd", "density": 0.5}, "density is for methods that prune"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "svd", "rank": 33}, "rank must be from 1 to 32"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "cat", "rank": 3}, "rank is for methods that end in svd"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "mean"}, "method must be one of cat, svd"),
+            ({"plain": 1, "nobody": 1}, {"method": "cat"}, "nobody has not"),
+        ],
+    )
+    def test_refused(self, loaded, weights, options, message):
+        with pytest.raises(UsageError, match=message):
+            loaded.combine("both", weights, **options)
+        assert loaded.names == tuple(VARIANTS)
 
 
 class TestRefused:

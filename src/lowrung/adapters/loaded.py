@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lowrung.adapters import combine
 from lowrung.adapters import saved as files
+from lowrung.adapters.combine import Part
 from lowrung.errors import UsageError
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
@@ -137,6 +141,57 @@ class Loaded:
         self.is_merged = False
         self.switch(self.active)
 
+    def combine(
+        self,
+        name: str,
+        weights: Mapping[str, float],
+        *,
+        method: str,
+        rank: int | None = None,
+        density: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Makes a new adapter of loaded ones, switched off; the parts stay.
+
+        Args:
+            name: what the new one is called here.
+            weights: of each part, by its name; the update of a part counts so many times.
+            method: one of `lowrung.adapters.combine.METHODS`, which says what they do.
+            rank: the new one's, for methods that end in ``svd``; None is the parts' highest.
+            density: the share of numbers that is kept, for methods that prune.
+            seed: of what DARE drops.
+
+        Raises:
+            UsageError: when a part is not loaded, or they cannot be combined so.
+        """
+        self._must_be_unmerged("combine")
+        self._must_be_new(name)
+        keys = {part: self._key(part) for part in weights}
+        parts = [self._part(part, key) for part, key in keys.items()]
+        if found := combine.problems(parts, weights, method=method, rank=rank, density=density):
+            raise UsageError(found)
+        key = self._new_key()
+        first = next(iter(keys.values()))
+        settings = self._config(first)
+        # PEFT folds each part's scaling into the new factors and sets alpha to the rank, so that the new scaling is 1;
+        # but it copies use_rslora from the first part, and then the scaling is sqrt(rank).
+        self._model.peft_config[first] = dataclasses.replace(settings, use_rslora=False)
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(seed)
+                self._model.add_weighted_adapter(
+                    list(keys.values()),
+                    list(weights.values()),
+                    key,
+                    combination_type=method,
+                    svd_rank=rank,
+                    density=density,
+                )
+        finally:
+            self._model.peft_config[first] = settings
+        self._keys[name], self._own[name] = key, {}
+        self.switch(self.active)
+
     def delete(self, name: str) -> None:
         """Takes an adapter out of memory; the files stay.
 
@@ -187,6 +242,16 @@ class Loaded:
         config = self._model.peft_config[key]
         assert isinstance(config, LoraConfig)
         return config
+
+    def _part(self, name: str, key: str) -> Part:
+        layers: list[Any] = [m for m in self._model.modules() if isinstance(m, LoraLayer) and key in m.r]
+        return Part(
+            name,
+            self._config(key),
+            frozenset(int(layer.r[key]) for layer in layers),
+            min(min(layer.in_features, layer.out_features) for layer in layers),
+            bool(self._own[name]),
+        )
 
     def _add(self, config: LoraConfig) -> str:
         """Makes room for an adapter of these settings; returns PEFT's name of it."""

@@ -1,13 +1,16 @@
-"""Which base an adapter is put on."""
+"""What a run tells of its adapter: the base, the config, the held-out examples."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from lowrung import atomic, layout
 from lowrung.after.named import Named
 from lowrung.layout import RunFolder
 
 if TYPE_CHECKING:
+    from lowrung.adapters.difference import Row
     from lowrung.adapters.saved import Saved
     from lowrung.finetune.model import Base
 
@@ -34,3 +37,17 @@ def config_of(run: RunFolder) -> dict[str, Any]:
     """The config that a run was made from."""
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
     return dict(config)
+
+
+def held_out(run: RunFolder) -> Sequence["Row"]:
+    """The held-out examples of a run as tokens; none where they are no longer beside it."""
+    from lowrung.finetune.tokens import VERSION, Prepared
+
+    config = config_of(run)
+    environment = atomic.read_json(run.environment)
+    corpus, model = environment["data_fingerprint"][:16], environment["model_fingerprint"]
+    data = config["data"]
+    folder = layout.tokens_folder(run.path.parent, f"{corpus}-{model}-{data['max_length']}-{data['format']}-v{VERSION}")
+    if not folder.is_dir():
+        return []
+    return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in Prepared.load(folder).eval]

@@ -1,21 +1,21 @@
 """`lowrung merge`: an adapter as an ordinary model, verified and with a card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from lowrung import atomic, disk, layout
+from lowrung import disk
 from lowrung.after import inspection, named
-from lowrung.after.bases import base_for, config_of
+from lowrung.after.bases import base_for, config_of, held_out
 from lowrung.after.named import Named
 from lowrung.errors import UsageError
-from lowrung.layout import ROOT, RunFolder
+from lowrung.layout import ROOT
 from lowrung.outcome import Outcome
 
 if TYPE_CHECKING:
-    from lowrung.adapters.difference import Row, Tolerance
+    from lowrung.adapters.difference import Tolerance
     from lowrung.adapters.saved import Saved
     from lowrung.adapters.ship import Shipped
     from lowrung.finetune.model import Base
@@ -54,24 +54,11 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None) -> str:
         adapter=found.folder,
         folder=folder,
         dtype=dtype,
-        rows=held_out(found.run, config)[: config["verify"]["prompts"]] if found.run else [],
+        rows=held_out(found.run)[: config["verify"]["prompts"]] if found.run else [],
         tolerances=_tolerances(config),
         card=lambda made: _card(found, saved, origin, config, made),
     )
     return "\n".join([f"merged:    {shipped.folder} ({shipped.dtype})", f"verified:  {_verified(shipped)}"])
-
-
-def held_out(run: RunFolder, config: Mapping[str, Any]) -> Sequence["Row"]:
-    """The held-out examples of a run as tokens; none where they are no longer beside it."""
-    from lowrung.finetune.tokens import VERSION, Prepared
-
-    environment = atomic.read_json(run.environment)
-    corpus, model = environment["data_fingerprint"][:16], environment["model_fingerprint"]
-    data = config["data"]
-    folder = layout.tokens_folder(run.path.parent, f"{corpus}-{model}-{data['max_length']}-{data['format']}-v{VERSION}")
-    if not folder.is_dir():
-        return []
-    return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in Prepared.load(folder).eval]
 
 
 def _tolerances(config: Mapping[str, Any]) -> dict[str, "Tolerance"]:
