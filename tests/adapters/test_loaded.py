@@ -112,19 +112,28 @@ def test_deleted_ones_leave_the_others_as_they_were(folders, loaded):
     assert torch.equal(logits(loaded.model, rows), logits(models.load_base(Base("embedded:tiny"), CPU), rows))
 
 
-def test_trained_biases_come_and_go_with_their_adapter(tmp_path):
+def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
     base = Base("embedded:tiny_gpt2")
-    trained, _ = training.fine_tune(tmp_path / "a", base=base, lora={"bias": "all"})
+    paths = {}
+    for seed, bias in enumerate(("all", "lora_only")):
+        trained, _ = training.fine_tune(tmp_path / bias, base=base, lora={"bias": bias}, seed=seed)
+        paths[bias] = tmp_path / bias / "adapter"
     rows = trained.held_out[:4]
     original = models.load_base(base, CPU)
-    with_biases = logits(PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "a/adapter")), rows)
     loaded = Loaded(base, CPU)
-    loaded.load("biases", tmp_path / "a/adapter")
-    assert torch.equal(logits(loaded.model, rows), logits(original, rows))
-    loaded.switch("biases")
-    assert torch.equal(logits(loaded.model, rows), with_biases)
-    found, expected = weights(loaded.unload()), weights(original)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for bias, folder in paths.items():
+        loaded.load(bias, folder)
+    loaded.save("all", tmp_path / "copy")
+    said = logits(PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "copy")).eval(), rows)
+    for bias in ("all", None, "lora_only", "all"):
+        loaded.switch(bias)
+        fresh = models.load_base(base, CPU)
+        expected = PeftModel.from_pretrained(fresh, str(paths[bias])).eval() if bias else fresh
+        assert torch.equal(logits(loaded.model, rows), logits(expected, rows)), bias
+    assert torch.equal(logits(loaded.model, rows), said)
+    assert saved.read(tmp_path / "copy").config.bias == "all"
+    found, kept = weights(loaded.unload()), weights(original)
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -51,6 +51,7 @@ class Loaded:
         self._keys: dict[str, str] = {}  # PEFT takes no dots in a name
         self._made = 0
         self._own: dict[str, dict[str, Tensor]] = {}
+        self._bias: dict[str, str] = {}
         self._kept: dict[str, Tensor] = {}
 
     @property
@@ -78,6 +79,7 @@ class Loaded:
         saved = files.read(folder)
         files.check(saved, self.base)
         key = self._add(saved.config)
+        self._bias[name] = saved.config.bias
         parameters = dict(self._model.named_parameters())
         # Trained biases, and an embedding saved with them, are the base's own parameters: put there by `switch` alone.
         own = {tensor: value for tensor, value in saved.tensors.items() if tensor in parameters}
@@ -189,7 +191,7 @@ class Loaded:
                 )
         finally:
             self._model.peft_config[first] = settings
-        self._keys[name], self._own[name] = key, {}
+        self._keys[name], self._own[name], self._bias[name] = key, {}, "none"
         self.switch(self.active)
 
     def delete(self, name: str) -> None:
@@ -201,7 +203,7 @@ class Loaded:
         self._must_be_unmerged("delete")
         key = self._key(name)
         self.switch(None if self.active == name else self.active)
-        del self._keys[name], self._own[name]
+        del self._keys[name], self._own[name], self._bias[name]
         if self._keys:
             with _without_warnings():
                 self._model.delete_adapter(key)
@@ -227,6 +229,7 @@ class Loaded:
         key = self._key(name)
         config = copy.deepcopy(self._config(key))
         config.base_model_name_or_path, config.revision = self.base.origin
+        config.bias = self._bias[name]  # type: ignore[assignment]  # as it was read
         state = get_peft_model_state_dict(self._model, adapter_name=key, save_embedding_layers=False)
         parameters = dict(self._model.named_parameters())
         state = {tensor: value for tensor, value in state.items() if tensor not in parameters} | self._own[name]
@@ -258,6 +261,7 @@ class Loaded:
         config = copy.deepcopy(config)
         config.inference_mode = True
         config.init_lora_weights = True  # what is random is written over
+        config.bias = "none"  # biases are put there by `switch`; PEFT knows one adapter with biases at a time
         key = self._new_key()
         if self._keys:
             self._model.add_adapter(key, config)

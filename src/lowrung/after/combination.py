@@ -105,7 +105,7 @@ def _save(loaded: "Loaded", first: Named, folder: Path) -> None:
 
 def _scores(loaded: "Loaded", found: Sequence[Named]) -> list[str]:
     """The eval losses: a row for each adapter and the base, a column for each part whose held-out rows are there."""
-    data = {one.name: rows for one in found if one.run and (rows := held_out(one.run))}
+    data = {one.name: examples for one in found if one.run and (examples := held_out(one.run))}
     if not data:
         return ["not scored: no adapter has the held-out examples of its run beside it"]
     rows = [[name or "base", *_losses(loaded, name, data)] for name in (None, *loaded.names)]
