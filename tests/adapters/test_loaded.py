@@ -125,11 +125,11 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
         loaded.load(bias, folder)
     loaded.save("all", tmp_path / "copy")
     said = logits(PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "copy")).eval(), rows)
-    for bias in ("all", None, "lora_only", "all"):
-        loaded.switch(bias)
+    for active in ("all", None, "lora_only", "all"):
+        loaded.switch(active)
         fresh = models.load_base(base, CPU)
-        expected = PeftModel.from_pretrained(fresh, str(paths[bias])).eval() if bias else fresh
-        assert torch.equal(logits(loaded.model, rows), logits(expected, rows)), bias
+        expected = PeftModel.from_pretrained(fresh, str(paths[active])).eval() if active else fresh
+        assert torch.equal(logits(loaded.model, rows), logits(expected, rows)), active
     assert torch.equal(logits(loaded.model, rows), said)
     assert saved.read(tmp_path / "copy").config.bias == "all"
     found, kept = weights(loaded.unload()), weights(original)
