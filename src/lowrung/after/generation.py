@@ -42,7 +42,10 @@ def generate(
         asked[base] = Asked(located(Base(base)))
     if with_base:
         bases = {one.base: one for one in asked.values() if one.adapter is not None}
-        asked |= {f"base {one.base.path}": Asked(one.base, format=one.format) for one in bases.values()}
+        asked |= {
+            "base" if len(bases) == 1 else f"base {one.base.path}": Asked(one.base, format=one.format)
+            for one in bases.values()
+        }
     given = answers(list(asked.values()), prompts, new_tokens=new_tokens)
     return "\n\n".join(
         "\n".join([prompt, *(f"  {name}: {texts[number]}" for name, texts in zip(asked, given, strict=True))])
