@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowrung import cli
+from lowrung.errors import UsageError
+
+ADAPTER = "an adapter's folder, a run (runs/<signature>, or its signature) or a trial (<study>/<n>)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +35,91 @@ def _parser() -> argparse.ArgumentParser:
     )
     clean.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
     clean.set_defaults(command=_clean)
+    _add_inspect(commands)
+    _add_generate(commands)
+    _add_merge(commands)
+    _add_compare(commands)
+    _add_combine(commands)
     return parser
+
+
+def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Says what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
+        " The base's weights are not loaded. Exit code 2 where there are problems."
+    )
+    inspect = commands.add_parser("inspect", help="say what an adapter is and what is wrong with it", description=about)
+    inspect.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
+    _add_base(inspect)
+    inspect.set_defaults(command=_inspect)
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Asks adapters, merged models and bases the same, greedily. Prompts are written down as in training. Adapters"
+        " on the same base are switched: it is loaded once."
+    )
+    generate = commands.add_parser("generate", help="ask adapters and models the same, side by side", description=about)
+    generate.add_argument("names", metavar="NAME", nargs="*", help=f"{ADAPTER}, or a whole model's folder")
+    generate.add_argument("--prompt", action="append", required=True, help="what is asked; may be given several times")
+    generate.add_argument("--with-base", action="store_true", help="ask the adapters' base too")
+    generate.add_argument(
+        "--new-tokens", type=int, default=64, help="the most tokens of an answer (default: %(default)s)"
+    )
+    _add_base(generate)
+    generate.set_defaults(command=_generate)
+
+
+def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Adds an adapter to its base's weights and saves an ordinary model with its tokenizer, generation config and a"
+        " model card. The update is added in float32 and rounded once. What was saved is reloaded and compared with the"
+        " adapter; where they differ, nothing is kept and the exit code is 1."
+    )
+    merge = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=about)
+    merge.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
+    merge.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    merge.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="the precision that is saved (default: the base's)"
+    )
+    _add_base(merge)
+    merge.set_defaults(command=_merge)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = "Says in which settings runs differ, how each ended, and all their metrics, a column a run."
+    compare = commands.add_parser("compare", help="hold runs against each other", description=about)
+    compare.add_argument("runs", metavar="RUN", nargs="+", help=f"two or more, each {ADAPTER}")
+    compare.set_defaults(command=_compare)
+
+
+def _add_combine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
+        " their runs. cat and svd add the updates (svd at --rank); the others work on the factors, are rough, and need"
+        " equal ranks."
+    )
+    combine = commands.add_parser("combine", help="make one adapter of several", description=about)
+    combine.add_argument("adapters", metavar="ADAPTER", nargs="+", help=f"two or more, each {ADAPTER}")
+    combine.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    combine.add_argument(
+        "--method",
+        default="svd",
+        help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune, the last"
+        " five also with _svd at the end, which works on the updates (default: %(default)s)",
+    )
+    combine.add_argument("--weights", type=float, nargs="+", help="one an adapter (default: equal, with a sum of 1)")
+    combine.add_argument("--rank", type=int, help="of the result, with svd (default: the highest of the adapters')")
+    combine.add_argument("--density", type=float, help="share of numbers to keep, with ties, dare and magnitude_prune")
+    combine.add_argument("--seed", type=int, default=0, help="of what dare drops (default: %(default)s)")
+    _add_base(combine)
+    combine.set_defaults(command=_combine)
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", metavar="PATH", help="where the base is: a folder, a hub id or embedded:NAME (default: as trained)"
+    )
 
 
 def _ui(chosen: argparse.Namespace) -> None:
@@ -45,6 +132,48 @@ def _clean(chosen: argparse.Namespace) -> None:
     from lowrung import clean
 
     print(clean.clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
+
+
+def _inspect(chosen: argparse.Namespace) -> None:
+    from lowrung.after import inspection
+
+    found = inspection.inspect(chosen.adapter, chosen.base)
+    print(found.text)
+    if found.problems:
+        raise UsageError(found.problems)
+
+
+def _generate(chosen: argparse.Namespace) -> None:
+    from lowrung.after import generation
+
+    print(
+        generation.generate(
+            chosen.names,
+            chosen.prompt,
+            base=chosen.base,
+            with_base=chosen.with_base,
+            new_tokens=chosen.new_tokens,
+        )
+    )
+
+
+def _merge(chosen: argparse.Namespace) -> None:
+    from lowrung.after import merging
+
+    print(merging.merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype))
+
+
+def _compare(chosen: argparse.Namespace) -> None:
+    from lowrung.after import comparison
+
+    print(comparison.compare(chosen.runs))
+
+
+def _combine(chosen: argparse.Namespace) -> None:
+    from lowrung.after import combination
+
+    options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
+    print(combination.combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""What is done with a trained adapter: verify it, merge it."""
+"""What is done with a trained adapter: verify, merge, load beside others, combine."""
+
+import lowrung.finetune  # noqa: F401  (it quietens the libraries, which must come before they are imported)

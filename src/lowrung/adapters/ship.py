@@ -1,0 +1,186 @@
+"""A merged model ready to be served: made aside, reloaded, compared with the adapter, then put in its place."""
+
+import dataclasses
+import gc
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from lowrung import atomic
+from lowrung.adapters import merge
+from lowrung.adapters import saved as files
+from lowrung.adapters.answers import Asked, tokenizer_of
+from lowrung.adapters.difference import Difference, Row, Tolerance, compare, completion_logits
+from lowrung.errors import LowrungError, UsageError
+from lowrung.finetune import model as models
+from lowrung.finetune import quantization, tokens
+from lowrung.finetune.examples import Example
+from lowrung.finetune.model import Base
+
+TEXTS = (
+    "The river had risen overnight, and by morning the lower road was under water.",
+    "A prime number is a whole number greater than 1 that has no divisors but 1 and itself.",
+    "def area(width, height):\n    return width * height",
+    "Please find attached the minutes of our last meeting, and let me know if anything is missing.",
+)
+"""What is compared on where no held-out examples are at hand."""
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""What a parameter takes on the disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shipped:
+    """A merged model and how it was verified.
+
+    Attributes:
+        folder: where it is.
+        dtype: its precision.
+        difference: how far the model as reloaded is from the adapter on its base in float32.
+        effect: mean KL between the base and the adapter, in nats: what there was to merge.
+        examples: what they were compared on, in words.
+    """
+
+    folder: Path
+    dtype: str
+    difference: Difference
+    effect: float
+    examples: str
+
+
+def ship(
+    *,
+    base: Base,
+    adapter: Path,
+    folder: Path,
+    dtype: str | None,
+    rows: Sequence[Row],
+    tolerances: Mapping[str, Tolerance],
+    card: Callable[[Shipped], str],
+) -> Shipped:
+    """Merges an adapter into its base and leaves a folder with safetensors, tokenizer, generation config and a card.
+
+    The update is added in float32 and rounded once. The folder appears when the model in it has been reloaded from the
+    disk and agrees with the adapter; or not at all.
+
+    Args:
+        base: the base; a quantised one is dequantised.
+        adapter: the adapter's folder.
+        folder: where to; not there yet, or empty.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None is the base's own.
+        rows: held-out examples to compare on; none for `TEXTS`.
+        tolerances: by dtype.
+        card: writes README.md.
+
+    Raises:
+        UsageError: when the adapter is bad, the folder not empty, or the disk too small.
+        LowrungError: when the merged model is not what the adapter is.
+    """
+    saved = files.read(adapter)
+    files.check(saved, base)
+    dtype = dtype or own_dtype(base)
+    check_target(folder, _bytes(base, dtype))
+    maker = _Maker(base, adapter, folder, dtype, rows, tolerances[dtype], card)
+    if folder.is_dir():
+        folder.rmdir()
+    atomic.make_folder(folder, maker.fill)
+    assert maker.made is not None  # nobody else made the folder: it was not there
+    return maker.made
+
+
+def own_dtype(base: Base) -> str:
+    """The precision that a base's weights are saved in."""
+    saved = str(getattr(models.skeleton(base.folder).config, "dtype", None)).removeprefix("torch.")
+    return saved if saved in BYTES else "float32"
+
+
+def check_target(folder: Path, needed: int) -> None:
+    """Refuses a folder that is not empty, and a disk that has less room than is needed, in bytes."""
+    problems = []
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        problems.append(f"--to must be a folder that is empty or not there yet, but {folder} is not. Name another.")
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        problems.append(
+            f"--to must be on a disk with {needed / 1e9:.2f} GB free, but {nearest} has {free / 1e9:.2f} GB. Free some,"
+            " or name another place."
+        )
+    if problems:
+        raise UsageError(problems)
+
+
+def _bytes(base: Base, dtype: str) -> int:
+    return sum(parameter.numel() for parameter in models.skeleton(base.folder).parameters()) * BYTES[dtype]
+
+
+def _rows(base: Base, adapter: Path) -> list[Row]:
+    tokenizer = tokenizer_of(Asked(base, adapter))
+    return [
+        {"input_ids": row.input_ids, "labels": row.labels}
+        for row in (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in TEXTS)
+    ]
+
+
+@dataclasses.dataclass
+class _Maker:
+    """What is needed to fill the folder, and what came of it."""
+
+    base: Base
+    adapter: Path
+    folder: Path
+    dtype: str
+    rows: Sequence[Row]
+    tolerance: Tolerance
+    card: Callable[[Shipped], str]
+    made: Shipped | None = None
+
+    def fill(self, aside: Path) -> None:
+        rows = self.rows or _rows(self.base, self.adapter)
+        untrained, reference = self._save(aside, rows)
+        gc.collect()
+        merged, labels = completion_logits(models.load_model(aside, getattr(torch, self.dtype), models.device()), rows)
+        shipped = Shipped(
+            self.folder,
+            self.dtype,
+            compare(reference, merged, labels),
+            compare(reference, untrained, labels).mean_kl,
+            f"{len(self.rows)} held-out examples" if self.rows else f"{len(TEXTS)} texts",
+        )
+        self._verify(shipped)
+        (aside / "README.md").write_text(self.card(shipped), encoding="utf-8")
+        self.made = shipped
+
+    def _save(self, aside: Path, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes the merged model; returns what the base and the adapter said before, in float32."""
+        base = self._float32_base()
+        untrained, _ = completion_logits(base, rows)
+        adapted = PeftModel.from_pretrained(base, str(self.adapter)).eval()
+        reference, _ = completion_logits(adapted, rows)
+        with models.quiet():
+            merge.save(
+                merge.merge(adapted),
+                tokenizer_of(Asked(self.base, self.adapter)),
+                aside,
+                getattr(torch, self.dtype),
+            )
+        return untrained, reference
+
+    def _float32_base(self) -> PreTrainedModel:
+        if self.base.quantization == "none":
+            return models.load_base(self.base, models.device(), dtype=torch.float32)
+        return quantization.dequantized(models.load_base(self.base, models.device()), torch.float32)
+
+    def _verify(self, shipped: Shipped) -> None:
+        failures = shipped.difference.violations(self.tolerance, f"merged in {self.dtype}")
+        if not shipped.effect > shipped.difference.mean_kl:
+            failures.append(
+                f"merged in {self.dtype}: the adapter must change the base's output more than merging changes the"
+                f" adapter's, but mean KL is {shipped.effect:.3g} and {shipped.difference.mean_kl:.3g}"
+            )
+        if failures:
+            raise LowrungError(f"The merged model is not what the adapter is, and was not kept: {'; '.join(failures)}.")

@@ -1,0 +1,90 @@
+"""`lowrung generate`: adapters, merged models and bases side by side on the same prompts."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowrung.after import named
+from lowrung.after.bases import base_for, config_of
+from lowrung.after.named import Named
+from lowrung.errors import UsageError
+
+if TYPE_CHECKING:
+    from lowrung.adapters.answers import Asked
+    from lowrung.finetune.model import Base
+
+
+def generate(
+    names: Sequence[str], prompts: Sequence[str], *, base: str | None, with_base: bool, new_tokens: int
+) -> str:
+    """Asks all who were named, greedily.
+
+    Args:
+        names: adapters, runs, trials, or folders of whole models; none where only the base is asked.
+        prompts: what is asked; written down as in training.
+        base: where the adapters' base is, instead of where they say.
+        with_base: ask the bases too.
+        new_tokens: the most tokens of an answer.
+
+    Returns:
+        each prompt with a line for each answer.
+
+    Raises:
+        UsageError: when a name is unknown, or an adapter cannot be read or is another base's.
+    """
+    _check(names, prompts, base, new_tokens)
+    from lowrung.adapters.answers import Asked, answers
+    from lowrung.finetune.model import Base
+
+    asked = {found.name: _asked(found, base) for found in named.adapters_or_models(names, Path.cwd())}
+    if base is not None and not names:
+        asked[base] = Asked(located(Base(base)))
+    if with_base:
+        bases = {one.base: one for one in asked.values() if one.adapter is not None}
+        asked |= {
+            "base" if len(bases) == 1 else f"base {one.base.path}": Asked(one.base, format=one.format)
+            for one in bases.values()
+        }
+    given = answers(list(asked.values()), prompts, new_tokens=new_tokens)
+    return "\n\n".join(
+        "\n".join([prompt, *(f"  {name}: {texts[number]}" for name, texts in zip(asked, given, strict=True))])
+        for number, prompt in enumerate(prompts)
+    )
+
+
+def _check(names: Sequence[str], prompts: Sequence[str], base: str | None, new_tokens: int) -> None:
+    problems = []
+    if not names and base is None:
+        problems.append("Somebody must be asked: name an adapter, a run, a trial or a model's folder, or --base PATH.")
+    if any(not prompt.strip() for prompt in prompts):
+        problems.append("--prompt must hold some text, but one is empty.")
+    if new_tokens < 1:
+        problems.append(f"--new-tokens must be at least 1, but is {new_tokens}.")
+    if problems:
+        raise UsageError(problems)
+
+
+def _asked(found: Named, base: str | None) -> "Asked":
+    from lowrung.adapters import saved as files
+    from lowrung.adapters.answers import Asked
+    from lowrung.finetune.model import Base
+
+    format = str(config_of(found.run)["data"]["format"]) if found.run else "auto"
+    if not found.is_adapter:
+        return Asked(located(Base(str(found.folder))), format=format)
+    saved = files.read(found.folder)
+    return Asked(located(base_for(found, saved, base)), found.folder, format)
+
+
+def located(base: "Base") -> "Base":
+    """The base by its folder, so that it is the same however it was named.
+
+    Raises:
+        UsageError: when it cannot be found or loaded.
+    """
+    from lowrung.finetune import model as models
+
+    if problems := models.problems(base):
+        raise UsageError(problems)
+    return dataclasses.replace(base, path=str(base.folder), revision=None)

@@ -1,0 +1,102 @@
+"""`lowrung inspect`: what an adapter is, and what is wrong with it."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowrung.after import named
+from lowrung.after.bases import base_for
+from lowrung.after.named import Named
+from lowrung.after.tables import table
+from lowrung.outcome import Outcome
+
+if TYPE_CHECKING:
+    from lowrung.adapters.saved import Layer, Saved
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        text: the adapter in words: base, settings, parameters, and a row for each kind of layer.
+        problems: what is wrong with it, in words.
+    """
+
+    text: str
+    problems: Sequence[str]
+
+
+def inspect(name: str, base: str | None) -> Inspection:
+    """Looks at an adapter and, without its weights, at its base.
+
+    Args:
+        name: the adapter's folder, run or trial.
+        base: where its base is, instead of where the adapter says.
+
+    Raises:
+        UsageError: when there is no such adapter, or it cannot be read.
+    """
+    from lowrung.adapters import saved as files
+
+    (found,) = named.adapters([name], Path.cwd())
+    saved = files.read(found.folder)
+    origin = base_for(found, saved, base)
+    return Inspection(_text(found, saved, origin.path, files.layers(saved)), files.problems(saved, origin))
+
+
+def _text(found: Named, saved: "Saved", base: str, layers: Sequence["Layer"]) -> str:
+    facts = {
+        "adapter": str(found.folder),
+        "base": " at ".join(filter(None, (base, saved.config.revision))),
+        **({"run": _run(found)} if found.run else {}),
+        "settings": _settings(saved),
+        "parameters": f"{saved.parameters:,}",
+    }
+    rows = [_row(kind, of_kind) for kind, of_kind in _by_kind(layers).items()]
+    head = ["layer", "count", "rank", "scaling", "out x in", "mean ‖ΔW‖", "max ‖ΔW‖"]
+    lines = [f"{fact:<10}  {value}" for fact, value in facts.items()]
+    return "\n".join([*lines, "", *table(head, rows)])
+
+
+def _run(found: Named) -> str:
+    assert found.run is not None
+    outcome = Outcome.read(found.run.outcome)
+    return f"{found.run.path.name}, {outcome.status if outcome else 'unfinished'}, gate {gate(outcome)}"
+
+
+def gate(outcome: Outcome | None) -> str:
+    """The gate's result in a word."""
+    passed = outcome.metrics.get("merge/passed") if outcome else None
+    return "not run" if passed is None else "passed" if passed else "failed"
+
+
+def _settings(saved: "Saved") -> str:
+    config = saved.config
+    kinds = [name for name, used in (("DoRA", config.use_dora), ("rsLoRA", config.use_rslora)) if used]
+    parts = [*(kinds or ["LoRA"]), f"r {config.r}", f"alpha {config.lora_alpha:g}", f"dropout {config.lora_dropout:g}"]
+    parts += [f"bias {config.bias}"] if config.bias != "none" else []
+    parts += [f"whole {', '.join(config.modules_to_save)}"] if config.modules_to_save else []
+    return ", ".join(parts)
+
+
+def _by_kind(layers: Sequence["Layer"]) -> Mapping[str, list["Layer"]]:
+    kinds: dict[str, list[Layer]] = {}
+    for layer in layers:
+        kinds.setdefault(layer.name.rsplit(".", 1)[-1], []).append(layer)
+    return kinds
+
+
+def _row(kind: str, layers: Sequence["Layer"]) -> list[str]:
+    norms = [layer.norm for layer in layers]
+    return [
+        kind,
+        str(len(layers)),
+        "/".join(map(str, sorted({layer.rank for layer in layers}))),
+        "/".join(f"{scaling:.4g}" for scaling in sorted({layer.scaling for layer in layers})),
+        "/".join(sorted({f"{layer.shape[0]} x {layer.shape[1]}" for layer in layers})),
+        f"{statistics.fmean(norms):.4g}",
+        f"{max(norms):.4g}",
+    ]

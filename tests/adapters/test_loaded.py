@@ -1,0 +1,244 @@
+"""Adapters beside each other on one base, which must be the same to the bit whatever was done to it."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from lowrung.adapters import combine, saved
+from lowrung.adapters.difference import completion_logits
+from lowrung.adapters.loaded import Loaded
+from lowrung.errors import UsageError
+from lowrung.finetune import model as models
+from lowrung.finetune.model import Base
+from tests import training
+
+CPU = torch.device("cpu")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "dora": {"use_dora": True, "target_modules": ["q_proj", "v_proj"]},
+    "head": {"modules_to_save": ["lm_head"]},
+    "rank2.rs": {"r": 2, "use_rslora": True, "target_modules": "mlp"},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The adapters of four variants, and some rows."""
+    place = tmp_path_factory.mktemp("loaded")
+    found = {}
+    for seed, (name, lora) in enumerate(VARIANTS.items()):
+        trained, _ = training.fine_tune(place / name, lora=lora, seed=seed)
+        found[name] = place / name / "adapter"
+        rows = trained.held_out[:4]
+    return found, rows
+
+
+@pytest.fixture
+def loaded(folders):
+    """All four on one base."""
+    base = Loaded(Base("embedded:tiny"), CPU)
+    for name, folder in folders[0].items():
+        base.load(name, folder)
+    return base
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_is_original(model):
+    original = weights(models.load_base(Base("embedded:tiny"), CPU))
+    found = weights(model)
+    assert found.keys() == original.keys()
+    for name, weight in original.items():
+        assert torch.equal(found[name], weight), name
+
+
+def logits(model, rows):
+    return completion_logits(model, rows)[0]
+
+
+def alone(folder, rows):
+    """What PEFT makes of one adapter on a fresh base."""
+    return logits(PeftModel.from_pretrained(models.load_base(Base("embedded:tiny"), CPU), str(folder)).eval(), rows)
+
+
+def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, loaded):
+    paths, rows = folders
+    expected = {name: alone(folder, rows) for name, folder in paths.items()}
+    base = logits(models.load_base(Base("embedded:tiny"), CPU), rows)
+    for name in ("plain", "head", None, "dora", "plain", "rank2.rs", "head", None):
+        loaded.switch(name)
+        assert torch.equal(logits(loaded.model, rows), base if name is None else expected[name]), name
+    assert_is_original(loaded.unload())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_merged_it_is_the_same_up_to_rounding_and_unmerged_to_the_bit(folders, loaded, name):
+    _, rows = folders
+    loaded.switch(name)
+    before = logits(loaded.model, rows)
+    loaded.merge()
+    merged = logits(loaded.model, rows)
+    assert torch.allclose(merged, before, atol=1e-4)
+    loaded.unmerge()
+    assert torch.equal(logits(loaded.model, rows), before)
+    loaded.switch(None)
+    assert_is_original(loaded.unload())
+
+
+def test_unload_undoes_a_merge_and_the_base_can_be_used_again(folders, loaded):
+    paths, rows = folders
+    loaded.switch("plain")
+    loaded.merge()
+    assert_is_original(loaded.unload())
+    assert loaded.names == ()
+    loaded.load("again", paths["plain"])
+    loaded.switch("again")
+    assert torch.equal(logits(loaded.model, rows), alone(paths["plain"], rows))
+
+
+def test_deleted_ones_leave_the_others_as_they_were(folders, loaded):
+    paths, rows = folders
+    loaded.switch("dora")
+    loaded.delete("plain")
+    assert loaded.active == "dora"
+    assert torch.equal(logits(loaded.model, rows), alone(paths["dora"], rows))
+    loaded.delete("dora")
+    assert loaded.active is None
+    assert loaded.names == ("head", "rank2.rs")
+    assert torch.equal(logits(loaded.model, rows), logits(models.load_base(Base("embedded:tiny"), CPU), rows))
+
+
+def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
+    base = Base("embedded:tiny_gpt2")
+    paths = {}
+    for seed, bias in enumerate(("all", "lora_only")):
+        trained, _ = training.fine_tune(tmp_path / bias, base=base, lora={"bias": bias}, seed=seed)
+        paths[bias] = tmp_path / bias / "adapter"
+    rows = trained.held_out[:4]
+    original = models.load_base(base, CPU)
+    loaded = Loaded(base, CPU)
+    for bias, folder in paths.items():
+        loaded.load(bias, folder)
+    loaded.save("all", tmp_path / "copy")
+    said = logits(PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "copy")).eval(), rows)
+    for active in ("all", None, "lora_only", "all"):
+        loaded.switch(active)
+        fresh = models.load_base(base, CPU)
+        expected = PeftModel.from_pretrained(fresh, str(paths[active])).eval() if active else fresh
+        assert torch.equal(logits(loaded.model, rows), logits(expected, rows)), active
+    assert torch.equal(logits(loaded.model, rows), said)
+    assert saved.read(tmp_path / "copy").config.bias == "all"
+    found, kept = weights(loaded.unload()), weights(original)
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_saved_is_what_was_loaded(folders, loaded, tmp_path, name):
+    paths, rows = folders
+    loaded.save(name, tmp_path / "copy")
+    assert torch.equal(alone(tmp_path / "copy", rows), alone(paths[name], rows))
+
+
+def update(folder):
+    """What a saved adapter adds to each layer's weights."""
+    adapter = saved.read(folder)
+    tensors = adapter.tensors
+    return {
+        layer.name: layer.scaling
+        * tensors[f"base_model.model.{layer.name}.lora_B.weight"]
+        @ tensors[f"base_model.model.{layer.name}.lora_A.weight"]
+        for layer in saved.layers(adapter)
+    }
+
+
+class TestCombine:
+    @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
+    @pytest.mark.parametrize("weights", [{"plain": 0.5, "rank2.rs": 2.0}, {"rank2.rs": 1.0, "plain": -0.3}])
+    def test_the_exact_methods_add_the_updates(self, folders, loaded, tmp_path, method, rank, weights):
+        """Also of unequal ranks, of other layers, and with rsLoRA in the first place."""
+        loaded.combine("both", weights, method=method, rank=rank)
+        loaded.save("both", tmp_path / "both")
+        parts = {name: update(folders[0][name]) for name in weights}
+        found = update(tmp_path / "both")
+        assert found.keys() == parts["plain"].keys()
+        for layer, delta in found.items():
+            expected = sum(weight * parts[name][layer] for name, weight in weights.items() if layer in parts[name])
+            assert torch.allclose(delta, expected, atol=1e-5), layer
+
+    @pytest.mark.parametrize("method", combine.METHODS)
+    def test_every_method_s_result_loads_elsewhere_and_leaves_base_and_parts(self, folders, loaded, tmp_path, method):
+        paths, rows = folders
+        loaded.load("other", paths["plain"])
+        loaded.switch("plain")
+        density = 0.5 if method.startswith(combine.PRUNING) else None
+        loaded.combine("both", {"plain": 0.7, "other": 0.4}, method=method, density=density)
+        assert loaded.active == "plain"
+        assert torch.equal(logits(loaded.model, rows), alone(paths["plain"], rows))
+        loaded.switch("both")
+        loaded.save("both", tmp_path / "both")
+        said = logits(loaded.model, rows)
+        assert torch.equal(said, alone(tmp_path / "both", rows))
+        assert not torch.equal(said, alone(paths["plain"], rows))
+        assert_is_original(loaded.unload())
+
+    def test_what_dare_drops_is_drawn_by_the_seed(self, folders, loaded):
+        loaded.load("other", folders[0]["plain"])
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            loaded.combine(name, {"plain": 1.0, "other": 1.0}, method="dare_linear", density=0.5, seed=seed)
+        said = {}
+        for name in ("a", "b", "c"):
+            loaded.switch(name)
+            said[name] = logits(loaded.model, folders[1])
+        assert torch.equal(said["a"], said["b"])
+        assert not torch.equal(said["a"], said["c"])
+
+    @pytest.mark.parametrize(
+        ("weights", "options", "message"),
+        [
+            ({"plain": 1, "rank2.rs": 1}, {"method": "linear"}, "plain has 4, rank2.rs has 2. Take svd"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "ties", "density": 0.5}, "Take ties_svd"),
+            ({"plain": 1, "dora": 1}, {"method": "svd"}, "dora must be low-rank updates alone .* DoRA's magnitudes"),
+            ({"plain": 1, "head": 1}, {"method": "svd"}, "head must be low-rank updates alone"),
+            ({"plain": 1}, {"method": "svd"}, "At least two"),
+            ({"plain": 1, "rank2.rs": 0}, {"method": "svd"}, "weights must be numbers other than 0"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "ties_svd"}, "density must be over 0"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "svd", "density": 0.5}, "density is for methods that prune"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "svd", "rank": 33}, "rank must be from 1 to 32"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "cat", "rank": 3}, "rank is for methods that end in svd"),
+            ({"plain": 1, "rank2.rs": 1}, {"method": "mean"}, "method must be one of cat, svd"),
+            ({"plain": 1, "nobody": 1}, {"method": "cat"}, "nobody has not"),
+        ],
+    )
+    def test_refused(self, loaded, weights, options, message):
+        with pytest.raises(UsageError, match=message):
+            loaded.combine("both", weights, **options)
+        assert loaded.names == tuple(VARIANTS)
+
+
+class TestRefused:
+    def test_a_name_that_is_taken_and_one_that_is_not_there(self, folders, loaded):
+        with pytest.raises(UsageError, match="plain is loaded"):
+            loaded.load("plain", folders[0]["plain"])
+        with pytest.raises(UsageError, match="nobody has not"):
+            loaded.switch("nobody")
+
+    def test_anything_but_unmerge_while_one_is_merged(self, loaded):
+        with pytest.raises(UsageError, match="none is"):
+            loaded.unmerge()
+        with pytest.raises(UsageError, match="Switch to one"):
+            loaded.merge()
+        loaded.switch("plain")
+        loaded.merge()
+        for act in (lambda: loaded.switch(None), lambda: loaded.delete("plain"), loaded.merge):
+            with pytest.raises(UsageError, match="Unmerge it first"):
+                act()
+
+    def test_a_bad_adapter_leaves_all_as_it_was(self, loaded, tmp_path):
+        with pytest.raises(UsageError, match="has none"):
+            loaded.load("new", tmp_path)
+        assert loaded.names == tuple(VARIANTS)
+        assert_is_original(loaded.unload())
