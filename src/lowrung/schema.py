@@ -366,10 +366,13 @@ def register() -> None:
 
 def resolve(config: Any) -> Config:
     """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses."""
-    values: dict[str, Any] = {field.name: config[field.name] for field in dataclasses.fields(Config)}
+    values: dict[str, Any] = {str(name): config[name] for name in config if name != "hydra"}
     for name, value in values.items():
         values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-    return Config(**values)
+    plain = Config(**{field.name: values.pop(field.name) for field in dataclasses.fields(Config)})
+    for name, value in values.items():  # added with a plus; `lowrung.check` refuses it
+        setattr(plain, name, value)
+    return plain
 
 
 def determining(config: Config) -> dict[str, Any]:
