@@ -144,7 +144,7 @@ def _stored_base(trained: Trained, dtype: str) -> PreTrainedModel:
 
 
 def _quantized(trained: Trained, kind: str) -> Iterator[dict[str, Any]]:
-    """lowrung merges into what a quantised base's weights stand for; PEFT into the quantised base itself."""
+    """Ours go into what a quantised base's weights stand for, PEFT's into the quantised base itself."""
     base = dataclasses.replace(trained.base, quantization=kind, dtype="float32")
 
     def dequantized() -> PreTrainedModel:
