@@ -186,6 +186,7 @@ class TestRules:
             ("train.weight_decay", -0.1, "train.weight_decay must be at least 0, but is -0.1."),
             ("train.weight_decay", float("nan"), "train.weight_decay must be at least 0, but is nan."),
             ("verify.prompts", 0, "verify.prompts must be at least 1, but is 0."),
+            ("verify.forgetting", -1, "verify.forgetting must be at least 0, but is -1."),
             ("verify.new_tokens", 0, "verify.new_tokens must be at least 1, but is 0."),
             (
                 "verify.merge_dtype",
@@ -328,6 +329,16 @@ class TestObjectives:
         scored = changed(config, "data.metrics", ["exact_match", "rouge", "my.own.score"])
         for name in ("exact_match", "rougeL", "score"):
             assert check.metric_problems(scored, {f"eval/{name}": "maximize"}) == []
+
+    def test_forgetting_can_be_optimised_where_it_is_measured(self, config):
+        objectives = {"eval/loss": "minimize", "forget/loss_delta": "minimize"}
+        assert check.objective_problems(objectives) == []
+        (problem,) = check.metric_problems(config, objectives)
+        assert "verify.enabled is true and verify.forgetting 0. Add verify.forgetting=48" in problem
+        measured = changed(config, "verify.forgetting", 48)
+        assert check.metric_problems(measured, objectives) == []
+        (problem,) = check.metric_problems(changed(measured, "verify.enabled", False), objectives)
+        assert "verify.enabled is false" in problem
 
     def test_a_metric_of_ones_own_can_be_optimised(self):
         assert check.objective_problems({"eval/politeness": "maximize"}) == []

@@ -87,6 +87,7 @@ class TestDetermining:
             ("train.eval_batch_size", 1),
             ("verify.enabled", False),
             ("verify.prompts", 3),
+            ("verify.forgetting", 8),
             ("verify.merge_dtype", "float32"),
         ],
     )

@@ -41,6 +41,7 @@ OBJECTIVES = (
     "eval/bleu",
     "params/trainable",
     "adapter/bytes",
+    "forget/loss_delta",
 )
 """The metrics that a sweep can optimise, beside those of ``data.metrics`` that are functions of the user's."""
 
@@ -67,15 +68,22 @@ def _may_be_generated(name: Any) -> bool:
 
 
 def metric_problems(config: Config, objectives: Mapping[str, str]) -> list[str]:
-    """Objectives that need generated text and that this config never measures."""
+    """Objectives that this config never measures: of generated text, and of forgetting."""
     always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
     measured = {f"eval/{name}" for metric in config.data.metrics for name in schema.metric_names(metric)}
     lacking = [name for name in objectives if name.startswith("eval/") and name not in (*always, *measured)]
-    return [
+    found = [
         f"hydra.sweeper.objectives must name metrics that the task has, but {name} is not measured, since data.metrics"
         f" is {config.data.metrics}. Add it there, or take another metric."
         for name in lacking
     ]
+    if "forget/loss_delta" in objectives and not (config.verify.enabled and config.verify.forgetting):
+        found.append(
+            "hydra.sweeper.objectives must name metrics that are measured, but forget/loss_delta is not, since"
+            f" verify.enabled is {str(config.verify.enabled).lower()} and verify.forgetting {config.verify.forgetting}."
+            " Add verify.forgetting=48, with verify=default."
+        )
+    return found
 
 
 def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:
@@ -329,6 +337,7 @@ def _pair_rules(config: Config) -> Iterator[str]:
 def _verify_rules(verify: VerifyConf) -> Iterator[str]:
     yield from _at_least("verify.prompts", verify.prompts, 1)
     yield from _at_least("verify.new_tokens", verify.new_tokens, 1)
+    yield from _at_least("verify.forgetting", verify.forgetting, 0)
     yield from _one_of("verify.merge_dtype", verify.merge_dtype, schema.DTYPES)
     for dtype in {"float32", verify.merge_dtype} & set(schema.DTYPES):
         if dtype not in verify.tolerances:

@@ -185,6 +185,7 @@ def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome,
     from lowrung.adapters import verify
     from lowrung.adapters.difference import Tolerance
 
+    forgotten = _forgotten(config, folder, base)
     tolerances = {name: Tolerance(**vars(tolerance)) for name, tolerance in config.verify.tolerances.items()}
     if config.lora.method == "full":
         gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
@@ -203,7 +204,24 @@ def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome,
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
     return dataclasses.replace(
         outcome,
-        metrics={**outcome.metrics, **gate.metrics},
+        metrics={**outcome.metrics, **forgotten, **gate.metrics},
         measurements={**outcome.measurements, **gate.measurements},
         facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.place},
+    )
+
+
+def _forgotten(config: Config, folder: RunFolder, base: "Base") -> dict[str, float]:
+    """What was lost on general text, by metric; nothing where it is not asked for."""
+    from lowrung.adapters import forgetting
+    from lowrung.finetune import model
+
+    if not config.verify.forgetting:
+        return {}
+    is_adapter = config.lora.method != "full"
+    return forgetting.measure(
+        base=base,
+        folder=folder.adapter if is_adapter else folder.model,
+        is_adapter=is_adapter,
+        rows=config.verify.forgetting,
+        place=model.device(),
     )

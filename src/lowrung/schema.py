@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import platform
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -299,6 +300,9 @@ class VerifyConf:
         new_tokens: tokens that are generated greedily from each prompt.
         merge_dtype: the precision that a merged model would be shipped in; the gate looks at float32 too.
         keep_merged: keep the merged model in the run's folder; it is as large as the base.
+        forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is
+            taken on with and without what was trained: ``forget/loss_delta``, which a sweep can hold down or bound.
+            0 measures nothing; 48 take seconds.
         tolerances: by dtype.
     """
 
@@ -307,6 +311,7 @@ class VerifyConf:
     new_tokens: int = MISSING
     merge_dtype: str = MISSING
     keep_merged: bool = False
+    forgetting: int = 0
     tolerances: dict[str, ToleranceConf] = field(default_factory=dict)
 
 
@@ -399,6 +404,8 @@ def determining(config: Config) -> dict[str, Any]:
     else:
         used = {"float32", config.verify.merge_dtype}
         values["verify"]["tolerances"] = {k: v for k, v in values["verify"]["tolerances"].items() if k in used}
+        if config.verify.forgetting:
+            values["verify"]["general_text"] = platform.python_version()  # which brings the text
     return values
 
 

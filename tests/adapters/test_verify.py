@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,34 +12,42 @@ from lowrung.adapters import merge, verify
 from lowrung.adapters.difference import Evidence, Tolerance, compare, completion_logits
 from lowrung.finetune import model
 from lowrung.finetune.model import Base
-from tests import training
+from tests import architectures, training
 
 TOLERANCES = {"float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4), "bfloat16": Tolerance(4.0, 1e-2, 0.9, 6e-2)}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("verify")
-    result, _ = training.fine_tune(folder)
+TINY = Base("embedded:tiny")
+
+
+def train(folder, base=TINY, **kind):
+    """An adapter's folder, held-out rows, and the trained model's logits and labels there."""
+    result, _ = training.fine_tune(folder, base=base, **kind)
     rows = result.held_out[:8]
     logits, labels = completion_logits(result.model, rows)
     return folder / "adapter", rows, logits, labels
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("verify"))
+
+
 @pytest.fixture
 def gate(trained, tmp_path):
     """Runs the gate on an adapter folder, the trained one's copy by default."""
-    adapter, rows, logits, _ = trained
 
-    def run(folder=adapter, keep=None, **changed):
+    def run(folder=None, keep=None, of=trained, base=TINY):
+        adapter, rows, logits, _ = of
         return verify.verify(
-            base=Base("embedded:tiny"),
-            adapter_folder=folder,
+            base=base,
+            adapter_folder=folder or adapter,
             evidence=Evidence(rows, logits, torch.float32),
             new_tokens=4,
+            merge_dtype="bfloat16",
+            tolerances=TOLERANCES,
             scratch=tmp_path / "scratch",
             keep=keep,
-            **{"merge_dtype": "bfloat16", "tolerances": TOLERANCES, **changed},
         )
 
     return run
@@ -50,6 +59,22 @@ def copy_of(adapter, tmp_path):
     for file in adapter.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+def rewrite_config(folder, **changed):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+
+def rewrite_weights(folder, rewrite):
+    file = folder / "adapter_model.safetensors"
+    save_file(rewrite(load_file(file)), file, metadata={"format": "pt"})
+
+
+def breaks(result, rule):
+    """Whether a rule that begins so was broken, and the gate has failed by it."""
+    assert result.metrics["merge/passed"] == float(result.passed)
+    return not result.passed and any(failure.startswith(rule) for failure in result.failures)
 
 
 def test_a_plain_adapter_passes(gate, tmp_path):
@@ -79,11 +104,8 @@ def test_the_merged_model_is_kept_on_request_and_serves_by_itself(gate, trained,
 
 def test_fault_the_saved_scaling_is_wrong(gate, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}))
-    result = gate(folder)
-    assert result.metrics["merge/passed"] == 0.0
-    assert any(failure.startswith("reloaded adapter: max |Δlogit| must be <= 0.001") for failure in result.failures)
+    rewrite_config(folder, lora_alpha=2 * training.LORA["alpha"])
+    assert breaks(gate(folder), "reloaded adapter: max |Δlogit| must be <= 0.001")
 
 
 @pytest.mark.slow
@@ -104,9 +126,9 @@ def test_fault_the_merge_scales_wrongly(gate, monkeypatch):
 def test_fault_the_adapter_is_ignored(gate, trained, tmp_path):
     """Every comparison between its copies would pass; the control and the reload see it."""
     folder = copy_of(trained[0], tmp_path)
-    weights = load_file(folder / "adapter_model.safetensors")
-    zeroed = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in weights.items()}
-    save_file(zeroed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    rewrite_weights(
+        folder, lambda weights: {n: torch.zeros_like(w) if "lora_B" in n else w for n, w in weights.items()}
+    )
     result = gate(folder)
     assert any("the adapter must change the base's output more" in failure for failure in result.failures)
     assert any(failure.startswith("reloaded adapter") for failure in result.failures)
@@ -124,6 +146,175 @@ def test_fault_the_tokenizer_beside_the_merged_model_is_another(gate, monkeypatc
     assert [failure.split(": ")[1] for failure in gate().failures] == [
         "the tokenizer saved beside it splits text differently"
     ] * 2
+
+
+# -- what is saved -----------------------------------------------------------------------------------------------------
+
+
+def test_fault_the_adapter_is_another_trials(gate, trained, tmp_path):
+    other, *_ = train(tmp_path, seed=1)
+    assert breaks(gate(other), "reloaded adapter: max |Δlogit|")
+
+
+@pytest.mark.slow
+def test_fault_a_doubled_rank_without_a_doubled_alpha(gate, tmp_path):
+    """What a conversion of PiSSA gets wrong that keeps the alpha of training."""
+    of = train(tmp_path, lora={"init": "pissa"})
+    assert gate(of=of).failures == ()
+    rewrite_config(of[0], lora_alpha=training.LORA["alpha"])
+    assert breaks(gate(of=of), "reloaded adapter: max |Δlogit|")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_fault_a_module_that_was_trained_whole_is_not_saved(gate, tmp_path, module):
+    of = train(tmp_path, lora={"modules_to_save": [module]})
+    assert gate(of=of).failures == ()
+    rewrite_weights(of[0], lambda weights: {name: w for name, w in weights.items() if module not in name})
+    result = gate(of=of, keep=tmp_path / "merged")
+    assert breaks(result, "reloaded adapter: it must load on its base, but KeyError")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.slow
+def test_fault_the_trained_biases_are_not_saved(gate, tmp_path):
+    base = architectures.base("qwen2")
+    of = train(tmp_path, base, lora={"bias": "all"})
+    assert gate(of=of, base=base).failures == ()
+    rewrite_weights(of[0], lambda weights: {name: w for name, w in weights.items() if not name.endswith(".bias")})
+    assert breaks(gate(of=of, base=base), "reloaded adapter: max |Δlogit|")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [{"base_model_name_or_path": "elsewhere"}, {"revision": "v2"}])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_fault_the_adapter_names_another_base(gate, trained, tmp_path, named, quantization):
+    """No output shows it where the gate puts the adapter on the right base by itself."""
+    folder = copy_of(trained[0], tmp_path)
+    rewrite_config(folder, **named)
+    result = gate(folder, base=Base("embedded:tiny", quantization=quantization))
+    assert breaks(result, f"saved adapter: it must name its base as {TINY.folder}, but names ")
+
+
+@pytest.mark.slow
+def test_fault_the_base_has_changed_under_its_name(gate, tmp_path):
+    shutil.copytree(TINY.folder, tmp_path / "base")
+    base = Base(str(tmp_path / "base"))
+    of = train(tmp_path, base)
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    weights["model.norm.weight"] *= 1.05
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    assert breaks(gate(of=of, base=base), "reloaded adapter: max |Δlogit|")
+
+
+@pytest.mark.slow
+def test_fault_the_adapters_tokenizer_is_not_saved(gate, trained, tmp_path):
+    folder = copy_of(trained[0], tmp_path)
+    for file in folder.iterdir():
+        if not file.name.startswith("adapter_"):
+            file.unlink()
+    (failure,) = gate(folder).failures
+    assert failure.startswith("saved adapter: its tokenizer must be saved beside it, but cannot be loaded")
+
+
+# -- what is merged ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fault_the_merge_leaves_the_adapter_out(gate, monkeypatch):
+    monkeypatch.setattr(merge, "merge", lambda peft_model: peft_model.unload())
+    result = gate()
+    assert breaks(result, "merged in float32: the adapter must change the base's output more")
+    assert breaks(result, "merged in bfloat16: mean KL")
+
+
+@pytest.mark.slow
+def test_fault_the_merge_is_in_bfloat16_where_float32_was_promised(gate, monkeypatch):
+    monkeypatch.setattr(merge, "merge", lambda peft_model: peft_model.to(torch.bfloat16).merge_and_unload().float())
+    assert breaks(gate(), "merged in float32: max |Δlogit|")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stored", "promised"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_fault_weights_are_stored_in_another_precision(gate, monkeypatch, stored, promised):
+    save = merge.save
+    monkeypatch.setattr(
+        merge, "save", lambda model, tokenizer, folder, dtype: save(model, tokenizer, folder, getattr(torch, stored))
+    )
+    failure = f"merged in {promised}: all weights must be stored in it, but some are in {stored}"
+    assert breaks(gate(), failure)
+
+
+@pytest.mark.slow
+def test_fault_the_tokenizer_is_not_saved_beside_the_merged_model(gate, monkeypatch):
+    monkeypatch.setattr(merge, "save", lambda model, tokenizer, folder, dtype: model.to(dtype).save_pretrained(folder))
+    result = gate()
+    assert breaks(result, "merged in float32: ")
+    assert len(result.failures) == 2
+    assert all("tokenizer" in failure for failure in result.failures)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # what the test is about
+def test_fault_config_ties_a_trained_head_to_the_embedding(gate, tmp_path, monkeypatch):
+    base = architectures.base("tied llama")
+    of = train(tmp_path, base, lora={"modules_to_save": ["lm_head"]})
+    assert gate(of=of, base=base).failures == ()
+    save = merge.save
+
+    def tied(merged, tokenizer, folder, dtype):
+        merged.config.tie_word_embeddings = True
+        save(merged, tokenizer, folder, dtype)
+
+    monkeypatch.setattr(merge, "save", tied)
+    assert list(gate(of=of, base=base).failures) == [
+        f"merged in {dtype}: config.json must say that the head is not tied to the embedding, but says that it is"
+        for dtype in ("float32", "bfloat16")
+    ]
+
+
+@pytest.mark.slow
+def test_fault_the_merge_unties_the_head(gate, tmp_path, monkeypatch):
+    """No output shows it: the model is larger by its embedding, and would go its own ways when trained on."""
+    base = architectures.base("tied llama")
+    of = train(tmp_path, base)
+    assert gate(of=of, base=base).failures == ()
+
+    def untied(peft_model):
+        merged = peft_model.merge_and_unload()
+        merged.config.tie_word_embeddings = False
+        merged.lm_head.weight = torch.nn.Parameter(merged.lm_head.weight.detach().clone())
+        return merged
+
+    monkeypatch.setattr(merge, "merge", untied)
+    assert list(gate(of=of, base=base).failures) == [
+        f"merged in {dtype}: the head must be tied to the embedding, as in the base, but is not"
+        for dtype in ("float32", "bfloat16")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_what_merging_into_the_quantised_base_would_cost_is_recorded(gate, tmp_path, quantization):
+    base = Base("embedded:tiny", quantization=quantization)
+    result, _ = training.fine_tune(tmp_path, base=base)
+    rows = result.held_out[:8]
+    gate = verify.verify(
+        base=base,
+        adapter_folder=tmp_path / "adapter",
+        evidence=Evidence(rows, completion_logits(result.model, rows)[0], result.dtype),
+        new_tokens=1,
+        merge_dtype="float32",
+        tolerances=TOLERANCES,
+        scratch=tmp_path / "scratch",
+        keep=None,
+    )
+    assert gate.failures == ()
+    assert gate.metrics["merge/requantized/mean_kl"] > 1e5 * gate.metrics["merge/mean_kl"]
+    assert gate.metrics["merge/requantized/max_abs_logit_diff"] > 100 * gate.metrics["merge/max_abs_logit_diff"]
+
+
+# -- the gate itself ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 The adapter is reloaded from disk (through AutoPeft, and on a fresh base), merged, saved and reloaded, in float32 and
 in the precision that would be shipped, and each is compared on the completion tokens of held-out prompts. A control
 asks that the adapter changes the base's output more than the merge changes the adapter's: without it, an adapter that
-was never applied would pass every comparison.
+was never applied would pass every comparison. What no output shows is looked at besides: the base that the adapter
+names, the tokenizers, the precision that weights are stored in, and whether head and embedding are tied.
 """
 
 import dataclasses
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.adapters import merge
@@ -28,6 +31,9 @@ from lowrung.finetune.adapter import prepare_quantized
 from lowrung.finetune.model import Base
 
 TIMED_PASSES = 3
+
+STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""What safetensors calls precisions; indices and masks have others, which no rule is about."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ def verify(
         _free()
         bench.base = dataclasses.replace(base, device_map=None)
         gate = bench.run(torch.device("cpu"))
-    if keep is not None:
+    if keep is not None and (scratch / merge_dtype).exists():
         shutil.rmtree(keep, ignore_errors=True)
         (scratch / merge_dtype).rename(keep)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -115,6 +121,8 @@ def verify_model(
             "reloaded model: training must change the base's output more than saving changes the model's, but mean KL"
             f" is {effect:.3g} and {difference.mean_kl:.3g}"
         )
+    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    failures += _tokenizer_failures(tokenizer, model_folder, evidence.rows[0], "reloaded model")
     metrics = {f"merge/{name}": value for name, value in dataclasses.asdict(difference).items()}
     metrics |= {"merge/adapter_effect": effect, "merge/passed": float(not failures)}
     return Gate(tuple(failures), metrics, {}, place.type)
@@ -143,9 +151,17 @@ class _Bench:
     scratch: Path
 
     def run(self, place: torch.device) -> Gate:
-        tokenizer = models.load_tokenizer(self.adapter_folder)
-        failures = list(self._reloaded_failures(place))
+        tokenizer, failures = self._tokenizer()
+        failures += self._origin_failures()
+        try:
+            failures += self._reloaded_failures(place)
+        except (KeyError, RuntimeError) as error:  # PEFT's for tensors that are not there, or have another shape
+            if memory.is_out_of_memory(error):
+                raise
+            lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
+            return Gate((*failures, lost), {"merge/passed": 0.0}, {}, place.type)
         base = self._fresh_base(place)
+        is_tied = _is_tied(base)
         untrained, labels = completion_logits(
             base, self.evidence.rows
         )  # before: trained biases and heads change the base itself
@@ -167,7 +183,9 @@ class _Bench:
                 del adapter
             same = _agreement(written, self._greedy(merged, tokenizer))
             failures += difference.violations(self.tolerances[dtype], f"merged in {dtype}")
-            failures += self._tokenizer_failures(tokenizer, folder)
+            failures += _tokenizer_failures(tokenizer, folder, self.evidence.rows[0], f"merged in {dtype}")
+            failures += _precision_failures(folder, dtype)
+            failures += self._tying_failures(merged, is_tied, f"merged in {dtype}")
             if not effect > difference.mean_kl:
                 failures.append(
                     f"merged in {dtype}: the adapter must change the base's output more than merging changes the"
@@ -178,8 +196,56 @@ class _Bench:
             metrics[f"{prefix}/greedy_agreement"] = same
             del merged
             _free()
+        if self.base.quantization != "none":
+            metrics |= self._requantized(place, reference, labels)
         metrics["merge/passed"] = float(not failures)
         return Gate(tuple(failures), metrics, measurements, place.type)
+
+    def _tokenizer(self) -> tuple[PreTrainedTokenizerBase, list[str]]:
+        """The adapter's; where it was not saved the base's, and that failure."""
+        try:
+            return models.load_tokenizer(self.adapter_folder), []
+        except Exception as error:  # whatever transformers raises where it finds nothing that it can load
+            lost = (
+                f"saved adapter: its tokenizer must be saved beside it, but cannot be loaded ({type(error).__name__})"
+            )
+            return models.load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code), [lost]
+
+    def _origin_failures(self) -> list[str]:
+        """Does the adapter name the base that it was trained on? Whoever loads it gets the base that it names."""
+        config = self._adapter_config()
+        named, trained_on = (config.base_model_name_or_path, config.revision), self.base.origin
+        if named == trained_on:
+            return []
+        return [f"saved adapter: it must name its base as {_origin(*trained_on)}, but names {_origin(*named)}"]
+
+    def _adapter_config(self) -> Any:
+        return PeftConfig.from_pretrained(str(self.adapter_folder))
+
+    def _tying_failures(self, merged: PreTrainedModel, was_tied: bool, what: str) -> list[str]:
+        """Is the head the embedding where it was, and does config.json tell?
+
+        transformers unties what it finds to differ; what takes config.json's word would drop a trained head.
+        """
+        if _is_tied(merged):
+            return []
+        if merged.config.get_text_config().tie_word_embeddings:
+            return [f"{what}: config.json must say that the head is not tied to the embedding, but says that it is"]
+        config = self._adapter_config()
+        may_differ = config.modules_to_save or config.trainable_token_indices
+        if was_tied and not may_differ:
+            return [f"{what}: the head must be tied to the embedding, as in the base, but is not"]
+        return []
+
+    def _requantized(self, place: torch.device, reference: Tensor, labels: Tensor) -> dict[str, float]:
+        """What it would cost to hold the merged model in the base's few bits again; recorded, not judged.
+
+        It is what merging into the quantised base does: dequantise, add, round to the same kind of grid.
+        """
+        merged = dataclasses.replace(self.base, path=str(self.scratch / "float32"), revision=None, dtype="float32")
+        logits, _ = completion_logits(models.load_base(merged, place), self.evidence.rows)
+        difference = dataclasses.asdict(compare(reference, logits, labels))
+        return {f"merge/requantized/{name}": value for name, value in difference.items()}
 
     def _reloaded_failures(self, place: torch.device) -> list[str]:
         """Is the saved adapter the trained one, on the base as it was loaded to be trained?"""
@@ -191,9 +257,10 @@ class _Bench:
         """The short way, as people load an adapter, where that gives the base as it was loaded to be trained.
 
         AutoPeft quantises nothing and knows one device, and it enlarges a model whose tokenizer has more tokens than
-        the embedding has rows (Gemma 3).
+        the embedding has rows (Gemma 3). An adapter that names another base has failed already.
         """
-        if self.base.quantization != "none" or self.base.device_map is not None or self._is_short_of_rows():
+        needs_more = self.base.quantization != "none" or self.base.device_map is not None
+        if needs_more or self._origin_failures() or self._is_short_of_rows():
             return self._reloaded_as_trained(place)
         with models.quiet():
             auto: Any = AutoPeftModelForCausalLM.from_pretrained(
@@ -221,7 +288,7 @@ class _Bench:
         return model
 
     def _is_short_of_rows(self) -> bool:
-        tokenizer: Any = models.load_tokenizer(self.adapter_folder)
+        tokenizer: Any = self._tokenizer()[0]
         skeleton = models.skeleton(self.base.folder, trust_remote_code=self.base.trust_remote_code)
         embedding: Any = skeleton.get_input_embeddings()
         return len(tokenizer) > int(embedding.weight.shape[0])
@@ -242,11 +309,40 @@ class _Bench:
         prompts = [generate.prompt_tokens(dict(row)) for row in self.evidence.rows]
         return generate.greedy(model, tokenizer, prompts, new_tokens=self.new_tokens)
 
-    def _tokenizer_failures(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
-        text = tokenizer.decode(self.evidence.rows[0]["input_ids"])
-        if models.load_tokenizer(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]:
-            return []
-        return [f"merged in {folder.name}: the tokenizer saved beside it splits text differently"]
+
+def _origin(path: str | None, revision: str | None) -> str:
+    return f"{path}@{revision}" if revision else str(path)
+
+
+def _tokenizer_failures(tokenizer: PreTrainedTokenizerBase, folder: Path, row: Row, what: str) -> list[str]:
+    """Is the tokenizer beside a saved model the one that it was trained with?"""
+    text = tokenizer.decode(row["input_ids"])
+    try:
+        saved = models.load_tokenizer(folder)
+    except Exception as error:  # as for the adapter's
+        return [f"{what}: its tokenizer must be saved beside it, but cannot be loaded ({type(error).__name__})"]
+    if saved(text)["input_ids"] == tokenizer(text)["input_ids"]:
+        return []
+    return [f"{what}: the tokenizer saved beside it splits text differently"]
+
+
+def _precision_failures(folder: Path, dtype: str) -> list[str]:
+    """Are all weights stored in the precision that was promised?"""
+    others = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            others |= {STORED.get(weights.get_slice(name).get_dtype(), dtype) for name in weights.keys()}  # noqa: SIM118
+    if others <= {dtype}:
+        return []
+    return [
+        f"merged in {dtype}: all weights must be stored in it, but some are in {', '.join(sorted(others - {dtype}))}"
+    ]
+
+
+def _is_tied(model: Any) -> bool:
+    """Whether the head is the embedding."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def _agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
