@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import os
 import subprocess
@@ -188,3 +189,17 @@ def test_the_environment_is_recorded(monkeypatch):
     assert record["versions"].keys() >= {"torch", "peft", "optuna", "mlflow"}
     assert (record["threads"], record["model_fingerprint"], record["data_fingerprint"]) == (2, "m", "d")
     assert all(record.values())
+
+
+def test_all_that_a_run_uses_of_the_adapters_is_in_its_signature():
+    """Followed from `lowrung.execution` through the imports."""
+    found: set[str] = set()
+    files = [ROOT / "src" / "lowrung" / "execution.py"]
+    while files:
+        for node in ast.walk(ast.parse(files.pop().read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lowrung.adapters"):
+                inner = (node.module or "").removeprefix("lowrung.adapters").strip(".")
+                names = {inner} if inner else {alias.name for alias in node.names}
+                files += [ROOT / "src" / "lowrung" / "adapters" / f"{name}.py" for name in names - found]
+                found |= names
+    assert found == set(provenance.JUDGING)

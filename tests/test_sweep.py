@@ -897,6 +897,7 @@ class TestStorage:
             ("redis://there", r"must be the address of a database \(sqlite://"),
             ("studies.db", "must be the address of a database"),
             ("mysql+nodriver://localhost/x", "must be a database that opens, but this mysql"),
+            ("sqlite:////proc/none/all.db", "must be a database that opens, but this sqlite one does not"),
         ],
     )
     def test_what_does_not_open(self, here, storage, message):

@@ -81,14 +81,18 @@ def git_commit() -> str:
         return "unknown"
 
 
+JUDGING = ("difference", "forgetting", "merge", "verify")
+"""The modules of `lowrung.adapters` that a run uses."""
+
+
 @functools.cache
 def _source_digest() -> str:
-    """A hash of the code that trains and verifies."""
+    """A hash of the code that trains and verifies; what is done with adapters after that changes no result."""
     here = Path(__file__).parent
     total = hashlib.sha256()
-    for folder in ("finetune", "adapters"):
-        for file in sorted((here / folder).rglob("*.py")):
-            total.update(f"{file.relative_to(here)}\n".encode() + file.read_bytes())
+    judging = [here / "adapters" / f"{name}.py" for name in JUDGING]
+    for file in [*sorted((here / "finetune").rglob("*.py")), *judging]:
+        total.update(f"{file.relative_to(here)}\n".encode() + file.read_bytes())
     return total.hexdigest()
 
 

@@ -255,11 +255,12 @@ def _opened(storage: str) -> RDBStorage:
     Raises:
         UsageError: when it does not open.
     """
-    if file := addresses.sqlite_path(storage):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    file = addresses.sqlite_path(storage)
     try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         return RDBStorage(storage)
-    except (ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, SQLAlchemyError, RuntimeError, ValueError) as error:
         scheme = storage.partition("://")[0]
         raise UsageError(
             f"hydra.sweeper.storage must be a database that opens, but this {scheme} one does not:"
