@@ -42,6 +42,7 @@ class Run:
         stopped_as: what it was asked to end as, or None.
         is_elsewhere: whether another sweep was found to train it.
         is_halved: whether its batches are half as large as was asked for.
+        is_open: whether this start of the sweep has opened it in the tracker.
     """
 
     trial: int
@@ -57,6 +58,7 @@ class Run:
     stopped_as: Status | None = None
     is_elsewhere: bool = False
     is_halved: bool = False
+    is_open: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Runs:
         except StoreError:
             self._wait_for_another_sweep(run)
             return
-        run.tracked = run.tracked or self._track(run)
+        run.tracked = self._track(run)
         assignment = Assignment(
             folder=str(run.folder.path),
             data=str(preflight.data_folder),

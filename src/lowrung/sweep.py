@@ -293,6 +293,9 @@ class Sweep:
 
     def _track(self, run: Run) -> str:
         """Opens a run in the tracker, and notes it in the study."""
+        if run.is_open and run.tracked is not None:
+            return run.tracked
+        run.is_open = True
         trying = self._trying[run.trial]
         self._study.note_run(trying.trial, run.config.seed, signature=run.folder.path.name)
         tracked = self._tracking.open(run, trying.point)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -80,7 +79,7 @@ class Study:
         self._sampler = sampler
         self._pruner = pruner
         self._constraints = parse(constraints)
-        self._judged: dict[int, _Judged] = defaultdict(_Judged)
+        self._judged: dict[int, _Judged] = {}
         self._unit_tokens: int | None = None  # kept here, since the facts are a query, and each report needs it
         self._study = optuna.create_study(
             study_name=name,
@@ -141,7 +140,9 @@ class Study:
             warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
             # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
             self._study.sampler = PartialFixedSampler(fixed, sampler)
-        return self._study.ask(fixed_distributions=self._distributions)
+        trial = self._study.ask(fixed_distributions=self._distributions)
+        self._judged[trial.number] = _Judged()
+        return trial
 
     def report(self, trial: Trial, tokens: int, metrics: Mapping[str, float]) -> bool:
         """Takes an evaluation of a trial that still trains, and says whether to prune the trial.
@@ -177,7 +178,7 @@ class Study:
     def _judge(self, trial: Trial, place: int, metrics: Mapping[str, float]) -> bool:
         """Keeps the first value of a place, and asks the pruner."""
         value = metrics[next(iter(self._objectives))]
-        judged = self._judged[trial.number]
+        judged = self._judged_of(trial)
         if place not in judged.places:
             judged.places.add(place)
             trial.report(value, place)
@@ -185,6 +186,13 @@ class Study:
                 trial.set_user_attr(_PRUNED, True)
                 judged.is_to_be_pruned = True
         return judged.is_to_be_pruned
+
+    def _judged_of(self, trial: Trial) -> _Judged:
+        """What a trial has reported; of one that an earlier coordinator asked for, as the database has it."""
+        if trial.number not in self._judged:
+            known = self.trials[trial.number]
+            self._judged[trial.number] = _Judged(set(known.intermediate_values), _PRUNED in known.user_attrs)
+        return self._judged[trial.number]
 
     def _is_to_be_pruned(self, trial: Trial) -> bool:
         # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
@@ -228,7 +236,6 @@ class Study:
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
                 if trial.params.keys() == self._distributions.keys():
-                    self._judged[trial.number] = _Judged(set(trial.intermediate_values), _PRUNED in trial.user_attrs)
                     whole.append(Trial(self._study, trial._trial_id))
                 else:
                     self._study.tell(trial.number, state=TrialState.FAIL)

@@ -47,7 +47,7 @@ class Tolerant:
 
     def has_run(self, run: str) -> bool:
         """See `Tracker`; a run that cannot be asked for now counts as known, so that its id is not forgotten."""
-        return bool(run) and self._try(run, lambda: self._tracker.has_run(run), True)
+        return bool(run) and self._try(self._names.get(run, run), lambda: self._tracker.has_run(run), True)
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
