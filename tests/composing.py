@@ -73,12 +73,11 @@ def _remember(loader: ConfigLoaderImpl) -> None:
 @contextlib.contextmanager
 def _hydras_version() -> Iterator[None]:
     """Leaves the version base that Hydra's own tests, in this same process, start from: it outlasts Hydra."""
-    version = VersionBase.instance()
-    before = version.version_base
+    before = VersionBase.instance().version_base
     try:
         yield
     finally:
-        version.version_base = before
+        VersionBase.instance().version_base = before  # asked for again: a job puts copies of all such objects in place
 
 
 @contextlib.contextmanager
