@@ -7,7 +7,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import gc
 import sys
-from collections import Counter
 
 import absl.logging
 import pytest
@@ -26,9 +25,8 @@ def _is_quick(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts modules that are slow as a whole first, then those with most slow tests: the last leaves workers idle."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (_is_quick(item), -slow[item.path]))
+    """Puts modules that are slow as a whole first: as the last one, a minute's module leaves all other workers idle."""
+    items.sort(key=_is_quick)
 
 
 def pytest_collection_finish() -> None:
