@@ -77,8 +77,8 @@ class TestWriting:
 
 class TestMakeFolder:
     def test_it_is_filled_once(self, tmp_path):
-        atomic.make_folder(tmp_path / "made", lambda aside: (aside / "file").touch())
-        atomic.make_folder(tmp_path / "made", lambda aside: (aside / "other").touch())
+        atomic.make_folder_once(tmp_path / "made", lambda aside: (aside / "file").touch())
+        atomic.make_folder_once(tmp_path / "made", lambda aside: (aside / "other").touch())
         assert [path.name for path in (tmp_path / "made").iterdir()] == ["file"]
 
     def test_what_breaks_leaves_nothing(self, tmp_path):
@@ -88,7 +88,15 @@ class TestMakeFolder:
 
         with pytest.raises(OSError, match="No space left"):
             atomic.make_folder(tmp_path / "made", full_disk)
-        assert [path.name for path in tmp_path.iterdir()] == [".made.lock"]
+        assert not list(tmp_path.iterdir())
+
+    def test_an_empty_folder_is_filled_and_stays_when_that_fails(self, tmp_path):
+        (tmp_path / "made").mkdir()
+        with pytest.raises(ZeroDivisionError):
+            atomic.make_folder(tmp_path / "made", lambda aside: 1 // 0)  # type: ignore[arg-type,return-value]
+        assert [path.name for path in tmp_path.iterdir()] == ["made"]
+        atomic.make_folder(tmp_path / "made", lambda aside: (aside / "file").touch())
+        assert (tmp_path / "made" / "file").is_file()
 
     def test_what_a_killed_process_left_aside_goes(self, tmp_path):
         def killed(aside: Path) -> None:
@@ -101,7 +109,7 @@ class TestMakeFolder:
         process.join()
         assert process.exitcode == -signal.SIGKILL
         atomic.make_folder(tmp_path / "made", lambda aside: (aside / "whole").touch())
-        assert {path.name for path in tmp_path.rglob("*")} == {".made.lock", "made", "whole"}
+        assert {path.name for path in tmp_path.rglob("*")} == {"made", "whole"}
 
 
 def test_what_killed_writers_left_aside_goes_and_nothing_else(tmp_path):

@@ -185,7 +185,7 @@ def test_registering_twice_does_no_harm(composer):
 
 
 def test_the_environment_is_recorded(monkeypatch):
-    record = provenance.environment(model_fingerprint="m", data_fingerprint="d", threads=2)
+    record = provenance.environment(model_fingerprint="m", data_fingerprint="d", tokens="t", threads=2)
     assert record["versions"].keys() >= {"torch", "peft", "optuna", "mlflow"}
     assert (record["threads"], record["model_fingerprint"], record["data_fingerprint"]) == (2, "m", "d")
     assert all(record.values())

@@ -7,6 +7,8 @@ from pathlib import Path
 from lowrung import cli
 from lowrung.errors import UsageError
 
+DTYPES = ("float32", "bfloat16", "float16")  # lowrung.schema's, whose import would slow --help down
+
 ADAPTER = "an adapter's folder, a run (runs/<signature>, or its signature) or a trial (<study>/<n>)"
 
 
@@ -79,9 +81,7 @@ def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     merge = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=about)
     merge.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     merge.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
-    merge.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="the precision that is saved (default: the base's)"
-    )
+    merge.add_argument("--dtype", choices=DTYPES, help="the precision that is saved (default: the base's)")
     _add_base(merge)
     merge.set_defaults(command=_merge)
 

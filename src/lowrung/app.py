@@ -221,7 +221,10 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
         StoreError: when another process works in the folder; nothing has been touched then.
     """
     environment = provenance.environment(
-        model_fingerprint=preflight.model_fingerprint, data_fingerprint=preflight.data_fingerprint, threads=threads
+        model_fingerprint=preflight.model_fingerprint,
+        data_fingerprint=preflight.data_fingerprint,
+        tokens=preflight.data_folder.name,
+        threads=threads,
     )
     with atomic.lock(folder.lock):
         mailbox.clear(folder.path)

@@ -40,24 +40,33 @@ def remove_leftovers(folder: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Makes a folder whole or not at all, once: aside, behind a lock, then swapped in; one that is there is kept.
+def make_folder_once(path: Path, fill: Callable[[Path], None]) -> None:
+    """`make_folder` behind a lock, for several processes that need the same one; one that is there is kept.
 
     Args:
         path: the folder.
         fill: called with an empty folder, and only where there is none yet.
     """
     with lock(path.parent / f".{path.name}.lock", wait=True):
-        if path.exists():
-            return
-        aside = path.with_name(f".{path.name}.aside")
-        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-        aside.mkdir()
-        try:
-            fill(aside)
-            os.replace(aside, path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        if not path.exists():
+            make_folder(path, fill)
+
+
+def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Makes a folder whole or not at all: aside, then swapped in.
+
+    Args:
+        path: the folder; not there yet, or empty, as it then stays if ``fill`` fails.
+        fill: called with an empty folder.
+    """
+    aside = path.with_name(f".{path.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    aside.mkdir(parents=True)
+    try:
+        fill(aside)
+        os.replace(aside, path)  # POSIX: an empty folder is replaced
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

@@ -20,6 +20,11 @@ _LITTLE = 1 << 20
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
+def nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+
+
 def unwritable(setting: str, folder: Path) -> list[str]:
     """Why nothing can be written in a folder, which need not exist yet, as problems for the user.
 

@@ -1,15 +1,11 @@
 """What a sweep would run: ``hydra.sweeper.dry_run=true``."""
 
-import io
 from collections.abc import Iterator
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lowrung import app
 from lowrung.engine.base import Engine
 from lowrung.plan import Composer, GridPoint, Plan
+from lowrung.report.tables import table
 from lowrung.runs import store_folder
 
 
@@ -17,20 +13,16 @@ def render(plan: Plan, composer: Composer, engine: Engine) -> str:
     """The points of a sweep's grid, and how much of each is in the store, as text."""
     space = plan.space
     searched = {axis.key: str(axis) for axis in space.intervals}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (*space.keys, "steps", *(["seeds"] if space.seeds else []), ""):
-        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    rows = []
     for point in plan.points[: plan.n_trials]:
         texts = {**space.texts(point.params), **searched}
         steps = app.steps(point.config, plan.preflight(point.config))
         seeds = [",".join(map(str, space.seeds))] if space.seeds else []
         state = "drawn when it starts" if searched else _state(list(_are_kept(plan, composer, engine, point)))
-        table.add_row(*map(Text, (*(texts[key] for key in space.keys), str(steps), *seeds, state)))
-    out = io.StringIO()
-    Console(file=out, width=400, force_terminal=False).print(table)
+        rows.append([*(texts[key] for key in space.keys), str(steps), *seeds, state])
+    points = table([*space.keys, "steps", *(["seeds"] if space.seeds else []), ""], rows, left=("",))
     head = f"study {plan.study}: {plan.n_trials} trials, {engine.slots} at a time"
-    lines = "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
-    return f"\n{head}\n\n{lines}\n\na dry run: nothing was started"
+    return f"\n{head}\n\n{points}\n\na dry run: nothing was started"
 
 
 def _are_kept(plan: Plan, composer: Composer, engine: Engine, point: GridPoint) -> Iterator[bool]:

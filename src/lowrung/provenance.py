@@ -42,8 +42,8 @@ def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, 
     )
 
 
-def environment(*, model_fingerprint: str, data_fingerprint: str, threads: int) -> dict[str, Any]:
-    """What a person wants to know a year later."""
+def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, threads: int) -> dict[str, Any]:
+    """What a person wants to know a year later; ``tokens`` names the examples' folder below ``store/.tokens``."""
     return {
         "lowrung": lowrung.__version__,
         "commit": git_commit(),
@@ -54,6 +54,7 @@ def environment(*, model_fingerprint: str, data_fingerprint: str, threads: int) 
         "threads": threads,
         "model_fingerprint": model_fingerprint,
         "data_fingerprint": data_fingerprint,
+        "tokens": tokens,
     }
 
 
@@ -81,7 +82,7 @@ def git_commit() -> str:
         return "unknown"
 
 
-JUDGING = ("difference", "forgetting", "merge", "verify")
+JUDGING = ("difference", "forgetting", "merge", "stored", "verify")
 """The modules of `lowrung.adapters` that a run uses."""
 
 

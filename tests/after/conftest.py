@@ -33,10 +33,13 @@ def original(tmp_path_factory):
         layout.point_to(JobFolder(place / "multirun" / "mine" / str(number)).run, run.path)
         shutil.rmtree(run.path / "tokens")
     training.prepared(place, models.Base("embedded:tiny"))
-    tokens = layout.tokens_folder(place / "runs", f"data-{'0' * 11}-base-256-auto-v1")
+    tokens = layout.tokens_folder(place / "runs", TOKENS)
     tokens.parent.mkdir()
     (place / "tokens").rename(tokens)
     return place
+
+
+TOKENS = "number-words"
 
 
 def _record(run, lora, metrics):
@@ -48,7 +51,7 @@ def _record(run, lora, metrics):
     )
     values = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
     atomic.write_text(run.config, values.replace("???", "1"))
-    atomic.write_json(run.environment, {"data_fingerprint": f"data-{'0' * 11}", "model_fingerprint": "base"})
+    atomic.write_json(run.environment, {"tokens": TOKENS})
     Outcome(Status.COMPLETE, {**metrics, "merge/passed": 1.0}).write(run.outcome)
 
 

@@ -55,6 +55,20 @@ class Difference:
             if not (value <= limit if sign == "<=" else value >= limit)
         ]
 
+    def control_failures(self, effect: float, what: str) -> list[str]:
+        """A thing that does nothing would pass every comparison: this asks that it does more than is lost.
+
+        Args:
+            effect: mean KL between the base and what was trained.
+            what: names the comparison.
+        """
+        if effect > self.mean_kl:
+            return []
+        return [
+            f"{what}: training must change the base's output more than saving and merging change what was trained, but"
+            f" mean KL is {effect:.3g} and {self.mean_kl:.3g}"
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
@@ -94,6 +108,12 @@ def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -
             logits.append(some_logits.float().cpu())
             labels.append(some_labels.cpu())
     return torch.cat(logits), torch.cat(labels)
+
+
+def mean_loss(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> float:
+    """Mean negative log-likelihood of the completion tokens of rows, in nats; it does not depend on the batch size."""
+    batches = (padded(rows[start : start + batch_size], model) for start in range(0, len(rows), batch_size))
+    return score.evaluate(model, batches).loss
 
 
 def padded(rows: Sequence[Row], model: Any) -> score.Batch:

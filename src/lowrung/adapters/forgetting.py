@@ -8,23 +8,20 @@ Less").
 import pydoc_data.topics
 import random
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from lowrung.adapters.difference import Row, padded
+from lowrung.adapters.difference import Row, mean_loss
 from lowrung.finetune import model as models
-from lowrung.finetune import score, tokens
+from lowrung.finetune import tokens
 from lowrung.finetune.examples import Example
 from lowrung.finetune.model import Base
 
 MAX_TOKENS = 64
 """Tokens of a paragraph: with SmolLM2-135M, 48 paragraphs with and without an adapter take seconds on a CPU."""
-
-BATCH = 16
 
 
 def measure(*, base: Base, folder: Path, is_adapter: bool, rows: int, place: torch.device) -> dict[str, float]:
@@ -43,12 +40,12 @@ def measure(*, base: Base, folder: Path, is_adapter: bool, rows: int, place: tor
     """
     some = _rows(base, rows)
     model: Any = models.load_base(base, place)
-    before = _loss(model, some)
+    before = mean_loss(model, some)
     if is_adapter:
         model = PeftModel.from_pretrained(model, str(folder)).eval()
     else:
         model = models.load_model(folder, models.dtype_for(base.dtype, place), place)
-    after = _loss(model, some)
+    after = mean_loss(model, some)
     return {"forget/base_loss": before, "forget/loss": after, "forget/loss_delta": after - before}
 
 
@@ -77,8 +74,3 @@ def _rows(base: Base, count: int) -> list[Row]:
     tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
     written = (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in paragraphs(count))
     return [vars(row.cut(MAX_TOKENS)) for row in written]
-
-
-def _loss(model: Any, rows: Sequence[Row]) -> float:
-    batches = (padded(rows[start : start + BATCH], model) for start in range(0, len(rows), BATCH))
-    return score.evaluate(model, batches).loss

@@ -23,6 +23,21 @@ from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
 
 
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """An adapter in memory.
+
+    Attributes:
+        key: PEFT's name of it, which may hold no dots.
+        bias: PEFT's setting, as it was read.
+        own: what it brings for the base's own parameters, by name: trained biases, an embedding.
+    """
+
+    key: str
+    bias: str = "none"
+    own: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
 class Loaded:
     """A base model with any number of adapters, of which at most one is switched on.
 
@@ -48,10 +63,8 @@ class Loaded:
         self.active: str | None = None
         self.is_merged = False
         self._model: Any = models.load_base(base, place or models.device(), dtype=dtype)
-        self._keys: dict[str, str] = {}  # PEFT takes no dots in a name
+        self._entries: dict[str, _Entry] = {}
         self._made = 0
-        self._own: dict[str, dict[str, Tensor]] = {}
-        self._bias: dict[str, str] = {}
         self._kept: dict[str, Tensor] = {}
 
     @property
@@ -62,7 +75,7 @@ class Loaded:
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters, in the order in which they came."""
-        return tuple(self._keys)
+        return tuple(self._entries)
 
     def load(self, name: str, folder: Path) -> None:
         """Reads an adapter from the disk and puts it beside the others, switched off.
@@ -79,13 +92,12 @@ class Loaded:
         saved = files.read(folder)
         files.check(saved, self.base)
         key = self._add(saved.config)
-        self._bias[name] = saved.config.bias
         parameters = dict(self._model.named_parameters())
         # Trained biases, and an embedding saved with them, are the base's own parameters: put there by `switch` alone.
         own = {tensor: value for tensor, value in saved.tensors.items() if tensor in parameters}
         others = {tensor: value for tensor, value in saved.tensors.items() if tensor not in own}
         set_peft_model_state_dict(self._model, others, adapter_name=key)
-        self._keys[name], self._own[name] = key, own
+        self._entries[name] = _Entry(key, saved.config.bias, own)
         self.switch(self.active)
 
     def switch(self, name: str | None) -> None:
@@ -95,18 +107,18 @@ class Loaded:
             UsageError: when there is no such adapter, or one is merged.
         """
         self._must_be_unmerged("switch")
-        key = None if name is None else self._key(name)
+        entry = None if name is None else self._entry(name)
         self._put_back()
         self.active = name
-        if not self._keys:
+        if not self._entries:
             return
-        if name is None or key is None:
+        if entry is None:
             with _without_warnings():
                 self._model.base_model.disable_adapter_layers()
         else:
             self._model.base_model.enable_adapter_layers()
-            self._model.set_adapter(key, inference_mode=True)
-            self._keep_then_put(self._own[name])
+            self._model.set_adapter(entry.key, inference_mode=True)
+            self._keep_then_put(entry.own)
         self._model.eval()
 
     def merge(self) -> None:
@@ -127,7 +139,7 @@ class Loaded:
             )
         adapted = {n: p for n, p in self._model.named_parameters() if ".base_layer." in n}
         self._keep_then_put(adapted)
-        self._model.merge_adapter([self._keys[self.active]])
+        self._model.merge_adapter([self._entry(self.active).key])
         self.is_merged = True
 
     def unmerge(self) -> None:
@@ -168,8 +180,8 @@ class Loaded:
         """
         self._must_be_unmerged("combine")
         self._must_be_new(name)
-        keys = {part: self._key(part) for part in weights}
-        parts = [self._part(part, key) for part, key in keys.items()]
+        keys = {part: self._entry(part).key for part in weights}
+        parts = [self._part(part) for part in weights]
         if found := combine.problems(parts, weights, method=method, rank=rank, density=density):
             raise UsageError(found)
         key = self._new_key()
@@ -191,7 +203,7 @@ class Loaded:
                 )
         finally:
             self._model.peft_config[first] = settings
-        self._keys[name], self._own[name], self._bias[name] = key, {}, "none"
+        self._entries[name] = _Entry(key)
         self.switch(self.active)
 
     def delete(self, name: str) -> None:
@@ -201,10 +213,10 @@ class Loaded:
             UsageError: when there is no such adapter, or one is merged.
         """
         self._must_be_unmerged("delete")
-        key = self._key(name)
+        key = self._entry(name).key
         self.switch(None if self.active == name else self.active)
-        del self._keys[name], self._own[name], self._bias[name]
-        if self._keys:
+        del self._entries[name]
+        if self._entries:
             with _without_warnings():
                 self._model.delete_adapter(key)
             self.switch(self.active)  # PEFT switches to another one
@@ -226,13 +238,13 @@ class Loaded:
         Raises:
             UsageError: when there is no such adapter.
         """
-        key = self._key(name)
-        config = copy.deepcopy(self._config(key))
+        entry = self._entry(name)
+        config = copy.deepcopy(self._config(entry.key))
         config.base_model_name_or_path, config.revision = self.base.origin
-        config.bias = self._bias[name]  # type: ignore[assignment]  # as it was read
-        state = get_peft_model_state_dict(self._model, adapter_name=key, save_embedding_layers=False)
+        config.bias = entry.bias  # type: ignore[assignment]  # as it was read
+        state = get_peft_model_state_dict(self._model, adapter_name=entry.key, save_embedding_layers=False)
         parameters = dict(self._model.named_parameters())
-        state = {tensor: value for tensor, value in state.items() if tensor not in parameters} | self._own[name]
+        state = {tensor: value for tensor, value in state.items() if tensor not in parameters} | dict(entry.own)
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
         save_file(
@@ -246,14 +258,15 @@ class Loaded:
         assert isinstance(config, LoraConfig)
         return config
 
-    def _part(self, name: str, key: str) -> Part:
-        layers: list[Any] = [m for m in self._model.modules() if isinstance(m, LoraLayer) and key in m.r]
+    def _part(self, name: str) -> Part:
+        entry = self._entry(name)
+        layers: list[Any] = [m for m in self._model.modules() if isinstance(m, LoraLayer) and entry.key in m.r]
         return Part(
             name,
-            self._config(key),
-            frozenset(int(layer.r[key]) for layer in layers),
+            self._config(entry.key),
+            frozenset(int(layer.r[entry.key]) for layer in layers),
             min(min(layer.in_features, layer.out_features) for layer in layers),
-            bool(self._own[name]),
+            bool(entry.own),
         )
 
     def _add(self, config: LoraConfig) -> str:
@@ -263,7 +276,7 @@ class Loaded:
         config.init_lora_weights = True  # what is random is written over
         config.bias = "none"  # biases are put there by `switch`; PEFT knows one adapter with biases at a time
         key = self._new_key()
-        if self._keys:
+        if self._entries:
             self._model.add_adapter(key, config)
         else:
             self._model = PeftModel(self._model, config, adapter_name=key)
@@ -273,14 +286,14 @@ class Loaded:
         self._made += 1
         return f"adapter_{self._made}"
 
-    def _key(self, name: str) -> str:
-        if name not in self._keys:
-            loaded = ", ".join(self._keys) or "none"
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            loaded = ", ".join(self._entries) or "none"
             raise UsageError(f"An adapter must have been loaded to be used, but {name} has not. Loaded: {loaded}.")
-        return self._keys[name]
+        return self._entries[name]
 
     def _must_be_new(self, name: str) -> None:
-        if name in self._keys:
+        if name in self._entries:
             raise UsageError(f"An adapter's name must be new, but {name} is loaded. Take another, or delete that one.")
 
     def _must_be_unmerged(self, wish: str) -> None:

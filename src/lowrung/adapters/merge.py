@@ -6,6 +6,17 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.finetune import model as models
+from lowrung.finetune import quantization
+from lowrung.finetune.model import Base
+
+
+def float32_base(base: Base, place: torch.device) -> PreTrainedModel:
+    """The base in float32, to be merged into; of a quantised one, what its weights stand for."""
+    if base.quantization == "none":
+        return models.load_base(base, place, dtype=torch.float32)
+    return quantization.dequantized(models.load_base(base, place), torch.float32)
+
 
 def merge(model: PeftModel) -> PreTrainedModel:
     """Adds the adapter's update to the base's weights and takes the adapter off; the given model is used up.

@@ -17,22 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
-from safetensors import safe_open
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from lowrung.adapters import merge
+from lowrung.adapters import merge, stored
 from lowrung.adapters.difference import Evidence, Row, Tolerance, compare, completion_logits, padded
-from lowrung.finetune import generate, memory, quantization, score
+from lowrung.finetune import generate, memory, score
 from lowrung.finetune import model as models
 from lowrung.finetune.adapter import prepare_quantized
 from lowrung.finetune.model import Base
 
 TIMED_PASSES = 3
 
-STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What safetensors calls precisions; indices and masks have others, which no rule is about."""
 
 
@@ -116,13 +114,9 @@ def verify_model(
     difference = compare(evidence.logits, saved, labels)
     effect = compare(evidence.logits, untrained, labels).mean_kl
     failures = difference.violations(tolerances[_name(evidence.dtype)], "reloaded model")
-    if not effect > difference.mean_kl:
-        failures.append(
-            "reloaded model: training must change the base's output more than saving changes the model's, but mean KL"
-            f" is {effect:.3g} and {difference.mean_kl:.3g}"
-        )
+    failures += difference.control_failures(effect, "reloaded model")
     tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
-    failures += _tokenizer_failures(tokenizer, model_folder, evidence.rows[0], "reloaded model")
+    failures += stored.tokenizer_failures(tokenizer, model_folder, evidence.rows[0], "reloaded model")
     metrics = {f"merge/{name}": value for name, value in dataclasses.asdict(difference).items()}
     metrics |= {"merge/adapter_effect": effect, "merge/passed": float(not failures)}
     return Gate(tuple(failures), metrics, {}, place.type)
@@ -151,8 +145,10 @@ class _Bench:
     scratch: Path
 
     def run(self, place: torch.device) -> Gate:
-        tokenizer, failures = self._tokenizer()
-        failures += self._origin_failures()
+        rows = self.evidence.rows
+        tokenizer = models.load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code)
+        failures = stored.tokenizer_failures(tokenizer, self.adapter_folder, rows[0], "saved adapter")
+        failures += stored.origin_failures(self.adapter_folder, self.base)
         try:
             failures += self._reloaded_failures(place)
         except (KeyError, RuntimeError) as error:  # PEFT's for tensors that are not there, or have another shape
@@ -160,13 +156,11 @@ class _Bench:
                 raise
             lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
             return Gate((*failures, lost), {"merge/passed": 0.0}, {}, place.type)
-        base = self._fresh_base(place)
-        is_tied = _is_tied(base)
-        untrained, labels = completion_logits(
-            base, self.evidence.rows
-        )  # before: trained biases and heads change the base itself
+        base = merge.float32_base(self.base, place)
+        was_tied = stored.is_tied(base)
+        untrained, labels = completion_logits(base, rows)  # before: trained biases and heads change the base itself
         adapter = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
-        reference, _ = completion_logits(adapter, self.evidence.rows)
+        reference, _ = completion_logits(adapter, rows)
         effect = compare(reference, untrained, labels).mean_kl
         del base, untrained
         written = self._greedy(adapter, tokenizer)
@@ -175,22 +169,18 @@ class _Bench:
         metrics: dict[str, float] = {"merge/adapter_effect": effect}
         measurements: dict[str, float] = {}
         for dtype in dict.fromkeys(("float32", self.merge_dtype)):
-            folder = self.scratch / dtype
+            folder, what = self.scratch / dtype, f"merged in {dtype}"
             merged = models.load_model(folder, getattr(torch, dtype), place)
-            difference = compare(reference, completion_logits(merged, self.evidence.rows)[0], labels)
+            difference = compare(reference, completion_logits(merged, rows)[0], labels)
             if dtype == "float32":
-                measurements["merge/speedup"] = _speedup(adapter, merged, self.evidence.rows[:4])
+                measurements["merge/speedup"] = _speedup(adapter, merged, rows[:4])
                 del adapter
             same = _agreement(written, self._greedy(merged, tokenizer))
-            failures += difference.violations(self.tolerances[dtype], f"merged in {dtype}")
-            failures += _tokenizer_failures(tokenizer, folder, self.evidence.rows[0], f"merged in {dtype}")
-            failures += _precision_failures(folder, dtype)
-            failures += self._tying_failures(merged, is_tied, f"merged in {dtype}")
-            if not effect > difference.mean_kl:
-                failures.append(
-                    f"merged in {dtype}: the adapter must change the base's output more than merging changes the"
-                    f" adapter's, but mean KL is {effect:.3g} and {difference.mean_kl:.3g}"
-                )
+            failures += difference.violations(self.tolerances[dtype], what)
+            failures += difference.control_failures(effect, what)
+            failures += stored.tokenizer_failures(tokenizer, folder, rows[0], what)
+            failures += stored.precision_failures(folder, dtype)
+            failures += stored.tying_failures(merged, self.adapter_folder, was_tied=was_tied, what=what)
             prefix = "merge" if dtype == "float32" else f"merge/{dtype}"
             metrics |= {f"{prefix}/{k}": v for k, v in dataclasses.asdict(difference).items()}
             metrics[f"{prefix}/greedy_agreement"] = same
@@ -200,42 +190,6 @@ class _Bench:
             metrics |= self._requantized(place, reference, labels)
         metrics["merge/passed"] = float(not failures)
         return Gate(tuple(failures), metrics, measurements, place.type)
-
-    def _tokenizer(self) -> tuple[PreTrainedTokenizerBase, list[str]]:
-        """The adapter's; where it was not saved the base's, and that failure."""
-        try:
-            return models.load_tokenizer(self.adapter_folder), []
-        except Exception as error:  # whatever transformers raises where it finds nothing that it can load
-            lost = (
-                f"saved adapter: its tokenizer must be saved beside it, but cannot be loaded ({type(error).__name__})"
-            )
-            return models.load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code), [lost]
-
-    def _origin_failures(self) -> list[str]:
-        """Does the adapter name the base that it was trained on? Whoever loads it gets the base that it names."""
-        config = self._adapter_config()
-        named, trained_on = (config.base_model_name_or_path, config.revision), self.base.origin
-        if named == trained_on:
-            return []
-        return [f"saved adapter: it must name its base as {_origin(*trained_on)}, but names {_origin(*named)}"]
-
-    def _adapter_config(self) -> Any:
-        return PeftConfig.from_pretrained(str(self.adapter_folder))
-
-    def _tying_failures(self, merged: PreTrainedModel, was_tied: bool, what: str) -> list[str]:
-        """Is the head the embedding where it was, and does config.json tell?
-
-        transformers unties what it finds to differ; what takes config.json's word would drop a trained head.
-        """
-        if _is_tied(merged):
-            return []
-        if merged.config.get_text_config().tie_word_embeddings:
-            return [f"{what}: config.json must say that the head is not tied to the embedding, but says that it is"]
-        config = self._adapter_config()
-        may_differ = config.modules_to_save or config.trainable_token_indices
-        if was_tied and not may_differ:
-            return [f"{what}: the head must be tied to the embedding, as in the base, but is not"]
-        return []
 
     def _requantized(self, place: torch.device, reference: Tensor, labels: Tensor) -> dict[str, float]:
         """What it would cost to hold the merged model in the base's few bits again; recorded, not judged.
@@ -260,7 +214,7 @@ class _Bench:
         the embedding has rows (Gemma 3). An adapter that names another base has failed already.
         """
         needs_more = self.base.quantization != "none" or self.base.device_map is not None
-        if needs_more or self._origin_failures() or self._is_short_of_rows():
+        if needs_more or stored.origin_failures(self.adapter_folder, self.base) or self._is_short_of_rows():
             return self._reloaded_as_trained(place)
         with models.quiet():
             auto: Any = AutoPeftModelForCausalLM.from_pretrained(
@@ -288,19 +242,13 @@ class _Bench:
         return model
 
     def _is_short_of_rows(self) -> bool:
-        tokenizer: Any = self._tokenizer()[0]
+        tokenizer: Any = models.load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code)
         skeleton = models.skeleton(self.base.folder, trust_remote_code=self.base.trust_remote_code)
         embedding: Any = skeleton.get_input_embeddings()
         return len(tokenizer) > int(embedding.weight.shape[0])
 
-    def _fresh_base(self, place: torch.device) -> PreTrainedModel:
-        """The base in float32; of a quantised one, what its weights stand for."""
-        if self.base.quantization == "none":
-            return models.load_base(self.base, place, dtype=torch.float32)
-        return quantization.dequantized(models.load_base(self.base, place), torch.float32)
-
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
-        merged = merge.merge(PeftModel.from_pretrained(self._fresh_base(place), str(self.adapter_folder)))
+        merged = merge.merge(PeftModel.from_pretrained(merge.float32_base(self.base, place), str(self.adapter_folder)))
         with models.quiet():
             for dtype in dict.fromkeys(("float32", self.merge_dtype)):
                 merge.save(merged, tokenizer, self.scratch / dtype, getattr(torch, dtype))
@@ -308,41 +256,6 @@ class _Bench:
     def _greedy(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         prompts = [generate.prompt_tokens(dict(row)) for row in self.evidence.rows]
         return generate.greedy(model, tokenizer, prompts, new_tokens=self.new_tokens)
-
-
-def _origin(path: str | None, revision: str | None) -> str:
-    return f"{path}@{revision}" if revision else str(path)
-
-
-def _tokenizer_failures(tokenizer: PreTrainedTokenizerBase, folder: Path, row: Row, what: str) -> list[str]:
-    """Is the tokenizer beside a saved model the one that it was trained with?"""
-    text = tokenizer.decode(row["input_ids"])
-    try:
-        saved = models.load_tokenizer(folder)
-    except Exception as error:  # as for the adapter's
-        return [f"{what}: its tokenizer must be saved beside it, but cannot be loaded ({type(error).__name__})"]
-    if saved(text)["input_ids"] == tokenizer(text)["input_ids"]:
-        return []
-    return [f"{what}: the tokenizer saved beside it splits text differently"]
-
-
-def _precision_failures(folder: Path, dtype: str) -> list[str]:
-    """Are all weights stored in the precision that was promised?"""
-    others = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as weights:
-            others |= {STORED.get(weights.get_slice(name).get_dtype(), dtype) for name in weights.keys()}  # noqa: SIM118
-    if others <= {dtype}:
-        return []
-    return [
-        f"merged in {dtype}: all weights must be stored in it, but some are in {', '.join(sorted(others - {dtype}))}"
-    ]
-
-
-def _is_tied(model: Any) -> bool:
-    """Whether the head is the embedding."""
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def _agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:

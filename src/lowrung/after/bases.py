@@ -41,13 +41,9 @@ def config_of(run: RunFolder) -> dict[str, Any]:
 
 def held_out(run: RunFolder) -> Sequence["Row"]:
     """The held-out examples of a run as tokens; none where they are no longer beside it."""
-    from lowrung.finetune.tokens import VERSION, Prepared
+    from lowrung.finetune.tokens import Prepared
 
-    config = config_of(run)
-    environment = atomic.read_json(run.environment)
-    corpus, model = environment["data_fingerprint"][:16], environment["model_fingerprint"]
-    data = config["data"]
-    folder = layout.tokens_folder(run.path.parent, f"{corpus}-{model}-{data['max_length']}-{data['format']}-v{VERSION}")
+    folder = layout.tokens_folder(run.path.parent, atomic.read_json(run.environment)["tokens"])
     if not folder.is_dir():
         return []
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in Prepared.load(folder).eval]

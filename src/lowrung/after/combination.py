@@ -10,8 +10,8 @@ from lowrung.after import named
 from lowrung.after.bases import base_for, held_out
 from lowrung.after.generation import located
 from lowrung.after.named import Named
-from lowrung.after.tables import table
 from lowrung.errors import UsageError
+from lowrung.report.tables import table
 
 if TYPE_CHECKING:
     from lowrung.adapters.difference import Row
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from lowrung.finetune.model import Base
 
 COMBINED = "combined"
-
-BATCH = 8
-"""Rows per forward pass; scores do not depend on it."""
 
 
 def combine(
@@ -68,8 +65,6 @@ def combine(
     loaded.combine(
         COMBINED, dict(zip(names, shares, strict=True)), method=method, rank=rank, density=density, seed=seed
     )
-    if folder.is_dir():
-        folder.rmdir()
     atomic.make_folder(folder, functools.partial(_save, loaded, found[0]))
     loaded.delete(COMBINED)
     loaded.load(COMBINED, folder)
@@ -109,14 +104,12 @@ def _scores(loaded: "Loaded", found: Sequence[Named]) -> list[str]:
     if not data:
         return ["not scored: no adapter has the held-out examples of its run beside it"]
     rows = [[name or "base", *_losses(loaded, name, data)] for name in (None, *loaded.names)]
-    return ["\n".join(table(["eval loss on the data of", *data], rows))]
+    title = "eval loss on the data of"
+    return [table([title, *data], rows, left=(title,))]
 
 
 def _losses(loaded: "Loaded", name: str | None, data: "Mapping[str, Sequence[Row]]") -> list[str]:
-    from lowrung.adapters.difference import padded
-    from lowrung.finetune import score
+    from lowrung.adapters.difference import mean_loss
 
     loaded.switch(name)
-    model = loaded.model
-    batches = ([padded(rows[i : i + BATCH], model) for i in range(0, len(rows), BATCH)] for rows in data.values())
-    return [f"{score.evaluate(model, some).loss:.4f}" for some in batches]
+    return [f"{mean_loss(loaded.model, rows):.4f}" for rows in data.values()]

@@ -6,10 +6,10 @@ from typing import Any
 
 from lowrung.after import named
 from lowrung.after.bases import config_of
-from lowrung.after.tables import table
 from lowrung.errors import UsageError
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome
+from lowrung.report.tables import table
 
 NOT_COMPARED = ("study", "store", "sweeps", "track")
 """What says where a run was recorded, and nothing about it."""
@@ -34,7 +34,7 @@ def compare(names: Sequence[str]) -> str:
     status = {"status": [str(outcome.status) if outcome else "unfinished" for outcome in outcomes]}
     metrics = _columns([outcome.metrics if outcome else {} for outcome in outcomes])
     parts = [("settings that differ", settings), ("result", status | metrics)]
-    return "\n\n".join("\n".join(table([title, *names], _rows(values))) for title, values in parts)
+    return "\n\n".join(table([title, *names], _rows(values), left=(title,)) for title, values in parts)
 
 
 def _check(names: Sequence[str], runs: Sequence[RunFolder]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from lowrung.after import named
 from lowrung.after.bases import base_for
 from lowrung.after.named import Named
-from lowrung.after.tables import table
 from lowrung.outcome import Outcome
+from lowrung.report.tables import table
 
 if TYPE_CHECKING:
     from lowrung.adapters.saved import Layer, Saved
@@ -58,7 +58,7 @@ def _text(found: Named, saved: "Saved", base: str, layers: Sequence["Layer"]) ->
     rows = [_row(kind, of_kind) for kind, of_kind in _by_kind(layers).items()]
     head = ["layer", "count", "rank", "scaling", "out x in", "mean ‖ΔW‖", "max ‖ΔW‖"]
     lines = [f"{fact:<10}  {value}" for fact, value in facts.items()]
-    return "\n".join([*lines, "", *table(head, rows)])
+    return "\n".join([*lines, "", table(head, rows, left=("layer",))])
 
 
 def _run(found: Named) -> str:

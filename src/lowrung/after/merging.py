@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lowrung.adapters.ship import Shipped
     from lowrung.finetune.model import Base
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def merge(name: str, to: str, *, base: str | None, dtype: str | None) -> str:
     """Merges an adapter into its base, verifies the result as reloaded from the disk, and writes its card.

@@ -114,7 +114,7 @@ def _build(name: str) -> Path:
         with quiet():
             EMBEDDED[name](aside)
 
-    atomic.make_folder(folder, build)
+    atomic.make_folder_once(folder, build)
     return folder
 
 

@@ -63,13 +63,14 @@ def look(
         return Preflight(tuple(problems))
     fingerprint = models.fingerprint(model.folder)
     key = f"{corpus.fingerprint}-{fingerprint}-{task['max_length']}-{task['format']}-v{tokens.VERSION}"
+    data_folder = layout.tokens_folder(store, key)
     try:
         prepared = tokens.prepare(
             corpus,
             tokenizer,
             max_length=task["max_length"],
             format=task["format"],
-            folder=layout.tokens_folder(store, key),
+            folder=data_folder,
         )
     except UsageError as error:
         return Preflight(tuple(error.problems))
@@ -83,7 +84,7 @@ def look(
         revision=model.origin[1],
         data_fingerprint=corpus.fingerprint + metrics.fingerprint(task["metrics"]),
         splits=corpus.splits,
-        data_folder=layout.tokens_folder(store, key),
+        data_folder=data_folder,
     )
 
 

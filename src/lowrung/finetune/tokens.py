@@ -101,7 +101,7 @@ def prepare(
         UsageError: when examples cannot be written down, or leave nothing to learn.
     """
     chat = is_chat(format, tokenizer)
-    atomic.make_folder(folder, lambda aside: _prepare(corpus, tokenizer, max_length, chat, aside))
+    atomic.make_folder_once(folder, lambda aside: _prepare(corpus, tokenizer, max_length, chat, aside))
     return Prepared.load(folder)
 
 

@@ -1,18 +1,14 @@
 """A sweep's results in one table, best first."""
 
 import dataclasses
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from lowrung import atomic
 from lowrung.outcome import Outcome, Status
+from lowrung.report.tables import table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +67,12 @@ def ranked(rows: Sequence[Row], objectives: Mapping[str, str]) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def render(rows: Sequence[Row], objectives: Mapping[str, str], *, width: int | None = None) -> str:
+def render(rows: Sequence[Row], objectives: Mapping[str, str]) -> str:
     """The table as text.
 
     Args:
         rows: all trials.
         objectives: metrics and their directions; the first one ranks.
-        width: columns of the terminal; None takes what the table needs.
     """
     rows = ranked(rows, objectives)
     keys = list(dict.fromkeys(key for row in rows for key in row.point))
@@ -85,16 +80,9 @@ def render(rows: Sequence[Row], objectives: Mapping[str, str], *, width: int | N
     has_answers = any("eval/exact_match" in row.outcome.metrics for row in rows)
     if has_answers and "eval/exact_match" not in extra:
         extra.append("eval/exact_match")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("#", "trial", *keys, "trainable", "eval loss", *extra, "merged vs adapter", "seconds", ""):
-        table.add_column(
-            title, justify="left" if title in ("eval loss", "merged vs adapter", "") else "right", no_wrap=True
-        )
-    for place, row in enumerate(rows, start=1):
-        table.add_row(*map(Text, _cells(place, row, keys, extra)))  # as it is: [q_proj] would be markup
-    out = io.StringIO()
-    Console(file=out, width=width or 400, force_terminal=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+    head = ["#", "trial", *keys, "trainable", "eval loss", *extra, "merged vs adapter", "seconds", ""]
+    cells = [_cells(place, row, keys, extra) for place, row in enumerate(rows, start=1)]
+    return table(head, cells, left=("eval loss", "merged vs adapter", ""))
 
 
 def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> list[str]:

@@ -1,0 +1,17 @@
+"""Rows as text."""
+
+from collections.abc import Collection, Sequence
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str]) -> str:
+    """A table as text, as wide as it needs to be.
+
+    Args:
+        head: the columns' titles.
+        rows: as many cells each.
+        left: the titles of the columns that stand flush left; the others stand flush right.
+    """
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    sides = ["<" if title in left else ">" for title in head]
+    lines = ("  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in (head, *rows))
+    return "\n".join(line.rstrip() for line in lines)
