@@ -18,7 +18,7 @@ from optuna import load_study
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from lowrung import app, atomic, recording, runs, sweep
+from lowrung import app, atomic, coordinator, recording, runs
 from lowrung.app import Assignment, RunFailed
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.errors import StoreError, UsageError
@@ -464,7 +464,7 @@ class TestOneCoordinator:
             held.close()
 
         monkeypatch.setattr("lowrung.runs.time.sleep", the_other_ends)
-        monkeypatch.setattr(sweep, "CHECK_SECONDS", 0.0)
+        monkeypatch.setattr(coordinator, "CHECK_SECONDS", 0.0)
         monkeypatch.setattr(runs, "CHECK_SECONDS", 0.0)
         assert here.sweep("lora.r=8", "study=second") == []
         assert (run / "adapter").is_dir()
@@ -793,7 +793,7 @@ def test_fresh_starts_the_study_over_and_keeps_the_results(here):
 class TestTimeout:
     def test_no_trial_starts_when_the_time_is_up(self, here, monkeypatch, capsys):
         now = 0.0
-        monkeypatch.setattr("lowrung.sweep.time.monotonic", lambda: now)
+        monkeypatch.setattr("lowrung.coordinator.time.monotonic", lambda: now)
 
         def act(config: Config) -> Outcome:
             nonlocal now

@@ -44,6 +44,11 @@ class SweepTracking:
         self._study.note("tracked", parent)
         return parent
 
+    @cached_property
+    def _anew(self) -> dict[str, str]:
+        """The ids of runs that were opened after their trials had ended, when Optuna takes no notes on these."""
+        return dict(self._study.facts.get("tracked anew", {}))
+
     def open(self, run: Run, point: Mapping[str, str]) -> str:
         """Opens a run; one that was interrupted is there already."""
         if run.tracked is not None and self.tracker.has_run(run.tracked):
@@ -67,11 +72,10 @@ class SweepTracking:
     def keep(self, finished: Finished, point: Mapping[str, str]) -> None:
         """Records a run of an earlier start anew, where the tracker was lost, or emptied, since then."""
         run = finished.run
-        anew: dict[str, str] = self._study.facts.get("tracked anew", {})
-        run.tracked = anew.get(run.key, run.tracked)
+        run.tracked = self._anew.get(run.key, run.tracked)
         if not run.tracked or not self.tracker.has_run(run.tracked):
-            run.tracked = self.open(run, point)
-            self._study.note("tracked anew", {**anew, run.key: run.tracked})
+            run.tracked = self._anew[run.key] = self.open(run, point)
+            self._study.note("tracked anew", self._anew)
             self.close(finished)
 
     def cancel(self, runs: Iterable[Run]) -> None:

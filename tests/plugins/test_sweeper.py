@@ -22,7 +22,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from hydra_plugins.lowrung.sweeper import PRUNERS, SAMPLERS, LowrungSweeper
+from hydra_plugins.lowrung.choices import PRUNERS, SAMPLERS
+from hydra_plugins.lowrung.sweeper import LowrungSweeper
 from lowrung import sweep
 from lowrung.layout import ROOT
 from lowrung.search import pruning, samplers

@@ -98,16 +98,13 @@ def fine_tune(
     )
     before, after = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
     model.eval()
+    ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     results = {
         "base/eval_loss": before,
-        "eval/loss": after["eval_loss"],
-        "eval/perplexity": after["eval_perplexity"],
-        "eval/token_accuracy": after["eval_token_accuracy"],
+        **_eval_metrics(after),
         **_parameter_metrics(parameters),
+        **_rank_metrics(ranks),
     }
-    ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
-    if ranks:
-        results["params/rank_mean"] = statistics.mean(layer["rank"] for layer in ranks.values())
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     if scores:
         texts = generate.answers(model, tokenizer, held_out, batch_size=recipe.eval_batch_size)
@@ -115,6 +112,15 @@ def fine_tune(
     results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
     return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
+
+
+def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
+    """The trainer's scores by MLflow name."""
+    return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
+
+
+def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
 
 
 def _trainable(
