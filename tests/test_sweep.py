@@ -867,6 +867,7 @@ class TestConstraints:
             ('{params/trainable:"<=many"}', r"params/trainable must be <= or >= and a number, but is '<=many'"),
             ('{params/trainble:"<=4"}', r"Did you mean params/trainable"),
             ("[1]", r"must be pairs such as"),
+            ('{forget/loss_delta:"<=0.05"}', r"Add verify\.forgetting=48"),
         ],
     )
     def test_what_is_none(self, here, text, message):

@@ -67,23 +67,34 @@ def _may_be_generated(name: Any) -> bool:
     return str(name).startswith("eval/") and not difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.8)
 
 
-def metric_problems(config: Config, objectives: Mapping[str, str]) -> list[str]:
-    """Objectives that this config never measures: of generated text, and of forgetting."""
-    always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
-    measured = {f"eval/{name}" for metric in config.data.metrics for name in schema.metric_names(metric)}
-    lacking = [name for name in objectives if name.startswith("eval/") and name not in (*always, *measured)]
-    found = [
-        f"hydra.sweeper.objectives must name metrics that the task has, but {name} is not measured, since data.metrics"
-        f" is {config.data.metrics}. Add it there, or take another metric."
-        for name in lacking
+def metric_problems(config: Config, goal: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Metrics that this config never measures, of generated text and of forgetting, in what a sweep is for.
+
+    Args:
+        config: one of the sweep's.
+        goal: what ``hydra.sweeper.objectives`` and ``constraints`` say, by metric.
+    """
+    return [
+        f"hydra.sweeper.{kind} must name metrics that every run has, but {name} is not measured, since {why}"
+        for kind, metrics in goal.items()
+        for name in metrics
+        if (why := _why_unmeasured(config, name))
     ]
-    if "forget/loss_delta" in objectives and not (config.verify.enabled and config.verify.forgetting):
-        found.append(
-            "hydra.sweeper.objectives must name metrics that are measured, but forget/loss_delta is not, since"
-            f" verify.enabled is {str(config.verify.enabled).lower()} and verify.forgetting {config.verify.forgetting}."
+
+
+def _why_unmeasured(config: Config, name: str) -> str | None:
+    """Which setting a metric needs, and the remedy; None where it is measured."""
+    always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
+    scored = {f"eval/{score}" for metric in config.data.metrics for score in schema.metric_names(metric)}
+    if name.startswith("eval/") and name not in (*always, *scored):
+        return f"data.metrics is {config.data.metrics}. Add it there, or take another metric."
+    verify = config.verify
+    if name.startswith("forget/") and not (verify.enabled and verify.forgetting):
+        return (
+            f"verify.enabled is {str(verify.enabled).lower()} and verify.forgetting {verify.forgetting}."
             " Add verify.forgetting=48, with verify=default."
         )
-    return found
+    return None
 
 
 def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:

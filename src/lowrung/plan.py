@@ -58,8 +58,12 @@ class Composer:
         space = spaces.parse(overrides, parser)
         return space.on_a_grid(n_values) if n_values else space
 
-    def points(self, space: Space, objectives: Mapping[str, str]) -> list["GridPoint"]:
+    def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list["GridPoint"]:
         """The grid's points, those of equal configs once.
+
+        Args:
+            space: the search space.
+            goal: the objectives and constraints; see `lowrung.settings.Settings.goal`.
 
         Raises:
             UsageError: when points break a rule.
@@ -68,7 +72,7 @@ class Composer:
         problems = dict.fromkeys(_looked_at_problems(space))
         for params in space.grid():
             config = self.config(space.overrides(params))
-            problems.update(dict.fromkeys(_rules(config) + check.metric_problems(config, objectives)))
+            problems.update(dict.fromkeys(_rules(config) + check.metric_problems(config, goal)))
             identity = schema.digest([schema.determining(config), vars(config.model), dataclasses.asdict(config.data)])
             points.setdefault(identity, GridPoint(params, config))
         if problems:

@@ -49,7 +49,7 @@ def run(
     """
     composer = Composer(hydra_context, config)
     space = composer.space(overrides, settings)
-    points = composer.points(space, settings.objectives)
+    points = composer.points(space, settings.goal)
     if problems := settings.search_problems(space, schedules(points)):
         raise UsageError(problems)
     with closing(_make_engine(launcher, settings)) as engine:
