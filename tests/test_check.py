@@ -274,12 +274,18 @@ class TestRules:
     def test_what_the_command_line_can_say(self, composer, override):
         assert check.rules(composer.config(override)) == []
 
-    def test_tolerances_are_needed_for_float32_and_the_merge_dtype(self, config):
-        without = {name: value for name, value in config.verify.tolerances.items() if name != "bfloat16"}
-        problem = "verify.tolerances must have an entry for bfloat16, but has float32, float16."
-        assert check.rules(changed(config, "verify.tolerances", without)) == [problem]
-        both = check.rules(changed(config, "verify.tolerances", {}))
-        assert sorted(text.split(",")[0].split()[-1] for text in both) == ["bfloat16", "float32"]
+    @pytest.mark.parametrize(
+        ("overrides", "needed"),
+        [
+            (["model.dtype=float32"], ["float16", "float32"]),
+            (["model.dtype=float32", "verify.merge_dtype=float32"], ["float32"]),
+            (["model.dtype=auto"], ["bfloat16", "float16", "float32"]),  # bfloat16 on a GPU
+            (["model.dtype=float32", "model.quantization=nf4"], ["bfloat16", "float16", "float32"]),
+        ],
+    )
+    def test_tolerances_are_needed_for_all_precisions_that_are_compared(self, composer, overrides, needed):
+        problems = check.rules(changed(composer.config(*overrides), "verify.tolerances", {}))
+        assert problems == [f"verify.tolerances must have an entry for {dtype}, but has none." for dtype in needed]
 
     def test_one_mistake_is_one_message_though_alpha_follows_r(self, composer):
         assert len(check.rules(composer.config("lora.r=0"))) == 1

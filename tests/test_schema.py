@@ -111,10 +111,13 @@ class TestDetermining:
             assert schema.determining(composer.config("verify=none", override)) == schema.determining(without)
 
     def test_only_tolerances_that_are_used_count(self, composer):
-        plain = schema.determining(composer.config("verify.merge_dtype=bfloat16"))
-        unused, used = "verify.tolerances.float16.mean_kl=1", "verify.tolerances.bfloat16.mean_kl=1"
-        assert schema.determining(composer.config(unused)) == plain
-        assert schema.determining(composer.config(used)) != plain
+        def values(*overrides):
+            return schema.determining(composer.config("verify.merge_dtype=float16", *overrides))
+
+        bfloat16, float16 = (f"verify.tolerances.{dtype}.mean_kl=1" for dtype in ("bfloat16", "float16"))
+        assert values("model.dtype=float32", bfloat16) == values("model.dtype=float32")
+        assert values("model.dtype=float32", float16) != values("model.dtype=float32")
+        assert values(bfloat16) != values()  # model.dtype=auto is bfloat16 on a GPU
 
     def test_does_not_change_the_config(self, config):
         before = dataclasses.asdict(config)

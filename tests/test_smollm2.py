@@ -57,7 +57,7 @@ def test_rank_4_on_all_linear_layers_has_half_of_rank_8_s_parameters(results):
 def test_the_merge_is_verified_in_both_precisions(results):
     metrics = outcome(results)["metrics"]
     assert metrics["merge/passed"] == 1.0
-    assert metrics["merge/mean_kl"] < 1e-8 < metrics["merge/bfloat16/mean_kl"] < 1e-2 < metrics["merge/adapter_effect"]
+    assert metrics["merge/mean_kl"] < 1e-8 < metrics["merge/float16/mean_kl"] < 1e-4 < metrics["merge/adapter_effect"]
 
 
 def answer(loaded, tokenizer, question):

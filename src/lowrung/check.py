@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lowrung import schema
-from lowrung.schema import Config, DataConf, LoraConf, ModelConf, SourceConf, TrainConf, VerifyConf
+from lowrung.schema import Config, DataConf, LoraConf, ModelConf, SourceConf, TrainConf
 
 SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
 """What people type when they mean a setting whose name looks different."""
@@ -26,7 +26,7 @@ def rules(config: Config) -> list[str]:
         *_lora_rules(config.lora),
         *_train_rules(config.train),
         *_pair_rules(config),
-        *_verify_rules(config.verify),
+        *_verify_rules(config),
     ]
 
 
@@ -345,12 +345,13 @@ def _pair_rules(config: Config) -> Iterator[str]:
     yield from _at_least("seed", config.seed, 0)
 
 
-def _verify_rules(verify: VerifyConf) -> Iterator[str]:
+def _verify_rules(config: Config) -> Iterator[str]:
+    verify = config.verify
     yield from _at_least("verify.prompts", verify.prompts, 1)
     yield from _at_least("verify.new_tokens", verify.new_tokens, 1)
     yield from _at_least("verify.forgetting", verify.forgetting, 0)
     yield from _one_of("verify.merge_dtype", verify.merge_dtype, schema.DTYPES)
-    for dtype in {"float32", verify.merge_dtype} & set(schema.DTYPES):
+    for dtype in sorted(schema.compared_dtypes(config) & set(schema.DTYPES)):
         if dtype not in verify.tolerances:
             yield f"verify.tolerances must have an entry for {dtype}, but has {', '.join(verify.tolerances) or 'none'}."
 

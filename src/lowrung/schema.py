@@ -298,7 +298,9 @@ class VerifyConf:
         enabled: whether complete runs are verified.
         prompts: held-out examples that are compared.
         new_tokens: tokens that are generated greedily from each prompt.
-        merge_dtype: the precision that a merged model would be shipped in; the gate looks at float32 too.
+        merge_dtype: the precision that a merged model would be shipped in, and that ``lowrung merge`` saves; the gate
+            looks at float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
+            update where the base is stored in it; what goes beyond float16's range needs bfloat16 or float32.
         keep_merged: keep the merged model in the run's folder; it is as large as the base.
         forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is
             taken on with and without what was trained: ``forget/loss_delta``, which a sweep can hold down or bound.
@@ -402,11 +404,20 @@ def determining(config: Config) -> dict[str, Any]:
     if not config.verify.enabled:
         values["verify"] = {"enabled": False}
     else:
-        used = {"float32", config.verify.merge_dtype}
+        used = compared_dtypes(config)
         values["verify"]["tolerances"] = {k: v for k, v in values["verify"]["tolerances"].items() if k in used}
         if config.verify.forgetting:
             values["verify"]["general_text"] = platform.python_version()  # which brings the text
     return values
+
+
+def compared_dtypes(config: Config) -> set[str]:
+    """The precisions that the gate needs tolerances for: those of training and of both merges.
+
+    ``auto`` is bfloat16 on a GPU, and in it the trainer holds the adapter of a quantised base.
+    """
+    is_auto = config.model.dtype == "auto" or config.model.quantization != "none"
+    return {"float32", config.verify.merge_dtype, "bfloat16" if is_auto else config.model.dtype}
 
 
 def digest(value: Any) -> str:

@@ -12,9 +12,13 @@ from lowrung.adapters import merge, verify
 from lowrung.adapters.difference import Evidence, Tolerance, compare, completion_logits
 from lowrung.finetune import model
 from lowrung.finetune.model import Base
-from tests import architectures, training
+from tests import architectures, model_with_code, training
 
-TOLERANCES = {"float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4), "bfloat16": Tolerance(4.0, 1e-2, 0.9, 6e-2)}
+TOLERANCES = {
+    "float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4),
+    "bfloat16": Tolerance(4.0, 1e-2, 0.9, 6e-2),
+    "float16": Tolerance(0.4, 1e-4, 0.97, 3e-3),
+}
 
 
 TINY = Base("embedded:tiny")
@@ -37,14 +41,14 @@ def trained(tmp_path_factory):
 def gate(trained, tmp_path):
     """Runs the gate on an adapter folder, the trained one's copy by default."""
 
-    def run(folder=None, keep=None, of=trained, base=TINY):
+    def run(folder=None, keep=None, of=trained, base=TINY, merge_dtype="bfloat16"):
         adapter, rows, logits, _ = of
         return verify.verify(
             base=base,
             adapter_folder=folder or adapter,
             evidence=Evidence(rows, logits, torch.float32),
             new_tokens=4,
-            merge_dtype="bfloat16",
+            merge_dtype=merge_dtype,
             tolerances=TOLERANCES,
             scratch=tmp_path / "scratch",
             keep=keep,
@@ -245,6 +249,52 @@ def test_fault_weights_are_stored_in_another_precision(gate, monkeypatch, stored
     assert breaks(gate(), failure)
 
 
+def weakened(adapter, folder):
+    """A copy of an adapter whose update is less than half a step of bfloat16 at most of the base's weights."""
+    copy = copy_of(adapter, folder)
+    rewrite_weights(copy, lambda weights: {n: w * (1e-3 if "lora_B" in n else 1) for n, w in weights.items()})
+    return copy
+
+
+@pytest.mark.slow
+def test_an_update_that_bfloat16_cannot_hold_fails_with_the_remedy(gate, trained, tmp_path):
+    """float16, the remedy, can hold it."""
+    folder = weakened(trained[0], tmp_path)
+    weak = PeftModel.from_pretrained(model.load_base(TINY, torch.device("cpu")), str(folder)).eval()
+    of = (folder, trained[1], *completion_logits(weak, trained[1]))
+    failures = gate(of=of).failures
+    assert [failure.split(": ")[0] for failure in failures] == ["merged in bfloat16"] * len(failures)
+    assert failures[-1].endswith(
+        "; bfloat16's grid is too coarse for this update: ship the adapter unmerged, or take"
+        " verify.merge_dtype=float16 (a finer grid) or verify.merge_dtype=float32"
+    )
+    assert gate(of=of, merge_dtype="float16").failures == ()
+
+
+@pytest.mark.slow
+def test_a_model_beyond_the_range_of_float16_fails_with_the_remedy(gate, tmp_path):
+    """As Gemma 3 does. The base's weights are the same function as before: what one layer gains, the next one loses."""
+    shutil.copytree(TINY.folder, tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] *= 2.0**24
+    weights["model.layers.0.mlp.down_proj.weight"] *= 2.0**-24
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    base = Base(str(tmp_path / "base"))
+    of = train(tmp_path, base, lora={"target_modules": "attention"})
+    assert list(gate(of=of, base=base, merge_dtype="float16").failures) == [
+        "merged in float16: every logit must be finite, but some are not; float16 ends at 65504, and this model goes"
+        " beyond: take verify.merge_dtype=float32 or verify.merge_dtype=bfloat16"
+    ]
+    assert gate(of=of, base=base, merge_dtype="bfloat16").failures == ()
+
+
+def test_no_precision_is_blamed_for_what_float32_has_too(gate, monkeypatch):
+    monkeypatch.setattr(merge, "merge", lambda peft_model: peft_model.unload())
+    failures = gate().failures
+    assert any(failure.startswith("merged in bfloat16: mean KL") for failure in failures)
+    assert not any("verify.merge_dtype" in failure for failure in failures)
+
+
 @pytest.mark.slow
 def test_fault_the_tokenizer_is_not_saved_beside_the_merged_model(gate, monkeypatch):
     monkeypatch.setattr(merge, "save", lambda model, tokenizer, folder, dtype: model.to(dtype).save_pretrained(folder))
@@ -334,6 +384,14 @@ def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
     assert (result.failures, result.place) == ((), "cpu")
 
 
+@pytest.mark.slow
+def test_a_base_with_code_of_its_own_passes_where_it_is_trusted(gate, tmp_path, monkeypatch):
+    base = Base(str(model_with_code.make(tmp_path, monkeypatch)), trust_remote_code=True)
+    of = train(tmp_path, base)
+    assert gate(of=of, base=base, keep=tmp_path / "merged").failures == ()
+    assert (tmp_path / "merged" / "mine.py").is_file()
+
+
 def test_any_other_error_is_not_hidden(gate, tmp_path):
     with pytest.raises((OSError, ValueError)):
         gate(tmp_path / "nothing here")
@@ -351,7 +409,10 @@ def test_compare_measures_what_it_says():
     assert difference.eval_loss_delta == pytest.approx(log2 / 2)
 
 
-def test_a_nan_breaks_every_rule():
-    nothing = torch.full((2, 3), float("nan"))
-    difference = compare(torch.zeros(2, 3), nothing, torch.tensor([0, 1]))
-    assert len(difference.violations(TOLERANCES["float32"], "nan")) >= 3
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_logits_that_are_not_finite_are_one_failure(value):
+    other = torch.zeros(2, 3)
+    other[0, 0] = float(value)
+    difference = compare(torch.zeros(2, 3), other, torch.tensor([0, 1]))
+    assert difference.violations(TOLERANCES["float32"], "it") == ["it: every logit must be finite, but some are not"]
+    assert difference.control_failures(1.0, "it") == []

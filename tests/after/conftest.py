@@ -47,12 +47,20 @@ def _record(run, lora, metrics):
         model=ModelConf(path="embedded:tiny"),
         data=DataConf(name="number_words", max_length=256, train_size=64, eval_size=24),
         lora=LoraConf(**lora),
-        verify=VerifyConf(prompts=8),
+        verify=VerifyConf(prompts=8, merge_dtype="float32"),
     )
     values = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
     atomic.write_text(run.config, values.replace("???", "1"))
     atomic.write_json(run.environment, {"tokens": TOKENS})
     Outcome(Status.COMPLETE, {**metrics, "merge/passed": 1.0}).write(run.outcome)
+
+
+def change_config(place, signature, group, **values):
+    """Changes what is written down of a run's settings."""
+    file = RunFolder(place / "runs" / signature).config
+    config = OmegaConf.load(file)
+    config[group].update(values)
+    OmegaConf.save(config, file)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from lowrung.__main__ import main
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
+from tests.after.conftest import change_config
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -69,6 +70,20 @@ def test_an_adapter_by_itself_is_merged_too_and_rounded_once(place, adapter, cap
     assert all(torch.equal(parameter, once[name]) for name, parameter in model.named_parameters())
 
 
+def test_what_the_gate_looked_at_is_what_is_saved(place, capsys):
+    change_config(place, "ab12", "verify", merge_dtype="bfloat16")
+    main(["merge", "mine/0", "--to", "merged"])
+    assert f"merged:    {place / 'merged'} (bfloat16)\n" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(place / "merged", dtype="auto")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_an_adapter_by_itself_is_saved_in_the_default_precision(place, adapter, capsys):
+    shutil.copytree(adapter, place / "elsewhere")
+    main(["merge", "elsewhere", "--to", "merged"])
+    assert f"merged:    {place / 'merged'} (float16)\n" in capsys.readouterr().out
+
+
 class TestRefused:
     def test_a_folder_that_is_not_empty(self, place, refused):
         (place / "full").mkdir()
@@ -107,5 +122,7 @@ def test_a_merge_that_is_not_the_adapter_is_not_kept(place, adapter, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["merge", "mine/0", "--to", "merged", "--dtype", "bfloat16"])
     assert ended.value.code == 1
-    assert "The merged model is not what the adapter is, and was not kept: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The merged model is not what the adapter is, and was not kept: " in said
+    assert "ship the adapter unmerged, or take --dtype float16 (a finer grid) or --dtype float32." in said
     assert not (place / "merged").exists()

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from lowrung.errors import UsageError
 from lowrung.finetune import embedded, model
 from lowrung.finetune.model import Base
+from tests import model_with_code
 
 CPU = torch.device("cpu")
 TINIES = ("embedded:tiny", "embedded:tiny_gpt2")
@@ -268,32 +269,10 @@ def test_a_tokenizer_that_is_absent(copy):
 
 # -- code that comes with a model --------------------------------------------------------------------------------------
 
-CODE = """
-from pathlib import Path
-
-from transformers import LlamaConfig, LlamaForCausalLM
-
-Path({trace!r}).touch()
-
-
-class MineConfig(LlamaConfig):
-    model_type = "mine"
-
-
-class MineForCausalLM(LlamaForCausalLM):
-    config_class = MineConfig
-"""
-
 
 @pytest.fixture
-def foreign(copy, monkeypatch):
-    """A model with code of its own, which leaves a trace when it runs."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(copy.parent / "modules"))
-    monkeypatch.syspath_prepend(str(copy.parent / "modules"))
-    (copy / "mine.py").write_text(CODE.format(trace=str(copy.parent / "ran")))
-    names = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
-    change_config(copy, model_type="mine", architectures=["MineForCausalLM"], auto_map=names)
-    return copy
+def foreign(tmp_path, monkeypatch):
+    return model_with_code.make(tmp_path, monkeypatch)
 
 
 def test_foreign_code_does_not_run_unasked(foreign):

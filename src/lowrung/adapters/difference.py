@@ -1,6 +1,7 @@
 """How far one model is from another, over the completion tokens of the same rows."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,19 +41,25 @@ class Difference:
     top1_agreement: float
     eval_loss_delta: float
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all logits were; where they were not, nothing else can be said."""
+        return math.isfinite(self.max_abs_logit_diff)
+
     def violations(self, tolerance: Tolerance, what: str) -> list[str]:
         """The rules that are broken, in words; ``what`` names the comparison."""
+        if not self.is_finite:
+            return [f"{what}: every logit must be finite, but some are not"]
         rules = (
             ("max |Δlogit|", self.max_abs_logit_diff, "<=", tolerance.max_abs_logit_diff),
             ("mean KL", self.mean_kl, "<=", tolerance.mean_kl),
             ("top-1 agreement", self.top1_agreement, ">=", tolerance.top1_agreement),
             ("|Δ eval loss|", abs(self.eval_loss_delta), "<=", tolerance.eval_loss_delta),
         )
-        # Negated, so that a NaN breaks its rule.
         return [
             f"{what}: {name} must be {sign} {limit:g}, but is {value:.3g}"
             for name, value, sign, limit in rules
-            if not (value <= limit if sign == "<=" else value >= limit)
+            if (value > limit if sign == "<=" else value < limit)
         ]
 
     def control_failures(self, effect: float, what: str) -> list[str]:
@@ -62,7 +69,7 @@ class Difference:
             effect: mean KL between the base and what was trained.
             what: names the comparison.
         """
-        if effect > self.mean_kl:
+        if effect > self.mean_kl or not self.is_finite:  # the latter is a violation already
             return []
         return [
             f"{what}: training must change the base's output more than saving and merging change what was trained, but"

@@ -44,7 +44,8 @@ def measure(*, base: Base, folder: Path, is_adapter: bool, rows: int, place: tor
     if is_adapter:
         model = PeftModel.from_pretrained(model, str(folder)).eval()
     else:
-        model = models.load_model(folder, models.dtype_for(base.dtype, place), place)
+        dtype = models.dtype_for(base.dtype, place)
+        model = models.load_model(folder, dtype, place, trust_remote_code=base.trust_remote_code)
     after = mean_loss(model, some)
     return {"forget/base_loss": before, "forget/loss": after, "forget/loss_delta": after - before}
 

@@ -56,7 +56,7 @@ def ship(
     base: Base,
     adapter: Path,
     folder: Path,
-    dtype: str | None,
+    dtype: str,
     rows: Sequence[Row],
     tolerances: Mapping[str, Tolerance],
     card: Callable[[Shipped], str],
@@ -70,7 +70,7 @@ def ship(
         base: the base; a quantised one is dequantised.
         adapter: the adapter's folder.
         folder: where to; not there yet, or empty.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None is the base's own.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
         rows: held-out examples to compare on; none for `TEXTS`.
         tolerances: by dtype.
         card: writes README.md.
@@ -81,18 +81,11 @@ def ship(
     """
     saved = files.read(adapter)
     files.check(saved, base)
-    dtype = dtype or own_dtype(base)
     check_target(folder, _bytes(base, dtype))
     maker = _Maker(base, adapter, folder, dtype, rows, tolerances[dtype], card)
     atomic.make_folder(folder, maker.fill)
     assert maker.made is not None
     return maker.made
-
-
-def own_dtype(base: Base) -> str:
-    """The precision that a base's weights are saved in."""
-    saved = str(getattr(models.skeleton(base.folder).config, "dtype", None)).removeprefix("torch.")
-    return saved if saved in BYTES else "float32"
 
 
 def check_target(folder: Path, needed: int) -> None:
@@ -112,7 +105,8 @@ def check_target(folder: Path, needed: int) -> None:
 
 
 def _bytes(base: Base, dtype: str) -> int:
-    return sum(parameter.numel() for parameter in models.skeleton(base.folder).parameters()) * BYTES[dtype]
+    skeleton = models.skeleton(base.folder, trust_remote_code=base.trust_remote_code)
+    return sum(parameter.numel() for parameter in skeleton.parameters()) * BYTES[dtype]
 
 
 def _rows(base: Base, adapter: Path) -> list[Row]:
@@ -140,7 +134,10 @@ class _Maker:
         rows = self.rows or _rows(self.base, self.adapter)
         untrained, reference = self._save(aside, rows)
         gc.collect()
-        merged, labels = completion_logits(models.load_model(aside, getattr(torch, self.dtype), models.device()), rows)
+        reloaded = models.load_model(
+            aside, getattr(torch, self.dtype), models.device(), trust_remote_code=self.base.trust_remote_code
+        )
+        merged, labels = completion_logits(reloaded, rows)
         shipped = Shipped(
             self.folder,
             self.dtype,
@@ -172,4 +169,5 @@ class _Maker:
         failures = shipped.difference.violations(self.tolerance, what)
         failures += shipped.difference.control_failures(shipped.effect, what)
         if failures:
-            raise LowrungError(f"The merged model is not what the adapter is, and was not kept: {'; '.join(failures)}.")
+            listed = "; ".join(merge.with_remedy(failures, self.dtype, shipped.difference, "--dtype "))
+            raise LowrungError(f"The merged model is not what the adapter is, and was not kept: {listed}.")

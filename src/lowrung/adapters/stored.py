@@ -12,7 +12,7 @@ from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Safetensors' names."""
+"""What safetensors calls precisions; indices and masks have others, which no rule is about."""
 
 
 def origin_failures(adapter_folder: Path, base: Base) -> list[str]:
@@ -28,11 +28,13 @@ def _origin(path: str | None, revision: str | None) -> str:
     return f"{path}@{revision}" if revision else str(path)
 
 
-def tokenizer_failures(tokenizer: PreTrainedTokenizerBase, folder: Path, row: Row, what: str) -> list[str]:
+def tokenizer_failures(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, row: Row, what: str, *, trust_remote_code: bool
+) -> list[str]:
     """Is the tokenizer beside a saved model or adapter the one that it was trained with?"""
     text = tokenizer.decode(row["input_ids"])
     try:
-        saved = models.load_tokenizer(folder)
+        saved = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever transformers raises where it finds nothing that it can load
         return [f"{what}: its tokenizer must be saved beside it, but cannot be loaded ({type(error).__name__})"]
     if saved(text)["input_ids"] == tokenizer(text)["input_ids"]:

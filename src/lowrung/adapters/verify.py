@@ -31,8 +31,6 @@ from lowrung.finetune.model import Base
 
 TIMED_PASSES = 3
 
-"""What safetensors calls precisions; indices and masks have others, which no rule is about."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
@@ -108,15 +106,20 @@ def verify_model(
     The arguments are those of `verify`; ``model_folder`` is the saved model's.
     """
     place = models.device()
-    saved, labels = completion_logits(models.load_model(model_folder, evidence.dtype, place), evidence.rows)
+    trusted = base.trust_remote_code
+    reloaded = models.load_model(model_folder, evidence.dtype, place, trust_remote_code=trusted)
+    saved, labels = completion_logits(reloaded, evidence.rows)
+    del reloaded
     _free()
     untrained, _ = completion_logits(models.load_base(base, place), evidence.rows)
     difference = compare(evidence.logits, saved, labels)
     effect = compare(evidence.logits, untrained, labels).mean_kl
     failures = difference.violations(tolerances[_name(evidence.dtype)], "reloaded model")
     failures += difference.control_failures(effect, "reloaded model")
-    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
-    failures += stored.tokenizer_failures(tokenizer, model_folder, evidence.rows[0], "reloaded model")
+    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=trusted)
+    failures += stored.tokenizer_failures(
+        tokenizer, model_folder, evidence.rows[0], "reloaded model", trust_remote_code=trusted
+    )
     metrics = {f"merge/{name}": value for name, value in dataclasses.asdict(difference).items()}
     metrics |= {"merge/adapter_effect": effect, "merge/passed": float(not failures)}
     return Gate(tuple(failures), metrics, {}, place.type)
@@ -145,9 +148,11 @@ class _Bench:
     scratch: Path
 
     def run(self, place: torch.device) -> Gate:
-        rows = self.evidence.rows
-        tokenizer = models.load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code)
-        failures = stored.tokenizer_failures(tokenizer, self.adapter_folder, rows[0], "saved adapter")
+        rows, trusted = self.evidence.rows, self.base.trust_remote_code
+        tokenizer = models.load_tokenizer(self.base.folder, trust_remote_code=trusted)
+        failures = stored.tokenizer_failures(
+            tokenizer, self.adapter_folder, rows[0], "saved adapter", trust_remote_code=trusted
+        )
         failures += stored.origin_failures(self.adapter_folder, self.base)
         try:
             failures += self._reloaded_failures(place)
@@ -168,17 +173,20 @@ class _Bench:
         self._save_merged(place, tokenizer)
         metrics: dict[str, float] = {"merge/adapter_effect": effect}
         measurements: dict[str, float] = {}
+        is_right = False  # in float32, which comes first
         for dtype in dict.fromkeys(("float32", self.merge_dtype)):
             folder, what = self.scratch / dtype, f"merged in {dtype}"
-            merged = models.load_model(folder, getattr(torch, dtype), place)
+            merged = models.load_model(folder, getattr(torch, dtype), place, trust_remote_code=trusted)
             difference = compare(reference, completion_logits(merged, rows)[0], labels)
             if dtype == "float32":
                 measurements["merge/speedup"] = _speedup(adapter, merged, rows[:4])
                 del adapter
             same = _agreement(written, self._greedy(merged, tokenizer))
-            failures += difference.violations(self.tolerances[dtype], what)
-            failures += difference.control_failures(effect, what)
-            failures += stored.tokenizer_failures(tokenizer, folder, rows[0], what)
+            broken = difference.violations(self.tolerances[dtype], what)
+            broken += difference.control_failures(effect, what)
+            failures += merge.with_remedy(broken, dtype, difference, "verify.merge_dtype=") if is_right else broken
+            is_right = not broken
+            failures += stored.tokenizer_failures(tokenizer, folder, rows[0], what, trust_remote_code=trusted)
             failures += stored.precision_failures(folder, dtype)
             failures += stored.tying_failures(merged, self.adapter_folder, was_tied=was_tied, what=what)
             prefix = "merge" if dtype == "float32" else f"merge/{dtype}"

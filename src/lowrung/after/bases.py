@@ -1,5 +1,7 @@
-"""What a run tells of its adapter: the base, the config, the held-out examples."""
+"""What a run tells of its adapter: the base, the config, the held-out examples and their prompts."""
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
     from lowrung.finetune.model import Base
 
 
-def base_for(found: Named, saved: "Saved", path: str | None) -> "Base":
+def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "Base":
     """The base that was named; else that of the adapter's run, loaded as it was there; else the one the adapter names.
 
-    Code that comes with a model is not run, whatever a run's config says: a folder may come from anybody.
+    Code that comes with a model is run only where it is asked for here, whatever a run's config says: a folder may come
+    from anybody.
 
     Raises:
         UsageError: when nothing names a base.
@@ -27,16 +30,35 @@ def base_for(found: Named, saved: "Saved", path: str | None) -> "Base":
     from lowrung.finetune.model import Base
 
     if path is not None:
-        return Base(path)
-    if found.run is None:
-        return base_of(saved)
-    return Base(**{**config_of(found.run)["model"], "trust_remote_code": False})
+        base = Base(path)
+    elif found.run is None:
+        base = base_of(saved)
+    else:
+        base = Base(**config_of(found.run)["model"])
+    return dataclasses.replace(base, trust_remote_code=trust_remote_code)
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:
     """The config that a run was made from."""
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
     return dict(config)
+
+
+def held_out_prompts(run: RunFolder, count: int) -> list[str]:
+    """What a user asks first in the first held-out examples of a run; fewer where the data is text alone.
+
+    The data is read anew, since tokens do not tell what the template of a chat put around a question.
+
+    Raises:
+        UsageError: when it cannot be read any more.
+    """
+    from lowrung.finetune import data
+
+    asked = (
+        next((text for role, text in example.messages if role == "user" and text.strip()), None)
+        for example in data.of_task(config_of(run)["data"]).eval
+    )
+    return list(itertools.islice(filter(None, asked), count))
 
 
 def held_out(run: RunFolder) -> Sequence["Row"]:

@@ -15,20 +15,21 @@ from lowrung.layout import ROOT
 from lowrung.outcome import Outcome
 
 if TYPE_CHECKING:
-    from lowrung.adapters.difference import Tolerance
     from lowrung.adapters.saved import Saved
     from lowrung.adapters.ship import Shipped
     from lowrung.finetune.model import Base
 
 
-def merge(name: str, to: str, *, base: str | None, dtype: str | None) -> str:
+def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remote_code: bool = False) -> str:
     """Merges an adapter into its base, verifies the result as reloaded from the disk, and writes its card.
 
     Args:
         name: the adapter's folder, run or trial.
         to: a folder that is empty or not there yet.
         base: where its base is, instead of where the adapter says.
-        dtype: the precision that is saved; None is the base's own.
+        dtype: the precision that is saved; None is the one that the run's gate looked at (``verify.merge_dtype``), and
+            lowrung's default where there is no run.
+        trust_remote_code: run Python code that comes with the base.
 
     Returns:
         what was made and how it was verified, for people.
@@ -42,30 +43,30 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None) -> str:
         raise UsageError(problems)
     (found,) = named.adapters([name], Path.cwd())
     from lowrung.adapters import saved as files
+    from lowrung.adapters.difference import Tolerance
     from lowrung.adapters.ship import ship
 
     saved = files.read(found.folder)
-    origin = base_for(found, saved, base)
+    origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
     config = config_of(found.run) if found.run else {}
+    gate = _gate_settings(config)
     shipped = ship(
         base=origin,
         adapter=found.folder,
         folder=folder,
-        dtype=dtype,
-        rows=held_out(found.run)[: config["verify"]["prompts"]] if found.run else [],
-        tolerances=_tolerances(config),
+        dtype=dtype or gate["merge_dtype"],
+        rows=held_out(found.run)[: gate["prompts"]] if found.run else [],
+        tolerances={name: Tolerance(**limits) for name, limits in gate["tolerances"].items()},
         card=lambda made: _card(found, saved, origin, config, made),
     )
     return "\n".join([f"merged:    {shipped.folder} ({shipped.dtype})", f"verified:  {_verified(shipped)}"])
 
 
-def _tolerances(config: Mapping[str, Any]) -> dict[str, "Tolerance"]:
-    """The run's, and lowrung's own for dtypes that it has none for."""
-    from lowrung.adapters.difference import Tolerance
-
-    default: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "verify" / "default.yaml"))
-    limits = {**default["tolerances"], **config.get("verify", {}).get("tolerances", {})}
-    return {dtype: Tolerance(**limit) for dtype, limit in limits.items()}
+def _gate_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's ``verify``, and lowrung's own for all that it does not say."""
+    default = OmegaConf.load(ROOT / "conf" / "verify" / "default.yaml")
+    settings: Any = OmegaConf.to_container(OmegaConf.merge(default, config.get("verify", {})))
+    return dict(settings)
 
 
 def _verified(shipped: "Shipped") -> str:

@@ -184,10 +184,14 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
     return model
 
 
-def load_model(folder: Path, dtype: torch.dtype, place: torch.device) -> PreTrainedModel:
+def load_model(
+    folder: Path, dtype: torch.dtype, place: torch.device, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """Loads a causal language model's weights, safetensors only, in evaluation mode."""
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
     return model.to(place).eval()  # type: ignore[no-any-return, arg-type]
 
 
@@ -285,7 +289,8 @@ def _remote_code_problem(base: Base, config: dict[str, Any], folder: Path) -> st
     if base.trust_remote_code or not brings_code or config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
     return (
-        f"model.path={base.path} brings Python code of its own, which runs only with model.trust_remote_code=true."
+        f"model.path={base.path} brings Python code of its own, which runs only with model.trust_remote_code=true"
+        " (after training: --trust-remote-code)."
         f" Read the code first: it can do whatever you can. Its config.json is in {folder}."
     )
 
