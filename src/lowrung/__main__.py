@@ -65,9 +65,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     generate.add_argument("names", metavar="NAME", nargs="*", help=f"{ADAPTER}, or a whole model's folder")
     generate.add_argument("--prompt", action="append", required=True, help="what is asked; may be given several times")
     generate.add_argument("--with-base", action="store_true", help="ask the adapters' base too")
-    generate.add_argument(
-        "--new-tokens", type=int, default=64, help="the most tokens of an answer (default: %(default)s)"
-    )
+    _add_new_tokens(generate)
     _add_base(generate)
     generate.set_defaults(command=_generate)
 
@@ -81,15 +79,28 @@ def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     merge = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=about)
     merge.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     merge.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
-    merge.add_argument("--dtype", choices=DTYPES, help="the precision that is saved (default: the base's)")
+    merge.add_argument(
+        "--dtype", choices=DTYPES, help="the precision that is saved (default: the one that its run was verified in)"
+    )
     _add_base(merge)
     merge.set_defaults(command=_merge)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    about = "Says in which settings runs differ, how each ended, and all their metrics, a column a run."
+    about = (
+        "Says in which settings runs differ, how each ended, and all their metrics, a column a run; then what each"
+        " answers to the same prompts, greedily. Adapters on the same base share it."
+    )
     compare = commands.add_parser("compare", help="hold runs against each other", description=about)
     compare.add_argument("runs", metavar="RUN", nargs="+", help=f"two or more, each {ADAPTER}")
+    compare.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        help="what is asked; may be given several times (default: two held-out prompts of the first run's data)",
+    )
+    _add_new_tokens(compare, "; 0 asks nothing")
+    _add_trust(compare)
     compare.set_defaults(command=_compare)
 
 
@@ -120,6 +131,19 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="PATH", help="where the base is: a folder, a hub id or embedded:NAME (default: as trained)"
     )
+    _add_trust(parser)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that comes with the base: read it first"
+    )
+
+
+def _add_new_tokens(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument(
+        "--new-tokens", type=int, default=64, help=f"the most tokens of an answer (default: %(default)s{more})"
+    )
 
 
 def _ui(chosen: argparse.Namespace) -> None:
@@ -137,7 +161,7 @@ def _clean(chosen: argparse.Namespace) -> None:
 def _inspect(chosen: argparse.Namespace) -> None:
     from lowrung.after import inspection
 
-    found = inspection.inspect(chosen.adapter, chosen.base)
+    found = inspection.inspect(chosen.adapter, chosen.base, trust_remote_code=chosen.trust_remote_code)
     print(found.text)
     if found.problems:
         raise UsageError(found.problems)
@@ -153,6 +177,7 @@ def _generate(chosen: argparse.Namespace) -> None:
             base=chosen.base,
             with_base=chosen.with_base,
             new_tokens=chosen.new_tokens,
+            trust_remote_code=chosen.trust_remote_code,
         )
     )
 
@@ -160,19 +185,23 @@ def _generate(chosen: argparse.Namespace) -> None:
 def _merge(chosen: argparse.Namespace) -> None:
     from lowrung.after import merging
 
-    print(merging.merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype))
+    trusted = chosen.trust_remote_code
+    print(merging.merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype, trust_remote_code=trusted))
 
 
 def _compare(chosen: argparse.Namespace) -> None:
     from lowrung.after import comparison
 
-    print(comparison.compare(chosen.runs))
+    options = {"new_tokens": chosen.new_tokens, "trust_remote_code": chosen.trust_remote_code}
+    for number, part in enumerate(comparison.compare(chosen.runs, chosen.prompt, **options)):
+        print("\n" * bool(number) + part, flush=True)
 
 
 def _combine(chosen: argparse.Namespace) -> None:
     from lowrung.after import combination
 
     options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
+    options["trust_remote_code"] = chosen.trust_remote_code
     print(combination.combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options))
 
 

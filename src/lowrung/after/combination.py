@@ -27,6 +27,7 @@ def combine(
     weights: Sequence[float] | None,
     *,
     base: str | None,
+    trust_remote_code: bool = False,
     method: str,
     rank: int | None,
     density: float | None,
@@ -39,6 +40,7 @@ def combine(
         to: a folder that is empty or not there yet.
         weights: one an adapter; None is equal ones with a sum of 1.
         base: where the base is, instead of where the adapters say.
+        trust_remote_code: run Python code that comes with the base.
         method: see `lowrung.adapters.combine`, also for rank, density and seed.
         rank: the result's, for methods that end in ``svd``.
         density: the share of numbers that is kept, for methods that prune.
@@ -59,7 +61,7 @@ def combine(
     from lowrung.adapters.ship import check_target
 
     check_target(folder, sum(path.stat().st_size for one in found for path in one.folder.glob("*.safetensors")))
-    loaded = Loaded(_base(found, base))
+    loaded = Loaded(_base(found, base, trust_remote_code))
     for one in found:
         loaded.load(one.name, one.folder)
     loaded.combine(
@@ -80,11 +82,11 @@ def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> l
     return problems
 
 
-def _base(found: Sequence[Named], path: str | None) -> "Base":
+def _base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> "Base":
     """The base that all adapters share."""
     from lowrung.adapters import saved as files
 
-    bases = [located(base_for(one, files.read(one.folder), path)) for one in found]
+    bases = [located(base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)) for one in found]
     if len(set(bases)) > 1:
         listed = ", ".join(f"{one.name} has {base.path}" for one, base in zip(found, bases, strict=True))
         raise UsageError(f"Adapters must share their base, and how it is loaded, to be combined, but {listed}.")

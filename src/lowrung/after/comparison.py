@@ -1,50 +1,81 @@
-"""`lowrung compare`: in what the configs of runs differ, and what came of it."""
+"""`lowrung compare`: in what the configs of runs differ, what came of it, and what the models answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.after import named
-from lowrung.after.bases import config_of
+from lowrung.after import generation, named
+from lowrung.after.bases import config_of, held_out_prompts
 from lowrung.errors import UsageError
 from lowrung.layout import RunFolder
-from lowrung.outcome import Outcome
+from lowrung.outcome import Outcome, Status
 from lowrung.report.tables import table
 
 NOT_COMPARED = ("study", "store", "sweeps", "track")
 """What says where a run was recorded, and nothing about it."""
 
+ASKED = 2
+"""How many held-out prompts are answered where none is given."""
 
-def compare(names: Sequence[str]) -> str:
-    """The settings in which runs differ, how each ended, and all their metrics, a column a run.
+
+def compare(
+    names: Sequence[str], prompts: Sequence[str] = (), *, new_tokens: int, trust_remote_code: bool = False
+) -> Iterator[str]:
+    """The settings in which runs differ, how each ended with all their metrics, a column a run, and their answers.
 
     Args:
         names: two or more runs, trials, or adapters of runs.
+        prompts: what they are asked; none for the first held-out prompts of the first run's data.
+        new_tokens: the most tokens of an answer; 0 asks nothing, and loads no model.
+        trust_remote_code: run Python code that comes with their models.
+
+    Yields:
+        each part as soon as it is known: models take their time.
 
     Raises:
-        UsageError: when there are fewer than two, or one is no run.
+        UsageError: when there are fewer than two, one is no run, or its model cannot be loaded.
     """
-    if len(set(names)) < 2:
-        raise UsageError(f"compare needs at least two runs, but has {len(set(names))}. Name another.")
     names = list(dict.fromkeys(names))
-    runs = named.runs(names, Path.cwd())
-    _check(names, runs)
-    settings = _differing([_flat(config_of(run)) for run in runs])
-    outcomes = [Outcome.read(run.outcome) for run in runs]
-    status = {"status": [str(outcome.status) if outcome else "unfinished" for outcome in outcomes]}
+    if len(names) < 2:
+        raise UsageError(f"compare needs at least two runs, but has {len(names)}. Name another.")
+    runs = dict(zip(names, named.runs(names, Path.cwd()), strict=True))
+    if problems := [*_run_problems(runs), *generation.prompt_problems(prompts, new_tokens, least=0)]:
+        raise UsageError(problems)
+    outcomes = [Outcome.read(run.outcome) for run in runs.values()]
+    statuses = [str(outcome.status) if outcome else "unfinished" for outcome in outcomes]
     metrics = _columns([outcome.metrics if outcome else {} for outcome in outcomes])
-    parts = [("settings that differ", settings), ("result", status | metrics)]
-    return "\n\n".join(table([title, *names], _rows(values), left=(title,)) for title, values in parts)
+    yield _table("settings that differ", names, _differing([_flat(config_of(run)) for run in runs.values()]))
+    yield _table("result", names, {"status": statuses, **metrics})
+    if new_tokens:
+        trained = [name for name, status in zip(names, statuses, strict=True) if status == Status.COMPLETE]
+        yield _answers(trained, runs[names[0]], prompts, new_tokens, trust_remote_code)
 
 
-def _check(names: Sequence[str], runs: Sequence[RunFolder]) -> None:
-    problems = [
+def _run_problems(runs: Mapping[str, RunFolder]) -> list[str]:
+    return [
         f"{name} must be a run or an adapter in a run's folder, but {run.path} holds no run's config.yaml."
-        for name, run in zip(names, runs, strict=True)
+        for name, run in runs.items()
         if not run.config.is_file()
     ]
-    if problems:
-        raise UsageError(problems)
+
+
+def _answers(
+    names: Sequence[str], first: RunFolder, prompts: Sequence[str], new_tokens: int, trust_remote_code: bool
+) -> str:
+    """Each prompt with a line for the answer of each run that was trained to its end, or why nothing is asked."""
+    if not names:
+        return "not asked: no run was trained to its end"
+    try:
+        prompts = prompts or held_out_prompts(first, ASKED)
+    except UsageError as error:
+        return f"not asked: {' '.join(error.problems)} Or ask something else: --prompt TEXT."
+    if not prompts:
+        return "not asked: the first run's data has no prompts. Ask something: --prompt TEXT."
+    return generation.generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
+
+
+def _table(title: str, names: Sequence[str], values: Mapping[str, Sequence[str]]) -> str:
+    return table([title, *names], [[name, *cells] for name, cells in values.items()], left=(title,))
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -75,7 +106,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _rows(values: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    return [[name, *cells] for name, cells in values.items()]

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def generate(
-    names: Sequence[str], prompts: Sequence[str], *, base: str | None, with_base: bool, new_tokens: int
+    names: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    base: str | None = None,
+    with_base: bool = False,
+    new_tokens: int,
+    trust_remote_code: bool = False,
 ) -> str:
     """Asks all who were named, greedily.
 
@@ -26,6 +32,7 @@ def generate(
         base: where the adapters' base is, instead of where they say.
         with_base: ask the bases too.
         new_tokens: the most tokens of an answer.
+        trust_remote_code: run Python code that comes with the bases and models.
 
     Returns:
         each prompt with a line for each answer.
@@ -37,9 +44,11 @@ def generate(
     from lowrung.adapters.answers import Asked, answers
     from lowrung.finetune.model import Base
 
-    asked = {found.name: _asked(found, base) for found in named.adapters_or_models(names, Path.cwd())}
+    asked = {
+        found.name: _asked(found, base, trust_remote_code) for found in named.adapters_or_models(names, Path.cwd())
+    }
     if base is not None and not names:
-        asked[base] = Asked(located(Base(base)))
+        asked[base] = Asked(located(Base(base, trust_remote_code=trust_remote_code)))
     if with_base:
         bases = {one.base: one for one in asked.values() if one.adapter is not None}
         asked |= {
@@ -54,27 +63,33 @@ def generate(
 
 
 def _check(names: Sequence[str], prompts: Sequence[str], base: str | None, new_tokens: int) -> None:
-    problems = []
+    problems = prompt_problems(prompts, new_tokens, least=1)
     if not names and base is None:
         problems.append("Somebody must be asked: name an adapter, a run, a trial or a model's folder, or --base PATH.")
-    if any(not prompt.strip() for prompt in prompts):
-        problems.append("--prompt must hold some text, but one is empty.")
-    if new_tokens < 1:
-        problems.append(f"--new-tokens must be at least 1, but is {new_tokens}.")
     if problems:
         raise UsageError(problems)
 
 
-def _asked(found: Named, base: str | None) -> "Asked":
+def prompt_problems(prompts: Sequence[str], new_tokens: int, *, least: int) -> list[str]:
+    """What is wrong with what is asked, and with the length of answers, of at least so many tokens."""
+    problems = []
+    if any(not prompt.strip() for prompt in prompts):
+        problems.append("--prompt must hold some text, but one is empty.")
+    if new_tokens < least:
+        problems.append(f"--new-tokens must be at least {least}, but is {new_tokens}.")
+    return problems
+
+
+def _asked(found: Named, base: str | None, trust_remote_code: bool) -> "Asked":
     from lowrung.adapters import saved as files
     from lowrung.adapters.answers import Asked
     from lowrung.finetune.model import Base
 
     format = str(config_of(found.run)["data"]["format"]) if found.run else "auto"
     if not found.is_adapter:
-        return Asked(located(Base(str(found.folder))), format=format)
-    saved = files.read(found.folder)
-    return Asked(located(base_for(found, saved, base)), found.folder, format)
+        return Asked(located(Base(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
+    its_base = base_for(found, files.read(found.folder), base, trust_remote_code=trust_remote_code)
+    return Asked(located(its_base), found.folder, format)
 
 
 def located(base: "Base") -> "Base":

@@ -29,12 +29,13 @@ class Inspection:
     problems: Sequence[str]
 
 
-def inspect(name: str, base: str | None) -> Inspection:
+def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> Inspection:
     """Looks at an adapter and, without its weights, at its base.
 
     Args:
         name: the adapter's folder, run or trial.
         base: where its base is, instead of where the adapter says.
+        trust_remote_code: run Python code that comes with the base.
 
     Raises:
         UsageError: when there is no such adapter, or it cannot be read.
@@ -43,7 +44,7 @@ def inspect(name: str, base: str | None) -> Inspection:
 
     (found,) = named.adapters([name], Path.cwd())
     saved = files.read(found.folder)
-    origin = base_for(found, saved, base)
+    origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
     return Inspection(_text(found, saved, origin.path, files.layers(saved)), files.problems(saved, origin))
 
 

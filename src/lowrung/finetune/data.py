@@ -74,6 +74,16 @@ def digest(examples: Sequence[Example]) -> str:
     return total.hexdigest()[:16]
 
 
+def of_task(task: Mapping[str, Any]) -> Corpus:
+    """`load` for the fields of a `lowrung.schema.DataConf`; how examples are written down and scored is left out.
+
+    Raises:
+        UsageError: as `load` does.
+    """
+    others = ("max_length", "format", "metrics")
+    return load(**{name: value for name, value in task.items() if name not in others})
+
+
 def load(
     *,
     name: str,

@@ -104,9 +104,8 @@ def _folder(base: Base, found: list[str]) -> Path | None:
 
 
 def _corpus(task: Mapping[str, Any], found: list[str]) -> Corpus | None:
-    others = ("max_length", "format", "metrics")
     try:
-        return data.load(**{name: value for name, value in task.items() if name not in others})
+        return data.of_task(task)
     except UsageError as error:
         found += error.problems
         return None
