@@ -304,7 +304,7 @@ class VerifyConf:
         keep_merged: keep the merged model in the run's folder; it is as large as the base.
         forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is
             taken on with and without what was trained: ``forget/loss_delta``, which a sweep can hold down or bound.
-            0 measures nothing; 48 take seconds.
+            0 measures nothing; 48 take SmolLM2-135M some 18 s of one CPU thread.
         tolerances: by dtype.
     """
 

@@ -116,8 +116,11 @@ def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Rows) -> dict[
             wide = inputs[0].flatten(end_dim=-2).float()
             # An expert of a mixture sees some tokens, in an order of its own: there all of them count.
             seen = wide[is_learnt.to(wide.device)] if len(wide) == len(is_learnt) else wide
-            products[name] = products.get(name, 0) + seen.T @ seen
-            sums[name] = sums.get(name, 0) + seen.sum(0)
+            if name not in products:
+                width = wide.shape[1]
+                products[name], sums[name] = wide.new_zeros(width, width), wide.new_zeros(width)
+            products[name].addmm_(seen.T, seen)  # in place: these matrices are larger than all else that is touched
+            sums[name].add_(seen.sum(0))
             counts[name] += len(seen)
 
         return add
