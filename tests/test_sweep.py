@@ -598,6 +598,14 @@ class TestTracking:
         here.sweep("lora.r=8")  # played runs write their mailbox alone
         assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
 
+    def test_a_run_that_has_tracked_itself_is_closed_and_no_more(self, here):
+        here.returned = app.Ran(Status.COMPLETE, is_tracked=True)
+        here.sweep("lora.r=8")
+        child = here.tracker.runs["run1"]
+        assert child.status is Status.COMPLETE
+        assert not child.history
+        assert not child.artifacts
+
     def test_what_a_killed_run_had_not_deleted_goes(self, here):
         def act(config: Config) -> Outcome:
             (folder,) = (RunFolder(path) for path in Path("runs").iterdir())

@@ -66,8 +66,10 @@ class SweepTracking:
         """Records how a run ended."""
         run = finished.run
         assert run.tracked is not None
-        splits = self._plan.preflight(run.config).splits
-        recording.finish(self.tracker, run.tracked, run.folder, finished.outcome, splits)
+        if not finished.is_tracked:
+            data = recording.datasets(self._plan.preflight(run.config).splits)
+            recording.record(self.tracker, run.tracked, run.folder, finished.outcome, data)
+        self.tracker.end_run(run.tracked, finished.outcome.status)
 
     def keep(self, finished: Finished, point: Mapping[str, str]) -> None:
         """Records a run of an earlier start anew, where the tracker was lost, or emptied, since then."""
