@@ -40,13 +40,32 @@ def attach(model: PreTrainedModel, lora: Lora, rows: Rows = ()) -> PeftModel:
     """
     names = targets(model, lora.target_modules, lora.layers_to_transform)
     if lora.init == "eva":
-        return _attach_eva(model, lora, data_driven.eva(model, names, lora, rows))
-    config = _config(model, lora, names)
-    if lora.init == "corda":
-        data_driven.prepare_corda(model, config, names, rows)
-    elif lora.init == "lora_ga":
-        data_driven.prepare_lora_ga(model, config, names, rows)
-    return get_peft_model(model, config)
+        adapted = _attach_eva(model, lora, data_driven.eva(model, names, lora, rows))
+    else:
+        config = _config(model, lora, names)
+        if lora.init == "corda":
+            data_driven.prepare_corda(model, config, names, rows)
+        elif lora.init == "lora_ga":
+            data_driven.prepare_lora_ga(model, config, names, rows)
+        adapted = get_peft_model(model, config)
+    if lora.use_dora:
+        _set_magnitudes(adapted)
+    return adapted
+
+
+@torch.no_grad()
+def _set_magnitudes(model: PeftModel) -> None:
+    """Sets DoRA's magnitudes to the norms of the weights in float32, as the forward pass takes them.
+
+    PEFT sets them in the base's precision: in bfloat16, SmolLM2-135M then starts a mean KL of 0.0025 off its base.
+    Those of a quantised base are left, since the trainer holds its adapter in bfloat16.
+    """
+    for layer in adapted_layers(model).values():
+        held = layer.get_base_layer().weight
+        if held.is_floating_point():
+            magnitude = layer.lora_magnitude_vector["default"]
+            update = layer.lora_B["default"].weight.float() @ layer.lora_A["default"].weight.float()
+            magnitude.weight.data.copy_(magnitude.get_weight_norm(held.float(), update, layer.scaling["default"]))
 
 
 def _attach_eva(model: PreTrainedModel, lora: Lora, start: Mapping[str, Tensor]) -> PeftModel:
