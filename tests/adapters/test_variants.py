@@ -237,10 +237,10 @@ def test_fault_the_saved_model_is_the_base(full):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 @pytest.mark.parametrize("path", ["embedded:tiny", "embedded:tiny_gpt2"])
-@pytest.mark.parametrize("init", ["default", "eva", "loftq"])
-def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, init, path, quantization):
+@pytest.mark.parametrize("lora", [{}, {"init": "eva"}, {"init": "loftq"}, {"use_dora": True}], ids=str)
+def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, lora, path, quantization):
     base = Base(path, quantization=quantization)
-    trained, rows, before = train(tmp_path, base, lora={"init": init, "init_examples": 16}, learning_rate=1e-2)
+    trained, rows, before = train(tmp_path, base, lora={**lora, "init_examples": 16}, learning_rate=1e-2)
     assert trained.metrics["eval/loss"] < trained.metrics["base/eval_loss"] - 0.1
     result = verify.verify(
         base=base,

@@ -28,7 +28,15 @@ def settle(model: PreTrainedModel) -> None:
         # bfloat16 and passes no gradient on; a base that was evaluated could not be trained or dequantised any more.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        if hasattr(module, "init_8bit_state"):
+            module.register_forward_pre_hook(_give_scales_back)
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def _give_scales_back(layer: Any, _: Any) -> None:
+    """On a CPU, DoRA's pass over 8-bit weights puts copies in their place without their scales (PEFT 0.21)."""
+    if layer.weight.CB is not None and layer.weight.SCB is None:
+        layer.weight.SCB = layer.state.SCB
 
 
 def dequantized(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
