@@ -28,13 +28,16 @@ class Asked:
     format: str = "auto"
 
 
-def answers(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) -> list[list[str]]:
+def answers(
+    asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int, batch_size: int = 16
+) -> list[list[str]]:
     """Asks all greedily: each base is loaded once, and its adapters are switched.
 
     Args:
         asked: who; those on the same base share it.
         prompts: what is asked, none of them empty; written down as in training.
         new_tokens: the most tokens of an answer.
+        batch_size: prompts per forward pass; padding moves logits by rounding.
 
     Returns:
         for each who is asked, the answer to each prompt.
@@ -51,14 +54,14 @@ def answers(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) 
                 loaded.load(str(number), adapter)
         for number in mine:
             loaded.switch(None if asked[number].adapter is None else str(number))
-            found[number] = _answers(loaded, asked[number], prompts, new_tokens)
+            found[number] = _answers(loaded, asked[number], prompts, new_tokens, batch_size)
     return [found[number] for number in range(len(asked))]
 
 
-def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int) -> list[str]:
+def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int, batch_size: int) -> list[str]:
     tokenizer = tokenizer_of(one)
     rows = [prompt_row(prompt, tokenizer, one.format) for prompt in prompts]
-    given = generate.greedy(loaded.model, tokenizer, rows, new_tokens=new_tokens)
+    given = generate.greedy(loaded.model, tokenizer, rows, new_tokens=new_tokens, batch_size=batch_size)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in given]
 
 

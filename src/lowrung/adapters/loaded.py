@@ -77,6 +77,14 @@ class Loaded:
         """The adapters, in the order in which they came."""
         return tuple(self._entries)
 
+    def rank(self, name: str) -> int:
+        """The rank of an adapter's settings; layers may have others, by its pattern.
+
+        Raises:
+            UsageError: when there is no such adapter.
+        """
+        return int(self._config(self._entry(name).key).r)
+
     def load(self, name: str, folder: Path) -> None:
         """Reads an adapter from the disk and puts it beside the others, switched off.
 
