@@ -14,6 +14,8 @@ from lowrung.finetune import model as models
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
+from lowrung.track.base import store_uri
+from lowrung.track.mlflow import create_store
 from tests import training
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -65,6 +67,21 @@ def place(original, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     torch.set_num_threads(1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store of MLflow without any run; making one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(place, empty_store):
+    """The address of a store beside the runs, with the experiment ``lowrung`` and no run."""
+    shutil.copy(empty_store, place / "mlflow.db")
+    return store_uri(None, place)
 
 
 @pytest.fixture

@@ -137,10 +137,11 @@ class Registry:
     def point(self, name: str, alias: str, version: str) -> str | None:
         """Points an alias at a version; returns the version that it pointed at before, or None."""
         with translated():
-            before = self._client.get_registered_model(name).aliases.get(alias)
+            aliases = self._client.get_registered_model(name).aliases
+            before = str(aliases[alias]) if alias in aliases else None  # a database gives numbers, a server text
             if before != version:
                 self._client.set_registered_model_alias(name, alias, version)
-        return None if before is None else str(before)
+        return before
 
     def ask(self, model: str, prompts: Sequence[str], *, new_tokens: int) -> list[str]:
         """What a model answers when MLflow loads it in a fresh process.
