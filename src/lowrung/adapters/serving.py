@@ -1,5 +1,6 @@
 """How a registered model is to be loaded: the settings of `lowrung.adapters.served`."""
 
+import json
 from typing import Any
 
 from lowrung.adapters.answers import Asked, tokenizer_of
@@ -21,6 +22,6 @@ def settings(one: Asked) -> dict[str, Any]:
     if base.quantization != "none":
         dtype = models.dtype_for(base.dtype, models.device())
         how = quantization.config(base.quantization, dtype, double=base.double_quantization)
-        options["quantization_config"] = how.to_dict()
+        options["quantization_config"] = json.loads(how.to_json_string())  # a dict of its own would hold enums
     is_chat = tokens.is_chat(one.format, tokenizer_of(one))
     return {**where, "dtype": base.dtype, "options": options, "is_chat": is_chat}
