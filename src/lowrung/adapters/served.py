@@ -95,6 +95,10 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
         trust_remote_code=False,
         **options,
     )
+    for module in model.modules():
+        # On a CPU with AVX512-BF16 bitsandbytes would compute 4-bit layers in bfloat16, as training did not.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if "device_map" not in options:
         model.to(place)
     if is_adapter:

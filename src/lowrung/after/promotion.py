@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 
 ADAPTER, MERGED = "adapter", "merged"
-"""The forms of a model."""
+FORMS = {ADAPTER: "the adapter", MERGED: "the merged model"}
+"""What can be registered."""
 
 NEW_TOKENS = 32
 """The most tokens of an answer when a registered model is compared with the adapter."""
@@ -87,7 +88,7 @@ def promote(
     before = registry.point(registered, alias, version)
     lines = [
         *(f"passed over: {other.name}, since {other.refusal}" for other in passed_over),
-        f"registered:  {registered}, version {version}: the {form} of {_described(candidate)}",
+        f"registered:  {registered}, version {version}: {FORMS[form]} of {_described(candidate)}",
         f"verified:    {verified}",
         f"alias:       models:/{registered}@{alias}{_moved(before, version)}",
         f"store:       {record.uri}",
