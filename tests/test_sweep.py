@@ -918,14 +918,24 @@ def test_with_the_grid_sampler_an_interval_is_a_list(here):
     ]
 
 
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """The address of a server that runs for one test."""
+    with pytest.importorskip("pgserver").get_server(tmp_path / "postgresql") as server:
+        yield server.get_uri().replace("postgresql://postgres:@", "postgresql+psycopg2://postgres@")
+
+
 class TestStorage:
     @pytest.mark.slow
-    def test_a_database_of_ones_own(self, here):
-        here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db")
-        assert len(load_study(study_name="s", storage="sqlite:///all.db").trials) == 2
-        assert here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db") == []
-        here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db", "hydra.sweeper.fresh=true")
-        assert len(load_study(study_name="s", storage="sqlite:///all.db").trials) == 2
+    @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+    def test_a_database_of_ones_own(self, here, request, kind):
+        address = "sqlite:///all.db" if kind == "sqlite" else request.getfixturevalue("postgresql")
+        sweep = ["lora.r=4,8", f"hydra.sweeper.storage='{address}'"]
+        here.sweep(*sweep)
+        assert len(load_study(study_name="s", storage=address).trials) == 2
+        assert here.sweep(*sweep) == []
+        here.sweep(*sweep, "hydra.sweeper.fresh=true")
+        assert len(load_study(study_name="s", storage=address).trials) == 2
 
     @pytest.mark.parametrize(
         ("storage", "message"),
