@@ -16,6 +16,7 @@ from lowrung.__main__ import main
 from lowrung.adapters import served
 from lowrung.adapters.answers import Asked, answers
 from lowrung.after import champions, promotion
+from lowrung.after import tracked as tracked_in
 from lowrung.finetune.model import Base
 from lowrung.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
@@ -52,10 +53,10 @@ def track(place, uri):
     return runs
 
 
-def board(place, objectives="null", **broken):
-    """Leaves a leaderboard on which cd34 is the best."""
+def board(place, objectives="null", track="", **broken):
+    """Leaves a study as it was started, and its leaderboard, on which cd34 is the best."""
     study = place / "multirun" / "mine"
-    (study / "multirun.yaml").write_text(f"hydra:\n  sweeper:\n    objectives: {objectives}\n")
+    (study / "multirun.yaml").write_text(f"hydra:\n  sweeper:\n    objectives: {objectives}\n{track}")
     rows = [
         {"trial": number, "broken": broken.get(signature, []), "runs": [{"seed": 0}]}
         for number, signature in ((1, "cd34"), (0, "ab12"))
@@ -209,6 +210,14 @@ def test_what_did_not_pass_the_gate_is_passed_over(place, tracked):
     (other,) = passed_over
     assert other.trial == "mine/1"
     assert str(other.refusal).startswith("it must have passed the gate, but failed: float32: mean KL must be <= 1e-08")
+
+
+def test_a_study_tracks_results_of_others_in_its_own_store(place, tracked):
+    config = RunFolder(place / "runs" / "cd34").config
+    config.write_text(config.read_text().replace("kind: mlflow", "kind: none"))
+    assert tracked_in.uri_of(RunFolder(place / "runs" / "cd34"), place) is None
+    board(place, track="track:\n  kind: mlflow\n  uri: sqlite:///other.db\n")
+    assert tracked_in.uri_of(RunFolder(place / "runs" / "cd34"), place) == f"sqlite:///{place / 'other.db'}"
 
 
 class TestRefused:

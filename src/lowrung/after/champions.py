@@ -114,19 +114,28 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
 
 def of_run(run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
     """A run as a candidate, and the study in ``here/multirun`` that it is part of, if any."""
-    for job in sorted([*here.glob("multirun/*/*/run"), *here.glob("multirun/*/*/seed_*/run")]):
-        if job.resolve() == run.path.resolve():
-            trial = str(job.parent.relative_to(here / "multirun"))
-            found = StudyFolder(here / "multirun" / trial.split("/")[0])
-            objective, _ = next(iter(_objectives(found).items()))
-            return _candidate(run, trial, objective, ()), found
+    for found, trial in studies_of(run, here):
+        objective, _ = next(iter(_objectives(found).items()))
+        return _candidate(run, trial, objective, ()), found
     return _candidate(run, None, next(iter(OBJECTIVE)), ()), None
 
 
-def _objectives(found: StudyFolder) -> dict[str, str]:
+def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
+    """The studies in ``here/multirun`` that a run is part of, each with the name of its trial there."""
+    for job in sorted([*here.glob("multirun/*/*/run"), *here.glob("multirun/*/*/seed_*/run")]):
+        if job.resolve() == run.path.resolve():
+            trial = job.parent.relative_to(here / "multirun")
+            yield StudyFolder(here / "multirun" / trial.parts[0]), str(trial)
+
+
+def setting(found: StudyFolder, name: str) -> Any:
+    """What a study was last started with, by a dotted name; None where it does not say."""
     file = found.path / "multirun.yaml"
-    values: Any = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
-    chosen = OmegaConf.select(values, "hydra.sweeper.objectives")
+    return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
+
+
+def _objectives(found: StudyFolder) -> dict[str, str]:
+    chosen = setting(found, "hydra.sweeper.objectives")
     return {str(name): str(direction) for name, direction in chosen.items()} if chosen else OBJECTIVE
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung import addresses
+from lowrung.after import champions
 from lowrung.after.bases import config_of
 from lowrung.layout import RunFolder
 from lowrung.track.base import store_uri
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 def uri_of(run: RunFolder, here: Path) -> str | None:
     """The address of the store that a run was to be tracked in; None where it was not to be.
 
+    A study that shares a result of others tracks it in its own store, of which the run's config knows nothing.
+
     Args:
         run: the run.
-        here: what a relative SQLite path is relative to.
+        here: what a relative SQLite path is relative to, and where studies are looked for.
     """
-    track = config_of(run).get("track") or {}
-    return store_uri(track.get("uri"), here) if track.get("kind") == "mlflow" else None
+    studies = (champions.setting(study, "track") for study, _ in champions.studies_of(run, here))
+    for track in (*studies, config_of(run).get("track")):
+        if track and track.get("kind") == "mlflow":
+            return store_uri(track.get("uri"), here)
+    return None
 
 
 def record_of(run: RunFolder, here: Path) -> "Record | None":
