@@ -1,9 +1,11 @@
 """What adapters and models answer to the same prompts, with each base loaded once."""
 
 import dataclasses
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from lowrung.adapters.loaded import Loaded
@@ -55,6 +57,9 @@ def answers(
         for number in mine:
             loaded.switch(None if asked[number].adapter is None else str(number))
             found[number] = _answers(loaded, asked[number], prompts, new_tokens, batch_size)
+        del loaded
+        gc.collect()
+        torch.cuda.empty_cache()  # the next base, or another process that is asked the same, needs the room
     return [found[number] for number in range(len(asked))]
 
 

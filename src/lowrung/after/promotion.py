@@ -271,6 +271,8 @@ class _Check:
             )
         alone = [sum(text == right for text, right in zip(other, expected, strict=True)) for other in others]
         control = f" (the base alone: {alone[0]})" if alone else ""
+        if len(TEXTS) in alone:
+            control = " (as does the base alone: that shows that it loads, but not that the adapter is on it)"
         self.found = (
             f"loaded by MLflow in a fresh process, it gives the same {len(TEXTS)} of {len(TEXTS)} answers{control}"
         )
