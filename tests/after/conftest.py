@@ -62,6 +62,7 @@ def place(original, monkeypatch, tmp_path):
     """A copy of the store to work in; the environment that a command changes is put back."""
     for name in ("HYDRA_FULL_ERROR", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "0")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "a folder"
     shutil.copytree(original, folder, symlinks=True)
     monkeypatch.chdir(folder)

@@ -296,35 +296,6 @@ class TestRefused:
         assert "Did you mean mine/0?" in refused("promote", "mini/0")
 
 
-class TestIdsOfMlflow:
-    def test_a_run_is_named_by_its_id(self, place, tracked, capsys):
-        main(["inspect", tracked["ab12"]])
-        assert capsys.readouterr().out.splitlines()[0] == f"adapter     {place / 'runs' / 'ab12' / 'adapter'}"
-        main(["compare", tracked["ab12"], "mine/1"])
-        assert "lora.alpha" in capsys.readouterr().out
-
-    def test_the_store_may_be_elsewhere(self, place, tracked, monkeypatch, capsys):
-        (place / "mlflow.db").rename(place / "other.db")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'other.db'}")
-        main(["inspect", tracked["ab12"]])
-        assert "run         ab12, complete" in capsys.readouterr().out
-
-    def test_an_unknown_one_and_a_store_that_is_missing(self, place, tracked, refused):
-        unknown = "0" * 32
-        message = refused("compare", unknown, tracked["ab12"])
-        assert f"{unknown} must be a run in sqlite:///{place / 'mlflow.db'}, but there is none." in message
-        (place / "mlflow.db").unlink()
-        message = refused("merge", unknown, "--to", "m")
-        assert f"{unknown} looks like a run of MLflow, but sqlite:///{place / 'mlflow.db'} does not answer" in message
-
-    def test_a_sweep_and_a_run_whose_results_are_gone(self, place, tracked, refused):
-        sweep = MlflowTracker(store_uri(None, place), "lowrung").start_run("mine", tags={"lowrung.kind": "sweep"})
-        assert "is a whole sweep. Name one of its trials." in refused("inspect", sweep)
-        shutil.rmtree(place / "runs" / "ab12")
-        message = refused("inspect", tracked["ab12"])
-        assert f"but {place / 'runs' / 'ab12'} is gone. Run it again" in message
-
-
 class TestSeeds:
     def test_the_first_seed_that_passed_stands_for_its_trial(self, place, tracked, refused):
         study = place / "multirun" / "mine"

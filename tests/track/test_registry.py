@@ -1,7 +1,6 @@
 """The registry, with a model that is a file and a loader that reads it: no weights are needed to see what it keeps."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -10,10 +9,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from lowrung.errors import LowrungError, UsageError
-from lowrung.outcome import Status
-from lowrung.track import records, registry
-from lowrung.track.base import TrackError, store_uri
-from lowrung.track.mlflow import MlflowTracker, create_store
+from lowrung.track import registry
+from lowrung.track.base import TrackError
 from lowrung.track.registry import Entry, Registry
 from tests.servers import free_port
 
@@ -31,32 +28,6 @@ def _load_pyfunc(folder, settings):
     return Echo(folder, settings)
 """
 IDENTITY = {"lowrung.signature": "ab12", "lowrung.form": "adapter"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A store without any run."""
-    folder = tmp_path_factory.mktemp("a folder")
-    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
-    return folder
-
-
-@pytest.fixture
-def uri(made, tmp_path):
-    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
-    return store_uri(None, tmp_path)
-
-
-@pytest.fixture
-def run(uri):
-    return _run(uri)
-
-
-def _run(uri):
-    tracker = MlflowTracker(uri, "lowrung")
-    run = tracker.start_run("r=8", tags={"lowrung.signature": "ab12", "lowrung.results": "/runs/ab12"})
-    tracker.end_run(run, Status.COMPLETE)
-    return run
 
 
 @pytest.fixture
@@ -171,36 +142,6 @@ def test_a_model_that_cannot_be_loaded_is_said_in_a_line(uri, entry):
         opened.register(entry, lambda model: print(opened.ask(model, ["a"], new_tokens=1)))
     with pytest.raises(MlflowException):
         MlflowClient(uri).get_registered_model("echo")
-
-
-class TestRecords:
-    def test_a_run_is_found_by_its_id_and_by_its_signature(self, uri, run):
-        latest = _run(uri)
-        found = records.by_id(uri, run)
-        assert found is not None
-        assert (found.uri, found.run, found.experiment, found.results) == (uri, run, "lowrung", Path("/runs/ab12"))
-        by_signature = records.by_signature(uri, "ab12")
-        assert by_signature is not None
-        assert by_signature.run == latest
-
-    def test_one_that_did_not_complete_does_not_stand_for_its_signature(self, uri):
-        tracker = MlflowTracker(uri, "lowrung")
-        tracker.end_run(tracker.start_run("r=8", tags={"lowrung.signature": "ab12"}), Status.PRUNED)
-        assert records.by_signature(uri, "ab12") is None
-
-    def test_a_sweep_has_no_results(self, uri):
-        found = records.by_id(uri, MlflowTracker(uri, "lowrung").start_run("sweep"))
-        assert found is not None
-        assert found.results is None
-
-    def test_an_unknown_one_is_none(self, uri):
-        assert records.by_id(uri, "0" * 32) is None
-        assert records.by_signature(uri, "zz") is None
-
-    def test_a_store_that_is_missing_is_an_error(self, tmp_path):
-        for find in (records.by_id, records.by_signature):
-            with pytest.raises(TrackError, match="no database"):
-                find(store_uri(None, tmp_path / "nowhere"), "0" * 32)
 
 
 class TestRefused:
