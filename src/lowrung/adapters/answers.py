@@ -65,8 +65,7 @@ def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int
 def tokenizer_of(one: Asked) -> PreTrainedTokenizerBase:
     """The adapter's own tokenizer where it has one, else the base's."""
     has_own = one.adapter is not None and (one.adapter / "tokenizer_config.json").is_file()
-    folder = one.adapter if has_own and one.adapter is not None else one.base.folder
-    return models.load_tokenizer(folder)
+    return models.load_tokenizer(one.adapter) if has_own and one.adapter is not None else models.tokenizer_of(one.base)
 
 
 def prompt_row(prompt: str, tokenizer: PreTrainedTokenizerBase, format: str) -> list[int]:

@@ -91,7 +91,7 @@ def _card(found: Named, saved: "Saved", base: "Base", config: Mapping[str, Any],
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---",
         f"# {made.folder.name}",
         f"A LoRA adapter merged into its base by lowrung, in {made.dtype}.",
-        _section("Base", {"model": base.path, "revision": revision or "none", "quantised": base.quantization}),
+        _section("Base", _base_facts(base, revision)),
         _section("Adapter", _adapter_facts(found, saved)),
     ]
     if found.run:
@@ -101,6 +101,16 @@ def _card(found: Named, saved: "Saved", base: "Base", config: Mapping[str, Any],
         sections.append(f"## Gate\n\nThe merged-vs-adapter gate after training: {inspection.gate(outcome)}.")
     sections.append(f"## Verified\n\nThis folder was {_verified(made)}.")
     return "\n\n".join(sections) + "\n"
+
+
+def _base_facts(base: "Base", revision: str | None) -> dict[str, Any]:
+    tokens = ", ".join(f"`{token}`" for token in base.added_tokens).replace("|", "\\|")
+    return {
+        "model": base.path,
+        "revision": revision or "none",
+        "quantised": base.quantization,
+        "added tokens": tokens,
+    }
 
 
 def _adapter_facts(found: Named, saved: "Saved") -> dict[str, Any]:

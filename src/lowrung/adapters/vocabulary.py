@@ -1,0 +1,63 @@
+"""The tokens that an adapter adds to its base, and whether it holds their rows of the embedding and the head."""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from peft import LoraConfig
+from transformers import PreTrainedModel
+
+from lowrung.finetune import added_tokens, lora
+from lowrung.finetune import model as models
+from lowrung.finetune.model import Base
+
+
+def added(folder: Path, base: Base) -> tuple[str, ...]:
+    """The tokens that the tokenizer beside an adapter has and the base's has not, in the order of their numbers.
+
+    None where the adapter has no tokenizer of its own, or the base cannot be used.
+    """
+    if not (folder / "tokenizer_config.json").is_file() or models.problems(base):
+        return ()
+    known = models.tokenizer_of(base).get_vocab()
+    numbers = models.load_tokenizer(folder).get_added_vocab()
+    return tuple(sorted((token for token in numbers if token not in known), key=lambda token: numbers[token]))
+
+
+def problems(config: LoraConfig, held: Collection[str], base: Base) -> Iterator[str]:
+    """Why the rows that an adapter trains do not go with its base's, in words; no weights are loaded.
+
+    Args:
+        config: the adapter's settings.
+        held: what it has saved, by the names of the base's parameters.
+        base: the base, with the tokens that the adapter adds.
+    """
+    skeleton = models.skeleton(base)
+    rows = added_tokens.row_count(skeleton)
+    trained = _trained(config, skeleton)
+    if beyond := sorted({row for numbers in trained.values() for row in numbers if row >= rows}):
+        yield (
+            f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
+            " Name what was added to the base (added_tokens); the tokenizer that was saved beside the adapter has it."
+        )
+    own = added_tokens.row_count(models.skeleton(dataclasses.replace(base, added_tokens=())))
+    whole = config.modules_to_save or ()
+    for name in lora.matrices(skeleton)[: 1 if lora.is_tied(skeleton) else 2]:
+        is_whole = f"{name}.weight" in held or _ends(name, whole)
+        if not is_whole and (lost := sorted(set(range(own, rows)) - set(trained.get(name, ())))):
+            yield (
+                f"it adds {', '.join(base.added_tokens)} to its base, so it must hold the rows of {name} that are new,"
+                f" but lacks {', '.join(map(str, lost))}. Train and save them (`trainable_token_indices`)."
+            )
+
+
+def _trained(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
+    """The rows that are trained by themselves, by the whole name of their matrix."""
+    named = config.trainable_token_indices or {}
+    embedding = lora.matrices(model)[0]
+    wanted: Mapping[str, Sequence[int]] = named if isinstance(named, Mapping) else {embedding: named}
+    return {whole: rows for name, rows in wanted.items() for whole in lora.matrices(model) if _ends(whole, [name])}
+
+
+def _ends(whole: str, names: Collection[str]) -> bool:
+    return any(whole == name or whole.endswith(f".{name}") for name in names)
