@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from lowrung.adapters import saved as files
+from lowrung.adapters import vocabulary
 from lowrung.adapters.loaded import Loaded
 from lowrung.finetune import generate, tokens
 from lowrung.finetune import model as models
@@ -31,6 +33,8 @@ class Asked:
 def answers(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) -> list[list[str]]:
     """Asks all greedily: each base is loaded once, and its adapters are switched.
 
+    Once more where only some of its adapters train single tokens' rows, which do not go together.
+
     Args:
         asked: who; those on the same base share it.
         prompts: what is asked, none of them empty; written down as in training.
@@ -43,9 +47,10 @@ def answers(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) 
         UsageError: when an adapter cannot be read or is another base's.
     """
     found: dict[int, list[str]] = {}
-    for base in dict.fromkeys(one.base for one in asked):
-        loaded = Loaded(base)
-        mine = [number for number, one in enumerate(asked) if one.base == base]
+    kinds = [(one.base, _matrices_in_rows(one)) for one in asked]
+    for kind in dict.fromkeys(kinds):
+        loaded = Loaded(kind[0])
+        mine = [number for number in range(len(asked)) if kinds[number] == kind]
         for number in mine:  # all of them first: a bad one is refused before anything is generated
             if (adapter := asked[number].adapter) is not None:
                 loaded.load(str(number), adapter)
@@ -53,6 +58,12 @@ def answers(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) 
             loaded.switch(None if asked[number].adapter is None else str(number))
             found[number] = _answers(loaded, asked[number], prompts, new_tokens)
     return [found[number] for number in range(len(asked))]
+
+
+def _matrices_in_rows(one: Asked) -> frozenset[str]:
+    if one.adapter is None:
+        return frozenset()
+    return vocabulary.matrices_in_rows(files.read(one.adapter).config, one.base)
 
 
 def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int) -> list[str]:

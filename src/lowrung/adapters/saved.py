@@ -119,7 +119,10 @@ def base_of(saved: Saved, path: str | None = None) -> Base:
     if not named:
         raise UsageError(f"{saved.folder} does not name its base. Name it: --base PATH.")
     base = Base(named, revision=None if path else saved.config.revision)
-    return dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
+    # What is wrong with the base is told by whoever uses it.
+    return (
+        base if models.problems(base) else dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
+    )
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------
@@ -212,7 +215,7 @@ def _base_problems(saved: Saved, base: Base) -> list[str]:
     if found := models.problems(base):
         return found
     held = [name.removeprefix(PREFIX) for name in saved.tensors]
-    if found := list(vocabulary.problems(saved.config, held, base)):
+    if found := list(vocabulary.problems(saved.folder, saved.config, held, base)):
         return found
     try:
         needed, parameters = _needed(saved.config, base)

@@ -15,22 +15,23 @@ from lowrung.finetune.model import Base
 def added(folder: Path, base: Base) -> tuple[str, ...]:
     """The tokens that the tokenizer beside an adapter has and the base's has not, in the order of their numbers.
 
-    None where the adapter has no tokenizer of its own, or the base cannot be used.
+    None where the adapter has no tokenizer of its own.
     """
-    if not (folder / "tokenizer_config.json").is_file() or models.problems(base):
+    if not (folder / "tokenizer_config.json").is_file():
         return ()
     known = models.tokenizer_of(base).get_vocab()
     numbers = models.load_tokenizer(folder).get_added_vocab()
     return tuple(sorted((token for token in numbers if token not in known), key=lambda token: numbers[token]))
 
 
-def problems(config: LoraConfig, held: Collection[str], base: Base) -> Iterator[str]:
+def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base) -> Iterator[str]:
     """Why the rows that an adapter trains do not go with its base's, in words; no weights are loaded.
 
     Args:
-        config: the adapter's settings.
+        folder: the adapter's.
+        config: its settings.
         held: what it has saved, by the names of the base's parameters.
-        base: the base, with the tokens that the adapter adds.
+        base: the base, which can be used, with the tokens that were added to it.
     """
     skeleton = models.skeleton(base)
     rows = added_tokens.row_count(skeleton)
@@ -40,15 +41,25 @@ def problems(config: LoraConfig, held: Collection[str], base: Base) -> Iterator[
             f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
             " Name what was added to the base (added_tokens); the tokenizer that was saved beside the adapter has it."
         )
-    own = added_tokens.row_count(models.skeleton(dataclasses.replace(base, added_tokens=())))
-    whole = config.modules_to_save or ()
+    plain = dataclasses.replace(base, added_tokens=())
+    tokens = added(folder, plain)
+    new = set(models.added_rows(dataclasses.replace(plain, added_tokens=tokens)))
+    new -= set(range(added_tokens.row_count(models.skeleton(plain))))
     for name in lora.matrices(skeleton)[: 1 if lora.is_tied(skeleton) else 2]:
-        is_whole = f"{name}.weight" in held or _ends(name, whole)
-        if not is_whole and (lost := sorted(set(range(own, rows)) - set(trained.get(name, ())))):
+        is_whole = f"{name}.weight" in held or _ends(name, config.modules_to_save or ())
+        if not is_whole and (lost := sorted(new - set(trained.get(name, ())))):
             yield (
-                f"it adds {', '.join(base.added_tokens)} to its base, so it must hold the rows of {name} that are new,"
-                f" but lacks {', '.join(map(str, lost))}. Train and save them (`trainable_token_indices`)."
+                f"it adds {', '.join(tokens)} to its base, so it must hold the rows of {name} that are new, but lacks"
+                f" {', '.join(map(str, lost))}. Train and save them (`trainable_token_indices`)."
             )
+
+
+def matrices_in_rows(config: LoraConfig, base: Base) -> frozenset[str]:
+    """The matrices of which an adapter trains single rows, by their names in the base.
+
+    In one model PEFT holds only adapters that agree in this: it asks each for the rows of all.
+    """
+    return frozenset(_trained(config, models.skeleton(base)))
 
 
 def _trained(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
