@@ -13,7 +13,7 @@ from lowrung.finetune.model import Base
 
 
 def added(folder: Path, base: Base) -> tuple[str, ...]:
-    """The tokens that the tokenizer beside an adapter has and the base's has not, in the order of their numbers.
+    """The tokens that the tokenizer beside an adapter has after all that the base's has, in the order of their numbers.
 
     None where the adapter has no tokenizer of its own.
     """
@@ -21,7 +21,8 @@ def added(folder: Path, base: Base) -> tuple[str, ...]:
         return ()
     known = models.tokenizer_of(base).get_vocab()
     numbers = models.load_tokenizer(folder).get_added_vocab()
-    return tuple(sorted((token for token in numbers if token not in known), key=lambda token: numbers[token]))
+    after = (token for token, number in numbers.items() if number >= len(known) and token not in known)
+    return tuple(sorted(after, key=lambda token: numbers[token]))
 
 
 def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base) -> Iterator[str]:
@@ -59,7 +60,9 @@ def matrices_in_rows(config: LoraConfig, base: Base) -> frozenset[str]:
 
     In one model PEFT holds only adapters that agree in this: it asks each for the rows of all.
     """
-    return frozenset(_trained(config, models.skeleton(base)))
+    if not config.trainable_token_indices:
+        return frozenset()
+    return frozenset(_trained(config, models.skeleton(dataclasses.replace(base, added_tokens=()))))
 
 
 def _trained(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
