@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from lowrung.app import Ran
 from lowrung.engine import mailbox
 from lowrung.engine.base import Ended, Event, How, Job, Reported
 from lowrung.errors import EngineError
@@ -64,6 +65,13 @@ def lengths(runs: int, seed: int) -> list[float]:
     """Seconds that each run takes, drawn from a lognormal distribution."""
     draw = random.Random(seed)
     return [MEDIAN_SECONDS * draw.lognormvariate(0.0, SIGMA) for _ in range(runs)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated(Ran):
+    """What a run returns: that it has recorded itself, as a real one has in its own process, and its loss."""
+
+    loss: float
 
 
 @dataclasses.dataclass(order=True)
@@ -194,7 +202,7 @@ class SimulatedEngine:
         measurements = {name: self._draw.random() for name in MEASUREMENTS}
         Outcome(Status.COMPLETE, metrics, measurements).write(RunFolder(due.job.folder).outcome)
         returned = JobReturn(status=JobStatus.COMPLETED)
-        returned.return_value = loss
+        returned.return_value = Simulated(Status.COMPLETE, is_tracked=True, loss=loss)
         return Ended(due.job.key, How.RETURNED, returned)
 
     def cancel(self, key: str) -> None:

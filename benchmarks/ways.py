@@ -68,7 +68,7 @@ def batches(engine: SimulatedEngine, runs: int) -> None:
             overrides = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
             results = hydra_job.launch(engine, context, _is_not_run, master, overrides, first)
             for trial, result in zip(trials, results, strict=True):
-                study.tell(trial, result.return_value)
+                study.tell(trial, result.return_value.loss)
     engine.close()
 
 

@@ -121,6 +121,8 @@ class Stage:
         self.tracker = MemoryTracker()
         self.engine = PlayedEngine()
         self.ran: list[Config] = []
+        self.returned: Any = "done"
+        """What each job returns."""
 
     def sweep(
         self, *overrides: str, n_trials: int | None = None, act: Act = trains, slots: int = 1, seen: Any = SEEN
@@ -158,7 +160,7 @@ class Stage:
             shutil.copy(self._empty_database, database)
         return self.engine
 
-    def _task(self, composed: DictConfig, act: Act) -> str:
+    def _task(self, composed: DictConfig, act: Act) -> Any:
         config = schema.resolve(composed)
         self.ran.append(config)
         assignment = Assignment.read(JobFolder(Path(HydraConfig.get().runtime.output_dir)).assignment)
@@ -167,7 +169,7 @@ class Stage:
         outcome = act(config)
         if outcome is not None:
             outcome.write(folder.outcome)
-        return "done"
+        return self.returned
 
     @property
     def study(self) -> StudyFolder:

@@ -438,7 +438,7 @@ class TestOverrides:
         [
             [],
             ["lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-3))"],
-            ["lora=glob(*,exclude=loftq)", "data=number_words,docstrings"],
+            pytest.param(["lora=glob(*,exclude=loftq)", "data=number_words,docstrings"], marks=pytest.mark.slow),
             ["lora.target_modules=[q_proj],[q_proj,v_proj]"],
             ["lora.alpha='${lora.r}'"],
             ["++lora.r=4", "hydra.sweeper.n_trials=3"],

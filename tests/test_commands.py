@@ -103,6 +103,7 @@ def test_the_config_can_be_seen_from_any_folder(folder):
     assert files(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_reader_that_had_enough_is_no_crash(folder):
     with subprocess.Popen(
         command("--help"), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -26,6 +26,8 @@ from lowrung.layout import RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.results import Results
 from lowrung.schema import Config
+from lowrung.track.base import TrackerLostError
+from lowrung.track.tolerant import Tolerant
 from tests import composing, stage
 from tests.composing import Composer
 from tests.stage import SEEN, Stage, trains
@@ -53,7 +55,7 @@ def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: 
     folder.mkdir()
     monkeypatch.chdir(folder)
     made = Stage(composer, empty_database)
-    monkeypatch.setattr(recording, "make_tracker", lambda config: made.tracker)
+    monkeypatch.setattr(recording, "make_tracker", lambda config: Tolerant(made.tracker))
     return made
 
 
@@ -111,6 +113,7 @@ class TestGrid:
         assert (here.study.path / "job-1" / "run" / "outcome.json").is_file()
         assert not here.study.job(1).path.exists()
 
+    @pytest.mark.slow
     def test_points_with_equal_configs_run_once(self, here):
         assert len(here.sweep("verify=none", "verify.prompts=4,8")) == 1
         assert len(here.trials()) == 1
@@ -151,6 +154,7 @@ class TestSearch:
         assert all(1e-5 <= rate <= 1e-1 for rate in rates)
         assert rates == [trial.params["train.learning_rate"] for trial in here.trials()]
 
+    @pytest.mark.slow
     def test_the_grids_points_take_turns(self, here):
         ran = here.sweep("lora.r=2,4,8", RATE, n_trials=5, slots=2)
         assert Counter(ranks(ran)) == {2: 2, 4: 2, 8: 1}
@@ -164,6 +168,7 @@ class TestSearch:
         assert len(whole) == 3
         assert [c.train.learning_rate for c in parts] == [c.train.learning_rate for c in whole]
 
+    @pytest.mark.slow
     def test_the_same_draw_is_trained_once(self, here, capsys):
         ran = here.sweep("lora.r=int(interval(4,5))", n_trials=6, slots=3)
         assert sorted(ranks(ran)) == [4, 5]
@@ -206,6 +211,7 @@ class TestSeeds:
         assert f"{best.value:.3f} ± 0.26" in capsys.readouterr().out
         assert (here.study.job(1).path / "seed_2" / "run" / "outcome.json").is_file()
 
+    @pytest.mark.slow
     def test_each_run_is_a_child_of_its_own(self, here):
         here.sweep("lora.r=4,8", "seed=0,1")
         children = [run for run in here.tracker.runs.values() if run.parent]
@@ -219,6 +225,7 @@ class TestSeeds:
         assert here.sweep("lora.r=4,8", "seed=0,1") == []
         assert len(here.trials()) == 2
 
+    @pytest.mark.slow
     def test_a_further_seed_is_another_study_that_trains_only_that(self, here):
         here.sweep("lora.r=4", "seed=0,1", "study=two")
         assert [config.seed for config in here.sweep("lora.r=4", "seed=0,1,2", "study=three")] == [2]
@@ -249,6 +256,7 @@ class TestSeeds:
         here.sweep("lora.r=8", "seed=0,1,2", slots=3)
         assert here.engine.most_at_once == 3
 
+    @pytest.mark.slow
     def test_a_trial_that_is_clearly_worse_is_not_trained_with_all_of_them(self, here, capsys):
         ran = here.sweep("lora.r=8,4,2", "seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon", act=by_seed(*[0.0] * 6))
         assert Counter(ranks(ran)) == {8: 6, 4: 4, 2: 4}
@@ -264,6 +272,7 @@ class TestSeeds:
 
 
 class TestFailure:
+    @pytest.mark.slow
     def test_one_trial_fails_alone_and_only_it_runs_again(self, here, capsys):
         with pytest.raises(RunFailed, match=r"1 of 3 trials failed \(first: trial 1, RuntimeError: no luck at rank 4"):
             here.sweep("lora.r=2,4,8", act=fails_at(4))
@@ -449,6 +458,7 @@ class TestOneCoordinator:
         with atomic.lock(here.study.lock):
             pass
 
+    @pytest.mark.slow
     def test_a_run_that_another_sweep_trains_is_waited_for(self, here, monkeypatch):
         (config,) = here.sweep("lora.r=8")
         (run,) = Path("runs").iterdir()
@@ -598,6 +608,27 @@ class TestTracking:
         here.sweep("lora.r=8")  # played runs write their mailbox alone
         assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
 
+    def test_what_a_lost_tracker_has_in_part_is_completed_by_the_next_start(self, here, monkeypatch):
+        def lost(*_):
+            raise TrackerLostError("it is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(here.tracker, "log_artifact", lost)
+            here.sweep("lora.r=4,8")
+        assert not here.sweep("lora.r=4,8")
+        parent, *children = here.tracker.runs.values()
+        assert [child.params["lora.r"] for child in children] == ["4", "8"]
+        assert {run.status for run in (parent, *children)} == {Status.COMPLETE}
+        assert all("outcome.json" in child.artifacts for child in children)
+
+    def test_a_run_that_has_tracked_itself_is_closed_and_no_more(self, here):
+        here.returned = app.Ran(Status.COMPLETE, is_tracked=True)
+        here.sweep("lora.r=8")
+        child = here.tracker.runs["run1"]
+        assert child.status is Status.COMPLETE
+        assert not child.history
+        assert not child.artifacts
+
     def test_what_a_killed_run_had_not_deleted_goes(self, here):
         def act(config: Config) -> Outcome:
             (folder,) = (RunFolder(path) for path in Path("runs").iterdir())
@@ -634,6 +665,7 @@ class TestTracking:
         assert [run.name for run in here.tracker.runs.values()][1:] == ["lora.r=4", "lora.r=8"]
 
 
+@pytest.mark.slow
 def test_every_trial_is_told_exactly_once(here, monkeypatch):
     from lowrung.search.study import Study
 
@@ -751,6 +783,7 @@ class TestRetries:
             here.sweep("lora.r=4", "hydra.sweeper.retries=2", act=act)
         assert ranks(here.ran) == [4, 4, 4]
 
+    @pytest.mark.slow
     def test_a_process_that_is_lost_while_the_sweep_stops_is_left_for_the_next_start(self, here):
         def act(config: Config) -> Outcome:
             if config.lora.r == 8:
@@ -849,12 +882,14 @@ class TestConstraints:
         (parent,) = (run for run in here.tracker.runs.values() if not run.parent)
         assert parent.tags["lowrung.best_trial"] == "1"
 
+    @pytest.mark.slow
     def test_the_sampler_learns_of_them(self, here):
         here.sweep("lora.r=4,8", RATE, self.SMALL, n_trials=4)
         assert [(trial.params["lora.r"], trial.constraints) for trial in here.trials()] == [
             (r, {"params/trainable <= 400": 100 * r - 400}) for r in (4, 8, 4, 8)
         ]
 
+    @pytest.mark.slow
     def test_other_ones_are_another_search(self, here):
         here.sweep("lora.r=4,8", self.SMALL)
         with pytest.raises(UsageError, match=r"params/trainable was <=400, and is not searched now"):
@@ -874,6 +909,7 @@ class TestConstraints:
             here.sweep("lora.r=4,8", f"hydra.sweeper.constraints={text}")
 
 
+@pytest.mark.slow
 def test_with_the_grid_sampler_an_interval_is_a_list(here):
     ran = here.sweep("lora.r=4,8", RATE, "hydra/sweeper/sampler=grid")
     rates = [1e-5, 1e-3, 1e-1]
@@ -882,13 +918,24 @@ def test_with_the_grid_sampler_an_interval_is_a_list(here):
     ]
 
 
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """The address of a server that runs for one test."""
+    with pytest.importorskip("pgserver").get_server(tmp_path / "postgresql") as server:
+        yield server.get_uri().replace("postgresql://postgres:@", "postgresql+psycopg2://postgres@")
+
+
 class TestStorage:
-    def test_a_database_of_ones_own(self, here):
-        here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db")
-        assert len(load_study(study_name="s", storage="sqlite:///all.db").trials) == 2
-        assert here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db") == []
-        here.sweep("lora.r=4,8", "hydra.sweeper.storage=sqlite:///all.db", "hydra.sweeper.fresh=true")
-        assert len(load_study(study_name="s", storage="sqlite:///all.db").trials) == 2
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+    def test_a_database_of_ones_own(self, here, request, kind):
+        address = "sqlite:///all.db" if kind == "sqlite" else request.getfixturevalue("postgresql")
+        sweep = ["lora.r=4,8", f"hydra.sweeper.storage='{address}'"]
+        here.sweep(*sweep)
+        assert len(load_study(study_name="s", storage=address).trials) == 2
+        assert here.sweep(*sweep) == []
+        here.sweep(*sweep, "hydra.sweeper.fresh=true")
+        assert len(load_study(study_name="s", storage=address).trials) == 2
 
     @pytest.mark.parametrize(
         ("storage", "message"),

@@ -18,7 +18,7 @@ from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.report.progress import Progress
 from lowrung.schema import Config
-from lowrung.track.base import Point
+from lowrung.track.base import DatasetInput, Point
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -40,6 +40,7 @@ class Assignment:
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
         run: the tracker's id of this run.
+        datasets: fields of the `DatasetInput` of each split, to be tracked.
     """
 
     folder: str
@@ -49,6 +50,7 @@ class Assignment:
     tracking: str | None
     experiment: str
     run: str
+    datasets: list[dict[str, Any]]
 
     def write(self, path: Path) -> None:
         """Leaves it for the job."""
@@ -61,11 +63,24 @@ class Assignment:
         return cls(**atomic.read_json(path))
 
 
-def run(composed: DictConfig) -> str:
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a trial's job returns to the coordinator.
+
+    Attributes:
+        status: how the run ended.
+        is_tracked: whether the tracker has all of it, so that the coordinator need only close it there.
+    """
+
+    status: Status
+    is_tracked: bool
+
+
+def run(composed: DictConfig) -> Ran | str:
     """Hydra's task: a trial of a sweep where the coordinator left an assignment, else a single run.
 
     Returns:
-        the run's status.
+        a single run's status; what a trial's coordinator wants to know.
 
     Raises:
         UsageError: when the config cannot be run.
@@ -75,19 +90,28 @@ def run(composed: DictConfig) -> str:
     job = JobFolder(Path(HydraConfig.get().runtime.output_dir))
     if not job.assignment.exists():
         return _run_single(config, job)
-    assignment = Assignment.read(job.assignment)
+    return _run_trial(config, Assignment.read(job.assignment))
+
+
+def _run_trial(config: Config, assignment: Assignment) -> Ran:
+    """Trains, and tracks what came of it: here, since it takes a coordinator of many slots too long."""
+    folder = RunFolder(Path(assignment.folder))
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
     outcome = execution.execute(
         pinned(config, assignment.revision),
-        RunFolder(Path(assignment.folder)),
+        folder,
         data=Path(assignment.data),
         threads=assignment.threads,
         on_point=history.add,
-        stop_reason=lambda: mailbox.stop_reason(Path(assignment.folder)),
+        stop_reason=lambda: mailbox.stop_reason(folder.path),
     )
-    history.flush()
-    return outcome.status
+    if not outcome.status.is_kept:  # the coordinator may try it again, which would go on in the same tracked run
+        history.flush()
+        return Ran(outcome.status, is_tracked=False)
+    data = [DatasetInput(**fields) for fields in assignment.datasets]
+    recording.record(tracker, assignment.run, folder, outcome, data)
+    return Ran(outcome.status, tracker.has_all(assignment.run))
 
 
 def _run_single(config: Config, job: JobFolder) -> str:
@@ -138,8 +162,8 @@ def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", thr
             config, folder, data=preflight.data_folder, threads=threads, on_point=on_point, stop_reason=stop_reason
         )
         progress.end("run", "training", str(outcome.status))
-    history.flush()
-    recording.finish(tracker, run_id, folder, outcome, preflight.splits)
+    recording.record(tracker, run_id, folder, outcome, recording.datasets(preflight.splits))
+    tracker.end_run(run_id, outcome.status)
     return outcome
 
 

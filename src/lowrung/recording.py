@@ -51,7 +51,7 @@ def tracking_uri(config: Config) -> str | None:
     return store_uri(config.track.uri, Path.cwd()) if config.track.kind == "mlflow" else None
 
 
-def make_tracker(config: Config) -> Tracker:
+def make_tracker(config: Config) -> Tolerant:
     """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race.
 
     Raises:
@@ -59,7 +59,7 @@ def make_tracker(config: Config) -> Tracker:
     """
     uri = tracking_uri(config)
     if uri is None:
-        return NullTracker()
+        return Tolerant(NullTracker())
     from lowrung.track import mlflow
 
     try:
@@ -72,17 +72,16 @@ def make_tracker(config: Config) -> Tracker:
         ) from error
 
 
-def open_tracker(uri: str | None, experiment: str) -> Tracker:
+def open_tracker(uri: str | None, experiment: str) -> Tolerant:
     """Opens a tracker whose store exists, or did when the sweep started: without it a trial goes on untracked."""
     if uri is None:
-        return NullTracker()
+        return Tolerant(NullTracker())
     from lowrung.track.mlflow import MlflowTracker
 
     try:
         return Tolerant(MlflowTracker(uri, experiment))
     except TrackError as error:
-        print(f"warning: nothing is tracked from here: {error}")
-        return NullTracker()
+        return Tolerant.lost(error)
 
 
 def key_params(config: Config) -> dict[str, str]:
@@ -108,8 +107,13 @@ def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
     return run_id
 
 
-def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, splits: Sequence["Split"]) -> None:
-    """Tracks how a run ended: its whole history, its last numbers, its data, its files.
+def datasets(splits: Sequence["Split"]) -> list[DatasetInput]:
+    """The rows that were trained and evaluated on, as they are tracked."""
+    return [DatasetInput(**dataclasses.asdict(split)) for split in splits]
+
+
+def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, data: Sequence[DatasetInput]) -> None:
+    """Tracks what came of a run: its whole history, its last numbers, its data, its files. `end_run` closes it.
 
     The history may have come from the run before, but not all of it where the run was killed, was trained for another
     study, or found the tracker away.
@@ -117,7 +121,7 @@ def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, s
     history = [Point(**report) for report in mailbox.Reader(folder.path).read()]
     last = max((point.step for point in history), default=0)
     tracker.log(run_id, [*history, Point(last, time.time(), outcome.numbers)])
-    tracker.log_datasets(run_id, [DatasetInput(**dataclasses.asdict(split)) for split in splits])
+    tracker.log_datasets(run_id, data)
     for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
         if path.exists():
             tracker.log_artifact(run_id, path)
@@ -127,7 +131,6 @@ def finish(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, s
         "mlflow.source.git.commit": provenance.git_commit(),
     }
     tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
-    tracker.end_run(run_id, outcome.status)
 
 
 class History:

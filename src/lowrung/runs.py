@@ -10,7 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from lowrung import app, layout, recording
-from lowrung.app import Assignment
+from lowrung.app import Assignment, Ran
 from lowrung.engine import hydra_job, mailbox
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import StoreError
@@ -72,11 +72,19 @@ class Evaluated:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A run has its outcome; ``is_reused`` where it was not trained for it."""
+    """A run has its outcome.
+
+    Attributes:
+        run: the run.
+        outcome: how it ended.
+        is_reused: whether it was not trained for it.
+        is_tracked: whether the tracker has all of it but its end.
+    """
 
     run: Run
     outcome: Outcome
     is_reused: bool = False
+    is_tracked: bool = False
 
 
 class Runs:
@@ -208,6 +216,7 @@ class Runs:
             tracking=recording.tracking_uri(config),
             experiment=config.track.experiment,
             run=run.tracked,
+            datasets=[dataclasses.asdict(data) for data in recording.datasets(preflight.splits)],
         )
         assignment.write(job.assignment)
         self._engine.submit(Job(run.key, run.folder.path, self._make_task(run.composed)))
@@ -243,7 +252,9 @@ class Runs:
         outcome = outcome or Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
         if run.stopped_as is Status.CANCELLED and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Finished(run, Outcome(Status.CANCELLED, cause="stopped"))]
-        return [Finished(run, outcome), *self._twins(run, outcome)]
+        ran = ended.value._return_value if isinstance(ended.value, JobReturn) else None
+        is_tracked = isinstance(ran, Ran) and ran.is_tracked
+        return [Finished(run, outcome, is_tracked=is_tracked), *self._twins(run, outcome)]
 
     def _twins(self, ended: Run, outcome: Outcome) -> list[Evaluated | Finished]:
         """What waited for the very same run has its outcome too."""

@@ -10,7 +10,7 @@ from lowrung.outcome import Status
 from lowrung.plan import Plan
 from lowrung.report import leaderboard
 from lowrung.runs import Finished, Run
-from lowrung.track.base import Tracker
+from lowrung.track.tolerant import Tolerant
 
 if TYPE_CHECKING:
     from lowrung.search.study import Study
@@ -25,7 +25,7 @@ class SweepTracking:
         plan: the sweep's.
     """
 
-    def __init__(self, tracker: Tracker, study: "Study", plan: Plan) -> None:
+    def __init__(self, tracker: Tolerant, study: "Study", plan: Plan) -> None:
         self.tracker = tracker
         self._study = study
         self._plan = plan
@@ -66,17 +66,20 @@ class SweepTracking:
         """Records how a run ended."""
         run = finished.run
         assert run.tracked is not None
-        splits = self._plan.preflight(run.config).splits
-        recording.finish(self.tracker, run.tracked, run.folder, finished.outcome, splits)
+        if not finished.is_tracked:
+            data = recording.datasets(self._plan.preflight(run.config).splits)
+            recording.record(self.tracker, run.tracked, run.folder, finished.outcome, data)
+        self.tracker.end_run(run.tracked, finished.outcome.status)
 
     def keep(self, finished: Finished, point: Mapping[str, str]) -> None:
-        """Records a run of an earlier start anew, where the tracker was lost, or emptied, since then."""
+        """Records a run of an earlier start anew, where the tracker lacks it, or was lost before it had all of it."""
         run = finished.run
         run.tracked = self._anew.get(run.key, run.tracked)
         if not run.tracked or not self.tracker.has_run(run.tracked):
-            run.tracked = self._anew[run.key] = self.open(run, point)
-            self._study.note("tracked anew", self._anew)
+            run.tracked = self.open(run, point)
             self.close(finished)
+            self._anew[run.key] = run.tracked if self.tracker.has_all(run.tracked) else ""
+            self._study.note("tracked anew", self._anew)
 
     def cancel(self, runs: Iterable[Run]) -> None:
         """Closes runs that go on when the sweep does."""

@@ -239,7 +239,10 @@ class TestCombine:
             expected = sum(weight * parts[name][layer] for name, weight in weights.items() if layer in parts[name])
             assert torch.allclose(delta, expected, atol=1e-5), layer
 
-    @pytest.mark.parametrize("method", combine.METHODS)
+    @pytest.mark.parametrize(
+        "method",
+        [name if name == "dare_ties_svd" else pytest.param(name, marks=pytest.mark.slow) for name in combine.METHODS],
+    )
     def test_every_method_s_result_loads_elsewhere_and_leaves_base_and_parts(self, folders, loaded, tmp_path, method):
         paths, rows = folders
         loaded.load("other", paths["plain"])

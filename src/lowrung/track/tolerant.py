@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lowrung.outcome import Status
-from lowrung.track.base import DatasetInput, Point, Tracker, TrackerLostError, TrackError
+from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackerLostError, TrackError
 
 _T = TypeVar("_T")
 
@@ -27,6 +27,17 @@ class Tolerant:
         self._names: dict[str, str] = {}
         self._roots: set[str] = set()
         self._incomplete: dict[str, None] = {}
+
+    @classmethod
+    def lost(cls, error: TrackError) -> "Tolerant":
+        """One that was away from the start."""
+        tracker = cls(NullTracker())
+        tracker._lose(error)
+        return tracker
+
+    def has_all(self, run: str) -> bool:
+        """Whether nothing of a run was left out."""
+        return self._names.get(run, run) not in self._incomplete
 
     def start_run(
         self,
@@ -90,10 +101,13 @@ class Tolerant:
             try:
                 return call()
             except TrackerLostError as error:
-                self._is_lost = True
-                print(f"warning: nothing more is tracked from here on; results and study are kept: {error}")
+                self._lose(error)
             except TrackError as error:
                 if not is_known:
                     print(f"warning: not all of {name} is tracked: {error}")
         self._incomplete[name] = None
         return otherwise
+
+    def _lose(self, error: TrackError) -> None:
+        self._is_lost = True
+        print(f"warning: nothing more is tracked from here on; results and study are kept: {error}")
