@@ -254,6 +254,21 @@ def test_fault_the_merge_leaves_rows_as_they_began(which, matrix, tmp_path, requ
     assert any(failure.startswith("merged in float32: max |Δlogit|") for failure in failures)
 
 
+def test_fault_the_merge_unties_the_head(tied, tmp_path, monkeypatch):
+    tied.copy(tmp_path)
+
+    def untied_model(peft_model):
+        merged = peft_model.merge_and_unload()
+        merged.config.tie_word_embeddings = False
+        merged.lm_head.weight = torch.nn.Parameter(merged.lm_head.weight.detach().clone())
+        return merged
+
+    monkeypatch.setattr(merge, "merge", untied_model)
+    assert [failure.split(": ")[1] for failure in tied.failures(tmp_path)] == [
+        "the head must be tied to the embedding, as in the base, but is not"
+    ] * 2
+
+
 def test_fault_a_model_that_was_trained_whole_is_saved_without_their_rows(tmp_path):
     trained, evidence = train(tmp_path, is_full=True)
     folder, limits = tmp_path / "adapter", {"tolerances": TOLERANCES, "evidence": evidence, "base": TINY}

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lowrung.adapters import merge, stored
 from lowrung.adapters.difference import Evidence, Row, Tolerance, compare, completion_logits, padded
-from lowrung.finetune import generate, memory, score
+from lowrung.finetune import added_tokens, generate, memory, score
 from lowrung.finetune import model as models
 from lowrung.finetune.adapter import prepare_quantized
 from lowrung.finetune.model import Base
@@ -252,9 +252,7 @@ class _Bench:
 
     def _is_short_of_rows(self) -> bool:
         tokenizer: Any = models.tokenizer_of(self.base)
-        skeleton = models.skeleton(self.base)
-        embedding: Any = skeleton.get_input_embeddings()
-        return len(tokenizer) > int(embedding.weight.shape[0])
+        return len(tokenizer) > added_tokens.row_count(models.skeleton(self.base))
 
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
         merged = merge.merge(PeftModel.from_pretrained(merge.float32_base(self.base, place), str(self.adapter_folder)))
