@@ -98,6 +98,21 @@ def test_it_passes_the_gate_and_loads_as_people_load_it(tmp_path, case):
         assert distance(reloaded, evidence) < LOGITS
 
 
+def test_a_row_that_the_base_lacked_before_is_trained_too(tmp_path):
+    """Gemma 3's tokenizer has more tokens than its embedding has rows."""
+    shutil.copytree(TINY.folder, tmp_path / "base")
+    tokenizer = models.load_tokenizer(tmp_path / "base")
+    tokenizer.add_tokens(["<one more>"])
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = Base(str(tmp_path / "base"), added_tokens=TOKENS)
+    assert models.added_rows(base) == range(259, 267)
+    _, evidence = train(tmp_path, base)
+    assert gate(tmp_path, evidence, base).failures == ()
+    adapter = saved.read(tmp_path / "adapter")
+    assert saved.base_of(adapter) == base
+    assert saved.problems(adapter, base) == []
+
+
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory):
     return once(tmp_path_factory.mktemp("untied"), TINY)

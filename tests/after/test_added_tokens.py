@@ -38,6 +38,11 @@ def run(place, trained):
     return found
 
 
+def answers(printed):
+    """What each said to one prompt; an answer may hold any character."""
+    return dict(line.split(": ", 1) for line in printed.removesuffix("\n").split("\n  ")[1:])
+
+
 @pytest.mark.parametrize("name", ["ef56", "alone"])
 def test_inspect_tells_them(run, capsys, name):
     main(["inspect", name])
@@ -46,12 +51,11 @@ def test_inspect_tells_them(run, capsys, name):
 
 def test_generate_asks_such_adapters_beside_others(run, capsys):
     main(["generate", "ef56", "ab12", "alone", "--with-base", "--prompt", PROMPT, "--new-tokens", "8"])
-    said = dict(line.strip().split(": ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    said = answers(capsys.readouterr().out)
     assert said.keys() == {"ef56", "ab12", "alone", "base"}
     main(["generate", "ab12", "--with-base", "--prompt", PROMPT, "--new-tokens", "8"])
-    printed = capsys.readouterr().out
-    assert f"ab12: {said['ab12']}\n" in printed
-    assert f"base: {said['base']}\n" in printed
+    again = answers(capsys.readouterr().out)
+    assert again == {name: said[name] for name in ("ab12", "base")}
     model = AutoPeftModelForCausalLM.from_pretrained(str(run.adapter)).eval()
     tokenizer: Any = models.load_tokenizer(run.adapter)
     prompt = [{"role": "user", "content": PROMPT}]
@@ -60,6 +64,17 @@ def test_generate_asks_such_adapters_beside_others(run, capsys):
     given = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
     expected = tokenizer.decode(given, skip_special_tokens=True).strip()
     assert said["ef56"] == said["alone"] == expected
+
+
+def test_generate_asks_adapters_with_trained_tokens_beside_those_without(place, capsys):
+    """PEFT cannot hold both in one model."""
+    training.fine_tune(place / "words", lora={"trainable_token_indices": [1, 2]}, max_steps=1)
+    said = []
+    for names in (["ab12"], ["words/adapter"], ["ab12", "words/adapter"], ["words/adapter", "ab12"]):
+        main(["generate", *names, "--prompt", PROMPT, "--new-tokens", "8"])
+        said.append(answers(capsys.readouterr().out))
+    assert said[2] == said[3] == said[0] | said[1]
+    assert len(said[2]) == 2
 
 
 @pytest.mark.parametrize("name", ["ef56", "alone"])

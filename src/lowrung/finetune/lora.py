@@ -109,6 +109,8 @@ def token_rows(model: PreTrainedModel, lora: Lora) -> dict[str, list[int]]:
     The base lacks added rows in both, so they are trained in both, but for a matrix that is trained whole. A head that
     is tied to the embedding follows it.
     """
+    if not (lora.added_rows or lora.trainable_token_indices):
+        return {}
     embedding, *head = matrices(model)
     whole = _trained_whole(model, lora)
     added = {name: {*lora.added_rows} for name in (embedding, *([] if is_tied(model) else head)) if name not in whole}
@@ -205,6 +207,9 @@ def _token_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
 
 
 def _added_row_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
+    rows = token_rows(model, lora)
+    if not (rows or lora.added_rows):
+        return
     embedding, *heads = matrices(model)
     whole = [name for name in (embedding, *heads) if name in _trained_whole(model, lora)]
     if lora.added_rows and is_tied(model) and len(whole) == 1:
@@ -213,7 +218,6 @@ def _added_row_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
             f" lora.modules_to_save trains only {whole[0]}. Name both, 'lora.modules_to_save=[{embedding},{heads[0]}]',"
             " or neither."
         )
-    rows = token_rows(model, lora)
     for head in heads:
         has_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
         if has_bias and (head in rows or (is_tied(model) and embedding in rows)):
