@@ -12,6 +12,7 @@ from lowrung.adapters import merge, served, serving
 from lowrung.adapters.answers import Asked, answers
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
+from tests import training
 
 PROMPTS = ["Write 47 in words.", "Write 8 in words.", "a line\n", "The river had risen overnight."]
 
@@ -56,6 +57,13 @@ def test_an_adapter_answers_as_lowrung_asks_it(tmp_path, base, lora, format):
     said = said_by(one)
     assert said != said_by(Asked(base, format=format))
     assert served_answers(tmp_path, serving.settings(one)) == said
+
+
+def test_tokens_that_were_added_are_read_and_said(tmp_path):
+    base = Base("embedded:tiny", added_tokens=("Write", "seventy", "<think>"))
+    training.fine_tune(tmp_path, base=base, max_steps=3, eval_steps=3)
+    one = Asked(base, tmp_path / "adapter")
+    assert served_answers(tmp_path / "adapter", serving.settings(one)) == said_by(one)
 
 
 def test_a_base_may_be_elsewhere(tmp_path):

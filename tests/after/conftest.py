@@ -31,7 +31,7 @@ def original(tmp_path_factory):
     for number, (signature, lora) in enumerate(TRIALS.items()):
         run = layout.run_folder(place / "runs", signature)
         trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
-        _record(run, lora, trained.metrics)
+        record(run, lora, trained.metrics)
         layout.point_to(JobFolder(place / "multirun" / "mine" / str(number)).run, run.path)
         shutil.rmtree(run.path / "tokens")
     training.prepared(place, models.Base("embedded:tiny"))
@@ -44,9 +44,10 @@ def original(tmp_path_factory):
 TOKENS = "number-words"
 
 
-def _record(run, lora, metrics):
+def record(run, lora, metrics, **model):
+    """Leaves what a run leaves, beside its adapter."""
     config = Config(
-        model=ModelConf(path="embedded:tiny"),
+        model=ModelConf(path="embedded:tiny", **model),
         data=DataConf(name="number_words", max_length=256, train_size=64, eval_size=24),
         lora=LoraConf(**lora),
         verify=VerifyConf(prompts=8),

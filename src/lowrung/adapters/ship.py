@@ -15,8 +15,8 @@ from lowrung.adapters import saved as files
 from lowrung.adapters.answers import Asked, tokenizer_of
 from lowrung.adapters.difference import Difference, Row, Tolerance, compare, completion_logits
 from lowrung.errors import LowrungError, UsageError
+from lowrung.finetune import added_tokens, tokens
 from lowrung.finetune import model as models
-from lowrung.finetune import tokens
 from lowrung.finetune.examples import Example
 from lowrung.finetune.model import Base
 
@@ -91,7 +91,7 @@ def ship(
 
 def own_dtype(base: Base) -> str:
     """The precision that a base's weights are saved in."""
-    saved = str(getattr(models.skeleton(base.folder).config, "dtype", None)).removeprefix("torch.")
+    saved = str(getattr(models.skeleton(base).config, "dtype", None)).removeprefix("torch.")
     return saved if saved in BYTES else "float32"
 
 
@@ -112,7 +112,7 @@ def check_target(folder: Path, needed: int) -> None:
 
 
 def _bytes(base: Base, dtype: str) -> int:
-    return sum(parameter.numel() for parameter in models.skeleton(base.folder).parameters()) * BYTES[dtype]
+    return sum(parameter.numel() for parameter in models.skeleton(base).parameters()) * BYTES[dtype]
 
 
 def _rows(base: Base, adapter: Path) -> list[Row]:
@@ -137,7 +137,10 @@ class _Maker:
     made: Shipped | None = None
 
     def fill(self, aside: Path) -> None:
-        rows = self.rows or _rows(self.base, self.adapter)
+        rows = [
+            *(self.rows or _rows(self.base, self.adapter)),
+            *added_tokens.examples(models.added_rows(self.base)),
+        ]
         untrained, reference = self._save(aside, rows)
         gc.collect()
         merged, labels = completion_logits(models.load_model(aside, getattr(torch, self.dtype), models.device()), rows)

@@ -26,10 +26,8 @@ def base_for(found: Named, saved: "Saved", path: str | None) -> "Base":
     from lowrung.adapters.saved import base_of
     from lowrung.finetune.model import Base
 
-    if path is not None:
-        return Base(path)
-    if found.run is None:
-        return base_of(saved)
+    if path is not None or found.run is None:
+        return base_of(saved, path)
     return Base(**{**config_of(found.run)["model"], "trust_remote_code": False})
 
 

@@ -40,7 +40,7 @@ def body(
     sections = [
         f"# {title}",
         about,
-        _section("Base", {"model": base.path, "revision": base.origin[1] or "none", "quantised": base.quantization}),
+        _section("Base", _base_facts(base)),
         _section("Adapter", _adapter_facts(found, saved)),
     ]
     if found.run:
@@ -67,6 +67,16 @@ def with_head(body: str, base: "Base", *, library: str, tags: Sequence[str]) -> 
     if not Path(origin).is_absolute():  # a path says nothing elsewhere, and the hub takes ids alone
         head["base_model"] = origin
     return f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---\n\n{body}"
+
+
+def _base_facts(base: "Base") -> dict[str, Any]:
+    tokens = ", ".join(f"`{token}`" for token in base.added_tokens).replace("|", "\\|")
+    return {
+        "model": base.path,
+        "revision": base.origin[1] or "none",
+        "quantised": base.quantization,
+        "added tokens": tokens,
+    }
 
 
 def _adapter_facts(found: Named, saved: "Saved") -> dict[str, Any]:

@@ -110,9 +110,13 @@ def _base(found: Sequence[Named], path: str | None) -> "Base":
 
     bases = [located(base_for(one, files.read(one.folder), path)) for one in found]
     if len(set(bases)) > 1:
-        listed = ", ".join(f"{one.name} has {base.path}" for one, base in zip(found, bases, strict=True))
+        listed = ", ".join(f"{one.name} has {_shown(base)}" for one, base in zip(found, bases, strict=True))
         raise UsageError(f"Adapters must share their base, and how it is loaded, to be combined, but {listed}.")
     return bases[0]
+
+
+def _shown(base: "Base") -> str:
+    return f"{base.path} with {', '.join(base.added_tokens)}" if base.added_tokens else base.path
 
 
 def _save(loaded: "Loaded", first: Named, folder: Path) -> None:

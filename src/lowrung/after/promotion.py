@@ -260,7 +260,8 @@ class _Check:
         from lowrung.adapters.answers import Asked, answers
         from lowrung.adapters.ship import TEXTS
 
-        asked = [self.one, *([Asked(self.one.base, format=self.one.format)] if self.one.adapter else [])]
+        base = dataclasses.replace(self.one.base, added_tokens=())
+        asked = [self.one, *([Asked(base, format=self.one.format)] if self.one.adapter else [])]
         expected, *others = answers(asked, TEXTS, new_tokens=NEW_TOKENS, batch_size=1)
         given = self.registry.ask(model, TEXTS, new_tokens=NEW_TOKENS)
         wrong = [text for text, answer, right in zip(TEXTS, given, expected, strict=True) if answer != right]
