@@ -93,6 +93,16 @@ class TestRules:
                 [-1],
                 "lora.trainable_token_indices must be token numbers from 0, each once, but is [-1].",
             ),
+            (
+                "model.added_tokens",
+                ["<think>", ""],
+                "model.added_tokens must be texts that are not empty, each once, but is ['<think>', ''].",
+            ),
+            (
+                "model.added_tokens",
+                ["<think>", "<think>"],
+                "model.added_tokens must be texts that are not empty, each once, but is ['<think>', '<think>'].",
+            ),
             ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
             ("lora.rank_pattern", {"q_proj": 0}, "lora.rank_pattern.q_proj must be a rank of at least 1, but is 0."),
             (

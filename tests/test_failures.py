@@ -1,13 +1,8 @@
 """What no run can help: a full disk, folders that cannot be written, a tracker that goes away."""
 
-import contextlib
-import http.client
 import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +16,7 @@ from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome, Status
 from tests import composing
 from tests.commands import command, environment, train
+from tests.servers import free_port, tracking_server
 
 SMALL = [
     "model=tiny",
@@ -125,41 +121,10 @@ def test_a_config_and_a_sweep_do_not_go_together(tmp_path: Path) -> None:
 # -- a tracker that goes away ------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """A tracking server of MLflow, in a process group of its own, and its address."""
-    port = free_port()
-    arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    arguments += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments, "--artifacts-destination", str(tmp_path / "artifacts")],
-        env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not answers(port):
-        assert process.poll() is None
-        time.sleep(0.1)
-    yield process, f"http://127.0.0.1:{port}"
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with tracking_server(tmp_path) as running:
+        yield running
 
 
 @pytest.mark.slow

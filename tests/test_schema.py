@@ -77,6 +77,7 @@ class TestDetermining:
             ("seed", 1),
             ("model.dtype", "bfloat16"),
             ("model.quantization", "nf4"),
+            ("model.added_tokens", ["<think>"]),
             ("data.max_length", 7),
             ("data.format", "plain"),
             ("data.metrics", ["bleu"]),

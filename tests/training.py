@@ -34,7 +34,7 @@ def recipe(**changed: Any) -> Recipe:
 def prepared(folder: Path, base: Base, *, name: str = "number_words", max_length: int = 256) -> Prepared:
     """Few examples as the base's tokens."""
     corpus = sources.load(name=name, train_size=64, eval_size=24)
-    tokenizer = models.load_tokenizer(base.folder)
+    tokenizer = models.tokenizer_of(base)
     return tokens.prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
 
 

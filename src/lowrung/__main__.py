@@ -9,7 +9,7 @@ from lowrung.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")  # lowrung.schema's, whose import would slow --help down
 
-ADAPTER = "an adapter's folder, a run (runs/<signature>, or its signature) or a trial (<study>/<n>)"
+ADAPTER = "an adapter's folder, a run (runs/<signature>, its signature, or MLflow's id) or a trial (<study>/<n>)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_compare(commands)
     _add_combine(commands)
+    _add_promote(commands)
     return parser
 
 
@@ -127,6 +128,25 @@ def _add_combine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     combine.set_defaults(command=_combine)
 
 
+def _add_promote(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = (
+        "Registers the best run that passed the gate as a model in MLflow, and points an alias at it once it was"
+        " loaded from there, in a fresh process, and answers as the adapter does. A run is registered once: promoted"
+        " again, the alias moves back to it. Where the answers differ, nothing is promoted and the exit code is 1."
+    )
+    promote = commands.add_parser("promote", help="register the best run in MLflow as the champion", description=about)
+    promote.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="a study, whose best run is meant, or a run or trial (default: the study that was started last)",
+    )
+    promote.add_argument("--merged", action="store_true", help="register the merged model, verified as by merge")
+    promote.add_argument("--name", dest="registered", help="the registered model (default: base and data: BASE-DATA)")
+    promote.add_argument("--alias", default="champion", help="what points at it (default: %(default)s)")
+    promote.set_defaults(command=_promote)
+
+
 def _add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="PATH", help="where the base is: a folder, a hub id or embedded:NAME (default: as trained)"
@@ -203,6 +223,13 @@ def _combine(chosen: argparse.Namespace) -> None:
     options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
     options["trust_remote_code"] = chosen.trust_remote_code
     print(combination.combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options))
+
+
+def _promote(chosen: argparse.Namespace) -> None:
+    from lowrung.after import promotion
+
+    promoted = promotion.promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
+    print(promoted.text)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,8 @@ def _model_rules(model: ModelConf) -> Iterator[str]:
         yield from _one_of("model.attn_implementation", model.attn_implementation, schema.ATTENTIONS)
     if model.device_map not in (None, "auto"):
         yield f"model.device_map must be null or auto, but is {model.device_map!r}."
+    if "" in model.added_tokens or len(set(model.added_tokens)) < len(model.added_tokens):
+        yield f"model.added_tokens must be texts that are not empty, each once, but is {model.added_tokens}."
 
 
 def _data_rules(data: DataConf) -> Iterator[str]:

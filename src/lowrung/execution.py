@@ -150,7 +150,8 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> tuple[Outcome, "Evidence | None"]:
     from lowrung.adapters.difference import Evidence
-    from lowrung.finetune import run
+    from lowrung.finetune import added_tokens, run
+    from lowrung.finetune import model as models
     from lowrung.finetune.lora import Lora
     from lowrung.finetune.tokens import Prepared
     from lowrung.finetune.trainer import Recipe
@@ -177,7 +178,7 @@ def _train(
     outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
     if not config.verify.enabled:
         return outcome, None
-    rows = trained.held_out[: config.verify.prompts]
+    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(models.added_rows(base))]
     return outcome, Evidence.of(trained.model, rows, trained.dtype)
 
 

@@ -92,6 +92,10 @@ class ModelConf:
         device_map: null puts the model on the run's one device; ``auto`` spreads it over all GPUs that the run sees
             (see ``hydra.launcher.gpus_per_trial``).
         trust_remote_code: runs Python code that comes with the model. Read that code first.
+        added_tokens: texts that become tokens of their own, such as ``["<think>","</think>"]``. Embedding and head get
+            a row for each, which starts at the mean of the others. An adapter trains and saves these rows alone, unless
+            ``lora.modules_to_save`` trains the matrices whole; the tokenizer beside it has the tokens, and AutoPeft
+            makes room for them in the original base.
     """
 
     path: str = MISSING
@@ -102,6 +106,7 @@ class ModelConf:
     double_quantization: bool = True
     device_map: str | None = None
     trust_remote_code: bool = False
+    added_tokens: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -191,7 +196,8 @@ class LoraConf:
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained apart from it, and the merged model holds both.
         trainable_token_indices: numbers of tokens whose embeddings are trained and saved with the adapter, such as
-            those that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows.
+            those that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows. Those of
+            ``model.added_tokens`` are trained without being named.
         rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
         alpha_pattern: alphas that differ from alpha, likewise.
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.

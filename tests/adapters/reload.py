@@ -1,5 +1,6 @@
 """``python -m tests.adapters.reload train|reload FOLDER``: adapters are trained by one process, reloaded by another."""
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -11,11 +12,16 @@ from transformers import AutoModelForCausalLM
 
 from lowrung.adapters import verify
 from lowrung.adapters.difference import Evidence, Tolerance, completion_logits
+from lowrung.finetune import added_tokens
+from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
 from tests import architectures, training
 
 ID, OLD = "someone/tied", "1" * 40
 """A hub model and a commit that is not the newest."""
+
+TOKENS = ("Write", "seventy", "<think>", "twenty", "thirty", "forty", "hundred")
+"""Two more than the bases have rows to spare."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("tied llama", {}),
@@ -27,6 +33,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DoRA": ("qwen2", {"use_dora": True}),
     "PiSSA": ("tied llama", {"init": "pissa"}),
     "hub": (ID, {}),
+    "added tokens": ("llama", {}),
+    "added tokens, tied": ("tied llama", {"trainable_token_indices": [1, 2]}),
+    "added tokens, whole": ("llama", {"modules_to_save": ["lm_head", "embed_tokens"]}),
+    "added tokens, hub": (ID, {}),
 }
 """Each with its base, an architecture's name or a hub id, and settings of the adapter."""
 
@@ -35,8 +45,11 @@ def train(folder: Path) -> None:
     """Trains and verifies each case below a folder, and leaves the rows and what the trained model said of them."""
     for name, (base_name, lora) in CASES.items():
         base = Base(ID, revision=OLD) if base_name == ID else _copied_base(base_name, folder)
+        if name.startswith("added tokens"):
+            base = dataclasses.replace(base, added_tokens=TOKENS)
         trained, _ = training.fine_tune(folder / name, base=base, lora=lora, max_steps=3, eval_steps=3)
-        evidence = Evidence.of(trained.model, trained.held_out[:4], trained.dtype)
+        rows = [*trained.held_out[:4], *added_tokens.examples(models.added_rows(base))]
+        evidence = Evidence.of(trained.model, rows, trained.dtype)
         gate = verify.verify(
             base=base,
             adapter_folder=folder / name / "adapter",

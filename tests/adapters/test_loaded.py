@@ -1,5 +1,6 @@
 """Adapters beside each other on one base, which must be the same to the bit whatever was done to it."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from lowrung.adapters import combine, saved
 from lowrung.adapters.difference import completion_logits
 from lowrung.adapters.loaded import Loaded
 from lowrung.errors import UsageError
+from lowrung.finetune import added_tokens
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
-from tests import training
+from tests import architectures, training
 
 CPU = torch.device("cpu")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -134,6 +136,74 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
     assert saved.read(tmp_path / "copy").config.bias == "all"
     found, kept = weights(loaded.unload()), weights(original)
     assert all(torch.equal(found[name], kept[name]) for name in kept)
+
+
+TOKENS = ("Write", "<think>", "seventy", "twenty", "thirty", "forty")
+"""One more than the bases of `tests.architectures` have rows to spare."""
+
+KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "rows": ({}, TOKENS),
+    "whole": ({"modules_to_save": ["embed_tokens", "lm_head"]}, TOKENS),
+    "rows and others": ({"trainable_token_indices": [1, 2]}, TOKENS),
+    "plain": ({}, ()),
+}
+"""An adapter's settings, and the tokens that it adds."""
+
+
+@pytest.fixture(scope="module", params=["llama", pytest.param("tied llama", marks=pytest.mark.slow)])
+def with_tokens(request, tmp_path_factory):
+    """A base, the adapters of `KINDS` on it, and rows that hold each token."""
+    place, plain = tmp_path_factory.mktemp("tokens"), architectures.base(request.param)
+    for kind, (lora, tokens) in KINDS.items():
+        base = dataclasses.replace(plain, added_tokens=tokens)
+        trained, _ = training.fine_tune(place / kind, base=base, lora=lora, max_steps=3)
+    base = dataclasses.replace(plain, added_tokens=TOKENS)
+    rows = [*trained.held_out[:4], *added_tokens.examples(models.added_rows(base))]
+    return base, {kind: place / kind / "adapter" for kind in KINDS}, rows
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, where both are trained whole
+@pytest.mark.parametrize("names", [("rows", "rows and others"), ("plain", "whole")], ids=", ".join)
+def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_path, names):
+    base, paths, rows = with_tokens
+
+    def alone(folder):
+        return PeftModel.from_pretrained(models.load_base(base, CPU), str(folder)).eval()
+
+    original = models.load_base(base, CPU)
+    expected = {None: logits(original, rows)} | {name: logits(alone(paths[name]), rows) for name in names}
+    loaded = Loaded(base, CPU)
+    for name in names:
+        loaded.load(name, paths[name])
+    for active in (*names, None, *reversed(names), None):
+        loaded.switch(active)
+        assert torch.equal(logits(loaded.model, rows), expected[active]), active
+        if active is not None:
+            loaded.merge()
+            assert torch.allclose(logits(loaded.model, rows), expected[active], atol=1e-4), active
+            loaded.unmerge()
+            assert torch.equal(logits(loaded.model, rows), expected[active]), active
+    for name in names:
+        loaded.save(name, tmp_path / name)
+        assert torch.equal(logits(alone(tmp_path / name), rows), expected[name]), name
+    found, kept = weights(loaded.unload()), weights(original)
+    assert found.keys() == kept.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in kept.items())
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_tokens):
+    base, paths, _ = with_tokens
+    plain = Loaded(dataclasses.replace(base, added_tokens=()), CPU)
+    for name, message in (("rows", "trains the embeddings of tokens 264, but"), ("whole", "has other dimensions at")):
+        with pytest.raises(UsageError, match=message):
+            plain.load(name, paths[name])
+    loaded = Loaded(base, CPU)
+    loaded.load("rows", paths["rows"])
+    for name in ("whole", "plain"):
+        with pytest.raises(UsageError, match=f"{name}/adapter and rows cannot be on one base together: only one"):
+            loaded.load(name, paths[name])
+    assert (plain.names, loaded.names) == ((), ("rows",))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -273,7 +273,7 @@ def test_an_update_that_bfloat16_cannot_hold_fails_with_the_remedy(gate, trained
 
 @pytest.mark.slow
 def test_a_model_beyond_the_range_of_float16_fails_with_the_remedy(gate, tmp_path):
-    """As is said of Gemma 3. The base's weights are the same function as before: what one layer gains, the next one loses."""
+    """As is said of Gemma 3. The base is the same function as before: what one layer gains, the next one loses."""
     shutil.copytree(TINY.folder, tmp_path / "base")
     weights = load_file(tmp_path / "base" / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"] *= 2.0**24

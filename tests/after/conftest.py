@@ -14,6 +14,8 @@ from lowrung.finetune import model as models
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
+from lowrung.track.base import store_uri
+from lowrung.track.mlflow import create_store
 from tests import training
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -29,7 +31,7 @@ def original(tmp_path_factory):
     for number, (signature, lora) in enumerate(TRIALS.items()):
         run = layout.run_folder(place / "runs", signature)
         trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
-        _record(run, lora, trained.metrics)
+        record(run, lora, trained.metrics)
         layout.point_to(JobFolder(place / "multirun" / "mine" / str(number)).run, run.path)
         shutil.rmtree(run.path / "tokens")
     training.prepared(place, models.Base("embedded:tiny"))
@@ -42,9 +44,10 @@ def original(tmp_path_factory):
 TOKENS = "number-words"
 
 
-def _record(run, lora, metrics):
+def record(run, lora, metrics, **model):
+    """Leaves what a run leaves, beside its adapter."""
     config = Config(
-        model=ModelConf(path="embedded:tiny"),
+        model=ModelConf(path="embedded:tiny", **model),
         data=DataConf(name="number_words", max_length=256, train_size=64, eval_size=24),
         lora=LoraConf(**lora),
         verify=VerifyConf(prompts=8, merge_dtype="float32"),
@@ -68,11 +71,27 @@ def place(original, monkeypatch, tmp_path):
     """A copy of the store to work in; the environment that a command changes is put back."""
     for name in ("HYDRA_FULL_ERROR", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "0")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "a folder"
     shutil.copytree(original, folder, symlinks=True)
     monkeypatch.chdir(folder)
     torch.set_num_threads(1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store of MLflow without any run; making one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(place, empty_store):
+    """The address of a store beside the runs, with the experiment ``lowrung`` and no run."""
+    shutil.copy(empty_store, place / "mlflow.db")
+    return store_uri(None, place)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from peft import PeftModel
 
 from lowrung.__main__ import main
@@ -11,7 +12,9 @@ from lowrung.adapters import saved
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
 from lowrung.layout import RunFolder
-from lowrung.outcome import Outcome
+from lowrung.outcome import Outcome, Status
+from lowrung.track.mlflow import MlflowTracker
+from tests.servers import free_port
 
 
 def test_the_result_is_saved_whole_and_scored_beside_its_parts(place, capsys):
@@ -44,7 +47,72 @@ def test_without_held_out_examples_it_says_so(place, capsys):
     assert "not scored: no adapter has the held-out examples" in capsys.readouterr().out
 
 
+class TestTracked:
+    @pytest.fixture
+    def part(self, store):
+        """The first part as it was tracked; the second was not."""
+        tracker = MlflowTracker(store, "lowrung")
+        part = tracker.start_run("r=4", tags={"lowrung.signature": "ab12"})
+        tracker.end_run(part, Status.COMPLETE)
+        return part
+
+    def test_the_result_is_recorded_beside_its_parts(self, place, store, part, capsys):
+        client = MlflowClient(store)
+        main(["combine", "mine/0", "cd34", "--to", "both", "--method", "ties_svd", "--density", "0.5", "--rank", "3"])
+        printed = capsys.readouterr().out
+        (run,) = client.search_runs([client.get_run(part).info.experiment_id], "tags.`lowrung.kind` = 'combined'")
+        assert printed.endswith(f"\ntracked:   run {run.info.run_id} of the experiment lowrung\n")
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {
+            "parts": "mine/0, cd34",
+            "weights": "0.5, 0.5",
+            "method": "ties_svd",
+            "rank": "3",
+            "density": "0.5",
+        }
+        assert run.data.tags["lowrung.parts"] == part
+        assert run.data.tags["lowrung.results"] == str(place / "both")
+        shown = {line.split()[0]: line.split()[1:] for line in printed.split("\n\n")[1].splitlines()[1:]}
+        metrics = {name: f"{value:.4f}" for name, value in run.data.metrics.items()}
+        assert metrics == {
+            f"eval/loss/{who.replace('/', '.')}/on/{part}": loss
+            for who, losses in shown.items()
+            for part, loss in zip(("mine.0", "cd34"), losses, strict=True)
+        }
+        kept = {path.path for path in client.list_artifacts(run.info.run_id, "both")}
+        assert {"both/adapter_config.json", "both/adapter_model.safetensors"} <= kept
+        main(["inspect", run.info.run_id])
+        assert capsys.readouterr().out.splitlines()[0] == f"adapter     {place / 'both'}"
+
+    def test_names_that_mlflow_does_not_take_are_told_apart(self, place, store, part, capsys):
+        client = MlflowClient(store)
+        for name in ("a b", "a+b"):
+            shutil.copytree(place / "runs" / "ab12", place / "runs" / name)
+        main(["combine", "runs/a b", "runs/a+b", "mine/0", "--to", "both"])
+        assert "tracked:" in capsys.readouterr().out
+        (run,) = client.search_runs([client.get_run(part).info.experiment_id], "tags.`lowrung.kind` = 'combined'")
+        whose = {name.split("/on/")[1] for name in run.data.metrics}
+        assert whose == {"1_runs.a_b", "2_runs.a_b", "mine.0"}
+
+    def test_a_store_that_is_away_is_said_and_the_result_kept(self, place, monkeypatch, capsys):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        config = place / "runs" / "ab12" / "config.yaml"
+        config.write_text(config.read_text().replace("uri: null", f"uri: http://127.0.0.1:{free_port()}"))
+        main(["combine", "mine/0", "mine/1", "--to", "both"])
+        assert "\n\nnot tracked: the store of the parts does not answer (MLflow: " in capsys.readouterr().out
+        assert (place / "both" / "adapter_model.safetensors").is_file()
+
+    def test_what_was_not_tracked_is_not_recorded(self, place, capsys):
+        main(["combine", "mine/0", "mine/1", "--to", "both"])
+        assert "tracked:" not in capsys.readouterr().out
+        assert not (place / "mlflow.db").exists()
+
+
 class TestRefused:
+    def test_names_of_rows_of_the_table(self, place, refused):
+        shutil.copytree(place / "runs" / "ab12" / "adapter", place / "base")
+        assert "base must be called otherwise" in refused("combine", "base", "mine/0", "--to", "both")
+
     def test_weights_that_do_not_match_and_one_adapter_twice(self, place, refused):
         message = refused("combine", "mine/0", "mine/0", "--to", "both", "--weights", "1")
         assert message.startswith("2 errors:")

@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig, PhiConfig
 
 from lowrung.finetune import adapter
 from lowrung.finetune import lora as lora_settings
@@ -237,6 +240,70 @@ def test_all_problems_are_told_at_once():
 )
 def test_tokens_are_the_models_and_not_trained_twice(architecture, lora, expected):
     assert problems(architecture, **lora) == ([expected] if expected else [])
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, where both are trained whole
+@pytest.mark.parametrize(
+    ("architecture", "lora", "expected"),
+    [
+        ("llama", {}, {"model.embed_tokens": [5, 6], "lm_head": [5, 6]}),
+        ("tied llama", {}, {"model.embed_tokens": [5, 6]}),
+        ("gpt2", {"trainable_token_indices": [9, 6, 1]}, {"transformer.wte": [1, 5, 6, 9]}),
+        ("llama", {"trainable_token_indices": [9]}, {"model.embed_tokens": [5, 6, 9], "lm_head": [5, 6]}),
+        ("llama", {"modules_to_save": ["lm_head"]}, {"model.embed_tokens": [5, 6]}),
+        ("llama", {"modules_to_save": ["embed_tokens"]}, {"lm_head": [5, 6]}),
+        ("tied llama", {"modules_to_save": ["embed_tokens", "lm_head"]}, {}),
+        ("llama", {"added_rows": (), "trainable_token_indices": [9]}, {"model.embed_tokens": [9]}),
+        ("llama", {"added_rows": ()}, {}),
+    ],
+)
+def test_added_rows_are_trained_in_both_matrices_where_these_are_not_trained_whole(architecture, lora, expected):
+    settings = Lora(**{"r": 8, "alpha": 16.0, "added_rows": [5, 6], **lora})
+    model = skeleton(CONFIGS[architecture])
+    assert list(lora_settings.problems(model, settings)) == []
+    assert lora_settings.token_rows(model, settings) == expected
+    config = adapter.attach(model, settings).peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    assert config.trainable_token_indices == (expected or None)
+
+
+@pytest.mark.parametrize("half", ["embed_tokens", "lm_head"])
+def test_half_of_what_is_tied_cannot_be_trained_whole_with_added_rows(half):
+    name = {"embed_tokens": "model.embed_tokens"}.get(half, half)
+    assert problems("tied llama", added_rows=[5], modules_to_save=[half]) == [
+        "model.added_tokens need rows in the embedding and in the head that is tied to it, but lora.modules_to_save"
+        f" trains only {name}. Name both, 'lora.modules_to_save=[model.embed_tokens,lm_head]', or neither."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tied", "lora", "is_refused"),
+    [
+        (False, {"added_rows": [5]}, True),
+        (False, {"trainable_token_indices": [5]}, False),
+        (True, {"trainable_token_indices": [5]}, True),
+        (False, {"added_rows": [5], "modules_to_save": ["lm_head"]}, False),
+        (True, {"added_rows": [5], "modules_to_save": ["lm_head", "embed_tokens"]}, False),
+    ],
+)
+def test_single_rows_of_a_head_with_biases_are_refused(tied, lora, is_refused):
+    """PEFT computes such a head without its biases."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    model = skeleton(PhiConfig(vocab_size=16, tie_word_embeddings=tied, **sizes))
+    found = list(lora_settings.problems(model, Lora(r=8, alpha=16.0, **lora)))
+    assert (
+        found
+        == [
+            "The head, lm_head, has biases, which PEFT leaves out where only some of its rows are trained. Train"
+            " it whole: 'lora.modules_to_save=[model.embed_tokens,lm_head]'."
+        ]
+        * is_refused
+    )
 
 
 def test_olora_is_refused_where_weights_lie_the_other_way_round():

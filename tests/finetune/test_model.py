@@ -278,9 +278,9 @@ def foreign(tmp_path, monkeypatch):
 def test_foreign_code_does_not_run_unasked(foreign):
     (problem,) = model.problems(Base(str(foreign)))
     assert "runs only with model.trust_remote_code=true" in problem
-    for load in (model.skeleton, lambda folder: model.load_base(Base(str(folder)), CPU)):
+    for load in (model.skeleton, lambda base: model.load_base(base, CPU)):
         with pytest.raises(ValueError, match="trust_remote_code"):
-            load(foreign)
+            load(Base(str(foreign)))
     assert not (foreign.parent / "ran").exists()
 
 
@@ -288,7 +288,7 @@ def test_foreign_code_runs_where_it_is_trusted(foreign):
     base = Base(str(foreign), trust_remote_code=True)
     assert model.problems(base) == []
     assert (foreign.parent / "ran").exists()
-    assert type(model.skeleton(foreign, trust_remote_code=True)).__name__ == "MineForCausalLM"
+    assert type(model.skeleton(base)).__name__ == "MineForCausalLM"
     ids = torch.arange(9)[None]
     ours = model.load_base(Base("embedded:tiny"), CPU)
     with torch.no_grad():

@@ -4,8 +4,9 @@ from datasets import Dataset
 from transformers import BloomConfig, FalconMambaConfig, Lfm2Config, OpenAIGPTConfig
 
 from lowrung.errors import UsageError
+from lowrung.finetune import adapter, score
 from lowrung.finetune import model as models
-from lowrung.finetune import score
+from lowrung.finetune.lora import Lora
 from lowrung.finetune.packing import leakage, pack, require_separation
 from lowrung.finetune.tokens import FEATURES
 from lowrung.finetune.trainer import make_trainer
@@ -49,6 +50,12 @@ def test_a_model_that_mixes_packed_examples_is_refused(what):
     assert leakage(model) > 0.5  # measured: 0.95 and more
     with pytest.raises(UsageError, match=r"train\.packing needs a model that keeps packed examples apart"):
         require_separation(model)
+
+
+@pytest.mark.parametrize("lora", [{"added_rows": [5, 6]}, {"modules_to_save": ["embed_tokens"]}])
+def test_a_model_is_tried_out_whatever_of_its_embedding_is_trained(lora):
+    model = adapter.attach(random_model("llama"), Lora(**{**training.LORA, **lora}))
+    assert leakage(model) == 0
 
 
 def test_trying_a_model_out_leaves_its_mode_as_it_was():

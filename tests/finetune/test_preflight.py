@@ -112,3 +112,33 @@ def test_the_same_data_is_tokenised_once(look):
     assert look(lora={"r": 8}).data_folder == first
     assert (Path(first) / "facts.json").stat().st_mtime_ns == stamp
     assert look(max_length=129).data_folder != first
+
+
+def test_added_tokens_make_other_tokens_of_the_same_data(look):
+    plain = look()
+    found = look(base={"added_tokens": ["Write", "words"]})
+    assert (found.problems, found.notes) == ((), ())
+    assert found.model_fingerprint == plain.model_fingerprint
+    assert found.data_folder != plain.data_folder
+    assert look(base={"added_tokens": ["words", "Write"]}).data_folder != found.data_folder
+    one, other = (Prepared.load(where).train["input_ids"][0] for where in (plain.data_folder, found.data_folder))
+    assert 259 in other
+    assert len(other) < len(one)
+
+
+def test_added_tokens_that_no_example_holds_are_told(look):
+    assert look(base={"added_tokens": ["<think>", "Write", "</think>"]}).notes == (
+        "no training example holds <think>, </think>, so nothing is learnt of these added tokens",
+    )
+
+
+def test_added_tokens_that_cannot_be_trained_as_asked_are_found(look):
+    (known,) = look(base={"added_tokens": ["a"]}).problems
+    assert known.startswith("model.added_tokens must be new to the model, but embedded:tiny has a already.")
+    (half,) = look(
+        base={"path": "embedded:tiny_gpt2", "added_tokens": ["Write"]}, lora={"modules_to_save": ["wte"]}
+    ).problems
+    assert half.startswith("model.added_tokens need rows in the embedding and in the head that is tied to it")
+    assert look(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [259]}).problems == ()
+    (beyond,) = look(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [260]}).problems
+    assert "0 to 259, but holds 260" in beyond

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from lowrung.finetune import checkpoints
 from lowrung.finetune.callbacks import Diverged, Stopped
+from lowrung.finetune.model import Base
 from tests import training
 
 # Recorded with torch 2.13.0, transformers 5.23.0, trl 1.16.0 and peft 0.21.2 on x86-64 with one thread; other
@@ -137,7 +138,15 @@ class TestResume:
                 pytest.param({"lora": {"init": init, "init_examples": 8}}, marks=pytest.mark.slow)
                 for init in ("pissa_niter_2", "eva", "lora_ga", "corda")
             ],
+            {"base": Base("embedded:tiny", added_tokens=["Write", "<think>"])},
+            pytest.param(
+                {"base": Base("embedded:tiny_gpt2", added_tokens=["Write", "<think>"]), "early_stopping": 2},
+                marks=pytest.mark.slow,
+            ),
             pytest.param({"is_full": True, "learning_rate": 1e-3}, marks=pytest.mark.slow),
+            pytest.param(
+                {"is_full": True, "base": Base("embedded:tiny", added_tokens=["Write"])}, marks=pytest.mark.slow
+            ),
             pytest.param(
                 {"lora": {"dropout": 0.1}, "lora_plus_ratio": 4, "gradient_accumulation_steps": 2},
                 marks=pytest.mark.slow,
@@ -183,6 +192,18 @@ class TestResume:
         resumed, again = training.fine_tune(tmp_path / "stopped", **self.RECIPE)
         assert resumed.metrics == straight.metrics
         assert list(curve(again, "train/loss")) == [1, 2, 3, 4, 5, 6]
+
+    @pytest.mark.filterwarnings("error:Setting `save_embedding_layers`")
+    def test_a_checkpoint_holds_the_rows_of_added_tokens_and_no_whole_matrix(self, tmp_path):
+        with pytest.raises(ZeroDivisionError):
+            training.fine_tune(
+                tmp_path,
+                base=Base("embedded:tiny", added_tokens=["Write", "<think>"]),
+                watch=lambda step: 1 / (3 - step),
+                **self.RECIPE,
+            )
+        tensors = load_file(tmp_path / "checkpoints" / "checkpoint-2" / "adapter_model.safetensors")
+        assert {tuple(tensor.shape) for name, tensor in tensors.items() if "lora_" not in name} == {(2, 64)}
 
     def test_a_checkpoint_that_is_not_whole_does_not_count(self, tmp_path):
         with pytest.raises(ZeroDivisionError):

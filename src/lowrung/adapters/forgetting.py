@@ -72,6 +72,6 @@ def _is_prose(text: str) -> bool:
 
 
 def _rows(base: Base, count: int) -> list[Row]:
-    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    tokenizer = models.tokenizer_of(base)
     written = (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in paragraphs(count))
     return [vars(row.cut(MAX_TOKENS)) for row in written]

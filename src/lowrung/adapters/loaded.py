@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowrung.adapters import combine
+from lowrung.adapters import combine, vocabulary
 from lowrung.adapters import saved as files
 from lowrung.adapters.combine import Part
+from lowrung.adapters.saved import Saved
 from lowrung.errors import UsageError
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
@@ -77,6 +78,14 @@ class Loaded:
         """The adapters, in the order in which they came."""
         return tuple(self._entries)
 
+    def rank(self, name: str) -> int:
+        """The rank of an adapter's settings; layers may have others, by its pattern.
+
+        Raises:
+            UsageError: when there is no such adapter.
+        """
+        return int(self._config(self._entry(name).key).r)
+
     def load(self, name: str, folder: Path) -> None:
         """Reads an adapter from the disk and puts it beside the others, switched off.
 
@@ -85,12 +94,14 @@ class Loaded:
             folder: where it was saved.
 
         Raises:
-            UsageError: when the name is taken, the file damaged or a pickle, or the adapter is another base's.
+            UsageError: when the name is taken, the file damaged or a pickle, the adapter is another base's, or it and
+                those that are loaded do not train rows of the same matrices.
         """
         self._must_be_unmerged("load")
         self._must_be_new(name)
         saved = files.read(folder)
         files.check(saved, self.base)
+        self._must_go_with_the_others(saved)
         key = self._add(saved.config)
         parameters = dict(self._model.named_parameters())
         # Trained biases, and an embedding saved with them, are the base's own parameters: put there by `switch` alone.
@@ -295,6 +306,15 @@ class Loaded:
     def _must_be_new(self, name: str) -> None:
         if name in self._entries:
             raise UsageError(f"An adapter's name must be new, but {name} is loaded. Take another, or delete that one.")
+
+    def _must_go_with_the_others(self, saved: Saved) -> None:
+        mine = vocabulary.matrices_in_rows(saved.config, self.base)
+        for name, entry in self._entries.items():
+            if apart := mine ^ vocabulary.matrices_in_rows(self._config(entry.key), self.base):
+                raise UsageError(
+                    f"{saved.folder} and {name} cannot be on one base together: only one of them trains single rows of"
+                    f" {', '.join(sorted(apart))}. Load each on a base of its own."
+                )
 
     def _must_be_unmerged(self, wish: str) -> None:
         if self.is_merged:

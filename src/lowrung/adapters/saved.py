@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lowrung.adapters import vocabulary
 from lowrung.errors import UsageError
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
@@ -108,16 +109,20 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         raise UsageError(f"{file} is damaged or was cut off ({error}). Copy or save it again.") from None
 
 
-def base_of(saved: Saved) -> Base:
-    """The base that an adapter names.
+def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> Base:
+    """The base that an adapter names, or the one that is named here, with the tokens that the adapter adds to it.
 
     Raises:
-        UsageError: when it names none.
+        UsageError: when neither names one.
     """
-    path = saved.config.base_model_name_or_path
-    if not path:
+    named = path or saved.config.base_model_name_or_path
+    if not named:
         raise UsageError(f"{saved.folder} does not name its base. Name it: --base PATH.")
-    return Base(path, revision=saved.config.revision)
+    base = Base(named, revision=None if path else saved.config.revision, trust_remote_code=trust_remote_code)
+    # What is wrong with the base is told by whoever uses it.
+    return (
+        base if models.problems(base) else dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
+    )
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------
@@ -209,6 +214,9 @@ def _own_problems(saved: Saved) -> Iterator[str]:
 def _base_problems(saved: Saved, base: Base) -> list[str]:
     if found := models.problems(base):
         return found
+    held = [name.removeprefix(PREFIX) for name in saved.tensors]
+    if found := list(vocabulary.problems(saved.folder, saved.config, held, base)):
+        return found
     try:
         needed, parameters = _needed(saved.config, base)
     except ValueError as error:  # PEFT names the modules that are not there
@@ -243,7 +251,7 @@ def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]],
     config = copy.deepcopy(config)
     config.init_lora_weights = True
     config.inference_mode = True
-    skeleton: Any = models.skeleton(base.folder, trust_remote_code=base.trust_remote_code)
+    skeleton: Any = models.skeleton(base)
     own = {f"{PREFIX}{name}": tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
     adapted = PeftModel(skeleton, config)
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)

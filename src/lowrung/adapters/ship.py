@@ -15,8 +15,8 @@ from lowrung.adapters import saved as files
 from lowrung.adapters.answers import Asked, tokenizer_of
 from lowrung.adapters.difference import Difference, Row, Tolerance, compare, completion_logits
 from lowrung.errors import LowrungError, UsageError
+from lowrung.finetune import added_tokens, tokens
 from lowrung.finetune import model as models
-from lowrung.finetune import tokens
 from lowrung.finetune.examples import Example
 from lowrung.finetune.model import Base
 
@@ -105,8 +105,7 @@ def check_target(folder: Path, needed: int) -> None:
 
 
 def _bytes(base: Base, dtype: str) -> int:
-    skeleton = models.skeleton(base.folder, trust_remote_code=base.trust_remote_code)
-    return sum(parameter.numel() for parameter in skeleton.parameters()) * BYTES[dtype]
+    return sum(parameter.numel() for parameter in models.skeleton(base).parameters()) * BYTES[dtype]
 
 
 def _rows(base: Base, adapter: Path) -> list[Row]:
@@ -131,7 +130,10 @@ class _Maker:
     made: Shipped | None = None
 
     def fill(self, aside: Path) -> None:
-        rows = self.rows or _rows(self.base, self.adapter)
+        rows = [
+            *(self.rows or _rows(self.base, self.adapter)),
+            *added_tokens.examples(models.added_rows(self.base)),
+        ]
         untrained, reference = self._save(aside, rows)
         gc.collect()
         reloaded = models.load_model(

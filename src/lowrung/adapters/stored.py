@@ -5,7 +5,7 @@ from typing import Any
 
 from peft import PeftConfig
 from safetensors import safe_open
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.adapters.difference import Row
 from lowrung.finetune import model as models
@@ -37,9 +37,21 @@ def tokenizer_failures(
         saved = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever transformers raises where it finds nothing that it can load
         return [f"{what}: its tokenizer must be saved beside it, but cannot be loaded ({type(error).__name__})"]
+    added: Any = tokenizer.get_added_vocab()
+    if lost := [token for token, number in added.items() if saved.convert_tokens_to_ids(token) != number]:
+        return [
+            f"{what}: the tokenizer saved beside it must have the tokens that were added, but lacks {', '.join(lost)}"
+        ]
     if saved(text)["input_ids"] == tokenizer(text)["input_ids"]:
         return []
     return [f"{what}: the tokenizer saved beside it splits text differently"]
+
+
+def vocabulary_failures(folder: Path, rows: int, what: str, *, trust_remote_code: bool) -> list[str]:
+    """Does config.json give a saved model as many rows as the model that was trained? The weights must go with it."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    named = config.get_text_config().vocab_size
+    return [] if named == rows else [f"{what}: it must have {rows} rows, one for each token, but has {named}"]
 
 
 def precision_failures(folder: Path, dtype: str) -> list[str]:
@@ -64,7 +76,7 @@ def tying_failures(merged: PreTrainedModel, adapter_folder: Path, *, was_tied: b
     if merged.config.get_text_config().tie_word_embeddings:
         return [f"{what}: config.json must say that the head is not tied to the embedding, but says that it is"]
     config: Any = PeftConfig.from_pretrained(str(adapter_folder))
-    if was_tied and not (config.modules_to_save or config.trainable_token_indices):
+    if was_tied and not config.modules_to_save:
         return [f"{what}: the head must be tied to the embedding, as in the base, but is not"]
     return []
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lowrung.adapters import merge, stored
 from lowrung.adapters.difference import Evidence, Row, Tolerance, compare, completion_logits, padded
-from lowrung.finetune import generate, memory, score
+from lowrung.finetune import added_tokens, generate, memory, score
 from lowrung.finetune import model as models
 from lowrung.finetune.adapter import prepare_quantized
 from lowrung.finetune.model import Base
@@ -106,7 +106,9 @@ def verify_model(
     The arguments are those of `verify`; ``model_folder`` is the saved model's.
     """
     place = models.device()
-    trusted = base.trust_remote_code
+    trusted, rows = base.trust_remote_code, evidence.logits.shape[1]
+    if lost := stored.vocabulary_failures(model_folder, rows, "reloaded model", trust_remote_code=trusted):
+        return Gate(tuple(lost), {"merge/passed": 0.0}, {}, place.type)
     reloaded = models.load_model(model_folder, evidence.dtype, place, trust_remote_code=trusted)
     saved, labels = completion_logits(reloaded, evidence.rows)
     del reloaded
@@ -116,7 +118,7 @@ def verify_model(
     effect = compare(evidence.logits, untrained, labels).mean_kl
     failures = difference.violations(tolerances[_name(evidence.dtype)], "reloaded model")
     failures += difference.control_failures(effect, "reloaded model")
-    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=trusted)
+    tokenizer = models.tokenizer_of(base)
     failures += stored.tokenizer_failures(
         tokenizer, model_folder, evidence.rows[0], "reloaded model", trust_remote_code=trusted
     )
@@ -149,14 +151,14 @@ class _Bench:
 
     def run(self, place: torch.device) -> Gate:
         rows, trusted = self.evidence.rows, self.base.trust_remote_code
-        tokenizer = models.load_tokenizer(self.base.folder, trust_remote_code=trusted)
+        tokenizer = models.tokenizer_of(self.base)
         failures = stored.tokenizer_failures(
             tokenizer, self.adapter_folder, rows[0], "saved adapter", trust_remote_code=trusted
         )
         failures += stored.origin_failures(self.adapter_folder, self.base)
         try:
             failures += self._reloaded_failures(place)
-        except (KeyError, RuntimeError) as error:  # PEFT's for tensors that are not there, or have another shape
+        except (KeyError, IndexError, RuntimeError) as error:  # for tensors, rows or dimensions that are not there
             if memory.is_out_of_memory(error):
                 raise
             lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
@@ -171,10 +173,19 @@ class _Bench:
         written = self._greedy(adapter, tokenizer)
 
         self._save_merged(place, tokenizer)
+        dtypes = dict.fromkeys(("float32", self.merge_dtype))
+        if short := [
+            failure
+            for dtype in dtypes
+            for failure in stored.vocabulary_failures(
+                self.scratch / dtype, reference.shape[1], f"merged in {dtype}", trust_remote_code=trusted
+            )
+        ]:
+            return Gate((*failures, *short), {"merge/passed": 0.0}, {}, place.type)
         metrics: dict[str, float] = {"merge/adapter_effect": effect}
         measurements: dict[str, float] = {}
         is_right = False  # in float32, which comes first
-        for dtype in dict.fromkeys(("float32", self.merge_dtype)):
+        for dtype in dtypes:
             folder, what = self.scratch / dtype, f"merged in {dtype}"
             merged = models.load_model(folder, getattr(torch, dtype), place, trust_remote_code=trusted)
             difference = compare(reference, completion_logits(merged, rows)[0], labels)
@@ -250,10 +261,8 @@ class _Bench:
         return model
 
     def _is_short_of_rows(self) -> bool:
-        tokenizer: Any = models.load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code)
-        skeleton = models.skeleton(self.base.folder, trust_remote_code=self.base.trust_remote_code)
-        embedding: Any = skeleton.get_input_embeddings()
-        return len(tokenizer) > int(embedding.weight.shape[0])
+        tokenizer: Any = models.tokenizer_of(self.base)
+        return len(tokenizer) > added_tokens.row_count(models.skeleton(self.base))
 
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
         merged = merge.merge(PeftModel.from_pretrained(merge.float32_base(self.base, place), str(self.adapter_folder)))

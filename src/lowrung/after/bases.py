@@ -1,6 +1,5 @@
 """What a run tells of its adapter: the base, the config, the held-out examples and their prompts."""
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,13 +28,9 @@ def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_cod
     from lowrung.adapters.saved import base_of
     from lowrung.finetune.model import Base
 
-    if path is not None:
-        base = Base(path)
-    elif found.run is None:
-        base = base_of(saved)
-    else:
-        base = Base(**config_of(found.run)["model"])
-    return dataclasses.replace(base, trust_remote_code=trust_remote_code)
+    if path is not None or found.run is None:
+        return base_of(saved, path, trust_remote_code=trust_remote_code)
+    return Base(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:

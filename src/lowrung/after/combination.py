@@ -1,24 +1,31 @@
 """`lowrung combine`: one adapter of several, scored beside its parts."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung import atomic, disk
-from lowrung.after import named
+from lowrung import atomic, disk, provenance, recording
+from lowrung.after import named, tracked
 from lowrung.after.bases import base_for, held_out
 from lowrung.after.generation import located
 from lowrung.after.named import Named
 from lowrung.errors import UsageError
+from lowrung.outcome import Status
 from lowrung.report.tables import table
+from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
-    from lowrung.adapters.difference import Row
     from lowrung.adapters.loaded import Loaded
     from lowrung.finetune.model import Base
 
-COMBINED = "combined"
+BASE, COMBINED = "base", "combined"
+
+Losses = Mapping[str, Mapping[str, float]]
+"""Eval losses in nats: of whom, on the held-out examples of which part's run."""
 
 
 def combine(
@@ -35,6 +42,8 @@ def combine(
 ) -> str:
     """Combines adapters, saves the result with the first one's tokenizer, and scores it as reloaded from the disk.
 
+    Where a part was tracked, so is the result: as a run in the same experiment.
+
     Args:
         names: the adapters, by their folders, runs or trials.
         to: a folder that is empty or not there yet.
@@ -47,7 +56,8 @@ def combine(
         seed: of what DARE drops.
 
     Returns:
-        where the result is, and the eval loss of the base, the parts and the result on each part's held-out examples.
+        where the result is, the eval loss of the base, the parts and the result on each part's held-out examples, and
+        the tracker's id of the result, if any.
 
     Raises:
         UsageError: when they cannot be combined so, or nothing can be written there; nothing is left then.
@@ -70,13 +80,27 @@ def combine(
     atomic.make_folder(folder, functools.partial(_save, loaded, found[0]))
     loaded.delete(COMBINED)
     loaded.load(COMBINED, folder)
-    return "\n\n".join([f"combined:  {folder}", *_scores(loaded, found)])
+    losses = _losses(loaded, found)
+    facts = {
+        "parts": ", ".join(names),
+        "weights": ", ".join(f"{share:g}" for share in shares),
+        "method": method,
+        "rank": str(loaded.rank(COMBINED)),
+        **({"density": f"{density:g}"} if density is not None else {}),
+        **({"seed": str(seed)} if method.startswith("dare") else {}),
+    }
+    return "\n\n".join([f"combined:  {folder}", _table(losses), *_track(found, folder, facts, losses)])
 
 
 def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> list[str]:
     problems = disk.unwritable("--to", folder)
-    if len(set(names)) < max(len(names), 2) or COMBINED in names:
+    if len(set(names)) < max(len(names), 2):
         problems.append(f"combine needs at least two adapters, each once, but has {', '.join(names)}.")
+    problems += [
+        f"{name} must be called otherwise, since the table of losses has a row of that name. Say ./{name}."
+        for name in names
+        if name in (BASE, COMBINED)
+    ]
     if len(weights) != len(names):
         problems.append(f"--weights must be one an adapter, but there are {len(weights)} for {len(names)} adapters.")
     return problems
@@ -88,9 +112,13 @@ def _base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> 
 
     bases = [located(base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)) for one in found]
     if len(set(bases)) > 1:
-        listed = ", ".join(f"{one.name} has {base.path}" for one, base in zip(found, bases, strict=True))
+        listed = ", ".join(f"{one.name} has {_shown(base)}" for one, base in zip(found, bases, strict=True))
         raise UsageError(f"Adapters must share their base, and how it is loaded, to be combined, but {listed}.")
     return bases[0]
+
+
+def _shown(base: "Base") -> str:
+    return f"{base.path} with {', '.join(base.added_tokens)}" if base.added_tokens else base.path
 
 
 def _save(loaded: "Loaded", first: Named, folder: Path) -> None:
@@ -100,18 +128,63 @@ def _save(loaded: "Loaded", first: Named, folder: Path) -> None:
     tokenizer_of(Asked(loaded.base, first.folder)).save_pretrained(folder)
 
 
-def _scores(loaded: "Loaded", found: Sequence[Named]) -> list[str]:
-    """The eval losses: a row for each adapter and the base, a column for each part whose held-out rows are there."""
-    data = {one.name: examples for one in found if one.run and (examples := held_out(one.run))}
-    if not data:
-        return ["not scored: no adapter has the held-out examples of its run beside it"]
-    rows = [[name or "base", *_losses(loaded, name, data)] for name in (None, *loaded.names)]
-    title = "eval loss on the data of"
-    return [table([title, *data], rows, left=(title,))]
-
-
-def _losses(loaded: "Loaded", name: str | None, data: "Mapping[str, Sequence[Row]]") -> list[str]:
+def _losses(loaded: "Loaded", found: Sequence[Named]) -> Losses:
+    """Of the base and each adapter, on the data of each part whose held-out rows are there."""
     from lowrung.adapters.difference import mean_loss
 
-    loaded.switch(name)
-    return [f"{mean_loss(loaded.model, rows):.4f}" for rows in data.values()]
+    data = {one.name: examples for one in found if one.run and (examples := held_out(one.run))}
+    losses = {}
+    for name in (None, *loaded.names) if data else ():
+        loaded.switch(name)
+        losses[name or BASE] = {whose: mean_loss(loaded.model, rows) for whose, rows in data.items()}
+    return losses
+
+
+def _table(losses: Losses) -> str:
+    if not losses:
+        return "not scored: no adapter has the held-out examples of its run beside it"
+    title = "eval loss on the data of"
+    rows = [[who, *(f"{loss:.4f}" for loss in on.values())] for who, on in losses.items()]
+    return table([title, *losses[BASE]], rows, left=(title,))
+
+
+# -- in the tracker ----------------------------------------------------------------------------------------------------
+
+
+def _track(found: Sequence[Named], folder: Path, facts: Mapping[str, str], losses: Losses) -> list[str]:
+    """Records the result beside its parts, where one of them was tracked; says where, or why not."""
+    try:
+        records = [record for one in found if one.run and (record := tracked.record_of(one.run, Path.cwd()))]
+    except (TrackError, UsageError) as error:
+        return [f"not tracked: the store of the parts does not answer ({error})"]
+    if not records:
+        return []
+    first = records[0]
+    tracker = recording.open_tracker(first.uri, first.experiment)
+    tags = {
+        "lowrung.kind": COMBINED,
+        "lowrung.results": str(folder),
+        "lowrung.parts": ", ".join(record.run for record in records),
+        "mlflow.source.git.commit": provenance.git_commit(),
+    }
+    run = tracker.start_run(f"{COMBINED} {facts['method']}", params=facts, tags=tags)
+    if losses:
+        tracker.log(run, [Point(0, time.time(), metrics(losses))])
+    tracker.log_artifact(run, folder)
+    tracker.end_run(run, Status.COMPLETE)
+    return [f"tracked:   run {run} of the experiment {first.experiment}"] if run else []
+
+
+def metrics(losses: Losses) -> dict[str, float]:
+    """Losses by names that MLflow takes: ``eval/loss/<whose>/on/<the data's part>``, a slash in a name being a dot."""
+    words = _words(losses)
+    return {
+        f"eval/loss/{words[who]}/on/{words[whose]}": loss for who, on in losses.items() for whose, loss in on.items()
+    }
+
+
+def _words(names: Iterable[str]) -> dict[str, str]:
+    """Each name in letters that MLflow takes, told apart by numbers where two become the same."""
+    words = {name: re.sub(r"[^\w.-]+", "_", name.strip("/").replace("/", ".")) for name in names}
+    same = [word for word, count in Counter(words.values()).items() if count > 1]
+    return {name: f"{n}_{word}" if word in same else word for n, (name, word) in enumerate(words.items())}

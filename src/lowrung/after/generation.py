@@ -50,10 +50,11 @@ def generate(
     if base is not None and not names:
         asked[base] = Asked(located(Base(base, trust_remote_code=trust_remote_code)))
     if with_base:
-        bases = {one.base: one for one in asked.values() if one.adapter is not None}
+        adapted = [one for one in asked.values() if one.adapter is not None]
+        bases = {dataclasses.replace(one.base, added_tokens=()): one.format for one in adapted}
         asked |= {
-            "base" if len(bases) == 1 else f"base {one.base.path}": Asked(one.base, format=one.format)
-            for one in bases.values()
+            "base" if len(bases) == 1 else f"base {base.path}": Asked(base, format=format)
+            for base, format in bases.items()
         }
     given = answers(list(asked.values()), prompts, new_tokens=new_tokens)
     return "\n\n".join(

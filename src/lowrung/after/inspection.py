@@ -14,6 +14,7 @@ from lowrung.report.tables import table
 
 if TYPE_CHECKING:
     from lowrung.adapters.saved import Layer, Saved
+    from lowrung.finetune.model import Base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +46,14 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     (found,) = named.adapters([name], Path.cwd())
     saved = files.read(found.folder)
     origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
-    return Inspection(_text(found, saved, origin.path, files.layers(saved)), files.problems(saved, origin))
+    return Inspection(_text(found, saved, origin, files.layers(saved)), files.problems(saved, origin))
 
 
-def _text(found: Named, saved: "Saved", base: str, layers: Sequence["Layer"]) -> str:
+def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"]) -> str:
     facts = {
         "adapter": str(found.folder),
-        "base": " at ".join(filter(None, (base, saved.config.revision))),
+        "base": " at ".join(filter(None, (base.path, saved.config.revision))),
+        **({"adds": ", ".join(base.added_tokens)} if base.added_tokens else {}),
         **({"run": _run(found)} if found.run else {}),
         "settings": _settings(saved),
         "parameters": f"{saved.parameters:,}",

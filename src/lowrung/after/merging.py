@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lowrung import disk
-from lowrung.after import inspection, named
+from lowrung.after import cards, named
 from lowrung.after.bases import base_for, config_of, held_out
 from lowrung.after.named import Named
 from lowrung.errors import UsageError
 from lowrung.layout import ROOT
-from lowrung.outcome import Outcome
 
 if TYPE_CHECKING:
     from lowrung.adapters.saved import Saved
@@ -78,47 +77,14 @@ def _verified(shipped: "Shipped") -> str:
     )
 
 
-# -- the card ----------------------------------------------------------------------------------------------------------
-
-
 def _card(found: Named, saved: "Saved", base: "Base", config: Mapping[str, Any], made: "Shipped") -> str:
-    origin, revision = base.origin
-    outcome = Outcome.read(found.run.outcome) if found.run else None
-    # A path says nothing elsewhere, and the hub takes ids alone.
-    head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["lora", "merged", "lowrung"]}
-    if not Path(origin).is_absolute():
-        head["base_model"] = origin
-    sections = [
-        f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---",
-        f"# {made.folder.name}",
-        f"A LoRA adapter merged into its base by lowrung, in {made.dtype}.",
-        _section("Base", {"model": base.path, "revision": revision or "none", "quantised": base.quantization}),
-        _section("Adapter", _adapter_facts(found, saved)),
-    ]
-    if found.run:
-        sections += [_section(title, config[key]) for title, key in (("Data", "data"), ("Training", "train"))]
-    if outcome:
-        sections.append(_section("Metrics", {name: f"{value:.6g}" for name, value in sorted(outcome.metrics.items())}))
-        sections.append(f"## Gate\n\nThe merged-vs-adapter gate after training: {inspection.gate(outcome)}.")
-    sections.append(f"## Verified\n\nThis folder was {_verified(made)}.")
-    return "\n\n".join(sections) + "\n"
-
-
-def _adapter_facts(found: Named, saved: "Saved") -> dict[str, Any]:
-    facts: dict[str, Any] = {"run": found.run.path.name} if found.run else {}
-    settings = saved.config
-    return {
-        **facts,
-        "rank": settings.r,
-        "alpha": settings.lora_alpha,
-        "rsLoRA": settings.use_rslora,
-        "DoRA": settings.use_dora,
-        "modules": ", ".join(sorted(settings.target_modules or ())),
-        "parameters": f"{saved.parameters:,}",
-    }
-
-
-def _section(title: str, facts: Mapping[str, Any]) -> str:
-    """A table of what is set."""
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, [], {}, "")]
-    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *rows])
+    body = cards.body(
+        found,
+        saved,
+        base,
+        config,
+        title=made.folder.name,
+        about=f"A LoRA adapter merged into its base by lowrung, in {made.dtype}.",
+        verified=f"This folder was {_verified(made)}.",
+    )
+    return cards.with_head(body, base, library="transformers", tags=("lora", "merged"))

@@ -1,6 +1,8 @@
-"""What an argument of a command names: an adapter or a model, by its folder, its run or its trial."""
+"""What an argument of a command names: an adapter or a model, by its folder, its run, its trial or MLflow's id."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -8,10 +10,17 @@ from typing import TypeVar
 from lowrung.check import did_you_mean
 from lowrung.errors import UsageError
 from lowrung.layout import JobFolder, RunFolder
+from lowrung.track.base import TrackError, store_uri
 
 T = TypeVar("T")
 
-ADAPTER = "an adapter's folder, a run (runs/<signature>) or a trial (<study>/<n>)"
+ADAPTER = "an adapter's folder, a run (runs/<signature>, or MLflow's id) or a trial (<study>/<n>)"
+
+RUN_ID = re.compile("[0-9a-f]{32}")
+"""MLflow's ids of runs."""
+
+STORE = "MLFLOW_TRACKING_URI"
+"""The environment variable that says where MLflow's runs are, where they are not in mlflow.db."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,11 @@ def runs(names: Sequence[str], here: Path) -> list[RunFolder]:
     return _all(names, lambda name: _run(name, here))
 
 
+def store_of_ids(here: Path) -> str:
+    """The address of the store in which MLflow's ids are looked up."""
+    return store_uri(os.environ.get(STORE), here)
+
+
 def _all(names: Iterable[str], find: Callable[[str], T]) -> list[T]:
     found: list[T] = []
     problems: list[str] = []
@@ -105,13 +119,39 @@ def _is_either(folder: Path) -> bool:
 
 
 def _place(name: str, here: Path) -> Path:
-    """The folder that a name means, first as a path, then as a run, then as a trial."""
+    """The folder that a name means, first as a path, then as a run, then as a trial, then as MLflow's id."""
     for place in (here / Path(name).expanduser(), here / "runs" / name, here / "multirun" / name):
         if place.is_dir():
             return place.resolve()
+    if RUN_ID.fullmatch(name):
+        return _tracked_place(name, store_of_ids(here))
     known = sorted(str(job.parent.relative_to(here / "multirun")) for job in here.glob("multirun/*/*/run"))
     known += sorted(str(run.parent.relative_to(here)) for run in here.glob("runs/*/config.yaml"))
     raise UsageError(f"{name} must be {ADAPTER}, but there is none of that name in {here}.{did_you_mean(name, known)}")
+
+
+def _tracked_place(name: str, uri: str) -> Path:
+    """The folder with the results of a run that has this id in MLflow."""
+    from lowrung.track import records
+
+    try:
+        record = records.by_id(uri, name)
+    except TrackError as error:
+        raise UsageError(
+            f"{name} looks like a run of MLflow, but {uri} does not answer ({error}). Set {STORE} to where it is."
+        ) from error
+    if record is None:
+        raise UsageError(f"{name} must be a run in {uri}, but there is none. Set {STORE} to where it is.")
+    if record.results is None:
+        kind = record.tags.get("lowrung.kind")
+        hint = "a whole sweep. Name one of its trials" if kind == "sweep" else "one without results. Run it to its end"
+        raise UsageError(f"{name} must be a run that has left results, but is {hint}.")
+    if not record.results.is_dir():
+        raise UsageError(
+            f"{name} must be a run whose results are on this machine, but {record.results} is gone. Run it again, or"
+            " name a copy of its adapter's folder."
+        )
+    return record.results.resolve()
 
 
 def _run_at(name: str, place: Path) -> RunFolder:

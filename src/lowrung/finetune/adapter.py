@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lowrung.finetune import data_driven
 from lowrung.finetune.data_driven import Rows
-from lowrung.finetune.lora import Lora, linear_layers, named, targets
+from lowrung.finetune.lora import Lora, linear_layers, named, targets, token_rows
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraCon
         fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
         # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
         modules_to_save=[name for wanted in lora.modules_to_save for name in named(model, wanted)] or None,
-        trainable_token_indices=list(lora.trainable_token_indices) or None,
+        trainable_token_indices=token_rows(model, lora) or None,
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
     )

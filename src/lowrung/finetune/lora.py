@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lowrung.finetune import added_tokens
 from lowrung.schema import is_converted
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
@@ -17,7 +18,11 @@ MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """An adapter's settings; the fields are those of `lowrung.schema.LoraConf`, which says what they mean."""
+    """An adapter's settings; the fields are those of `lowrung.schema.LoraConf`, which says what they mean.
+
+    Attributes:
+        added_rows: the rows of embedding and head that are not the base's; see `lowrung.finetune.model.added_rows`.
+    """
 
     r: int
     alpha: float
@@ -33,6 +38,7 @@ class Lora:
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
     layers_to_transform: Sequence[int] | None = None
+    added_rows: Sequence[int] = ()
 
     def rank(self, name: str) -> int:
         """The rank of one module, by its whole name; the first pattern that fits decides, as in PEFT."""
@@ -97,6 +103,36 @@ def named(model: PreTrainedModel, name: str) -> list[str]:
     return [whole for whole, _ in model.named_modules() if whole == name or whole.endswith(f".{name}")]
 
 
+def token_rows(model: PreTrainedModel, lora: Lora) -> dict[str, list[int]]:
+    """The rows that are trained by themselves, by the whole name of their matrix: the embedding, or the head.
+
+    The base lacks added rows in both, so they are trained in both, but for a matrix that is trained whole. A head that
+    is tied to the embedding follows it.
+    """
+    if not (lora.added_rows or lora.trainable_token_indices):
+        return {}
+    embedding, *head = matrices(model)
+    whole = _trained_whole(model, lora)
+    added = {name: {*lora.added_rows} for name in (embedding, *([] if is_tied(model) else head)) if name not in whole}
+    rows = {**added, embedding: {*added.get(embedding, ()), *lora.trainable_token_indices}}
+    return {name: sorted(numbers) for name, numbers in rows.items() if numbers}
+
+
+def matrices(model: PreTrainedModel) -> list[str]:
+    """The whole names of the embedding and of the head, if there is one."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name for end in ends for name, module in model.named_modules() if module is end]
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the config ties the head to the embedding."""
+    return bool(model.config.get_text_config().tie_word_embeddings)
+
+
+def _trained_whole(model: PreTrainedModel, lora: Lora) -> set[str]:
+    return {name for wanted in lora.modules_to_save for name in named(model, wanted)}
+
+
 def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
     """What keeps these settings from fitting this model.
 
@@ -112,6 +148,7 @@ def problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
         if not named(model, name):
             yield f"lora.modules_to_save must name modules of the model, but it has no {name}."
     yield from _token_problems(model, lora)
+    yield from _added_row_problems(model, lora)
     if found:
         return
     for field in ("rank_pattern", "alpha_pattern"):
@@ -155,20 +192,38 @@ def _target_problems(model: PreTrainedModel, lora: Lora, available: Sequence[str
 def _token_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
     if not lora.trainable_token_indices:
         return
-    embedding = model.get_input_embeddings()
-    rows = next(embedding.parameters()).shape[0]
+    rows = added_tokens.row_count(model)
     if beyond := [str(index) for index in lora.trainable_token_indices if not 0 <= index < rows]:
         yield (
             f"lora.trainable_token_indices must be tokens of the model, 0 to {rows - 1}, but holds {', '.join(beyond)}."
         )
-    is_tied = model.config.get_text_config().tie_word_embeddings
-    of_them = [embedding, model.get_output_embeddings()] if is_tied else [embedding]
-    rivals = {name for name, module in model.named_modules() if any(module is one for one in of_them)}
+    rivals = set(matrices(model) if is_tied(model) else matrices(model)[:1])
     for wanted in lora.modules_to_save:
         if rivals & set(named(model, wanted)):
             yield (
                 f"lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: {wanted}"
-                f"{', which is tied to the embedding' if is_tied else ''}. Leave one of them out."
+                f"{', which is tied to the embedding' if is_tied(model) else ''}. Leave one of them out."
+            )
+
+
+def _added_row_problems(model: PreTrainedModel, lora: Lora) -> Iterator[str]:
+    rows = token_rows(model, lora)
+    if not (rows or lora.added_rows):
+        return
+    embedding, *heads = matrices(model)
+    whole = [name for name in (embedding, *heads) if name in _trained_whole(model, lora)]
+    if lora.added_rows and is_tied(model) and len(whole) == 1:
+        yield (
+            "model.added_tokens need rows in the embedding and in the head that is tied to it, but"
+            f" lora.modules_to_save trains only {whole[0]}. Name both, 'lora.modules_to_save=[{embedding},{heads[0]}]',"
+            " or neither."
+        )
+    for head in heads:
+        has_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
+        if has_bias and (head in rows or (is_tied(model) and embedding in rows)):
+            yield (
+                f"The head, {head}, has biases, which PEFT leaves out where only some of its rows are trained. Train it"
+                f" whole: 'lora.modules_to_save=[{embedding},{head}]'."
             )
 
 

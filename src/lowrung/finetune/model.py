@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from lowrung import atomic
 from lowrung.errors import UsageError, install
-from lowrung.finetune import embedded, hub, quantization
+from lowrung.finetune import added_tokens, embedded, hub, quantization
 from lowrung.layout import cache_folder
 
 EMBEDDED: dict[str, Callable[[Path], None]] = {
@@ -53,6 +53,11 @@ class Base:
     double_quantization: bool = True
     device_map: str | None = None
     trust_remote_code: bool = False
+    added_tokens: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Takes the tokens as a tuple, so that equal bases are one key."""
+        object.__setattr__(self, "added_tokens", tuple(self.added_tokens))
 
     @property
     def folder(self) -> Path:
@@ -150,7 +155,7 @@ def dtype_for(name: str, place: torch.device) -> torch.dtype:
 
 
 def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Loads a base model's weights, safetensors only, in evaluation mode.
+    """Loads a base model's weights, safetensors only, in evaluation mode, with rows for ``base.added_tokens``.
 
     With ``base.device_map``, its ``hf_device_map`` says what lies where.
 
@@ -176,12 +181,18 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
         )
     if is_quantized:
         quantization.settle(model)
+    _make_room(model, base)
     if options["device_map"] is None:
         model.to(place)  # type: ignore[arg-type]
     if base.device_map and not hasattr(model, "hf_device_map"):  # transformers notes only what it spread
         model.hf_device_map = {"": model.device}  # type: ignore[assignment]
     model.eval()
     return model
+
+
+def _make_room(model: PreTrainedModel, base: Base) -> None:
+    if base.added_tokens:
+        added_tokens.grow(model, max(added_tokens.numbers(tokenizer_of(base), base.added_tokens)) + 1)
 
 
 def load_model(
@@ -202,9 +213,27 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     return tokenizer  # type: ignore[no-any-return]
 
 
-def skeleton(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model without weights, on the meta device: names and shapes in milliseconds."""
-    return _skeleton(folder, trust_remote_code, None)
+def tokenizer_of(base: Base) -> PreTrainedTokenizerBase:
+    """A base's tokenizer, with ``base.added_tokens``."""
+    tokenizer = load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    added_tokens.add(tokenizer, base.added_tokens)
+    return tokenizer
+
+
+def added_rows(base: Base) -> range:
+    """The rows of embedding and head that are not the base's: of ``base.added_tokens``, and any that it lacks."""
+    if not base.added_tokens:
+        return range(0)
+    numbers = added_tokens.numbers(tokenizer_of(base), base.added_tokens)
+    own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=())))
+    return range(min(*numbers, own), max(numbers) + 1)
+
+
+def skeleton(base: Base) -> PreTrainedModel:
+    """The base without weights, on the meta device: names and shapes in milliseconds."""
+    model = _skeleton(base.folder, base.trust_remote_code, None)
+    _make_room(model, base)
+    return model
 
 
 def _skeleton(folder: Path, trust_remote_code: bool, attention: str | None) -> PreTrainedModel:
@@ -312,11 +341,19 @@ def _architecture_problems(base: Base, config: dict[str, Any], folder: Path) -> 
 
 def _tokenizer_problems(base: Base, folder: Path) -> Iterator[str]:
     try:
-        load_tokenizer(folder, trust_remote_code=base.trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code=base.trust_remote_code)
     except Exception as error:  # as above
         yield (
             f"model.path must have a tokenizer, but none can be loaded from {folder}: {_in_short(error)}"
             " Save it beside the weights with its save_pretrained."
+        )
+        return
+    vocabulary = tokenizer.get_vocab() if base.added_tokens else {}
+    if known := [token for token in base.added_tokens if token in vocabulary]:
+        yield (
+            f"model.added_tokens must be new to the model, but {base.path} has {', '.join(known)} already. Leave them"
+            " out; lora.trainable_token_indices trains tokens that a model has"
+            f" ({', '.join(str(vocabulary[token]) for token in known)})."
         )
 
 

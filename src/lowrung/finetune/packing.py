@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from trl import pack_dataset
 
 from lowrung.errors import UsageError
+from lowrung.finetune import added_tokens
 
 PROBE = 8
 """Tokens of each of the examples that a model is tried on."""
@@ -52,8 +53,9 @@ def leakage(model: Any) -> float:
     """
     was_training = model.training
     model.eval()
-    size = model.get_input_embeddings().num_embeddings
-    one, other, example = (torch.arange(1, 3 * PROBE + 1, device=model.device)[None] * 7 % size).split(PROBE, dim=1)
+    size = added_tokens.row_count(model)
+    tokens = torch.arange(1, 3 * PROBE + 1, device=model.device)[None] * 7 % size
+    one, other, example = torch.split(tokens, PROBE, dim=1)
     rows = [torch.cat([before, example], dim=1) for before in (one, other)]
     restarted = torch.arange(2 * PROBE, device=model.device)[None] % PROBE
     packed = _difference(model, rows, {"position_ids": restarted})

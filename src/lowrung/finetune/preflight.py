@@ -1,17 +1,18 @@
 """A look at model and data before the first run: it finds what no look at the config can."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung import disk, layout
+from lowrung import disk, layout, schema
 from lowrung.errors import UsageError
-from lowrung.finetune import data, lora, metrics, tokens
+from lowrung.finetune import added_tokens, data, lora, metrics, tokens
 from lowrung.finetune import model as models
 from lowrung.finetune.data import Corpus
 from lowrung.finetune.lora import Lora
 from lowrung.finetune.model import Base
+from lowrung.finetune.tokens import Prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +55,16 @@ def look(
     model = Base(**base)
     folder = _folder(model, found)
     if folder is not None:
-        found += _model_problems(model, [Lora(**settings) for settings in adapters], task["max_length"])
+        found += _model_problems(model, adapters, task["max_length"])
     corpus = _corpus(task, found)
     if found or corpus is None:
         return Preflight(tuple(found))
-    tokenizer = models.load_tokenizer(model.folder, trust_remote_code=model.trust_remote_code)
+    tokenizer = models.tokenizer_of(model)
     if problems := tokens.problems(corpus, tokenizer, task["format"]):
         return Preflight(tuple(problems))
     fingerprint = models.fingerprint(model.folder)
-    key = f"{corpus.fingerprint}-{fingerprint}-{task['max_length']}-{task['format']}-v{tokens.VERSION}"
+    added = f"-{schema.digest(model.added_tokens)}" if model.added_tokens else ""
+    key = f"{corpus.fingerprint}-{fingerprint}{added}-{task['max_length']}-{task['format']}-v{tokens.VERSION}"
     data_folder = layout.tokens_folder(store, key)
     try:
         prepared = tokens.prepare(
@@ -79,7 +81,7 @@ def look(
             (f"data.metrics score answers to prompts, but the data is text alone, and they are {task['metrics']}.",)
         )
     return Preflight(
-        notes=(*_duplicate_notes(corpus), *prepared.notes),
+        notes=(*_duplicate_notes(corpus), *prepared.notes, *_unseen_notes(model, prepared)),
         model_fingerprint=fingerprint,
         revision=model.origin[1],
         data_fingerprint=corpus.fingerprint + metrics.fingerprint(task["metrics"]),
@@ -111,15 +113,31 @@ def _corpus(task: Mapping[str, Any], found: list[str]) -> Corpus | None:
         return None
 
 
-def _model_problems(base: Base, adapters: Sequence[Lora], max_length: int) -> list[str]:
+def _model_problems(base: Base, adapters: Sequence[Mapping[str, Any]], max_length: int) -> list[str]:
     if found := models.problems(base):
         return found
-    skeleton = models.skeleton(base.folder, trust_remote_code=base.trust_remote_code)
-    found = list(dict.fromkeys(problem for settings in adapters for problem in lora.problems(skeleton, settings)))
+    skeleton, rows = models.skeleton(base), models.added_rows(base)
+    wanted = [Lora(**settings, added_rows=rows) for settings in adapters]
+    found = list(dict.fromkeys(problem for settings in wanted for problem in lora.problems(skeleton, settings)))
     context = getattr(skeleton.config, "max_position_embeddings", max_length)
     if max_length > context:
         found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
     return found
+
+
+def _unseen_notes(base: Base, prepared: Prepared) -> Iterator[str]:
+    """Added tokens that no training example holds: a chat template may drop them, or the text write them otherwise."""
+    if not base.added_tokens:
+        return
+    unseen = dict(
+        zip(added_tokens.numbers(models.tokenizer_of(base), base.added_tokens), base.added_tokens, strict=True)
+    )
+    for row in prepared.train:
+        for number in unseen.keys() & set(row["input_ids"]):
+            del unseen[number]
+        if not unseen:
+            return
+    yield f"no training example holds {', '.join(unseen.values())}, so nothing is learnt of these added tokens"
 
 
 def _duplicate_notes(corpus: Corpus) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -82,7 +83,7 @@ def fine_tune(
     """
     torch.set_num_threads(threads)
     set_seed(recipe.seed)
-    tokenizer = models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    tokenizer = models.tokenizer_of(base)
     model, initial = _trainable(base, lora, recipe, data.train)
     parameters = adapter.count_parameters(model)
     print(parameters, flush=True)
@@ -134,7 +135,10 @@ def _trainable(
     model = models.load_base(base, models.device())
     if base.quantization != "none":
         model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
+    lora = dataclasses.replace(lora, added_rows=models.added_rows(base))
     adapted = adapter.attach(model, lora, rows.select(range(min(lora.init_examples, len(rows)))))
+    # For checkpoints: where the base has grown, PEFT would save both matrices whole beside the rows that are trained.
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
     if lora.init == "loftq":
         original = dataclasses.replace(base, quantization="none", device_map=None)
         loftq.start(adapted, models.load_base(original, torch.device("cpu"), dtype=torch.float32))

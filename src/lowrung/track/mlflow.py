@@ -1,4 +1,4 @@
-"""Records runs in MLflow: the only module that imports it.
+"""Records runs in MLflow.
 
 Everything goes through `MlflowClient` with explicit run ids. There is no active run and no other global state, so
 that several processes, and several runs in one process, never get in each other's way.
@@ -15,21 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from mlflow import MlflowClient, entities
+from mlflow.exceptions import MlflowException
+
 from lowrung import addresses, atomic
 from lowrung.errors import UsageError
 from lowrung.outcome import Status
 from lowrung.track.base import DatasetInput, Point, TrackerLostError, TrackError, check_uri
-
-# Before the import, which reads them: nothing is sent home, and no line about new tables or runs is printed.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# A run waits while its tracker is away: 14 s over these attempts, where MLflow's own seven take four minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
-from mlflow import MlflowClient, entities
-from mlflow.exceptions import MlflowException
 
 # A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
 for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
@@ -40,6 +32,15 @@ KIND_TAG = "lowrung.kind"
 
 STATUS_TAG = "lowrung.status"
 """The tag with the exact status, of which MLflow knows only three kinds."""
+
+SIGNATURE_TAG = "lowrung.signature"
+"""The tag with the signature of a run (see `lowrung.provenance.signature`)."""
+
+RESULTS_TAG = "lowrung.results"
+"""The tag with the folder of a run's results."""
+
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that it knows no such run; the second means that this is not even an id."""
 
 _KEY_TAG = "lowrung.key"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -52,7 +53,6 @@ _STATES = {
     Status.CANCELLED: "KILLED",
     Status.PRUNED: "KILLED",
 }
-_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such run; not even an id
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # no answer from a server; none from a database
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36  # characters; MLflow's limits
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
@@ -73,7 +73,7 @@ def create_store(uri: str, experiment: str, artifacts: Path) -> None:
     """
     _require_sound(uri)
     database = addresses.sqlite_path(uri)
-    with _translated(), _alone(database):
+    with translated(), _alone(database):
         if database and not database.exists():
             _make_database(database)
         client = MlflowClient(uri)
@@ -101,8 +101,8 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self._client = _open(uri)
-        with _translated():
+        self._client = open_store(uri)
+        with translated():
             found = self._client.get_experiment_by_name(experiment)
         if found is None:
             raise TrackError(f"There is no experiment {experiment!r} in {uri}: create_store makes it.")
@@ -124,14 +124,14 @@ class MlflowTracker:
         if run is None:
             ours = {_PARENT_TAG: parent, _KEY_TAG: key}
             all_tags = {**(tags or {}), **{tag: value for tag, value in ours.items() if value}}
-            with _translated():
+            with translated():
                 created = self._client.create_run(self._experiment, tags=_short(all_tags), run_name=name)
             run = str(created.info.run_id)
         self.log_params(run, params or {})
         return run
 
     def _known_run(self, key: str) -> str | None:
-        with _translated():
+        with translated():
             found = self._client.search_runs([self._experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
         return found[0].info.run_id if found else None
 
@@ -140,7 +140,7 @@ class MlflowTracker:
         try:
             return bool(self._client.get_run(run).info.lifecycle_stage == "active")
         except MlflowException as error:
-            if error.error_code in _UNKNOWN:
+            if error.error_code in UNKNOWN:
                 return False
             raise _ours(error) from error
 
@@ -151,7 +151,7 @@ class MlflowTracker:
             for name, value in point.metrics.items():
                 if point.step not in self._known_steps(run, name):
                     new.setdefault((name, point.step), _metric(name, value, point))
-        with _translated():
+        with translated():
             for batch in _batches(list(new.values()), _METRICS_PER_BATCH):
                 self._client.log_batch(run, metrics=batch)
                 for metric in batch:
@@ -160,30 +160,30 @@ class MlflowTracker:
     def log_params(self, run: str, params: Mapping[str, str]) -> None:
         """See `Tracker`."""
         records = [entities.Param(name, _cut(value, _PARAM_LENGTH)) for name, value in params.items()]
-        with _translated():
+        with translated():
             for batch in _batches(records, _PARAMS_PER_BATCH):
                 self._client.log_batch(run, params=batch)
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """See `Tracker`."""
         records = [entities.RunTag(name, value) for name, value in _short(tags).items()]
-        with _translated():
+        with translated():
             for batch in _batches(records, _PARAMS_PER_BATCH):
                 self._client.log_batch(run, tags=batch)
 
     def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
         """See `Tracker`."""
-        with _translated():
+        with translated():
             self._client.log_inputs(run, [_dataset(dataset) for dataset in datasets])
 
     def log_artifact(self, run: str, path: Path) -> None:
         """See `Tracker`."""
-        with _translated():
+        with translated():
             self._client.log_artifact(run, str(path.absolute()))
 
     def end_run(self, run: str, status: Status) -> None:
         """See `Tracker`."""
-        with _translated():
+        with translated():
             self._client.set_tag(run, STATUS_TAG, status.value)
             self._client.set_terminated(run, _STATES[status])
         self._steps.pop(run, None)  # one that goes on is asked for again; a long sweep would hold all of its runs'
@@ -193,7 +193,7 @@ class MlflowTracker:
         if not runs:
             return None
         ids = ", ".join(f"'{run}'" for run in runs)
-        with _translated():
+        with translated():
             return _comparison(self._client, self._experiment, f"attributes.run_id IN ({ids})")
 
     def _known_steps(self, run: str, metric: str) -> set[int]:
@@ -204,7 +204,7 @@ class MlflowTracker:
 
     def _stored_steps(self, run: str) -> dict[str, set[int]]:
         """Only the histories that exist are asked for: each is a query, and most of a run's metrics come at its end."""
-        with _translated():
+        with translated():
             names = self._client.get_run(run).data.metrics
             return {name: {point.step for point in self._client.get_metric_history(run, name)} for name in names}
 
@@ -216,8 +216,8 @@ def last_comparison(uri: str) -> str | None:
         UsageError: when ``track.uri`` cannot be used.
         TrackError: when the store is missing.
     """
-    client = _open(uri)
-    with _translated():
+    client = open_store(uri)
+    with translated():
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         sweeps = client.search_runs(
             experiments, f"tags.`{KIND_TAG}` = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
@@ -228,12 +228,18 @@ def last_comparison(uri: str) -> str | None:
         return _comparison(client, sweep.experiment_id, f"tags.`{_PARENT_TAG}` = '{sweep.run_id}'")
 
 
-def _open(uri: str) -> MlflowClient:
+def open_store(uri: str) -> MlflowClient:
+    """A client of a store that is there.
+
+    Raises:
+        UsageError: when ``track.uri`` cannot be used.
+        TrackError: when the store is missing; nothing is created here.
+    """
     _require_sound(uri)
     database = addresses.sqlite_path(uri)
     if database and not database.is_file():  # MLflow would make it, and two processes at once would fail
         raise TrackError(f"There is no database at {database}.")
-    with _translated():
+    with translated():
         return MlflowClient(uri)
 
 
@@ -264,7 +270,7 @@ def _alone(database: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turns MLflow's errors into ours, so that no caller needs to know MLflow."""
     try:
         yield

@@ -1,0 +1,116 @@
+"""A registered model as MLflow loads it: an adapter on its base, or a merged model, that answers prompts.
+
+A copy of this file goes with every model that `lowrung promote` registers. It is all the code that the model needs, so
+it uses nothing of lowrung, and what it does must stay what `lowrung.adapters.answers` does: promoting compares both.
+"""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+NEW_TOKENS = 64
+"""The most tokens of an answer where ``params`` do not say."""
+
+
+class Answering:
+    """Answers prompts greedily.
+
+    Attributes:
+        model: in evaluation mode; with the adapter on it, if it is one.
+        tokenizer: as it was saved after training.
+        is_chat: whether prompts are written down by the tokenizer's chat template.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, is_chat: bool) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.is_chat = is_chat
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
+        """Answers each prompt of a data frame's first column, with at most ``params["new_tokens"]`` tokens."""
+        new_tokens = int((params or {}).get("new_tokens", NEW_TOKENS))
+        return [self._answer(str(prompt), new_tokens) for prompt in model_input.iloc[:, 0]]
+
+    def get_raw_model(self) -> Any:
+        """The model itself: MLflow's `PyFuncModel.get_raw_model`."""
+        return self.model
+
+    @torch.no_grad()
+    def _answer(self, prompt: str, new_tokens: int) -> str:
+        ids = torch.tensor([self._chat(prompt) if self.is_chat else self._plain(prompt)], device=self.model.device)
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        given = itertools.takewhile(
+            lambda token: token != self.tokenizer.eos_token_id, output[0, ids.shape[1] :].tolist()
+        )
+        return str(self.tokenizer.decode(list(given), skip_special_tokens=True)).strip()
+
+    def _chat(self, prompt: str) -> list[int]:
+        """What the template writes before an answer, but for what it leaves out once there is one."""
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "."}]
+        asked, answered = (
+            self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=is_open)
+            for turns, is_open in ((messages[:1], True), (messages, False))
+        )
+        pairs = zip(asked["input_ids"], answered["input_ids"], strict=False)
+        return [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+    def _plain(self, prompt: str) -> list[int]:
+        """The prompt on a line of its own, without an end that the tokenizer may add."""
+        ids = list(self.tokenizer(prompt if prompt[-1:].isspace() else f"{prompt}\n")["input_ids"])
+        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+
+
+def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
+    """What MLflow calls.
+
+    Args:
+        folder: the adapter's, or the merged model's.
+        config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
+            and ``is_chat``. Where the base is elsewhere, load by ``load_model(uri, model_config={"base": PATH})``.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    place = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    is_adapter = (Path(folder) / "adapter_config.json").is_file()
+    options = dict(config["options"])
+    if "quantization_config" in options:
+        options.setdefault("device_map", {"": place})  # weights are quantised where they will be
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        config["base"] if is_adapter else folder,
+        revision=config["revision"] if is_adapter else None,
+        dtype=_dtype(config["dtype"], place),
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
+    )
+    for module in model.modules():
+        # On a CPU with AVX512-BF16 bitsandbytes would compute 4-bit layers in bfloat16, as training did not.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if "device_map" not in options:
+        model.to(place)
+    if is_adapter:
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(tokenizer))
+        model = PeftModel.from_pretrained(model, folder)
+    return Answering(model.eval(), tokenizer, is_chat=config["is_chat"])
+
+
+def _dtype(name: str, place: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on a GPU that has it, else float32: what lowrung trains in."""
+    if name == "auto":
+        return torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

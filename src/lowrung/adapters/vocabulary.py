@@ -1,0 +1,77 @@
+"""The tokens that an adapter adds to its base, and whether it holds their rows of the embedding and the head."""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from peft import LoraConfig
+from transformers import PreTrainedModel
+
+from lowrung.finetune import added_tokens, lora
+from lowrung.finetune import model as models
+from lowrung.finetune.model import Base
+
+
+def added(folder: Path, base: Base) -> tuple[str, ...]:
+    """The tokens that the tokenizer beside an adapter has after all that the base's has, in the order of their numbers.
+
+    None where the adapter has no tokenizer of its own.
+    """
+    if not (folder / "tokenizer_config.json").is_file():
+        return ()
+    known = models.tokenizer_of(base).get_vocab()
+    numbers = models.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
+    after = (token for token, number in numbers.items() if number >= len(known) and token not in known)
+    return tuple(sorted(after, key=lambda token: numbers[token]))
+
+
+def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base) -> Iterator[str]:
+    """Why the rows that an adapter trains do not go with its base's, in words; no weights are loaded.
+
+    Args:
+        folder: the adapter's.
+        config: its settings.
+        held: what it has saved, by the names of the base's parameters.
+        base: the base, which can be used, with the tokens that were added to it.
+    """
+    skeleton = models.skeleton(base)
+    rows = added_tokens.row_count(skeleton)
+    trained = _trained(config, skeleton)
+    if beyond := sorted({row for numbers in trained.values() for row in numbers if row >= rows}):
+        yield (
+            f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
+            " Name what was added to the base (added_tokens); the tokenizer that was saved beside the adapter has it."
+        )
+    plain = dataclasses.replace(base, added_tokens=())
+    tokens = added(folder, plain)
+    new = set(models.added_rows(dataclasses.replace(plain, added_tokens=tokens)))
+    new -= set(range(added_tokens.row_count(models.skeleton(plain))))
+    for name in lora.matrices(skeleton)[: 1 if lora.is_tied(skeleton) else 2]:
+        is_whole = f"{name}.weight" in held or _ends(name, config.modules_to_save or ())
+        if not is_whole and (lost := sorted(new - set(trained.get(name, ())))):
+            yield (
+                f"it adds {', '.join(tokens)} to its base, so it must hold the rows of {name} that are new, but lacks"
+                f" {', '.join(map(str, lost))}. Train and save them (`trainable_token_indices`)."
+            )
+
+
+def matrices_in_rows(config: LoraConfig, base: Base) -> frozenset[str]:
+    """The matrices of which an adapter trains single rows, by their names in the base.
+
+    In one model PEFT holds only adapters that agree in this: it asks each for the rows of all.
+    """
+    if not config.trainable_token_indices:
+        return frozenset()
+    return frozenset(_trained(config, models.skeleton(dataclasses.replace(base, added_tokens=()))))
+
+
+def _trained(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
+    """The rows that are trained by themselves, by the whole name of their matrix."""
+    named = config.trainable_token_indices or {}
+    embedding = lora.matrices(model)[0]
+    wanted: Mapping[str, Sequence[int]] = named if isinstance(named, Mapping) else {embedding: named}
+    return {whole: rows for name, rows in wanted.items() for whole in lora.matrices(model) if _ends(whole, [name])}
+
+
+def _ends(whole: str, names: Collection[str]) -> bool:
+    return any(whole == name or whole.endswith(f".{name}") for name in names)

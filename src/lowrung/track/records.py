@@ -1,0 +1,65 @@
+"""Runs as MLflow has them, read again: by their ids, or by what they are the run of."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+
+from lowrung.track.mlflow import RESULTS_TAG, SIGNATURE_TAG, UNKNOWN, open_store, translated
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A run that was tracked.
+
+    Attributes:
+        uri: the address of the store.
+        run: its id.
+        experiment: the name of its experiment.
+        tags: what is noted of it.
+    """
+
+    uri: str
+    run: str
+    experiment: str
+    tags: Mapping[str, str]
+
+    @property
+    def results(self) -> Path | None:
+        """The folder of its results; None for a run without any, such as a whole sweep's."""
+        folder = self.tags.get(RESULTS_TAG)
+        return Path(folder) if folder else None
+
+
+def by_id(uri: str, run: str) -> Record | None:
+    """The run of this id, or None where the store has none.
+
+    Raises:
+        UsageError: when the address cannot be used.
+        TrackError: when the store is missing or does not answer.
+    """
+    client = open_store(uri)
+    with translated():
+        try:
+            found = client.get_run(run)
+        except MlflowException as error:
+            if error.error_code in UNKNOWN:
+                return None
+            raise
+        return Record(uri, run, client.get_experiment(found.info.experiment_id).name, found.data.tags)
+
+
+def by_signature(uri: str, signature: str) -> Record | None:
+    """The latest complete run of this signature, or None: one result may be part of several sweeps.
+
+    Raises:
+        UsageError: when the address cannot be used.
+        TrackError: when the store is missing or does not answer.
+    """
+    client = open_store(uri)
+    with translated():
+        names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
+        condition = f"tags.`{SIGNATURE_TAG}` = '{signature}' AND attributes.status = 'FINISHED'"
+        found = client.search_runs(list(names), condition, max_results=1, order_by=["attributes.start_time DESC"])
+    return Record(uri, found[0].info.run_id, names[found[0].info.experiment_id], found[0].data.tags) if found else None

@@ -1,0 +1,38 @@
+"""A store of MLflow for each test; making one takes seconds, a copy none."""
+
+import shutil
+
+import pytest
+
+from lowrung.outcome import Status
+from lowrung.track.base import store_uri
+from lowrung.track.mlflow import MlflowTracker, create_store
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A store without any run."""
+    folder = tmp_path_factory.mktemp("a folder")
+    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
+    return folder
+
+
+@pytest.fixture
+def uri(made, tmp_path):
+    """The address of a copy of it."""
+    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
+    return store_uri(None, tmp_path)
+
+
+@pytest.fixture
+def run(uri):
+    """A run that is complete, of the signature ab12."""
+    return complete_run(uri)
+
+
+def complete_run(uri):
+    """Another one of that signature."""
+    tracker = MlflowTracker(uri, "lowrung")
+    run = tracker.start_run("r=8", tags={"lowrung.signature": "ab12", "lowrung.results": "/runs/ab12"})
+    tracker.end_run(run, Status.COMPLETE)
+    return run
