@@ -49,6 +49,7 @@ def test_the_card_states_base_data_config_metrics_and_the_gate(place):
     assert card.startswith("---\nlibrary_name: transformers\n")
     for line in (
         "| model | embedded:tiny |",
+        "| which is | a Llama of 2 layers with random weights |",
         "| run | ab12 |",
         "| rank | 4 |",
         "| name | number_words |",

@@ -70,9 +70,12 @@ def with_head(body: str, base: "Base", *, library: str, tags: Sequence[str]) -> 
 
 
 def _base_facts(base: "Base") -> dict[str, Any]:
+    from lowrung.finetune.embedded import ABOUT
+
     tokens = ", ".join(f"`{token}`" for token in base.added_tokens).replace("|", "\\|")
     return {
         "model": base.path,
+        "which is": ABOUT.get(base.path.removeprefix("embedded:")) if base.path.startswith("embedded:") else None,
         "revision": base.origin[1] or "none",
         "quantised": base.quantization,
         "added tokens": tokens,

