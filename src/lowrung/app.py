@@ -17,6 +17,7 @@ from lowrung.interrupt import CtrlC
 from lowrung.layout import JobFolder, RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.report.progress import Progress
+from lowrung.report.tables import number
 from lowrung.schema import Config
 from lowrung.track.base import DatasetInput, Point
 
@@ -169,7 +170,7 @@ def _train_single(config: Config, folder: RunFolder, preflight: "Preflight", thr
 
 def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
     numbers = outcome.numbers
-    lines = [f"{name:<34} {numbers[name]:.6g}" for name in sorted(numbers) if name.count("/") == 1]
+    lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
     warnings = [f"warning: {text}" for text in outcome.facts.get("gate_failures", ())]
     return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])
 

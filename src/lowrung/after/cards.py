@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from lowrung.after import inspection
 from lowrung.after.named import Named
 from lowrung.outcome import Outcome
+from lowrung.report.tables import number
 
 if TYPE_CHECKING:
     from lowrung.adapters.saved import Saved
@@ -46,7 +47,7 @@ def body(
     if found.run:
         sections += [_section(name, config[key]) for name, key in (("Data", "data"), ("Training", "train"))]
     if outcome:
-        sections.append(_section("Metrics", {name: f"{value:.6g}" for name, value in sorted(outcome.metrics.items())}))
+        sections.append(_section("Metrics", {name: number(value) for name, value in sorted(outcome.metrics.items())}))
         sections.append(f"## Gate\n\nThe merged-vs-adapter gate after training: {inspection.gate(outcome)}.")
     if verified:
         sections.append(f"## Verified\n\n{verified}")

@@ -9,7 +9,7 @@ from lowrung.after.bases import config_of, held_out_prompts
 from lowrung.errors import UsageError
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome, Status
-from lowrung.report.tables import table
+from lowrung.report.tables import number, table
 
 NOT_COMPARED = ("study", "store", "sweeps", "track")
 """What says where a run was recorded, and nothing about it."""
@@ -105,4 +105,4 @@ def _columns(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, float) else str(value)

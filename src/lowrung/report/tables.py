@@ -1,6 +1,11 @@
-"""Rows as text."""
+"""Numbers and rows as text."""
 
 from collections.abc import Collection, Sequence
+
+
+def number(value: float) -> str:
+    """A metric in six digits; a count, such as bytes or parameters, whole."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str]) -> str:
