@@ -8,7 +8,7 @@ import torch
 from tokenizers import normalizers
 from transformers import PhiConfig
 
-from lowrung.finetune import added_tokens
+from lowrung.finetune import added_tokens, soundness
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
 from tests import architectures
@@ -121,8 +121,8 @@ def test_equal_bases_are_one_key():
 
 
 def test_tokens_that_the_model_has_are_refused():
-    assert models.problems(TINY) == []
-    assert models.problems(Base("embedded:tiny", added_tokens=["<think>", "a", "<|im_end|>"])) == [
+    assert soundness.problems(TINY) == []
+    assert soundness.problems(Base("embedded:tiny", added_tokens=["<think>", "a", "<|im_end|>"])) == [
         "model.added_tokens must be new to the model, but embedded:tiny has a, <|im_end|> already. Leave them out;"
         " lora.trainable_token_indices trains tokens that a model has (64, 256)."
     ]

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from lowrung.errors import UsageError
 from lowrung.finetune import hub as hub_models
-from lowrung.finetune import model
+from lowrung.finetune import model, soundness
 from lowrung.finetune.model import Base
 from tests import hub as hubs
 
@@ -46,7 +46,7 @@ def refusal(base):
     """The one problem of a base that cannot be found."""
     with pytest.raises(UsageError) as error:
         _ = base.folder
-    assert model.problems(base) == error.value.problems
+    assert soundness.problems(base) == error.value.problems
     (problem,) = error.value.problems
     assert SECRET not in problem
     return problem
@@ -57,7 +57,7 @@ def test_a_hub_model_is_found_by_its_id_and_loads(hub, cache, tiny):
     base = Base("someone/tiny")
     assert base.folder == cache / "models--someone--tiny" / "snapshots" / commit
     assert base.origin == ("someone/tiny", commit)
-    assert model.problems(base) == []
+    assert soundness.problems(base) == []
     ids = torch.arange(20)[None]
     ours = model.load_model(tiny, torch.float32, CPU)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_gated_model_names_its_licence_and_the_way_in(hub, tiny, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     assert "is gated" in refusal(Base("someone/gated"))
     monkeypatch.setenv("HF_TOKEN", "the right one")
-    assert model.problems(Base("someone/gated")) == []
+    assert soundness.problems(Base("someone/gated")) == []
 
 
 def test_an_absent_revision(hub, tiny):

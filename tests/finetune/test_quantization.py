@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.finetune import model, quantization
+from lowrung.finetune import model, quantization, soundness
 from lowrung.finetune.model import Base
 
 CPU = torch.device("cpu")
@@ -146,16 +146,16 @@ def test_a_device_map_goes_with_it(kind):
     spread = model.load_base(Base("embedded:tiny", quantization=kind, device_map="auto"), CPU)
     placed = model.load_base(Base("embedded:tiny", quantization=kind), CPU)
     assert torch.equal(logits(spread), logits(placed))
-    assert model.problems(Base("embedded:tiny", quantization=kind, device_map="auto")) == []
+    assert soundness.problems(Base("embedded:tiny", quantization=kind, device_map="auto")) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    (problem,) = model.problems(Base("embedded:tiny", quantization=kind))
+    (problem,) = soundness.problems(Base("embedded:tiny", quantization=kind))
     assert f"model.quantization={kind} needs the package bitsandbytes, which is not installed" in problem
     assert "pip install -c constraints.txt -e '.[quantization]'" in problem
-    assert model.problems(Base("embedded:tiny")) == []
+    assert soundness.problems(Base("embedded:tiny")) == []
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from torch import Tensor
 from lowrung.adapters import vocabulary
 from lowrung.errors import UsageError
 from lowrung.finetune import model as models
+from lowrung.finetune import soundness
 from lowrung.finetune.model import Base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -119,10 +120,9 @@ def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = 
     if not named:
         raise UsageError(f"{saved.folder} does not name its base. Name it: --base PATH.")
     base = Base(named, revision=None if path else saved.config.revision, trust_remote_code=trust_remote_code)
-    # What is wrong with the base is told by whoever uses it.
-    return (
-        base if models.problems(base) else dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
-    )
+    if soundness.problems(base):  # told by whoever uses it
+        return base
+    return dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _own_problems(saved: Saved) -> Iterator[str]:
 
 
 def _base_problems(saved: Saved, base: Base) -> list[str]:
-    if found := models.problems(base):
+    if found := soundness.problems(base):
         return found
     held = [name.removeprefix(PREFIX) for name in saved.tensors]
     if found := list(vocabulary.problems(saved.folder, saved.config, held, base)):

@@ -99,8 +99,8 @@ def located(base: "Base") -> "Base":
     Raises:
         UsageError: when it cannot be found or loaded.
     """
-    from lowrung.finetune import model as models
+    from lowrung.finetune import soundness
 
-    if problems := models.problems(base):
+    if problems := soundness.problems(base):
         raise UsageError(problems)
     return dataclasses.replace(base, path=str(base.folder), revision=None)

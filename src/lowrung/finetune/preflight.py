@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrung import disk, layout, schema
 from lowrung.errors import UsageError
-from lowrung.finetune import added_tokens, data, lora, metrics, tokens
+from lowrung.finetune import added_tokens, data, lora, metrics, soundness, tokens
 from lowrung.finetune import model as models
 from lowrung.finetune.data import Corpus
 from lowrung.finetune.lora import Lora
@@ -114,7 +114,7 @@ def _corpus(task: Mapping[str, Any], found: list[str]) -> Corpus | None:
 
 
 def _model_problems(base: Base, adapters: Sequence[Mapping[str, Any]], max_length: int) -> list[str]:
-    if found := models.problems(base):
+    if found := soundness.problems(base):
         return found
     skeleton, rows = models.skeleton(base), models.added_rows(base)
     wanted = [Lora(**settings, added_rows=rows) for settings in adapters]
