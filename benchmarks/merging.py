@@ -121,9 +121,9 @@ def results(trained: Trained, quantizations: Sequence[str]) -> Iterator[dict[str
 
 
 def _plain(trained: Trained, stored: str) -> Iterator[dict[str, Any]]:
-    """Merges into a base whose weights come in one precision; in that of float32, into every precision."""
+    """Merges into a base whose weights come in one precision; one of float16 stays in it, others go into every one."""
     reference, labels = completion_logits(_adapted(_stored_base(trained, stored), trained), trained.rows)
-    for dtype in DTYPES if stored == "float32" else (stored,):
+    for dtype in (stored,) if stored == "float16" else DTYPES:
         kind = getattr(torch, dtype)
         for way in ("lowrung", "peft"):
             base = _stored_base(trained, stored)

@@ -27,7 +27,7 @@ def test_each_way_is_measured_and_lowrung_is_no_worse_than_peft(tmp_path, capsys
     )
     merges = json.loads(out.read_text())["merges"]
     cost = {(line["base"], line["merged"], line["way"]): line["weights"]["mean_kl"] for line in merges}
-    assert len(cost) == len(merges) == 14
+    assert len(cost) == len(merges) == 18
     for base, merged, way in cost:
         if way == "lowrung" and (base, merged, "peft") in cost:
             assert cost[base, merged, "lowrung"] <= cost[base, merged, "peft"] + 1e-12
