@@ -435,10 +435,12 @@ class TestOverrides:
             "train.max_steps must be at least 1, but is 0.",
         ]
 
+    @pytest.mark.slow
     def test_a_value_anywhere_in_the_grid_is_found(self, problems):
         found = problems("lora.r=4,8,0", "train.learning_rate=1e-3,0", "train.batch_size=range(1,3)")
         assert [problem.split()[0] for problem in found] == ["lora.r", "train.learning_rate"]
 
+    @pytest.mark.slow
     def test_both_ends_of_an_interval_are_looked_at(self, problems):
         assert problems("train.warmup_ratio=interval(0,1)") == []
         (problem,) = problems("train.warmup_ratio=interval(0.5,1.5)")
@@ -498,6 +500,7 @@ class TestExplain:
         ]
 
     @pytest.mark.parametrize("asking", ["-m", "sweeps=rank_ladder"])
+    @pytest.mark.slow
     def test_a_sweep_may_have_several_values(self, asking):
         found = commandline.explain(HydraException("other"), [asking, "lora.r=2,4", "lora.rank=3"])
         assert found == ["lora.rank is not a setting. Did you mean lora.r?"]

@@ -309,6 +309,7 @@ def test_sizes_have_human_units(size, text):
     assert f"{text}  /there" in clean.render(clean.Cleaning([item]), dry_run=False)
 
 
+@pytest.mark.slow
 def test_it_is_a_command(place):
     run = make_run("ab12")
     make_study("mine", run)

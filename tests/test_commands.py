@@ -129,6 +129,7 @@ def test_the_shell_completes(folder, line, offered):
 
 
 class TestBadUsage:
+    @pytest.mark.slow
     def test_one_run_all_at_once(self, folder):
         assert sorted(refused(folder, "lora.r=abc", "lora.rank=4", "lora=rslra", "train.max_steps=2,4")) == [
             "`train.max_steps=2,4` has several values. Add -m to run a trial for each, or brackets to mean one list.",
@@ -157,6 +158,7 @@ class TestBadUsage:
         assert "hunter2" not in problem
         assert files(folder) == set()
 
+    @pytest.mark.slow
     def test_hydras_variable_shows_the_traceback(self, folder):
         done = train(folder, "lora.r=abc", HYDRA_FULL_ERROR="1")
         assert done.returncode == 1

@@ -101,6 +101,7 @@ class TestDetermining:
         assert schema.determining(composer.config("lora=full", "lora.r=64", "lora.init=pissa")) == full
         assert schema.determining(composer.config("lora=full", "train.learning_rate=1e-5")) != full
 
+    @pytest.mark.slow
     def test_only_inits_that_look_at_examples_have_a_number_of_them(self, composer):
         for name, counts in (("default", False), ("pissa", False), ("eva", True), ("lora_ga", True), ("corda", True)):
             more = schema.determining(composer.config(f"lora={name}", "lora.init_examples=9"))
@@ -166,6 +167,7 @@ class TestSignature:
         monkeypatch.setattr(provenance, "_device_kind", lambda: "cpu")
         assert provenance.signature(config, **self.GIVEN) != on_gpu
 
+    @pytest.mark.slow
     def test_is_the_same_in_another_process(self, config):
         script = (
             "from lowrung import provenance\n"

@@ -93,6 +93,7 @@ class TestGrid:
         assert {config.lora.alpha / config.lora.r for config in ran} == {2}
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 4
 
+    @pytest.mark.slow
     def test_what_hydra_leaves_behind(self, here):
         here.sweep("lora.r=4,8")
         for number, rank in enumerate((4, 8)):
@@ -136,6 +137,7 @@ class TestGrid:
         assert ranks(here.sweep("lora.r=2,4,8,16")) == [16]
         assert len(here.trials()) == 4
 
+    @pytest.mark.slow
     def test_several_slots_are_filled(self, here):
         assert sorted(ranks(here.sweep("lora.r=2,4,8", slots=2))) == [2, 4, 8]
         assert here.engine.most_at_once == 2
@@ -198,6 +200,7 @@ def by_seed(*results: float | Status) -> stage.Act:
 
 
 class TestSeeds:
+    @pytest.mark.slow
     def test_every_point_is_trained_with_each_and_scored_by_their_mean(self, here, capsys):
         ran = here.sweep("lora.r=8,4", "seed=0,1,2", act=by_seed(0.0, 0.1, 0.5))
         assert [(config.lora.r, config.seed) for config in ran] == [(r, seed) for r in (8, 4) for seed in (0, 1, 2)]
@@ -575,6 +578,7 @@ class TestTracking:
         assert str(here.tracker.runs["run0"].status) == "complete"
 
     @pytest.mark.parametrize("call", ["start_run", "log", "end_run"])
+    @pytest.mark.slow
     def test_a_coordinator_that_is_killed_between_two_records_leaves_none_open(self, here, monkeypatch, call):
         done = getattr(here.tracker, call)
 
@@ -824,6 +828,7 @@ def test_fresh_starts_the_study_over_and_keeps_the_results(here):
 
 
 class TestTimeout:
+    @pytest.mark.slow
     def test_no_trial_starts_when_the_time_is_up(self, here, monkeypatch, capsys):
         now = 0.0
         monkeypatch.setattr("lowrung.coordinator.time.monotonic", lambda: now)

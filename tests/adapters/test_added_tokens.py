@@ -98,6 +98,7 @@ def test_it_passes_the_gate_and_loads_as_people_load_it(tmp_path, case):
         assert distance(reloaded, evidence) < LOGITS
 
 
+@pytest.mark.slow
 def test_a_row_that_the_base_lacked_before_is_trained_too(tmp_path):
     """Gemma 3's tokenizer has more tokens than its embedding has rows."""
     shutil.copytree(TINY.folder, tmp_path / "base")
@@ -252,6 +253,7 @@ def test_fault_config_json_has_the_base_s_vocabulary(untied, tmp_path, monkeypat
 
 @pytest.mark.parametrize("which", ["untied", "tied"])
 @pytest.mark.parametrize("matrix", ["embedding", "head"])
+@pytest.mark.slow
 def test_fault_the_merge_leaves_rows_as_they_began(which, matrix, tmp_path, request, monkeypatch):
     one = request.getfixturevalue(which)
     one.copy(tmp_path)

@@ -114,6 +114,7 @@ def test_deleted_ones_leave_the_others_as_they_were(folders, loaded):
     assert torch.equal(logits(loaded.model, rows), logits(models.load_base(Base("embedded:tiny"), CPU), rows))
 
 
+@pytest.mark.slow
 def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
     base = Base("embedded:tiny_gpt2")
     paths = {}
@@ -164,6 +165,7 @@ def with_tokens(request, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, where both are trained whole
 @pytest.mark.parametrize("names", [("rows", "rows and others"), ("plain", "whole")], ids=", ".join)
+@pytest.mark.slow
 def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_path, names):
     base, paths, rows = with_tokens
 
@@ -228,6 +230,7 @@ def update(folder):
 class TestCombine:
     @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
     @pytest.mark.parametrize("weights", [{"plain": 0.5, "rank2.rs": 2.0}, {"rank2.rs": 1.0, "plain": -0.3}])
+    @pytest.mark.slow
     def test_the_exact_methods_add_the_updates(self, folders, loaded, tmp_path, method, rank, weights):
         """Also of unequal ranks, of other layers, and with rsLoRA in the first place."""
         loaded.combine("both", weights, method=method, rank=rank)

@@ -51,6 +51,7 @@ def said_by(one):
     ],
     ids=["tiny", "plain", "bfloat16", "gpt2", "nf4", "int8"],
 )
+@pytest.mark.slow
 def test_an_adapter_answers_as_lowrung_asks_it(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
     one = Asked(base, tmp_path, format)

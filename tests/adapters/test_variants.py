@@ -91,6 +91,7 @@ def check(folder, base, lora):
 
 
 @pytest.mark.parametrize(("init", "use_dora", "use_rslora"), some_slow(VARIANTS, FAST))
+@pytest.mark.slow
 def test_a_variant_starts_as_the_base_and_is_saved_and_merged_as_it_was_trained(tmp_path, init, use_dora, use_rslora):
     check(
         tmp_path,
@@ -172,6 +173,7 @@ def test_trained_biases_and_a_trained_head_are_in_the_merged_model(tmp_path, arc
 
 @pytest.mark.parametrize("architecture", some_slow([("llama",), ("tied llama",), ("gpt2",)], [("tied llama",)]))
 @pytest.mark.parametrize("lora", [{}, {"init": "pissa", "use_dora": True}], ids=["default", "pissa"])
+@pytest.mark.slow
 def test_trained_tokens_and_no_others_are_in_the_merged_model(tmp_path, architecture, lora):
     base = architectures.base(architecture)
     tokens = sorted({row["input_ids"][0] for row in training.prepared(tmp_path, base).train} | {60, 61})

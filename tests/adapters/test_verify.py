@@ -155,6 +155,7 @@ def test_fault_the_tokenizer_beside_the_merged_model_is_another(gate, monkeypatc
 # -- what is saved -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fault_the_adapter_is_another_trials(gate, trained, tmp_path):
     other, *_ = train(tmp_path, seed=1)
     assert breaks(gate(other), "reloaded adapter: max |Δlogit|")

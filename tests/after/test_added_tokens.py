@@ -49,6 +49,7 @@ def test_inspect_tells_them(run, capsys, name):
     assert "adds        Write, <think>\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_generate_asks_such_adapters_beside_others(run, capsys):
     main(["generate", "ef56", "ab12", "alone", "--with-base", "--prompt", PROMPT, "--new-tokens", "8"])
     said = answers(capsys.readouterr().out)
@@ -66,6 +67,7 @@ def test_generate_asks_such_adapters_beside_others(run, capsys):
     assert said["ef56"] == said["alone"] == expected
 
 
+@pytest.mark.slow
 def test_generate_asks_adapters_with_trained_tokens_beside_those_without(place, capsys):
     """PEFT cannot hold both in one model."""
     training.fine_tune(place / "words", lora={"trainable_token_indices": [1, 2]}, max_steps=1)

@@ -31,6 +31,7 @@ def test_foreign_code_does_not_run_unasked(ran, refused, command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_foreign_code_runs_where_it_is_trusted(ran, capsys, command):
     main([command, *COMMANDS[command], "--trust-remote-code"])
     assert ran.exists()

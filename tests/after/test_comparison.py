@@ -80,6 +80,7 @@ def loads(monkeypatch):
     return bases
 
 
+@pytest.mark.slow
 def test_runs_on_one_base_answer_without_loading_it_twice(place, capsys, loads):
     asked = ("--prompt", "Write 47 in words.", "--prompt", "And 8?", *SHORT)
     printed = said(capsys, "compare", "mine/0", "cd34", *asked)
@@ -87,6 +88,7 @@ def test_runs_on_one_base_answer_without_loading_it_twice(place, capsys, loads):
     assert answers(printed) == said(capsys, "generate", "mine/0", "cd34", *asked)
 
 
+@pytest.mark.slow
 def test_two_held_out_prompts_are_asked_by_default(place, capsys):
     printed = answers(said(capsys, "compare", "mine/0", "mine/1", *SHORT))
     held_out = sources.load(name="number_words", train_size=64, eval_size=24).eval[:2]
@@ -106,6 +108,7 @@ def whole(place):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_without_an_adapter_answers_too(whole, capsys, loads):
     printed = answers(said(capsys, "compare", "mine/0", "ef56", "--prompt", "Write 47 in words.", *SHORT))
     alone = said(capsys, "generate", whole.model, "--prompt", "Write 47 in words.", *SHORT)

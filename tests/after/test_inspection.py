@@ -96,6 +96,7 @@ class TestRefused:
 
 
 class TestProblems:
+    @pytest.mark.slow
     def test_another_base_by_its_dimensions(self, place, refused):
         message = refused("inspect", "ab12", "--base", "embedded:smollm2_135m")
         assert "has other dimensions at: model.layers.0." in message

@@ -20,6 +20,7 @@ def ids(place, store):
     return ids
 
 
+@pytest.mark.slow
 def test_a_run_is_named_by_its_id(place, ids, capsys):
     main(["inspect", ids["ab12"]])
     assert capsys.readouterr().out.splitlines()[0] == f"adapter     {place / 'runs' / 'ab12' / 'adapter'}"

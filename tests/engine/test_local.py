@@ -220,6 +220,7 @@ def report_gpu_until_told(folder: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_jobs_are_spread_evenly_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_visible(monkeypatch, "4,7", 8)
     with LocalEngine(slots=4) as engine:
@@ -443,6 +444,7 @@ def test_a_script_beside_its_modules_works_from_any_folder(tmp_path: Path) -> No
     assert output.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     result = coordinate(
@@ -507,6 +509,7 @@ def was_spawned_by(coordinator: int) -> bool:
     return os.getppid() == coordinator and "torch" not in sys.modules
 
 
+@pytest.mark.slow
 def test_jobs_are_spawned_where_a_preload_touches_cuda(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(TOUCHES_CUDA)
     result = coordinate(

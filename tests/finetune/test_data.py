@@ -24,6 +24,7 @@ def test_train_and_eval_share_nothing(name):
 
 
 @EMBEDDED
+@pytest.mark.slow
 def test_the_seed_draws_the_examples(name):
     def fingerprint(seed):
         return load(name=name, train_size=50, eval_size=10, seed=seed).fingerprint
@@ -37,6 +38,7 @@ def test_held_out_rows_do_not_depend_on_the_training_size(name):
     assert few.eval == many.eval
 
 
+@pytest.mark.slow
 def test_docstrings_are_the_same_whatever_else_was_imported():
     """torch replaces inspect.getfile, transformers adds to logging.Logger, pytest sets sys.unraisablehook."""
     code = "from tests.sources import load;print(load(name='docstrings', train_size=2000, eval_size=9).fingerprint)"

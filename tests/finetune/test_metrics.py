@@ -46,6 +46,7 @@ class TestScores:
     def test_exact_match_is_a_share_and_spares_white_space(self):
         assert metrics.score(["exact_match"], PREDICTIONS, REFERENCES) == {"exact_match": 1 / 3}
 
+    @pytest.mark.slow
     def test_rouge_is_the_mean_f1(self):
         """Counted by hand: 5 of 6 words and 3 of 5 pairs are shared in the first, all in the second, none after."""
         scores = metrics.score(["rouge"], PREDICTIONS, REFERENCES)

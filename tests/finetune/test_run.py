@@ -170,6 +170,7 @@ class TestResume:
             pytest.param({"max_steps": 12, "learning_rate": 3.0, "early_stopping": 2}, marks=pytest.mark.slow),
         ],
     )
+    @pytest.mark.slow
     def test_from_its_last_checkpoint_it_takes_no_step_more(self, tmp_path, settings):
         """The run was killed in the gate, say."""
         recipe = {**self.RECIPE, "eval_steps": 1, **settings}

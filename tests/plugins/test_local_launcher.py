@@ -72,6 +72,7 @@ def launched(runner: TSweepRunner, folder: Path, task: Any, overrides: list[str]
             yield results
 
 
+@pytest.mark.slow
 def test_each_job_has_its_own_end(hydra_sweep_runner: TSweepRunner, tmp_path: Path) -> None:
     def task(config: DictConfig) -> Any:
         if config.end == "die":
@@ -94,6 +95,7 @@ def test_each_job_has_its_own_end(hydra_sweep_runner: TSweepRunner, tmp_path: Pa
         assert returned.return_value != os.getpid()
 
 
+@pytest.mark.slow
 def test_each_job_sees_its_share_of_the_gpus(
     hydra_sweep_runner: TSweepRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +106,7 @@ def test_each_job_sees_its_share_of_the_gpus(
         assert [result.return_value for result in results] == ["4,5", "4,5"]
 
 
+@pytest.mark.slow
 def test_a_batch_is_spread_over_all_gpus(
     hydra_sweep_runner: TSweepRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +257,7 @@ def test_its_engine_has_a_slot_for_each_worker(
         assert engine.slots == slots
 
 
+@pytest.mark.slow
 def test_a_sweep_with_more_gpus_than_there_are_ends_before_it_starts(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", "model=tiny", "data=number_words", "lora.r=2,4"]
     result = subprocess.run(

@@ -162,6 +162,7 @@ class TestUnits:
     def test_whole_ones_with_a_tenth_of_slack(self, tokens, expected):
         assert pruning.units(tokens, 800) == expected
 
+    @pytest.mark.slow
     def test_the_first_evaluation_of_the_study_sets_the_unit(self, opened):
         study = opened()
         train(study, 2.0, batch=8)

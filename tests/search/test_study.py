@@ -58,6 +58,7 @@ class TestAsk:
     def test_no_axis_is_a_trial_too(self, opened):
         assert opened("seed=3").ask({}).params == {}
 
+    @pytest.mark.slow
     def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(self, opened):
         whole = opened(name="whole")
         search(whole, 14)
