@@ -7,10 +7,12 @@ import torch
 from mlflow import MlflowClient
 from peft import PeftModel
 
+from lowrung import atomic
 from lowrung.__main__ import main
 from lowrung.adapters import saved
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
+from lowrung.finetune.tokens import Prepared
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.track.mlflow import MlflowTracker
@@ -25,12 +27,21 @@ def test_the_result_is_saved_whole_and_scored_beside_its_parts(place, capsys):
     assert list(table) == ["base", "mine/0", "mine/1", "combined"]
     metrics = Outcome.read(RunFolder(place / "runs" / "ab12").outcome)
     assert metrics is not None
-    assert table["mine/0"] == [f"{metrics.metrics['eval/loss']:.4f}"] * 2
-    assert table["base"] == [f"{metrics.metrics['base/eval_loss']:.4f}"] * 2
+    assert table["mine/0"] == [f"{metrics.metrics['eval/loss']:.4f}"]  # the parts' data are the same
+    assert table["base"] == [f"{metrics.metrics['base/eval_loss']:.4f}"]
     assert table["combined"][0] not in (table["mine/0"][0], table["mine/1"][0])
     assert saved.read(place / "both").config.r == 8
     assert models.load_tokenizer(place / "both").chat_template
     PeftModel.from_pretrained(models.load_base(Base("embedded:tiny"), torch.device("cpu")), str(place / "both"))
+
+
+def has_other_data(place, signature):
+    """Gives a run held-out examples of its own."""
+    folder = RunFolder(place / "runs" / signature)
+    (tokens,) = (place / "runs" / ".tokens").iterdir()
+    other = shutil.copytree(tokens, tokens.with_name("other"), ignore=shutil.ignore_patterns("eval"))
+    Prepared.load(tokens).eval.select(range(4)).save_to_disk(other / "eval")
+    atomic.write_json(folder.environment, {"tokens": "other"})
 
 
 def test_equal_weights_and_svd_are_the_default(place, capsys):
@@ -58,6 +69,7 @@ class TestTracked:
 
     def test_the_result_is_recorded_beside_its_parts(self, place, store, part, capsys):
         client = MlflowClient(store)
+        has_other_data(place, "cd34")
         main(["combine", "mine/0", "cd34", "--to", "both", "--method", "ties_svd", "--density", "0.5", "--rank", "3"])
         printed = capsys.readouterr().out
         (run,) = client.search_runs([client.get_run(part).info.experiment_id], "tags.`lowrung.kind` = 'combined'")
@@ -72,7 +84,9 @@ class TestTracked:
         }
         assert run.data.tags["lowrung.parts"] == part
         assert run.data.tags["lowrung.results"] == str(place / "both")
-        shown = {line.split()[0]: line.split()[1:] for line in printed.split("\n\n")[1].splitlines()[1:]}
+        head, *lines = printed.split("\n\n")[1].splitlines()
+        assert head.split()[-2:] == ["mine/0", "cd34"]
+        shown = {line.split()[0]: line.split()[1:] for line in lines}
         metrics = {name: f"{value:.4f}" for name, value in run.data.metrics.items()}
         assert metrics == {
             f"eval/loss/{who.replace('/', '.')}/on/{part}": loss
@@ -91,8 +105,8 @@ class TestTracked:
         main(["combine", "runs/a b", "runs/a+b", "mine/0", "--to", "both"])
         assert "tracked:" in capsys.readouterr().out
         (run,) = client.search_runs([client.get_run(part).info.experiment_id], "tags.`lowrung.kind` = 'combined'")
-        whose = {name.split("/on/")[1] for name in run.data.metrics}
-        assert whose == {"1_runs.a_b", "2_runs.a_b", "mine.0"}
+        parts = ("1_runs.a_b", "2_runs.a_b", "mine.0")
+        assert run.data.metrics.keys() == {f"eval/loss/{whose}" for whose in ("base", "combined", *parts)}
 
     def test_a_store_that_is_away_is_said_and_the_result_kept(self, place, monkeypatch, capsys):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -1,6 +1,5 @@
 import importlib.metadata
 import json
-import shutil
 from typing import Any
 
 import pytest
@@ -13,19 +12,6 @@ from lowrung.finetune.model import Base
 
 CPU = torch.device("cpu")
 TINIES = ("embedded:tiny", "embedded:tiny_gpt2")
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of `tiny`, to be spoilt."""
-    folder = tmp_path / "model"
-    shutil.copytree(model.locate("embedded:tiny"), folder)
-    return folder
-
-
-def change_config(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 @pytest.mark.parametrize("path", TINIES)

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 import torch
@@ -11,14 +10,6 @@ from tests import model_with_code
 
 CPU = torch.device("cpu")
 TINIES = ("embedded:tiny", "embedded:tiny_gpt2")
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of `tiny`, to be spoilt."""
-    folder = tmp_path / "model"
-    shutil.copytree(model.locate("embedded:tiny"), folder)
-    return folder
 
 
 def change_config(folder, **changes):

@@ -20,7 +20,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.adapters import merge, stored
 from lowrung.adapters.difference import Evidence, Row, Tolerance, compare, completion_logits, padded
@@ -108,7 +108,7 @@ def verify_model(
     place = models.device()
     trusted, rows = base.trust_remote_code, evidence.logits.shape[1]
     if lost := stored.vocabulary_failures(model_folder, rows, "reloaded model", trust_remote_code=trusted):
-        return Gate(tuple(lost), {"merge/passed": 0.0}, {}, place.type)
+        return _cut_short(lost, place)
     reloaded = models.load_model(model_folder, evidence.dtype, place, trust_remote_code=trusted)
     saved, labels = completion_logits(reloaded, evidence.rows)
     del reloaded
@@ -127,6 +127,11 @@ def verify_model(
     return Gate(tuple(failures), metrics, {}, place.type)
 
 
+def _cut_short(failures: Sequence[str], place: torch.device) -> Gate:
+    """The result where nothing can be compared."""
+    return Gate(tuple(failures), {"merge/passed": 0.0}, {}, place.type)
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -135,6 +140,25 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """What the adapter says on a fresh float32 base, and what of that base the merged model must keep.
+
+    Attributes:
+        logits: over the rows' completions.
+        labels: their tokens.
+        effect: mean KL between the base and the adapter on it.
+        written: what it generates greedily.
+        was_tied: whether the base's head is its embedding.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    effect: float
+    written: Sequence[Sequence[int]]
+    was_tied: bool
 
 
 @dataclasses.dataclass
@@ -149,12 +173,14 @@ class _Bench:
     tolerances: Mapping[str, Tolerance]
     scratch: Path
 
+    @property
+    def _dtypes(self) -> Sequence[str]:
+        """The precisions of the merged models, float32 first."""
+        return list(dict.fromkeys(("float32", self.merge_dtype)))
+
     def run(self, place: torch.device) -> Gate:
-        rows, trusted = self.evidence.rows, self.base.trust_remote_code
         tokenizer = models.tokenizer_of(self.base)
-        failures = stored.tokenizer_failures(
-            tokenizer, self.adapter_folder, rows[0], "saved adapter", trust_remote_code=trusted
-        )
+        failures = self._tokenizer_failures(tokenizer, self.adapter_folder, "saved adapter")
         failures += stored.origin_failures(self.adapter_folder, self.base)
         try:
             failures += self._reloaded_failures(place)
@@ -162,53 +188,71 @@ class _Bench:
             if memory.is_out_of_memory(error):
                 raise
             lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
-            return Gate((*failures, lost), {"merge/passed": 0.0}, {}, place.type)
-        base = merge.float32_base(self.base, place)
-        was_tied = stored.is_tied(base)
-        untrained, labels = completion_logits(base, rows)  # before: trained biases and heads change the base itself
-        adapter = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
-        reference, _ = completion_logits(adapter, rows)
-        effect = compare(reference, untrained, labels).mean_kl
-        del base, untrained
-        written = self._greedy(adapter, tokenizer)
-
+            return _cut_short([*failures, lost], place)
+        adapter, reference = self._reference(place, tokenizer)
         self._save_merged(place, tokenizer)
-        dtypes = dict.fromkeys(("float32", self.merge_dtype))
-        if short := [
-            failure
-            for dtype in dtypes
-            for failure in stored.vocabulary_failures(
-                self.scratch / dtype, reference.shape[1], f"merged in {dtype}", trust_remote_code=trusted
-            )
-        ]:
-            return Gate((*failures, *short), {"merge/passed": 0.0}, {}, place.type)
-        metrics: dict[str, float] = {"merge/adapter_effect": effect}
+        if short := self._vocabulary_failures(reference.logits.shape[1]):
+            return _cut_short([*failures, *short], place)
+        metrics: dict[str, float] = {"merge/adapter_effect": reference.effect}
         measurements: dict[str, float] = {}
         is_right = False  # in float32, which comes first
-        for dtype in dtypes:
-            folder, what = self.scratch / dtype, f"merged in {dtype}"
-            merged = models.load_model(folder, getattr(torch, dtype), place, trust_remote_code=trusted)
-            difference = compare(reference, completion_logits(merged, rows)[0], labels)
+        for dtype in self._dtypes:
+            merged = self._merged(dtype, place)
             if dtype == "float32":
-                measurements["merge/speedup"] = _speedup(adapter, merged, rows[:4])
+                measurements["merge/speedup"] = _speedup(adapter, merged, self.evidence.rows[:4])
                 del adapter
-            same = _agreement(written, self._greedy(merged, tokenizer))
-            broken = difference.violations(self.tolerances[dtype], what)
-            broken += difference.control_failures(effect, what)
+            difference = compare(reference.logits, completion_logits(merged, self.evidence.rows)[0], reference.labels)
+            broken = difference.violations(self.tolerances[dtype], f"merged in {dtype}")
+            broken += difference.control_failures(reference.effect, f"merged in {dtype}")
             failures += merge.with_remedy(broken, dtype, difference, "verify.merge_dtype=") if is_right else broken
             is_right = not broken
-            failures += stored.tokenizer_failures(tokenizer, folder, rows[0], what, trust_remote_code=trusted)
-            failures += stored.precision_failures(folder, dtype)
-            failures += stored.tying_failures(merged, self.adapter_folder, was_tied=was_tied, what=what)
+            failures += self._stored_failures(merged, dtype, tokenizer, reference.was_tied)
             prefix = "merge" if dtype == "float32" else f"merge/{dtype}"
             metrics |= {f"{prefix}/{k}": v for k, v in dataclasses.asdict(difference).items()}
-            metrics[f"{prefix}/greedy_agreement"] = same
+            metrics[f"{prefix}/greedy_agreement"] = _agreement(reference.written, self._greedy(merged, tokenizer))
             del merged
             _free()
         if self.base.quantization != "none":
-            metrics |= self._requantized(place, reference, labels)
+            metrics |= self._requantized(place, reference.logits, reference.labels)
         metrics["merge/passed"] = float(not failures)
         return Gate(tuple(failures), metrics, measurements, place.type)
+
+    def _reference(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> tuple[PeftModel, _Reference]:
+        base = merge.float32_base(self.base, place)
+        was_tied = stored.is_tied(base)
+        # Before the adapter is on it: trained biases and heads change the base itself.
+        untrained, labels = completion_logits(base, self.evidence.rows)
+        adapter = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        logits, _ = completion_logits(adapter, self.evidence.rows)
+        effect = compare(logits, untrained, labels).mean_kl
+        return adapter, _Reference(logits, labels, effect, self._greedy(adapter, tokenizer), was_tied)
+
+    def _merged(self, dtype: str, place: torch.device) -> PreTrainedModel:
+        trusted = self.base.trust_remote_code
+        return models.load_model(self.scratch / dtype, getattr(torch, dtype), place, trust_remote_code=trusted)
+
+    def _tokenizer_failures(self, tokenizer: PreTrainedTokenizerBase, folder: Path, what: str) -> list[str]:
+        trusted = self.base.trust_remote_code
+        return stored.tokenizer_failures(tokenizer, folder, self.evidence.rows[0], what, trust_remote_code=trusted)
+
+    def _vocabulary_failures(self, rows: int) -> list[str]:
+        trusted = self.base.trust_remote_code
+        found: list[str] = []
+        for dtype in self._dtypes:
+            found += stored.vocabulary_failures(
+                self.scratch / dtype, rows, f"merged in {dtype}", trust_remote_code=trusted
+            )
+        return found
+
+    def _stored_failures(
+        self, merged: PreTrainedModel, dtype: str, tokenizer: PreTrainedTokenizerBase, was_tied: bool
+    ) -> list[str]:
+        folder, what = self.scratch / dtype, f"merged in {dtype}"
+        return [
+            *self._tokenizer_failures(tokenizer, folder, what),
+            *stored.precision_failures(folder, dtype),
+            *stored.tying_failures(merged, self.adapter_folder, was_tied=was_tied, what=what),
+        ]
 
     def _requantized(self, place: torch.device, reference: Tensor, labels: Tensor) -> dict[str, float]:
         """What it would cost to hold the merged model in the base's few bits again; recorded, not judged.
@@ -267,7 +311,7 @@ class _Bench:
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
         merged = merge.merge(PeftModel.from_pretrained(merge.float32_base(self.base, place), str(self.adapter_folder)))
         with models.quiet():
-            for dtype in dict.fromkeys(("float32", self.merge_dtype)):
+            for dtype in self._dtypes:
                 merge.save(merged, tokenizer, self.scratch / dtype, getattr(torch, dtype))
 
     def _greedy(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

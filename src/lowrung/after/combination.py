@@ -19,13 +19,14 @@ from lowrung.report.tables import table
 from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
+    from lowrung.adapters.difference import Row
     from lowrung.adapters.loaded import Loaded
     from lowrung.finetune.model import Base
 
 BASE, COMBINED = "base", "combined"
 
 Losses = Mapping[str, Mapping[str, float]]
-"""Eval losses in nats: of whom, on the held-out examples of which part's run."""
+"""Eval losses in nats: of whom, on the held-out examples of which part's run; parts of the same data share one."""
 
 
 def combine(
@@ -85,11 +86,12 @@ def combine(
         "parts": ", ".join(names),
         "weights": ", ".join(f"{share:g}" for share in shares),
         "method": method,
-        "rank": str(loaded.rank(COMBINED)),
-        **({"density": f"{density:g}"} if density is not None else {}),
-        **({"seed": str(seed)} if method.startswith("dare") else {}),
+        "rank": loaded.rank(COMBINED),
+        "density": density,
+        "seed": seed if method.startswith("dare") else None,
     }
-    return "\n\n".join([f"combined:  {folder}", _table(losses), *_track(found, folder, facts, losses)])
+    params = {name: str(value) for name, value in facts.items() if value is not None}
+    return "\n\n".join([f"combined:  {folder}", _table(losses), *_track(found, folder, params, losses)])
 
 
 def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> list[str]:
@@ -132,7 +134,11 @@ def _losses(loaded: "Loaded", found: Sequence[Named]) -> Losses:
     """Of the base and each adapter, on the data of each part whose held-out rows are there."""
     from lowrung.adapters.difference import mean_loss
 
-    data = {one.name: examples for one in found if one.run and (examples := held_out(one.run))}
+    data: dict[str, Sequence[Row]] = {}
+    for one in found:
+        rows = held_out(one.run) if one.run else ()
+        if rows and not any(rows == known for known in data.values()):
+            data[one.name] = rows
     losses = {}
     for name in (None, *loaded.names) if data else ():
         loaded.switch(name)
@@ -143,9 +149,10 @@ def _losses(loaded: "Loaded", found: Sequence[Named]) -> Losses:
 def _table(losses: Losses) -> str:
     if not losses:
         return "not scored: no adapter has the held-out examples of its run beside it"
-    title = "eval loss on the data of"
+    title = "eval loss on the data of" if len(losses[BASE]) > 1 else ""
+    head = list(losses[BASE]) if title else ["eval loss"]
     rows = [[who, *(f"{loss:.4f}" for loss in on.values())] for who, on in losses.items()]
-    return table([title, *losses[BASE]], rows, left=(title,))
+    return table([title, *head], rows, left=(title,))
 
 
 # -- in the tracker ----------------------------------------------------------------------------------------------------
@@ -176,10 +183,16 @@ def _track(found: Sequence[Named], folder: Path, facts: Mapping[str, str], losse
 
 
 def metrics(losses: Losses) -> dict[str, float]:
-    """Losses by names that MLflow takes: ``eval/loss/<whose>/on/<the data's part>``, a slash in a name being a dot."""
+    """Losses by names that MLflow takes, a slash in a name being a dot.
+
+    ``eval/loss/<whose>``, with ``/on/<the data's part>`` where the parts have different data.
+    """
     words = _words(losses)
+    is_one = len(losses[BASE]) == 1
     return {
-        f"eval/loss/{words[who]}/on/{words[whose]}": loss for who, on in losses.items() for whose, loss in on.items()
+        f"eval/loss/{words[who]}" + ("" if is_one else f"/on/{words[whose]}"): loss
+        for who, on in losses.items()
+        for whose, loss in on.items()
     }
 
 
