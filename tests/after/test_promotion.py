@@ -235,6 +235,11 @@ class TestRefused:
         assert "mine/1 cannot be promoted: it must have passed the gate, but failed: float32: mean KL" in message
         assert "The best of mine that can be is mine/0." in message
 
+    def test_a_name_that_nothing_has(self, place, tracked, refused):
+        message = refused("promote", "mihne")
+        assert "there is none of that name" in message
+        assert "Nor is it a study. Did you mean mine?" in message
+
     def test_a_run_whose_gate_was_off(self, place, tracked, refused):
         without_gate(place, "ab12")
         message = refused("promote", "ab12")

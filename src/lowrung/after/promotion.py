@@ -12,6 +12,7 @@ from lowrung.after import cards, champions, merging, named, tracked
 from lowrung.after.bases import base_for, config_of
 from lowrung.after.champions import Candidate
 from lowrung.after.generation import located
+from lowrung.check import did_you_mean
 from lowrung.errors import LowrungError, UsageError
 from lowrung.track.base import TrackError
 
@@ -105,7 +106,11 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
     if found is not None:
         return champions.best(found)
     assert name is not None
-    (one,) = named.adapters([name], here)
+    try:
+        (one,) = named.adapters([name], here)
+    except UsageError as error:
+        known = sorted(file.parent.name for file in here.glob("multirun/*/multirun.yaml"))
+        raise UsageError(f"{error} Nor is it a study.{did_you_mean(name, known)}") from error
     if one.run is None:
         raise UsageError(f"{name} must be a run, whose gate and scores are known, but is an adapter by itself.")
     candidate, study = champions.of_run(one.run, here)
