@@ -206,6 +206,11 @@ class Chaos:
 
     def _seen(self, event: str) -> set[tuple[Path, Any]]:
         """What there is of a kind of event, each with the run's folder that it is in, or another path."""
+        while True:
+            with suppress(FileNotFoundError):  # a run that starts clears its mailbox, also while it is looked at
+                return self._look(event)
+
+    def _look(self, event: str) -> set[tuple[Path, Any]]:
         runs = self.folder / "runs"
         if event == "process":
             return {(self.folder, pid) for pid in self._workers()}
