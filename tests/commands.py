@@ -7,6 +7,10 @@ from pathlib import Path
 
 from lowrung.layout import ROOT
 
+PATIENCE = 900.0
+"""Seconds for what another process does in a moment, or in half a minute, on an idle machine: a busy one, or one that
+stops for a while, is no failure. Less than the time limit of a test, which says less."""
+
 
 def command(*arguments: str) -> list[str]:
     """``python src/train.py ...``, which works from any folder."""
@@ -22,7 +26,7 @@ def environment(**extra: str) -> dict[str, str]:
 def train(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
     """Runs a command in a folder to its end."""
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=300
+        command(*arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=PATIENCE
     )
 
 

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lowrung import layout
 from lowrung.layout import ROOT
 from lowrung.track.base import store_uri
-from tests.commands import command, environment, succeeds, train
+from tests.commands import PATIENCE, command, environment, succeeds, train
 from tests.composing import LORAS
 
 SMALL = [
@@ -80,7 +80,7 @@ class TestHelp:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def test_lists_our_groups_and_no_others(self, shown):

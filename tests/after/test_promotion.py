@@ -23,6 +23,7 @@ from lowrung.outcome import Outcome, Status
 from lowrung.track import records
 from lowrung.track.base import store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store
+from tests.commands import PATIENCE
 from tests.servers import free_port, tracking_server
 
 NAME = "tiny-number_words"
@@ -101,7 +102,7 @@ def loaded_in_a_fresh_process(uri, model):
     environment |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     block = "import sys; sys.modules['lowrung'] = None\n"
     command = [sys.executable, "-c", block + LOADED, model, json.dumps(PROMPTS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
