@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tests.commands import environment
 
-
 PORTS = range(20_000, 30_000)
 """Below those that Linux gives to whoever asks for any (32768 and up): a server takes seconds until it listens, and
 until then its port must be nobody's. A client that looks for it could even be given its port, and find itself."""

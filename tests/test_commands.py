@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lowrung import layout
 from lowrung.layout import ROOT
 from lowrung.track.base import store_uri
-from tests.commands import PATIENCE, command, environment, succeeds, train
+from tests.commands import PATIENCE, command, environment, signalled, succeeds, train
 from tests.composing import LORAS
 
 SMALL = [
@@ -370,20 +370,11 @@ class TestASingleRun:
 @pytest.mark.slow
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
     sweep = ["-m", "lora.r=2,4", *SMALL, "train.max_steps=150", "train.eval_steps=150", "verify=none", "track=none"]
-    running = subprocess.Popen(
-        command(*sweep), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert running.stdout
-        seen = next(line for line in running.stdout if "step 0/150" in line)
-        assert seen.startswith("trial 0 (lora.r=2)")
-        running.send_signal(signal.SIGINT)
-        printed, errors = running.communicate(timeout=120)
-    finally:
-        running.kill()
-    assert running.returncode == 130, errors
+    stopped = signalled(folder, "trial 0 (lora.r=2): step 0/150", signal.SIGINT, *sweep)
+    assert stopped.returncode == 130, stopped.stderr
+    printed = stopped.stdout
     assert "interrupted; the same command goes on from here" in printed
-    assert "Traceback" not in errors
+    assert "Traceback" not in stopped.stderr
     study = study_of(folder)
     assert [trial.state for trial in trials(study)] == [TrialState.RUNNING]
     assert "stopping: each run ends after its step, with a checkpoint" in printed

@@ -1,4 +1,7 @@
-"""Trials that are pruned, through the command that users type."""
+"""Trials that are pruned, through the command that users type.
+
+That the same study keeps them is in tests/test_sweep.py.
+"""
 
 import json
 from pathlib import Path
@@ -46,10 +49,6 @@ def test_a_pruned_trial_is_a_result_of_its_study_and_a_beginning_for_another(tmp
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert all(run.info.status != "RUNNING" for run in runs)
-
-    again = succeeds(tmp_path, *SWEEP, *PRUNED)
-    assert "2 trials, 2 done before" in again
-    assert states(tmp_path) == [TrialState.COMPLETE, TrialState.PRUNED]
 
     succeeds(tmp_path, *SWEEP, "study=whole", "track=none")
     assert outcome(tmp_path, "whole", 1)["status"] == "complete"

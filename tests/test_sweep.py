@@ -375,6 +375,19 @@ class TestReuse:
         assert ranks(here.sweep("lora.r=8,16", "study=second")) == [16]
 
     @pytest.mark.slow
+    def test_a_pruned_trial_is_kept_by_its_study_and_goes_on_in_another(self, here):
+        def act(config: Config) -> Outcome:
+            trained = trains(config)
+            return trained if config.lora.r == 4 else Outcome(Status.PRUNED, trained.metrics, cause="stopped at step 5")
+
+        here.sweep("lora.r=4,8", act=act)
+        assert here.sweep("lora.r=4,8") == []
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.PRUNED]
+        board = json.loads(here.study.leaderboard.read_text())
+        assert [row["status"] for row in board] == ["complete", "pruned"]
+        assert ranks(here.sweep("lora.r=4,8", "study=second")) == [8]
+
+    @pytest.mark.slow
     def test_a_changed_model_is_trained_anew(self, here):
         here.sweep("lora.r=4,8")
         changed = SimpleNamespace(**{**vars(SEEN), "model_fingerprint": "another"})
