@@ -66,6 +66,6 @@ def test_a_single_run_goes_on_where_it_was_stopped_and_where_it_was_killed(tmp_p
     assert result(tmp_path) == undisturbed
     (run,) = tracked(tmp_path, "run")
     assert run.info.status == "FINISHED"
-    assert steps_of(tmp_path, run, "eval/loss") == [0, 20, 40, 60]
+    assert steps_of(tmp_path, run, "eval/loss") == [0, 1, 20, 40, 60]  # 1: where it was stopped
     assert steps_of(tmp_path, run, "train/loss") == list(range(1, 61))
     assert not list(tmp_path.glob("runs/*/checkpoints"))
