@@ -28,6 +28,8 @@ from mlflow.entities import Run
 from lowrung.layout import RunFolder
 from tests.commands import PATIENCE, command, environment
 
+pytestmark = pytest.mark.slow
+
 SEED = 0
 SWEEP = [
     *("-m", "model=tiny", "data=number_words", "data.train_size=64", "data.eval_size=8", "data.metrics=[]"),
@@ -286,7 +288,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)  # three minutes on a quiet machine; two cores may be busy with more
 def test_twenty_kills_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
     seed = int(os.environ.get("LOWRUNG_CHAOS_SEED", SEED))

@@ -155,6 +155,7 @@ def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_does_not_start_without_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with composing.composer() as composer:
         config = composer.config(f"track.uri=http://127.0.0.1:{free_port()}")
         with pytest.raises(

@@ -21,8 +21,8 @@ SWEEP = [
     "data=number_words",
     "data.train_size=64",
     "data.eval_size=8",
-    "train.max_steps=40",
-    "train.eval_steps=5",
+    "train.max_steps=120",  # so long that a busy coordinator, too, can stop a run in time
+    "train.eval_steps=15",
     "verify=none",
     "train.learning_rate=3e-2,1e-6",
 ]
