@@ -43,6 +43,7 @@ def test_added_tokens_are_trained_and_pass_the_gate(tmp_path: Path) -> None:
     assert outcome.metrics["params/trainable/embed_tokens"] == outcome.metrics["params/trainable/lm_head"] == 2 * 64
 
 
+@pytest.mark.slow
 def test_the_gate_sees_added_tokens_that_no_held_out_example_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

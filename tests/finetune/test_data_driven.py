@@ -134,6 +134,7 @@ def test_a_run_looks_at_so_many_examples(tmp_path, capsys):
     assert "lora.init=eva: 5 of 5 examples" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_says_which_ranks_it_trained(tmp_path):
     trained, _ = training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
     ranks = {name: layer["rank"] for name, layer in trained.ranks.items()}
