@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from optuna import load_study
 from optuna.trial import FrozenTrial, TrialState
 
-from lowrung import layout
+from lowrung.finetune import model as models
 from lowrung.layout import ROOT
 from lowrung.track.base import store_uri
 from tests.commands import PATIENCE, command, environment, signalled, succeeds, train
@@ -307,7 +307,7 @@ class TestASweep:
 
     def test_a_trial_that_fails_gives_exit_code_1_and_spares_the_others(self, swept):
         folder = swept[0]
-        tiny = max((layout.cache_folder() / "models").glob("tiny-v*"), key=lambda path: path.stat().st_mtime)
+        tiny = models.locate("embedded:tiny")
         for name in ("sound", "broken"):
             shutil.copytree(tiny, folder / name)
         weights = folder / "broken" / "model.safetensors"
@@ -360,8 +360,9 @@ class TestASingleRun:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
-    sweep = ["-m", "lora.r=2,4", *SMALL, "train.max_steps=150", "train.eval_steps=150", "verify=none", "track=none"]
-    stopped = signalled(folder, "trial 0 (lora.r=2): step 0/150", signal.SIGINT, *sweep)
+    many = ["train.max_steps=150,1", "train.eval_steps=150"]  # so many that a busy coordinator can stop a run in time
+    sweep = ["-m", *SMALL, "lora.r=2", *many, "verify=none", "track=none"]
+    stopped = signalled(folder, "trial 0 (train.max_steps=150): step 0/150", signal.SIGINT, *sweep)
     assert stopped.returncode == 130, stopped.stderr
     printed = stopped.stdout
     assert "interrupted; the same command goes on from here" in printed
@@ -375,6 +376,6 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
     succeeds(folder, *sweep)
     assert any("going on from step" in log.read_text() for log in folder.glob("runs/*/log.txt"))
     assert [(trial.state, trial.params) for trial in trials(study)] == [
-        (TrialState.COMPLETE, {"lora.r": 2}),
-        (TrialState.COMPLETE, {"lora.r": 4}),
+        (TrialState.COMPLETE, {"train.max_steps": 150}),
+        (TrialState.COMPLETE, {"train.max_steps": 1}),
     ]
