@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lowrung.adapters import saved as files
-from lowrung.adapters import vocabulary
 from lowrung.adapters.loaded import Loaded
 from lowrung.finetune import generate, tokens
 from lowrung.finetune import model as models
@@ -37,8 +35,6 @@ def answers(
 ) -> list[list[str]]:
     """Asks all greedily: each base is loaded once, and its adapters are switched.
 
-    Once more where only some of its adapters train single tokens' rows, which do not go together.
-
     Args:
         asked: who; those on the same base share it.
         prompts: what is asked, none of them empty; written down as in training.
@@ -52,10 +48,9 @@ def answers(
         UsageError: when an adapter cannot be read or is another base's.
     """
     found: dict[int, list[str]] = {}
-    kinds = [(one.base, _matrices_in_rows(one)) for one in asked]
-    for kind in dict.fromkeys(kinds):
-        loaded = Loaded(kind[0])
-        mine = [number for number in range(len(asked)) if kinds[number] == kind]
+    for base in dict.fromkeys(one.base for one in asked):
+        loaded = Loaded(base)
+        mine = [number for number, one in enumerate(asked) if one.base == base]
         for number in mine:  # all of them first: a bad one is refused before anything is generated
             if (adapter := asked[number].adapter) is not None:
                 loaded.load(str(number), adapter)
@@ -66,12 +61,6 @@ def answers(
         gc.collect()
         torch.cuda.empty_cache()  # the next base, or another process that is asked the same, needs the room
     return [found[number] for number in range(len(asked))]
-
-
-def _matrices_in_rows(one: Asked) -> frozenset[str]:
-    if one.adapter is None:
-        return frozenset()
-    return vocabulary.matrices_in_rows(files.read(one.adapter).config, one.base)
 
 
 def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int, batch_size: int) -> list[str]:

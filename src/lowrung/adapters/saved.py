@@ -25,6 +25,9 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name in a file."""
 
+ROWS = ".token_adapter.trainable_tokens_delta"
+"""What PEFT puts after the name of a matrix of which single rows are trained."""
+
 MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that change the base's weights when PEFT loads an adapter that names them."""
 

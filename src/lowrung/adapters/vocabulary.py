@@ -36,7 +36,7 @@ def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base
     """
     skeleton = models.skeleton(base)
     rows = added_tokens.row_count(skeleton)
-    trained = _trained(config, skeleton)
+    trained = trained_rows(config, skeleton)
     if beyond := sorted({row for numbers in trained.values() for row in numbers if row >= rows}):
         yield (
             f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
@@ -55,17 +55,7 @@ def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base
             )
 
 
-def matrices_in_rows(config: LoraConfig, base: Base) -> frozenset[str]:
-    """The matrices of which an adapter trains single rows, by their names in the base.
-
-    In one model PEFT holds only adapters that agree in this: it asks each for the rows of all.
-    """
-    if not config.trainable_token_indices:
-        return frozenset()
-    return frozenset(_trained(config, models.skeleton(dataclasses.replace(base, added_tokens=()))))
-
-
-def _trained(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
+def trained_rows(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
     """The rows that are trained by themselves, by the whole name of their matrix."""
     named = config.trainable_token_indices or {}
     embedding = lora.matrices(model)[0]
