@@ -13,8 +13,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from peft import LoraConfig
-
 ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 """They need the same rank in every layer of every part."""
 
@@ -30,7 +28,8 @@ class Part:
 
     Attributes:
         name: what it is called in messages.
-        config: its settings.
+        use_dora: whether it has DoRA's magnitudes.
+        bias: PEFT's setting; ``none`` where the base has no such biases.
         ranks: those of its layers.
         narrowest: the smallest dimension of any layer that it adapts: no update has a higher rank.
         whole: the modules that it brings whole, trained biases among them.
@@ -38,7 +37,8 @@ class Part:
     """
 
     name: str
-    config: LoraConfig
+    use_dora: bool
+    bias: str
     ranks: frozenset[int]
     narrowest: int
     whole: frozenset[str]
@@ -71,13 +71,13 @@ def _number_problems(
 
 def _part_problems(parts: Sequence[Part], method: str, rank: int | None) -> Iterator[str]:
     for part in parts:
-        if part.config.use_dora:
+        if part.use_dora:
             yield (
                 f"{part.name} must be without DoRA to be combined: a sum of directions has no magnitudes of its own,"
                 " and PEFT would drop them. Ask both side by side (lowrung generate), or train without lora.use_dora."
             )
-    if len({part.config.bias for part in parts}) > 1:
-        listed = ", ".join(f"{part.name} has {part.config.bias}" for part in parts)
+    if len({part.bias for part in parts}) > 1:
+        listed = ", ".join(f"{part.name} has {part.bias}" for part in parts)
         yield f"bias must be the same in all adapters to be combined, but {listed}. Leave one out."
     whole = frozenset[str]().union(*(part.whole for part in parts))
     for part in parts:

@@ -116,10 +116,11 @@ class Loaded:
         low_rank = {tensor: value for tensor, value in saved.tensors.items() if ".lora_" in tensor}
         set_peft_model_state_dict(self._model, low_rank, adapter_name=key)
         rows = {
-            f"{matrix}.weight": _Rows(numbers, saved.tensors[f"{files.PREFIX}{matrix}{ROWS}"])
+            f"{matrix}.weight": _Rows(numbers, saved.tensors[tensor])
             for matrix, numbers in vocabulary.trained_rows(saved.config, models.skeleton(self.base)).items()
+            if (tensor := f"{files.PREFIX}{matrix}{ROWS}") in saved.tensors  # those of a tied head are the embedding's
         }
-        places = {tensor: _place(tensor) for tensor in saved.tensors.keys() - low_rank.keys()}
+        places = {tensor: files.place(tensor) for tensor in saved.tensors.keys() - low_rank.keys()}
         whole = {place: saved.tensors[tensor] for tensor, place in places.items() if place in self._own}
         self._entries[name] = _Entry(key, saved.config, whole, rows)
         self.switch(self.active)
@@ -163,7 +164,7 @@ class Loaded:
             )
         for name, parameter in list(self._model.named_parameters()):
             if ".base_layer." in name:
-                self._own.put(_place(name), parameter.detach().clone())
+                self._own.put(files.place(name), parameter.detach().clone())
         self._model.merge_adapter([self._entry(self.active).key])
         self.is_merged = True
 
@@ -222,7 +223,7 @@ class Loaded:
         }
         config = dataclasses.replace(
             self._config(key),
-            bias=entries[0].config.bias,
+            bias=parts[0].bias,  # type: ignore[arg-type]  # one of the literals, as it was read
             modules_to_save=sorted({name for entry in entries for name in entry.config.modules_to_save or ()}) or None,
             trainable_token_indices={_module(matrix): list(each.numbers) for matrix, each in rows.items()} or None,
         )
@@ -302,7 +303,13 @@ class Loaded:
         adapted = {file.split(".lora_")[0] for file in state}
         for place, value in entry.whole.items():
             module = f"{files.PREFIX}{_module(place)}"
-            inner = ".base_layer" if module in adapted else ""
+            inner = (
+                ".token_adapter.base_layer"
+                if f"{module}{ROWS}" in state
+                else ".base_layer"
+                if module in adapted
+                else ""
+            )
             state[f"{module}{inner}.{place.rsplit('.', 1)[-1]}"] = value
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
@@ -322,7 +329,8 @@ class Loaded:
         layers: list[Any] = [m for m in self._model.modules() if isinstance(m, LoraLayer) and entry.key in m.r]
         return Part(
             name,
-            entry.config,
+            entry.config.use_dora,
+            entry.config.bias if any(place.endswith(".bias") for place in entry.whole) else "none",
             frozenset(int(layer.r[entry.key]) for layer in layers),
             min(min(layer.in_features, layer.out_features) for layer in layers),
             frozenset(_module(place) for place in entry.whole),
@@ -378,9 +386,9 @@ class Loaded:
             for each in [place] if _is_apart(place, entry.config) else self._own.sharing(place):
                 self._own.put(each, value)
         for matrix, rows in entry.rows.items():
-            original = self._own.original(matrix)
-            numbers = torch.tensor(rows.numbers, device=original.device)
-            filled = original.index_copy(0, numbers, rows.values.to(original))
+            held = self._own.present(matrix)
+            numbers = torch.tensor(rows.numbers, device=held.device)
+            filled = held.index_copy(0, numbers, rows.values.to(held))
             for each in self._own.sharing(matrix):
                 self._own.put(each, filled)
 
@@ -392,11 +400,6 @@ def _numbers(entries: Iterable[_Entry]) -> dict[str, list[int]]:
         for matrix, rows in entry.rows.items():
             found.setdefault(matrix, set()).update(rows.numbers)
     return {matrix: sorted(numbers) for matrix, numbers in found.items()}
-
-
-def _place(tensor: str) -> str:
-    """The base's name of one of its own tensors, from its name in a file or in PEFT's model."""
-    return tensor.removeprefix(files.PREFIX).replace(".base_layer.", ".")
 
 
 def _module(place: str) -> str:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,22 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         only = f"only a pickle ({', '.join(pickles)}), which can run any code when it is loaded" if pickles else "none"
         raise UsageError(f"An adapter must have its weights in {WEIGHTS}, but {folder} has {only}.")
     try:
-        return load_file(file)
+        return _once(load_file(file))
     except SafetensorError as error:
         raise UsageError(f"{file} is damaged or was cut off ({error}). Copy or save it again.") from None
+
+
+def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the inner names by which PEFT saves a whole module twice more, where the embedding has grown."""
+    inner = re.compile(r"\.(modules_to_save|original_module)(?=\.\w+$)")
+    return {
+        name: tensor for name, tensor in tensors.items() if not inner.search(name) or inner.sub("", name) not in tensors
+    }
+
+
+def place(tensor: str) -> str:
+    """The base's name of one of its own tensors, from its name in a file or in PEFT's model."""
+    return tensor.removeprefix(PREFIX).replace(".token_adapter.", ".").replace(".base_layer.", ".")
 
 
 def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> Base:
@@ -214,27 +228,36 @@ def _own_problems(saved: Saved) -> Iterator[str]:
         yield "an adapter must change something, but every update is zero: it was never trained."
 
 
+def base_problems(base: Base) -> list[str]:
+    """What stands in the way of using the base that an adapter, its run, or ``--base`` names."""
+    try:
+        _ = base.folder
+    except UsageError as error:
+        return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
+    return soundness.problems(base)
+
+
 def _base_problems(saved: Saved, base: Base) -> list[str]:
-    if found := soundness.problems(base):
+    if found := base_problems(base):
         return found
-    held = [name.removeprefix(PREFIX) for name in saved.tensors]
-    if found := list(vocabulary.problems(saved.folder, saved.config, held, base)):
+    own_rows = {place(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
+    if found := list(vocabulary.problems(saved.folder, saved.config, own_rows, base)):
         return found
     try:
-        needed, parameters = _needed(saved.config, base)
+        needed, own = _needed(saved.config, base)
     except ValueError as error:  # PEFT names the modules that are not there
         return [f"it must fit its base {base.path}, but {str(error).splitlines()[0]}"]
     given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
-    shapes = {**parameters, **needed}
+    shapes = {name: needed.get(name, own.get(place(name))) for name in given}
     findings = (
         ("needs tensors that the file lacks", [name for name in needed if name not in given]),
-        ("knows no such place as", [name for name in given if name not in shapes]),
+        ("knows no such place as", [name for name, shape in shapes.items() if shape is None]),
         (
             "has other dimensions at",
             [
-                f"{name} {given[name]}, where it needs {shapes[name]}"
-                for name in given
-                if shapes.get(name, given[name]) != given[name]
+                f"{name} {given[name]}, where it needs {shape}"
+                for name, shape in shapes.items()
+                if shape not in (None, given[name])
             ],
         ),
     )
@@ -247,7 +270,7 @@ def _base_problems(saved: Saved, base: Base) -> list[str]:
 
 
 def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """The shapes of an adapter of these settings, and of the base's own parameters, by their names in a file.
+    """The shapes of an adapter of these settings by their names in a file, and of the base's own parameters by theirs.
 
     A file may hold the latter too, such as trained biases or an embedding that has grown.
     """
@@ -255,7 +278,7 @@ def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]],
     config.init_lora_weights = True
     config.inference_mode = True
     skeleton: Any = models.skeleton(base)
-    own = {f"{PREFIX}{name}": tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+    own = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
     adapted = PeftModel(skeleton, config)
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}, own

@@ -25,13 +25,13 @@ def added(folder: Path, base: Base) -> tuple[str, ...]:
     return tuple(sorted(after, key=lambda token: numbers[token]))
 
 
-def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base) -> Iterator[str]:
+def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Base) -> Iterator[str]:
     """Why the rows that an adapter trains do not go with its base's, in words; no weights are loaded.
 
     Args:
         folder: the adapter's.
         config: its settings.
-        held: what it has saved, by the names of the base's parameters.
+        held: how many rows each tensor has that it has saved, by the names of the base's parameters.
         base: the base, which can be used, with the tokens that were added to it.
     """
     skeleton = models.skeleton(base)
@@ -42,6 +42,14 @@ def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base
             f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
             " Name what was added to the base (added_tokens); the tokenizer that was saved beside the adapter has it."
         )
+    if grown := [name for name in lora.matrices(skeleton) if held.get(f"{name}.weight", 0) > rows]:
+        yield (
+            f"it has {held[f'{grown[0]}.weight']} rows of {' and '.join(grown)}, but {_shown(base)} has {rows}. If"
+            " tokens were added to the base, save the tokenizer that has them beside the adapter"
+            " (tokenizer.save_pretrained); there can be no more rows than tokens (pad_to_multiple_of). If it was"
+            " trained on another base, name that: --base PATH."
+        )
+        return
     plain = dataclasses.replace(base, added_tokens=())
     tokens = added(folder, plain)
     new = set(models.added_rows(dataclasses.replace(plain, added_tokens=tokens)))
@@ -53,6 +61,10 @@ def problems(folder: Path, config: LoraConfig, held: Collection[str], base: Base
                 f"it adds {', '.join(tokens)} to its base, so it must hold the rows of {name} that are new, but lacks"
                 f" {', '.join(map(str, lost))}. Train and save them (`trainable_token_indices`)."
             )
+
+
+def _shown(base: Base) -> str:
+    return f"{base.path} with {', '.join(base.added_tokens)}" if base.added_tokens else base.path
 
 
 def trained_rows(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
