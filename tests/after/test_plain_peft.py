@@ -140,7 +140,9 @@ def test_each_kind_is_inspected_asked_merged_and_combined(here, name, capsys):
     kind = KINDS[name]
     expected = save(kind, here / "mine")
     main(["inspect", "mine"])
-    assert ("adds        <x>\n" in capsys.readouterr().out) == (kind.token is not None)
+    shown = capsys.readouterr().out
+    assert ("adds        <x>\n" in shown) == (kind.token is not None)
+    assert (" rows of " in shown) == ("trainable_token_indices" in kind.lora)
     assert is_near(said(here / "mine"), expected)
     assert is_near(said_again(here / "mine", here / "copy"), expected)
     main(["generate", "mine", "--prompt", "hi", "--new-tokens", "2"])

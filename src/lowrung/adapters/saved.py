@@ -32,6 +32,8 @@ ROWS = ".token_adapter.trainable_tokens_delta"
 MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that change the base's weights when PEFT loads an adapter that names them."""
 
+OTHER_BASE = "Was it trained on another base? Name that: --base PATH."
+
 SHOWN = 3
 """How many tensors a message names."""
 
@@ -97,17 +99,34 @@ def _config(file: Path) -> LoraConfig:
         raise UsageError(f"{file} must be a LoRA adapter's, but its peft_type is {kind!r}.")
     try:
         config: LoraConfig = LoraConfig.from_pretrained(str(file.parent))
+        _check_numbers(config)
     except (TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"{file} must hold PEFT's settings, but: {error}.") from None
+        raise UsageError(f"{file} must hold PEFT's settings, but: {error}. Save the adapter again.") from None
     return config
+
+
+def _check_numbers(config: LoraConfig) -> None:
+    """PEFT takes anything for them, and fails where it computes with it."""
+    ranks = {"r": config.r, **(config.rank_pattern or {})}
+    alphas = {"lora_alpha": config.lora_alpha, **(config.alpha_pattern or {})}
+    for name, rank in ranks.items():
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"{name} must be a rank, a whole number of at least 1, but is {rank!r}")
+    for name, alpha in alphas.items():
+        if not isinstance(alpha, int | float):
+            raise ValueError(f"{name} must be an alpha, a number, but is {alpha!r}")
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     file = folder / WEIGHTS
     if not file.is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
-        only = f"only a pickle ({', '.join(pickles)}), which can run any code when it is loaded" if pickles else "none"
-        raise UsageError(f"An adapter must have its weights in {WEIGHTS}, but {folder} has {only}.")
+        rule = f"An adapter must have its weights in {WEIGHTS}, but {folder} has"
+        if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")):
+            raise UsageError(
+                f"{rule} only a pickle ({', '.join(pickles)}), which can run any code when it is loaded. If you trust"
+                " it, load it with PEFT and save it again (save_pretrained), which writes safetensors."
+            )
+        raise UsageError(f"{rule} none. Save it again, or name the folder that has them.")
     try:
         return _once(load_file(file))
     except SafetensorError as error:
@@ -210,6 +229,8 @@ def check(saved: Saved, base: Base) -> None:
 
 def _own_problems(saved: Saved) -> Iterator[str]:
     config = saved.config
+    if config.task_type not in (None, "CAUSAL_LM"):
+        yield f"task_type must be CAUSAL_LM, a model that continues text, but is {config.task_type}."
     if str(config.init_lora_weights).startswith(MOVES_BASE):
         yield (
             f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
@@ -245,8 +266,11 @@ def _base_problems(saved: Saved, base: Base) -> list[str]:
         return found
     try:
         needed, own = _needed(saved.config, base)
-    except ValueError as error:  # PEFT names the modules that are not there
-        return [f"it must fit its base {base.path}, but {str(error).splitlines()[0]}"]
+    except ValueError as error:
+        there = {name for name, _ in models.skeleton(base).named_modules()}
+        absent = [layer.name for layer in layers(saved) if layer.name not in there]
+        reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
+        return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
     given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
     shapes = {name: needed.get(name, own.get(place(name))) for name in given}
     findings = (
@@ -262,8 +286,7 @@ def _base_problems(saved: Saved, base: Base) -> list[str]:
         ),
     )
     return [
-        f"it must fit its base, but {base.path} {what}: {_some(names)}. Was it trained on another base? Name that:"
-        " --base PATH."
+        f"it must fit its base, but {base.path} {what}: {_some(names)}. {OTHER_BASE}"
         for what, names in findings
         if names
     ]

@@ -97,11 +97,15 @@ def check_target(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(nearest).free
     if free < needed:
         problems.append(
-            f"--to must be on a disk with {needed / 1e9:.2f} GB free, but {nearest} has {free / 1e9:.2f} GB. Free some,"
-            " or name another place."
+            f"--to must be on a disk with {_size(needed)} free, but {nearest} has {_size(free)}. Free some, or name"
+            " another place."
         )
     if problems:
         raise UsageError(problems)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _bytes(base: Base, dtype: str) -> int:

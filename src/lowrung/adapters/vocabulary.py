@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
+from lowrung.errors import UsageError
 from lowrung.finetune import added_tokens, lora
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
@@ -16,11 +17,20 @@ def added(folder: Path, base: Base) -> tuple[str, ...]:
     """The tokens that the tokenizer beside an adapter has after all that the base's has, in the order of their numbers.
 
     None where the adapter has no tokenizer of its own.
+
+    Raises:
+        UsageError: when it has one that cannot be loaded.
     """
     if not (folder / "tokenizer_config.json").is_file():
         return ()
     known = models.tokenizer_of(base).get_vocab()
-    numbers = models.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
+    try:
+        numbers = models.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
+    except Exception as error:  # whatever transformers raises where it finds nothing that it can load
+        raise UsageError(
+            f"The tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error}). Save it again"
+            " (tokenizer.save_pretrained), or take its files away where it is the base's."
+        ) from error
     after = (token for token, number in numbers.items() if number >= len(known) and token not in known)
     return tuple(sorted(after, key=lambda token: numbers[token]))
 
