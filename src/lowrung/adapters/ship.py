@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from lowrung import atomic, disk
 from lowrung.adapters import merge
@@ -159,7 +158,7 @@ class _Maker:
         """Writes the merged model; returns what the base and the adapter said before, in float32."""
         base = merge.float32_base(self.base, models.device())
         untrained, _ = completion_logits(base, rows)
-        adapted = PeftModel.from_pretrained(base, str(self.adapter)).eval()
+        adapted = merge.with_adapter(base, self.adapter)
         reference, _ = completion_logits(adapted, rows)
         with models.quiet():
             merge.save(
