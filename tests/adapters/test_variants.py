@@ -264,7 +264,9 @@ def test_fault_the_saved_model_is_the_base(full):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 @pytest.mark.parametrize("path", ["embedded:tiny", "embedded:tiny_gpt2"])
-@pytest.mark.parametrize("lora", [{}, {"init": "eva"}, {"init": "loftq"}, {"use_dora": True}], ids=str)
+@pytest.mark.parametrize(
+    "lora", [{}, {"init": "eva"}, {"init": "loftq"}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}], ids=str
+)
 def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, lora, path, quantization):
     base = Base(path, quantization=quantization)
     trained, rows, before = train(tmp_path, base, lora={**lora, "init_examples": 16}, learning_rate=1e-2)
