@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -306,17 +306,8 @@ class Loaded:
         config.inference_mode = True
         state = get_peft_model_state_dict(self._model, adapter_name=entry.key, save_embedding_layers=False)
         state |= {f"{files.PREFIX}{_module(matrix)}{ROWS}": rows.values for matrix, rows in entry.rows.items()}
-        adapted = {file.split(".lora_")[0] for file in state}
-        for place, value in entry.whole.items():
-            module = f"{files.PREFIX}{_module(place)}"
-            inner = (
-                ".token_adapter.base_layer"
-                if f"{module}{ROWS}" in state
-                else ".base_layer"
-                if module in adapted
-                else ""
-            )
-            state[f"{module}{inner}.{place.rsplit('.', 1)[-1]}"] = value
+        kept_in = {place: _kept_in(f"{files.PREFIX}{_module(place)}", state) for place in entry.whole}
+        state |= {f"{kept_in[place]}.{place.rpartition('.')[2]}": value for place, value in entry.whole.items()}
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
         save_file(
@@ -410,6 +401,14 @@ def _numbers(entries: Iterable[_Entry]) -> dict[str, list[int]]:
 
 def _module(place: str) -> str:
     return place.rsplit(".", 1)[0]
+
+
+def _kept_in(module: str, state: Collection[str]) -> str:
+    """The name of a module's own tensors in a file, which PEFT may have wrapped for rows or for a low-rank update."""
+    if f"{module}{ROWS}" in state:
+        return f"{module}.token_adapter.base_layer"
+    is_adapted = any(name.startswith(f"{module}.lora_") for name in state)
+    return f"{module}.base_layer" if is_adapted else module
 
 
 def _is_apart(place: str, config: LoraConfig) -> bool:
