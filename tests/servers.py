@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,12 +14,18 @@ from pathlib import Path
 
 from tests.commands import environment
 
+PORTS = range(20_000, 30_000)
+"""Below those that Linux gives to whoever asks for any (32768 and up): a server takes seconds until it listens, and
+until then its port must be nobody's. A client that looks for it could even be given its port, and find itself."""
+
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, nor will before its server does."""
+    draw = random.SystemRandom()  # the seed of the common one is set by each training
+    while True:
+        port = draw.choice(PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def answers(port: int) -> bool:

@@ -79,6 +79,7 @@ def test_one_that_found_no_tracker_says_so(composer: Composer, capfd: pytest.Cap
     assert "nothing more is tracked from here on" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failure_is_left_to_the_coordinator_which_may_try_it_again(
     composer: Composer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lowrung import atomic
 from lowrung.errors import StoreError
 from lowrung.layout import ROOT
+from tests.commands import PATIENCE
 
 
 class Unwritable:
@@ -157,7 +158,7 @@ class TestLock:
         path = tmp_path / "run" / ".lock"
         with atomic.lock(path):
             refused = holder(path)
-            _, errors = refused.communicate(timeout=60)
+            _, errors = refused.communicate(timeout=PATIENCE)
             assert refused.returncode == 1
             assert f"StoreError: Another process works in {path.parent}" in errors
         with holder(path) as allowed:
@@ -170,7 +171,7 @@ class TestLock:
             with pytest.raises(StoreError, match="Another process works in"), atomic.lock(path):
                 pass
             other.kill()
-            other.wait(60)
+            other.wait(PATIENCE)
             with atomic.lock(path):
                 pass
 
@@ -179,7 +180,7 @@ class TestLock:
         with holder(path) as first:
             assert line(first.stdout) == "held\n"
             with holder(path, "wait") as second:
-                first.communicate(timeout=60)
+                first.communicate(timeout=PATIENCE)
                 assert line(second.stdout) == "held\n"
 
     def test_it_is_not_reentrant(self, tmp_path):

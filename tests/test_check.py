@@ -422,6 +422,7 @@ class TestOverrides:
         assert asked == [4, 8]
 
 
+@pytest.mark.usefixtures("composer")  # which registers the schema
 class TestExplain:
     """What a command ends with when Hydra itself refuses it."""
 

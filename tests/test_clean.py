@@ -14,6 +14,7 @@ from lowrung.errors import UsageError
 from lowrung.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.outcome import Outcome, Status
 from lowrung.schema import Config
+from tests.commands import PATIENCE
 
 CONFIG = OmegaConf.to_yaml(OmegaConf.structured(Config))
 
@@ -314,12 +315,16 @@ def test_it_is_a_command(place):
     run = make_run("ab12")
     make_study("mine", run)
     done = subprocess.run(
-        [sys.executable, "-m", "lowrung", "clean", "mine"], cwd=place, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "lowrung", "clean", "mine"], cwd=place, capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "3.0 kB  in total deleted" in done.stdout
     assert exists(made_again(run)) == {False}
     shown = subprocess.run(
-        [sys.executable, "-m", "lowrung", "clean", "--help"], cwd=place, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "lowrung", "clean", "--help"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert "MLflow is never touched" in " ".join(shown.stdout.split())

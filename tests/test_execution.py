@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from lowrung import app, execution
 from lowrung.finetune import adapter
 from lowrung.layout import RunFolder
-from lowrung.outcome import Outcome
+from lowrung.outcome import Outcome, Status
 from tests import composing
 
 CONFIG = (
@@ -23,17 +23,19 @@ CONFIG = (
 )
 
 
-def run(folder: Path) -> Outcome:
-    """A run below a folder, in this process."""
+def run(folder: Path, stop_reason: str | None = None) -> Outcome:
+    """A run below a folder, in this process; with a reason to stop it ends after its first step."""
     with composing.composer() as composer:
         config = composer.config(*CONFIG, f"store='{folder / 'runs'}'")
+    seen = app.look(config)
+    app.prepare_folder(RunFolder(folder / "run"), config, seen, threads=1)
     return execution.execute(
         config,
         RunFolder(folder / "run"),
-        data=app.look(config).data_folder,
+        data=seen.data_folder,
         threads=1,
         on_point=lambda point: None,
-        stop_reason=lambda: None,
+        stop_reason=lambda: stop_reason,
     )
 
 
@@ -43,6 +45,20 @@ def test_added_tokens_are_trained_and_pass_the_gate(tmp_path: Path) -> None:
     assert outcome.metrics["params/trainable/embed_tokens"] == outcome.metrics["params/trainable/lm_head"] == 2 * 64
 
 
+@pytest.mark.slow
+def test_what_was_pruned_goes_on_from_its_checkpoint_where_it_is_wanted_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned = run(tmp_path, "pruned")
+    assert pruned.status is Status.PRUNED
+    assert {"base/eval_loss", "eval/loss"} <= pruned.metrics.keys()
+    assert pruned.metrics["stopped/step"] == 1
+    assert run(tmp_path).status is Status.COMPLETE
+    assert "going on from step 1\n" in capsys.readouterr().out
+    assert not RunFolder(tmp_path / "run").checkpoints.exists()
+
+
+@pytest.mark.slow
 def test_the_gate_sees_added_tokens_that_no_held_out_example_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,5 @@
 """What no run can help: a full disk, folders that cannot be written, a tracker that goes away."""
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from lowrung.errors import StoreError, UsageError
 from lowrung.layout import RunFolder
 from lowrung.outcome import Outcome, Status
 from tests import composing
-from tests.commands import command, environment, train
+from tests.commands import PATIENCE, train
 from tests.servers import free_port, tracking_server
 
 SMALL = [
@@ -121,33 +120,26 @@ def test_a_config_and_a_sweep_do_not_go_together(tmp_path: Path) -> None:
 # -- a tracker that goes away ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    with tracking_server(tmp_path) as running:
-        yield running
+STRIKE = """
+import os, pathlib, signal
+
+def strike(predictions, references):
+    if pathlib.Path("multirun/s/1").exists():
+        os.killpg({process}, signal.SIGKILL)
+    return 0.0
+"""
+"""A metric of the user's, asked when a run has been trained: the tracker dies while the second one is under way."""
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path, server: tuple["subprocess.Popen[bytes]", str]) -> None:
-    process, uri = server
-    sweep = subprocess.Popen(
-        command("-m", *SMALL, "lora.r=2,4,8", "study=s", f"track.uri={uri}"),
-        cwd=tmp_path,
-        env=environment(PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert sweep.stdout is not None
-    before = []
-    for line in sweep.stdout:
-        before.append(line)
-        if line.startswith("trial 1 (lora.r=4): started"):
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    rest, errors = sweep.communicate(timeout=300)
-    assert sweep.returncode == 0, "".join(before) + rest + errors
-    warnings = [line for line in rest.splitlines() if line.startswith("warning")]
+def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path) -> None:
+    with tracking_server(tmp_path) as (process, uri):
+        (tmp_path / "away.py").write_text(STRIKE.format(process=process.pid))
+        sweep = ["-m", *SMALL, "data.metrics=[away.strike]", "lora.r=2,4,8", "study=s", f"track.uri={uri}"]
+        done = train(tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert done.returncode == 0, done.stdout + done.stderr
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning")]
     assert len(warnings) == 2
     assert warnings[0].startswith("warning: nothing more is tracked from here on; results and study are kept: MLflow:")
     assert warnings[1].startswith("warning: not tracked, or only in part: lora.r=4, ")
@@ -163,6 +155,7 @@ def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path, server: tuple["subp
 @pytest.mark.slow
 def test_a_sweep_does_not_start_without_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with composing.composer() as composer:
         config = composer.config(f"track.uri=http://127.0.0.1:{free_port()}")
         with pytest.raises(

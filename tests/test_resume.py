@@ -1,15 +1,17 @@
-"""A run that is killed goes on where it was: `python src/train.py` again."""
+"""A single run that is stopped or killed goes on where it was: `python src/train.py` again.
+
+tests/test_commands.py stops a sweep, tests/test_chaos.py kills one.
+"""
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.commands import command, environment, succeeds, train
+from tests.commands import signalled, succeeds, train
 
 pytestmark = pytest.mark.slow
 
@@ -25,16 +27,6 @@ SMALL = [
     "verify.prompts=2",
     "verify.new_tokens=2",
 ]
-
-
-def killed_after(folder: Path, step: int, *arguments: str) -> None:
-    """Starts a command and kills it (SIGKILL) once it has reported a step; the step before is a whole checkpoint."""
-    with subprocess.Popen(
-        command(*arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as running:
-        assert running.stdout
-        assert any(f"step {step}/" in line for line in running.stdout)
-        running.kill()
 
 
 def result(folder: Path) -> dict[str, float]:
@@ -61,41 +53,19 @@ def undisturbed(tmp_path_factory):
     return result(folder)
 
 
-def test_a_single_run_goes_on_from_its_checkpoint(tmp_path, undisturbed):
-    killed_after(tmp_path, 40, *SMALL)
+def test_a_single_run_goes_on_where_it_was_stopped_and_where_it_was_killed(tmp_path, undisturbed):
+    stopped = signalled(tmp_path, "step 0/", signal.SIGINT, *SMALL)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "interrupted; the same command goes on from here" in stopped.stdout
+    assert "Traceback" not in stopped.stderr
+    killed = signalled(tmp_path, "step 40/", signal.SIGKILL, *SMALL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "going on from step 1\n" in killed.stdout
     assert train(tmp_path, *SMALL, "lora.r=0").returncode == 2  # something wrong typed in between loses nothing
-    printed = succeeds(tmp_path, *SMALL)
-    assert "going on from step" in printed
+    assert "going on from step 20\n" in succeeds(tmp_path, *SMALL)
     assert result(tmp_path) == undisturbed
     (run,) = tracked(tmp_path, "run")
     assert run.info.status == "FINISHED"
-    assert steps_of(tmp_path, run, "eval/loss") == [0, 20, 40, 60]
+    assert steps_of(tmp_path, run, "eval/loss") == [0, 1, 20, 40, 60]  # 1: where it was stopped
     assert steps_of(tmp_path, run, "train/loss") == list(range(1, 61))
     assert not list(tmp_path.glob("runs/*/checkpoints"))
-
-
-def test_a_trial_of_a_sweep_does_too(tmp_path, undisturbed):
-    sweep = ["-m", *SMALL, "hydra.launcher.workers=1"]
-    killed_after(tmp_path, 40, *sweep)
-    succeeds(tmp_path, *sweep)
-    assert result(tmp_path) == undisturbed
-    (run,) = tracked(tmp_path, "trial")
-    assert run.info.status == "FINISHED"
-    assert steps_of(tmp_path, run, "train/loss") == list(range(1, 61))
-
-
-def test_ctrl_c_ends_a_single_run_after_its_step_with_a_checkpoint(tmp_path, undisturbed):
-    with subprocess.Popen(
-        command(*SMALL), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout
-        assert any("step 0/" in line for line in running.stdout)
-        running.send_signal(signal.SIGINT)
-        printed, errors = running.communicate(timeout=120)
-    assert running.returncode == 130, errors
-    assert "interrupted; the same command goes on from here" in printed
-    assert "Traceback" not in errors
-    assert "going on from step" in succeeds(tmp_path, *SMALL)
-    assert result(tmp_path) == undisturbed
-    (run,) = tracked(tmp_path, "run")
-    assert run.info.status == "FINISHED"

@@ -1,26 +1,27 @@
 """The real model and real text, end to end, through the command that users type."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
 from lowrung.finetune import generate, model
-from lowrung.layout import ROOT
+from tests.commands import succeeds
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = [
     "lora.r=4",
-    "train.learning_rate=1e-3",
-    "train.max_steps=8",
-    "train.eval_steps=8",
-    "data.eval_size=16",
+    "train.learning_rate=2e-3",
+    "train.max_steps=4",
+    "train.eval_steps=4",
+    "train.batch_size=4",
+    "data.eval_size=8",
+    "verify.prompts=3",
+    "verify.new_tokens=4",
     "verify.keep_merged=true",
+    "track=none",
 ]
 
 
@@ -28,9 +29,7 @@ SETTINGS = [
 def results(tmp_path_factory):
     """The folder of one short run."""
     folder = tmp_path_factory.mktemp("a folder")
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *SETTINGS]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
-    assert done.returncode == 0, done.stderr
+    succeeds(folder, *SETTINGS)
     (run,) = (folder / "runs").glob("[!.]*")
     return run
 

@@ -223,6 +223,7 @@ class TestSeeds:
         ]
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
+    @pytest.mark.slow
     def test_the_same_command_again_trains_nothing(self, here):
         here.sweep("lora.r=4,8", "seed=0,1")
         assert here.sweep("lora.r=4,8", "seed=0,1") == []
@@ -234,6 +235,7 @@ class TestSeeds:
         assert [config.seed for config in here.sweep("lora.r=4", "seed=0,1,2", "study=three")] == [2]
 
     @pytest.mark.parametrize("status", [Status.FAILED, Status.DIVERGED])
+    @pytest.mark.slow
     def test_a_bad_one_is_the_trials_end(self, here, status):
         with suppress(RunFailed):
             here.sweep("lora.r=8", "seed=0,1,2", act=by_seed(0.0, status, 0.0))
@@ -242,6 +244,7 @@ class TestSeeds:
         assert (trial.state, trial.user_attrs["status"]) == (TrialState.FAIL, status)
         assert trial.user_attrs["cause"] == "seed 1: played, seed 1"
 
+    @pytest.mark.slow
     def test_a_sweep_that_is_interrupted_between_seeds_goes_on_with_the_next(self, here):
         interrupted: stage.Act = by_seed(0.0, 0.0, 0.0)
 
@@ -255,6 +258,7 @@ class TestSeeds:
         assert [config.seed for config in here.sweep("lora.r=8", "seed=0,1,2")] == [1, 2]
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
 
+    @pytest.mark.slow
     def test_all_slots_are_used_for_one_point(self, here):
         here.sweep("lora.r=8", "seed=0,1,2", slots=3)
         assert here.engine.most_at_once == 3
@@ -375,6 +379,19 @@ class TestReuse:
         assert ranks(here.sweep("lora.r=8,16", "study=second")) == [16]
 
     @pytest.mark.slow
+    def test_a_pruned_trial_is_kept_by_its_study_and_goes_on_in_another(self, here):
+        def act(config: Config) -> Outcome:
+            trained = trains(config)
+            return trained if config.lora.r == 4 else Outcome(Status.PRUNED, trained.metrics, cause="stopped at step 5")
+
+        here.sweep("lora.r=4,8", act=act)
+        assert here.sweep("lora.r=4,8") == []
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.PRUNED]
+        board = json.loads(here.study.leaderboard.read_text())
+        assert [row["status"] for row in board] == ["complete", "pruned"]
+        assert ranks(here.sweep("lora.r=4,8", "study=second")) == [8]
+
+    @pytest.mark.slow
     def test_a_changed_model_is_trained_anew(self, here):
         here.sweep("lora.r=4,8")
         changed = SimpleNamespace(**{**vars(SEEN), "model_fingerprint": "another"})
@@ -436,6 +453,7 @@ class TestInterruption:
         assert here.sweep("lora.r=4") == []
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
 
+    @pytest.mark.slow
     def test_a_trial_that_was_never_asked_to_the_end_is_put_aside(self, here):
         here.sweep("lora.r=4,8", n_trials=1)
         load_study(study_name="s", storage=f"sqlite:///{here.study.database.absolute()}").ask()  # killed in the middle
@@ -536,6 +554,7 @@ class TestTracking:
             assert {"config.yaml", "environment.json", "outcome.json"} <= child.artifacts.keys()
         assert "http://127.0.0.1:5000/#/compare-runs?runs=run1,run2" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_the_parent_shows_the_best_so_far(self, here):
         here.sweep("lora.r=4,8,2")
         parent = here.tracker.runs["run0"]
@@ -565,6 +584,7 @@ class TestTracking:
         assert len(here.tracker.runs) == 3
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
+    @pytest.mark.slow
     def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here, monkeypatch):
         def full_disk(*_):
             raise OSError("No space left on device")
@@ -596,6 +616,7 @@ class TestTracking:
         assert [child.params["lora.r"] for child in children] == ["4", "8"]
         assert len(here.trials()) == 2
 
+    @pytest.mark.slow
     def test_the_best_is_in_the_parent_also_where_the_last_trial_was_just_told(self, here, monkeypatch):
         def killed(*_):
             raise KeyboardInterrupt
@@ -612,6 +633,7 @@ class TestTracking:
         here.sweep("lora.r=8")  # played runs write their mailbox alone
         assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
 
+    @pytest.mark.slow
     def test_what_a_lost_tracker_has_in_part_is_completed_by_the_next_start(self, here, monkeypatch):
         def lost(*_):
             raise TrackerLostError("it is away")
@@ -765,6 +787,7 @@ class TestRetries:
         assert child.tags["lowrung.retry"] == "out of memory; batch_size 4, gradient_accumulation_steps 2"
         assert here.sweep("lora.r=8") == []  # the study knows that its result is the halved one's
 
+    @pytest.mark.slow
     def test_a_lost_process_is_started_again(self, here, capsys):
         died: list[int] = []
 
@@ -807,6 +830,7 @@ class TestRetries:
             here.sweep("lora.r=8", act=lambda config: Outcome(Status.OOM, cause="out of memory"))
         assert [config.train.batch_size for config in here.ran] == [8, 4]
 
+    @pytest.mark.slow
     def test_a_sweep_that_only_fails_ends(self, here):
         with pytest.raises(RunFailed, match=r"2 trials failed one after the other \(hydra\.sweeper\.max_failures\)"):
             here.sweep("lora.r=1,2,3,4,5", "hydra.sweeper.max_failures=2", act=fails_at(1, 2, 3, 4, 5))
@@ -862,6 +886,7 @@ class TestDryRun:
         assert not here.tracker.runs
         assert not Path("runs").exists()
 
+    @pytest.mark.slow
     def test_what_is_in_the_store_is_told_apart(self, here, capsys):
         here.sweep("lora.r=4", "seed=0,1")
         here.sweep("lora.r=4,8", "seed=0,1,2", "study=t", "hydra.sweeper.dry_run=true")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ import pytest
 
 from lowrung.outcome import Status
 from lowrung.track.base import Point, store_uri
+from tests.commands import PATIENCE
+from tests.servers import free_port
 
 if TYPE_CHECKING:
     from lowrung.track.mlflow import MlflowTracker
@@ -29,16 +32,12 @@ def command(*arguments: object) -> list[str]:
 
 def refused(folder: Path, *arguments: object) -> str:
     """What the command says on stderr when it ends with exit code 2."""
-    ended = subprocess.run(command(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        command(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     return ended.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_store(folder: Path) -> "MlflowTracker":
@@ -61,7 +60,7 @@ def make_sweep(folder: Path) -> list[str]:
 
 
 def status(address: str, port: int, path: str, **headers: str) -> int:
-    connection = http.client.HTTPConnection(address, port, timeout=30)
+    connection = http.client.HTTPConnection(address, port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request("GET", path, headers=headers)
         return connection.getresponse().status
@@ -74,8 +73,10 @@ def processes_of_session(leader: int) -> list[int]:
 
 
 def session_of(process: Path) -> int | None:
+    """None where it has ended, even if nobody has asked how yet."""
     with contextlib.suppress(OSError):
-        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
+        state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+        return int(session) if state != "Z" else None
     return None
 
 
@@ -98,18 +99,21 @@ def running_ui(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     try:
         yield ui
     finally:
-        ui.kill()
-        ui.wait()
+        ui.terminate()  # it ends its server, which has a session of its own
+        ui.wait(PATIENCE)
 
 
 def ends_cleanly(ui: subprocess.Popen[str], ending: signal.Signals) -> None:
     (server,) = children_of(ui.pid)
     assert len(processes_of_session(server)) >= 2
     ui.send_signal(ending)
-    output, errors = ui.communicate(timeout=30)
+    output, errors = ui.communicate(timeout=PATIENCE)
     assert ui.returncode == 0
     assert "Traceback" not in output + errors
-    assert processes_of_session(server) == []
+    deadline = time.monotonic() + PATIENCE
+    while (left := processes_of_session(server)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == []
 
 
 @pytest.mark.slow
@@ -167,7 +171,9 @@ def test_an_address_that_cannot_be_served_is_refused(tmp_path, uri):
 
 def test_it_starts_without_anything_heavy():
     script = "import sys; from lowrung.__main__ import _parser; _parser(); print(*sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
     heavy = {"mlflow", "torch", "optuna", "hydra", "transformers"}
     assert ended.stdout
     assert heavy.isdisjoint(ended.stdout.split())

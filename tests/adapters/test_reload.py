@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import architectures
 from tests.adapters.reload import CASES, ID, OLD
+from tests.commands import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ def reloaded(tmp_path_factory):
             cwd=ROOT,
             env={**os.environ, **offline, "PYTHONPATH": path},
             check=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
     return folder
 

@@ -98,6 +98,7 @@ class TestTracked:
         main(["inspect", run.info.run_id])
         assert capsys.readouterr().out.splitlines()[0] == f"adapter     {place / 'both'}"
 
+    @pytest.mark.slow
     def test_names_that_mlflow_does_not_take_are_told_apart(self, place, store, part, capsys):
         client = MlflowClient(store)
         for name in ("a b", "a+b"):
@@ -116,6 +117,7 @@ class TestTracked:
         assert "\n\nnot tracked: the store of the parts does not answer (MLflow: " in capsys.readouterr().out
         assert (place / "both" / "adapter_model.safetensors").is_file()
 
+    @pytest.mark.slow
     def test_what_was_not_tracked_is_not_recorded(self, place, capsys):
         main(["combine", "mine/0", "mine/1", "--to", "both"])
         assert "tracked:" not in capsys.readouterr().out

@@ -55,6 +55,7 @@ def test_adapters_side_by_side_say_what_each_says_alone(place, separate, capsys)
     assert second.startswith("And 8?\n  mine/0: ")
 
 
+@pytest.mark.slow
 def test_a_merged_model_and_a_base_are_asked_by_themselves(place, adapter, separate, capsys):
     merged = merge.merge(PeftModel.from_pretrained(tiny(), str(adapter)))
     merge.save(merged, models.load_tokenizer(adapter), place / "merged", torch.float32)

@@ -61,6 +61,7 @@ def test_the_card_states_base_data_config_metrics_and_the_gate(place):
     assert "This folder was reloaded from the disk and compared with the adapter" in card
 
 
+@pytest.mark.slow
 def test_an_adapter_by_itself_is_merged_too_and_rounded_once(place, adapter, capsys):
     shutil.copytree(adapter, place / "elsewhere")
     (place / "merged").mkdir()
@@ -79,6 +80,7 @@ def test_what_the_gate_looked_at_is_what_is_saved(place, capsys):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_an_adapter_by_itself_is_saved_in_the_default_precision(place, adapter, capsys):
     shutil.copytree(adapter, place / "elsewhere")
     main(["merge", "elsewhere", "--to", "merged"])

@@ -23,6 +23,7 @@ from lowrung.outcome import Outcome, Status
 from lowrung.track import records
 from lowrung.track.base import store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store
+from tests.commands import PATIENCE
 from tests.servers import free_port, tracking_server
 
 NAME = "tiny-number_words"
@@ -31,8 +32,9 @@ PROMPTS = ["Write 47 in words.", "Write 8 in words."]
 LOADED = """
 import json, sys
 import mlflow
-model = mlflow.pyfunc.load_model(sys.argv[1])
-print(json.dumps(model.predict(json.loads(sys.argv[2]), params={"new_tokens": 12})))
+prompts, *names = sys.argv[1:]
+for name in names:
+    print(json.dumps(mlflow.pyfunc.load_model(name).predict(json.loads(prompts), params={"new_tokens": 12})))
 """
 
 
@@ -95,15 +97,15 @@ def versions(place):
     return client(place).search_model_versions(f"name = '{NAME}'")
 
 
-def loaded_in_a_fresh_process(uri, model):
-    """What MLflow's own users get; nothing of lowrung can be imported."""
+def loaded_in_a_fresh_process(uri, *models):
+    """What MLflow's own users get of each; nothing of lowrung can be imported."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     block = "import sys; sys.modules['lowrung'] = None\n"
-    command = [sys.executable, "-c", block + LOADED, model, json.dumps(PROMPTS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", block + LOADED, json.dumps(PROMPTS), *models]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()[-len(models) :]]
 
 
 def said_by(base, adapter=None):
@@ -117,7 +119,7 @@ def files_of(version):
 
 
 @pytest.mark.slow
-def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter(place, tracked, capsys):
+def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_too(place, tracked, capsys):
     main(["promote"])
     printed = capsys.readouterr().out
     assert f"registered:  {NAME}, version 1: the adapter of mine/1, run cd34, eval/loss " in printed
@@ -126,10 +128,6 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter(place, t
     assert f"alias:       models:/{NAME}@champion\n" in printed
 
     adapter = RunFolder(place / "runs" / "cd34").adapter
-    expected = said_by(Base("embedded:tiny"), adapter)
-    assert expected != said_by(Base("embedded:tiny"))
-    assert loaded_in_a_fresh_process(store_uri(None, place), f"models:/{NAME}@champion") == expected
-
     version = client(place).get_model_version_by_alias(NAME, "champion")
     assert version.run_id == tracked["cd34"]
     tags = version.tags
@@ -153,26 +151,23 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter(place, t
     assert "was registered and verified before" in capsys.readouterr().out
     assert len(versions(place)) == 1
 
-
-@pytest.mark.slow
-def test_a_merged_model_is_registered_whole_beside_the_adapter(place, tracked, capsys):
-    promoted = promotion.promote("ab12", merged=True, alias="merged")
-    assert (promoted.name, promoted.version, promoted.alias) == (NAME, "1", "merged")
-    files = files_of(client(place).get_model_version(NAME, "1"))
+    main(["promote", tracked["cd34"], "--merged"])  # the merged model beside it, by MLflow's id
+    assert f"alias:       models:/{NAME}@champion, which was version 1 before" in capsys.readouterr().out
+    assert {version.tags["lowrung.form"] for version in versions(place)} == {"adapter", "merged"}
+    files = files_of(client(place).get_model_version_by_alias(NAME, "champion"))
     assert f"data/{NAME}/model.safetensors" in files
     assert not [name for name in files if name.endswith((".pkl", ".bin", ".pt", ".pth"))]
-    given = loaded_in_a_fresh_process(store_uri(None, place), f"models:/{NAME}@merged")
-    assert given == said_by(Base("embedded:tiny"), RunFolder(place / "runs" / "ab12").adapter)
-    assert given == said_by(Base(str(files[f"data/{NAME}/model.safetensors"].parent)))
 
-    main(["promote", tracked["ab12"], "--alias", "merged"])  # the adapter, by MLflow's id
-    assert f"alias:       models:/{NAME}@merged, which was version 1 before" in capsys.readouterr().out
-    assert {version.tags["lowrung.form"] for version in versions(place)} == {"adapter", "merged"}
+    expected = said_by(Base("embedded:tiny"), adapter)
+    assert expected != said_by(Base("embedded:tiny"))
+    assert expected == said_by(Base(str(files[f"data/{NAME}/model.safetensors"].parent)))
+    both = (f"models:/{NAME}/1", f"models:/{NAME}@champion")
+    assert loaded_in_a_fresh_process(store_uri(None, place), *both) == [expected, expected]
 
 
 @pytest.mark.slow
 def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(place, tracked, monkeypatch, capsys):
-    main(["promote", "ab12"])
+    """Nothing is left of it; tests/track/test_registry.py has the versions and aliases that there were before."""
     deaf = place / "deaf.py"
     loader = Path(served.__file__).read_text()
     assert "model = PeftModel.from_pretrained(model, folder)" in loader
@@ -181,9 +176,8 @@ def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(place,
     with pytest.raises(SystemExit) as ended:
         main(["promote", "cd34"])
     assert ended.value.code == 1
-    assert f"models:/{NAME}/2 must answer as what was registered, but answers" in capsys.readouterr().err
-    assert [version.tags["lowrung.signature"] for version in versions(place)] == ["ab12"]
-    assert client(place).get_model_version_by_alias(NAME, "champion").tags["lowrung.signature"] == "ab12"
+    assert f"models:/{NAME}/1 must answer as what was registered, but answers" in capsys.readouterr().err
+    assert client(place).search_registered_models() == []
     assert not RunFolder(place / "runs" / "cd34").scratch.exists()
 
 
@@ -218,8 +212,7 @@ def test_a_tracking_server_has_the_champion_too(place, tmp_path):
         promoted = promotion.promote("mine", registered="words", alias="best")
         assert promoted.uri == uri
         assert records.by_signature(uri, "cd34") == records.by_id(uri, runs["cd34"])
-        given = loaded_in_a_fresh_process(uri, "models:/words@best")
-        assert given == said_by(Base("embedded:tiny"), RunFolder(place / "runs" / "cd34").adapter)
+        assert "in a fresh process, it gives the same 4 of 4 answers" in promoted.text
         assert MlflowClient(uri).get_model_version_by_alias("words", "best").run_id == runs["cd34"]
 
 

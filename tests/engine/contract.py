@@ -18,8 +18,7 @@ from lowrung.engine import mailbox
 from lowrung.engine.base import Ended, Engine, Event, How, Job, Reported
 from lowrung.errors import EngineError, StoreError
 from lowrung.layout import RunFolder
-
-PATIENCE = 60.0  # seconds for what takes a moment on an idle machine
+from tests.commands import PATIENCE
 
 
 def events_of(engine: Engine, *keys: str) -> list[Event]:

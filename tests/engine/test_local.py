@@ -21,6 +21,7 @@ from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
 from lowrung.layout import ROOT, RunFolder
+from tests.commands import PATIENCE
 from tests.engine import contract
 from tests.engine.contract import await_report, die_by, end_of, events_of, is_gone, run_until_told, start_a_process
 
@@ -43,10 +44,13 @@ class TestForkServer(contract.ProcessEngineContract):
             yield engine
 
 
-def test_a_folder_whose_last_worker_is_dying_is_waited_for(engine: Engine, tmp_path: Path) -> None:
+def test_a_folder_whose_last_worker_is_dying_is_waited_for(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = ExitStack()
     held.enter_context(atomic.lock(RunFolder(tmp_path).lock))
-    threading.Timer(0.2, held.close).start()
+    ends_meanwhile = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: held.close())
+    monkeypatch.setattr(local, "time", ends_meanwhile)
     engine.submit(Job("a", tmp_path, lambda: "taken over"))
     assert end_of(engine, "a").value == "taken over"
 
@@ -456,34 +460,34 @@ def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
             print(error)
         """,
         tmp_path,
-    ).communicate(timeout=60)[0]
+    ).communicate(timeout=PATIENCE)[0]
     assert "Preloading must not fail, but the process that imports broken ended" in result
 
 
 def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) -> None:
     """However long it had imported by then."""
     (tmp_path / "slow.py").write_text(
-        "import os, pathlib, time\n"
-        "first = pathlib.Path(os.environ['FIRST'])\n"
-        "if not first.exists():\n"
-        "    first.write_text(str(os.getpid()))\n"
+        "import os, time\n"
+        "if not os.path.lexists(os.environ['FIRST']):\n"
+        "    os.symlink(str(os.getpid()), os.environ['FIRST'])\n"
         "    time.sleep(1000)\n"
     )
     first = tmp_path / "first"
     coordinator = coordinate(
         f"""
         import os, signal, threading, time
+        from types import SimpleNamespace
         from lowrung.engine import local
         os.environ["FIRST"] = {str(first)!r}
-        local.RESTART_SECONDS = 0.2
+        clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
+        local.time = clock
         engine = LocalEngine(preload=["slow"])
 
         def kill():
-            while not os.path.exists(os.environ["FIRST"]):
+            while not os.path.lexists(os.environ["FIRST"]):
                 time.sleep(0.01)
-            time.sleep(0.3)  # longer than a start is tried again
-            with open(os.environ["FIRST"]) as file:
-                os.kill(int(file.read()), signal.SIGKILL)
+            clock.now += 2 * local.RESTART_SECONDS
+            os.kill(int(os.readlink(os.environ["FIRST"])), signal.SIGKILL)
 
         threading.Thread(target=kill).start()
         engine.submit(Job("a", folder, int))
@@ -491,7 +495,7 @@ def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) ->
         """,
         tmp_path,
     )
-    assert coordinator.communicate(timeout=60)[0] == "0\n"
+    assert coordinator.communicate(timeout=PATIENCE)[0] == "0\n"
 
 
 TOUCHES_CUDA = """
@@ -523,7 +527,7 @@ def test_jobs_are_spawned_where_a_preload_touches_cuda(tmp_path: Path) -> None:
             print(engine.wait()[0].value)
         """,
         tmp_path,
-    ).communicate(timeout=60)[0]
+    ).communicate(timeout=PATIENCE)[0]
     note, *values = result.splitlines()
     assert "importing them once for all touched CUDA" in note
     assert values == ["True", "True"]
@@ -562,7 +566,7 @@ def test_an_engine_that_nobody_closed_does_not_keep_the_coordinator(tmp_path: Pa
         """,
         tmp_path,
     )
-    coordinator.communicate(timeout=60)
+    coordinator.communicate(timeout=PATIENCE)
     assert coordinator.returncode == 0
 
 

@@ -78,6 +78,7 @@ class TestEva:
         lora = settings(init="eva", use_rslora=use_rslora, alpha_pattern={"v_proj": 2.0})
         adapted = adapter.adapted_layers(adapter.attach(base(), lora, rows))
         whole = 8 / math.sqrt(4) if use_rslora else 8 / 4
+        assert {name.rpartition(".")[2] for name in adapted} > {"q_proj", "v_proj"}
         for name, layer in adapted.items():
             assert layer.scaling["default"] == pytest.approx(whole / 4 if name.endswith("v_proj") else whole)
 
@@ -103,7 +104,9 @@ def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):
 @pytest.mark.parametrize("init", ["lora_ga", "corda"])
 def test_what_is_taken_from_the_base_is_in_the_factors(rows, init):
     before = {name: tensor.clone() for name, tensor in base().named_parameters()}
-    for name, layer in adapter.adapted_layers(adapter.attach(base(), settings(init=init), rows)).items():
+    adapted = adapter.adapted_layers(adapter.attach(base(), settings(init=init), rows))
+    assert adapted
+    for name, layer in adapted.items():
         taken = before[f"{name}.weight"] - layer.get_base_layer().weight
         assert taken.abs().max() > 1e-4
         assert torch.allclose(layer.get_delta_weight("default"), taken, atol=1e-5)
@@ -131,6 +134,7 @@ def test_a_run_looks_at_so_many_examples(tmp_path, capsys):
     assert "lora.init=eva: 5 of 5 examples" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_says_which_ranks_it_trained(tmp_path):
     trained, _ = training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
     ranks = {name: layer["rank"] for name, layer in trained.ranks.items()}

@@ -28,7 +28,9 @@ def test_the_start_gives_back_as_much_as_its_rank_can(path, quantization, use_rs
     base = models.load_base(Base(path, quantization=quantization), CPU)
     adapted = adapter.attach(base, Lora(r=4, alpha=8.0, init="loftq", use_rslora=use_rslora))
     loftq.start(adapted, original)
-    for name, layer in adapter.adapted_layers(adapted).items():
+    layers = adapter.adapted_layers(adapted)
+    assert layers
+    for name, layer in layers.items():
         held = loftq.weight_held(layer.get_base_layer())
         before = loftq.weight_held(original.get_submodule(name))
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight

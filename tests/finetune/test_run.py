@@ -138,7 +138,7 @@ class TestResume:
                 pytest.param({"lora": {"init": init, "init_examples": 8}}, marks=pytest.mark.slow)
                 for init in ("pissa_niter_2", "eva", "lora_ga", "corda")
             ],
-            {"base": Base("embedded:tiny", added_tokens=["Write", "<think>"])},
+            pytest.param({"base": Base("embedded:tiny", added_tokens=["Write", "<think>"])}, marks=pytest.mark.slow),
             pytest.param(
                 {"base": Base("embedded:tiny_gpt2", added_tokens=["Write", "<think>"]), "early_stopping": 2},
                 marks=pytest.mark.slow,

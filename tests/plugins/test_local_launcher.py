@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,7 +17,7 @@ from hydra.test_utils.test_utils import TSweepRunner
 from omegaconf import DictConfig
 
 from hydra_plugins.lowrung.local_launcher import LocalLauncher
-from lowrung.engine import gpus
+from lowrung.engine import gpus, running
 from lowrung.errors import EngineError, UsageError
 from lowrung.layout import ROOT, RunFolder
 
@@ -126,13 +127,20 @@ def test_a_batch_is_spread_over_all_gpus(
 
 
 @pytest.mark.slow
-def test_a_batch_goes_on_without_a_job_that_ran_too_long(hydra_sweep_runner: TSweepRunner, tmp_path: Path) -> None:
+def test_a_batch_goes_on_without_a_job_that_ran_too_long(
+    hydra_sweep_runner: TSweepRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+
     def task(config: DictConfig) -> Any:
         if config.end == "never":
+            started.touch()
             time.sleep(1000)
         return config.end
 
-    overrides = ["+end=never,soon", "hydra.launcher.time_limit=5s", "hydra.launcher.workers=2"]
+    clock = SimpleNamespace(monotonic=lambda: 6.0 if started.exists() else 0.0)  # it stands still for the other job
+    monkeypatch.setattr(running, "time", clock)
+    overrides = ["+end=never,soon", "hydra.launcher.time_limit=5s", "hydra.launcher.workers=1"]
     with launched(hydra_sweep_runner, tmp_path, task, overrides) as (never, soon):
         assert never.status is JobStatus.FAILED
         with pytest.raises(EngineError, match=r"job 0 did neither: ran past hydra.launcher.time_limit=5s. Read .*log"):

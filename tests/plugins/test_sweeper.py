@@ -118,7 +118,9 @@ def test_scanning_it_imports_nothing_but_hydra():
 
 def test_plugins_that_define_dataclasses_keep_their_annotations():
     """Hydra reads them; as text it could not."""
-    for path in (ROOT / "src" / "hydra_plugins" / "lowrung").glob("*.py"):
+    paths = [*(ROOT / "src" / "hydra_plugins" / "lowrung").glob("*.py")]
+    assert paths
+    for path in paths:
         imported = [node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         assert "__future__" not in imported, path
 

@@ -52,7 +52,9 @@ class TestAsk:
     def test_a_pure_grid_asks_for_exactly_what_it_is_given(self, opened):
         overrides = ("lora.r=4,8", "lora=default,rslora", "x=null,true", "t=[q_proj],[v_proj]")
         study = opened(*overrides)
-        for params in spaces.parse(overrides, OverridesParser.create()).grid():
+        grid = spaces.parse(overrides, OverridesParser.create()).grid()
+        assert len(grid) == 16
+        for params in grid:
             assert study.ask(params).params == params
 
     def test_no_axis_is_a_trial_too(self, opened):

@@ -15,6 +15,7 @@ from lowrung.outcome import Status
 from lowrung.track.base import DatasetInput, Point, Tracker, TrackError, store_uri
 from lowrung.track.memory import Record
 from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
+from tests.commands import PATIENCE
 from tests.track.contract import TrackerContract
 
 STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged": "FAILED"} | dict.fromkeys(
@@ -125,7 +126,7 @@ class TestMlflowTracker(TrackerContract):
 
 def write_side_by_side(uri: str, run: str, number: int, barrier) -> None:
     tracker = MlflowTracker(uri, "lowrung")
-    barrier.wait(60)
+    barrier.wait(PATIENCE)
     tracker.log_params(run, {f"p{number}": str(number)})
     for step in range(20):
         tracker.log(run, [Point(step, 1.0, {f"m{number}": float(step)})])
@@ -143,7 +144,7 @@ def test_processes_write_side_by_side(uri):
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(120)
+        writer.join(PATIENCE)
     assert [writer.exitcode for writer in writers] == [0] * 4
     client = MlflowClient(uri)
     assert client.get_run(run).data.params == {f"p{number}": str(number) for number in range(4)}
@@ -211,4 +212,4 @@ def test_two_parents_at_once_and_not_a_word_printed(tmp_path):
     environment["PYTHONPATH"] = str(Path(__file__).parents[2] / "src")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, "cwd": tmp_path}
     parents = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    assert [(parent.communicate(timeout=120)[0], parent.returncode) for parent in parents] == [(b"", 0)] * 2
+    assert [(parent.communicate(timeout=PATIENCE)[0], parent.returncode) for parent in parents] == [(b"", 0)] * 2
