@@ -24,9 +24,14 @@ _WHOLE = "a whole number"
 
 
 def alternatives(override: Override) -> list[str]:
-    """The single values that an override stands for, each as an override: an interval stands for its ends."""
+    """The single values that an override stands for, each as an override: an interval stands for its ends.
+
+    One over seeds stands for none: it is refused whatever its ends.
+    """
     key = override.get_key_element()
     if override.is_interval_sweep():
+        if key == "seed":
+            return []
         sweep = interval(override)
         return [f"{key}={end}" for end in (sweep.start, sweep.end)]
     if override.is_sweep_override():
@@ -60,9 +65,13 @@ def problems(
     for text in overrides:
         try:
             override = _parse(text, parser)
-            axes.append(_Axis(override, alternatives(override)))
         except (HydraException, ValueError) as error:
-            found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
+            found.append(f"`{text}` cannot be read: {_grammar(error)}. Quote values with special characters.")
+        else:
+            if override.is_delete() and check.is_declared(override.key_or_group):
+                found.append(_refused_deletion(override.key_or_group))
+            else:
+                axes.append(_Axis(override, alternatives(override)))
     try:
         configs = list(_composed([axis.singles for axis in axes], compose))
     except COMPOSITION_ERRORS:  # rare, so only now is each composed alone
@@ -145,7 +154,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
 
     from lowrung.layout import ROOT
 
-    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    overrides = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -226,11 +235,22 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
 
 
 def _leaves(config: DictConfig) -> Iterator[str]:
-    """Dotted names of all settings: ours, and the sweeper's and the launcher's."""
-    for group in ("model", "data", "lora", "train", "verify", "track", "hydra.sweeper", "hydra.launcher"):
+    """Dotted names of all settings: ours, and the sweeper's and the launcher's; and the groups."""
+    groups = ("model", "data", "lora", "train", "verify", "track")
+    for group in (*groups, "hydra.sweeper", "hydra.launcher"):
         node = OmegaConf.select(config, group)
         yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
-    yield from ("seed", "study", "store")
+    yield from ("seed", "study", "store", "sweeps", *groups)
+
+
+def _grammar(error: Exception) -> str:
+    """Why Hydra cannot read an override, without the names of all that it could have read."""
+    reason = _first_line(error).partition(" expecting ")[0]
+    return reason.replace("mismatched input '<EOF>'", "it ends where a value should follow")
+
+
+def _refused_deletion(key: str) -> str:
+    return f"Every setting must have a value, but `~{key}` takes {key} away. Leave that out; `{key}=...` sets it."
 
 
 def _first_line(error: Exception) -> str:

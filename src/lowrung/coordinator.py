@@ -19,6 +19,7 @@ from lowrung.outcome import Outcome, Status, over_seeds
 from lowrung.plan import Composer, Plan
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.report.tables import counted
 from lowrung.results import Results, ending
 from lowrung.runs import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
 from lowrung.search.space import Value
@@ -104,7 +105,7 @@ class Coordinator:
         self._keep_finished()
         with self._progress:
             done = len(self._results.numbers)
-            self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {done} done before")
+            self._progress.say(f"study {self._plan.study}: {counted(self._plan.n_trials, 'trial')}, {done} done before")
             try:
                 with CtrlC() as ctrl_c:
                     self._loop(ctrl_c)
@@ -160,19 +161,24 @@ class Coordinator:
         return self._plan.space.seeds or (self._plan.config.seed,)
 
     def _keep_finished(self) -> None:
-        """Takes over trials that an earlier start of this study finished, where the same runs would come out."""
+        """Takes over trials that an earlier start of this study finished, where the same runs would come out.
+
+        A grid has each point once: one whose results had been deleted was tried again, under another number.
+        """
         for trial in self._study.trials:
             known = self._study.runs(trial)
             if not trial.state.is_finished() or not known:  # without a run it was never whole
                 continue
             kept = {seed: self._kept(trial, seed, facts) for seed, facts in known.items()}
             finished = {seed: found for seed, found in kept.items() if found is not None}
-            if len(finished) == len(known):
+            place = self._place(trial.params)
+            is_repeat = place >= 0 and self._taken[place] > 0 and not self._plan.space.intervals
+            if len(finished) == len(known) and not is_repeat:
                 is_pruned = trial.user_attrs.get("status") == Status.PRUNED
                 point = self._plan.space.texts(trial.params)
                 for one in finished.values():
                     self._tracking.keep(one, point)
-                self._taken[self._place(trial.params)] += 1
+                self._taken[place] += 1
                 self._add_row(trial.number, point, finished, _outcome(finished, is_pruned))
 
     def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:

@@ -378,11 +378,18 @@ def register() -> None:
 
 
 def resolve(config: Any) -> Config:
-    """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses."""
+    """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses.
+
+    Raises:
+        ValueError: when a setting was taken out of it.
+    """
     values: dict[str, Any] = {str(name): config[name] for name in config if name != "hydra"}
     for name, value in values.items():
         values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-    plain = Config(**{field.name: values.pop(field.name) for field in dataclasses.fields(Config)})
+    names = [field.name for field in dataclasses.fields(Config)]
+    if absent := [name for name in names if name not in values]:
+        raise ValueError(f"{', '.join(absent)} must have values, but have none")
+    plain = Config(**{name: values.pop(name) for name in names})
     for name, value in values.items():  # added with a plus; `lowrung.check` refuses it
         setattr(plain, name, value)
     return plain

@@ -271,7 +271,8 @@ def _opened(storage: str) -> RDBStorage:
         scheme = storage.partition("://")[0]
         raise UsageError(
             f"hydra.sweeper.storage must be a database that opens, but this {scheme} one does not:"
-            f" {str(error).splitlines()[0]}. Start it, or mend the address; a password goes into the environment."
+            f" {str(error).splitlines()[0].rstrip('.')}. Start it, or mend the address; a password goes into the"
+            " environment."
         ) from error
 
 
