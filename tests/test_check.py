@@ -404,6 +404,10 @@ class TestOverrides:
         ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),
         ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
         ("lor=rslora", "lor is not a setting. Did you mean lora?"),
+        (
+            "hydra/sweeper/prunner=asha",
+            "hydra/sweeper/prunner is not a setting. Did you mean hydra/sweeper/pruner?",
+        ),
         ("~seed", "Every setting must have a value, but `~seed` takes seed away. Leave that out; `seed=...` sets it."),
         ("~lora", "Every setting must have a value, but `~lora` takes lora away. Leave that out; `lora=...` sets it."),
         (

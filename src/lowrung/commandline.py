@@ -235,12 +235,13 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
 
 
 def _leaves(config: DictConfig) -> Iterator[str]:
-    """Dotted names of all settings: ours, and the sweeper's and the launcher's; and the groups."""
+    """Dotted names of all settings: ours, and the sweeper's and the launcher's; and the groups, as they are chosen."""
     groups = ("model", "data", "lora", "train", "verify", "track")
     for group in (*groups, "hydra.sweeper", "hydra.launcher"):
         node = OmegaConf.select(config, group)
         yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
     yield from ("seed", "study", "store", "sweeps", *groups)
+    yield from ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
 
 
 def _grammar(error: Exception) -> str:

@@ -185,7 +185,7 @@ class Coordinator:
         run = self._run(trial.number, trial.params, seed, facts)
         outcome = app.kept(run.folder, also=trial.user_attrs.get("status"))
         is_same = run.folder.path.name == facts["signature"]
-        return Finished(run, outcome, is_reused=True) if outcome is not None and is_same else None
+        return _as_shown(Finished(run, outcome, is_reused=True)) if outcome is not None and is_same else None
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
@@ -325,7 +325,7 @@ class Coordinator:
     def _judge(self, trying: Trying, finished: Finished) -> None:
         """What a run's outcome means for its trial; one that cannot become complete starts no further run."""
         seed, outcome = finished.run.config.seed, finished.outcome
-        trying.ended[seed] = finished
+        trying.ended[seed] = _as_shown(finished)
         trying.expected.remove(seed)
         if trying.expected and outcome.status is Status.COMPLETE:
             place = self._seeds.index(seed) + 1
@@ -365,12 +365,12 @@ class Coordinator:
 
     def _add_row(self, number: int, point: Mapping[str, str], ended: Mapping[int, Finished], outcome: Outcome) -> None:
         runs = [
-            leaderboard.Seed(seed, _as_shown(one.outcome), one.run.folder.path, one.run.tracked or "")
+            leaderboard.Seed(seed, one.outcome, str(one.run.folder.path), one.run.tracked or "")
             for seed, one in sorted(ended.items())
         ]
         is_reused = all(one.is_reused for one in ended.values())
         broken = [str(one) for one in self._constraints if one.violation(outcome.metrics) > 0]
-        self._results.add(leaderboard.Row(number, point, _as_shown(outcome), runs, is_reused, broken))
+        self._results.add(leaderboard.Row(number, point, outcome, runs, is_reused, broken))
 
 
 def _outcome(ended: Mapping[int, Finished], is_pruned: bool) -> Outcome:
@@ -382,6 +382,7 @@ def _outcome(ended: Mapping[int, Finished], is_pruned: bool) -> Outcome:
     return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
 
 
-def _as_shown(outcome: Outcome) -> Outcome:
+def _as_shown(finished: Finished) -> Finished:
     """Without what no table shows: a sweep holds all its rows, and the ranks by layer alone are 10 KB a run."""
-    return dataclasses.replace(outcome, facts={"gate_failures": outcome.facts.get("gate_failures", ())})
+    shown = {name: known for name, known in finished.outcome.facts.items() if name == "gate_failures" and known}
+    return dataclasses.replace(finished, outcome=dataclasses.replace(finished.outcome, facts=shown))

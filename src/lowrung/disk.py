@@ -68,14 +68,19 @@ def is_full(error: BaseException, folder: Path) -> bool:
 def in_words(error: BaseException) -> LowrungError | None:
     """The error for the user where a disk is full, or a file or folder cannot be used; else None."""
     if is_full(error, Path.cwd()):
-        first = str(error).strip().splitlines()[0]
-        return StoreError(f"There is no space left on a disk ({first}). Free some, and the same command goes on.")
+        return no_space(error)
     if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"
             " store say where results go: name other places, or mend that one."
         )
     return None
+
+
+def no_space(error: BaseException) -> StoreError:
+    """The error for the user where a disk is full."""
+    first = str(error).strip().splitlines()[0]
+    return StoreError(f"There is no space left on a disk ({first}). Free some, and the same command goes on.")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
