@@ -403,6 +403,14 @@ class TestOverrides:
         ("learning_rate=1e-4", "learning_rate is not a setting. Did you mean train.learning_rate?"),
         ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),
         ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
+        *(
+            (
+                text,
+                f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range,"
+                " and search an interval by itself.",
+            )
+            for text in ("lora.r=2,int(interval(4,8))", "lora.r=2,range(4,8)", "lora=glob(r*),dora")
+        ),
         ("lor=rslora", "lor is not a setting. Did you mean lora?"),
         (
             "hydra/sweeper/prunner=asha",

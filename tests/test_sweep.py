@@ -965,6 +965,15 @@ class TestStorage:
         here.sweep(*sweep, "hydra.sweeper.fresh=true")
         assert len(load_study(study_name="s", storage=address).trials) == 2
 
+    def test_a_file_that_is_no_database(self, here):
+        here.study.path.mkdir(parents=True)
+        here.study.database.write_text("a text")
+        with pytest.raises(
+            UsageError, match=r"multirun/s/study\.db does not: .*\. Name another file, or move this one"
+        ):
+            here.sweep("lora.r=4,8")
+        assert here.study.database.read_text() == "a text"
+
     @pytest.mark.parametrize(
         ("storage", "message"),
         [
@@ -973,7 +982,7 @@ class TestStorage:
             ("studies.db", "must be the address of a database"),
             ("postgresql+nodriver://localhost/x", r"[^.]\. Start it, or mend the address"),
             ("mysql+nodriver://localhost/x", "must be a database that opens, but this mysql"),
-            ("sqlite:////proc/none/all.db", "must be a database that opens, but this sqlite one does not"),
+            ("sqlite:////proc/none/all.db", r"but /proc/none/all\.db does not: .*\. Name another file"),
         ],
     )
     def test_what_does_not_open(self, here, storage, message):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -70,6 +70,11 @@ def problems(
         else:
             if override.is_delete() and check.is_declared(override.key_or_group):
                 found.append(_refused_deletion(override.key_or_group))
+            elif _is_nested(override):
+                found.append(
+                    f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a"
+                    " range, and search an interval by itself."
+                )
             else:
                 axes.append(_Axis(override, alternatives(override)))
     try:
@@ -248,6 +253,12 @@ def _grammar(error: Exception) -> str:
     """Why Hydra cannot read an override, without the names of all that it could have read."""
     reason = _first_line(error).partition(" expecting ")[0]
     return reason.replace("mismatched input '<EOF>'", "it ends where a value should follow")
+
+
+def _is_nested(override: Override) -> bool:
+    """Whether a list holds what itself stands for several values; Hydra fails over them later on."""
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and any(isinstance(one, Sweep | Glob) for one in value.list)
 
 
 def _refused_deletion(key: str) -> str:

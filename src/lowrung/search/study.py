@@ -272,11 +272,13 @@ def _opened(storage: str) -> RDBStorage:
     except (ImportError, OSError, SQLAlchemyError, RuntimeError, ValueError) as error:
         if disk.is_full(error, Path.cwd()):
             raise disk.no_space(error) from error
-        scheme = storage.partition("://")[0]
+        which = f"this {storage.partition('://')[0]} one" if file is None else file
+        remedy = "Start it, or mend the address; a password goes into the environment."
+        if file is not None:
+            remedy = "Name another file, or move this one away: results are in the store, and are taken from there."
         raise UsageError(
-            f"hydra.sweeper.storage must be a database that opens, but this {scheme} one does not:"
-            f" {str(error).splitlines()[0].rstrip('.')}. Start it, or mend the address; a password goes into the"
-            " environment."
+            f"hydra.sweeper.storage must be a database that opens, but {which} does not:"
+            f" {str(error).splitlines()[0].rstrip('.')}. {remedy}"
         ) from error
 
 
