@@ -34,73 +34,6 @@ def rules(config: Config) -> list[str]:
     ]
 
 
-OBJECTIVES = (
-    "eval/loss",
-    "eval/perplexity",
-    "eval/token_accuracy",
-    "eval/exact_match",
-    "eval/rouge1",
-    "eval/rouge2",
-    "eval/rougeL",
-    "eval/bleu",
-    "params/trainable",
-    "adapter/bytes",
-    "forget/loss_delta",
-)
-"""The metrics that a sweep can optimise, beside those of ``data.metrics`` that are functions of the user's."""
-
-
-def objective_problems(objectives: Any) -> list[str]:
-    """What is wrong with what a sweep is to optimise."""
-    if not isinstance(objectives, Mapping):
-        return [f"hydra.sweeper.objectives must be pairs such as {{eval/loss:minimize}}, but is {objectives!r}."]
-    found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
-    for name, direction in objectives.items():
-        found += metric_name_problems("hydra.sweeper.objectives", name)
-        found += _one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
-    return found
-
-
-def metric_name_problems(setting: str, name: Any) -> list[str]:
-    """Whether a setting names a metric that a run has."""
-    return [] if _may_be_generated(name) else list(_one_of(setting, name, OBJECTIVES))
-
-
-def _may_be_generated(name: Any) -> bool:
-    """Whether this may be a metric that the user wrote: nothing that we know comes close."""
-    return str(name).startswith("eval/") and not difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.8)
-
-
-def metric_problems(config: Config, goal: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Metrics that this config never measures, of generated text and of forgetting, in what a sweep is for.
-
-    Args:
-        config: one of the sweep's.
-        goal: what ``hydra.sweeper.objectives`` and ``constraints`` say, by metric.
-    """
-    return [
-        f"hydra.sweeper.{kind} must name metrics that every run has, but {name} is not measured, since {why}"
-        for kind, metrics in goal.items()
-        for name in metrics
-        if (why := _why_unmeasured(config, name))
-    ]
-
-
-def _why_unmeasured(config: Config, name: str) -> str | None:
-    """Which setting a metric needs, and the remedy; None where it is measured."""
-    always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
-    scored = {f"eval/{score}" for metric in config.data.metrics for score in schema.metric_names(metric)}
-    if name.startswith("eval/") and name not in (*always, *scored):
-        return f"data.metrics is {config.data.metrics}. Add it there, or take another metric."
-    verify = config.verify
-    if name.startswith("forget/") and not (verify.enabled and verify.forgetting):
-        return (
-            f"verify.enabled is {str(verify.enabled).lower()} and verify.forgetting {verify.forgetting}."
-            " Add verify.forgetting=48, with verify=default."
-        )
-    return None
-
-
 def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:
     """Keys that were added with ``+``: nothing would read them."""
     declared = [field.name for field in dataclasses.fields(node)]
@@ -128,10 +61,10 @@ def _declared(kind: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _model_rules(model: ModelConf) -> Iterator[str]:
-    yield from _one_of("model.dtype", model.dtype, ("auto", *schema.DTYPES))
-    yield from _one_of("model.quantization", model.quantization, schema.QUANTIZATIONS)
+    yield from one_of("model.dtype", model.dtype, ("auto", *schema.DTYPES))
+    yield from one_of("model.quantization", model.quantization, schema.QUANTIZATIONS)
     if model.attn_implementation is not None:
-        yield from _one_of("model.attn_implementation", model.attn_implementation, schema.ATTENTIONS)
+        yield from one_of("model.attn_implementation", model.attn_implementation, schema.ATTENTIONS)
     if model.device_map not in (None, "auto"):
         yield f"model.device_map must be null or auto, but is {model.device_map!r}."
     if "" in model.added_tokens or len(set(model.added_tokens)) < len(model.added_tokens):
@@ -157,14 +90,14 @@ def _data_rules(data: DataConf) -> Iterator[str]:
     elif data.eval_path is None and data.eval_split is None:
         yield "data.eval_size must say how many examples are held out, but is null. Give a number, or data.eval_path."
     yield from _at_least("data.max_length", data.max_length, 8)
-    yield from _one_of("data.format", data.format, schema.FORMATS)
+    yield from one_of("data.format", data.format, schema.FORMATS)
     for metric in data.metrics:
         if "." not in metric:  # else a function of the user's
-            yield from _one_of("data.metrics", metric, schema.METRICS)
+            yield from one_of("data.metrics", metric, schema.METRICS)
 
 
 def _source_rules(name: str, source: SourceConf, names: Sequence[str] = schema.DATASETS) -> Iterator[str]:
-    yield from _one_of(f"{name}.name", source.name, names)
+    yield from one_of(f"{name}.name", source.name, names)
     if source.name in ("file", "hub") and not source.path:
         example = "answers.jsonl" if source.name == "file" else "trl-lib/Capybara"
         yield f"{name}.path must name the {source.name}, but is {source.path!r}. An example: {name}.path={example}."
@@ -172,10 +105,10 @@ def _source_rules(name: str, source: SourceConf, names: Sequence[str] = schema.D
 
 
 def _lora_rules(lora: LoraConf) -> Iterator[str]:
-    yield from _one_of("lora.method", lora.method, schema.METHODS)
+    yield from one_of("lora.method", lora.method, schema.METHODS)
     if not schema.is_init(lora.init):
-        yield from _one_of("lora.init", lora.init, schema.INITS)
-    yield from _one_of("lora.bias", lora.bias, schema.BIASES)
+        yield from one_of("lora.init", lora.init, schema.INITS)
+    yield from one_of("lora.bias", lora.bias, schema.BIASES)
     yield from _at_least("lora.r", lora.r, 1, "a rank of 0 trains nothing")
     if lora.r >= 1:  # alpha follows r by default: one mistake, one message
         yield from _above("lora.alpha", lora.alpha, 0)
@@ -316,7 +249,7 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
                 f" train.save_steps is {train.save_steps} and train.eval_steps {train.eval_steps}."
                 " Leave train.save_steps out."
             )
-    yield from _one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
+    yield from one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
     if not 0 <= train.warmup_ratio <= 1:
         yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
     for name in ("weight_decay", "max_grad_norm"):
@@ -352,7 +285,7 @@ def _pair_rules(config: Config) -> Iterator[str]:
         yield "lora=full needs model.dtype float32 or bfloat16, but it is float16, whose gradients underflow."
     if config.train.packing and config.model.attn_implementation == "flex_attention":
         yield "train.packing was never tried with model.attn_implementation=flex_attention. Use sdpa."
-    yield from _one_of("track.kind", config.track.kind, schema.TRACKERS)
+    yield from one_of("track.kind", config.track.kind, schema.TRACKERS)
     yield from _at_least("seed", config.seed, 0)
     yield from _study_rules(config.study)
 
@@ -371,7 +304,7 @@ def _verify_rules(config: Config) -> Iterator[str]:
     yield from _at_least("verify.prompts", verify.prompts, 1)
     yield from _at_least("verify.new_tokens", verify.new_tokens, 1)
     yield from _at_least("verify.forgetting", verify.forgetting, 0)
-    yield from _one_of("verify.merge_dtype", verify.merge_dtype, schema.DTYPES)
+    yield from one_of("verify.merge_dtype", verify.merge_dtype, schema.DTYPES)
     for dtype in sorted(schema.compared_dtypes(config) & set(schema.DTYPES)):
         if dtype not in verify.tolerances:
             yield f"verify.tolerances must have an entry for {dtype}, but has {', '.join(verify.tolerances) or 'none'}."
@@ -387,7 +320,8 @@ def _above(name: str, value: float, limit: float) -> Iterator[str]:
         yield f"{name} must be above {limit}, but is {value}."
 
 
-def _one_of(name: str, value: str, choices: Sequence[str]) -> Iterator[str]:
+def one_of(name: str, value: str, choices: Sequence[str]) -> Iterator[str]:
+    """The problem of a value that is none of the choices, with the one that was meant."""
     if value not in choices:
         yield f"{name} must be one of {', '.join(choices)}, but is {value!r}.{did_you_mean(value, choices)}"
 

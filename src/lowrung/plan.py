@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung import app, check, commandline, disk, recording, schema
+from lowrung import app, check, commandline, disk, goals, recording, schema
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import UsageError
 from lowrung.layout import RunFolder, StudyFolder
@@ -78,7 +78,7 @@ class Composer:
         problems = dict.fromkeys(_looked_at_problems(space))
         for params in space.grid():
             config = self.config(space.overrides(params))
-            problems.update(dict.fromkeys(_rules(config) + check.metric_problems(config, goal)))
+            problems.update(dict.fromkeys(_rules(config) + goals.metric_problems(config, goal)))
             identity = schema.digest([schema.determining(config), vars(config.model), dataclasses.asdict(config.data)])
             points.setdefault(identity, GridPoint(params, config))
         if problems:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lowrung import addresses, check
+from lowrung import addresses, goals
 from lowrung.engine import durations
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
@@ -39,7 +39,7 @@ class Settings:
         from lowrung.search import constraints
 
         return [
-            *check.objective_problems(self.objectives),
+            *goals.objective_problems(self.objectives),
             *constraints.problems(self.constraints),
             *self._limit_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
