@@ -31,6 +31,7 @@ class TestRules:
         ("key", "value", "problem"),
         [
             ("seed", -1, "seed must be at least 0, but is -1."),
+            ("store", "", "store must name the folder that results are kept in, but is empty. An example: store=runs."),
             *(
                 (
                     "study",
@@ -352,6 +353,10 @@ class TestOverrides:
                 " and search an interval by itself.",
             )
             for text in ("lora.r=2,int(interval(4,8))", "lora.r=2,range(4,8)", "lora=glob(r*),dora")
+        ),
+        (
+            "hydra.sweeper.n_trials=1,2",
+            "hydra.sweeper.n_trials must have one value, since it is the same for a whole sweep. Run a sweep for each.",
         ),
         ("lor=rslora", "lor is not a setting. Did you mean lora?"),
         (

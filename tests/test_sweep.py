@@ -515,6 +515,16 @@ class TestUsage:
         assert "hunter2" not in str(caught.value)
         assert list(Path().iterdir()) == []
 
+    @pytest.mark.parametrize(("part", "name"), [("sampler", "random"), ("pruner", "asha")])
+    def test_a_part_that_is_set_like_a_value_is_to_be_chosen(self, here, part, name):
+        with pytest.raises(UsageError, match=rf"^hydra/sweeper/{part} must be .* Write hydra/sweeper/{part}={name}\.$"):
+            here.sweep("lora.r=4,8", f"hydra.sweeper.{part}={name}")
+
+    def test_a_grid_of_one_value_is_refused(self, here):
+        grid = ["hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.n_values=1"]
+        with pytest.raises(UsageError, match=r"^hydra\.sweeper\.sampler\.n_values must be at least 2, but is 1\.$"):
+            here.sweep(RATE, *grid)
+
     def test_a_folder_that_cannot_be_written_is_named(self, here):
         with pytest.raises(UsageError, match=r"hydra\.sweep\.dir must be where files can be written, but /proc"):
             here.sweep("hydra.sweep.dir=/proc/none")

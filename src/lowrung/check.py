@@ -288,6 +288,8 @@ def _pair_rules(config: Config) -> Iterator[str]:
     yield from one_of("track.kind", config.track.kind, schema.TRACKERS)
     yield from _at_least("seed", config.seed, 0)
     yield from _study_rules(config.study)
+    if not config.store:
+        yield "store must name the folder that results are kept in, but is empty. An example: store=runs."
 
 
 def _study_rules(study: str | None) -> Iterator[str]:

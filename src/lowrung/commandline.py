@@ -68,13 +68,8 @@ def problems(
         except (HydraException, ValueError) as error:
             found.append(f"`{text}` cannot be read: {_grammar(error)}. Quote values with special characters.")
         else:
-            if override.is_delete() and check.is_declared(override.key_or_group):
-                found.append(_refused_deletion(override.key_or_group))
-            elif _is_nested(override):
-                found.append(
-                    f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a"
-                    " range, and search an interval by itself."
-                )
+            if problem := _form_problem(text, override):
+                found.append(problem)
             else:
                 axes.append(_Axis(override, alternatives(override)))
     try:
@@ -230,7 +225,8 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
     is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
     if is_refused and not is_known:
-        return f"{key} is not a setting.{check.suggest_key(key, list(_leaves(defaults)))}"
+        alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
+        return f"{key} is not a setting.{check.suggest_key(key, alike)}"
     kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
     if kind:
         names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
@@ -255,14 +251,25 @@ def _grammar(error: Exception) -> str:
     return reason.replace("mismatched input '<EOF>'", "it ends where a value should follow")
 
 
+def _form_problem(text: str, override: Override) -> str | None:
+    """What is wrong with an override whatever its key's values may be."""
+    key = override.key_or_group
+    if override.is_delete() and check.is_declared(key):
+        return f"Every setting must have a value, but `{text}` takes {key} away. Leave that out; `{key}=...` sets it."
+    if override.is_sweep_override() and key.startswith(("hydra.", "hydra/")):
+        return f"{key} must have one value, since it is the same for a whole sweep. Run a sweep for each."
+    if _is_nested(override):
+        return (
+            f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range, and"
+            " search an interval by itself."
+        )
+    return None
+
+
 def _is_nested(override: Override) -> bool:
     """Whether a list holds what itself stands for several values; Hydra fails over them later on."""
     value = override.value()
     return isinstance(value, ChoiceSweep) and any(isinstance(one, Sweep | Glob) for one in value.list)
-
-
-def _refused_deletion(key: str) -> str:
-    return f"Every setting must have a value, but `~{key}` takes {key} away. Leave that out; `{key}=...` sets it."
 
 
 def _first_line(error: Exception) -> str:

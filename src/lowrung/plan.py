@@ -50,7 +50,7 @@ class Composer:
         Raises:
             UsageError: with every problem that any single value of it or of the settings has.
         """
-        n_values = settings.sampler.get("n_values")
+        n_values = settings.n_values
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         readable = [override for text in overrides if (override := commandline.parsed(text, parser))]
         problems = [
@@ -62,7 +62,9 @@ class Composer:
         if problems:
             raise UsageError(problems)
         space = spaces.parse(overrides, parser)
-        return space.on_a_grid(n_values) if n_values else space
+        if n_values is None or n_values < 2:  # one value is refused with what else the sampler cannot do
+            return space
+        return space.on_a_grid(n_values)
 
     def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list["GridPoint"]:
         """The grid's points, those of equal configs once.

@@ -351,7 +351,8 @@ class Config:
         track: where runs are recorded.
         sweeps: filled by ``sweeps=NAME``; holds nothing itself.
         seed: of the adapter's initial weights, the order of the data and dropout. Never searched.
-        study: the sweep's name; null is the task's or the preset's name with a short hash of the search space.
+        study: the sweep's name, which is its folder's; null is the task's or the preset's name with a short hash of the
+            search space.
         store: the folder where results are kept by signature.
     """
 
