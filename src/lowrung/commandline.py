@@ -149,11 +149,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
         ]
     from hydra import initialize_config_dir
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
     from lowrung.layout import ROOT
 
+    if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
+        return None
     overrides = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):

@@ -1,6 +1,7 @@
 """Adapters beside each other on one base, which must be the same to the bit whatever was done to it."""
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -126,6 +127,8 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
     loaded = Loaded(base, CPU)
     for bias, folder in paths.items():
         loaded.load(bias, folder)
+    with pytest.raises(UsageError, match=r"bias must be the same .* all has all, lora_only has lora_only"):
+        loaded.combine("both", {"all": 1, "lora_only": 1}, method="cat")
     loaded.save("all", tmp_path / "copy")
     said = logits(PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "copy")).eval(), rows)
     for active in ("all", None, "lora_only", "all"):
@@ -135,6 +138,13 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
         assert torch.equal(logits(loaded.model, rows), logits(expected, rows)), active
     assert torch.equal(logits(loaded.model, rows), said)
     assert saved.read(tmp_path / "copy").config.bias == "all"
+    loaded.load("again", paths["all"])
+    loaded.combine("both", {"all": 0.3, "again": 0.7}, method="cat")
+    loaded.save("both", tmp_path / "both")
+    loaded.switch("both")
+    assert torch.allclose(logits(loaded.model, rows), said, atol=1e-4)
+    reloaded = PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "both")).eval()
+    assert torch.equal(logits(loaded.model, rows), logits(reloaded, rows))
     found, kept = weights(loaded.unload()), weights(original)
     assert all(torch.equal(found[name], kept[name]) for name in kept)
 
@@ -164,7 +174,7 @@ def with_tokens(request, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, where both are trained whole
-@pytest.mark.parametrize("names", [("rows", "rows and others"), ("plain", "whole")], ids=", ".join)
+@pytest.mark.parametrize("names", [("rows", "rows and others"), ("plain", "whole", "rows")], ids=", ".join)
 @pytest.mark.slow
 def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_path, names):
     base, paths, rows = with_tokens
@@ -197,15 +207,10 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
 def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_tokens):
     base, paths, _ = with_tokens
     plain = Loaded(dataclasses.replace(base, added_tokens=()), CPU)
-    for name, message in (("rows", "trains the embeddings of tokens 264, but"), ("whole", "has other dimensions at")):
+    for name, message in (("rows", "trains the embeddings of tokens 264, but"), ("whole", "it has 265 rows of")):
         with pytest.raises(UsageError, match=message):
             plain.load(name, paths[name])
-    loaded = Loaded(base, CPU)
-    loaded.load("rows", paths["rows"])
-    for name in ("whole", "plain"):
-        with pytest.raises(UsageError, match=f"{name}/adapter and rows cannot be on one base together: only one"):
-            loaded.load(name, paths[name])
-    assert (plain.names, loaded.names) == ((), ("rows",))
+    assert plain.names == ()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -213,6 +218,16 @@ def test_what_is_saved_is_what_was_loaded(folders, loaded, tmp_path, name):
     paths, rows = folders
     loaded.save(name, tmp_path / "copy")
     assert torch.equal(alone(tmp_path / "copy", rows), alone(paths[name], rows))
+
+
+HEAD = "base_model.model.lm_head.weight"
+
+
+def embedding_rows(folder):
+    """Which rows of the embedding a saved adapter has trained, and what they are."""
+    adapter = saved.read(folder)
+    numbers: Any = adapter.config.trainable_token_indices
+    return numbers["model.embed_tokens"], adapter.tensors[f"base_model.model.model.embed_tokens{saved.ROWS}"]
 
 
 def update(folder):
@@ -272,13 +287,104 @@ class TestCombine:
         assert torch.equal(said["a"], said["b"])
         assert not torch.equal(said["a"], said["c"])
 
+    def test_a_head_changes_by_its_adapter_s_weight(self, folders, loaded, tmp_path):
+        paths, rows = folders
+        loaded.combine("both", {"plain": 0.7, "head": 0.4}, method="cat")
+        loaded.save("both", tmp_path / "both")
+        own = models.load_base(Base("embedded:tiny"), CPU).lm_head.weight
+        trained = saved.read(paths["head"]).tensors[HEAD]
+        assert torch.allclose(saved.read(tmp_path / "both").tensors[HEAD], own + 0.4 * (trained - own), atol=1e-6)
+        loaded.switch("both")
+        assert torch.equal(logits(loaded.model, rows), alone(tmp_path / "both", rows))
+        assert_is_original(loaded.unload())
+
+    @pytest.mark.parametrize("method", ["cat", pytest.param("ties_svd", marks=pytest.mark.slow)])
+    def test_rows_of_tokens_change_by_their_adapters_weights(self, with_tokens, tmp_path, method):
+        """Also those that only one adapter trains, 1 and 2."""
+        base, paths, rows = with_tokens
+        shares = {"rows": 0.5, "rows and others": 2.0}
+        loaded = Loaded(base, CPU)
+        for name in (*shares, "plain"):
+            loaded.load(name, paths[name])
+        loaded.combine("both", {**shares, "plain": 1.0}, method=method, density=0.5 if method == "ties_svd" else None)
+        loaded.save("both", tmp_path / "both")
+        loaded.switch("both")
+        fresh: Any = models.load_base(base, CPU)
+        own = fresh.model.embed_tokens.weight.detach()
+        expected = own.clone()
+        for name, share in shares.items():
+            numbers, trained = embedding_rows(paths[name])
+            expected[numbers] += share * (trained - own[numbers])
+        numbers, found = embedding_rows(tmp_path / "both")
+        assert {1, 2, *models.added_rows(base)} == set(numbers)
+        assert torch.allclose(found, expected[numbers], atol=1e-6)
+        reloaded = PeftModel.from_pretrained(fresh, str(tmp_path / "both")).eval()
+        assert torch.equal(logits(loaded.model, rows), logits(reloaded, rows))
+
+    @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+    @pytest.mark.slow
+    def test_rows_and_whole_matrices_make_whole_matrices(self, with_tokens, tmp_path):
+        base, paths, rows = with_tokens
+        loaded = Loaded(base, CPU)
+        said = {}
+        for name in ("rows", "whole"):
+            loaded.load(name, paths[name])
+            loaded.load(f"{name} again", paths[name])
+        loaded.combine("both", {"rows": 1.0, "rows again": -1.0, "whole": 0.5, "whole again": 0.5}, method="cat")
+        loaded.save("both", tmp_path / "both")
+        for name in ("whole", "both"):
+            loaded.switch(name)
+            said[name] = logits(loaded.model, rows)
+        assert torch.allclose(said["both"], said["whole"], atol=1e-4)
+        reloaded = PeftModel.from_pretrained(models.load_base(base, CPU), str(tmp_path / "both")).eval()
+        assert torch.equal(said["both"], logits(reloaded, rows))
+        original, found = weights(models.load_base(base, CPU)), weights(loaded.unload())
+        assert found.keys() == original.keys()
+        assert all(torch.equal(found[name], weight) for name, weight in original.items())
+
+    @pytest.mark.slow
+    def test_a_tied_head_is_trained_whole_by_one_and_in_rows_by_another(self, tmp_path):
+        """PEFT cannot hold what would come of it."""
+        base = architectures.base("tied llama")
+        loaded = Loaded(base, CPU)
+        chosen: dict[str, dict[str, Any]] = {
+            "rows": {"trainable_token_indices": [1]},
+            "head": {"modules_to_save": ["lm_head"]},
+        }
+        for name, lora in chosen.items():
+            training.fine_tune(tmp_path / name, base=base, lora=lora, max_steps=1)
+            loaded.load(name, tmp_path / name / "adapter")
+        with pytest.raises(UsageError, match=r"rows trains rows of lm_head and .*embed_tokens, which are tied, but"):
+            loaded.combine("both", {"rows": 1, "head": 1}, method="cat")
+
+    @pytest.mark.slow
+    def test_adapters_of_some_layers_each(self, tmp_path):
+        """One by a regular expression, one by the numbers of its blocks; PEFT combines neither."""
+        loaded = Loaded(Base("embedded:tiny"), CPU)
+        chosen: dict[str, dict[str, Any]] = {
+            "regex": {"target_modules": r".*\.0\..*(q|v)_proj"},
+            "block": {"layers_to_transform": [1]},
+        }
+        for name, lora in chosen.items():
+            training.fine_tune(tmp_path / name, lora=lora, max_steps=2)
+            file = tmp_path / name / "adapter" / "adapter_config.json"
+            config = {**json.loads(file.read_text()), **lora}
+            file.write_text(json.dumps(config))
+            loaded.load(name, tmp_path / name / "adapter")
+        loaded.combine("both", {"regex": 1.0, "block": 0.5}, method="cat")
+        loaded.save("both", tmp_path / "both")
+        expected = update(tmp_path / "regex" / "adapter")
+        expected |= {layer: 0.5 * delta for layer, delta in update(tmp_path / "block" / "adapter").items()}
+        found = update(tmp_path / "both")
+        assert found.keys() == expected.keys()
+        assert all(torch.allclose(found[layer], delta, atol=1e-6) for layer, delta in expected.items())
+
     @pytest.mark.parametrize(
         ("weights", "options", "message"),
         [
             ({"plain": 1, "rank2.rs": 1}, {"method": "linear"}, "plain has 4, rank2.rs has 2. Take svd"),
             ({"plain": 1, "rank2.rs": 1}, {"method": "ties", "density": 0.5}, "Take ties_svd"),
-            ({"plain": 1, "dora": 1}, {"method": "svd"}, "dora must be low-rank updates alone .* DoRA's magnitudes"),
-            ({"plain": 1, "head": 1}, {"method": "svd"}, "head must be low-rank updates alone"),
+            ({"plain": 1, "dora": 1}, {"method": "svd"}, "dora must be without DoRA to be combined"),
             ({"plain": 1}, {"method": "svd"}, "At least two"),
             ({"plain": 1, "rank2.rs": 0}, {"method": "svd"}, "weights must be numbers other than 0"),
             ({"plain": 1, "rank2.rs": 1}, {"method": "ties_svd"}, "density must be over 0"),

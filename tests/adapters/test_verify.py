@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -417,3 +417,18 @@ def test_logits_that_are_not_finite_are_one_failure(value):
     difference = compare(torch.zeros(2, 3), other, torch.tensor([0, 1]))
     assert difference.violations(TOLERANCES["float32"], "it") == ["it: every logit must be finite, but some are not"]
     assert difference.control_failures(1.0, "it") == []
+
+
+@pytest.mark.filterwarnings("error:fan_in_fan_out")
+def test_an_adapter_that_saw_linear_layers_is_put_on_conv1d_without_a_word(tmp_path):
+    """As quantised GPT-2 is trained, whose dequantised layers lie the other way round."""
+    base = Base("embedded:tiny_gpt2")
+    config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+    random = get_peft_model(model.load_base(base, torch.device("cpu")), config)
+    random.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fan_in_fan_out": False}))
+    ids = torch.arange(8)[None]
+    adapted = merge.with_adapter(model.load_base(base, torch.device("cpu")), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(adapted(input_ids=ids).logits, random.eval()(input_ids=ids).logits)

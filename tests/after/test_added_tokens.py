@@ -104,10 +104,25 @@ def test_rows_that_are_not_in_the_file_are_missed(run, place, refused):
     assert not (place / "merged").exists()
 
 
-def test_they_cannot_be_combined(run, refused):
-    message = refused("combine", "ef56", "alone", "--to", "both")
-    assert "ef56 must be low-rank updates alone to be combined, but has" in message
-    assert "trainable_token_indices" in message
+def test_combine_adds_their_rows_too(run, place, capsys):
+    main(["combine", "ef56", "alone", "--to", "both", "--method", "cat", "--weights", "0.5", "0.5"])
+    table = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[3:]}
+    assert table["combined"] == pytest.approx(table["ef56"], abs=1e-4)  # half of it twice
+    assert table["base"] > table["ef56"]
+    ids = torch.tensor([[259, 5, 260, 6]])
+    with torch.no_grad():
+        part, both = (
+            AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()(input_ids=ids).logits
+            for folder in (run.adapter, place / "both")
+        )
+    assert torch.allclose(part, both, atol=1e-4)
+    main(["merge", "both", "--to", "merged", "--dtype", "float32"])
+    assert AutoModelForCausalLM.from_pretrained(place / "merged").config.vocab_size == 261
+
+
+def test_such_as_add_other_tokens_are_not_combined(run, place, refused):
+    message = refused("combine", "ef56", "ab12", "--to", "both")
     base = Base("embedded:tiny").folder
-    message = f"but ef56 has {base} with Write, <think>, ab12 has {base}."
-    assert message in refused("combine", "ef56", "ab12", "--to", "both")
+    assert "must add the same tokens in the same order" in message
+    assert f"ef56 has {base}; added tokens Write, <think>, ab12 has {base}. Train them with" in message
+    assert not (place / "both").exists()

@@ -1,6 +1,7 @@
 """`lowrung inspect` on adapters that were trained, and on such that were spoilt."""
 
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -94,6 +95,29 @@ class TestRefused:
         (adapter / "adapter_config.json").write_text("{")
         assert "adapter_config.json must be JSON, but is not" in refused("inspect", "ab12")
 
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"r": "four"}, "r must be a rank, a whole number of at least 1, but is 'four'. Save"),
+            ({"rank_pattern": {"q_proj": 0}}, "q_proj must be a rank, a whole number of at least 1, but is 0. Save"),
+            ({"lora_alpha": "x"}, "lora_alpha must be an alpha, a number, but is 'x'. Save the adapter again."),
+        ],
+    )
+    def test_settings_of_other_types(self, place, refused, change, values, message):
+        change(**values)
+        assert message in refused("inspect", "ab12")
+
+    def test_a_tokenizer_that_cannot_be_loaded(self, place, adapter, refused):
+        copy = shutil.copytree(adapter, place / "alone")
+        (copy / "tokenizer.json").write_text("{")
+        for command in (
+            ("inspect", "alone"),
+            ("generate", "alone", "--prompt", "x"),
+            ("merge", "alone", "--to", "out"),
+        ):
+            assert f"The tokenizer in {copy} cannot be loaded (" in refused(*command)
+        assert not (place / "out").exists()
+
 
 class TestProblems:
     @pytest.mark.slow
@@ -104,7 +128,12 @@ class TestProblems:
 
     def test_another_base_by_its_names(self, place, refused):
         message = refused("inspect", "ab12", "--base", "embedded:tiny_gpt2")
-        assert "it must fit its base embedded:tiny_gpt2, but Target modules" in message
+        assert "it must fit its base, but embedded:tiny_gpt2 has no model.layers.0.mlp.down_proj, " in message
+        assert "and 11 more. Was it trained on another base? Name that: --base PATH." in message
+
+    def test_an_adapter_that_classifies(self, place, refused, change):
+        change(task_type="SEQ_CLS")
+        assert "task_type must be CAUSAL_LM, a model that continues text, but is SEQ_CLS." in refused("inspect", "ab12")
 
     def test_a_rank_that_the_settings_do_not_have(self, place, refused, change):
         change(r=8)

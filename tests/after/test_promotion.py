@@ -122,6 +122,7 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter(place, t
     printed = capsys.readouterr().out
     assert f"registered:  {NAME}, version 1: the adapter of mine/1, run cd34, eval/loss " in printed
     assert "loaded by MLflow in a fresh process, it gives the same 4 of 4 answers (the base alone: " in printed
+    assert "), and max |Δlogit| is " in printed
     assert f"alias:       models:/{NAME}@champion\n" in printed
 
     adapter = RunFolder(place / "runs" / "cd34").adapter
@@ -184,6 +185,25 @@ def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(place,
     assert [version.tags["lowrung.signature"] for version in versions(place)] == ["ab12"]
     assert client(place).get_model_version_by_alias(NAME, "champion").tags["lowrung.signature"] == "ab12"
     assert not RunFolder(place / "runs" / "cd34").scratch.exists()
+
+
+@pytest.mark.slow
+def test_an_adapter_whose_answers_are_right_and_whose_logits_are_not_is_not_promoted(
+    place, tracked, monkeypatch, capsys
+):
+    """Its scaling is off by one percent, which no answer shows."""
+    loader = Path(served.__file__).read_text()
+    line = "        model = PeftModel.from_pretrained(model, folder)\n"
+    assert line in loader
+    fault = "        for m in model.modules():\n            if hasattr(m, 'lora_A'): m.scaling['default'] *= 1.01\n"
+    (place / "off.py").write_text(loader.replace(line, line + fault))
+    monkeypatch.setattr(served, "__file__", str(place / "off.py"))
+    with pytest.raises(SystemExit) as ended:
+        main(["promote", "cd34"])
+    assert ended.value.code == 1
+    message = capsys.readouterr().err
+    assert "but only its answers are the same: the first token of each answer: max |Δlogit| must be <= 0.001" in message
+    assert versions(place) == []
 
 
 @pytest.mark.slow

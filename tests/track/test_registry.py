@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from lowrung.errors import LowrungError, UsageError
 from lowrung.track import registry
 from lowrung.track.base import TrackError
-from lowrung.track.registry import Entry, Registry
+from lowrung.track.registry import Entry, Registry, Said
 from tests.servers import free_port
 
 LOADER = """
@@ -87,7 +87,7 @@ def test_it_is_checked_before_it_counts_and_asked_as_its_users_load_it(uri, entr
         asked.append(Registry(uri).ask(model, ["a", "b"], new_tokens=7))
 
     Registry(uri).register(entry, check)
-    assert asked == [["said! a 7", "said! b 7"]]
+    assert asked == [Said(["said! a 7", "said! b 7"], logits=[])]
 
 
 def test_nothing_that_is_pickled_is_kept(uri, entry, tmp_path):

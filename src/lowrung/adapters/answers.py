@@ -2,19 +2,23 @@
 
 import dataclasses
 import gc
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lowrung.adapters import saved as files
-from lowrung.adapters import vocabulary
+from lowrung.adapters.difference import Difference, compare
 from lowrung.adapters.loaded import Loaded
 from lowrung.finetune import generate, tokens
 from lowrung.finetune import model as models
 from lowrung.finetune.examples import Example
 from lowrung.finetune.model import Base
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +41,6 @@ def answers(
 ) -> list[list[str]]:
     """Asks all greedily: each base is loaded once, and its adapters are switched.
 
-    Once more where only some of its adapters train single tokens' rows, which do not go together.
-
     Args:
         asked: who; those on the same base share it.
         prompts: what is asked, none of them empty; written down as in training.
@@ -51,32 +53,66 @@ def answers(
     Raises:
         UsageError: when an adapter cannot be read or is another base's.
     """
-    found: dict[int, list[str]] = {}
-    kinds = [(one.base, _matrices_in_rows(one)) for one in asked]
-    for kind in dict.fromkeys(kinds):
-        loaded = Loaded(kind[0])
-        mine = [number for number in range(len(asked)) if kinds[number] == kind]
+    return _of_each(asked, lambda loaded, one: _answers(loaded, one, prompts, new_tokens, batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What one says to some prompts, each asked by itself.
+
+    Attributes:
+        answers: the texts.
+        logits: of the first token of each answer, of shape (prompts, vocabulary).
+    """
+
+    answers: Sequence[str]
+    logits: Tensor
+
+    def distance(self, logits: Tensor | Sequence[Sequence[float]]) -> Difference:
+        """How far another's logits are from these; those of a vocabulary of another size are not finite."""
+        other = torch.as_tensor(logits)
+        if other.shape != self.logits.shape:
+            other = torch.full_like(self.logits, math.nan)
+        return compare(self.logits, other, self.logits.argmax(-1))
+
+
+def replies(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) -> list[Reply]:
+    """As `answers`, with logits, which tell apart what answers alike."""
+
+    def reply(loaded: Loaded, one: Asked) -> Reply:
+        rows = prompt_rows(one, prompts)
+        said = [_next_logits(loaded.model, row) for row in rows]
+        return Reply(_answers(loaded, one, prompts, new_tokens, batch_size=1), torch.stack(said))
+
+    return _of_each(asked, reply)
+
+
+@torch.no_grad()
+def _next_logits(model: Any, row: Sequence[int]) -> Tensor:
+    logits: Tensor = model(input_ids=torch.tensor([row], device=model.device)).logits[0, -1]
+    return logits.float().cpu()
+
+
+def _of_each(asked: Sequence[Asked], say: Callable[[Loaded, Asked], T]) -> list[T]:
+    """Loads each base once, and lets each speak who is asked of it."""
+    found: dict[int, T] = {}
+    for base in dict.fromkeys(one.base for one in asked):
+        loaded = Loaded(base)
+        mine = [number for number, one in enumerate(asked) if one.base == base]
         for number in mine:  # all of them first: a bad one is refused before anything is generated
             if (adapter := asked[number].adapter) is not None:
                 loaded.load(str(number), adapter)
         for number in mine:
             loaded.switch(None if asked[number].adapter is None else str(number))
-            found[number] = _answers(loaded, asked[number], prompts, new_tokens, batch_size)
+            found[number] = say(loaded, asked[number])
         del loaded
         gc.collect()
         torch.cuda.empty_cache()  # the next base, or another process that is asked the same, needs the room
     return [found[number] for number in range(len(asked))]
 
 
-def _matrices_in_rows(one: Asked) -> frozenset[str]:
-    if one.adapter is None:
-        return frozenset()
-    return vocabulary.matrices_in_rows(files.read(one.adapter).config, one.base)
-
-
 def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int, batch_size: int) -> list[str]:
-    tokenizer = tokenizer_of(one)
-    rows = [prompt_row(prompt, tokenizer, one.format) for prompt in prompts]
+    tokenizer, rows = tokenizer_of(one), prompt_rows(one, prompts)
     given = generate.greedy(loaded.model, tokenizer, rows, new_tokens=new_tokens, batch_size=batch_size)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in given]
 
@@ -89,8 +125,9 @@ def tokenizer_of(one: Asked) -> PreTrainedTokenizerBase:
     return models.tokenizer_of(one.base)
 
 
-def prompt_row(prompt: str, tokenizer: PreTrainedTokenizerBase, format: str) -> list[int]:
-    """A prompt's tokens as training writes them down before an answer."""
-    chat = tokens.is_chat(format, tokenizer)
-    row = tokens.tokenise(Example.pair(prompt, "."), tokenizer, chat=chat)
-    return generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels})
+def prompt_rows(one: Asked, prompts: Sequence[str]) -> list[list[int]]:
+    """Prompts' tokens as training writes them down before an answer."""
+    tokenizer = tokenizer_of(one)
+    chat = tokens.is_chat(one.format, tokenizer)
+    rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, chat=chat) for prompt in prompts)
+    return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]

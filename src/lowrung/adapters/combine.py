@@ -4,13 +4,14 @@
 singular value decomposition leaves out. ``linear``, ``ties`` (arXiv:2306.01708), ``dare_linear`` and ``dare_ties``
 (arXiv:2311.03099) and ``magnitude_prune`` work on the factors A and B apart, which is rough: the product of two sums
 has cross terms. With ``_svd`` they work on the updates.
+
+Whatever the method, all else that was trained (biases, whole modules, single rows of a matrix) is summed as ``cat``
+sums updates: the base's, and of each part its weight times what it changed.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-
-from peft import LoraConfig
 
 ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 """They need the same rank in every layer of every part."""
@@ -27,17 +28,21 @@ class Part:
 
     Attributes:
         name: what it is called in messages.
-        config: its settings.
+        use_dora: whether it has DoRA's magnitudes.
+        bias: PEFT's setting; ``none`` where the base has no such biases.
         ranks: those of its layers.
         narrowest: the smallest dimension of any layer that it adapts: no update has a higher rank.
-        has_more: whether it brings more than low-rank updates: trained biases, whole modules or an embedding.
+        whole: the modules that it brings whole, trained biases among them.
+        in_tied_rows: the matrices that are tied to each other and of which it trains single rows.
     """
 
     name: str
-    config: LoraConfig
+    use_dora: bool
+    bias: str
     ranks: frozenset[int]
     narrowest: int
-    has_more: bool
+    whole: frozenset[str]
+    in_tied_rows: frozenset[str]
 
 
 def problems(
@@ -66,20 +71,21 @@ def _number_problems(
 
 def _part_problems(parts: Sequence[Part], method: str, rank: int | None) -> Iterator[str]:
     for part in parts:
-        more = [
-            name
-            for name, used in (
-                ("DoRA's magnitudes", part.config.use_dora),
-                ("trained biases, modules or embeddings", part.has_more or bool(part.config.modules_to_save)),
-                ("layers_to_transform", part.config.layers_to_transform is not None),
-                ("trainable_token_indices", part.config.trainable_token_indices is not None),
-            )
-            if used
-        ]
-        if more:
+        if part.use_dora:
             yield (
-                f"{part.name} must be low-rank updates alone to be combined, but has {' and '.join(more)}. PEFT would"
-                " drop that."
+                f"{part.name} must be without DoRA to be combined: a sum of directions has no magnitudes of its own,"
+                " and PEFT would drop them. Ask both side by side (lowrung generate), or train without lora.use_dora."
+            )
+    if len({part.bias for part in parts}) > 1:
+        listed = ", ".join(f"{part.name} has {part.bias}" for part in parts)
+        yield f"bias must be the same in all adapters to be combined, but {listed}. Leave one out."
+    whole = frozenset[str]().union(*(part.whole for part in parts))
+    for part in parts:
+        rivals = part.in_tied_rows & whole
+        if rivals and rivals != part.in_tied_rows:  # PEFT trains neither of two tied matrices whole beside rows
+            yield (
+                f"{part.name} trains rows of {' and '.join(sorted(part.in_tied_rows))}, which are tied, but another"
+                f" adapter trains {' and '.join(sorted(rivals))} whole. Leave one out."
             )
     ranks = frozenset[int]().union(*(part.ranks for part in parts))
     if method in ON_FACTORS and len(ranks) > 1:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
+from lowrung.adapters import merge
 from lowrung.adapters.difference import Row, mean_loss
 from lowrung.finetune import model as models
 from lowrung.finetune import tokens
@@ -42,7 +42,7 @@ def measure(*, base: Base, folder: Path, is_adapter: bool, rows: int, place: tor
     model: Any = models.load_base(base, place)
     before = mean_loss(model, some)
     if is_adapter:
-        model = PeftModel.from_pretrained(model, str(folder)).eval()
+        model = merge.with_adapter(model, folder)
     else:
         dtype = models.dtype_for(base.dtype, place)
         model = models.load_model(folder, dtype, place, trust_remote_code=base.trust_remote_code)

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from lowrung.adapters import combine, vocabulary
 from lowrung.adapters import saved as files
 from lowrung.adapters.combine import Part
-from lowrung.adapters.saved import Saved
+from lowrung.adapters.own import Own
+from lowrung.adapters.saved import ROWS, Saved
 from lowrung.errors import UsageError
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
@@ -26,25 +27,36 @@ from lowrung.finetune.model import Base
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """An adapter in memory.
+    """An adapter in memory; of what it has, PEFT holds the low-rank part alone.
 
     Attributes:
         key: PEFT's name of it, which may hold no dots.
-        bias: PEFT's setting, as it was read.
-        own: what it brings for the base's own parameters, by name: trained biases, an embedding.
+        config: PEFT's settings, as they were read.
+        whole: what takes the place of the base's own parameters, by their names: trained biases, heads, an embedding.
+        rows: the rows that take the place of some of the base's, by the names of their matrices.
     """
 
     key: str
-    bias: str = "none"
-    own: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    config: LoraConfig
+    whole: Mapping[str, Tensor]
+    rows: Mapping[str, "_Rows"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows of a matrix: their numbers, and their values of shape (rows, width)."""
+
+    numbers: Sequence[int]
+    values: Tensor
 
 
 class Loaded:
     """A base model with any number of adapters, of which at most one is switched on.
 
     Whatever is done here, the base's weights are the same to the bit once it is undone: PEFT subtracts an update again,
-    which leaves rounding behind, and writes an adapter's biases over the base's; here the base's own are kept and put
-    back.
+    which leaves rounding behind, and writes an adapter's biases over the base's; here the base's own parameters step
+    aside and come back. So adapters go beside each other that PEFT does not hold in one model: with biases, and such
+    as train single tokens' rows beside such as do not.
 
     Attributes:
         base: the base and how it was loaded.
@@ -66,7 +78,7 @@ class Loaded:
         self._model: Any = models.load_base(base, place or models.device(), dtype=dtype)
         self._entries: dict[str, _Entry] = {}
         self._made = 0
-        self._kept: dict[str, Tensor] = {}
+        self._own = Own(self._model)
 
     @property
     def model(self) -> PreTrainedModel | PeftModel:
@@ -94,21 +106,23 @@ class Loaded:
             folder: where it was saved.
 
         Raises:
-            UsageError: when the name is taken, the file damaged or a pickle, the adapter is another base's, or it and
-                those that are loaded do not train rows of the same matrices.
+            UsageError: when the name is taken, the file damaged or a pickle, or the adapter is another base's.
         """
         self._must_be_unmerged("load")
         self._must_be_new(name)
         saved = files.read(folder)
         files.check(saved, self.base)
-        self._must_go_with_the_others(saved)
-        key = self._add(saved.config)
-        parameters = dict(self._model.named_parameters())
-        # Trained biases, and an embedding saved with them, are the base's own parameters: put there by `switch` alone.
-        own = {tensor: value for tensor, value in saved.tensors.items() if tensor in parameters}
-        others = {tensor: value for tensor, value in saved.tensors.items() if tensor not in own}
-        set_peft_model_state_dict(self._model, others, adapter_name=key)
-        self._entries[name] = _Entry(key, saved.config.bias, own)
+        key = self._add(saved)
+        low_rank = {tensor: value for tensor, value in saved.tensors.items() if ".lora_" in tensor}
+        set_peft_model_state_dict(self._model, low_rank, adapter_name=key)
+        rows = {
+            f"{matrix}.weight": _Rows(numbers, saved.tensors[tensor])
+            for matrix, numbers in vocabulary.trained_rows(saved.config, models.skeleton(self.base)).items()
+            if (tensor := f"{files.PREFIX}{matrix}{ROWS}") in saved.tensors  # those of a tied head are the embedding's
+        }
+        places = {tensor: files.place(tensor) for tensor in saved.tensors.keys() - low_rank.keys()}
+        whole = {place: saved.tensors[tensor] for tensor, place in places.items() if place in self._own}
+        self._entries[name] = _Entry(key, saved.config, whole, rows)
         self.switch(self.active)
 
     def switch(self, name: str | None) -> None:
@@ -119,7 +133,7 @@ class Loaded:
         """
         self._must_be_unmerged("switch")
         entry = None if name is None else self._entry(name)
-        self._put_back()
+        self._own.put_back()
         self.active = name
         if not self._entries:
             return
@@ -129,7 +143,7 @@ class Loaded:
         else:
             self._model.base_model.enable_adapter_layers()
             self._model.set_adapter(entry.key, inference_mode=True)
-            self._keep_then_put(entry.own)
+            self._put_in(entry)
         self._model.eval()
 
     def merge(self) -> None:
@@ -148,8 +162,9 @@ class Loaded:
                 f"A base must not be quantised to be merged into, but is {self.base.quantization}: its weights would be"
                 " rounded anew. Load it without model.quantization."
             )
-        adapted = {n: p for n, p in self._model.named_parameters() if ".base_layer." in n}
-        self._keep_then_put(adapted)
+        for name, parameter in list(self._model.named_parameters()):
+            if ".base_layer." in name:
+                self._own.put(files.place(name), parameter.detach().clone())
         self._model.merge_adapter([self._entry(self.active).key])
         self.is_merged = True
 
@@ -178,6 +193,9 @@ class Loaded:
     ) -> None:
         """Makes a new adapter of loaded ones, switched off; the parts stay.
 
+        The method is for the low-rank updates. What else is trained (biases, whole modules, single rows) is the base's
+        and each part's weight times what the part changed of it, whatever the method: W + Σ wᵢ (Wᵢ - W).
+
         Args:
             name: what the new one is called here.
             weights: of each part, by its name; the update of a part counts so many times.
@@ -191,31 +209,64 @@ class Loaded:
         """
         self._must_be_unmerged("combine")
         self._must_be_new(name)
-        keys = {part: self._entry(part).key for part in weights}
         parts = [self._part(part) for part in weights]
         if found := combine.problems(parts, weights, method=method, rank=rank, density=density):
             raise UsageError(found)
+        key = self._combine_low_rank(weights, method, rank, density, seed)
+        entries = [self._entry(part) for part in weights]
+        sums = self._sums(weights)
+        whole = {place: sums[place] for entry in entries for place in entry.whole}
+        rows = {
+            matrix: _Rows(numbers, sums[matrix][numbers])
+            for matrix, numbers in _numbers(entries).items()
+            if matrix not in whole
+        }
+        config = dataclasses.replace(
+            self._config(key),
+            bias=parts[0].bias,  # type: ignore[arg-type]  # one of the literals, as it was read
+            modules_to_save=sorted({name for entry in entries for name in entry.config.modules_to_save or ()}) or None,
+            trainable_token_indices={_module(matrix): list(each.numbers) for matrix, each in rows.items()} or None,
+        )
+        self._entries[name] = _Entry(key, config, whole, rows)
+        self.switch(self.active)
+
+    def _combine_low_rank(
+        self, weights: Mapping[str, float], method: str, rank: int | None, density: float | None, seed: int
+    ) -> str:
+        """The sum of the low-rank parts; returns PEFT's name of it."""
         key = self._new_key()
-        first = next(iter(keys.values()))
-        settings = self._config(first)
+        keys = [self._entry(part).key for part in weights]
+        settings = self._config(keys[0])
         # PEFT folds each part's scaling into the new factors and sets alpha to the rank, so that the new scaling is 1;
         # but it copies use_rslora from the first part, and then the scaling is sqrt(rank).
-        self._model.peft_config[first] = dataclasses.replace(settings, use_rslora=False)
+        self._model.peft_config[keys[0]] = dataclasses.replace(settings, use_rslora=False)
         try:
             with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(seed)
                 self._model.add_weighted_adapter(
-                    list(keys.values()),
+                    keys,
                     list(weights.values()),
                     key,
                     combination_type=method,
                     svd_rank=rank,
+                    svd_full_matrices=False,  # the rest is cut off, and takes 0.8 GB for a layer of 14336 x 4096
                     density=density,
                 )
         finally:
-            self._model.peft_config[first] = settings
-        self._entries[name] = _Entry(key)
-        self.switch(self.active)
+            self._model.peft_config[keys[0]] = settings
+        return key
+
+    def _sums(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """W + Σ wᵢ (Wᵢ - W) in float32 of each of the base's own tensors that a part changes, by name."""
+        sums: dict[str, Tensor] = {}
+        active = self.active
+        for part, weight in weights.items():
+            self.switch(part)
+            for place in self._own.replaced:
+                original = self._own.original(place).float()
+                sums[place] = sums.get(place, original) + weight * (self._own.present(place).float() - original)
+        self.switch(active)
+        return sums
 
     def delete(self, name: str) -> None:
         """Takes an adapter out of memory; the files stay.
@@ -250,12 +301,13 @@ class Loaded:
             UsageError: when there is no such adapter.
         """
         entry = self._entry(name)
-        config = copy.deepcopy(self._config(entry.key))
+        config = copy.deepcopy(entry.config)
         config.base_model_name_or_path, config.revision = self.base.origin
-        config.bias = entry.bias  # type: ignore[assignment]  # as it was read
+        config.inference_mode = True
         state = get_peft_model_state_dict(self._model, adapter_name=entry.key, save_embedding_layers=False)
-        parameters = dict(self._model.named_parameters())
-        state = {tensor: value for tensor, value in state.items() if tensor not in parameters} | dict(entry.own)
+        state |= {f"{files.PREFIX}{_module(matrix)}{ROWS}": rows.values for matrix, rows in entry.rows.items()}
+        kept_in = {place: _kept_in(f"{files.PREFIX}{_module(place)}", state) for place in entry.whole}
+        state |= {f"{kept_in[place]}.{place.rpartition('.')[2]}": value for place, value in entry.whole.items()}
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
         save_file(
@@ -274,18 +326,32 @@ class Loaded:
         layers: list[Any] = [m for m in self._model.modules() if isinstance(m, LoraLayer) and entry.key in m.r]
         return Part(
             name,
-            self._config(entry.key),
+            entry.config.use_dora,
+            entry.config.bias if any(place.endswith(".bias") for place in entry.whole) else "none",
             frozenset(int(layer.r[entry.key]) for layer in layers),
             min(min(layer.in_features, layer.out_features) for layer in layers),
-            bool(entry.own),
+            frozenset(_module(place) for place in entry.whole),
+            frozenset(map(_module, self._own.tied(entry.rows))),
         )
 
-    def _add(self, config: LoraConfig) -> str:
-        """Makes room for an adapter of these settings; returns PEFT's name of it."""
-        config = copy.deepcopy(config)
-        config.inference_mode = True
-        config.init_lora_weights = True  # what is random is written over
-        config.bias = "none"  # biases are put there by `switch`; PEFT knows one adapter with biases at a time
+    def _add(self, saved: Saved) -> str:
+        """Makes room for an adapter's low-rank part; returns PEFT's name of it."""
+        config = dataclasses.replace(
+            saved.config,
+            inference_mode=True,
+            init_lora_weights=True,  # what is random is written over
+            # The rest is put there by `switch`: PEFT knows one adapter with biases at a time, and holds adapters that
+            # train single rows only beside others that do.
+            bias="none",
+            modules_to_save=None,
+            trainable_token_indices=None,
+            # What the file holds, by whole names: PEFT does not combine names with a regular expression, nor some
+            # layers with others.
+            target_modules=[layer.name for layer in files.layers(saved)],
+            exclude_modules=None,
+            layers_to_transform=None,
+            layers_pattern=None,
+        )
         key = self._new_key()
         if self._entries:
             self._model.add_adapter(key, config)
@@ -307,31 +373,48 @@ class Loaded:
         if name in self._entries:
             raise UsageError(f"An adapter's name must be new, but {name} is loaded. Take another, or delete that one.")
 
-    def _must_go_with_the_others(self, saved: Saved) -> None:
-        mine = vocabulary.matrices_in_rows(saved.config, self.base)
-        for name, entry in self._entries.items():
-            if apart := mine ^ vocabulary.matrices_in_rows(self._config(entry.key), self.base):
-                raise UsageError(
-                    f"{saved.folder} and {name} cannot be on one base together: only one of them trains single rows of"
-                    f" {', '.join(sorted(apart))}. Load each on a base of its own."
-                )
-
     def _must_be_unmerged(self, wish: str) -> None:
         if self.is_merged:
             raise UsageError(f"No adapter may be merged to {wish}, but {self.active} is. Unmerge it first.")
 
-    def _keep_then_put(self, values: Mapping[str, Tensor]) -> None:
-        """Writes values over the base's own parameters, whose present ones are kept for `_put_back`."""
-        parameters = dict(self._model.named_parameters())
-        for name, value in values.items():
-            self._kept.setdefault(name, parameters[name].detach().clone())
-            parameters[name].data.copy_(value.data)
+    def _put_in(self, entry: _Entry) -> None:
+        """Puts what an adapter has beside low-rank updates in the place of the base's own."""
+        for place, value in entry.whole.items():
+            for each in [place] if _is_apart(place, entry.config) else self._own.sharing(place):
+                self._own.put(each, value)
+        for matrix, rows in entry.rows.items():
+            held = self._own.present(matrix)
+            numbers = torch.tensor(rows.numbers, device=held.device)
+            filled = held.index_copy(0, numbers, rows.values.to(held))
+            for each in self._own.sharing(matrix):
+                self._own.put(each, filled)
 
-    def _put_back(self) -> None:
-        parameters = dict(self._model.named_parameters())
-        for name, value in self._kept.items():
-            parameters[name].data.copy_(value)
-        self._kept = {}
+
+def _numbers(entries: Iterable[_Entry]) -> dict[str, list[int]]:
+    """The rows that any of some adapters trains, by their matrix."""
+    found: dict[str, set[int]] = {}
+    for entry in entries:
+        for matrix, rows in entry.rows.items():
+            found.setdefault(matrix, set()).update(rows.numbers)
+    return {matrix: sorted(numbers) for matrix, numbers in found.items()}
+
+
+def _module(place: str) -> str:
+    return place.rsplit(".", 1)[0]
+
+
+def _kept_in(module: str, state: Collection[str]) -> str:
+    """The name of a module's own tensors in a file, which PEFT may have wrapped for rows or for a low-rank update."""
+    if f"{module}{ROWS}" in state:
+        return f"{module}.token_adapter.base_layer"
+    is_adapted = any(name.startswith(f"{module}.lora_") for name in state)
+    return f"{module}.base_layer" if is_adapted else module
+
+
+def _is_apart(place: str, config: LoraConfig) -> bool:
+    """Whether a tensor is trained as one of `modules_to_save`, which lets go of what is tied to it."""
+    named = () if config.ensure_weight_tying else config.modules_to_save or ()
+    return any(f".{name}." in f".{place}" for name in named)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Merging: the adapter's update added to the base's weights, saved as an ordinary model with its tokenizer."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,17 @@ def float32_base(base: Base, place: torch.device) -> PreTrainedModel:
     if base.quantization == "none":
         return models.load_base(base, place, dtype=torch.float32)
     return quantization.dequantized(models.load_base(base, place), torch.float32)
+
+
+def with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """A base with a saved adapter on it, in evaluation mode.
+
+    Without what PEFT says of GPT-2's layers, which are linear ones where they are quantised to be trained, and lie the
+    other way round here: it sees to that by itself.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+        return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
 def merge(model: PeftModel) -> PreTrainedModel:

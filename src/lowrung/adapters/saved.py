@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,13 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before a module's name in a file."""
 
+ROWS = ".token_adapter.trainable_tokens_delta"
+"""What PEFT puts after the name of a matrix of which single rows are trained."""
+
 MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that change the base's weights when PEFT loads an adapter that names them."""
+
+OTHER_BASE = "Was it trained on another base? Name that: --base PATH."
 
 SHOWN = 3
 """How many tensors a message names."""
@@ -93,21 +99,51 @@ def _config(file: Path) -> LoraConfig:
         raise UsageError(f"{file} must be a LoRA adapter's, but its peft_type is {kind!r}.")
     try:
         config: LoraConfig = LoraConfig.from_pretrained(str(file.parent))
+        _check_numbers(config)
     except (TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"{file} must hold PEFT's settings, but: {error}.") from None
+        raise UsageError(f"{file} must hold PEFT's settings, but: {error}. Save the adapter again.") from None
     return config
+
+
+def _check_numbers(config: LoraConfig) -> None:
+    """PEFT takes anything for them, and fails where it computes with it."""
+    ranks = {"r": config.r, **(config.rank_pattern or {})}
+    alphas = {"lora_alpha": config.lora_alpha, **(config.alpha_pattern or {})}
+    for name, rank in ranks.items():
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"{name} must be a rank, a whole number of at least 1, but is {rank!r}")
+    for name, alpha in alphas.items():
+        if not isinstance(alpha, int | float):
+            raise ValueError(f"{name} must be an alpha, a number, but is {alpha!r}")
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     file = folder / WEIGHTS
     if not file.is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
-        only = f"only a pickle ({', '.join(pickles)}), which can run any code when it is loaded" if pickles else "none"
-        raise UsageError(f"An adapter must have its weights in {WEIGHTS}, but {folder} has {only}.")
+        rule = f"An adapter must have its weights in {WEIGHTS}, but {folder} has"
+        if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")):
+            raise UsageError(
+                f"{rule} only a pickle ({', '.join(pickles)}), which can run any code when it is loaded. If you trust"
+                " it, load it with PEFT and save it again (save_pretrained), which writes safetensors."
+            )
+        raise UsageError(f"{rule} none. Save it again, or name the folder that has them.")
     try:
-        return load_file(file)
+        return _once(load_file(file))
     except SafetensorError as error:
         raise UsageError(f"{file} is damaged or was cut off ({error}). Copy or save it again.") from None
+
+
+def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the inner names by which PEFT saves a whole module twice more, where the embedding has grown."""
+    inner = re.compile(r"\.(modules_to_save|original_module)(?=\.\w+$)")
+    return {
+        name: tensor for name, tensor in tensors.items() if not inner.search(name) or inner.sub("", name) not in tensors
+    }
+
+
+def place(tensor: str) -> str:
+    """The base's name of one of its own tensors, from its name in a file or in PEFT's model."""
+    return tensor.removeprefix(PREFIX).replace(".token_adapter.", ".").replace(".base_layer.", ".")
 
 
 def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> Base:
@@ -193,6 +229,8 @@ def check(saved: Saved, base: Base) -> None:
 
 def _own_problems(saved: Saved) -> Iterator[str]:
     config = saved.config
+    if config.task_type not in (None, "CAUSAL_LM"):
+        yield f"task_type must be CAUSAL_LM, a model that continues text, but is {config.task_type}."
     if str(config.init_lora_weights).startswith(MOVES_BASE):
         yield (
             f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
@@ -211,40 +249,51 @@ def _own_problems(saved: Saved) -> Iterator[str]:
         yield "an adapter must change something, but every update is zero: it was never trained."
 
 
+def base_problems(base: Base) -> list[str]:
+    """What stands in the way of using the base that an adapter, its run, or ``--base`` names."""
+    try:
+        _ = base.folder
+    except UsageError as error:
+        return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
+    return soundness.problems(base)
+
+
 def _base_problems(saved: Saved, base: Base) -> list[str]:
-    if found := soundness.problems(base):
+    if found := base_problems(base):
         return found
-    held = [name.removeprefix(PREFIX) for name in saved.tensors]
-    if found := list(vocabulary.problems(saved.folder, saved.config, held, base)):
+    own_rows = {place(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
+    if found := list(vocabulary.problems(saved.folder, saved.config, own_rows, base)):
         return found
     try:
-        needed, parameters = _needed(saved.config, base)
-    except ValueError as error:  # PEFT names the modules that are not there
-        return [f"it must fit its base {base.path}, but {str(error).splitlines()[0]}"]
+        needed, own = _needed(saved.config, base)
+    except ValueError as error:
+        there = {name for name, _ in models.skeleton(base).named_modules()}
+        absent = [layer.name for layer in layers(saved) if layer.name not in there]
+        reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
+        return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
     given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
-    shapes = {**parameters, **needed}
+    shapes = {name: needed.get(name, own.get(place(name))) for name in given}
     findings = (
         ("needs tensors that the file lacks", [name for name in needed if name not in given]),
-        ("knows no such place as", [name for name in given if name not in shapes]),
+        ("knows no such place as", [name for name, shape in shapes.items() if shape is None]),
         (
             "has other dimensions at",
             [
-                f"{name} {given[name]}, where it needs {shapes[name]}"
-                for name in given
-                if shapes.get(name, given[name]) != given[name]
+                f"{name} {given[name]}, where it needs {shape}"
+                for name, shape in shapes.items()
+                if shape not in (None, given[name])
             ],
         ),
     )
     return [
-        f"it must fit its base, but {base.path} {what}: {_some(names)}. Was it trained on another base? Name that:"
-        " --base PATH."
+        f"it must fit its base, but {base.path} {what}: {_some(names)}. {OTHER_BASE}"
         for what, names in findings
         if names
     ]
 
 
 def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """The shapes of an adapter of these settings, and of the base's own parameters, by their names in a file.
+    """The shapes of an adapter of these settings by their names in a file, and of the base's own parameters by theirs.
 
     A file may hold the latter too, such as trained biases or an embedding that has grown.
     """
@@ -252,7 +301,7 @@ def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]],
     config.init_lora_weights = True
     config.inference_mode = True
     skeleton: Any = models.skeleton(base)
-    own = {f"{PREFIX}{name}": tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+    own = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
     adapted = PeftModel(skeleton, config)
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}, own

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from lowrung import atomic, disk
 from lowrung.adapters import merge
@@ -97,11 +96,15 @@ def check_target(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(nearest).free
     if free < needed:
         problems.append(
-            f"--to must be on a disk with {needed / 1e9:.2f} GB free, but {nearest} has {free / 1e9:.2f} GB. Free some,"
-            " or name another place."
+            f"--to must be on a disk with {_size(needed)} free, but {nearest} has {_size(free)}. Free some, or name"
+            " another place."
         )
     if problems:
         raise UsageError(problems)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _bytes(base: Base, dtype: str) -> int:
@@ -155,7 +158,7 @@ class _Maker:
         """Writes the merged model; returns what the base and the adapter said before, in float32."""
         base = merge.float32_base(self.base, models.device())
         untrained, _ = completion_logits(base, rows)
-        adapted = PeftModel.from_pretrained(base, str(self.adapter)).eval()
+        adapted = merge.with_adapter(base, self.adapter)
         reference, _ = completion_logits(adapted, rows)
         with models.quiet():
             merge.save(

@@ -7,12 +7,14 @@ was never applied would pass every comparison. What no output shows is looked at
 names, the tokenizers, the precision that weights are stored in, and whether head and embedding are tied.
 """
 
+import contextlib
 import dataclasses
 import gc
+import logging
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +224,7 @@ class _Bench:
         was_tied = stored.is_tied(base)
         # Before the adapter is on it: trained biases and heads change the base itself.
         untrained, labels = completion_logits(base, self.evidence.rows)
-        adapter = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        adapter = merge.with_adapter(base, self.adapter_folder)
         logits, _ = completion_logits(adapter, self.evidence.rows)
         effect = compare(logits, untrained, labels).mean_kl
         return adapter, _Reference(logits, labels, effect, self._greedy(adapter, tokenizer), was_tied)
@@ -279,7 +281,7 @@ class _Bench:
         needs_more = self.base.quantization != "none" or self.base.device_map is not None
         if needs_more or stored.origin_failures(self.adapter_folder, self.base) or self._is_short_of_rows():
             return self._reloaded_as_trained(place)
-        with models.quiet():
+        with models.quiet(), _without("mean_resizing"):
             auto: Any = AutoPeftModelForCausalLM.from_pretrained(
                 str(self.adapter_folder),
                 dtype=self.evidence.dtype,
@@ -297,7 +299,7 @@ class _Bench:
         base = models.load_base(self.base, place)
         if self.base.quantization != "none":
             base = prepare_quantized(base, gradient_checkpointing=False)
-        model = PeftModel.from_pretrained(base, str(self.adapter_folder)).eval()
+        model = merge.with_adapter(base, self.adapter_folder)
         saved = load_file(self.adapter_folder / "adapter_model.safetensors")
         for name, parameter in model.named_parameters():
             if (stored := name.replace(".default.", ".").removesuffix(".default")) in saved:
@@ -309,7 +311,7 @@ class _Bench:
         return len(tokenizer) > added_tokens.row_count(models.skeleton(self.base))
 
     def _save_merged(self, place: torch.device, tokenizer: PreTrainedTokenizerBase) -> None:
-        merged = merge.merge(PeftModel.from_pretrained(merge.float32_base(self.base, place), str(self.adapter_folder)))
+        merged = merge.merge(merge.with_adapter(merge.float32_base(self.base, place), self.adapter_folder))
         with models.quiet():
             for dtype in self._dtypes:
                 merge.save(merged, tokenizer, self.scratch / dtype, getattr(torch, dtype))
@@ -317,6 +319,21 @@ class _Bench:
     def _greedy(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         prompts = [generate.prompt_tokens(dict(row)) for row in self.evidence.rows]
         return generate.greedy(model, tokenizer, prompts, new_tokens=self.new_tokens)
+
+
+@contextlib.contextmanager
+def _without(word: str) -> Iterator[None]:
+    """Without the remarks of transformers that hold a word: of new rows, which the adapter's own then replace."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return word not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:

@@ -1,5 +1,6 @@
 """`lowrung combine`: one adapter of several, scored beside its parts."""
 
+import dataclasses
 import functools
 import re
 import time
@@ -115,12 +116,23 @@ def _base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> 
     bases = [located(base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)) for one in found]
     if len(set(bases)) > 1:
         listed = ", ".join(f"{one.name} has {_shown(base)}" for one, base in zip(found, bases, strict=True))
+        if len({dataclasses.replace(base, added_tokens=()) for base in bases}) == 1:
+            raise UsageError(
+                "Adapters must add the same tokens in the same order to be combined, since a token's rows are found by"
+                f" its number, but {listed}. Train them with the same model.added_tokens."
+            )
         raise UsageError(f"Adapters must share their base, and how it is loaded, to be combined, but {listed}.")
     return bases[0]
 
 
 def _shown(base: "Base") -> str:
-    return f"{base.path} with {', '.join(base.added_tokens)}" if base.added_tokens else base.path
+    """A base's folder and what it is loaded with, where that is not the default."""
+    settings = {
+        "added tokens": ", ".join(base.added_tokens),
+        "quantization": base.quantization if base.quantization != "none" else "",
+        "dtype": base.dtype if base.dtype != "auto" else "",
+    }
+    return "; ".join([base.path, *(f"{name} {value}" for name, value in settings.items() if value)])
 
 
 def _save(loaded: "Loaded", first: Named, folder: Path) -> None:

@@ -54,6 +54,7 @@ def compare(
 def _run_problems(runs: Mapping[str, RunFolder]) -> list[str]:
     return [
         f"{name} must be a run or an adapter in a run's folder, but {run.path} holds no run's config.yaml."
+        " Adapters by themselves: lowrung generate, lowrung inspect."
         for name, run in runs.items()
         if not run.config.is_file()
     ]

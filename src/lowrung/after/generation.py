@@ -99,8 +99,8 @@ def located(base: "Base") -> "Base":
     Raises:
         UsageError: when it cannot be found or loaded.
     """
-    from lowrung.finetune import soundness
+    from lowrung.adapters.saved import base_problems
 
-    if problems := soundness.problems(base):
+    if problems := base_problems(base):
         raise UsageError(problems)
     return dataclasses.replace(base, path=str(base.folder), revision=None)

@@ -82,7 +82,15 @@ def _settings(saved: "Saved") -> str:
     parts = [*(kinds or ["LoRA"]), f"r {config.r}", f"alpha {config.lora_alpha:g}", f"dropout {config.lora_dropout:g}"]
     parts += [f"bias {config.bias}"] if config.bias != "none" else []
     parts += [f"whole {', '.join(config.modules_to_save)}"] if config.modules_to_save else []
+    parts += [f"{len(numbers)} rows of {matrix}" for matrix, numbers in _rows(config.trainable_token_indices).items()]
     return ", ".join(parts)
+
+
+def _rows(trained: Sequence[int] | Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
+    """The rows that are trained by themselves, by their matrix; PEFT takes a list to be the embedding's."""
+    if trained is None:
+        return {}
+    return trained if isinstance(trained, Mapping) else {"the embedding": trained}
 
 
 def _by_kind(layers: Sequence["Layer"]) -> Mapping[str, list["Layer"]]:

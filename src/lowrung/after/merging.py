@@ -48,7 +48,7 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remo
     saved = files.read(found.folder)
     origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
     config = config_of(found.run) if found.run else {}
-    gate = _gate_settings(config)
+    gate = gate_settings(config)
     shipped = ship(
         base=origin,
         adapter=found.folder,
@@ -61,7 +61,7 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remo
     return "\n".join([f"merged:    {shipped.folder} ({shipped.dtype})", f"verified:  {_verified(shipped)}"])
 
 
-def _gate_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def gate_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The run's ``verify``, and lowrung's own for all that it does not say."""
     default = OmegaConf.load(ROOT / "conf" / "verify" / "default.yaml")
     settings: Any = OmegaConf.to_container(OmegaConf.merge(default, config.get("verify", {})))

@@ -164,4 +164,6 @@ def _run_at(name: str, place: Path) -> RunFolder:
     if seeds:
         listed = ", ".join(f"{name}/{seed}" for seed in seeds)
         raise UsageError(f"{name} was trained with several seeds. Name one of its runs: {listed}.")
-    raise UsageError(f"{name} must be {ADAPTER}, but {place} is none of them.")
+    inner = sorted(file.parent.name for file in place.glob("*/adapter_config.json"))
+    hint = f" It holds adapters. Name one: {', '.join(f'{name}/{one}' for one in inner)}." if inner else ""
+    raise UsageError(f"{name} must be {ADAPTER}, but {place} is none of them.{hint}")

@@ -1,6 +1,7 @@
 """`lowrung promote`: a run that passed the gate as a registered model, verified before an alias points at it."""
 
 import dataclasses
+import operator
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from lowrung.track.base import TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
+    from lowrung.adapters.difference import Tolerance
+    from lowrung.finetune.model import Base
     from lowrung.track.records import Record
     from lowrung.track.registry import Entry, Registry
 
@@ -26,6 +29,9 @@ ALIAS = "champion"
 ADAPTER, MERGED = "adapter", "merged"
 FORMS = {ADAPTER: "the adapter", MERGED: "the merged model"}
 """What can be registered."""
+
+FIRST = "the first token of each answer"
+"""Where a registered model's logits are compared with the adapter's."""
 
 NEW_TOKENS = 32
 """The most tokens of an answer when a registered model is compared with the adapter."""
@@ -56,9 +62,9 @@ def promote(
     """Registers the best run that passed the gate in MLflow, and points an alias at it.
 
     The version is made from the run's adapter, or from the adapter merged into its base; its weights are safetensors,
-    and the base's are not among an adapter's. It is loaded by MLflow in a fresh process and must answer as what was
-    registered does, before the alias moves; or else it is deleted. The same run is registered once: promoted again,
-    only the alias moves.
+    and the base's are not among an adapter's. It is loaded by MLflow in a fresh process, where its answers and logits
+    must be those of what was registered, before the alias moves; or else it is deleted. The same run is registered
+    once: promoted again, only the alias moves.
 
     Args:
         name: a study, whose best run is meant, or a run by its folder, signature, trial or MLflow's id; None is the
@@ -196,7 +202,7 @@ class _Promotion:
         working.mkdir(parents=True)
         try:
             one, description = self._written(working / self.registered, merged=merged)
-            check = _Check(self.registry, one)
+            check = _Check(self.registry, one, _tolerance(config_of(self.candidate.run), one.base))
             version = self.registry.register(self._entry(working / self.registered, one, description), check.run)
         finally:
             shutil.rmtree(working)
@@ -253,32 +259,54 @@ class _Promotion:
         )
 
 
+def _tolerance(config: Mapping[str, Any], base: "Base") -> "Tolerance":
+    """What the gate allows between an adapter and the same reloaded, in the precision in which it computes."""
+    from lowrung.adapters.difference import Tolerance
+    from lowrung.finetune import model as models
+
+    dtype = models.dtype_for(base.dtype, models.device())
+    limits = merging.gate_settings(config)["tolerances"]
+    return Tolerance(**limits[str(dtype).removeprefix("torch.")])
+
+
 @dataclasses.dataclass
 class _Check:
-    """Whether a version, as MLflow loads it, answers as what was registered; ``found`` says so in words."""
+    """Whether a version, as MLflow loads it, says what was registered says; ``found`` tells so in words."""
 
     registry: "Registry"
     one: "Asked"
+    tolerance: "Tolerance"
     found: str = ""
 
     def run(self, model: str) -> None:
-        from lowrung.adapters.answers import Asked, answers
+        from lowrung.adapters.answers import Asked, prompt_rows, replies
         from lowrung.adapters.ship import TEXTS
 
-        base = dataclasses.replace(self.one.base, added_tokens=())
-        asked = [self.one, *([Asked(base, format=self.one.format)] if self.one.adapter else [])]
-        expected, *others = answers(asked, TEXTS, new_tokens=NEW_TOKENS, batch_size=1)
-        given = self.registry.ask(model, TEXTS, new_tokens=NEW_TOKENS)
-        wrong = [text for text, answer, right in zip(TEXTS, given, expected, strict=True) if answer != right]
+        asked = [self.one, *([Asked(self.one.base, format=self.one.format)] if self.one.adapter else [])]
+        expected, *others = replies(asked, TEXTS, new_tokens=NEW_TOKENS)
+        given = self.registry.ask(model, TEXTS, new_tokens=NEW_TOKENS, rows=prompt_rows(self.one, TEXTS))
+        answers = zip(TEXTS, given.answers, expected.answers, strict=True)
+        wrong = [text for text, answer, right in answers if answer != right]
         if wrong:
-            raise LowrungError(
+            raise self._refusal(
                 f"{model} must answer as what was registered, but answers {len(wrong)} of {len(TEXTS)} prompts"
-                f" otherwise, the first being {wrong[0]!r}. It was deleted, and no alias was moved."
+                f" otherwise, the first being {wrong[0]!r}."
             )
-        alone = [sum(text == right for text, right in zip(other, expected, strict=True)) for other in others]
+        difference = expected.distance(given.logits)
+        broken = difference.violations(self.tolerance, FIRST)
+        for base in others:
+            broken += difference.control_failures(expected.distance(base.logits).mean_kl, FIRST)
+        if broken:
+            raise self._refusal(
+                f"{model} must say what was registered says, but only its answers are the same: {'; '.join(broken)}."
+            )
+        alone = [sum(map(operator.eq, base.answers, expected.answers)) for base in others]
         control = f" (the base alone: {alone[0]})" if alone else ""
-        if len(TEXTS) in alone:
-            control = " (as does the base alone: that shows that it loads, but not that the adapter is on it)"
         self.found = (
-            f"loaded by MLflow in a fresh process, it gives the same {len(TEXTS)} of {len(TEXTS)} answers{control}"
+            f"loaded by MLflow in a fresh process, it gives the same {len(TEXTS)} of {len(TEXTS)} answers{control}, and"
+            f" max |Δlogit| is {difference.max_abs_logit_diff:.2g}"
         )
+
+    @staticmethod
+    def _refusal(what: str) -> LowrungError:
+        return LowrungError(f"{what} It was deleted, and no alias was moved.")

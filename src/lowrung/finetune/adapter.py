@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.finetune import data_driven
+from lowrung.finetune import data_driven, residual
 from lowrung.finetune.data_driven import Rows
 from lowrung.finetune.lora import Lora, linear_layers, named, targets, token_rows
+from lowrung.schema import is_converted
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
 
@@ -47,7 +48,10 @@ def attach(model: PreTrainedModel, lora: Lora, rows: Rows = ()) -> PeftModel:
             data_driven.prepare_corda(model, config, names, rows)
         elif lora.init == "lora_ga":
             data_driven.prepare_lora_ga(model, config, names, rows)
+        is_part = is_converted(lora.init) and not lora.use_dora
+        weights = residual.coarse_weights(model, names) if is_part else {}
         adapted = get_peft_model(model, config)
+        residual.subtract(adapted_layers(adapted), weights)
     if lora.use_dora:
         _set_magnitudes(adapted)
     return adapted

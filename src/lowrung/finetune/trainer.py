@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
@@ -156,6 +157,7 @@ def make_trainer(
         processing_class=tokenizer,
         optimizers=(_two_rates(model, recipe) if recipe.lora_plus_ratio else None, None),
     )
+    _settle_whole_modules(model)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(should_stop, saves=recipe.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
@@ -165,6 +167,18 @@ def make_trainer(
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
     return trainer, report, stop
+
+
+def _settle_whole_modules(model: nn.Module) -> None:
+    """Gives modules that are trained whole the precision of what they stand in for.
+
+    SFTTrainer puts all that is trained on a quantised base in bfloat16. LoRA's layers cast what they are given; a head
+    or an embedding does not, and a CPU refuses products of two precisions.
+    """
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            held = next(module.original_module.parameters()).dtype
+            module.modules_to_save.to(held)
 
 
 def _settings(recipe: Recipe, rows: int, checkpoints: Path) -> SFTConfig:

@@ -83,6 +83,19 @@ class Entry:
     description: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a model says.
+
+    Attributes:
+        answers: one to each prompt.
+        logits: of the token after each row, over the vocabulary.
+    """
+
+    answers: Sequence[str]
+    logits: Sequence[Sequence[float]]
+
+
 class Registry:
     """The model registry of a store.
 
@@ -143,13 +156,14 @@ class Registry:
                 self._client.set_registered_model_alias(name, alias, version)
         return before
 
-    def ask(self, model: str, prompts: Sequence[str], *, new_tokens: int) -> list[str]:
-        """What a model answers when MLflow loads it in a fresh process.
+    def ask(self, model: str, prompts: Sequence[str], *, new_tokens: int, rows: Sequence[Sequence[int]] = ()) -> Said:
+        """What a model says when MLflow loads it in a fresh process.
 
         Args:
             model: its address, ``models:/NAME/VERSION``.
             prompts: what is asked.
             new_tokens: the most tokens of an answer.
+            rows: token ids, after which logits are taken; of models of transformers alone.
 
         Raises:
             TrackError: when it cannot be loaded, or does not answer.
@@ -157,14 +171,15 @@ class Registry:
         environment = {**os.environ, "MLFLOW_TRACKING_URI": self._uri, "MLFLOW_REGISTRY_URI": self._uri}
         with tempfile.TemporaryDirectory() as folder:
             question, answer = Path(folder) / "question.json", Path(folder) / "answer.json"
-            question.write_text(json.dumps({"prompts": list(prompts), "new_tokens": new_tokens}), encoding="utf-8")
+            asked = {"prompts": list(prompts), "new_tokens": new_tokens, "rows": [list(row) for row in rows]}
+            question.write_text(json.dumps(asked), encoding="utf-8")
             # -P: the script's own folder is not searched, where mlflow.py would be taken for MLflow.
             command = [sys.executable, "-P", ask.__file__, model, str(question), str(answer)]
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise TrackError(f"MLflow cannot load {model} in a fresh process: {last}")
-            return [str(text) for text in json.loads(answer.read_text(encoding="utf-8"))]
+            return Said(**json.loads(answer.read_text(encoding="utf-8")))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
