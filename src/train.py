@@ -1,9 +1,12 @@
 """The entry point: one run, or with ``-m`` a sweep. See ``python src/train.py --help``."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are imported needs no traceback
 import hydra
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # works uninstalled too
@@ -23,4 +26,5 @@ def main(config: Any) -> Any:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.run(main)

@@ -32,6 +32,16 @@ class TestRules:
         ("key", "value", "problem"),
         [
             ("seed", -1, "seed must be at least 0, but is -1."),
+            ("store", "", "store must name the folder that results are kept in, but is empty. An example: store=runs."),
+            *(
+                (
+                    "study",
+                    name,
+                    f"study must be the name of a folder, without '/' and of 255 bytes at most, but is {name!r}."
+                    " hydra.sweep.dir says where the folders of studies are.",
+                )
+                for name in ("a/b", "..", "ü" * 128)
+            ),
             (
                 "model.dtype",
                 "float23",
@@ -337,6 +347,29 @@ class TestOverrides:
         ("learning_rate=1e-4", "learning_rate is not a setting. Did you mean train.learning_rate?"),
         ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),
         ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
+        *(
+            (
+                text,
+                f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range,"
+                " and search an interval by itself.",
+            )
+            for text in ("lora.r=2,int(interval(4,8))", "lora.r=2,range(4,8)", "lora=glob(r*),dora")
+        ),
+        (
+            "hydra.sweeper.n_trials=1,2",
+            "hydra.sweeper.n_trials must have one value, since it is the same for a whole sweep. Run a sweep for each.",
+        ),
+        ("lor=rslora", "lor is not a setting. Did you mean lora?"),
+        (
+            "hydra/sweeper/prunner=asha",
+            "hydra/sweeper/prunner is not a setting. Did you mean hydra/sweeper/pruner?",
+        ),
+        ("~seed", "Every setting must have a value, but `~seed` takes seed away. Leave that out; `seed=...` sets it."),
+        ("~lora", "Every setting must have a value, but `~lora` takes lora away. Leave that out; `lora=...` sets it."),
+        (
+            "lora.r=8,",
+            "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values with special characters.",
+        ),
         ("zzz=1", "zzz is not a setting. `python src/train.py --help` lists all settings."),
         ("+lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
         (
@@ -454,10 +487,16 @@ class TestExplain:
         assert found == ["lora.rank is not a setting. Did you mean lora.r?"]
 
     def test_overrides_that_fit_alone_but_not_together_give_hydras_words(self, composer):
-        arguments = ["~seed", "seed=4"]
+        arguments = ["~verify.tolerances.float16", "verify.tolerances.float16={}"]
         with pytest.raises(HydraException) as caught:
             composer.compose(arguments)
-        assert commandline.explain(caught.value, arguments) == ["Could not override 'seed'."]
+        (problem,) = commandline.explain(caught.value, arguments) or []
+        assert problem == "Could not override 'verify.tolerances.float16'."
+
+    @pytest.mark.parametrize("error", [HydraException("Could not override 'seed'."), ValueError("seed has no value")])
+    def test_what_was_taken_away_is_named(self, error):
+        (problem,) = commandline.explain(error, ["~seed", "seed=4"]) or []
+        assert problem.startswith("Every setting must have a value, but `~seed` takes seed away.")
 
 
 def test_the_spellings_name_settings(config):

@@ -158,6 +158,15 @@ class TestBadUsage:
         ]
         assert files(folder) == set()
 
+    def test_the_sweepers_and_the_launchers_settings_all_at_once(self, folder):
+        settings = ["hydra.sweeper.timeout=never", "hydra.launcher.workers=0", "hydra.launcher.time_limit=soon"]
+        problems = refused(folder, "-m", "lora.r=2,4", *settings)
+        assert [problem.split()[0] for problem in problems] == [setting.partition("=")[0] for setting in settings]
+
+    def test_what_a_single_run_lacks(self, folder):
+        (problem,) = refused(folder, "model=tiny", "~seed")
+        assert problem.startswith("Every setting must have a value, but `~seed` takes seed away.")
+
     def test_a_password_never_gets_to_disk(self, folder):
         (problem,) = refused(folder, "track.uri=postgresql://me:hunter2@nowhere/mlflow")
         assert "track.uri must hold no password" in problem
@@ -182,6 +191,13 @@ class TestBadUsage:
             " It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
         )
         assert not files(folder)
+
+
+def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(folder):
+    (folder / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = train(folder, PYTHONPATH=str(folder))
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
 
 
 # -- what trains -------------------------------------------------------------------------------------------------------

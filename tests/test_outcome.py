@@ -23,6 +23,20 @@ def test_round_trip(tmp_path, status):
     assert Outcome.read(tmp_path / "outcome.json") == outcome
 
 
+def test_what_was_read_is_read_like_a_dict_and_written_again(tmp_path):
+    FULL.write(tmp_path / "outcome.json")
+    read = Outcome.read(tmp_path / "outcome.json")
+    assert read is not None
+    assert list(read.metrics) == ["eval/loss", "params/trainable"]
+    assert read.metrics["params/trainable"] == 1024
+    assert read.metrics.get("eval/loss", 0.0) == 3.25
+    with pytest.raises(KeyError, match="eval/perplexity"):
+        read.metrics["eval/perplexity"]
+    assert repr(read.measurements) == "{'time/total_seconds': 0.1}"
+    read.write(tmp_path / "again.json")
+    assert Outcome.read(tmp_path / "again.json") == FULL
+
+
 def test_no_file_is_no_outcome(tmp_path):
     assert Outcome.read(tmp_path / "outcome.json") is None
 

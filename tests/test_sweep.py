@@ -5,6 +5,7 @@ A sweep takes 0.3 s, most of it Hydra's composing; the cases beside the main one
 
 import copy
 import json
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -405,6 +406,16 @@ class TestReuse:
         assert ranks(here.sweep("lora.r=4,8")) == [8]
 
     @pytest.mark.slow
+    def test_a_point_that_was_tried_again_is_one_row(self, here, capsys):
+        here.sweep("lora.r=4,8")
+        shutil.rmtree("runs")
+        assert ranks(here.sweep("lora.r=4,8")) == [4, 8]
+        capsys.readouterr()
+        assert here.sweep("lora.r=4,8") == []
+        assert "study s: 2 trials, 2 done before" in capsys.readouterr().out
+        assert sorted(row["point"]["lora.r"] for row in json.loads(here.study.leaderboard.read_text())) == ["4", "8"]
+
+    @pytest.mark.slow
     def test_a_named_study_refuses_another_space(self, here):
         here.sweep("lora.r=4", r"study='it\'s, mine'")
         with pytest.raises(UsageError, match=r"\"it's, mine\" was made for another: train.max_steps is 1,2 now"):
@@ -465,7 +476,7 @@ class TestInterruption:
 class TestOneCoordinator:
     def test_a_second_one_is_refused_before_it_asks(self, here):
         here.sweep("lora.r=4")
-        with atomic.lock(here.study.lock), pytest.raises(StoreError, match=r"Another process works in .*multirun"):
+        with atomic.lock(here.study.lock), pytest.raises(UsageError, match=r"another process runs 's' in .*multirun"):
             here.sweep("lora.r=4")
         assert len(here.trials()) == 1
 
@@ -508,7 +519,8 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("overrides", "count"),
         [
-            (["lora.r=4,0", RATE, "seed=interval(1,2)"], 5),
+            (["lora.r=4,0", RATE, "seed=interval(1,2)"], 3),
+            (["lora.r=4,8", "seed=interval(1,9)"], 1),
             (["lora.r=4,8", "track.uri=postgresql://me:hunter2@there/x", "train.max_steps=0"], 2),
             (["lora.r=4,8", "hydra.sweeper.objectives={eval/loss:max}", "hydra.sweeper.n_trials=0"], 2),
             (["lora.r=4,8", "hydra.sweeper.objectives={eval/exact_match:maximize}"], 1),
@@ -520,6 +532,21 @@ class TestUsage:
         assert len(caught.value.problems) == count
         assert "hunter2" not in str(caught.value)
         assert list(Path().iterdir()) == []
+
+    @pytest.mark.parametrize(("part", "name"), [("sampler", "random"), ("pruner", "asha")])
+    def test_a_part_that_is_set_like_a_value_is_to_be_chosen(self, here, part, name):
+        with pytest.raises(UsageError, match=rf"^hydra/sweeper/{part} must be .* Write hydra/sweeper/{part}={name}\.$"):
+            here.sweep("lora.r=4,8", f"hydra.sweeper.{part}={name}")
+
+    def test_a_grid_of_one_value_is_refused(self, here):
+        grid = ["hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.n_values=1"]
+        with pytest.raises(UsageError, match=r"^hydra\.sweeper\.sampler\.n_values must be at least 2, but is 1\.$"):
+            here.sweep(RATE, *grid)
+
+    def test_a_folder_that_cannot_be_written_is_named(self, here):
+        with pytest.raises(UsageError, match=r"hydra\.sweep\.dir must be where files can be written, but /proc"):
+            here.sweep("hydra.sweep.dir=/proc/none")
+        assert here.ran == []
 
     def test_a_rule_that_only_pairs_break_is_found_in_the_grid(self, here):
         """Each value passes beside the others' first ones."""
@@ -886,6 +913,11 @@ class TestDryRun:
         assert not here.tracker.runs
         assert not Path("runs").exists()
 
+    def test_no_empty_folder_stays(self, here, capsys):
+        here.sweep("hydra.sweep.dir=elsewhere/deep", "hydra.sweeper.dry_run=true")
+        assert "1 trial, 1 at a time" in capsys.readouterr().out
+        assert not Path("elsewhere").exists()
+
     @pytest.mark.slow
     def test_what_is_in_the_store_is_told_apart(self, here, capsys):
         here.sweep("lora.r=4", "seed=0,1")
@@ -968,14 +1000,24 @@ class TestStorage:
         here.sweep(*sweep, "hydra.sweeper.fresh=true")
         assert len(load_study(study_name="s", storage=address).trials) == 2
 
+    def test_a_file_that_is_no_database(self, here):
+        here.study.path.mkdir(parents=True)
+        here.study.database.write_text("a text")
+        with pytest.raises(
+            UsageError, match=r"multirun/s/study\.db does not: .*\. Name another file, or move this one"
+        ):
+            here.sweep("lora.r=4,8")
+        assert here.study.database.read_text() == "a text"
+
     @pytest.mark.parametrize(
         ("storage", "message"),
         [
             ("postgresql://me:hunter2@there/x", "must hold no password"),
             ("redis://there", r"must be the address of a database \(sqlite://"),
             ("studies.db", "must be the address of a database"),
+            ("postgresql+nodriver://localhost/x", r"[^.]\. Start it, or mend the address"),
             ("mysql+nodriver://localhost/x", "must be a database that opens, but this mysql"),
-            ("sqlite:////proc/none/all.db", "must be a database that opens, but this sqlite one does not"),
+            ("sqlite:////proc/none/all.db", r"but /proc/none/all\.db does not: .*\. Name another file"),
         ],
     )
     def test_what_does_not_open(self, here, storage, message):

@@ -17,6 +17,10 @@ SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_
 """What people type when they mean a setting whose name looks different."""
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's name on Linux."""
+
+
 def rules(config: Config) -> list[str]:
     """The rules that span types: ranges, choices and pairs of fields."""
     return [
@@ -40,6 +44,11 @@ def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:
         child = getattr(node, name)
         if dataclasses.is_dataclass(child):
             yield from _undeclared(child, f"{prefix}{name}.")
+
+
+def is_declared(key: str) -> bool:
+    """Whether a key is one of our settings, or a group of them."""
+    return any(known == key or known.startswith(f"{key}.") for known in _declared(Config))
 
 
 def _declared(kind: Any, prefix: str = "") -> Iterator[str]:
@@ -278,6 +287,18 @@ def _pair_rules(config: Config) -> Iterator[str]:
         yield "train.packing was never tried with model.attn_implementation=flex_attention. Use sdpa."
     yield from one_of("track.kind", config.track.kind, schema.TRACKERS)
     yield from _at_least("seed", config.seed, 0)
+    yield from _study_rules(config.study)
+    if not config.store:
+        yield "store must name the folder that results are kept in, but is empty. An example: store=runs."
+
+
+def _study_rules(study: str | None) -> Iterator[str]:
+    """A study is a folder, and its trials are named by it: ``STUDY/3``."""
+    if study is not None and (study in (".", "..") or "/" in study or len(study.encode()) > LONGEST_NAME):
+        yield (
+            f"study must be the name of a folder, without '/' and of {LONGEST_NAME} bytes at most, but is {study!r}."
+            " hydra.sweep.dir says where the folders of studies are."
+        )
 
 
 def _verify_rules(config: Config) -> Iterator[str]:

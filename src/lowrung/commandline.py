@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,9 +24,14 @@ _WHOLE = "a whole number"
 
 
 def alternatives(override: Override) -> list[str]:
-    """The single values that an override stands for, each as an override: an interval stands for its ends."""
+    """The single values that an override stands for, each as an override: an interval stands for its ends.
+
+    One over seeds stands for none: it is refused whatever its ends.
+    """
     key = override.get_key_element()
     if override.is_interval_sweep():
+        if key == "seed":
+            return []
         sweep = interval(override)
         return [f"{key}={end}" for end in (sweep.start, sweep.end)]
     if override.is_sweep_override():
@@ -60,9 +65,13 @@ def problems(
     for text in overrides:
         try:
             override = _parse(text, parser)
-            axes.append(_Axis(override, alternatives(override)))
         except (HydraException, ValueError) as error:
-            found.append(f"`{text}` cannot be read: {_first_line(error)}. Quote values with special characters.")
+            found.append(f"`{text}` cannot be read: {_grammar(error)}. Quote values with special characters.")
+        else:
+            if problem := _form_problem(text, override):
+                found.append(problem)
+            else:
+                axes.append(_Axis(override, alternatives(override)))
     try:
         configs = list(_composed([axis.singles for axis in axes], compose))
     except COMPOSITION_ERRORS:  # rare, so only now is each composed alone
@@ -148,7 +157,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
 
     if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
         return None
-    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    overrides = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -219,7 +228,8 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
     is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
     if is_refused and not is_known:
-        return f"{key} is not a setting.{check.suggest_key(key, list(_leaves(defaults)))}"
+        alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
+        return f"{key} is not a setting.{check.suggest_key(key, alike)}"
     kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
     if kind:
         names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
@@ -229,11 +239,40 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
 
 
 def _leaves(config: DictConfig) -> Iterator[str]:
-    """Dotted names of all settings: ours, and the sweeper's and the launcher's."""
-    for group in ("model", "data", "lora", "train", "verify", "track", "hydra.sweeper", "hydra.launcher"):
+    """Dotted names of all settings: ours, and the sweeper's and the launcher's; and the groups, as they are chosen."""
+    groups = ("model", "data", "lora", "train", "verify", "track")
+    for group in (*groups, "hydra.sweeper", "hydra.launcher"):
         node = OmegaConf.select(config, group)
         yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
-    yield from ("seed", "study", "store")
+    yield from ("seed", "study", "store", "sweeps", *groups)
+    yield from ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
+
+
+def _grammar(error: Exception) -> str:
+    """Why Hydra cannot read an override, without the names of all that it could have read."""
+    reason = _first_line(error).partition(" expecting ")[0]
+    return reason.replace("mismatched input '<EOF>'", "it ends where a value should follow")
+
+
+def _form_problem(text: str, override: Override) -> str | None:
+    """What is wrong with an override whatever its key's values may be."""
+    key = override.key_or_group
+    if override.is_delete() and check.is_declared(key):
+        return f"Every setting must have a value, but `{text}` takes {key} away. Leave that out; `{key}=...` sets it."
+    if override.is_sweep_override() and key.startswith(("hydra.", "hydra/")):
+        return f"{key} must have one value, since it is the same for a whole sweep. Run a sweep for each."
+    if _is_nested(override):
+        return (
+            f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range, and"
+            " search an interval by itself."
+        )
+    return None
+
+
+def _is_nested(override: Override) -> bool:
+    """Whether a list holds what itself stands for several values; Hydra fails over them later on."""
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and any(isinstance(one, Sweep | Glob) for one in value.list)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from lowrung.outcome import Outcome, Status, over_seeds
 from lowrung.plan import Composer, Plan
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.report.tables import counted
 from lowrung.results import Results, ending
 from lowrung.runs import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
 from lowrung.search.space import Value
@@ -104,7 +105,7 @@ class Coordinator:
         self._keep_finished()
         with self._progress:
             done = len(self._results.numbers)
-            self._progress.say(f"study {self._plan.study}: {self._plan.n_trials} trials, {done} done before")
+            self._progress.say(f"study {self._plan.study}: {counted(self._plan.n_trials, 'trial')}, {done} done before")
             try:
                 with CtrlC() as ctrl_c:
                     self._loop(ctrl_c)
@@ -160,26 +161,31 @@ class Coordinator:
         return self._plan.space.seeds or (self._plan.config.seed,)
 
     def _keep_finished(self) -> None:
-        """Takes over trials that an earlier start of this study finished, where the same runs would come out."""
+        """Takes over trials that an earlier start of this study finished, where the same runs would come out.
+
+        A grid has each point once: one whose results had been deleted was tried again, under another number.
+        """
         for trial in self._study.trials:
             known = self._study.runs(trial)
             if not trial.state.is_finished() or not known:  # without a run it was never whole
                 continue
             kept = {seed: self._kept(trial, seed, facts) for seed, facts in known.items()}
             finished = {seed: found for seed, found in kept.items() if found is not None}
-            if len(finished) == len(known):
+            place = self._place(trial.params)
+            is_repeat = place >= 0 and self._taken[place] > 0 and not self._plan.space.intervals
+            if len(finished) == len(known) and not is_repeat:
                 is_pruned = trial.user_attrs.get("status") == Status.PRUNED
                 point = self._plan.space.texts(trial.params)
                 for one in finished.values():
                     self._tracking.keep(one, point)
-                self._taken[self._place(trial.params)] += 1
+                self._taken[place] += 1
                 self._add_row(trial.number, point, finished, _outcome(finished, is_pruned))
 
     def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
         run = self._run(trial.number, trial.params, seed, facts)
         outcome = app.kept(run.folder, also=trial.user_attrs.get("status"))
         is_same = run.folder.path.name == facts["signature"]
-        return Finished(run, outcome, is_reused=True) if outcome is not None and is_same else None
+        return _as_shown(Finished(run, outcome, is_reused=True)) if outcome is not None and is_same else None
 
     def _next(self, adopted: list["Trial"]) -> "Trial | None":
         """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
@@ -319,7 +325,7 @@ class Coordinator:
     def _judge(self, trying: Trying, finished: Finished) -> None:
         """What a run's outcome means for its trial; one that cannot become complete starts no further run."""
         seed, outcome = finished.run.config.seed, finished.outcome
-        trying.ended[seed] = finished
+        trying.ended[seed] = _as_shown(finished)
         trying.expected.remove(seed)
         if trying.expected and outcome.status is Status.COMPLETE:
             place = self._seeds.index(seed) + 1
@@ -359,12 +365,12 @@ class Coordinator:
 
     def _add_row(self, number: int, point: Mapping[str, str], ended: Mapping[int, Finished], outcome: Outcome) -> None:
         runs = [
-            leaderboard.Seed(seed, _as_shown(one.outcome), one.run.folder.path, one.run.tracked or "")
+            leaderboard.Seed(seed, one.outcome, str(one.run.folder.path), one.run.tracked or "")
             for seed, one in sorted(ended.items())
         ]
         is_reused = all(one.is_reused for one in ended.values())
         broken = [str(one) for one in self._constraints if one.violation(outcome.metrics) > 0]
-        self._results.add(leaderboard.Row(number, point, _as_shown(outcome), runs, is_reused, broken))
+        self._results.add(leaderboard.Row(number, point, outcome, runs, is_reused, broken))
 
 
 def _outcome(ended: Mapping[int, Finished], is_pruned: bool) -> Outcome:
@@ -376,6 +382,7 @@ def _outcome(ended: Mapping[int, Finished], is_pruned: bool) -> Outcome:
     return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
 
 
-def _as_shown(outcome: Outcome) -> Outcome:
+def _as_shown(finished: Finished) -> Finished:
     """Without what no table shows: a sweep holds all its rows, and the ranks by layer alone are 10 KB a run."""
-    return dataclasses.replace(outcome, facts={"gate_failures": outcome.facts.get("gate_failures", ())})
+    shown = {name: known for name, known in finished.outcome.facts.items() if name == "gate_failures" and known}
+    return dataclasses.replace(finished, outcome=dataclasses.replace(finished.outcome, facts=shown))

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def nearest(folder: Path) -> Path:
 def unwritable(setting: str, folder: Path) -> list[str]:
     """Why nothing can be written in a folder, which need not exist yet, as problems for the user.
 
-    Nothing is written to find out.
+    A file without a name is made to find out, and nothing is left: permissions do not tell all (a server's disk that
+    refuses root, a disk that became read-only).
 
     Args:
         setting: what names the folder, in the user's spelling.
@@ -36,13 +38,18 @@ def unwritable(setting: str, folder: Path) -> list[str]:
     """
     folder = folder.absolute()
     nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if not nearest.is_dir():
-        reason = "is no folder"
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "cannot be written"
-    else:
+    reason = _why_unwritable(nearest) if nearest.is_dir() else "is no folder"
+    if reason is None:
         return []
     return [f"{setting} must be where files can be written, but {nearest} {reason}. Mend that, or name another place."]
+
+
+def _why_unwritable(folder: Path) -> str | None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
@@ -61,14 +68,19 @@ def is_full(error: BaseException, folder: Path) -> bool:
 def in_words(error: BaseException) -> LowrungError | None:
     """The error for the user where a disk is full, or a file or folder cannot be used; else None."""
     if is_full(error, Path.cwd()):
-        first = str(error).strip().splitlines()[0]
-        return StoreError(f"There is no space left on a disk ({first}). Free some, and the same command goes on.")
+        return no_space(error)
     if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"
             " store say where results go: name other places, or mend that one."
         )
     return None
+
+
+def no_space(error: BaseException) -> StoreError:
+    """The error for the user where a disk is full."""
+    first = str(error).strip().splitlines()[0]
+    return StoreError(f"There is no space left on a disk ({first}). Free some, and the same command goes on.")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import enum
+import functools
 import math
 import statistics
-import sys
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,44 @@ class Status(enum.StrEnum):
     def is_kept(self) -> bool:
         """Whether a rerun of the same study keeps the result rather than running it again."""
         return self in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED)
+
+
+class Numbers(Mapping[str, float]):
+    """Numbers by name, in a quarter of a dict's memory: a sweep holds those of all its runs.
+
+    Args:
+        numbers: any; runs that measured the same share their names.
+    """
+
+    __slots__ = ("_names", "_values")
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self._names = _shared(tuple(numbers))
+        self._values = array("d", numbers.values())
+
+    def __getitem__(self, name: str) -> float:
+        """The number of this name."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._values[self._names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order in which they were given."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many they are."""
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        """As a dict's."""
+        return repr(dict(self))
+
+
+@functools.cache
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of all equal tuples."""
+    return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +109,12 @@ class Outcome:
             return None
         record = atomic.read_json(path)
         try:
-            numbers = {kind: _shared(record[kind]) for kind in ("metrics", "measurements") if kind in record}
+            numbers = {kind: Numbers(record[kind]) for kind in ("metrics", "measurements") if kind in record}
             return cls(**{**record, **numbers, "status": Status(record["status"])})
         except (AttributeError, TypeError, KeyError, ValueError) as error:
             raise StoreError(
                 f"{path} is not the outcome of a run ({error}). Delete it to run that trial again."
             ) from error
-
-
-def _shared(numbers: Mapping[str, float]) -> dict[str, float]:
-    """With names that all records share: JSON makes new ones each time, which were a third of a long sweep's growth."""
-    return {sys.intern(name): value for name, value in numbers.items()}
 
 
 def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung import app, check, commandline, goals, recording, schema
+from lowrung import app, check, commandline, disk, goals, recording, schema
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import UsageError
 from lowrung.layout import RunFolder, StudyFolder
@@ -39,24 +39,32 @@ class Composer:
     def __post_init__(self) -> None:
         self._templates = Templates(self.hydra_context.config_loader, self.master)
 
-    def space(self, overrides: Sequence[str], settings: Settings) -> Space:
+    def space(self, overrides: Sequence[str], settings: Settings, also: Sequence[str] = ()) -> Space:
         """Reads the search space.
+
+        Args:
+            overrides: as typed.
+            settings: how to sweep.
+            also: problems that were found elsewhere, to be said with those found here.
 
         Raises:
             UsageError: with every problem that any single value of it or of the settings has.
         """
-        n_values = settings.sampler.get("n_values")
+        n_values = settings.n_values
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         readable = [override for text in overrides if (override := commandline.parsed(text, parser))]
         problems = [
             *commandline.problems(overrides, self.compose, parser, _rules),
             *spaces.problems(readable, settings.n_trials, needs_n_trials=n_values is None),
             *settings.problems(),
+            *also,
         ]
         if problems:
             raise UsageError(problems)
         space = spaces.parse(overrides, parser)
-        return space.on_a_grid(n_values) if n_values else space
+        if n_values is None or n_values < 2:  # one value is refused with what else the sampler cannot do
+            return space
+        return space.on_a_grid(n_values)
 
     def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list["GridPoint"]:
         """The grid's points, those of equal configs once.
@@ -173,6 +181,9 @@ class Plan:
         with open_dict(master):
             master.study = name
         folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
+        if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
+            raise UsageError(unwritable)
+        standing = disk.nearest(folder.path)
         alike: dict[str, list[Config]] = {}
         for point in points:
             alike.setdefault(_look_key(point.config), []).append(point.config)
@@ -180,8 +191,7 @@ class Plan:
         print("loading libraries, looking at model and data (the first time, the model is built: half a minute)")
         preflights = dict(_look(engine, folder, distinct))
         shutil.rmtree(folder.preflight, ignore_errors=True)
-        with suppress(OSError):  # something else is there: the study was begun before
-            folder.path.rmdir()
+        _remove_empty(folder.path, standing)
         problems = dict.fromkeys(problem for found in preflights.values() for problem in found.problems)
         if problems:
             raise UsageError(list(problems))
@@ -195,6 +205,14 @@ class Plan:
     def preflight(self, config: Config) -> "Preflight":
         """What was found for this config's model and data."""
         return self.preflights[_look_key(config)]
+
+
+def _remove_empty(folder: Path, standing: Path) -> None:
+    """Deletes a folder, and those above it that were made for it; what is not empty stays."""
+    with suppress(OSError):
+        while folder != standing:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def schedules(points: Sequence[GridPoint]) -> list[Schedule]:

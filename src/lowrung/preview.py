@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lowrung import app
 from lowrung.engine.base import Engine
 from lowrung.plan import Composer, GridPoint, Plan
-from lowrung.report.tables import table
+from lowrung.report.tables import counted, table
 from lowrung.runs import store_folder
 
 
@@ -21,7 +21,7 @@ def render(plan: Plan, composer: Composer, engine: Engine) -> str:
         state = "drawn when it starts" if searched else _state(list(_are_kept(plan, composer, engine, point)))
         rows.append([*(texts[key] for key in space.keys), str(steps), *seeds, state])
     points = table([*space.keys, "steps", *(["seeds"] if space.seeds else []), ""], rows, left=("",))
-    head = f"study {plan.study}: {plan.n_trials} trials, {engine.slots} at a time"
+    head = f"study {plan.study}: {counted(plan.n_trials, 'trial')}, {engine.slots} at a time"
     return f"\n{head}\n\n{points}\n\na dry run: nothing was started"
 
 

@@ -351,7 +351,8 @@ class Config:
         track: where runs are recorded.
         sweeps: filled by ``sweeps=NAME``; holds nothing itself.
         seed: of the adapter's initial weights, the order of the data and dropout. Never searched.
-        study: the sweep's name; null is the task's or the preset's name with a short hash of the search space.
+        study: the sweep's name, which is its folder's; null is the task's or the preset's name with a short hash of the
+            search space.
         store: the folder where results are kept by signature.
     """
 
@@ -378,11 +379,18 @@ def register() -> None:
 
 
 def resolve(config: Any) -> Config:
-    """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses."""
+    """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses.
+
+    Raises:
+        ValueError: when a setting was taken out of it.
+    """
     values: dict[str, Any] = {str(name): config[name] for name in config if name != "hydra"}
     for name, value in values.items():
         values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-    plain = Config(**{field.name: values.pop(field.name) for field in dataclasses.fields(Config)})
+    names = [field.name for field in dataclasses.fields(Config)]
+    if absent := [name for name in names if name not in values]:
+        raise ValueError(f"{', '.join(absent)} must have values, but have none")
+    plain = Config(**{name: values.pop(name) for name in names})
     for name, value in values.items():  # added with a plus; `lowrung.check` refuses it
         setattr(plain, name, value)
     return plain

@@ -34,16 +34,30 @@ class Settings:
         """What the search is for; a study has one."""
         return {"objectives": self.objectives, "constraints": self.constraints}
 
+    @property
+    def n_values(self) -> int | None:
+        """Into how many values each interval is made; None where it is searched."""
+        return self.sampler.get("n_values") if isinstance(self.sampler, Mapping) else None
+
     def problems(self) -> list[str]:
         """What is wrong with them, whatever is searched."""
         from lowrung.search import constraints
 
         return [
+            *self._group_problems(),
             *goals.objective_problems(self.objectives),
             *constraints.problems(self.constraints),
             *self._limit_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
         ]
+
+    def _group_problems(self) -> Iterator[str]:
+        for name, value in (("sampler", self.sampler), ("pruner", self.pruner)):
+            if not isinstance(value, Mapping):
+                yield (
+                    f"hydra/sweeper/{name} must be chosen as a group, but hydra.sweeper.{name} is {value!r}. Write"
+                    f" hydra/sweeper/{name}={value or 'NAME'}."
+                )
 
     def _limit_problems(self) -> Iterator[str]:
         for name, value, least in (("retries", self.retries, 0), ("max_failures", self.max_failures, 1)):

@@ -1,8 +1,8 @@
 """A sweep from its overrides to its leaderboard: read, checked, looked at, run by a coordinator, reported."""
 
 import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from lowrung import addresses, atomic, preview
 from lowrung.coordinator import Coordinator
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
-from lowrung.errors import UsageError
+from lowrung.errors import StoreError, UsageError
 from lowrung.plan import Composer, Plan, require_a_device_map, schedules
 from lowrung.settings import Settings
 
@@ -48,7 +48,7 @@ def run(
         RunFailed: when a trial failed; all results that there are have been kept.
     """
     composer = Composer(hydra_context, config)
-    space = composer.space(overrides, settings)
+    space = composer.space(overrides, settings, also=_launcher_problems(launcher))
     points = composer.points(space, settings.goal)
     if problems := settings.search_problems(space, schedules(points)):
         raise UsageError(problems)
@@ -58,10 +58,33 @@ def run(
         if settings.dry_run:
             print(preview.render(planned, composer, engine))
             return
-        with atomic.lock(planned.folder.lock):
+        with _alone(planned):
             coordinator = Coordinator(_open_study(planned), planned, composer, task_function, engine)
             coordinator.run()
     coordinator.report()
+
+
+def _launcher_problems(launcher: Any) -> list[str]:
+    """What is wrong with the settings of one of lowrung's launchers."""
+    return launcher.problems() if hasattr(launcher, "problems") else []
+
+
+@contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """Holds the study's lock while the block runs.
+
+    Raises:
+        UsageError: when another process works on the study.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(atomic.lock(plan.folder.lock))
+        except StoreError:
+            raise UsageError(
+                f"study must be one that nobody else works on, but another process runs {plan.study!r} in"
+                f" {plan.folder.path}. Wait for it, or stop it; under another name it runs beside it."
+            ) from None
+        yield
 
 
 def _make_engine(launcher: Any, settings: Settings) -> Engine:

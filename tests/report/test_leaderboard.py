@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ def row(number: int, loss: float | None = None, *, status: Status = Status.COMPL
 
 
 def one_seed(number: int, point: dict[str, str], outcome: Outcome, folder: str = "runs/ab", **facts: Any) -> Row:
-    return Row(number, point, outcome, [Seed(0, outcome, Path(folder))], **facts)
+    return Row(number, point, outcome, [Seed(0, outcome, folder)], **facts)
 
 
 def order(rows: list[Row], objectives: dict[str, str]) -> list[int]:
@@ -132,9 +131,7 @@ class TestRendering:
 
 def test_several_seeds_show_their_spread():
     seeds = [
-        Seed(
-            seed, Outcome(Status.COMPLETE, {"base/eval_loss": 4.0, "eval/loss": 3.0 + seed / 10}), Path(f"runs/{seed}")
-        )
+        Seed(seed, Outcome(Status.COMPLETE, {"base/eval_loss": 4.0, "eval/loss": 3.0 + seed / 10}), f"runs/{seed}")
         for seed in (0, 1, 2)
     ]
     trial = Row(0, {}, over_seeds({seed.seed: seed.outcome for seed in seeds}), seeds)

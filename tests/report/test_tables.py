@@ -1,6 +1,6 @@
 import pytest
 
-from lowrung.report.tables import number
+from lowrung.report.tables import counted, number
 
 
 @pytest.mark.parametrize(
@@ -8,3 +8,7 @@ from lowrung.report.tables import number
 )
 def test_a_count_is_whole_and_a_metric_has_six_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_one_is_not_several() -> None:
+    assert [counted(count, "trial") for count in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]

@@ -198,7 +198,7 @@ class TestProblems:
             ),
             (
                 ["seed=interval(1,9)"],
-                3,
+                None,
                 "seed must not be searched: it would be chosen for its luck. Give a list, such as seed=0,1,2, to train"
                 " every trial with each of them and to compare the means.",
             ),
@@ -218,4 +218,6 @@ class TestProblems:
         assert self.problems(*overrides, n_trials=n_trials) == [problem]
 
     def test_all_at_once(self):
-        assert len(self.problems("seed=interval(1,2)", "x=interval(8,2)", "y=tag(log,interval(0,1))")) == 4
+        assert (
+            len(self.problems("seed=interval(1,2)", "x=interval(8,2)", "y=tag(log,interval(0,1))")) == 4
+        )  # n_trials too

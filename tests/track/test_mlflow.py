@@ -154,6 +154,12 @@ def test_processes_write_side_by_side(uri):
     assert len(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run}'")) == 4
 
 
+def test_a_file_that_is_no_database_is_named_in_a_line(tmp_path):
+    (tmp_path / "mlflow.db").write_text("a text")
+    with pytest.raises(TrackError, match=r"^MLflow: .*file is not a database$"):
+        create_store(store_uri(None, tmp_path), "lowrung", tmp_path / "mlruns")
+
+
 def test_opening_creates_nothing(tmp_path):
     with pytest.raises(TrackError, match="no database"):
         MlflowTracker(store_uri(None, tmp_path), "lowrung")

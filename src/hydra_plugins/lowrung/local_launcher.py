@@ -73,17 +73,11 @@ class LocalLauncher(Launcher):
         Raises:
             UsageError: with every setting that is wrong, or that this machine's GPUs do not allow.
         """
-        from lowrung.engine import durations, gpus
+        from lowrung.engine import durations
         from lowrung.engine.local import LocalEngine
         from lowrung.errors import UsageError
 
-        problems = [
-            *_worker_problems(self._workers, self._workers_per_gpu),
-            *_gpu_problems(self._gpus_per_trial),
-            *_time_problems(self._time_limit),
-            *gpus.problems(),
-        ]
-        if problems:
+        if problems := self.problems():
             raise UsageError(problems)
         return LocalEngine(
             slots=self._slots(),
@@ -91,6 +85,17 @@ class LocalLauncher(Launcher):
             gpus_per_job=self._gpus_per_trial,
             time_limit=durations.seconds(self._time_limit),
         )
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings, or asks for what this machine has not."""
+        from lowrung.engine import gpus
+
+        return [
+            *_worker_problems(self._workers, self._workers_per_gpu),
+            *_gpu_problems(self._gpus_per_trial),
+            *_time_problems(self._time_limit),
+            *gpus.problems(),
+        ]
 
     def _slots(self) -> int:
         """As many as workers were asked for; with ``auto``, as many as the visible GPUs take, or one on the CPU."""

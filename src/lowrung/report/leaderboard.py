@@ -24,7 +24,7 @@ class Seed:
 
     seed: int
     outcome: Outcome
-    folder: Path
+    folder: str
     tracked: str = ""
 
 
@@ -152,7 +152,7 @@ def _record(row: Row) -> dict[str, Any]:
                 "seed": seed.seed,
                 "status": seed.outcome.status,
                 "metrics": dict(seed.outcome.metrics),
-                "results": str(seed.folder),
+                "results": seed.folder,
             }
             for seed in row.seeds
         ],

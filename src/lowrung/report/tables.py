@@ -8,6 +8,11 @@ def number(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
+def counted(count: int, name: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count} {name}" + ("" if count == 1 else "s")
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str]) -> str:
     """A table as text, as wide as it needs to be.
 

@@ -188,7 +188,8 @@ def problems(overrides: Sequence[Override], n_trials: int | None, *, needs_n_tri
         needs_n_trials: whether an interval is searched without an end.
     """
     found = []
-    intervals = [override for override in overrides if override.is_interval_sweep()]
+    all_intervals = [override for override in overrides if override.is_interval_sweep()]
+    intervals = [override for override in all_intervals if override.get_key_element() != SEED]
     if intervals and n_trials is None and needs_n_trials:
         keys = ", ".join(override.get_key_element() for override in intervals)
         found.append(
@@ -201,7 +202,7 @@ def problems(overrides: Sequence[Override], n_trials: int | None, *, needs_n_tri
         found += _interval_problems(override.get_key_element(), commandline.interval(override))
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
     found += [f"{key} {UNSEARCHED[key]}" for key in dict.fromkeys(swept) if key in UNSEARCHED]
-    if any(override.get_key_element() == SEED for override in intervals):
+    if len(all_intervals) > len(intervals):
         found.append(
             "seed must not be searched: it would be chosen for its luck. Give a list, such as seed=0,1,2, to train"
             " every trial with each of them and to compare the means."

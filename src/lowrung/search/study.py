@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from lowrung import addresses
+from lowrung import addresses, disk
 from lowrung.errors import UsageError
 from lowrung.outcome import Outcome, Status
 from lowrung.search import pruning, samplers
@@ -260,7 +261,8 @@ def _opened(storage: str) -> RDBStorage:
     """The database, made where it is a file.
 
     Raises:
-        UsageError: when it does not open.
+        StoreError: when there is no space left for it.
+        UsageError: when it does not open for any other reason.
     """
     file = addresses.sqlite_path(storage)
     try:
@@ -268,10 +270,15 @@ def _opened(storage: str) -> RDBStorage:
             file.parent.mkdir(parents=True, exist_ok=True)
         return RDBStorage(storage)
     except (ImportError, OSError, SQLAlchemyError, RuntimeError, ValueError) as error:
-        scheme = storage.partition("://")[0]
+        if disk.is_full(error, Path.cwd()):
+            raise disk.no_space(error) from error
+        which = f"this {storage.partition('://')[0]} one" if file is None else file
+        remedy = "Start it, or mend the address; a password goes into the environment."
+        if file is not None:
+            remedy = "Name another file, or move this one away: results are in the store, and are taken from there."
         raise UsageError(
-            f"hydra.sweeper.storage must be a database that opens, but this {scheme} one does not:"
-            f" {str(error).splitlines()[0]}. Start it, or mend the address; a password goes into the environment."
+            f"hydra.sweeper.storage must be a database that opens, but {which} does not:"
+            f" {str(error).splitlines()[0].rstrip('.')}. {remedy}"
         ) from error
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from lowrung import addresses, atomic
 from lowrung.errors import UsageError
@@ -276,6 +277,8 @@ def translated() -> Iterator[None]:
         yield
     except MlflowException as error:
         raise _ours(error) from error
+    except SQLAlchemyError as error:  # a file that is no database: MLflow looks at it before it watches for errors
+        raise TrackerLostError(f"MLflow: {str(error).splitlines()[0]}") from error
     except OSError as error:  # the folder of the artifacts
         raise TrackError(f"MLflow: {error}") from error
 
