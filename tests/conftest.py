@@ -19,6 +19,12 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 gc.disable()
 
 
+@pytest.fixture(autouse=True)
+def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
 def _is_slow_as_a_whole(item: pytest.Item) -> bool:
     module = item.getparent(pytest.Module)
     return module is not None and hasattr(module.obj, "pytestmark")

@@ -21,9 +21,7 @@ CONFIG = OmegaConf.to_yaml(OmegaConf.structured(Config))
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch, tmp_path):
-    """A working folder with a space in its name; the environment that the command changes is put back."""
-    for name in ("HYDRA_FULL_ERROR", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, "0")
+    """A working folder with a space in its name."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -68,9 +68,7 @@ def change_config(place, signature, group, **values):
 
 @pytest.fixture
 def place(original, monkeypatch, tmp_path):
-    """A copy of the store to work in; the environment that a command changes is put back."""
-    for name in ("HYDRA_FULL_ERROR", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, "0")
+    """A copy of the store to work in."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "a folder"
     shutil.copytree(original, folder, symlinks=True)
