@@ -316,9 +316,8 @@ class Coordinator:
             for report in mailbox.Reader(run.folder.path).read():  # other trials are judged by it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
         self._tracking.close(finished)
-        if not self._tracking.tracker.has_all(
-            run.tracked
-        ):  # the next start asks for it by its key, and records it again
+        if not self._tracking.tracker.has_all(run.tracked):
+            # The next start asks for it by its key, and records it again.
             self._study.note_run(self._trying[run.trial].trial, run.config.seed, tracked="")
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
 
