@@ -37,11 +37,11 @@ def unwritable(setting: str, folder: Path) -> list[str]:
         folder: the folder.
     """
     folder = folder.absolute()
-    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    reason = _why_unwritable(nearest) if nearest.is_dir() else "is no folder"
+    standing = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    reason = _why_unwritable(standing) if standing.is_dir() else "is no folder"
     if reason is None:
         return []
-    return [f"{setting} must be where files can be written, but {nearest} {reason}. Mend that, or name another place."]
+    return [f"{setting} must be where files can be written, but {standing} {reason}. Mend that, or name another place."]
 
 
 def _why_unwritable(folder: Path) -> str | None:

@@ -45,9 +45,10 @@ class Numbers(Mapping[str, float]):
 
     def __getitem__(self, name: str) -> float:
         """The number of this name."""
-        if name not in self._names:
-            raise KeyError(name)
-        return self._values[self._names.index(name)]
+        try:
+            return self._values[self._names.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
         """The names, in the order in which they were given."""

@@ -13,7 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lowrung.adapters import merge, saved, verify
+from lowrung.adapters import fit, merge, saved, verify
 from lowrung.adapters.difference import Evidence, Tolerance, completion_logits
 from lowrung.errors import UsageError
 from lowrung.finetune import added_tokens
@@ -112,7 +112,7 @@ def test_a_row_that_the_base_lacked_before_is_trained_too(tmp_path):
     assert gate(tmp_path, evidence, base).failures == ()
     adapter = saved.read(tmp_path / "adapter")
     assert saved.base_of(adapter) == base
-    assert saved.problems(adapter, base) == []
+    assert fit.problems(adapter, base) == []
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_fault_the_adapter_forgets_that_it_trained_rows(untied, tmp_path, lost):
     del config["trainable_token_indices"][lost]
     file.write_text(json.dumps(config))
     assert any(failure.startswith("reloaded adapter: max |Δlogit|") for failure in untied.failures(tmp_path))
-    assert saved.problems(saved.read(folder), untied.base) == [
+    assert fit.problems(saved.read(folder), untied.base) == [
         f"it adds {', '.join(TOKENS)} to its base, so it must hold the rows of {lost} that are new, but lacks"
         " 259, 260, 261, 262, 263, 264, 265. Train and save them (`trainable_token_indices`)."
     ]
@@ -331,7 +331,7 @@ def test_the_tokens_are_read_from_the_tokenizer_beside_the_adapter(which, reques
     adapter = saved.read(one.folder / "adapter")
     assert saved.base_of(adapter) == dataclasses.replace(one.base, path=str(one.base.folder))
     assert saved.base_of(adapter, one.base.path) == one.base
-    assert saved.problems(adapter, one.base) == []
+    assert fit.problems(adapter, one.base) == []
 
 
 @pytest.mark.parametrize("which", ["untied", "tied"])
@@ -339,14 +339,14 @@ def test_a_base_without_the_tokens_is_refused(which, request):
     one = request.getfixturevalue(which)
     adapter = saved.read(one.folder / "adapter")
     with pytest.raises(UsageError, match=r"it trains the embeddings of tokens .*265, but .* has 0 to"):
-        saved.check(adapter, dataclasses.replace(one.base, added_tokens=()))
+        fit.check(adapter, dataclasses.replace(one.base, added_tokens=()))
 
 
 def test_a_base_without_the_tokens_is_refused_where_matrices_were_trained_whole(tmp_path):
     train(tmp_path, lora=BOTH)
     adapter = saved.read(tmp_path / "adapter")
-    assert saved.problems(adapter, TINY) == []
-    (problem,) = saved.problems(adapter, Base("embedded:tiny"))
+    assert fit.problems(adapter, TINY) == []
+    (problem,) = fit.problems(adapter, Base("embedded:tiny"))
     assert problem.startswith("it has 266 rows of model.embed_tokens and lm_head, but embedded:tiny has 259. If")
 
 

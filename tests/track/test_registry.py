@@ -67,7 +67,7 @@ def pointed_at(uri):
 
 
 def test_a_version_says_where_it_is_from_and_is_known_again(uri, entry):
-    version = Registry(uri).register(entry, lambda model: None)
+    version, _ = Registry(uri).register(entry, lambda model: None)
     found = MlflowClient(uri).get_model_version("echo", version)
     assert found.run_id == entry.run
     assert found.tags == {**IDENTITY, "lowrung.gate": "passed", "long": "x" * 5000, registry.VERIFIED_TAG: "true"}
@@ -91,7 +91,7 @@ def test_it_is_checked_before_it_counts_and_asked_as_its_users_load_it(uri, entr
 
 
 def test_nothing_that_is_pickled_is_kept(uri, entry, tmp_path):
-    version = Registry(uri).register(entry, lambda model: None)
+    version, _ = Registry(uri).register(entry, lambda model: None)
     source = MlflowClient(uri).get_model_version("echo", version).source
     assert source is not None
     folder = Path(unquote(urlsplit(source).path))
@@ -108,7 +108,7 @@ def test_a_check_that_fails_leaves_nothing(uri, entry):
 
 def test_a_check_that_fails_leaves_the_versions_and_aliases_that_there_were(uri, entry):
     opened = Registry(uri)
-    first = opened.register(entry, lambda model: None)
+    first, _ = opened.register(entry, lambda model: None)
     assert opened.point("echo", "champion", first) is None
     with pytest.raises(LowrungError):
         opened.register(dataclasses.replace(entry, identity={"lowrung.signature": "cd34"}), fail)
@@ -121,15 +121,15 @@ def test_what_a_killed_promotion_left_is_deleted(uri, entry):
     client.create_registered_model("echo")
     client.create_model_version("echo", "file:///gone", tags=IDENTITY)
     client.create_model_version("echo", "file:///another", tags={**IDENTITY, "lowrung.form": "merged"})
-    version = Registry(uri).register(entry, lambda model: None)
+    version, _ = Registry(uri).register(entry, lambda model: None)
     assert version == "3"
     assert numbers(uri) == [2, 3]
 
 
 def test_an_alias_moves_and_says_from_where(uri, entry):
     opened = Registry(uri)
-    first = opened.register(entry, lambda model: None)
-    second = opened.register(dataclasses.replace(entry, identity={"lowrung.signature": "cd34"}), lambda model: None)
+    first, _ = opened.register(entry, lambda model: None)
+    second, _ = opened.register(dataclasses.replace(entry, identity={"lowrung.signature": "cd34"}), lambda model: None)
     assert [opened.point("echo", "champion", version) for version in (first, second, second)] == [None, first, second]
     assert pointed_at(uri) == second
 

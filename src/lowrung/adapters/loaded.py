@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowrung.adapters import combine, vocabulary
+from lowrung.adapters import combine, entries, fit
 from lowrung.adapters import saved as files
 from lowrung.adapters.combine import Part
+from lowrung.adapters.entries import Entry, Rows, module_of
 from lowrung.adapters.own import Own
-from lowrung.adapters.saved import ROWS, Saved
+from lowrung.adapters.saved import Saved
 from lowrung.errors import UsageError
 from lowrung.finetune import model as models
 from lowrung.finetune.model import Base
-
-
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    """An adapter in memory; of what it has, PEFT holds the low-rank part alone.
-
-    Attributes:
-        key: PEFT's name of it, which may hold no dots.
-        config: PEFT's settings, as they were read.
-        whole: what takes the place of the base's own parameters, by their names: trained biases, heads, an embedding.
-        rows: the rows that take the place of some of the base's, by the names of their matrices.
-    """
-
-    key: str
-    config: LoraConfig
-    whole: Mapping[str, Tensor]
-    rows: Mapping[str, "_Rows"]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Rows of a matrix: their numbers, and their values of shape (rows, width)."""
-
-    numbers: Sequence[int]
-    values: Tensor
 
 
 class Loaded:
@@ -76,7 +52,7 @@ class Loaded:
         self.active: str | None = None
         self.is_merged = False
         self._model: Any = models.load_base(base, place or models.device(), dtype=dtype)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._made = 0
         self._own = Own(self._model)
 
@@ -111,18 +87,10 @@ class Loaded:
         self._must_be_unmerged("load")
         self._must_be_new(name)
         saved = files.read(folder)
-        files.check(saved, self.base)
+        fit.check(saved, self.base)
         key = self._add(saved)
-        low_rank = {tensor: value for tensor, value in saved.tensors.items() if ".lora_" in tensor}
-        set_peft_model_state_dict(self._model, low_rank, adapter_name=key)
-        rows = {
-            f"{matrix}.weight": _Rows(numbers, saved.tensors[tensor])
-            for matrix, numbers in vocabulary.trained_rows(saved.config, models.skeleton(self.base)).items()
-            if (tensor := f"{files.PREFIX}{matrix}{ROWS}") in saved.tensors  # those of a tied head are the embedding's
-        }
-        places = {tensor: files.place(tensor) for tensor in saved.tensors.keys() - low_rank.keys()}
-        whole = {place: saved.tensors[tensor] for tensor, place in places.items() if place in self._own}
-        self._entries[name] = _Entry(key, saved.config, whole, rows)
+        set_peft_model_state_dict(self._model, entries.low_rank(saved), adapter_name=key)
+        self._entries[name] = Entry.of(saved, key, self.base, self._own)
         self.switch(self.active)
 
     def switch(self, name: str | None) -> None:
@@ -213,21 +181,21 @@ class Loaded:
         if found := combine.problems(parts, weights, method=method, rank=rank, density=density):
             raise UsageError(found)
         key = self._combine_low_rank(weights, method, rank, density, seed)
-        entries = [self._entry(part) for part in weights]
+        combined = [self._entry(part) for part in weights]
         sums = self._sums(weights)
-        whole = {place: sums[place] for entry in entries for place in entry.whole}
+        whole = {place: sums[place] for entry in combined for place in entry.whole}
         rows = {
-            matrix: _Rows(numbers, sums[matrix][numbers])
-            for matrix, numbers in _numbers(entries).items()
+            matrix: Rows(numbers, sums[matrix][numbers])
+            for matrix, numbers in entries.trained_rows(combined).items()
             if matrix not in whole
         }
         config = dataclasses.replace(
             self._config(key),
             bias=parts[0].bias,  # type: ignore[arg-type]  # one of the literals, as it was read
-            modules_to_save=sorted({name for entry in entries for name in entry.config.modules_to_save or ()}) or None,
-            trainable_token_indices={_module(matrix): list(each.numbers) for matrix, each in rows.items()} or None,
+            modules_to_save=sorted({name for entry in combined for name in entry.config.modules_to_save or ()}) or None,
+            trainable_token_indices={module_of(matrix): list(each.numbers) for matrix, each in rows.items()} or None,
         )
-        self._entries[name] = _Entry(key, config, whole, rows)
+        self._entries[name] = Entry(key, config, whole, rows)
         self.switch(self.active)
 
     def _combine_low_rank(
@@ -304,10 +272,8 @@ class Loaded:
         config = copy.deepcopy(entry.config)
         config.base_model_name_or_path, config.revision = self.base.origin
         config.inference_mode = True
-        state = get_peft_model_state_dict(self._model, adapter_name=entry.key, save_embedding_layers=False)
-        state |= {f"{files.PREFIX}{_module(matrix)}{ROWS}": rows.values for matrix, rows in entry.rows.items()}
-        kept_in = {place: _kept_in(f"{files.PREFIX}{_module(place)}", state) for place in entry.whole}
-        state |= {f"{kept_in[place]}.{place.rpartition('.')[2]}": value for place, value in entry.whole.items()}
+        low_rank = get_peft_model_state_dict(self._model, adapter_name=entry.key, save_embedding_layers=False)
+        state = entry.tensors(low_rank)
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
         save_file(
@@ -330,8 +296,8 @@ class Loaded:
             entry.config.bias if any(place.endswith(".bias") for place in entry.whole) else "none",
             frozenset(int(layer.r[entry.key]) for layer in layers),
             min(min(layer.in_features, layer.out_features) for layer in layers),
-            frozenset(_module(place) for place in entry.whole),
-            frozenset(map(_module, self._own.tied(entry.rows))),
+            frozenset(module_of(place) for place in entry.whole),
+            frozenset(map(module_of, self._own.tied(entry.rows))),
         )
 
     def _add(self, saved: Saved) -> str:
@@ -363,7 +329,7 @@ class Loaded:
         self._made += 1
         return f"adapter_{self._made}"
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         if name not in self._entries:
             loaded = ", ".join(self._entries) or "none"
             raise UsageError(f"An adapter must have been loaded to be used, but {name} has not. Loaded: {loaded}.")
@@ -377,10 +343,10 @@ class Loaded:
         if self.is_merged:
             raise UsageError(f"No adapter may be merged to {wish}, but {self.active} is. Unmerge it first.")
 
-    def _put_in(self, entry: _Entry) -> None:
+    def _put_in(self, entry: Entry) -> None:
         """Puts what an adapter has beside low-rank updates in the place of the base's own."""
         for place, value in entry.whole.items():
-            for each in [place] if _is_apart(place, entry.config) else self._own.sharing(place):
+            for each in [place] if entry.is_apart(place) else self._own.sharing(place):
                 self._own.put(each, value)
         for matrix, rows in entry.rows.items():
             held = self._own.present(matrix)
@@ -388,33 +354,6 @@ class Loaded:
             filled = held.index_copy(0, numbers, rows.values.to(held))
             for each in self._own.sharing(matrix):
                 self._own.put(each, filled)
-
-
-def _numbers(entries: Iterable[_Entry]) -> dict[str, list[int]]:
-    """The rows that any of some adapters trains, by their matrix."""
-    found: dict[str, set[int]] = {}
-    for entry in entries:
-        for matrix, rows in entry.rows.items():
-            found.setdefault(matrix, set()).update(rows.numbers)
-    return {matrix: sorted(numbers) for matrix, numbers in found.items()}
-
-
-def _module(place: str) -> str:
-    return place.rsplit(".", 1)[0]
-
-
-def _kept_in(module: str, state: Collection[str]) -> str:
-    """The name of a module's own tensors in a file, which PEFT may have wrapped for rows or for a low-rank update."""
-    if f"{module}{ROWS}" in state:
-        return f"{module}.token_adapter.base_layer"
-    is_adapted = any(name.startswith(f"{module}.lora_") for name in state)
-    return f"{module}.base_layer" if is_adapted else module
-
-
-def _is_apart(place: str, config: LoraConfig) -> bool:
-    """Whether a tensor is trained as one of `modules_to_save`, which lets go of what is tied to it."""
-    named = () if config.ensure_weight_tying else config.modules_to_save or ()
-    return any(f".{name}." in f".{place}" for name in named)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class Own:
         }
         self._replaced: set[str] = set()
 
-    def __contains__(self, place: str) -> bool:
+    def __contains__(self, place: object) -> bool:
         return place in self._spots
 
     @property

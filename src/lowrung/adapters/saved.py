@@ -1,16 +1,14 @@
-"""A saved adapter: read with care, measured, and held against its base."""
+"""A saved adapter: read with care, and measured."""
 
-import copy
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,7 +16,6 @@ from torch import Tensor
 
 from lowrung.adapters import vocabulary
 from lowrung.errors import UsageError
-from lowrung.finetune import model as models
 from lowrung.finetune import soundness
 from lowrung.finetune.model import Base
 
@@ -28,14 +25,6 @@ PREFIX = "base_model.model."
 
 ROWS = ".token_adapter.trainable_tokens_delta"
 """What PEFT puts after the name of a matrix of which single rows are trained."""
-
-MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Inits that change the base's weights when PEFT loads an adapter that names them."""
-
-OTHER_BASE = "Was it trained on another base? Name that: --base PATH."
-
-SHOWN = 3
-"""How many tensors a message names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +179,8 @@ def _alpha(config: LoraConfig, layer: str) -> float:
     return float(pattern.get(get_pattern_key(list(pattern), layer), config.lora_alpha))
 
 
-def _rank(config: LoraConfig, layer: str) -> int:
+def rank(config: LoraConfig, layer: str) -> int:
+    """The rank that an adapter's settings give a layer."""
     pattern = config.rank_pattern or {}
     return int(pattern.get(get_pattern_key(list(pattern), layer), config.r))
 
@@ -202,111 +192,9 @@ def _divisor(config: LoraConfig, rank: int) -> float:
 def _product_norm(a: Tensor, b: Tensor) -> float:
     """The Frobenius norm of B·A from products of shape (rank, rank): ‖BA‖² = tr(BᵀB·AAᵀ)."""
     a, b = a.double(), b.double()
-    return math.sqrt(max(((b.T @ b) * (a @ a.T)).sum().item(), 0.0)) if _is_finite(a, b) else math.nan
+    return math.sqrt(max(((b.T @ b) * (a @ a.T)).sum().item(), 0.0)) if is_finite(a, b) else math.nan
 
 
-def _is_finite(*tensors: Tensor) -> bool:
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-# -- what is wrong -----------------------------------------------------------------------------------------------------
-
-
-def problems(saved: Saved, base: Base) -> list[str]:
-    """Why an adapter cannot be what was trained on a base, in words; no weights of the base are loaded."""
-    return [*_own_problems(saved), *_base_problems(saved, base)]
-
-
-def check(saved: Saved, base: Base) -> None:
-    """Refuses an adapter with `problems`.
-
-    Raises:
-        UsageError: with all of them.
-    """
-    if found := problems(saved, base):
-        raise UsageError([f"{saved.folder}: {problem}" for problem in found])
-
-
-def _own_problems(saved: Saved) -> Iterator[str]:
-    config = saved.config
-    if config.task_type not in (None, "CAUSAL_LM"):
-        yield f"task_type must be CAUSAL_LM, a model that continues text, but is {config.task_type}."
-    if str(config.init_lora_weights).startswith(MOVES_BASE):
-        yield (
-            f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
-            " Save it converted (path_initial_model_for_weight_conversion), as lowrung does."
-        )
-    if wrong := [name for name, tensor in saved.tensors.items() if not _is_finite(tensor)]:
-        yield f"every number must be finite, but {_some(wrong)} hold NaN or infinity. Train again at a lower rate."
-    found = layers(saved)
-    if wrong := [
-        f"{layer.name} ({layer.rank}, config {_rank(config, layer.name)})"
-        for layer in found
-        if layer.rank != _rank(config, layer.name)
-    ]:
-        yield f"ranks must be those of adapter_config.json, but are not in {_some(wrong)}: the scaling would be wrong."
-    if found and all(layer.norm == 0 for layer in found) and len(saved.tensors) == 2 * len(found):
-        yield "an adapter must change something, but every update is zero: it was never trained."
-
-
-def base_problems(base: Base) -> list[str]:
-    """What stands in the way of using the base that an adapter, its run, or ``--base`` names."""
-    try:
-        _ = base.folder
-    except UsageError as error:
-        return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
-    return soundness.problems(base)
-
-
-def _base_problems(saved: Saved, base: Base) -> list[str]:
-    if found := base_problems(base):
-        return found
-    own_rows = {place(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
-    if found := list(vocabulary.problems(saved.folder, saved.config, own_rows, base)):
-        return found
-    try:
-        needed, own = _needed(saved.config, base)
-    except ValueError as error:
-        there = {name for name, _ in models.skeleton(base).named_modules()}
-        absent = [layer.name for layer in layers(saved) if layer.name not in there]
-        reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
-        return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
-    given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
-    shapes = {name: needed.get(name, own.get(place(name))) for name in given}
-    findings = (
-        ("needs tensors that the file lacks", [name for name in needed if name not in given]),
-        ("knows no such place as", [name for name, shape in shapes.items() if shape is None]),
-        (
-            "has other dimensions at",
-            [
-                f"{name} {given[name]}, where it needs {shape}"
-                for name, shape in shapes.items()
-                if shape not in (None, given[name])
-            ],
-        ),
-    )
-    return [
-        f"it must fit its base, but {base.path} {what}: {_some(names)}. {OTHER_BASE}"
-        for what, names in findings
-        if names
-    ]
-
-
-def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """The shapes of an adapter of these settings by their names in a file, and of the base's own parameters by theirs.
-
-    A file may hold the latter too, such as trained biases or an embedding that has grown.
-    """
-    config = copy.deepcopy(config)
-    config.init_lora_weights = True
-    config.inference_mode = True
-    skeleton: Any = models.skeleton(base)
-    own = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
-    adapted = PeftModel(skeleton, config)
-    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}, own
-
-
-def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(name.removeprefix(PREFIX) for name in names[:SHOWN])
-    return listed if len(names) <= SHOWN else f"{listed} and {len(names) - SHOWN} more"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lowrung import atomic, disk
-from lowrung.adapters import merge
+from lowrung.adapters import fit, merge
 from lowrung.adapters import saved as files
 from lowrung.adapters.answers import Asked, tokenizer_of
 from lowrung.adapters.difference import Difference, Row, Tolerance, compare, completion_logits
@@ -79,7 +79,7 @@ def ship(
         LowrungError: when the merged model is not what the adapter is.
     """
     saved = files.read(adapter)
-    files.check(saved, base)
+    fit.check(saved, base)
     check_target(folder, _bytes(base, dtype))
     maker = _Maker(base, adapter, folder, dtype, rows, tolerances[dtype], card)
     atomic.make_folder(folder, maker.fill)

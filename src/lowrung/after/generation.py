@@ -99,7 +99,7 @@ def located(base: "Base") -> "Base":
     Raises:
         UsageError: when it cannot be found or loaded.
     """
-    from lowrung.adapters.saved import base_problems
+    from lowrung.adapters.fit import base_problems
 
     if problems := base_problems(base):
         raise UsageError(problems)

@@ -41,12 +41,13 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     Raises:
         UsageError: when there is no such adapter, or it cannot be read.
     """
+    from lowrung.adapters import fit
     from lowrung.adapters import saved as files
 
     (found,) = named.adapters([name], Path.cwd())
     saved = files.read(found.folder)
     origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
-    return Inspection(_text(found, saved, origin, files.layers(saved)), files.problems(saved, origin))
+    return Inspection(_text(found, saved, origin, files.layers(saved)), fit.problems(saved, origin))
 
 
 def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"]) -> str:

@@ -1,7 +1,7 @@
 """`lowrung promote`: a run that passed the gate as a registered model, verified before an alias points at it."""
 
 import dataclasses
-import operator
+import functools
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrung import atomic
-from lowrung.after import cards, champions, merging, named, tracked
+from lowrung.after import cards, champions, merging, named, tracked, versions
 from lowrung.after.bases import base_for, config_of
 from lowrung.after.champions import Candidate
 from lowrung.after.generation import located
 from lowrung.check import did_you_mean
-from lowrung.errors import LowrungError, UsageError
+from lowrung.errors import UsageError
 from lowrung.track.base import TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
-    from lowrung.adapters.difference import Tolerance
-    from lowrung.finetune.model import Base
     from lowrung.track.records import Record
     from lowrung.track.registry import Entry, Registry
 
@@ -29,12 +27,6 @@ ALIAS = "champion"
 ADAPTER, MERGED = "adapter", "merged"
 FORMS = {ADAPTER: "the adapter", MERGED: "the merged model"}
 """What can be registered."""
-
-FIRST = "the first token of each answer"
-"""Where a registered model's logits are compared with the adapter's."""
-
-NEW_TOKENS = 32
-"""The most tokens of an answer when a registered model is compared with the adapter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,14 +194,15 @@ class _Promotion:
         working.mkdir(parents=True)
         try:
             one, description = self._written(working / self.registered, merged=merged)
-            check = _Check(self.registry, one, _tolerance(config_of(self.candidate.run), one.base))
-            version = self.registry.register(self._entry(working / self.registered, one, description), check.run)
+            limits = merging.gate_settings(config_of(self.candidate.run))["tolerances"]
+            check = functools.partial(versions.verify, self.registry, one, limits)
+            return self.registry.register(self._entry(working / self.registered, one, description), check)
         finally:
             shutil.rmtree(working)
-        return version, check.found
 
     def _written(self, folder: Path, *, merged: bool) -> tuple["Asked", str]:
         """Writes the model's folder; returns it as one who is asked, and its card."""
+        from lowrung.adapters import fit
         from lowrung.adapters import saved as files
         from lowrung.adapters.answers import Asked
         from lowrung.finetune.model import Base
@@ -223,7 +216,7 @@ class _Promotion:
             merging.merge(str(run.adapter), str(folder), base=None, dtype=None)
             card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
             return Asked(Base(str(folder)), format=format), card
-        files.check(saved, base)
+        fit.check(saved, base)
         shutil.copytree(run.adapter, folder)
         about = "A LoRA adapter trained by lowrung."
         card = cards.body(found, saved, base, config, title=self.registered, about=about)
@@ -257,56 +250,3 @@ class _Promotion:
             tags={tag: str(value) for tag, value in tags.items() if value is not None},
             description=card.strip(),
         )
-
-
-def _tolerance(config: Mapping[str, Any], base: "Base") -> "Tolerance":
-    """What the gate allows between an adapter and the same reloaded, in the precision in which it computes."""
-    from lowrung.adapters.difference import Tolerance
-    from lowrung.finetune import model as models
-
-    dtype = models.dtype_for(base.dtype, models.device())
-    limits = merging.gate_settings(config)["tolerances"]
-    return Tolerance(**limits[str(dtype).removeprefix("torch.")])
-
-
-@dataclasses.dataclass
-class _Check:
-    """Whether a version, as MLflow loads it, says what was registered says; ``found`` tells so in words."""
-
-    registry: "Registry"
-    one: "Asked"
-    tolerance: "Tolerance"
-    found: str = ""
-
-    def run(self, model: str) -> None:
-        from lowrung.adapters.answers import Asked, prompt_rows, replies
-        from lowrung.adapters.ship import TEXTS
-
-        asked = [self.one, *([Asked(self.one.base, format=self.one.format)] if self.one.adapter else [])]
-        expected, *others = replies(asked, TEXTS, new_tokens=NEW_TOKENS)
-        given = self.registry.ask(model, TEXTS, new_tokens=NEW_TOKENS, rows=prompt_rows(self.one, TEXTS))
-        answers = zip(TEXTS, given.answers, expected.answers, strict=True)
-        wrong = [text for text, answer, right in answers if answer != right]
-        if wrong:
-            raise self._refusal(
-                f"{model} must answer as what was registered, but answers {len(wrong)} of {len(TEXTS)} prompts"
-                f" otherwise, the first being {wrong[0]!r}."
-            )
-        difference = expected.distance(given.logits)
-        broken = difference.violations(self.tolerance, FIRST)
-        for base in others:
-            broken += difference.control_failures(expected.distance(base.logits).mean_kl, FIRST)
-        if broken:
-            raise self._refusal(
-                f"{model} must say what was registered says, but only its answers are the same: {'; '.join(broken)}."
-            )
-        alone = [sum(map(operator.eq, base.answers, expected.answers)) for base in others]
-        control = f" (the base alone: {alone[0]})" if alone else ""
-        self.found = (
-            f"loaded by MLflow in a fresh process, it gives the same {len(TEXTS)} of {len(TEXTS)} answers{control}, and"
-            f" max |Δlogit| is {difference.max_abs_logit_diff:.2g}"
-        )
-
-    @staticmethod
-    def _refusal(what: str) -> LowrungError:
-        return LowrungError(f"{what} It was deleted, and no alias was moved.")

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow import entities, pyfunc
 from mlflow.exceptions import MlflowException
@@ -37,6 +37,7 @@ _DESCRIPTION_LENGTH, _TAG_LENGTH, _NAME_LENGTH = 5000, 5000, 256  # characters; 
 _NAME = re.compile(r"\w[\w.-]*")
 _ALIAS = re.compile(r"[\w-]+")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+T = TypeVar("T")
 
 
 def problems(name: str, alias: str) -> list[str]:
@@ -118,7 +119,7 @@ class Registry:
         numbers = [int(one.version) for one in self._versions(name, identity) if VERIFIED_TAG in one.tags]
         return str(max(numbers)) if numbers else None
 
-    def register(self, entry: Entry, check: Callable[[str], None]) -> str:
+    def register(self, entry: Entry, check: Callable[[str], T]) -> tuple[str, T]:
         """Makes a version, whole and checked, or none; what a promotion that was killed has left of it goes.
 
         Args:
@@ -126,7 +127,7 @@ class Registry:
             check: called with the address of the version; what it raises ends it.
 
         Returns:
-            the version's number.
+            the version's number, and what the check found.
 
         Raises:
             TrackError: when the store refuses, or is lost.
@@ -138,14 +139,14 @@ class Registry:
         with self._name(entry.name):
             version = self._create(entry, source)
             try:
-                check(f"models:/{entry.name}/{version}")
+                found = check(f"models:/{entry.name}/{version}")
                 with translated():
                     self._client.set_model_version_tag(entry.name, version, VERIFIED_TAG, "true")
             except BaseException:
                 with contextlib.suppress(TrackError):
                     self._delete(entry.name, version)
                 raise
-        return version
+        return version, found
 
     def point(self, name: str, alias: str, version: str) -> str | None:
         """Points an alias at a version; returns the version that it pointed at before, or None."""
