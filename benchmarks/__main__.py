@@ -17,7 +17,8 @@ from rich.table import Table
 
 from benchmarks import simulation
 from benchmarks.measure import WAYS, measure
-from lowrung import atomic, provenance
+from lowrung.config import signature
+from lowrung.store import atomic
 
 RESULTS = Path(__file__).parent / "results" / "sweeps.json"
 
@@ -56,8 +57,8 @@ def _about() -> dict[str, Any]:
     """What the numbers depend on; nothing that names the machine."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": provenance.git_commit(),
-        "versions": provenance.versions(("hydra-core", "omegaconf", "optuna", "mlflow", "sqlalchemy")),
+        "commit": signature.git_commit(),
+        "versions": signature.versions(("hydra-core", "omegaconf", "optuna", "mlflow", "sqlalchemy")),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),

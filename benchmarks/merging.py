@@ -24,15 +24,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from lowrung import atomic, provenance
-from lowrung.adapters import merge
-from lowrung.adapters.difference import Difference, Row, compare, completion_logits
-from lowrung.finetune import data, quantization, run, tokens
-from lowrung.finetune import model as models
-from lowrung.finetune.lora import Lora
-from lowrung.finetune.model import Base
-from lowrung.finetune.trainer import Recipe
-from lowrung.schema import SourceConf, TrainConf
+from lowrung.config import signature
+from lowrung.config.schema import SourceConf, TrainConf
+from lowrung.finetune.data import corpus, tokens
+from lowrung.finetune.gate.difference import Difference, Row, compare, completion_logits
+from lowrung.finetune.lora import merge
+from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.models import pretrained, quantization
+from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.training import fine_tune
+from lowrung.finetune.training.trainer import Recipe
+from lowrung.store import atomic
 
 RESULTS = Path(__file__).parent / "results" / "merging.json"
 CPU = torch.device("cpu")
@@ -83,8 +85,8 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
     base = Base(f"embedded:{name}")
     source = dataclasses.asdict(SourceConf(name=task))
     prepared = tokens.prepare(
-        data.load(**source, train_size=512, eval_size=32, seed=0),
-        models.load_tokenizer(base.folder),
+        corpus.load(**source, train_size=512, eval_size=32, seed=0),
+        pretrained.load_tokenizer(base.folder),
         max_length=256,
         format="auto",
         folder=folder / "tokens",
@@ -98,7 +100,7 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         save_steps=0,
         warmup_ratio=0.1,
     )
-    trained = run.fine_tune(
+    trained = fine_tune.fine_tune(
         base=base,
         data=prepared,
         lora=Lora(r=8, alpha=16),
@@ -139,7 +141,7 @@ def _plain(trained: Trained, stored: str) -> Iterator[dict[str, Any]]:
 
 def _stored_base(trained: Trained, dtype: str) -> PreTrainedModel:
     """The base in float32 as if its weights had been stored in a precision."""
-    base = models.load_base(trained.base, CPU, dtype=torch.float32)
+    base = pretrained.load_base(trained.base, CPU, dtype=torch.float32)
     return base.to(getattr(torch, dtype)).float()  # type: ignore[no-any-return]
 
 
@@ -148,7 +150,7 @@ def _quantized(trained: Trained, kind: str) -> Iterator[dict[str, Any]]:
     base = dataclasses.replace(trained.base, quantization=kind, dtype="float32")
 
     def dequantized() -> PreTrainedModel:
-        return quantization.dequantized(models.load_base(base, CPU), torch.float32)
+        return quantization.dequantized(pretrained.load_base(base, CPU), torch.float32)
 
     reference, labels = completion_logits(_adapted(dequantized(), trained), trained.rows)
     for dtype in DTYPES:
@@ -158,7 +160,7 @@ def _quantized(trained: Trained, kind: str) -> Iterator[dict[str, Any]]:
         yield _result(kind, dtype, "lowrung", served, exact)
         del merged
         gc.collect()
-    requantized = _adapted(models.load_base(base, CPU), trained).merge_and_unload().eval()
+    requantized = _adapted(pretrained.load_base(base, CPU), trained).merge_and_unload().eval()
     served = compare(reference, completion_logits(requantized, trained.rows)[0], labels)
     ordinary = quantization.dequantized(requantized, torch.float32)
     exact = compare(reference, completion_logits(ordinary, trained.rows)[0], labels)
@@ -179,8 +181,8 @@ def _about(asked: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on; nothing that names the machine."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": provenance.git_commit(),
-        "versions": provenance.versions(("torch", "transformers", "peft", "trl", "bitsandbytes")),
+        "commit": signature.git_commit(),
+        "versions": signature.versions(("torch", "transformers", "peft", "trl", "bitsandbytes")),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": asked.threads,

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from lowrung.app import Ran
-from lowrung.engine import mailbox
 from lowrung.engine.base import Ended, Event, How, Job, Reported
 from lowrung.errors import EngineError
-from lowrung.layout import RunFolder
-from lowrung.outcome import Outcome, Status
+from lowrung.runs.task import Ran
+from lowrung.store import mailbox
+from lowrung.store.layout import RunFolder
+from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import DatasetInput, Point
 
 MEDIAN_SECONDS = 60.0

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from benchmarks.simulation import SimulatedEngine
-from lowrung import schema
+from lowrung.config import schema
 from lowrung.engine import hydra_job
-from lowrung.layout import ROOT
+from lowrung.store.layout import ROOT
 
 RANKS = (4, 8, 16, 32)
 RATES = (1e-5, 1e-1)

@@ -11,7 +11,8 @@ import hydra
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # works uninstalled too
 
-from lowrung import cli, schema
+from lowrung import cli
+from lowrung.config import schema
 
 schema.register()
 
@@ -19,10 +20,10 @@ schema.register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: Any) -> Any:
     """Trains one run; Hydra calls it with the composed config, in a sweep once a trial."""
-    from lowrung import app
+    from lowrung.runs import task
 
     with cli.ending_on_errors():
-        return app.run(config)
+        return task.run(config)
 
 
 if __name__ == "__main__":

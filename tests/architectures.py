@@ -21,8 +21,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from lowrung.finetune import model as models
-from lowrung.finetune.model import Base
+from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.pretrained import Base
 
 TOKENS: dict[str, Any] = {"vocab_size": 264, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
 """Those of `embedded:tiny`, a token a byte and three more; Qwen2's tokenizer class adds a fourth."""
@@ -69,9 +69,9 @@ def base(name: str) -> Base:
     """The model of this name, built once in a folder that lasts as long as the tests."""
     folder = Path(_folder().name) / name.replace(" ", "_")
     model = random_model(CONFIGS[name])
-    with models.quiet():
+    with pretrained.quiet():
         model.save_pretrained(folder)
-    models.load_tokenizer(Base("embedded:tiny").folder).save_pretrained(folder)
+    pretrained.load_tokenizer(Base("embedded:tiny").folder).save_pretrained(folder)
     return Base(str(folder))
 
 

@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
-from lowrung import schema
-from lowrung.layout import ROOT
-from lowrung.schema import Config
+from lowrung.config import schema
+from lowrung.config.schema import Config
+from lowrung.store.layout import ROOT
 
 LORAS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "lora").glob("*.yaml")))
 """The choices of ``lora``, as a message lists them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrung.finetune import model
+from lowrung.finetune.models import pretrained
 
 CODE = """
 from pathlib import Path
@@ -28,7 +28,7 @@ class MineForCausalLM(LlamaForCausalLM):
 def make(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`tiny` as such a model, in ``place/foreign``; its code leaves the file ``place/ran`` when it runs."""
     folder = place / "foreign"
-    shutil.copytree(model.locate("embedded:tiny"), folder)
+    shutil.copytree(pretrained.locate("embedded:tiny"), folder)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(place / "modules"))
     monkeypatch.syspath_prepend(str(place / "modules"))
     (folder / "mine.py").write_text(CODE.format(trace=str(place / "ran")))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.commands import environment
+from tests.terminal import environment
 
 PORTS = range(20_000, 30_000)
 """Below those that Linux gives to whoever asks for any (32768 and up): a server takes seconds until it listens, and

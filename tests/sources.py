@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lowrung.finetune import data
-from lowrung.schema import SourceConf
+from lowrung.config.schema import SourceConf
+from lowrung.finetune.data import corpus
 
 
 def source(**changed: Any) -> dict[str, Any]:
@@ -14,10 +14,10 @@ def source(**changed: Any) -> dict[str, Any]:
     return dataclasses.asdict(SourceConf(**{"name": "file", **changed}))
 
 
-def load(**changed: Any) -> data.Corpus:
+def load(**changed: Any) -> corpus.Corpus:
     """`data.load` with a config's defaults."""
     sizes = {"train_size": None, "eval_size": 2, "seed": 0}
-    return data.load(**{**source(), **sizes, **changed})
+    return corpus.load(**{**source(), **sizes, **changed})
 
 
 def write_rows(file: Path, rows: list[Any]) -> str:

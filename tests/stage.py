@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import load_study
 from optuna.trial import FrozenTrial
 
-from lowrung import schema
-from lowrung.app import Assignment
-from lowrung.engine import mailbox
+from lowrung.config import schema
+from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Event, How, Job
 from lowrung.engine.inline import InlineEngine
-from lowrung.layout import JobFolder, RunFolder, StudyFolder
-from lowrung.outcome import Outcome, Status
-from lowrung.schema import Config
+from lowrung.runs.task import Assignment
+from lowrung.store import mailbox
+from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import DatasetInput, Point
 from lowrung.track.memory import MemoryTracker
 from tests.composing import Composer

@@ -16,11 +16,11 @@ from mlflow.entities import Run
 from optuna import load_study
 from optuna.trial import FrozenTrial, TrialState
 
-from lowrung.finetune import model as models
-from lowrung.layout import ROOT
+from lowrung.finetune.models import pretrained
+from lowrung.store.layout import ROOT
 from lowrung.track.base import store_uri
-from tests.commands import PATIENCE, command, environment, signalled, succeeds, train
 from tests.composing import LORAS
+from tests.terminal import PATIENCE, command, environment, signalled, succeeds, train
 
 SMALL = [
     "model=tiny",
@@ -329,7 +329,7 @@ class TestASweep:
 
     def test_a_trial_that_fails_gives_exit_code_1_and_spares_the_others(self, swept):
         folder = swept[0]
-        tiny = models.locate("embedded:tiny")
+        tiny = pretrained.locate("embedded:tiny")
         for name in ("sound", "broken"):
             shutil.copytree(tiny, folder / name)
         weights = folder / "broken" / "model.safetensors"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
-from lowrung.finetune import generate, model
-from tests.commands import succeeds
+from lowrung.finetune.models import generate, pretrained
+from tests.terminal import succeeds
 
 pytestmark = pytest.mark.slow
 
@@ -66,15 +66,15 @@ def answer(loaded, tokenizer, question):
 
 
 def test_the_base_is_the_model_that_it_says(results):
-    folder = model.locate("embedded:smollm2_135m")
-    base = model.load_model(folder, torch.float32, torch.device("cpu"))
-    tokenizer = model.load_tokenizer(folder)
+    folder = pretrained.locate("embedded:smollm2_135m")
+    base = pretrained.load_model(folder, torch.float32, torch.device("cpu"))
+    tokenizer = pretrained.load_tokenizer(folder)
     assert answer(base, tokenizer, "What is the capital of France?") == "The capital of France is Paris."
 
 
 def test_adapter_and_kept_merged_model_answer_alike(results):
-    tokenizer = model.load_tokenizer(results / "merged")
+    tokenizer = pretrained.load_tokenizer(results / "merged")
     adapter = AutoPeftModelForCausalLM.from_pretrained(str(results / "adapter")).eval()
-    merged = model.load_model(results / "merged", torch.float32, adapter.device)
+    merged = pretrained.load_model(results / "merged", torch.float32, adapter.device)
     question = "What does `math.sqrt(x)` do?"
     assert answer(adapter, tokenizer, question) == answer(merged, tokenizer, question)

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.finetune import model as models
-from lowrung.finetune import run, tokens
-from lowrung.finetune.lora import Lora
-from lowrung.finetune.model import Base
-from lowrung.finetune.tokens import Prepared
-from lowrung.finetune.trainer import Recipe
-from lowrung.schema import TrainConf
+from lowrung.config.schema import TrainConf
+from lowrung.finetune.data import tokens
+from lowrung.finetune.data.tokens import Prepared
+from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.training import fine_tune as run
+from lowrung.finetune.training.trainer import Recipe
 from tests import sources
 
 LORA = {"r": 4, "alpha": 8.0}
@@ -34,7 +35,7 @@ def recipe(**changed: Any) -> Recipe:
 def prepared(folder: Path, base: Base, *, name: str = "number_words", max_length: int = 256) -> Prepared:
     """Few examples as the base's tokens."""
     corpus = sources.load(name=name, train_size=64, eval_size=24)
-    tokenizer = models.tokenizer_of(base)
+    tokenizer = pretrained.tokenizer_of(base)
     return tokens.prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lowrung import cli
 from lowrung.errors import UsageError
 
-DTYPES = ("float32", "bfloat16", "float16")  # lowrung.schema's, whose import would slow --help down
+DTYPES = ("float32", "bfloat16", "float16")  # lowrung.config.schema's, whose import would slow --help down
 
 ADAPTER = "an adapter's folder, a run (runs/<signature>, its signature, or MLflow's id) or a trial (<study>/<n>)"
 
@@ -173,13 +173,13 @@ def _ui(chosen: argparse.Namespace) -> None:
 
 
 def _clean(chosen: argparse.Namespace) -> None:
-    from lowrung import clean
+    from lowrung.commands import clean
 
     print(clean.clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
 
 
 def _inspect(chosen: argparse.Namespace) -> None:
-    from lowrung.after import inspection
+    from lowrung.commands import inspect as inspection
 
     found = inspection.inspect(chosen.adapter, chosen.base, trust_remote_code=chosen.trust_remote_code)
     print(found.text)
@@ -188,7 +188,7 @@ def _inspect(chosen: argparse.Namespace) -> None:
 
 
 def _generate(chosen: argparse.Namespace) -> None:
-    from lowrung.after import generation
+    from lowrung.commands import generate as generation
 
     print(
         generation.generate(
@@ -203,14 +203,14 @@ def _generate(chosen: argparse.Namespace) -> None:
 
 
 def _merge(chosen: argparse.Namespace) -> None:
-    from lowrung.after import merging
+    from lowrung.commands import merge as merging
 
     trusted = chosen.trust_remote_code
     print(merging.merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype, trust_remote_code=trusted))
 
 
 def _compare(chosen: argparse.Namespace) -> None:
-    from lowrung.after import comparison
+    from lowrung.commands import compare as comparison
 
     options = {"new_tokens": chosen.new_tokens, "trust_remote_code": chosen.trust_remote_code}
     for number, part in enumerate(comparison.compare(chosen.runs, chosen.prompt, **options)):
@@ -218,7 +218,7 @@ def _compare(chosen: argparse.Namespace) -> None:
 
 
 def _combine(chosen: argparse.Namespace) -> None:
-    from lowrung.after import combination
+    from lowrung.commands import combine as combination
 
     options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
     options["trust_remote_code"] = chosen.trust_remote_code
@@ -226,7 +226,7 @@ def _combine(chosen: argparse.Namespace) -> None:
 
 
 def _promote(chosen: argparse.Namespace) -> None:
-    from lowrung.after import promotion
+    from lowrung.commands import promote as promotion
 
     promoted = promotion.promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
     print(promoted.text)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from lowrung import disk
 from lowrung.errors import LowrungError, UsageError
+from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -89,7 +89,7 @@ def _problems(error: Exception) -> list[str] | None:
         return error.problems
     if isinstance(error, LowrungError):
         return [str(error)]
-    from lowrung import commandline
+    from lowrung.config import commandline
 
     return commandline.explain(error, sys.argv[1:])
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from lowrung import atomic
-from lowrung.engine import mailbox
 from lowrung.engine.base import Ended, Engine, Event, How, Job, Reported
 from lowrung.errors import EngineError, StoreError
-from lowrung.layout import RunFolder
-from tests.commands import PATIENCE
+from lowrung.store import atomic, mailbox
+from lowrung.store.layout import RunFolder
+from tests.terminal import PATIENCE
 
 
 def events_of(engine: Engine, *keys: str) -> list[Event]:

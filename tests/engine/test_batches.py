@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.engine.batches import BatchEngine
-from tests.commands import succeeds, train
+from tests.terminal import succeeds, train
 
 SMALL = [
     "-m",

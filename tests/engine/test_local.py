@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
-from lowrung import atomic
-from lowrung.engine import child, gpus, local, mailbox, running
+from lowrung.engine import gpus, local, process, worker
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
-from lowrung.layout import ROOT, RunFolder
-from tests.commands import PATIENCE
+from lowrung.store import atomic, mailbox
+from lowrung.store.layout import ROOT, RunFolder
 from tests.engine import contract
 from tests.engine.contract import await_report, die_by, end_of, events_of, is_gone, run_until_told, start_a_process
+from tests.terminal import PATIENCE
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("lowrung.engine.running.time", clock)
+    monkeypatch.setattr("lowrung.engine.process.time", clock)
     return clock
 
 
@@ -141,7 +141,7 @@ def test_what_was_cancelled_does_not_time_out(tmp_path: Path, clock: Clock) -> N
 
 
 def test_cores_are_shared_by_the_slots() -> None:
-    cores = child.usable_cores()
+    cores = worker.usable_cores()
     for slots, threads in ((1, cores), (cores, 1), (cores + 1, 1)):
         with LocalEngine(slots=slots) as engine:
             assert engine.threads == threads
@@ -324,7 +324,7 @@ def ignore_sigterm(folder: Path) -> None:
 
 
 def test_a_job_that_ignores_sigterm_is_killed(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
     engine.submit(Job("a", tmp_path, partial(ignore_sigterm, tmp_path)))
     pid = await_report(engine).report["pid"]
     engine.cancel("a")
@@ -339,7 +339,7 @@ def test_a_job_that_does_not_end_after_its_answer_is_killed(
         threading.Thread(target=time.sleep, args=(1000,)).start()
         return "answer"
 
-    monkeypatch.setattr(running, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
     engine.submit(Job("a", tmp_path, task))
     assert end_of(engine, "a") == Ended("a", How.RETURNED, "answer")
 
@@ -395,7 +395,7 @@ def test_a_killed_fork_server_is_replaced(engine: Engine, tmp_path: Path) -> Non
 def test_cuda_touched_before_the_fork_is_an_error(state: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = SimpleNamespace(**{name: lambda value=value: value for name, value in state.items()})
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    how, error, _ = child.read_answer(child.answer(cloudpickle.dumps(lambda: 1)))
+    how, error, _ = worker.read_answer(worker.answer(cloudpickle.dumps(lambda: 1)))
     assert how is How.RAISED
     assert "must not touch CUDA" in str(error)
     assert "start='spawn'" in str(error)
@@ -406,7 +406,7 @@ def test_a_preloaded_torch_is_told_its_threads(monkeypatch: pytest.MonkeyPatch) 
     cuda = SimpleNamespace(is_initialized=lambda: False, _is_in_bad_fork=lambda: False)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, set_num_threads=told.append))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    child.answer(cloudpickle.dumps(lambda: 1))
+    worker.answer(cloudpickle.dumps(lambda: 1))
     assert told == [3]
 
 

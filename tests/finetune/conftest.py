@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from lowrung.finetune import model as models
+from lowrung.finetune.models import pretrained
 from tests import training
 
 
@@ -16,5 +16,5 @@ def trained(tmp_path_factory):
 def copy(tmp_path):
     """A copy of `tiny`, to be spoilt."""
     folder = tmp_path / "model"
-    shutil.copytree(models.locate("embedded:tiny"), folder)
+    shutil.copytree(pretrained.locate("embedded:tiny"), folder)
     return folder

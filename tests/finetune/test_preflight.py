@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lowrung.finetune import model, preflight
-from lowrung.finetune.tokens import Prepared
-from lowrung.schema import DataConf, ModelConf
+from lowrung.config.schema import DataConf, ModelConf
+from lowrung.finetune import preflight
+from lowrung.finetune.data.tokens import Prepared
+from lowrung.finetune.models import pretrained
 from tests.sources import pairs, write_rows
 
 
@@ -27,13 +28,13 @@ def look(tmp_path):
 def test_a_sound_config_has_fingerprints_and_no_problems(look):
     found = look()
     assert (found.problems, found.notes) == ((), ())
-    assert found.model_fingerprint == model.fingerprint(model.locate("embedded:tiny"))
+    assert found.model_fingerprint == pretrained.fingerprint(pretrained.locate("embedded:tiny"))
     assert [(split.context, split.rows) for split in found.splits] == [("training", 8), ("evaluation", 4)]
     assert len(Prepared.load(found.data_folder).train) == 8
 
 
 def test_a_local_folder_is_the_same_model_under_another_name(look, tmp_path):
-    shutil.copytree(model.locate("embedded:tiny"), tmp_path / "my model")
+    shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "my model")
     found = look(base={"path": str(tmp_path / "my model")})
     assert found.problems == ()
     assert found.model_fingerprint == look().model_fingerprint
@@ -69,7 +70,7 @@ def test_modules_may_be_named_in_many_ways(look, names):
 
 def test_without_a_chat_template_pairs_are_written_plainly_and_chats_refused(look, tmp_path):
     folder = tmp_path / "base"
-    shutil.copytree(model.locate("embedded:tiny"), folder)
+    shutil.copytree(pretrained.locate("embedded:tiny"), folder)
     (folder / "chat_template.jinja").unlink()
     base = {"path": str(folder)}
     assert look(base=base).problems == ()

@@ -17,9 +17,9 @@ from hydra.test_utils.test_utils import TSweepRunner
 from omegaconf import DictConfig
 
 from hydra_plugins.lowrung.local_launcher import LocalLauncher
-from lowrung.engine import gpus, running
+from lowrung.engine import gpus, process
 from lowrung.errors import EngineError, UsageError
-from lowrung.layout import ROOT, RunFolder
+from lowrung.store.layout import ROOT, RunFolder
 
 
 def test_hydra_finds_it() -> None:
@@ -139,7 +139,7 @@ def test_a_batch_goes_on_without_a_job_that_ran_too_long(
         return config.end
 
     clock = SimpleNamespace(monotonic=lambda: 6.0 if started.exists() else 0.0)  # it stands still for the other job
-    monkeypatch.setattr(running, "time", clock)
+    monkeypatch.setattr(process, "time", clock)
     overrides = ["+end=never,soon", "hydra.launcher.time_limit=5s", "hydra.launcher.workers=1"]
     with launched(hydra_sweep_runner, tmp_path, task, overrides) as (never, soon):
         assert never.status is JobStatus.FAILED

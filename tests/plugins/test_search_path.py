@@ -11,7 +11,7 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from hydra_plugins.lowrung.search_path import LowrungSearchPath, SweepsSource
-from lowrung.layout import ROOT
+from lowrung.store.layout import ROOT
 
 
 @pytest.fixture

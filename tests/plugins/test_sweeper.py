@@ -24,10 +24,10 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.lowrung.choices import PRUNERS, SAMPLERS
 from hydra_plugins.lowrung.sweeper import LowrungSweeper
-from lowrung import sweep
-from lowrung.layout import ROOT
 from lowrung.search import pruning, samplers
-from lowrung.settings import Settings
+from lowrung.store.layout import ROOT
+from lowrung.sweeps import entry
+from lowrung.sweeps.settings import Settings
 from tests import composing
 from tests.composing import Composer
 
@@ -109,7 +109,7 @@ class TestGroups:
 def test_scanning_it_imports_nothing_but_hydra():
     code = (
         "import sys, hydra_plugins.lowrung.sweeper, hydra_plugins.lowrung.search_path\n"
-        "print(*{'lowrung.sweep', 'lowrung.app', 'rich', 'torch', 'optuna', 'mlflow'} & set(sys.modules))"
+        "print(*{'lowrung.sweeps.entry', 'lowrung.runs.task', 'rich', 'torch', 'optuna', 'mlflow'} & set(sys.modules))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     output = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
@@ -132,7 +132,7 @@ class TestSweep:
     def handed(self, composer: Composer, monkeypatch: pytest.MonkeyPatch) -> Any:
         def hand(*overrides: str) -> dict[str, Any]:
             got: dict[str, Any] = {}
-            monkeypatch.setattr(sweep, "run", lambda overrides, **named: got.update(named, overrides=overrides))
+            monkeypatch.setattr(entry, "run", lambda overrides, **named: got.update(named, overrides=overrides))
             master = composer.compose(overrides, RunMode.MULTIRUN)
             context = HydraContext(composer.hydra.config_loader, callbacks=SimpleNamespace())  # type: ignore[arg-type]
             sweeper = Plugins.instance().instantiate_sweeper(
@@ -180,7 +180,7 @@ class TestSweep:
     )
     def test_a_presets_values_become_overrides(self, monkeypatch, given, override):
         got: list[list[str]] = []
-        monkeypatch.setattr(sweep, "run", lambda overrides, **_: got.append(overrides))
+        monkeypatch.setattr(entry, "run", lambda overrides, **_: got.append(overrides))
         defaults = {field.name: None for field in dataclasses.fields(Settings)}
         sweeper = LowrungSweeper(params={"x": given}, **defaults)
         nothing: Any = SimpleNamespace()

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from lowrung.outcome import Outcome, Status, over_seeds
 from lowrung.report import leaderboard
 from lowrung.report.leaderboard import Row, Seed
+from lowrung.store.outcome import Outcome, Status, over_seeds
 
 LOSS = {"eval/loss": "minimize"}
 

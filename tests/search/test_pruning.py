@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 from optuna.trial import TrialState
 
-from lowrung.outcome import Outcome, Status
 from lowrung.search import pruning
 from lowrung.search.pruning import Schedule
 from lowrung.search.study import Study
+from lowrung.store.outcome import Outcome, Status
 from tests.search.conftest import LOSS
 
 ASHA = {"name": "asha", "min_resource": 1, "reduction_factor": 3}

@@ -8,10 +8,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lowrung.errors import UsageError
-from lowrung.outcome import Outcome, Status
 from lowrung.search import samplers
 from lowrung.search import space as spaces
 from lowrung.search.study import Study
+from lowrung.store.outcome import Outcome, Status
 from tests.search.conftest import LOSS
 
 SPACE = (

@@ -7,9 +7,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from lowrung.errors import UsageError
-from lowrung.outcome import Outcome, Status
 from lowrung.search import space as spaces
 from lowrung.search.study import Study
+from lowrung.store.outcome import Outcome, Status
 from tests.search.conftest import MIXED
 
 STATES = {

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from lowrung.outcome import Status
+from lowrung.store.outcome import Status
 from lowrung.track.base import store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store
 
@@ -33,6 +33,6 @@ def run(uri):
 def complete_run(uri):
     """Another one of that signature."""
     tracker = MlflowTracker(uri, "lowrung")
-    run = tracker.start_run("r=8", tags={"lowrung.signature": "ab12", "lowrung.results": "/runs/ab12"})
+    run = tracker.start_run("r=8", tags={"lowrung.signature": "ab12", "lowrung.sweeps.results": "/runs/ab12"})
     tracker.end_run(run, Status.COMPLETE)
     return run

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lowrung.outcome import Status
+from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, Point, Tracker, TrackError
 from lowrung.track.memory import Record
 

@@ -11,11 +11,11 @@ import pytest
 from mlflow import MlflowClient, entities
 
 from lowrung.errors import UsageError
-from lowrung.outcome import Status
+from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, Point, Tracker, TrackError, store_uri
 from lowrung.track.memory import Record
 from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
-from tests.commands import PATIENCE
+from tests.terminal import PATIENCE
 from tests.track.contract import TrackerContract
 
 STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged": "FAILED"} | dict.fromkeys(
@@ -208,7 +208,7 @@ def test_two_parents_at_once_and_not_a_word_printed(tmp_path):
     script = (
         "import logging, pathlib, sys; logging.basicConfig(level=logging.INFO)\n"
         "from lowrung.track.mlflow import MlflowTracker, create_store\n"
-        "from lowrung.outcome import Status\n"
+        "from lowrung.store.outcome import Status\n"
         "create_store(sys.argv[1], 'lowrung', pathlib.Path(sys.argv[2]))\n"
         "tracker = MlflowTracker(sys.argv[1], 'lowrung')\n"
         "tracker.end_run(tracker.start_run('run'), Status.COMPLETE)\n"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lowrung.outcome import Status
+from lowrung.store.outcome import Status
 from lowrung.track.base import Point, Tracker, TrackerLostError, TrackError
 from lowrung.track.memory import MemoryTracker, Record
 from lowrung.track.tolerant import Tolerant

@@ -12,7 +12,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from lowrung.layout import ROOT
+from lowrung.store.layout import ROOT
 
 
 class SweepsSource(FileConfigSource):

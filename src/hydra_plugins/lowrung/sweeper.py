@@ -1,4 +1,4 @@
-"""Hydra's door to `lowrung.sweep`: ``hydra/sweeper=lowrung``, the default."""
+"""Hydra's door to `lowrung.sweeps.entry`: ``hydra/sweeper=lowrung``, the default."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional  # noqa: UP035  (as Hydra spells its interface)
@@ -84,15 +84,15 @@ class LowrungSweeper(Sweeper):
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
         """Runs the sweep and returns the exit code that its results call for."""
-        from lowrung import sweep
-        from lowrung.settings import Settings
+        from lowrung.sweeps import entry
+        from lowrung.sweeps.settings import Settings
 
         assert self.hydra_context is not None
         assert self.config is not None
         absent: Dict[str, Any] = {"objectives": {"eval/loss": "minimize"}, "constraints": {}}  # noqa: UP006
         given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
         preset = [f"{key}={'null' if value is None else value}" for key, value in self.params.items()]
-        return sweep.run(
+        return entry.run(
             preset + list(arguments),
             hydra_context=self.hydra_context,
             task_function=self.task_function,

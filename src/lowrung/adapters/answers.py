@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lowrung.adapters.difference import Difference, compare
-from lowrung.adapters.loaded import Loaded
-from lowrung.finetune import generate, tokens
-from lowrung.finetune import model as models
-from lowrung.finetune.examples import Example
-from lowrung.finetune.model import Base
+from lowrung.adapters.multi_adapter import Loaded
+from lowrung.finetune.data import tokens
+from lowrung.finetune.data.examples import Example
+from lowrung.finetune.gate.difference import Difference, compare
+from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models.pretrained import Base
 
 T = TypeVar("T")
 
@@ -121,8 +121,8 @@ def tokenizer_of(one: Asked) -> PreTrainedTokenizerBase:
     """The adapter's own tokenizer where it has one, else the base's."""
     has_own = one.adapter is not None and (one.adapter / "tokenizer_config.json").is_file()
     if has_own and one.adapter is not None:
-        return models.load_tokenizer(one.adapter, trust_remote_code=one.base.trust_remote_code)
-    return models.tokenizer_of(one.base)
+        return pretrained.load_tokenizer(one.adapter, trust_remote_code=one.base.trust_remote_code)
+    return pretrained.tokenizer_of(one.base)
 
 
 def prompt_rows(one: Asked, prompts: Sequence[str]) -> list[list[int]]:

@@ -48,7 +48,7 @@ class Part:
 def problems(
     parts: Sequence[Part], weights: Mapping[str, float], *, method: str, rank: int | None, density: float | None
 ) -> list[str]:
-    """Why adapters cannot be combined so, in words; the arguments are those of `lowrung.adapters.loaded.Loaded`."""
+    """Why adapters cannot be combined so, in words; the arguments are those of `multi_adapter.Loaded.combine`."""
     if method not in METHODS:
         return [f"method must be one of {', '.join(METHODS)}, but is {method!r}."]
     return [*_number_problems(weights, method, rank, density), *_part_problems(parts, method, rank)]

@@ -8,9 +8,9 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from lowrung.errors import UsageError
-from lowrung.finetune import added_tokens, lora
-from lowrung.finetune import model as models
-from lowrung.finetune.model import Base
+from lowrung.finetune.lora import settings
+from lowrung.finetune.models import added_tokens, pretrained
+from lowrung.finetune.models.pretrained import Base
 
 
 def added(folder: Path, base: Base) -> tuple[str, ...]:
@@ -23,9 +23,9 @@ def added(folder: Path, base: Base) -> tuple[str, ...]:
     """
     if not (folder / "tokenizer_config.json").is_file():
         return ()
-    known = models.tokenizer_of(base).get_vocab()
+    known = pretrained.tokenizer_of(base).get_vocab()
     try:
-        numbers = models.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
+        numbers = pretrained.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
     except Exception as error:  # whatever transformers raises where it finds nothing that it can load
         raise UsageError(
             f"The tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error}). Save it again"
@@ -44,7 +44,7 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Ba
         held: how many rows each tensor has that it has saved, by the names of the base's parameters.
         base: the base, which can be used, with the tokens that were added to it.
     """
-    skeleton = models.skeleton(base)
+    skeleton = pretrained.skeleton(base)
     rows = added_tokens.row_count(skeleton)
     trained = trained_rows(config, skeleton)
     if beyond := sorted({row for numbers in trained.values() for row in numbers if row >= rows}):
@@ -52,7 +52,7 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Ba
             f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
             " Name what was added to the base (added_tokens); the tokenizer that was saved beside the adapter has it."
         )
-    if grown := [name for name in lora.matrices(skeleton) if held.get(f"{name}.weight", 0) > rows]:
+    if grown := [name for name in settings.matrices(skeleton) if held.get(f"{name}.weight", 0) > rows]:
         yield (
             f"it has {held[f'{grown[0]}.weight']} rows of {' and '.join(grown)}, but {_shown(base)} has {rows}. If"
             " tokens were added to the base, save the tokenizer that has them beside the adapter"
@@ -62,9 +62,9 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Ba
         return
     plain = dataclasses.replace(base, added_tokens=())
     tokens = added(folder, plain)
-    new = set(models.added_rows(dataclasses.replace(plain, added_tokens=tokens)))
-    new -= set(range(added_tokens.row_count(models.skeleton(plain))))
-    for name in lora.matrices(skeleton)[: 1 if lora.is_tied(skeleton) else 2]:
+    new = set(pretrained.added_rows(dataclasses.replace(plain, added_tokens=tokens)))
+    new -= set(range(added_tokens.row_count(pretrained.skeleton(plain))))
+    for name in settings.matrices(skeleton)[: 1 if settings.is_tied(skeleton) else 2]:
         is_whole = f"{name}.weight" in held or _ends(name, config.modules_to_save or ())
         if not is_whole and (lost := sorted(new - set(trained.get(name, ())))):
             yield (
@@ -80,9 +80,9 @@ def _shown(base: Base) -> str:
 def trained_rows(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
     """The rows that are trained by themselves, by the whole name of their matrix."""
     named = config.trainable_token_indices or {}
-    embedding = lora.matrices(model)[0]
+    embedding = settings.matrices(model)[0]
     wanted: Mapping[str, Sequence[int]] = named if isinstance(named, Mapping) else {embedding: named}
-    return {whole: rows for name, rows in wanted.items() for whole in lora.matrices(model) if _ends(whole, [name])}
+    return {whole: rows for name, rows in wanted.items() for whole in settings.matrices(model) if _ends(whole, [name])}
 
 
 def _ends(whole: str, names: Collection[str]) -> bool:

@@ -13,10 +13,10 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.engine import child
+from lowrung.engine import worker
 from lowrung.engine.base import Ended, Engine, How, Job
 from lowrung.errors import EngineError
-from lowrung.layout import RunFolder
+from lowrung.store.layout import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class _Task:
         )
         if result.status is JobStatus.FAILED:
             traceback.print_exception(result._return_value)
-            result.return_value = child.portable(result._return_value)
+            result.return_value = worker.portable(result._return_value)
         return result
 
 

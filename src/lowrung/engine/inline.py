@@ -4,11 +4,11 @@ import contextlib
 import traceback
 from collections.abc import Sequence
 
-from lowrung import atomic
-from lowrung.engine import child, mailbox
+from lowrung.engine import worker
 from lowrung.engine.base import Ended, Event, How, Job, Reported
 from lowrung.errors import EngineError
-from lowrung.layout import RunFolder
+from lowrung.store import atomic, mailbox
+from lowrung.store.layout import RunFolder
 
 
 class InlineEngine:
@@ -33,7 +33,7 @@ class InlineEngine:
     @property
     def threads(self) -> int:
         """All the cores that this process may use."""
-        return child.usable_cores()
+        return worker.usable_cores()
 
     def submit(self, job: Job) -> None:
         """Takes a job, for the next `wait` to run; see `lowrung.engine.base.Engine.submit`."""
@@ -56,7 +56,7 @@ class InlineEngine:
         with self._lock:
             if self._is_cancelled:
                 return [Ended(job.key, How.CANCELLED, cause="cancelled")]
-            with child.environment({**child.thread_variables(self.threads), **job.env}):
+            with worker.environment({**worker.thread_variables(self.threads), **job.env}):
                 ended = run_here(job)
             return [*(Reported(job.key, report) for report in mailbox.Reader(job.folder).read()), ended]
 
@@ -77,4 +77,4 @@ def run_here(job: Job) -> Ended:
         return Ended(job.key, How.RETURNED, job.task())
     except Exception as error:
         traceback.print_exc()
-        return Ended(job.key, How.RAISED, error, child.describe(error))
+        return Ended(job.key, How.RAISED, error, worker.describe(error))

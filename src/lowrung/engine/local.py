@@ -17,12 +17,12 @@ from typing import Literal
 
 import cloudpickle
 
-from lowrung import atomic
-from lowrung.engine import child, gpus, mailbox
+from lowrung.engine import gpus, worker
 from lowrung.engine.base import Event, How, Job, Reported
-from lowrung.engine.running import Running
+from lowrung.engine.process import Running
 from lowrung.errors import EngineError, StoreError
-from lowrung.layout import RunFolder
+from lowrung.store import atomic, mailbox
+from lowrung.store.layout import RunFolder
 
 POLL_SECONDS = 0.1
 """How often mailboxes are looked at; the end of a process is noticed at once."""
@@ -107,7 +107,7 @@ class LocalEngine:
     @property
     def threads(self) -> int:
         """How many CPU threads each job may use: an equal share of the cores that this process may use."""
-        return max(1, child.usable_cores() // self._slots)
+        return max(1, worker.usable_cores() // self._slots)
 
     def submit(self, job: Job) -> None:
         """Starts a job; see `lowrung.engine.base.Engine.submit`."""
@@ -119,7 +119,7 @@ class LocalEngine:
         slot = self._free_slot()
         variables = self._variables(slot, job.env)
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=child.main, args=(theirs, task, folder, variables), name=job.key)
+        process = self._context.Process(target=worker.main, args=(theirs, task, folder, variables), name=job.key)
         with theirs:
             self._start(process, variables)
         limit = self._time_limit if job.is_limited else None
@@ -194,17 +194,17 @@ class LocalEngine:
         """
         if self._is_fork_tried:
             return
-        probe = self._context.Process(target=child.try_fork)
+        probe = self._context.Process(target=worker.try_fork)
         self._start(probe, {})
         probe.join()
         self._is_fork_tried = True
-        if probe.exitcode == child.CUDA_TOUCHED:
+        if probe.exitcode == worker.CUDA_TOUCHED:
             self._forks, self._context = False, multiprocessing.get_context("spawn")
             print(_SPAWNING, file=sys.stderr, flush=True)
 
     def _start(self, process: BaseProcess, variables: Mapping[str, str]) -> None:
         if not self._forks:
-            with child.environment(variables), _sigint_blocked():
+            with worker.environment(variables), _sigint_blocked():
                 return process.start()
         deadline = float("inf")
         while True:
@@ -229,11 +229,11 @@ class LocalEngine:
         has it import from the working folder first; hence the environment.
         """
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        with child.environment({**child.thread_variables(self.threads), **CUDA_CHECK, **path}), _sigint_blocked():
+        with worker.environment({**worker.thread_variables(self.threads), **CUDA_CHECK, **path}), _sigint_blocked():
             forkserver.ensure_running()
 
     def _variables(self, slot: int, extra: Mapping[str, str]) -> dict[str, str]:
-        return {**os.environ, **child.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
+        return {**os.environ, **worker.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
 
     def _gpus(self, slot: int) -> dict[str, str]:
         """The variable that shows a slot its GPUs; nothing where none is visible."""
@@ -245,7 +245,7 @@ def _pickle(job: Job) -> bytes:
         task: bytes = cloudpickle.dumps(job.task)
     except Exception as error:
         raise EngineError(
-            f"A task must be picklable, but that of {job.key} is not ({child.describe(error)}). "
+            f"A task must be picklable, but that of {job.key} is not ({worker.describe(error)}). "
             "Let it make what it needs rather than bring it along."
         ) from error
     return task

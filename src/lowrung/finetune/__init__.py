@@ -5,7 +5,7 @@ import warnings
 
 # TRL and PEFT call transformers by names that it means to drop; nothing that a user could mend.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-# It speaks of PEFT's own conversion; ours handles these (see `lowrung.finetune.adapter.for_original_base`).
+# It speaks of PEFT's own conversion; ours handles these (see `lowrung.finetune.lora.adapter.for_original_base`).
 warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern/alpha_pattern")
 # A head that is trained apart from its embedding is what lora.modules_to_save asked for; tests hold that it is saved,
 # reloaded and merged as it was trained.

@@ -5,14 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung import disk, layout, schema
+from lowrung.config import schema
 from lowrung.errors import UsageError
-from lowrung.finetune import added_tokens, data, lora, metrics, soundness, tokens
-from lowrung.finetune import model as models
-from lowrung.finetune.data import Corpus
-from lowrung.finetune.lora import Lora
-from lowrung.finetune.model import Base
-from lowrung.finetune.tokens import Prepared
+from lowrung.finetune.data import corpus as data
+from lowrung.finetune.data import tokens
+from lowrung.finetune.data.corpus import Corpus
+from lowrung.finetune.data.tokens import Prepared
+from lowrung.finetune.lora import settings as lora
+from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.models import added_tokens, pretrained, soundness
+from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.training import metrics
+from lowrung.store import disk, layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +48,10 @@ def look(
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
-        base: the fields of a `lowrung.finetune.model.Base`.
-        task: the fields of `lowrung.schema.DataConf`.
+        base: the fields of a `lowrung.finetune.models.pretrained.Base`.
+        task: the fields of `lowrung.config.schema.DataConf`.
         store: the results' folder; the tokens are kept there.
-        adapters: the fields of each `lowrung.finetune.lora.Lora` that is to be put on the model.
+        adapters: the fields of each `lowrung.finetune.lora.settings.Lora` that is to be put on the model.
     """
     if places := [*disk.unwritable("store", store), *_cache_problems(base["path"])]:
         return Preflight(tuple(places))
@@ -59,10 +63,10 @@ def look(
     corpus = _corpus(task, found)
     if found or corpus is None:
         return Preflight(tuple(found))
-    tokenizer = models.tokenizer_of(model)
+    tokenizer = pretrained.tokenizer_of(model)
     if problems := tokens.problems(corpus, tokenizer, task["format"]):
         return Preflight(tuple(problems))
-    fingerprint = models.fingerprint(model.folder)
+    fingerprint = pretrained.fingerprint(model.folder)
     added = f"-{schema.digest(model.added_tokens)}" if model.added_tokens else ""
     key = f"{corpus.fingerprint}-{fingerprint}{added}-{task['max_length']}-{task['format']}-v{tokens.VERSION}"
     data_folder = layout.tokens_folder(store, key)
@@ -116,7 +120,7 @@ def _corpus(task: Mapping[str, Any], found: list[str]) -> Corpus | None:
 def _model_problems(base: Base, adapters: Sequence[Mapping[str, Any]], max_length: int) -> list[str]:
     if found := soundness.problems(base):
         return found
-    skeleton, rows = models.skeleton(base), models.added_rows(base)
+    skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
     wanted = [Lora(**settings, added_rows=rows) for settings in adapters]
     found = list(dict.fromkeys(problem for settings in wanted for problem in lora.problems(skeleton, settings)))
     context = getattr(skeleton.config, "max_position_embeddings", max_length)
@@ -130,7 +134,7 @@ def _unseen_notes(base: Base, prepared: Prepared) -> Iterator[str]:
     if not base.added_tokens:
         return
     unseen = dict(
-        zip(added_tokens.numbers(models.tokenizer_of(base), base.added_tokens), base.added_tokens, strict=True)
+        zip(added_tokens.numbers(pretrained.tokenizer_of(base), base.added_tokens), base.added_tokens, strict=True)
     )
     for row in prepared.train:
         for number in unseen.keys() & set(row["input_ids"]):

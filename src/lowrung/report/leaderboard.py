@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung import atomic
-from lowrung.outcome import Outcome, Status
 from lowrung.report.tables import table
+from lowrung.store import atomic
+from lowrung.store.outcome import Outcome, Status
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lowrung import goals
+from lowrung.search import objectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def problems(settings: Any) -> list[str]:
         return [f'hydra.sweeper.constraints must be pairs such as {{params/trainable:"<=1e6"}}, but is {settings!r}.']
     found = []
     for metric, text in settings.items():
-        found += goals.name_problems("hydra.sweeper.constraints", metric)
+        found += objectives.name_problems("hydra.sweeper.constraints", metric)
         if not _is_bound(text):
             found.append(
                 f"hydra.sweeper.constraints.{metric} must be <= or >= and a number, but is {text!r}. Write it in"

@@ -17,12 +17,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from lowrung import addresses, disk
 from lowrung.errors import UsageError
-from lowrung.outcome import Outcome, Status
 from lowrung.search import pruning, samplers
 from lowrung.search.constraints import parse
 from lowrung.search.space import Params, Space
+from lowrung.store import addresses, disk
+from lowrung.store.outcome import Outcome, Status
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

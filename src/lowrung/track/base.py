@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lowrung import addresses
 from lowrung.errors import LowrungError
-from lowrung.outcome import Status
+from lowrung.store import addresses
+from lowrung.store.outcome import Status
 
 
 class TrackError(LowrungError):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lowrung.outcome import Status
+from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, Point, TrackError
 
 

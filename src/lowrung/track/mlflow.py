@@ -19,9 +19,9 @@ from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from lowrung import addresses, atomic
 from lowrung.errors import UsageError
-from lowrung.outcome import Status
+from lowrung.store import addresses, atomic
+from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, Point, TrackerLostError, TrackError, check_uri
 
 # A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
@@ -35,9 +35,9 @@ STATUS_TAG = "lowrung.status"
 """The tag with the exact status, of which MLflow knows only three kinds."""
 
 SIGNATURE_TAG = "lowrung.signature"
-"""The tag with the signature of a run (see `lowrung.provenance.signature`)."""
+"""The tag with the signature of a run (see `lowrung.config.signature.signature`)."""
 
-RESULTS_TAG = "lowrung.results"
+RESULTS_TAG = "lowrung.sweeps.results"
 """The tag with the folder of a run's results."""
 
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-from lowrung import provenance
-from lowrung.track import ask
+from lowrung.config import signature
+from lowrung.track import probe
 from lowrung.track.base import TrackError
 from lowrung.track.mlflow import UNKNOWN, open_store, translated
 
@@ -175,7 +175,7 @@ class Registry:
             asked = {"prompts": list(prompts), "new_tokens": new_tokens, "rows": [list(row) for row in rows]}
             question.write_text(json.dumps(asked), encoding="utf-8")
             # -P: the script's own folder is not searched, where mlflow.py would be taken for MLflow.
-            command = [sys.executable, "-P", ask.__file__, model, str(question), str(answer)]
+            command = [sys.executable, "-P", probe.__file__, model, str(question), str(answer)]
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -236,7 +236,7 @@ def _save(entry: Entry, working: Path) -> Path:
     """Writes the model down as MLflow loads it: its files, the code that loads them, and nothing that is pickled."""
     loader, model = working / f"{LOADER}.py", working / "model"
     shutil.copy(entry.loader, loader)
-    versions = provenance.versions((*REQUIREMENTS, *entry.packages))
+    versions = signature.versions((*REQUIREMENTS, *entry.packages))
     text = Schema([ColSpec("string")])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from lowrung import addresses
 from lowrung.errors import UsageError
+from lowrung.store import addresses
 from lowrung.track.base import TrackError, check_uri
 
 HOST = "127.0.0.1"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lowrung.outcome import Status
+from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackerLostError, TrackError
 
 _T = TypeVar("_T")

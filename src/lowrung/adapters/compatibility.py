@@ -1,0 +1,121 @@
+"""Whether a saved adapter is whole, and fits its base; no weights of the base are loaded."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+
+from lowrung.adapters import files, vocabulary
+from lowrung.adapters.files import Saved
+from lowrung.errors import UsageError
+from lowrung.finetune.models import pretrained, soundness
+from lowrung.finetune.models.pretrained import Base
+
+MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Inits that change the base's weights when PEFT loads an adapter that names them."""
+
+OTHER_BASE = "Was it trained on another base? Name that: --base PATH."
+
+SHOWN = 3
+"""How many tensors a message names."""
+
+
+def problems(saved: Saved, base: Base) -> list[str]:
+    """Why an adapter cannot be what was trained on a base, in words."""
+    return [*_own_problems(saved), *_base_problems(saved, base)]
+
+
+def check(saved: Saved, base: Base) -> None:
+    """Refuses an adapter with `problems`.
+
+    Raises:
+        UsageError: with all of them.
+    """
+    if found := problems(saved, base):
+        raise UsageError([f"{saved.folder}: {problem}" for problem in found])
+
+
+def _own_problems(saved: Saved) -> Iterator[str]:
+    config = saved.config
+    if config.task_type not in (None, "CAUSAL_LM"):
+        yield f"task_type must be CAUSAL_LM, a model that continues text, but is {config.task_type}."
+    if str(config.init_lora_weights).startswith(MOVES_BASE):
+        yield (
+            f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
+            " Save it converted (path_initial_model_for_weight_conversion), as lowrung does."
+        )
+    if wrong := [name for name, tensor in saved.tensors.items() if not files.is_finite(tensor)]:
+        yield f"every number must be finite, but {_some(wrong)} hold NaN or infinity. Train again at a lower rate."
+    found = files.layers(saved)
+    if wrong := [
+        f"{layer.name} ({layer.rank}, config {files.rank(config, layer.name)})"
+        for layer in found
+        if layer.rank != files.rank(config, layer.name)
+    ]:
+        yield f"ranks must be those of adapter_config.json, but are not in {_some(wrong)}: the scaling would be wrong."
+    if found and all(layer.norm == 0 for layer in found) and len(saved.tensors) == 2 * len(found):
+        yield "an adapter must change something, but every update is zero: it was never trained."
+
+
+def base_problems(base: Base) -> list[str]:
+    """What stands in the way of using the base that an adapter, its run, or ``--base`` names."""
+    try:
+        _ = base.folder
+    except UsageError as error:
+        return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
+    return soundness.problems(base)
+
+
+def _base_problems(saved: Saved, base: Base) -> list[str]:
+    if found := base_problems(base):
+        return found
+    own_rows = {files.place(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
+    if found := list(vocabulary.problems(saved.folder, saved.config, own_rows, base)):
+        return found
+    try:
+        needed, own = _needed(saved.config, base)
+    except ValueError as error:
+        there = {name for name, _ in pretrained.skeleton(base).named_modules()}
+        absent = [layer.name for layer in files.layers(saved) if layer.name not in there]
+        reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
+        return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
+    given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
+    shapes = {name: needed.get(name, own.get(files.place(name))) for name in given}
+    findings = (
+        ("needs tensors that the file lacks", [name for name in needed if name not in given]),
+        ("knows no such place as", [name for name, shape in shapes.items() if shape is None]),
+        (
+            "has other dimensions at",
+            [
+                f"{name} {given[name]}, where it needs {shape}"
+                for name, shape in shapes.items()
+                if shape not in (None, given[name])
+            ],
+        ),
+    )
+    return [
+        f"it must fit its base, but {base.path} {what}: {_some(names)}. {OTHER_BASE}"
+        for what, names in findings
+        if names
+    ]
+
+
+def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """The shapes of an adapter of these settings by their names in a file, and of the base's own parameters by theirs.
+
+    A file may hold the latter too, such as trained biases or an embedding that has grown.
+    """
+    config = copy.deepcopy(config)
+    config.init_lora_weights = True
+    config.inference_mode = True
+    skeleton: Any = pretrained.skeleton(base)
+    own = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
+    adapted = PeftModel(skeleton, config)
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}, own
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(name.removeprefix(files.PREFIX) for name in names[:SHOWN])
+    return listed if len(names) <= SHOWN else f"{listed} and {len(names) - SHOWN} more"

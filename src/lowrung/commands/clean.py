@@ -1,0 +1,226 @@
+"""What a study left behind and can do without: listed, then deleted. MLflow is not touched.
+
+Only folders that lowrung made are deleted, and no link is followed out of them.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lowrung.config.rules import did_you_mean
+from lowrung.errors import StoreError, UsageError
+from lowrung.store import atomic
+from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.outcome import Outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A folder that can go.
+
+    Attributes:
+        path: the folder.
+        bytes: the size of its files.
+        lock: held by whoever works there.
+    """
+
+    path: Path
+    bytes: int
+    lock: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """What goes and what stays.
+
+    Attributes:
+        items: folders that go.
+        held: folders that stay since another process works in them.
+        strange: what jobs point to and is not a run's folder; it stays.
+        shared: how many runs stay since jobs of other studies point to them.
+    """
+
+    items: Sequence[Item] = ()
+    held: Sequence[Path] = ()
+    strange: Sequence[Path] = ()
+    shared: int = 0
+
+
+def clean(name: str, *, everything: bool, dry_run: bool) -> str:
+    """Deletes what a study can do without: checkpoints, working files and merged models, which can be made again.
+
+    Args:
+        name: a study's name below ./multirun, or a folder's path.
+        everything: also the study, and its runs that no job of another study beside it points to.
+        dry_run: delete nothing.
+
+    Returns:
+        what was deleted and what stayed, for people.
+
+    Raises:
+        UsageError: when there is no such study.
+        StoreError: when something cannot be read or deleted, for want of rights for example.
+    """
+    study = find(name, Path.cwd())
+    try:
+        found = survey(study, everything=everything)
+        done = found if dry_run else delete(found)
+    except OSError as error:
+        raise StoreError(f"{error.filename} must be yours to read and to delete, but: {error.strerror}.") from error
+    return render(done, dry_run=dry_run)
+
+
+def find(name: str, folder: Path) -> StudyFolder:
+    """The study of this name below ``folder/multirun``, or the one whose folder this is.
+
+    Raises:
+        UsageError: when there is none, or when ``folder`` is in it.
+    """
+    multirun = folder / "multirun"
+    for path in (multirun / name, folder / Path(name).expanduser()):
+        if _is_study(path):
+            if folder.resolve().is_relative_to(path.resolve()):
+                raise UsageError(f"STUDY must not hold the folder that you are in, but {path.resolve()} does.")
+            return StudyFolder(path.resolve())
+    known = sorted(path.name for path in multirun.glob("*") if _is_study(path))
+    listed = f"There are: {', '.join(known)}." if known else "There are none."
+    raise UsageError(
+        f"STUDY must be a study in {multirun} or a study's folder, but is {name!r}.{did_you_mean(name, known)} {listed}"
+    )
+
+
+def survey(study: StudyFolder, *, everything: bool) -> Cleaning:
+    """What would go (see `clean`); it only looks."""
+    if _is_held(study.lock):
+        return Cleaning(held=[study.path])
+    pointed = sorted(_targets(_links(study.path)))
+    runs = [RunFolder(path) for path in pointed if _is_run(RunFolder(path))]
+    held = [run.path for run in runs if _is_held(run.lock)]
+    others = _pointed_by_others(study) if everything else set()
+    items = [
+        _item(path, run.lock)
+        for run in runs
+        if run.path not in held
+        for path in ([run.path] if everything and run.path not in others else _can_be_made_again(run))
+    ]
+    if everything and not held:  # a batch of Hydra's own sweeper has no lock but those of its runs
+        items.append(_item(study.path, study.lock))
+    strange = [path for path in pointed if RunFolder(path) not in runs]
+    return Cleaning(items, held, strange, sum(run.path in others for run in runs))
+
+
+def delete(found: Cleaning) -> Cleaning:
+    """Deletes what was found, but for folders that a process came to work in since; returns what came of it."""
+    deleted: list[Item] = []
+    held = list(found.held)
+    for item in found.items:
+        try:
+            with atomic.lock(item.lock):
+                _delete_folder(item.path)
+            deleted.append(item)
+        except StoreError:
+            held.append(item.lock.parent)
+    return dataclasses.replace(found, items=deleted, held=list(dict.fromkeys(held)))
+
+
+def render(cleaning: Cleaning, *, dry_run: bool) -> str:
+    """For people: one line a folder with its size, the total, and what stayed and why."""
+    total = _human(sum(item.bytes for item in cleaning.items))
+    lines = [f"{_human(item.bytes):>8}  {item.path}" for item in cleaning.items]
+    lines.append(f"{total:>8}  in total{'; a dry run: nothing was deleted' if dry_run else ' deleted'}")
+    if cleaning.shared:
+        runs = "1 run was" if cleaning.shared == 1 else f"{cleaning.shared} runs were"
+        lines.append(f"{runs} kept: other studies point there")
+    lines += [f"skipped, since another process works there: {path}" for path in cleaning.held]
+    lines += [f"skipped, since it is not a run's folder: {path}" for path in cleaning.strange]
+    return "\n".join(lines)
+
+
+# -- what is whose -----------------------------------------------------------------------------------------------------
+
+
+def _is_study(path: Path) -> bool:
+    return _is_config(path / "multirun.yaml")
+
+
+def _is_run(run: RunFolder) -> bool:
+    """Whether lowrung made this folder."""
+    if _is_config(run.config):
+        return True
+    try:
+        return Outcome.read(run.outcome) is not None
+    except StoreError:
+        return False
+
+
+def _is_config(path: Path) -> bool:
+    """Whether a YAML file holds the groups of a lowrung config, of an older version's too."""
+    if not path.is_file():
+        return False
+    keys = re.findall(r"^(\w+):", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return {"model", "data", "lora", "train"} <= set(keys)
+
+
+def _links(folder: Path) -> set[Path]:
+    """The links of all jobs below ``folder``."""
+    return {path for path in folder.rglob(JobFolder(Path()).run.name) if path.is_symlink()}
+
+
+def _targets(links: Iterable[Path]) -> set[Path]:
+    """The folders that links point to; links that dangle are left out."""
+    return {target for link in links if (target := _target(link)).is_dir() and not target.is_symlink()}
+
+
+def _target(link: Path) -> Path:
+    """Where a link points, one step far: the store may lie behind a link, but a run that is a link is no run."""
+    place = link.parent.resolve() / link.readlink()
+    return place.parent.resolve() / place.name
+
+
+def _pointed_by_others(study: StudyFolder) -> set[Path]:
+    """The folders that jobs of the other studies beside this one, and single runs, point to."""
+    multirun = next((path for path in study.path.parents if path.name == "multirun"), study.path.parent)
+    return _targets((_links(multirun) | _links(multirun.parent / "outputs")) - _links(study.path))
+
+
+def _can_be_made_again(run: RunFolder) -> Iterator[Path]:
+    """The run's folders that are not its result."""
+    yield from (path for path in (run.checkpoints, run.scratch, run.merged) if path.is_dir() and not path.is_symlink())
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a live process holds a lock; the file is not made where there is none."""
+    if not lock.exists():
+        return False
+    try:
+        with atomic.lock(lock):
+            return False
+    except StoreError:
+        return True
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _item(path: Path, lock: Path) -> Item:
+    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return Item(path, sum(file.lstat().st_size for file in files), lock)
+
+
+def _delete_folder(path: Path) -> None:
+    """Deletes a folder and what is in it; links in it are deleted, not followed."""
+    # First, so that a deletion that breaks off never leaves a result without its adapter.
+    RunFolder(path).outcome.unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def _human(size: float) -> str:
+    """A size in bytes in the unit that leaves one to three digits before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,113 @@
+"""`lowrung inspect`: what an adapter is, and what is wrong with it."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowrung.commands import names
+from lowrung.commands.names import Named
+from lowrung.commands.run_inputs import base_for
+from lowrung.report.tables import table
+from lowrung.store.outcome import Outcome
+
+if TYPE_CHECKING:
+    from lowrung.adapters.files import Layer, Saved
+    from lowrung.finetune.models.pretrained import Base
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        text: the adapter in words: base, settings, parameters, and a row for each kind of layer.
+        problems: what is wrong with it, in words.
+    """
+
+    text: str
+    problems: Sequence[str]
+
+
+def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> Inspection:
+    """Looks at an adapter and, without its weights, at its base.
+
+    Args:
+        name: the adapter's folder, run or trial.
+        base: where its base is, instead of where the adapter says.
+        trust_remote_code: run Python code that comes with the base.
+
+    Raises:
+        UsageError: when there is no such adapter, or it cannot be read.
+    """
+    from lowrung.adapters import compatibility, files
+
+    (found,) = names.adapters([name], Path.cwd())
+    saved = files.read(found.folder)
+    origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
+    return Inspection(_text(found, saved, origin, files.layers(saved)), compatibility.problems(saved, origin))
+
+
+def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"]) -> str:
+    facts = {
+        "adapter": str(found.folder),
+        "base": " at ".join(filter(None, (base.path, saved.config.revision))),
+        **({"adds": ", ".join(base.added_tokens)} if base.added_tokens else {}),
+        **({"run": _run(found)} if found.run else {}),
+        "settings": _settings(saved),
+        "parameters": f"{saved.parameters:,}",
+    }
+    rows = [_row(kind, of_kind) for kind, of_kind in _by_kind(layers).items()]
+    head = ["layer", "count", "rank", "scaling", "out x in", "mean ‖ΔW‖", "max ‖ΔW‖"]
+    lines = [f"{fact:<10}  {value}" for fact, value in facts.items()]
+    return "\n".join([*lines, "", table(head, rows, left=("layer",))])
+
+
+def _run(found: Named) -> str:
+    assert found.run is not None
+    outcome = Outcome.read(found.run.outcome)
+    return f"{found.run.path.name}, {outcome.status if outcome else 'unfinished'}, gate {gate(outcome)}"
+
+
+def gate(outcome: Outcome | None) -> str:
+    """The gate's result in a word."""
+    passed = outcome.metrics.get("merge/passed") if outcome else None
+    return "not run" if passed is None else "passed" if passed else "failed"
+
+
+def _settings(saved: "Saved") -> str:
+    config = saved.config
+    kinds = [name for name, used in (("DoRA", config.use_dora), ("rsLoRA", config.use_rslora)) if used]
+    parts = [*(kinds or ["LoRA"]), f"r {config.r}", f"alpha {config.lora_alpha:g}", f"dropout {config.lora_dropout:g}"]
+    parts += [f"bias {config.bias}"] if config.bias != "none" else []
+    parts += [f"whole {', '.join(config.modules_to_save)}"] if config.modules_to_save else []
+    parts += [f"{len(numbers)} rows of {matrix}" for matrix, numbers in _rows(config.trainable_token_indices).items()]
+    return ", ".join(parts)
+
+
+def _rows(trained: Sequence[int] | Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
+    """The rows that are trained by themselves, by their matrix; PEFT takes a list to be the embedding's."""
+    if trained is None:
+        return {}
+    return trained if isinstance(trained, Mapping) else {"the embedding": trained}
+
+
+def _by_kind(layers: Sequence["Layer"]) -> Mapping[str, list["Layer"]]:
+    kinds: dict[str, list[Layer]] = {}
+    for layer in layers:
+        kinds.setdefault(layer.name.rsplit(".", 1)[-1], []).append(layer)
+    return kinds
+
+
+def _row(kind: str, layers: Sequence["Layer"]) -> list[str]:
+    norms = [layer.norm for layer in layers]
+    return [
+        kind,
+        str(len(layers)),
+        "/".join(map(str, sorted({layer.rank for layer in layers}))),
+        "/".join(f"{scaling:.4g}" for scaling in sorted({layer.scaling for layer in layers})),
+        "/".join(sorted({f"{layer.shape[0]} x {layer.shape[1]}" for layer in layers})),
+        f"{statistics.fmean(norms):.4g}",
+        f"{max(norms):.4g}",
+    ]

@@ -1,0 +1,103 @@
+"""The model card: what an adapter, or what became of it, is made of and how it did."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from lowrung.commands import inspect
+from lowrung.commands.names import Named
+from lowrung.report.tables import number
+from lowrung.store.outcome import Outcome
+
+if TYPE_CHECKING:
+    from lowrung.adapters.files import Saved
+    from lowrung.finetune.models.pretrained import Base
+
+
+def body(
+    found: Named,
+    saved: "Saved",
+    base: "Base",
+    config: Mapping[str, Any],
+    *,
+    title: str,
+    about: str,
+    verified: str | None = None,
+) -> str:
+    """The card in Markdown: base, adapter, data, training, metrics and the gate's result.
+
+    Args:
+        found: the adapter, and its run where it has one.
+        saved: the adapter as it lies on the disk.
+        base: what it was trained on.
+        config: its run's; empty without a run.
+        title: the heading.
+        about: what it is, in a sentence.
+        verified: how this very folder was verified, where it was.
+    """
+    outcome = Outcome.read(found.run.outcome) if found.run else None
+    sections = [
+        f"# {title}",
+        about,
+        _section("Base", _base_facts(base)),
+        _section("Adapter", _adapter_facts(found, saved)),
+    ]
+    if found.run:
+        sections += [_section(name, config[key]) for name, key in (("Data", "data"), ("Training", "train"))]
+    if outcome:
+        sections.append(_section("Metrics", {name: number(value) for name, value in sorted(outcome.metrics.items())}))
+        sections.append(f"## Gate\n\nThe merged-vs-adapter gate after training: {inspect.gate(outcome)}.")
+    if verified:
+        sections.append(f"## Verified\n\n{verified}")
+    return "\n\n".join(sections) + "\n"
+
+
+def with_head(body: str, base: "Base", *, library: str, tags: Sequence[str]) -> str:
+    """The card with the head that model hubs read.
+
+    Args:
+        body: the card.
+        base: what the adapter was trained on.
+        library: what loads it.
+        tags: what it is found by.
+    """
+    head: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": [*tags, "lowrung"]}
+    origin, _ = base.origin
+    if not Path(origin).is_absolute():  # a path says nothing elsewhere, and the hub takes ids alone
+        head["base_model"] = origin
+    return f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---\n\n{body}"
+
+
+def _base_facts(base: "Base") -> dict[str, Any]:
+    from lowrung.finetune.models.embedded import ABOUT
+
+    tokens = ", ".join(f"`{token}`" for token in base.added_tokens).replace("|", "\\|")
+    return {
+        "model": base.path,
+        "which is": ABOUT.get(base.path.removeprefix("embedded:")) if base.path.startswith("embedded:") else None,
+        "revision": base.origin[1] or "none",
+        "quantised": base.quantization,
+        "added tokens": tokens,
+    }
+
+
+def _adapter_facts(found: Named, saved: "Saved") -> dict[str, Any]:
+    facts: dict[str, Any] = {"run": found.run.path.name} if found.run else {}
+    settings = saved.config
+    return {
+        **facts,
+        "rank": settings.r,
+        "alpha": settings.lora_alpha,
+        "rsLoRA": settings.use_rslora,
+        "DoRA": settings.use_dora,
+        "modules": ", ".join(sorted(settings.target_modules or ())),
+        "parameters": f"{saved.parameters:,}",
+    }
+
+
+def _section(title: str, facts: Mapping[str, Any]) -> str:
+    """A table of what is set."""
+    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, [], {}, "")]
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *rows])

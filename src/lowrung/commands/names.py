@@ -1,0 +1,169 @@
+"""What an argument of a command names: an adapter or a model, by its folder, its run, its trial or MLflow's id."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from lowrung.config.rules import did_you_mean
+from lowrung.errors import UsageError
+from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.track.base import TrackError, store_uri
+
+T = TypeVar("T")
+
+ADAPTER = "an adapter's folder, a run (runs/<signature>, or MLflow's id) or a trial (<study>/<n>)"
+
+RUN_ID = re.compile("[0-9a-f]{32}")
+"""MLflow's ids of runs."""
+
+STORE = "MLFLOW_TRACKING_URI"
+"""The environment variable that says where MLflow's runs are, where they are not in mlflow.db."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What was found.
+
+    Attributes:
+        name: as it was typed.
+        folder: the adapter's, or a whole model's.
+        run: the run that it belongs to, if any.
+    """
+
+    name: str
+    folder: Path
+    run: RunFolder | None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter rather than a whole model."""
+        return (self.folder / "adapter_config.json").is_file()
+
+
+def adapters(names: Sequence[str], here: Path) -> list[Named]:
+    """The adapters of these names.
+
+    Raises:
+        UsageError: with all names that are none.
+    """
+    return _all(names, lambda name: _adapter(name, here))
+
+
+def adapters_or_models(names: Sequence[str], here: Path) -> list[Named]:
+    """The adapters, or the models trained whole or merged, of these names.
+
+    Raises:
+        UsageError: with all names that are neither.
+    """
+    return _all(names, lambda name: _adapter_or_model(name, here))
+
+
+def runs(names: Sequence[str], here: Path) -> list[RunFolder]:
+    """The runs of these names.
+
+    Raises:
+        UsageError: with all names that are none.
+    """
+    return _all(names, lambda name: _run(name, here))
+
+
+def store_of_ids(here: Path) -> str:
+    """The address of the store in which MLflow's ids are looked up."""
+    return store_uri(os.environ.get(STORE), here)
+
+
+def _all(names: Iterable[str], find: Callable[[str], T]) -> list[T]:
+    found: list[T] = []
+    problems: list[str] = []
+    for name in names:
+        try:
+            found.append(find(name))
+        except UsageError as error:
+            problems += error.problems
+    if problems:
+        raise UsageError(problems)
+    return found
+
+
+def _adapter(name: str, here: Path) -> Named:
+    found = _adapter_or_model(name, here)
+    if not found.is_adapter:
+        raise UsageError(f"{name} must be {ADAPTER}, but {found.folder} is a whole model: it holds no adapter.")
+    return found
+
+
+def _adapter_or_model(name: str, here: Path) -> Named:
+    place = _place(name, here)
+    if _is_either(place):
+        run = RunFolder(place.parent)
+        return Named(name, place, run if run.config.is_file() else None)
+    run = _run_at(name, place)
+    for folder in (run.adapter, run.model):
+        if _is_either(folder):
+            return Named(name, folder, run)
+    raise UsageError(
+        f"{name} must be a run that was trained to its end, but {run.path} holds no adapter. Run it again."
+    )
+
+
+def _run(name: str, here: Path) -> RunFolder:
+    place = _place(name, here)
+    return RunFolder(place.parent) if _is_either(place) else _run_at(name, place)
+
+
+def _is_either(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("adapter_config.json", "config.json"))
+
+
+def _place(name: str, here: Path) -> Path:
+    """The folder that a name means, first as a path, then as a run, then as a trial, then as MLflow's id."""
+    for place in (here / Path(name).expanduser(), here / "runs" / name, here / "multirun" / name):
+        if place.is_dir():
+            return place.resolve()
+    if RUN_ID.fullmatch(name):
+        return _tracked_place(name, store_of_ids(here))
+    known = sorted(str(job.parent.relative_to(here / "multirun")) for job in here.glob("multirun/*/*/run"))
+    known += sorted(str(run.parent.relative_to(here)) for run in here.glob("runs/*/config.yaml"))
+    raise UsageError(f"{name} must be {ADAPTER}, but there is none of that name in {here}.{did_you_mean(name, known)}")
+
+
+def _tracked_place(name: str, uri: str) -> Path:
+    """The folder with the results of a run that has this id in MLflow."""
+    from lowrung.track import lookup
+
+    try:
+        record = lookup.by_id(uri, name)
+    except TrackError as error:
+        raise UsageError(
+            f"{name} looks like a run of MLflow, but {uri} does not answer ({error}). Set {STORE} to where it is."
+        ) from error
+    if record is None:
+        raise UsageError(f"{name} must be a run in {uri}, but there is none. Set {STORE} to where it is.")
+    if record.results is None:
+        kind = record.tags.get("lowrung.kind")
+        hint = "a whole sweep. Name one of its trials" if kind == "sweep" else "one without results. Run it to its end"
+        raise UsageError(f"{name} must be a run that has left results, but is {hint}.")
+    if not record.results.is_dir():
+        raise UsageError(
+            f"{name} must be a run whose results are on this machine, but {record.results} is gone. Run it again, or"
+            " name a copy of its adapter's folder."
+        )
+    return record.results.resolve()
+
+
+def _run_at(name: str, place: Path) -> RunFolder:
+    """The run whose folder this is, or the one of this trial's folder."""
+    job = JobFolder(place)
+    run = RunFolder(job.run.resolve() if job.run.exists() else place)
+    if run.config.is_file():
+        return run
+    seeds = sorted(path.parent.name for path in place.glob("seed_*/run"))
+    if seeds:
+        listed = ", ".join(f"{name}/{seed}" for seed in seeds)
+        raise UsageError(f"{name} was trained with several seeds. Name one of its runs: {listed}.")
+    inner = sorted(file.parent.name for file in place.glob("*/adapter_config.json"))
+    hint = f" It holds adapters. Name one: {', '.join(f'{name}/{one}' for one in inner)}." if inner else ""
+    raise UsageError(f"{name} must be {ADAPTER}, but {place} is none of them.{hint}")

@@ -1,0 +1,163 @@
+"""Which run of a study is its best one that passed the gate, and why others may not be promoted."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lowrung.commands import inspect
+from lowrung.errors import UsageError
+from lowrung.store import atomic
+from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.outcome import Outcome, Status
+
+OBJECTIVE = {"eval/loss": "minimize"}
+"""What a sweep searches for unless it says otherwise."""
+
+SHOWN = 3
+"""How many reasons a message gives."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A run that may be promoted.
+
+    Attributes:
+        run: its folder.
+        trial: ``<study>/<n>``, with several seeds ``<study>/<n>/seed_<s>``; None for a run that is part of no sweep.
+        objective: the metric that its study is searched for, the first one of several.
+        value: of that metric; None where it was not measured.
+        refusal: why it cannot be promoted, and the remedy; None where it can.
+    """
+
+    run: RunFolder
+    trial: str | None
+    objective: str
+    value: float | None
+    refusal: str | None
+
+    @property
+    def name(self) -> str:
+        """What it can be called in a command."""
+        return self.trial or self.run.path.name
+
+
+def study(name: str | None, here: Path) -> StudyFolder | None:
+    """The study of this name below ``here/multirun``, or whose folder this is; None of a name is the last one.
+
+    Args:
+        name: as it was typed, or None.
+        here: the folder that one is in.
+
+    Returns:
+        the study, or None where the name is no study's.
+
+    Raises:
+        UsageError: when there is no study at all, and none was named.
+    """
+    if name is None:
+        found = sorted(here.glob("multirun/*/multirun.yaml"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UsageError(
+                f"There must be a study to promote the best run of, but there is none in {here / 'multirun'}. Run a"
+                " sweep first, or name a run."
+            )
+        return StudyFolder(found[-1].parent)
+    for place in (here / "multirun" / name, here / Path(name).expanduser()):
+        if (place / "multirun.yaml").is_file():
+            return StudyFolder(place)
+    return None
+
+
+def best(found: StudyFolder) -> tuple[Candidate, Sequence[Candidate]]:
+    """The best run of a study that can be promoted, and the better ones that cannot.
+
+    With several seeds trials are ranked by their means, and the first seed that passed stands for its trial: the best
+    one would be chosen for its luck.
+
+    Raises:
+        UsageError: when none can be.
+    """
+    passed_over: list[Candidate] = []
+    for candidate in candidates(found):
+        if candidate.refusal is None:
+            return candidate, passed_over
+        passed_over.append(candidate)
+    reasons = [f"{candidate.name}: {candidate.refusal}" for candidate in passed_over[:SHOWN]]
+    more = [f"and {len(passed_over) - SHOWN} more runs"] if len(passed_over) > SHOWN else []
+    raise UsageError(
+        [f"{found.path.name} must have a complete run that passed the gate, but has none.", *reasons, *more]
+    )
+
+
+def candidates(found: StudyFolder) -> Iterator[Candidate]:
+    """The runs of a study, best trial first, as its leaderboard has them.
+
+    Raises:
+        UsageError: when the study has no leaderboard yet.
+    """
+    if not found.leaderboard.is_file():
+        raise UsageError(
+            f"{found.path.name} must have ended for its best run to be known, but has no leaderboard yet. The command"
+            " that it was started with goes on."
+        )
+    objective, _ = next(iter(_objectives(found).items()))
+    for row in atomic.read_json(found.leaderboard):
+        for run in row["runs"]:
+            trial = found.path / str(row["trial"])
+            job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{run['seed']}")
+            name = f"{found.path.name}/{job.path.relative_to(found.path)}"
+            yield _candidate(RunFolder(job.run.resolve()), name, objective, row["broken"])
+
+
+def of_run(run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
+    """A run as a candidate, and the study in ``here/multirun`` that it is part of, if any."""
+    for found, trial in studies_of(run, here):
+        objective, _ = next(iter(_objectives(found).items()))
+        return _candidate(run, trial, objective, ()), found
+    return _candidate(run, None, next(iter(OBJECTIVE)), ()), None
+
+
+def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
+    """The studies in ``here/multirun`` that a run is part of, each with the name of its trial there."""
+    for job in sorted([*here.glob("multirun/*/*/run"), *here.glob("multirun/*/*/seed_*/run")]):
+        if job.resolve() == run.path.resolve():
+            trial = job.parent.relative_to(here / "multirun")
+            yield StudyFolder(here / "multirun" / trial.parts[0]), str(trial)
+
+
+def setting(found: StudyFolder, name: str) -> Any:
+    """What a study was last started with, by a dotted name; None where it does not say."""
+    file = found.path / "multirun.yaml"
+    return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
+
+
+def _objectives(found: StudyFolder) -> dict[str, str]:
+    chosen = setting(found, "hydra.sweeper.objectives")
+    return {str(name): str(direction) for name, direction in chosen.items()} if chosen else OBJECTIVE
+
+
+def _candidate(run: RunFolder, trial: str | None, objective: str, broken: Sequence[str]) -> Candidate:
+    outcome = Outcome.read(run.outcome)
+    value = outcome.metrics.get(objective) if outcome else None
+    return Candidate(run, trial, objective, value, _refusal(run, outcome, broken))
+
+
+def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> str | None:
+    if outcome is None:
+        return f"it must have run to its end, but {run.path} holds no outcome. Run it again."
+    if outcome.status is not Status.COMPLETE:
+        return f"it must be complete, but is {outcome.status}: {outcome.cause}."
+    if broken:
+        return f"it must keep to the study's constraints, but not {' and '.join(broken)}. Name it to promote it anyway."
+    if not run.adapter.is_dir():
+        return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
+    gate = inspect.gate(outcome)
+    if gate == "not run":
+        return "it must have passed the gate, but that was off (verify=none). Train it with verify=default."
+    if gate == "failed":
+        failures = "; ".join(outcome.facts.get("gate_failures", ())) or "see its outcome.json"
+        return f"it must have passed the gate, but failed: {failures}. docs/verification.md says what that means."
+    return None

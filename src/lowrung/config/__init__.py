@@ -1,0 +1,1 @@
+"""The settings: their schema, the rules over them, and how they are typed."""

@@ -1,0 +1,279 @@
+"""What was typed: Hydra overrides, every problem that they have, and Hydra's refusals in words for people."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Sweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lowrung.config import rules, schema
+from lowrung.config.schema import Config
+
+Compose = Callable[[Sequence[str]], DictConfig]
+"""Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+"""What Hydra raises for an override that it cannot take; ``lora=4`` is a ValueError."""
+
+_WHOLE = "a whole number"
+
+
+def alternatives(override: Override) -> list[str]:
+    """The single values that an override stands for, each as an override: an interval stands for its ends.
+
+    One over seeds stands for none: it is refused whatever its ends.
+    """
+    key = override.get_key_element()
+    if override.is_interval_sweep():
+        if key == "seed":
+            return []
+        sweep = interval(override)
+        return [f"{key}={end}" for end in (sweep.start, sweep.end)]
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [override.input_line or ""]
+
+
+def interval(override: Override) -> IntervalSweep:
+    """The interval that an override sweeps over; whole ends mean that whole numbers are drawn."""
+    sweep = override.value()
+    assert isinstance(sweep, IntervalSweep)
+    return sweep
+
+
+def problems(
+    overrides: Sequence[str],
+    compose: Compose,
+    parser: OverridesParser,
+    hold: Callable[[Config], list[str]] = rules.rules,
+) -> list[str]:
+    """Every problem that these overrides have: each is composed alone, then the good ones are held to the rules.
+
+    Args:
+        overrides: as typed, sweeps included.
+        compose: composes a config from overrides without sweeps.
+        parser: Hydra's; it must know a config loader for ``glob()``.
+        hold: what a config must hold to.
+    """
+    found: list[str] = []
+    axes: list[_Axis] = []
+    for text in overrides:
+        try:
+            override = _parse(text, parser)
+        except (HydraException, ValueError) as error:
+            found.append(f"`{text}` cannot be read: {_grammar(error)}. Quote values with special characters.")
+        else:
+            if problem := _form_problem(text, override):
+                found.append(problem)
+            else:
+                axes.append(_Axis(override, alternatives(override)))
+    try:
+        configs = list(_composed([axis.singles for axis in axes], compose))
+    except COMPOSITION_ERRORS:  # rare, so only now is each composed alone
+        chosen = _parts(axes, compose)
+
+        def compose_with_parts(singles: Sequence[str]) -> DictConfig:
+            return compose([*(part for part in chosen if part not in singles), *singles])
+
+        defaults = compose_with_parts([])
+        for axis in axes:
+            found += axis.take_out_misfits(compose_with_parts, defaults)
+        configs = list(_composed([axis.singles for axis in axes], compose, is_tolerant=True))
+    for config in configs:
+        found += hold(config)
+    return list(dict.fromkeys(found))
+
+
+def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
+    """The choices of Hydra's own parts that compose: ``hydra/sweeper/pruner=asha`` brings settings that others set."""
+    parts = []
+    for axis in axes:
+        single = axis.singles[0] if len(axis.singles) == 1 else ""
+        if single.startswith("hydra/"):
+            with contextlib.suppress(*COMPOSITION_ERRORS):
+                compose([single])
+                parts.append(single)
+    return parts
+
+
+@dataclasses.dataclass
+class _Axis:
+    """An override and the single values that it stands for, each as an override."""
+
+    override: Override
+    singles: list[str]
+
+    def take_out_misfits(self, compose: Compose, defaults: DictConfig) -> list[str]:
+        """Leaves only singles that compose, and says what is wrong with the others."""
+        problems = {single: _composition_problem(single, compose, defaults) for single in self.singles}
+        self.singles = [single for single, problem in problems.items() if problem is None]
+        hint = ""
+        if self.override.is_interval_sweep():
+            sweep = interval(self.override)
+            hint = f" Write int(interval({sweep.start:g},{sweep.end:g})) to search whole numbers."
+        return [problem + (hint if _WHOLE in problem else "") for problem in problems.values() if problem]
+
+
+def parsed(text: str, parser: OverridesParser) -> Override | None:
+    """An override as Hydra reads it, or None where it cannot."""
+    try:
+        return _parse(text, parser)
+    except HydraException:
+        return None
+
+
+def _parse(text: str, parser: OverridesParser) -> Override:
+    override = parser.parse_override(text)
+    override.config_loader = parser.config_loader  # `parse_overrides` does it too: glob() asks it for choices
+    return override
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
+    """All that is wrong with a command line that Hydra refused; None where Hydra is not to blame.
+
+    Args:
+        error: what Hydra raised, which names the first problem alone.
+        arguments: the command line after the program's name.
+    """
+    if not isinstance(error, COMPOSITION_ERRORS):
+        return None
+    if str(error).startswith("Only one of --run, --multirun, --cfg"):
+        return [
+            "--cfg and --info show one config and run nothing, so neither goes with -m (nor with each other). Leave -m"
+            " out, and give each setting one value."
+        ]
+    from hydra import initialize_config_dir
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from lowrung.store.layout import ROOT
+
+    if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
+        return None
+    overrides = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        loader = hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+
+        def compose(values: Sequence[str]) -> DictConfig:
+            return loader.load_configuration("config", list(values), RunMode.RUN)
+
+        parser = OverridesParser.create(config_loader=loader)
+        found = problems(overrides, compose, parser)
+        if not _is_sweep(arguments):
+            found += _sweep_problems(overrides, parser)
+    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
+    return found or ([_first_line(error)] if is_hydras else None)
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether a command asks for a sweep; a preset does so in its file."""
+    return any(text in ("-m", "--multirun") or text.startswith(("sweeps=", "hydra.mode=")) for text in arguments)
+
+
+def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterator[str]:
+    """Sweeps in a command that asks for one run."""
+    for text in overrides:
+        override = parsed(text, parser)
+        if override is not None and override.is_sweep_override():
+            yield f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+
+
+def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: bool = False) -> Iterator[Config]:
+    """One config for each alternative, the other overrides at their first: sums, where the grid has products.
+
+    Where it is tolerant, overrides that fit alone but not together are left out: the caller gives Hydra's message.
+    """
+    axes = [singles for singles in axes if singles]
+    firsts = tuple(singles[0] for singles in axes)
+    choices = [(*firsts[:i], single, *firsts[i + 1 :]) for i, singles in enumerate(axes) for single in singles]
+    for choice in dict.fromkeys([firsts, *choices]):
+        try:
+            config = schema.resolve(compose(choice))
+        except COMPOSITION_ERRORS:
+            if not is_tolerant:
+                raise
+        else:
+            yield config
+
+
+def _composition_problem(override: str, compose: Compose, defaults: DictConfig) -> str | None:
+    try:
+        config = compose([override])
+        key = override.split("=", 1)[0].lstrip("+~").split("@")[0]
+        if "/" not in key:
+            OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
+    except COMPOSITION_ERRORS as error:
+        return _in_our_words(override, error, defaults)
+    return None
+
+
+def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
+    key, _, value = override.lstrip("+~").partition("=")
+    text = f"{error}\n{error.__cause__ or ''}"
+    available = re.search(r"Available options in '(.*?)':\n((?:\t.*\n?)+)", text)
+    if available:
+        options = available.group(2).split()
+        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{rules.did_you_mean(value, options)}"
+    is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
+    is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
+    if is_refused and not is_known:
+        alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
+        return f"{key} is not a setting.{rules.suggest_key(key, alike)}"
+    kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
+    if kind:
+        names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
+        wanted = kind.group(1) or kind.group(2)
+        return f"{key} must be {names.get(wanted, wanted)}, but is {value!r}."
+    return f"`{override}` is refused: {_first_line(error)}"
+
+
+def _leaves(config: DictConfig) -> Iterator[str]:
+    """Dotted names of all settings: ours, and the sweeper's and the launcher's; and the groups, as they are chosen."""
+    groups = ("model", "data", "lora", "train", "verify", "track")
+    for group in (*groups, "hydra.sweeper", "hydra.launcher"):
+        node = OmegaConf.select(config, group)
+        yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
+    yield from ("seed", "study", "store", "sweeps", *groups)
+    yield from ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
+
+
+def _grammar(error: Exception) -> str:
+    """Why Hydra cannot read an override, without the names of all that it could have read."""
+    reason = _first_line(error).partition(" expecting ")[0]
+    return reason.replace("mismatched input '<EOF>'", "it ends where a value should follow")
+
+
+def _form_problem(text: str, override: Override) -> str | None:
+    """What is wrong with an override whatever its key's values may be."""
+    key = override.key_or_group
+    if override.is_delete() and rules.is_declared(key):
+        return f"Every setting must have a value, but `{text}` takes {key} away. Leave that out; `{key}=...` sets it."
+    if override.is_sweep_override() and key.startswith(("hydra.", "hydra/")):
+        return f"{key} must have one value, since it is the same for a whole sweep. Run a sweep for each."
+    if _is_nested(override):
+        return (
+            f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range, and"
+            " search an interval by itself."
+        )
+    return None
+
+
+def _is_nested(override: Override) -> bool:
+    """Whether a list holds what itself stands for several values; Hydra fails over them later on."""
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and any(isinstance(one, Sweep | Glob) for one in value.list)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or str(error.__cause__) or type(error).__name__).strip().splitlines()[0]

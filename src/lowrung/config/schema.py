@@ -1,0 +1,440 @@
+"""Every key of a config, its type, unit and the reason for its default. conf/ holds the values."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "int8", "nf4")
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+DATASETS = ("docstrings", "number_words", "file", "hub")
+FORMATS = ("auto", "chat", "plain")
+METRICS = ("exact_match", "rouge", "bleu")
+"""The metrics of generated text that lowrung brings; any other is a dotted name of the user's."""
+
+
+def metric_names(metric: str) -> tuple[str, ...]:
+    """The names, after ``eval/``, that an entry of ``data.metrics`` is recorded under."""
+    return ("rouge1", "rouge2", "rougeL") if metric == "rouge" else (metric.rsplit(".", 1)[-1],)
+
+
+METHODS = ("lora", "full")
+INITS = (
+    "default",
+    "gaussian",
+    "orthogonal",
+    "pissa",
+    "pissa_niter_16",
+    "olora",
+    "eva",
+    "lora_ga",
+    "corda",
+    "loftq",
+    "mica",
+)
+"""The inits by name; any number of iterations will do in the place of 16."""
+
+
+DATA_INITS = ("eva", "lora_ga", "corda")
+"""The inits that look at training examples."""
+
+
+def is_init(init: str) -> bool:
+    """Whether this names an init."""
+    return init in INITS or re.fullmatch(r"pissa_niter_[1-9]\d*", init) is not None
+
+
+def is_converted(init: str) -> bool:
+    """Whether an init takes something out of the base's weights; see `lowrung.finetune.lora.adapter`."""
+    return init.startswith("pissa") or init in ("olora", "lora_ga", "corda")
+
+
+BIASES = ("none", "all", "lora_only")
+TARGETS = ("all-linear", "attention", "mlp")
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""The schedules of transformers that need no further settings."""
+TRACKERS = ("mlflow", "none")
+
+
+@dataclass
+class ModelConf:
+    """The base model.
+
+    Attributes:
+        path: a local folder as `save_pretrained` leaves it, a hub id (``Qwen/Qwen2.5-0.5B-Instruct``), or
+            ``embedded:NAME`` for a model that comes with lowrung.
+        revision: branch, tag or commit of a hub model; null is its main branch. The commit that was found is part of
+            a run's signature, so a moved branch is another model.
+        dtype: the weights' precision while training; ``auto`` is bfloat16 on a GPU and float32 on a CPU, which has
+            no fast bfloat16 matrix product (measured: 1.5 times slower than float32). With ``lora=full`` it is
+            float32 everywhere, since many a step is smaller than what bfloat16 can add to a weight.
+        attn_implementation: which attention transformers computes, one of `ATTENTIONS`; null leaves it the choice.
+        quantization: ``none``, ``int8`` (LLM.int8(), arXiv:2208.07339) or ``nf4`` (QLoRA, arXiv:2305.14314): the
+            frozen base is held in 8 or 4 bits a weight. Needs bitsandbytes; works on a CPU too.
+        double_quantization: with ``nf4``, also quantises the quantisation constants: 0.4 bits a weight less, as in
+            the QLoRA paper.
+        device_map: null puts the model on the run's one device; ``auto`` spreads it over all GPUs that the run sees
+            (see ``hydra.launcher.gpus_per_trial``).
+        trust_remote_code: runs Python code that comes with the model. Read that code first.
+        added_tokens: texts that become tokens of their own, such as ``["<think>","</think>"]``. Embedding and head get
+            a row for each, which starts at the mean of the others. An adapter trains and saves these rows alone, unless
+            ``lora.modules_to_save`` trains the matrices whole; the tokenizer beside it has the tokens, and AutoPeft
+            makes room for them in the original base.
+    """
+
+    path: str = MISSING
+    revision: str | None = None
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+    quantization: str = "none"
+    double_quantization: bool = True
+    device_map: str | None = None
+    trust_remote_code: bool = False
+    added_tokens: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SourceConf:
+    """Where examples come from.
+
+    Attributes:
+        name: ``docstrings``, ``number_words``, ``file`` or ``hub``.
+        path: for ``file`` a JSONL, CSV or Parquet file; for ``hub`` a dataset's id.
+        subset: for ``hub``, the dataset's subset (its config's name); null where it has only one.
+        split: for ``hub``, the split to train on.
+        messages_column: a column of chats, each a list of ``{role, content}``. Every assistant's turn is learnt.
+        prompt_column: a column of prompts, each a text or a list of messages.
+        completion_column: a column of completions, which alone are learnt; each a text or a list of one message.
+        text_column: a column of texts, learnt whole. Of the three forms the first that the data has is taken:
+            messages, prompt and completion, text.
+        weight: the source's share in a mixture, relative to the other sources' weights.
+    """
+
+    name: str = MISSING
+    path: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    text_column: str = "text"
+    weight: float = 1.0
+
+
+@dataclass
+class DataConf(SourceConf):
+    """The task: its examples, how they are split, and how they are scored.
+
+    Attributes:
+        name: ``docstrings``, ``number_words``, ``file``, ``hub``, or ``mixture`` of the ``sources``.
+        sources: for ``mixture``, what is mixed: a list of sources with the fields above.
+        eval_path: for ``file``, a file of its own to evaluate on; null holds examples of ``path`` out.
+        eval_split: for ``hub``, the split to evaluate on; null holds examples of ``split`` out.
+        train_size: examples to train on; null is all that there are.
+        eval_size: held-out examples that the eval scores are computed over; null is all of ``eval_path`` or
+            ``eval_split``.
+        max_length: tokens after which an example is cut.
+        seed: draws the examples and the split; apart from the run's seed, so that seeds share their data.
+        format: how prompt and completion become one text: ``chat`` by the tokenizer's chat template, ``plain`` one
+            after the other, ``auto`` chat where the tokenizer has a template.
+        metrics: scores of greedily generated text: ``exact_match``, ``rouge``, ``bleu``, or the dotted name of a
+            function ``(predictions, references) -> number`` of yours.
+    """
+
+    sources: list[SourceConf] = field(default_factory=list)
+    eval_path: str | None = None
+    eval_split: str | None = None
+    train_size: int | None = None
+    eval_size: int | None = None
+    max_length: int = MISSING
+    seed: int = 0
+    format: str = "auto"
+    metrics: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LoraConf:
+    """The adapter (LoRA, arXiv:2106.09685).
+
+    Attributes:
+        method: ``lora``, or ``full``: all weights are trained and there is no adapter; the other fields are unused.
+        r: rank of the update B·A.
+        alpha: numerator of the scaling alpha / r (rsLoRA: alpha / sqrt(r)). Twice r by default, so that sweeping r
+            does not also sweep the size of the update.
+        dropout: probability of dropping an input of A while training.
+        bias: which biases are trained: ``none``, ``all`` of the model, or ``lora_only``, those of adapted layers.
+        use_rslora: rank-stabilised scaling, arXiv:2312.03732.
+        use_dora: a trained magnitude beside the low-rank direction, arXiv:2402.09353.
+        init: ``default`` (A random, B zero), ``gaussian``, ``orthogonal`` (A and B random, B·A zero; even ranks),
+            ``pissa`` (principal singular vectors, arXiv:2404.02948), ``pissa_niter_N`` (the same by N iterations of a
+            randomised decomposition, much faster), ``olora`` (orthonormal, arXiv:2406.01775), or from training
+            examples ``eva`` (where each layer's inputs vary most, which also shares the ranks out among the layers,
+            arXiv:2410.07170), ``lora_ga`` (the gradients' singular vectors, arXiv:2407.05000) or ``corda`` (the
+            weights' singular vectors as the inputs weigh them, arXiv:2406.05223); ``loftq`` gives a quantised base
+            back what quantising took (arXiv:2310.08659), and ``mica`` trains A alone, with B fixed to the least
+            singular vectors (arXiv:2604.01694). Whatever the init, the saved adapter is for the original base.
+        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` look at. 128 are some thousand tokens,
+            several times as many as a small model's layers are wide; CorDA's authors take 256 long ones.
+        target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
+            block), a list of module names, or a regular expression over whole module names.
+        modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
+            the base ties to its embedding is trained apart from it, and the merged model holds both.
+        trainable_token_indices: numbers of tokens whose embeddings are trained and saved with the adapter, such as
+            those that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows. Those of
+            ``model.added_tokens`` are trained without being named.
+        rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
+        alpha_pattern: alphas that differ from alpha, likewise.
+        layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
+        lora_plus_ratio: learning rate of B over that of A (LoRA+, arXiv:2402.12354; 16 there); null is one rate.
+    """
+
+    method: str = "lora"
+    r: int = MISSING
+    alpha: float = MISSING
+    dropout: float = 0.0
+    bias: str = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: str = "default"
+    init_examples: int = 128
+    target_modules: Any = "all-linear"
+    modules_to_save: list[str] = field(default_factory=list)
+    trainable_token_indices: list[int] = field(default_factory=list)
+    rank_pattern: Any = None
+    alpha_pattern: Any = None
+    layers_to_transform: list[int] | None = None
+    lora_plus_ratio: float | None = None
+
+
+@dataclass
+class TrainConf:
+    """How to train.
+
+    Attributes:
+        learning_rate: peak rate of AdamW.
+        max_steps: optimiser steps; null where ``epochs`` is given.
+        epochs: passes over the training examples; null where ``max_steps`` is given.
+        batch_size: examples per forward pass.
+        eval_batch_size: examples per forward pass of an evaluation; the scores do not depend on it.
+        gradient_accumulation_steps: forward passes per optimiser step.
+        eval_steps: steps between evaluations; the last step is always followed by one.
+        save_steps: steps between checkpoints, a multiple of ``eval_steps``; null is one at every evaluation, 0 none.
+            A run that was interrupted goes on from its last one. They are deleted when the run is complete.
+        save_total_limit: how many checkpoints are kept, the newest; with early stopping the best one besides.
+        early_stopping: ends the run when the eval loss has not improved for so many evaluations, and takes the
+            weights of the best one; null never does.
+        lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES`.
+        warmup_ratio: share of the steps over which the rate rises.
+        weight_decay: AdamW's; 0 since the adapter starts at zero and few steps are made.
+        max_grad_norm: the gradient is scaled down to this norm; 0 never does.
+        packing: fills each row of a batch with several examples up to ``data.max_length`` tokens, so that little is
+            padding. A row is then what ``batch_size`` counts. Examples do not see each other, which is tried out
+            on the model before training; a model where they would (one with a recurrent state) is refused.
+        gradient_checkpointing: computes activations a second time instead of keeping them: less memory, about a
+            third slower.
+    """
+
+    learning_rate: float = MISSING
+    max_steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = MISSING
+    eval_batch_size: int = MISSING
+    gradient_accumulation_steps: int = 1
+    eval_steps: int = MISSING
+    save_steps: int | None = None
+    save_total_limit: int = 1
+    early_stopping: int | None = None
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    packing: bool = False
+    gradient_checkpointing: bool = False
+
+
+def total_steps(
+    *, max_steps: int | None, epochs: float | None, rows: int, batch_size: int, gradient_accumulation_steps: int
+) -> int:
+    """Optimiser steps of a run over ``rows`` training rows; a last batch that is not full is one as well."""
+    if max_steps is not None:
+        return max_steps
+    assert epochs is not None  # a rule of lowrung.config.rules
+    per_epoch = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation_steps)
+    return math.ceil(epochs * per_epoch)
+
+
+@dataclass
+class ToleranceConf:
+    """How far a merged model may be from its adapter, over the completion tokens of the gate's prompts.
+
+    Attributes:
+        max_abs_logit_diff: largest difference of any logit.
+        mean_kl: mean Kullback-Leibler divergence, in nats.
+        top1_agreement: smallest share of tokens with the same most probable next token.
+        eval_loss_delta: largest difference of the eval loss either way, in nats.
+    """
+
+    max_abs_logit_diff: float = MISSING
+    mean_kl: float = MISSING
+    top1_agreement: float = MISSING
+    eval_loss_delta: float = MISSING
+
+
+@dataclass
+class VerifyConf:
+    """The merged-vs-adapter gate.
+
+    Attributes:
+        enabled: whether complete runs are verified.
+        prompts: held-out examples that are compared.
+        new_tokens: tokens that are generated greedily from each prompt.
+        merge_dtype: the precision that a merged model would be shipped in, and that ``lowrung merge`` saves; the gate
+            looks at float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
+            update where the base is stored in it; what goes beyond float16's range needs bfloat16 or float32.
+        keep_merged: keep the merged model in the run's folder; it is as large as the base.
+        forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is
+            taken on with and without what was trained: ``forget/loss_delta``, which a sweep can hold down or bound.
+            0 measures nothing; 48 take SmolLM2-135M some 18 s of one CPU thread.
+        tolerances: by dtype.
+    """
+
+    enabled: bool = True
+    prompts: int = MISSING
+    new_tokens: int = MISSING
+    merge_dtype: str = MISSING
+    keep_merged: bool = False
+    forgetting: int = 0
+    tolerances: dict[str, ToleranceConf] = field(default_factory=dict)
+
+
+@dataclass
+class TrackConf:
+    """Where runs are recorded.
+
+    Attributes:
+        kind: ``mlflow`` or ``none``.
+        uri: MLflow's tracking URI; null is ``mlflow.db`` (SQLite) in the working folder.
+        experiment: MLflow's experiment.
+    """
+
+    kind: str = "mlflow"
+    uri: str | None = None
+    experiment: str = "lowrung"
+
+
+@dataclass
+class Config:
+    """A whole config.
+
+    Attributes:
+        model: the base model.
+        data: the task.
+        lora: the adapter.
+        train: how to train.
+        verify: the merged-vs-adapter gate.
+        track: where runs are recorded.
+        sweeps: filled by ``sweeps=NAME``; holds nothing itself.
+        seed: of the adapter's initial weights, the order of the data and dropout. Never searched.
+        study: the sweep's name, which is its folder's; null is the task's or the preset's name with a short hash of the
+            search space.
+        store: the folder where results are kept by signature.
+    """
+
+    model: ModelConf = field(default_factory=ModelConf)
+    data: DataConf = field(default_factory=DataConf)
+    lora: LoraConf = field(default_factory=LoraConf)
+    train: TrainConf = field(default_factory=TrainConf)
+    verify: VerifyConf = field(default_factory=VerifyConf)
+    track: TrackConf = field(default_factory=TrackConf)
+    sweeps: Any = None
+    seed: int = 0
+    study: str | None = None
+    store: str = "runs"
+
+
+def register() -> None:
+    """Makes the schema known to Hydra, and the resolvers ``twice`` and ``first`` to OmegaConf.
+
+    Calling it again does no harm.
+    """
+    ConfigStore.instance().store(name="schema", node=Config, provider="lowrung")
+    OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)
+    OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v), None), replace=True)
+
+
+def resolve(config: Any) -> Config:
+    """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses.
+
+    Raises:
+        ValueError: when a setting was taken out of it.
+    """
+    values: dict[str, Any] = {str(name): config[name] for name in config if name != "hydra"}
+    for name, value in values.items():
+        values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    names = [field.name for field in dataclasses.fields(Config)]
+    if absent := [name for name in names if name not in values]:
+        raise ValueError(f"{', '.join(absent)} must have values, but have none")
+    plain = Config(**{name: values.pop(name) for name in names})
+    for name, value in values.items():  # added with a plus; `lowrung.config.rules` refuses it
+        setattr(plain, name, value)
+    return plain
+
+
+def determining(config: Config) -> dict[str, Any]:
+    """The part of a config that determines a run's result beside its model and data, whose content stands for them.
+
+    No paths, no tracking, no field that goes unused.
+    """
+    values = dataclasses.asdict(config)
+    for name in ("track", "sweeps", "study", "store"):
+        del values[name]
+    for name in ("path", "revision"):
+        del values["model"][name]
+    values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
+    values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
+    if config.model.quantization != "nf4":
+        del values["model"]["double_quantization"]
+    if config.lora.init not in DATA_INITS:
+        del values["lora"]["init_examples"]
+    if config.lora.method == "full":
+        values["lora"] = {"method": "full"}
+    values["verify"].pop("keep_merged")
+    if not config.verify.enabled:
+        values["verify"] = {"enabled": False}
+    else:
+        used = compared_dtypes(config)
+        values["verify"]["tolerances"] = {k: v for k, v in values["verify"]["tolerances"].items() if k in used}
+        if config.verify.forgetting:
+            values["verify"]["general_text"] = platform.python_version()  # which brings the text
+    return values
+
+
+def compared_dtypes(config: Config) -> set[str]:
+    """The precisions that the gate needs tolerances for: those of training and of both merges.
+
+    ``auto`` is bfloat16 on a GPU, and in it the trainer holds the adapter of a quantised base.
+    """
+    is_auto = config.model.dtype == "auto" or config.model.quantization != "none"
+    return {"float32", config.verify.merge_dtype, "bfloat16" if is_auto else config.model.dtype}
+
+
+def digest(value: Any) -> str:
+    """A hash of a JSON-like value, the same in every process and on every machine (16 hex digits)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

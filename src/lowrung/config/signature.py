@@ -1,0 +1,99 @@
+"""What made a run: versions, commit, machine; and the signature that says when two runs are the same."""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import lowrung
+from lowrung.config import schema
+from lowrung.config.schema import Config
+from lowrung.store.layout import ROOT
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
+"""Their versions can change a result."""
+
+RECORDED = (*PACKAGES, "hydra-core", "omegaconf", "optuna", "mlflow")
+
+
+def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads: int) -> str:
+    """A hash of all that determines a run's result: equal signatures are the same run (16 hex digits).
+
+    Args:
+        config: the run's.
+        model_fingerprint: a hash of the base model's content.
+        data_fingerprint: a hash of all examples.
+        threads: CPU threads; sums are taken in another order with another number of them.
+    """
+    return schema.digest(
+        {
+            "config": schema.determining(config),
+            "model": model_fingerprint,
+            "data": data_fingerprint,
+            "threads": threads,
+            "device": _device_kind(),
+            "versions": versions(PACKAGES),
+            "source": _source_digest(),
+        }
+    )
+
+
+def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, threads: int) -> dict[str, Any]:
+    """What a person wants to know a year later; ``tokens`` names the examples' folder below ``store/.tokens``."""
+    return {
+        "lowrung": lowrung.__version__,
+        "commit": git_commit(),
+        "versions": versions(RECORDED),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": _device_kind(),
+        "threads": threads,
+        "model_fingerprint": model_fingerprint,
+        "data_fingerprint": data_fingerprint,
+        "tokens": tokens,
+    }
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The installed versions, asked without importing anything."""
+    return {name: _version(name) for name in packages}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+@functools.cache
+def git_commit() -> str:
+    """The checkout's commit, with ``+changes`` where files differ from it; ``unknown`` outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no").strip()
+        return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def _source_digest() -> str:
+    """A hash of the code that trains and verifies; what is done with adapters after that changes no result."""
+    here = Path(__file__).parents[1]
+    total = hashlib.sha256()
+    for file in sorted((here / "finetune").rglob("*.py")):
+        total.update(f"{file.relative_to(here)}\n".encode() + file.read_bytes())
+    return total.hexdigest()
+
+
+def _device_kind() -> str:
+    """``cuda`` where an NVIDIA GPU is visible, else ``cpu``; asked without touching CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/gpus").exists()
+    return "cuda" if has_gpu and visible not in ("", "-1") else "cpu"

@@ -1,0 +1,1 @@
+"""The task: examples from sources, split, and turned into tokens."""

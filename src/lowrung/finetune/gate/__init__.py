@@ -1,0 +1,1 @@
+"""The gate: is the merged model the same as its adapter?"""

@@ -1,0 +1,172 @@
+"""How far one model is from another, over the completion tokens of the same rows."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lowrung.finetune.models import score
+
+Row = Mapping[str, Any]
+"""``input_ids`` and ``labels``, a label of -100 for each prompt token."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How far a model may be from its reference; see `lowrung.config.schema.ToleranceConf`."""
+
+    max_abs_logit_diff: float
+    mean_kl: float
+    top1_agreement: float
+    eval_loss_delta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one model is from another, over the same tokens.
+
+    Attributes:
+        max_abs_logit_diff: largest difference of any logit.
+        mean_kl: mean over tokens of KL(reference ‖ other), in nats.
+        top1_agreement: share of tokens with the same most probable next token.
+        eval_loss_delta: the other's mean negative log-likelihood less the reference's, in nats.
+    """
+
+    max_abs_logit_diff: float
+    mean_kl: float
+    top1_agreement: float
+    eval_loss_delta: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all logits were; where they were not, nothing else can be said."""
+        return math.isfinite(self.max_abs_logit_diff)
+
+    def violations(self, tolerance: Tolerance, what: str) -> list[str]:
+        """The rules that are broken, in words; ``what`` names the comparison."""
+        if not self.is_finite:
+            return [f"{what}: every logit must be finite, but some are not"]
+        rules = (
+            ("max |Δlogit|", self.max_abs_logit_diff, "<=", tolerance.max_abs_logit_diff),
+            ("mean KL", self.mean_kl, "<=", tolerance.mean_kl),
+            ("top-1 agreement", self.top1_agreement, ">=", tolerance.top1_agreement),
+            ("|Δ eval loss|", abs(self.eval_loss_delta), "<=", tolerance.eval_loss_delta),
+        )
+        return [
+            f"{what}: {name} must be {sign} {limit:g}, but is {value:.3g}"
+            for name, value, sign, limit in rules
+            if (value > limit if sign == "<=" else value < limit)
+        ]
+
+    def control_failures(self, effect: float, what: str) -> list[str]:
+        """A thing that does nothing would pass every comparison: this asks that it does more than is lost.
+
+        Args:
+            effect: mean KL between the base and what was trained.
+            what: names the comparison.
+        """
+        if effect > self.mean_kl or not self.is_finite:  # the latter is a violation already
+            return []
+        return [
+            f"{what}: training must change the base's output more than saving and merging change what was trained, but"
+            f" mean KL is {effect:.3g} and {self.mean_kl:.3g}"
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is compared with, once the trained model itself is gone.
+
+    Attributes:
+        rows: held-out rows.
+        logits: the trained model's `completion_logits` of them, before it was saved.
+        dtype: the precision that it was trained in.
+    """
+
+    rows: Sequence[Row]
+    logits: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype) -> "Evidence":
+        """Takes it from a trained model."""
+        return cls(rows, completion_logits(model, rows)[0], dtype)
+
+
+def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> tuple[Tensor, Tensor]:
+    """Next-token logits over the completion tokens of rows.
+
+    Args:
+        model: a causal language model, or a PEFT model around one.
+        rows: ``input_ids`` and ``labels``, a label of -100 for each prompt token.
+        batch_size: rows per forward pass.
+
+    Returns:
+        float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
+    """
+    logits, labels = [], []
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            some_logits, some_labels = score.labelled_logits(model, padded(rows[start : start + batch_size], model))
+            logits.append(some_logits.float().cpu())
+            labels.append(some_labels.cpu())
+    return torch.cat(logits), torch.cat(labels)
+
+
+def mean_loss(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> float:
+    """Mean negative log-likelihood of the completion tokens of rows, in nats; it does not depend on the batch size."""
+    batches = (padded(rows[start : start + batch_size], model) for start in range(0, len(rows), batch_size))
+    return score.evaluate(model, batches).loss
+
+
+def padded(rows: Sequence[Row], model: Any) -> score.Batch:
+    """Rows padded on the right; the padding is masked, so that any token will do."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def filled(name: str, filler: int) -> Tensor:
+        return torch.tensor([list(r[name]) + [filler] * (width - len(r[name])) for r in rows], device=model.device)
+
+    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
+    return {
+        "input_ids": filled("input_ids", 0),
+        "labels": filled("labels", -100),
+        "attention_mask": mask.to(model.device),
+    }
+
+
+def compare(reference: Tensor, other: Tensor, labels: Tensor) -> Difference:
+    """Compares two models' logits of shape (tokens, vocabulary) over the same tokens."""
+    one, two = (functional.log_softmax(logits.double(), dim=-1) for logits in (reference, other))
+    kl = (one.exp() * (one - two)).sum(-1).mean().item()
+    chosen = labels[:, None]
+    return Difference(
+        max_abs_logit_diff=(reference - other).abs().max().item(),
+        mean_kl=kl if kl != kl else max(kl, 0.0),  # rounding can leave -1e-17; a NaN stays one
+        top1_agreement=(reference.argmax(-1) == other.argmax(-1)).double().mean().item(),
+        eval_loss_delta=(one.gather(1, chosen) - two.gather(1, chosen)).mean().item(),
+    )
+
+
+def with_remedy(failures: Sequence[str], dtype: str, difference: Difference, setting: str) -> list[str]:
+    """What a merge broke that is right in float32, with what to do about rounding or range behind the last rule.
+
+    Args:
+        failures: the rules that were broken, in words.
+        dtype: the precision that was merged to.
+        difference: how far the merged model is from the adapter.
+        setting: what a user writes before a precision: ``verify.merge_dtype=``.
+    """
+    if not failures or dtype == "float32":
+        return list(failures)
+    if not difference.is_finite:
+        why = f"{dtype} ends at {torch.finfo(getattr(torch, dtype)).max:g}, and this model goes beyond"
+        remedy = f"take {setting}float32 or {setting}bfloat16"
+    else:
+        why = f"{dtype}'s grid is too coarse for this update"
+        finer = f"{setting}float16 (a finer grid) or {setting}float32" if dtype == "bfloat16" else f"{setting}float32"
+        remedy = f"ship the adapter unmerged, or take {finer}"
+    return [*failures[:-1], f"{failures[-1]}; {why}: {remedy}"]

@@ -1,0 +1,1 @@
+"""The adapter: its settings, its inits, and how it is saved and merged."""

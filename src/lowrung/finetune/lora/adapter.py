@@ -1,0 +1,277 @@
+"""The adapter: attached to a base, counted, saved for the original base with its tokenizer."""
+
+import copy
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from lowrung.config.schema import is_converted
+from lowrung.finetune.lora import data_driven, residual
+from lowrung.finetune.lora.data_driven import Rows
+from lowrung.finetune.lora.settings import Lora, linear_layers, named, targets, token_rows
+
+# -- attaching ---------------------------------------------------------------------------------------------------------
+
+
+def attach(model: PreTrainedModel, lora: Lora, rows: Rows = ()) -> PeftModel:
+    """Puts a new LoRA adapter on a base model; the base's weights are frozen.
+
+    Its outputs are the base's until the first step (up to rounding where the init is not default or gaussian), and with
+    loftq until `lowrung.finetune.lora.loftq.start`; what is random is drawn from torch's generator.
+
+    Args:
+        model: the base; prepared by `prepare_quantized` if it is quantised.
+        lora: the adapter's settings.
+        rows: the training examples that the start is computed from, if it is of `lowrung.config.schema.DATA_INITS`.
+
+    Raises:
+        UsageError: when none of these examples reaches an adapted layer.
+    """
+    names = targets(model, lora.target_modules, lora.layers_to_transform)
+    if lora.init == "eva":
+        adapted = _attach_eva(model, lora, data_driven.eva(model, names, lora, rows))
+    else:
+        config = _config(model, lora, names)
+        if lora.init == "corda":
+            data_driven.prepare_corda(model, config, names, rows)
+        elif lora.init == "lora_ga":
+            data_driven.prepare_lora_ga(model, config, names, rows)
+        is_part = is_converted(lora.init) and not lora.use_dora
+        weights = residual.coarse_weights(model, names) if is_part else {}
+        adapted = get_peft_model(model, config)
+        residual.subtract(adapted_layers(adapted), weights)
+    if lora.use_dora:
+        _set_magnitudes(adapted)
+    return adapted
+
+
+@torch.no_grad()
+def _set_magnitudes(model: PeftModel) -> None:
+    """Sets DoRA's magnitudes to the norms of the weights in float32, as the forward pass takes them.
+
+    PEFT sets them in the base's precision: in bfloat16, SmolLM2-135M then starts a mean KL of 0.0025 off its base.
+    Those of a quantised base are left, since the trainer holds its adapter in bfloat16.
+    """
+    for layer in adapted_layers(model).values():
+        held = layer.get_base_layer().weight
+        if held.is_floating_point():
+            magnitude = layer.lora_magnitude_vector["default"]
+            update = layer.lora_B["default"].weight.float() @ layer.lora_A["default"].weight.float()
+            magnitude.weight.data.copy_(magnitude.get_weight_norm(held.float(), update, layer.scaling["default"]))
+
+
+def _attach_eva(model: PreTrainedModel, lora: Lora, start: Mapping[str, Tensor]) -> PeftModel:
+    """An adapter with the ranks and the A of this start; each layer keeps the scaling that its settings give it."""
+    ranks = {name: len(factor) for name, factor in start.items()}
+    alphas = {
+        name: data_driven.scaled_alpha(lora.alpha_of(name), lora.rank(name), rank, use_rslora=lora.use_rslora)
+        for name, rank in ranks.items()
+    }
+    lora = dataclasses.replace(lora, init="default", rank_pattern=ranks, alpha_pattern=alphas)
+    adapted = get_peft_model(model, _config(model, lora, list(ranks)))
+    for name, layer in adapted_layers(adapted).items():
+        layer.lora_A["default"].weight.data.copy_(start[name])
+    return adapted
+
+
+def adapted_layers(model: PeftModel) -> dict[str, Any]:
+    """The layers with an adapter, by their whole names in the base."""
+    return {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+
+
+def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraConfig:
+    linear = linear_layers(model)
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it, a float will do
+        lora_dropout=lora.dropout,
+        bias=lora.bias,  # type: ignore[arg-type]  # one of the literals, as lowrung.config.rules has seen
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=True if lora.init in ("default", "loftq") else lora.init,  # type: ignore[arg-type]
+        corda_config=CordaConfig() if lora.init == "corda" else None,
+        lora_ga_config=LoraGAConfig() if lora.init == "lora_ga" else None,
+        target_modules=_as_peft_names_them(names, linear),
+        fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
+        # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
+        modules_to_save=[name for wanted in lora.modules_to_save for name in named(model, wanted)] or None,
+        trainable_token_indices=token_rows(model, lora) or None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+    )
+
+
+def _as_peft_names_them(chosen: Sequence[str], linear: Mapping[str, nn.Module]) -> list[str]:
+    """The shortest names that mean the chosen layers and no others: last parts where they suffice, else whole names."""
+    last = {name.rsplit(".", 1)[-1] for name in chosen}
+    meant = [name for name in linear if name.rsplit(".", 1)[-1] in last]
+    return sorted(last) if len(meant) == len(chosen) else list(chosen)
+
+
+def prepare_quantized(model: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
+    """Freezes a quantised base, and puts what is not quantised in float32, so that gradients can flow through it."""
+    prepared: PreTrainedModel = prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
+    return prepared
+
+
+def factors(model: PeftModel) -> dict[str, Tensor]:
+    """Copies of all A and B, by their names in a saved adapter."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items() if _factor(name)}
+
+
+def _factor(name: str) -> str | None:
+    return next((factor for factor in ("lora_A", "lora_B") if f".{factor}." in name), None)
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters a model has, as it is being trained.
+
+    Attributes:
+        trainable: those with a gradient.
+        total: all, the adapter's included; tied ones once.
+        by_module: trainable ones by the module's name (``q_proj``).
+    """
+
+    trainable: int
+    total: int
+    by_module: dict[str, int]
+
+    @property
+    def percent(self) -> float:
+        """Trainable parameters as a percentage of all."""
+        return 100 * self.trainable / self.total
+
+    def __str__(self) -> str:
+        """The line that PEFT users know."""
+        return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {self.percent:.4f}"
+
+
+def ranks(model: PeftModel) -> dict[str, dict[str, float]]:
+    """Each adapted layer's rank, as it is trained, and the scaling of its update, by the layer's whole name.
+
+    The saved adapter of an init that is converted has twice the rank at the same scaling.
+    """
+    return {
+        name: {"rank": layer.r["default"], "scaling": layer.scaling["default"]}
+        for name, layer in adapted_layers(model).items()
+    }
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Counts a model's parameters, an adapter's by the module that they adapt."""
+    total, by_module = 0, Counter[str]()
+    for name, parameter in model.named_parameters():
+        total += _size(parameter)
+        if parameter.requires_grad:
+            by_module[_module_of(name)] += parameter.numel()
+    return ParameterCount(by_module.total(), total, dict(sorted(by_module.items())))
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Its numbers; 4-bit weights are held two a byte."""
+    is_packed = type(parameter).__name__ == "Params4bit"
+    return parameter.numel() * parameter.element_size() * 2 if is_packed else parameter.numel()
+
+
+def _module_of(name: str) -> str:
+    """``q_proj`` for all that is trained at a layer of this name."""
+    module = name.split(".lora_")[0].split(".modules_to_save.")[0].split(".token_adapter.")[0]
+    for ending in (".weight", ".bias", ".base_layer"):
+        module = module.removesuffix(ending)
+    return module.rsplit(".", 1)[-1]
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def save(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    origin: tuple[str, str | None],
+    initial: Mapping[str, Tensor] | None = None,
+) -> int:
+    """Saves the adapter (safetensors) and its tokenizer to a folder, so that it loads on the original base.
+
+    Args:
+        model: the base with its adapter.
+        tokenizer: the model's.
+        folder: where to.
+        origin: what the base is to be found by, and its revision.
+        initial: the `factors` before training, of an init that `lowrung.config.schema.is_converted`.
+
+    Returns:
+        the size of the adapter's weights on disk, in bytes.
+    """
+    config = copy.deepcopy(model.peft_config["default"])
+    assert isinstance(config, LoraConfig)
+    config.base_model_name_or_path, config.revision = origin
+    config.inference_mode = True
+    # Loading would compute the start anew only to replace it: minutes of decompositions with mica.
+    config.init_lora_weights, config.corda_config, config.lora_ga_config = True, None, None
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if initial is not None:
+        config, state = for_original_base(config, state, initial)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(
+        {name: t.contiguous() for name, t in state.items()}, folder / "adapter_model.safetensors", {"format": "pt"}
+    )
+    tokenizer.save_pretrained(folder)
+    return (folder / "adapter_model.safetensors").stat().st_size
+
+
+def for_original_base(
+    config: LoraConfig, state: Mapping[str, Tensor], initial: Mapping[str, Tensor]
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """An adapter of twice the rank that does to the original base what this one does to the base without its start.
+
+    Training started at W = (W - s·B0·A0) + s·B0·A0, so what was trained is W + s·(B·A - B0·A0): the factors are
+    stacked, the initial ones negated. s is kept: alpha doubles with the rank, or grows by sqrt(2) where the scaling is
+    alpha / sqrt(r). All else, DoRA's magnitudes among it, stays as it was trained (PEFT's own conversion drops them,
+    which is wrong by 0.1 in the logits of a tiny model).
+
+    Args:
+        config: the adapter's; ranks r.
+        state: its tensors, with A of shape (r, in) and B of shape (out, r).
+        initial: A0 and B0 by the same names.
+
+    Returns:
+        the config and the tensors, with A of shape (2r, in) and B of shape (out, 2r).
+    """
+    growth = math.sqrt(2) if config.use_rslora else 2
+    config = copy.deepcopy(config)
+    config.r = 2 * config.r
+    config.lora_alpha = growth * config.lora_alpha  # type: ignore[assignment]
+    config.rank_pattern = {key: 2 * rank for key, rank in (config.rank_pattern or {}).items()}
+    config.alpha_pattern = {key: growth * alpha for key, alpha in (config.alpha_pattern or {}).items()}
+    return config, {name: _stacked(name, tensor, initial) for name, tensor in state.items()}
+
+
+def _stacked(name: str, trained: Tensor, initial: Mapping[str, Tensor]) -> Tensor:
+    factor = _factor(name)
+    if factor is None:
+        return trained
+    start = initial[name].to(trained)
+    return torch.cat([trained, start], dim=0) if factor == "lora_A" else torch.cat([trained, -start], dim=1)

@@ -1,0 +1,248 @@
+"""Base models: the embedded ones built into the cache, those of the hub, and any local folder."""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from lowrung.errors import UsageError
+from lowrung.finetune.models import added_tokens, embedded, hub, quantization
+from lowrung.store import atomic
+from lowrung.store.layout import cache_folder
+
+EMBEDDED: dict[str, Callable[[Path], None]] = {
+    "smollm2_135m": embedded.build_smollm2_135m,
+    "tiny": embedded.build_tiny,
+    "tiny_gpt2": embedded.build_tiny_gpt2,
+}
+"""The models that come with lowrung, by name, each with what writes it to a folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A base model and how it is loaded; `lowrung.config.schema.ModelConf` says what the fields mean."""
+
+    path: str
+    revision: str | None = None
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+    quantization: str = "none"
+    double_quantization: bool = True
+    device_map: str | None = None
+    trust_remote_code: bool = False
+    added_tokens: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Takes the tokens as a tuple, so that equal bases are one key."""
+        object.__setattr__(self, "added_tokens", tuple(self.added_tokens))
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies; built or fetched first where it must be (see `locate`)."""
+        return locate(self.path, self.revision, trust_remote_code=self.trust_remote_code)
+
+    @property
+    def origin(self) -> tuple[str, str | None]:
+        """What an adapter names as its base: id and commit of a hub model, else the absolute folder and None."""
+        folder = self.folder
+        return hub.commit(folder) or (str(folder), None)
+
+
+# -- where models lie --------------------------------------------------------------------------------------------------
+
+
+def locate(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
+    """The folder of a model, as an absolute path; it is built or fetched into a cache first where it must be.
+
+    Args:
+        path: ``embedded:NAME``, a folder, or a hub id (``name`` or ``owner/name``) where there is no such folder.
+        revision: branch, tag or commit of a hub model; None is its main branch.
+        trust_remote_code: whether a hub model's Python files are fetched too.
+
+    Raises:
+        UsageError: when there is no such model, or it cannot be fetched.
+    """
+    if path.startswith("embedded:"):
+        return _build(path.removeprefix("embedded:"))
+    folder = _as_folder(path)
+    if (folder / "config.json").is_file():
+        return folder
+    if not folder.exists() and hub.is_id(path):
+        return hub.fetch(path, revision, trust_remote_code, Path(constants.HF_HUB_CACHE), _embedded_names())
+    missing = "holds no config.json" if folder.is_dir() else "does not exist"
+    raise UsageError(
+        f"model.path must be a folder that save_pretrained wrote, a hub id, or one of {_embedded_names()},"
+        f" but is {path!r}, and {folder} {missing}."
+    )
+
+
+def _as_folder(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _embedded_names() -> str:
+    return ", ".join(f"embedded:{name}" for name in EMBEDDED)
+
+
+def _build(name: str) -> Path:
+    if name not in EMBEDDED:
+        raise UsageError(f"model.path must name an embedded model ({', '.join(EMBEDDED)}), but is 'embedded:{name}'.")
+    folder = cache_folder() / "models" / f"{name}-v{embedded.VERSION}"
+    if folder.exists():
+        return folder
+
+    def build(aside: Path) -> None:
+        print(f"building {name} into {folder}, once", flush=True)
+        with quiet():
+            EMBEDDED[name](aside)
+
+    atomic.make_folder_once(folder, build)
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of a model folder's content: config, tokenizer, weights and code, whatever the folder is called.
+
+    In the hub's cache id and commit stand for the content, which is not read.
+    """
+    total = hashlib.sha256()
+    if commit := hub.commit(folder):
+        total.update("@".join(commit).encode())
+        return total.hexdigest()[:16]
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py"):
+            with file.open("rb") as stream:
+                total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()};".encode())
+    return total.hexdigest()[:16]
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def device() -> torch.device:
+    """Where a run computes: the one GPU that its process sees, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def dtype_for(name: str, place: torch.device) -> torch.dtype:
+    """The torch dtype for a config's name; ``auto`` is bfloat16 on a GPU that has it, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Loads a base model's weights, safetensors only, in evaluation mode, with rows for ``base.added_tokens``.
+
+    With ``base.device_map``, its ``hf_device_map`` says what lies where.
+
+    Args:
+        base: which model, and how.
+        place: the device it is put on, unless ``base.device_map`` says otherwise.
+        dtype: instead of ``base.dtype``; of a quantised model, the precision of all that is not quantised.
+    """
+    dtype = dtype or dtype_for(base.dtype, place)
+    is_quantized = base.quantization != "none"
+    options: dict[str, Any] = {"device_map": base.device_map}
+    if is_quantized:
+        options["quantization_config"] = quantization.config(base.quantization, dtype, double=base.double_quantization)
+        options["device_map"] = base.device_map or {"": place}  # weights are quantised where they will be
+    with quiet():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            dtype=dtype,
+            attn_implementation=base.attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=base.trust_remote_code,
+            **options,
+        )
+    if is_quantized:
+        quantization.settle(model)
+    _make_room(model, base)
+    if options["device_map"] is None:
+        model.to(place)  # type: ignore[arg-type]
+    if base.device_map and not hasattr(model, "hf_device_map"):  # transformers notes only what it spread
+        model.hf_device_map = {"": model.device}  # type: ignore[assignment]
+    model.eval()
+    return model
+
+
+def _make_room(model: PreTrainedModel, base: Base) -> None:
+    if base.added_tokens:
+        added_tokens.grow(model, max(added_tokens.numbers(tokenizer_of(base), base.added_tokens)) + 1)
+
+
+def load_model(
+    folder: Path, dtype: torch.dtype, place: torch.device, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Loads a causal language model's weights, safetensors only, in evaluation mode."""
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    return model.to(place).eval()  # type: ignore[no-any-return, arg-type]
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer; one without a padding token pads with its end-of-sequence token."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def tokenizer_of(base: Base) -> PreTrainedTokenizerBase:
+    """A base's tokenizer, with ``base.added_tokens``."""
+    tokenizer = load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    added_tokens.add(tokenizer, base.added_tokens)
+    return tokenizer
+
+
+def added_rows(base: Base) -> range:
+    """The rows of embedding and head that are not the base's: of ``base.added_tokens``, and any that it lacks."""
+    if not base.added_tokens:
+        return range(0)
+    numbers = added_tokens.numbers(tokenizer_of(base), base.added_tokens)
+    own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=())))
+    return range(min(*numbers, own), max(numbers) + 1)
+
+
+def skeleton(base: Base) -> PreTrainedModel:
+    """The base without weights, on the meta device: names and shapes in milliseconds."""
+    model = plain_skeleton(base.folder, trust_remote_code=base.trust_remote_code)
+    _make_room(model, base)
+    return model
+
+
+def plain_skeleton(folder: Path, *, trust_remote_code: bool, attention: str | None = None) -> PreTrainedModel:
+    """A folder's model without weights, on the meta device, with the attention of this name."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, trust_remote_code=trust_remote_code
+        )
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the progress bars of transformers while the block runs."""
+    showing = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if showing:
+            transformers_logging.enable_progress_bar()

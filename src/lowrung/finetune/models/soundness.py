@@ -1,0 +1,134 @@
+"""What stands in the way of using a base model, said before anything runs; no weights are loaded."""
+
+import importlib.util
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from lowrung.errors import UsageError, install
+from lowrung.finetune.models import hub, pretrained
+from lowrung.finetune.models.pretrained import Base
+
+CONVERT = (
+    "A pickle can run any code when it is loaded. If you trust it, convert it once, to another folder:"
+    " `AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)`, and the same with AutoTokenizer."
+)
+FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+
+
+def problems(base: Base) -> list[str]:
+    """What stands in the way of loading a base model with its settings; no weights are loaded.
+
+    A hub model is fetched for this.
+    """
+    found = [*_quantization_problems(base), *_flash_problems(base)]
+    try:
+        folder = base.folder
+    except UsageError as error:
+        return [*found, *error.problems]
+    if base.revision is not None and hub.commit(folder) is None:
+        found.append(f"model.revision={base.revision} needs a hub model, but model.path={base.path} is none. Drop it.")
+    return [*found, *_folder_problems(base, folder)]
+
+
+def _quantization_problems(base: Base) -> Iterator[str]:
+    if base.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            f"model.quantization={base.quantization} needs the package bitsandbytes, which is not installed."
+            f" {install('quantization')}"
+        )
+
+
+def _flash_problems(base: Base) -> Iterator[str]:
+    attention = base.attn_implementation or ""
+    package = FLASH_PACKAGES.get(attention)
+    if package is None:
+        return
+    lacking = [f"the package {package}"] if importlib.util.find_spec(package) is None else []
+    lacking += [] if torch.cuda.is_available() else ["an NVIDIA GPU"]
+    if lacking:
+        yield (
+            f"model.attn_implementation={attention} needs {' and '.join(lacking)}, which this machine does not have."
+            " Leave it out, or use sdpa."
+        )
+
+
+def _folder_problems(base: Base, folder: Path) -> Iterator[str]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        yield f"model.path must have a config.json that is JSON, but {folder / 'config.json'} is not: {error}."
+        return
+    if not isinstance(config, dict):
+        yield f"model.path must have a config.json that is a mapping, but {folder / 'config.json'} is not."
+        return
+    yield from _weight_problems(config, folder)
+    if code_problem := _remote_code_problem(base, config, folder):
+        yield code_problem
+    else:  # a tokenizer is chosen by the config: one mistake, one message
+        yield from list(_architecture_problems(base, config, folder)) or _tokenizer_problems(base, folder)
+
+
+def _weight_problems(config: dict[str, Any], folder: Path) -> Iterator[str]:
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
+    if next(folder.glob("*.safetensors"), None) is None:
+        rule = f"model.path must have its weights as safetensors, but {folder} has"
+        yield f"{rule} only pickles ({', '.join(pickles)}). {CONVERT}" if pickles else f"{rule} none."
+    if method := (config.get("quantization_config") or {}).get("quant_method"):
+        yield (
+            f"model.path must have weights that are not quantised, but those in {folder} are ({method}). Take the"
+            " original model; model.quantization quantises it while loading."
+        )
+
+
+def _remote_code_problem(base: Base, config: dict[str, Any], folder: Path) -> str | None:
+    brings_code = "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    if base.trust_remote_code or not brings_code or config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return None
+    return (
+        f"model.path={base.path} brings Python code of its own, which runs only with model.trust_remote_code=true"
+        " (after training: --trust-remote-code)."
+        f" Read the code first: it can do whatever you can. Its config.json is in {folder}."
+    )
+
+
+def _architecture_problems(base: Base, config: dict[str, Any], folder: Path) -> Iterator[str]:
+    named = config.get("architectures") or []
+    if named and not base.trust_remote_code and not {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}.intersection(named):
+        yield (
+            f"model.path must be a causal language model, which continues text, but config.json in {folder} names"
+            f" {', '.join(named)}."
+        )
+        return
+    attention = None if list(_flash_problems(base)) else base.attn_implementation  # one mistake, one message
+    try:
+        pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code, attention=attention)
+    except Exception as error:  # whatever a foreign config, or foreign code, makes transformers raise
+        yield f"model.path={base.path} cannot be built from config.json in {folder}: {_in_short(error)}"
+
+
+def _tokenizer_problems(base: Base, folder: Path) -> Iterator[str]:
+    try:
+        tokenizer = pretrained.load_tokenizer(folder, trust_remote_code=base.trust_remote_code)
+    except Exception as error:  # as above
+        yield (
+            f"model.path must have a tokenizer, but none can be loaded from {folder}: {_in_short(error)}"
+            " Save it beside the weights with its save_pretrained."
+        )
+        return
+    vocabulary = tokenizer.get_vocab() if base.added_tokens else {}
+    if known := [token for token in base.added_tokens if token in vocabulary]:
+        yield (
+            f"model.added_tokens must be new to the model, but {base.path} has {', '.join(known)} already. Leave them"
+            " out; lora.trainable_token_indices trains tokens that a model has"
+            f" ({', '.join(str(vocabulary[token]) for token in known)})."
+        )
+
+
+def _in_short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__

@@ -1,0 +1,1 @@
+"""Training one adapter with TRL."""

@@ -1,0 +1,106 @@
+"""Checkpoints that count: whole ones, marked when all their files are on the disk."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lowrung.store import atomic
+
+MARK = "complete.json"
+"""Written last. The trainer's own files do not tell a whole checkpoint from a torn one: without ``optimizer.pt`` or
+``rng_state.pth`` it resumes silently, with other results."""
+
+History = list[tuple[int, dict[str, float]]]
+"""What was reported: steps and their metrics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A point from which a run can go on as if it had never stopped.
+
+    Attributes:
+        path: its folder.
+        step: optimiser steps done.
+        history: all that was reported up to it.
+        result: where training had ended with it, the checkpoint whose weights are the run's: itself, or the best one.
+    """
+
+    path: Path
+    step: int
+    history: History
+    result: Path | None
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """Reads a marked checkpoint."""
+        mark = atomic.read_json(path / MARK)
+        result = None if mark["result"] is None else path.with_name(mark["result"])
+        return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]], result)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint in a folder, or None; torn ones are deleted."""
+    delete_torn(folder)
+    whole = _checkpoints(folder)
+    return Checkpoint.read(whole[-1]) if whole else None
+
+
+def delete_torn(folder: Path) -> None:
+    """Deletes the checkpoints in a folder that were not written to their end."""
+    for path in _checkpoints(folder):
+        if not (path / MARK).exists():
+            shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The trainer's checkpoint folders, by step."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+
+class Keep(TrainerCallback):
+    """Marks each checkpoint once it is on the disk, and then deletes the older ones.
+
+    Args:
+        history: what was reported so far; it grows while the run goes on.
+        limit: how many checkpoints are kept, beside the best one where the trainer looks for it.
+        is_cut_short: whether training is to stop before its end.
+    """
+
+    def __init__(
+        self,
+        history: Callable[[], Sequence[tuple[int, Mapping[str, float]]]],
+        limit: int,
+        is_cut_short: Callable[[], bool],
+    ) -> None:
+        self._history = history
+        self._limit = limit
+        self._is_cut_short = is_cut_short
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Marks the checkpoint that the trainer has just written."""
+        assert args.output_dir is not None
+        folder = Path(args.output_dir)
+        path = folder / f"checkpoint-{state.global_step}"
+        for file in path.iterdir():
+            _to_disk(file)
+        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
+        has_ended = control.should_training_stop and not self._is_cut_short()
+        result = (best if args.load_best_model_at_end and best else path.name) if has_ended else None
+        mark = {"step": state.global_step, "history": list(self._history()), "result": result}
+        atomic.write_json(path / MARK, mark)
+        older = [other for other in _checkpoints(folder) if other != path and other.name != best]
+        for stale in older[: max(0, len(older) - (self._limit - 1))]:
+            shutil.rmtree(stale)
+
+
+def _to_disk(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

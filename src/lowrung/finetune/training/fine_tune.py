@@ -1,0 +1,214 @@
+"""One fine-tune, from a base model and prepared data to trained weights on disk."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from lowrung.config.schema import is_converted
+from lowrung.finetune.data.tokens import Prepared
+from lowrung.finetune.lora import adapter, loftq
+from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.training import checkpoints, metrics
+from lowrung.finetune.training.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
+from lowrung.finetune.training.trainer import LabelledTrainer, Recipe, make_trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What was trained, in memory and on disk.
+
+    Attributes:
+        model: the base with its adapter, or the whole model where all of it was trained, in evaluation mode.
+        held_out: held-out rows of ``input_ids`` and ``labels``.
+        parameters: how many parameters were trained.
+        metrics: exact results, by MLflow name.
+        measurements: times and sizes of this run, by MLflow name.
+        dtype: the precision that it computed in.
+        ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
+    """
+
+    model: PreTrainedModel | PeftModel
+    held_out: Sequence[dict[str, Any]]
+    parameters: adapter.ParameterCount
+    metrics: Mapping[str, float]
+    measurements: Mapping[str, float]
+    dtype: torch.dtype
+    ranks: Mapping[str, Mapping[str, float]]
+
+
+def fine_tune(
+    *,
+    base: Base,
+    data: Prepared,
+    lora: Lora | None,
+    recipe: Recipe,
+    scores: Sequence[str],
+    threads: int,
+    folder: Path,
+    checkpoint_folder: Path,
+    on_report: OnReport,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
+
+    Where the checkpoint folder holds a whole checkpoint of this run, it goes on from there, to the same result; what
+    was reported up to there is reported again.
+
+    Args:
+        base: the base model and how it is loaded.
+        data: what to train and evaluate on.
+        lora: the adapter's settings, or None to train all weights.
+        recipe: how to train.
+        scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
+        threads: CPU threads.
+        folder: where the adapter, or the whole model, and its tokenizer are saved.
+        checkpoint_folder: where checkpoints are.
+        on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
+        should_stop: asked after every step whether to end.
+
+    Raises:
+        Diverged: when a loss or a trainable parameter is not finite.
+        Stopped: when it was asked to stop, after a checkpoint was written.
+    """
+    torch.set_num_threads(threads)
+    set_seed(recipe.seed)
+    tokenizer = pretrained.tokenizer_of(base)
+    model, initial = _trainable(base, lora, recipe, data.train)
+    parameters = adapter.count_parameters(model)
+    print(parameters, flush=True)
+    trainer, report, stop = make_trainer(
+        model,
+        tokenizer,
+        train=data.train,
+        evaluation=data.eval,
+        recipe=recipe,
+        checkpoints=checkpoint_folder,
+        on_report=on_report,
+        should_stop=should_stop,
+    )
+    before, after = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
+    model.eval()
+    ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
+    results = {
+        "base/eval_loss": before,
+        **_eval_metrics(after),
+        **_parameter_metrics(parameters),
+        **_rank_metrics(ranks),
+    }
+    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
+    if scores:
+        texts = generate.answers(model, tokenizer, held_out, batch_size=recipe.eval_batch_size)
+        results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
+    results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
+    measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
+    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
+
+
+def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
+    """The trainer's scores by MLflow name."""
+    return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
+
+
+def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
+
+
+def _trainable(
+    base: Base, lora: Lora | None, recipe: Recipe, rows: Dataset
+) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
+    """What is trained, and where its factors start if that is a part of the base's weights."""
+    if lora is None:
+        # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
+        dtype = torch.float32 if base.dtype == "auto" else None
+        return pretrained.load_base(base, pretrained.device(), dtype=dtype).requires_grad_(True), None
+    model = pretrained.load_base(base, pretrained.device())
+    if base.quantization != "none":
+        model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
+    lora = dataclasses.replace(lora, added_rows=pretrained.added_rows(base))
+    adapted = adapter.attach(model, lora, rows.select(range(min(lora.init_examples, len(rows)))))
+    # For checkpoints: where the base has grown, PEFT would save both matrices whole beside the rows that are trained.
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
+    if lora.init == "loftq":
+        original = dataclasses.replace(base, quantization="none", device_map=None)
+        loftq.start(adapted, pretrained.load_base(original, torch.device("cpu"), dtype=torch.float32))
+    return adapted, adapter.factors(adapted) if is_converted(lora.init) else None
+
+
+def _train(
+    trainer: LabelledTrainer, report: Report, stop: StopOnRequest, checkpoint: checkpoints.Checkpoint | None
+) -> tuple[float, Mapping[str, float]]:
+    """Trains from the beginning or from a checkpoint.
+
+    Returns:
+        the eval loss before training, and the scores after it.
+
+    Raises:
+        Stopped: when it was asked to stop.
+    """
+    if checkpoint is None:
+        trainer.evaluate()
+    else:
+        print(f"going on from step {checkpoint.step}", flush=True)
+        for step, metrics in checkpoint.history:
+            report.report(step, metrics)
+        trainer.tokens_before = int(max(metrics.get("train/tokens", 0) for _, metrics in checkpoint.history))
+    if checkpoint is not None and checkpoint.result is not None:
+        trainer.add_callback(OnlyLoad())
+        with suppress(Loaded):
+            trainer.train(resume_from_checkpoint=str(checkpoint.result))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    if stop.has_stopped:
+        raise Stopped(trainer.state.global_step)
+    before = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
+    return before, _last_evaluation(trainer)
+
+
+def _last_evaluation(trainer: LabelledTrainer) -> Mapping[str, float]:
+    """The scores of the final weights, without computing them twice where training ended with an evaluation."""
+    if trainer.args.load_best_model_at_end:
+        return trainer.scores()  # of an earlier step, whose scores were reported then
+    last = next((log for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)
+    return last if last is not None and last["step"] == trainer.state.global_step else trainer.evaluate()
+
+
+def _save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    base: Base,
+    initial: Mapping[str, Tensor] | None,
+) -> int:
+    if isinstance(model, PeftModel):
+        return adapter.save(model, tokenizer, folder, origin=base.origin, initial=initial)
+    with pretrained.quiet():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _lowest_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:
+    """The coarsest precision among the weights; what a quantised base holds in integers does not count."""
+    used = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
+    return max(used, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _parameter_metrics(parameters: adapter.ParameterCount) -> dict[str, float]:
+    return {
+        "params/trainable": parameters.trainable,
+        "params/total": parameters.total,
+        "params/trainable_percent": parameters.percent,
+        **{f"params/trainable/{name}": count for name, count in parameters.by_module.items()},
+    }

@@ -1,0 +1,246 @@
+"""Scores of generated text: those that lowrung brings, and functions of the user's.
+
+A function of the user's is named by its dotted name in ``data.metrics`` and takes two lists of texts,
+``(predictions, references) -> number``. Its module is found wherever Python looks, and then in the working folder.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import reprlib
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lowrung.config import rules, schema
+from lowrung.errors import UsageError, install
+
+Texts = Sequence[str]
+
+_RULE = "data.metrics must name functions `(predictions, references) -> number`"
+_PACKAGES = {"rouge": "rouge-score", "bleu": "sacrebleu"}
+_ALWAYS = ("loss", "perplexity", "token_accuracy")
+"""What every evaluation records below ``eval/``: no score may take these names."""
+
+
+def problems(names: Sequence[str]) -> list[str]:
+    """What stands in the way of these metrics: packages, modules, functions, and names that would collide.
+
+    Args:
+        names: as in ``data.metrics``.
+    """
+    found = [
+        f"data.metrics={name} needs the package {package}, which is not installed. {install('metrics')}"
+        for name, package in _PACKAGES.items()
+        if name in names and importlib.util.find_spec(package.replace("-", "_")) is None
+    ]
+    with _working_folder_on_path():
+        for name in _users(names):
+            try:
+                _function(name)
+            except UsageError as error:
+                found += error.problems
+    return [*found, *_name_problems(names)]
+
+
+def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, float]:
+    """Scores generated texts against what was expected.
+
+    Args:
+        names: as in ``data.metrics``.
+        predictions: what was generated; at least one.
+        references: what was expected, in the same order.
+
+    Returns:
+        scores by the names that `schema.metric_names` gives, without ``eval/``. ``exact_match`` is a share;
+        ``rouge1``, ``rouge2`` and ``rougeL`` are mean F1 in 0..1; ``bleu`` is in 0..100.
+
+    Raises:
+        UsageError: when a function of the user's raises, or returns something that is not a finite number; all such
+            functions at once.
+    """
+    scores: dict[str, float] = {}
+    broken: list[str] = []
+    cause: Exception | None = None
+    for name in dict.fromkeys(names):
+        if name in _OURS:
+            scores |= _OURS[name](predictions, references)
+            continue
+        try:
+            scores[_key(name)] = _users_score(name, predictions, references)
+        except UsageError as error:
+            broken += error.problems
+            cause = cause or error
+    if broken:
+        raise UsageError(broken) from cause  # its own traceback belongs in the run's log
+    return scores
+
+
+def fingerprint(names: Sequence[str]) -> str:
+    """A hash of the source of the user's functions: another version of a function gives other results.
+
+    It covers the modules that are named and those that define the functions, not what these import.
+
+    Args:
+        names: as in ``data.metrics``; they have no `problems`.
+
+    Returns:
+        16 hex digits, or an empty text where all metrics are lowrung's own.
+    """
+    contents: dict[str, list[str]] = {}
+    with _working_folder_on_path():
+        for name in _users(names):
+            function, module = _function(name)
+            contents[name] = [_content(module), _content(inspect.getmodule(function))]
+    return schema.digest(contents) if contents else ""
+
+
+# -- lowrung's own -----------------------------------------------------------------------------------------------------
+
+
+def _exact_match(predictions: Texts, references: Texts) -> dict[str, float]:
+    """The share of predictions that are their reference, up to white space at the ends."""
+    pairs = zip(predictions, references, strict=True)
+    return {"exact_match": statistics.fmean(one.strip() == other.strip() for one, other in pairs)}
+
+
+def _rouge(predictions: Texts, references: Texts) -> dict[str, float]:
+    """ROUGE (Lin 2004, https://aclanthology.org/W04-1013), mean F1 with Porter stemming, as is usual for English.
+
+    Its tokens are runs of a-z and 0-9: text in another script scores 0.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = schema.metric_names("rouge")
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    scored = [scorer.score(reference, text) for text, reference in zip(predictions, references, strict=True)]
+    return {kind: statistics.fmean(one[kind].fmeasure for one in scored) for kind in kinds}
+
+
+def _bleu(predictions: Texts, references: Texts) -> dict[str, float]:
+    """Corpus BLEU (Papineni et al. 2002, https://aclanthology.org/P02-1040), with sacrebleu's defaults."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    return {"bleu": float(BLEU().corpus_score(predictions, [references]).score)}
+
+
+_OURS: dict[str, Callable[[Texts, Texts], dict[str, float]]] = {
+    "exact_match": _exact_match,
+    "rouge": _rouge,
+    "bleu": _bleu,
+}
+
+
+# -- the user's --------------------------------------------------------------------------------------------------------
+
+
+def _users(names: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name not in _OURS]
+
+
+def _key(name: str) -> str:
+    """What a user's function is recorded under."""
+    return schema.metric_names(name)[0]
+
+
+def _name_problems(names: Sequence[str]) -> Iterator[str]:
+    """Scores that would be recorded under one name."""
+    counts = Counter([*_ALWAYS, *(key for name in dict.fromkeys(names) for key in schema.metric_names(name))])
+    for key in (key for key, count in counts.items() if count > 1):
+        yield (
+            f"data.metrics must give each score a name of its own, but eval/{key} would be recorded twice. Rename the"
+            " function: the last part of its dotted name counts."
+        )
+
+
+def _function(name: str) -> tuple[Callable[..., Any], ModuleType]:
+    """The function that a dotted name stands for, and the module that is named.
+
+    Raises:
+        UsageError: when there is none that two lists of texts can be given to.
+    """
+    module_name, _, function_name = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a module may do anything while it is imported
+        raise UsageError(
+            f"data.metrics names {name}, but its module {module_name!r} cannot be imported: {_one_line(error)}."
+            f" It is looked for where Python looks, then in {Path.cwd()}."
+        ) from error
+    if not hasattr(module, function_name):
+        meant = rules.did_you_mean(function_name, [known for known in dir(module) if not known.startswith("_")])
+        place = getattr(module, "__file__", None) or "built in"
+        raise UsageError(f"data.metrics names {name}, but {module_name} ({place}) has no {function_name!r}.{meant}")
+    function = getattr(module, function_name)
+    if not callable(function):
+        raise UsageError(f"{_RULE}, but {name} is {reprlib.repr(function)}.")
+    if problem := _signature_problem(function):
+        raise UsageError(f"{_RULE}, but {name} cannot be called so: {problem}.")
+    return function, module
+
+
+def _signature_problem(function: Callable[..., Any]) -> str | None:
+    """Why a function cannot be called with two arguments, or None."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        return None
+    try:
+        signature.bind([], [])
+    except TypeError as error:
+        return f"{error} in {signature}"
+    return None
+
+
+def _users_score(name: str, predictions: Texts, references: Texts) -> float:
+    with _working_folder_on_path():  # while it runs too: it may import only then
+        function, _ = _function(name)
+        try:
+            value = function(list(predictions), list(references))
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"{_RULE}, but {name} raised {_one_line(error)}.") from error
+    number = _number(value)
+    if number is None or not math.isfinite(number):
+        raise UsageError(f"{_RULE}, but {name} returned {reprlib.repr(value)}, which is not a finite number.")
+    return number
+
+
+def _number(value: Any) -> float | None:
+    """A number of any library's as a float: NumPy's, and tensors of one element, too; None for anything else."""
+    try:
+        return float(value) if hasattr(value, "__float__") else None  # a text has none
+    except Exception:  # several elements, a complex number, one too large: each library has an error of its own
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(". ")
+
+
+def _content(module: ModuleType | None) -> str:
+    """A hash of a module's file; of the name alone where it is built in."""
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else getattr(module, "__name__", "")
+
+
+@contextlib.contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """Lets modules be found in the working folder, last of all, so that none there hides a library's."""
+    folder = str(Path.cwd())
+    if folder in sys.path:
+        yield
+        return
+    importlib.invalidate_caches()  # a module may be younger than the last look at its folder
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)

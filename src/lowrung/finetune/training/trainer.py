@@ -1,0 +1,238 @@
+"""TRL's SFTTrainer, with the head on labelled tokens only and with token-weighted eval scores."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from lowrung.config.schema import total_steps
+from lowrung.finetune.models import score
+from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
+from lowrung.finetune.training.checkpoints import Keep
+from lowrung.finetune.training.packing import pack, require_separation
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train; the fields are those of `schema.TrainConf`, with the run's seed and the data's length."""
+
+    learning_rate: float
+    max_steps: int | None
+    epochs: float | None
+    batch_size: int
+    eval_batch_size: int
+    gradient_accumulation_steps: int
+    eval_steps: int
+    save_steps: int | None
+    save_total_limit: int
+    early_stopping: int | None
+    lr_scheduler_type: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    packing: bool
+    gradient_checkpointing: bool
+    max_length: int
+    seed: int
+    lora_plus_ratio: float | None = None
+
+
+class LabelledTrainer(SFTTrainer):
+    """SFTTrainer that runs the head where there is a label, and evaluates by sums over tokens.
+
+    The stock trainer's eval loss is a mean of batch means, which moves by 0.03 with the batch size.
+    """
+
+    tokens_seen = 0
+    step_seconds = 0.0
+
+    tokens_before = 0
+    """Tokens that were trained on before the checkpoint that the run goes on from."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens trained on per second of forward and backward passes, padding and evaluations left out."""
+        return self.tokens_seen / max(self.step_seconds, 1e-9)
+
+    def speed(self) -> dict[str, float]:
+        """Tokens trained on so far, and once a step was made tokens per second, by metric name."""
+        speed = {"train/tokens": float(self.tokens_before + self.tokens_seen)}
+        return speed | ({"train/tokens_per_second": self.tokens_per_second} if self.tokens_seen else {})
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward pass, timed."""
+        started = time.perf_counter()
+        loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.step_seconds += time.perf_counter() - started
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum over labelled tokens, divided by their number in all accumulated batches of the step."""
+        mask = inputs.get("attention_mask")  # packed rows have no padding, and no mask
+        self.tokens_seen += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+        logits, labels = score.labelled_logits(model, inputs)
+        total = score.negative_log_likelihood(logits, labels)
+        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Scores the held-out rows and logs them; see `lowrung.finetune.models.score.evaluate`."""
+        metrics = self.scores()
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def scores(self) -> dict[str, float]:
+        """Scores the held-out rows with the present weights."""
+        assert self.model is not None
+        scores = score.evaluate(self.model, self._batches_by_length(self.eval_dataset))
+        return {
+            "eval_loss": scores.loss,
+            "eval_perplexity": math.exp(scores.loss) if scores.loss < 700 else math.inf,
+            "eval_token_accuracy": scores.token_accuracy,
+        }
+
+    def _batches_by_length(self, rows: Any) -> Iterator[dict[str, Tensor]]:
+        """Batches of rows of like length: less padding, and the scores do not depend on the order."""
+        ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+        size = self.args.per_device_eval_batch_size
+        for start in range(0, len(ordered), size):
+            chunk = [{k: row[k] for k in ("input_ids", "labels")} for row in ordered[start : start + size]]
+            yield self._prepare_inputs(self.data_collator(chunk))
+
+
+def make_trainer(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train: Dataset,
+    evaluation: Dataset,
+    recipe: Recipe,
+    checkpoints: Path,
+    on_report: OnReport,
+    should_stop: Callable[[], bool],
+) -> tuple[LabelledTrainer, Report, StopOnRequest]:
+    """Builds the trainer, and the callbacks through which it reports and is stopped.
+
+    Args:
+        model: what is trained, on the device where it is trained.
+        tokenizer: the model's.
+        train: rows of ``input_ids`` and ``labels``.
+        evaluation: held-out rows of the same form.
+        recipe: how to train.
+        checkpoints: a folder for checkpoints.
+        on_report: called with every step's and every evaluation's metrics.
+        should_stop: asked after every step whether to end.
+
+    Raises:
+        UsageError: when rows are to be packed for a model that would let the examples see each other.
+    """
+    if recipe.packing:
+        require_separation(model)
+        train = pack(train, recipe.max_length)
+    trainer = LabelledTrainer(
+        model=model,
+        args=_settings(recipe, len(train), checkpoints),
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=tokenizer,
+        optimizers=(_two_rates(model, recipe) if recipe.lora_plus_ratio else None, None),
+    )
+    _settle_whole_modules(model)
+    report = Report(on_report, trainer.speed)
+    stop = StopOnRequest(should_stop, saves=recipe.save_steps != 0)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(report)
+    trainer.add_callback(stop)
+    trainer.add_callback(Keep(lambda: report.history, recipe.save_total_limit, lambda: stop.has_stopped))
+    if recipe.early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
+    return trainer, report, stop
+
+
+def _settle_whole_modules(model: nn.Module) -> None:
+    """Gives modules that are trained whole the precision of what they stand in for.
+
+    SFTTrainer puts all that is trained on a quantised base in bfloat16. LoRA's layers cast what they are given; a head
+    or an embedding does not, and a CPU refuses products of two precisions.
+    """
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            held = next(module.original_module.parameters()).dtype
+            module.modules_to_save.to(held)
+
+
+def _settings(recipe: Recipe, rows: int, checkpoints: Path) -> SFTConfig:
+    on_gpu = torch.cuda.is_available()
+    steps = total_steps(
+        max_steps=recipe.max_steps,
+        epochs=recipe.epochs,
+        rows=rows,
+        batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+    )
+    saves = recipe.save_steps != 0
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        learning_rate=recipe.learning_rate,
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.eval_batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        # A share below 1, or steps: transformers reads 1.0 as one step.
+        warmup_steps=steps if recipe.warmup_ratio == 1 else recipe.warmup_ratio,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        max_length=recipe.max_length,
+        packing=recipe.packing,
+        eval_packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},  # it came as tokens, packed if it is to be
+        seed=recipe.seed,
+        eval_strategy="steps",
+        eval_steps=recipe.eval_steps,
+        save_strategy="steps" if saves else "no",
+        save_steps=recipe.save_steps or recipe.eval_steps,
+        load_best_model_at_end=recipe.early_stopping is not None,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # with the default, a NaN loss is logged as 0.0
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _two_rates(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """LoRA+ (arXiv:2402.12354): AdamW with a rate for B that is so many times A's."""
+    assert recipe.lora_plus_ratio is not None
+    return create_loraplus_optimizer(
+        model,  # type: ignore[arg-type]
+        torch.optim.AdamW,
+        lr=recipe.learning_rate,
+        loraplus_lr_ratio=recipe.lora_plus_ratio,
+        loraplus_weight_decay=recipe.weight_decay,
+    )

@@ -1,0 +1,1 @@
+"""One run: as a command of its own, or as a trial of a sweep."""

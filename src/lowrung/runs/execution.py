@@ -1,0 +1,228 @@
+"""One run: from a config to objects, to ``outcome.json``. Config objects stop here."""
+
+import dataclasses
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrung.config import rules
+from lowrung.config.schema import Config
+from lowrung.errors import StoreError
+from lowrung.store import disk, mailbox
+from lowrung.store.layout import RunFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track.base import Point
+
+if TYPE_CHECKING:
+    from lowrung.finetune.gate.difference import Evidence
+    from lowrung.finetune.models.pretrained import Base
+
+
+def lora_settings(config: Config) -> dict[str, Any] | None:
+    """The fields of a `lowrung.finetune.lora.settings.Lora`, or None where all weights are trained."""
+    if config.lora.method == "full":
+        return None
+    values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
+    return {**values, **{name: rules.pattern(values[name]) for name in ("rank_pattern", "alpha_pattern")}}
+
+
+def execute(
+    config: Config,
+    folder: RunFolder,
+    *,
+    data: Path,
+    threads: int,
+    on_point: Callable[[Point], None],
+    stop_reason: Callable[[], str | None],
+) -> Outcome:
+    """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
+
+    A run that was interrupted goes on from its last checkpoint. Checkpoints go when the run is complete.
+
+    Args:
+        config: the run's; it has been checked.
+        folder: the run's, locked by this process and prepared.
+        data: where the examples lie as tokens.
+        threads: CPU threads.
+        on_point: called with each moment of the run's history, after it was posted to the mailbox.
+        stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
+
+    Raises:
+        StoreError: when ``outcome.json`` cannot be written; it says how the run ended.
+    """
+    from lowrung.finetune.training import memory
+    from lowrung.finetune.training.callbacks import Diverged, Stopped
+
+    scores: dict[str, float] = {}
+
+    def on_report(step: int, metrics: Mapping[str, float]) -> None:
+        if "eval/loss" in metrics:
+            scores.setdefault("base/eval_loss", metrics["eval/loss"])
+            scores.update({name: value for name, value in metrics.items() if name.startswith("eval/")})
+        point = Point(step, time.time(), dict(metrics))
+        mailbox.post(folder.path, dataclasses.asdict(point))
+        on_point(point)
+
+    started = time.perf_counter()
+    try:
+        outcome = _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+    except Stopped as error:
+        outcome = Outcome(
+            Status(stop_reason() or Status.CANCELLED), {**scores, "stopped/step": error.step}, cause=str(error)
+        )
+    except Diverged as error:
+        outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
+    except KeyboardInterrupt:
+        outcome = Outcome(Status.CANCELLED, cause="interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        outcome = _failure(error, folder)
+    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
+    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    _leave(outcome, folder)  # before anything goes: a run that is killed now is not trained again
+    tidy(folder, outcome)
+    return outcome
+
+
+def _failure(error: Exception, folder: RunFolder) -> Outcome:
+    """What an error stands for. What a full disk broke off is deleted, which may make room for the outcome."""
+    from lowrung.finetune.training import checkpoints, memory
+
+    if disk.is_full(error, folder.path):
+        for half in (folder.adapter, folder.model, folder.merged, folder.scratch):
+            shutil.rmtree(half, ignore_errors=True)
+        checkpoints.delete_torn(folder.checkpoints)
+        return Outcome(Status.FAILED, cause=_no_space(folder))
+    status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
+    return Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _no_space(folder: RunFolder) -> str:
+    return f"no space left on the disk of {folder.path}; free some, and the same command goes on"
+
+
+def _leave(outcome: Outcome, folder: RunFolder) -> None:
+    try:
+        outcome.write(folder.outcome)
+    except OSError as error:
+        lost = f"the outcome ({outcome.status}) cannot be written: {error}"
+        cause = _no_space(folder) if disk.is_full(error, folder.path) else lost
+        raise StoreError(outcome.cause or cause) from error
+
+
+def tidy(folder: RunFolder, outcome: Outcome) -> None:
+    """Deletes what a run that has ended needs no more; its process may have been killed before it had done so."""
+    if outcome.status is Status.COMPLETE:
+        folder.tracked.unlink(missing_ok=True)
+        if folder.checkpoints.exists():  # moved first: a run must never go on from a checkpoint that is half deleted
+            folder.scratch.mkdir(exist_ok=True)
+            os.replace(folder.checkpoints, folder.scratch / folder.checkpoints.name)
+    shutil.rmtree(folder.scratch, ignore_errors=True)
+
+
+def _train_and_verify(
+    config: Config,
+    folder: RunFolder,
+    data: Path,
+    threads: int,
+    on_report: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    from lowrung.finetune.models.pretrained import Base
+
+    base = Base(**dataclasses.asdict(config.model))
+    outcome, evidence = _train(config, folder, base, data, threads, on_report, should_stop)
+    # The trained model is out of reach by now: its memory is needed for its copies.
+    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    base: "Base",
+    data: Path,
+    threads: int,
+    on_report: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> tuple[Outcome, "Evidence | None"]:
+    from lowrung.finetune.data.tokens import Prepared
+    from lowrung.finetune.gate.difference import Evidence
+    from lowrung.finetune.lora.settings import Lora
+    from lowrung.finetune.models import added_tokens, pretrained
+    from lowrung.finetune.training import fine_tune
+    from lowrung.finetune.training.trainer import Recipe
+
+    settings = lora_settings(config)
+    trained = fine_tune.fine_tune(
+        base=base,
+        data=Prepared.load(data),
+        lora=Lora(**settings) if settings else None,
+        recipe=Recipe(
+            **dataclasses.asdict(config.train),
+            max_length=config.data.max_length,
+            seed=config.seed,
+            lora_plus_ratio=config.lora.lora_plus_ratio if settings else None,
+        ),
+        scores=config.data.metrics,
+        threads=threads,
+        folder=folder.adapter if settings else folder.model,
+        checkpoint_folder=folder.checkpoints,
+        on_report=on_report,
+        should_stop=should_stop,
+    )
+    facts = {"parameters": str(trained.parameters), "ranks": trained.ranks}
+    outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
+    if not config.verify.enabled:
+        return outcome, None
+    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(base))]
+    return outcome, Evidence.of(trained.model, rows, trained.dtype)
+
+
+def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: "Evidence") -> Outcome:
+    from lowrung.finetune.gate import verify
+    from lowrung.finetune.gate.difference import Tolerance
+
+    forgotten = _forgotten(config, folder, base)
+    tolerances = {name: Tolerance(**vars(tolerance)) for name, tolerance in config.verify.tolerances.items()}
+    if config.lora.method == "full":
+        gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
+    else:
+        gate = verify.verify(
+            base=base,
+            adapter_folder=folder.adapter,
+            evidence=evidence,
+            new_tokens=config.verify.new_tokens,
+            merge_dtype=config.verify.merge_dtype,
+            tolerances=tolerances,
+            scratch=folder.scratch / "merged",
+            keep=folder.merged if config.verify.keep_merged else None,
+        )
+    for failure in gate.failures:
+        print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
+    return dataclasses.replace(
+        outcome,
+        metrics={**outcome.metrics, **forgotten, **gate.metrics},
+        measurements={**outcome.measurements, **gate.measurements},
+        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.place},
+    )
+
+
+def _forgotten(config: Config, folder: RunFolder, base: "Base") -> dict[str, float]:
+    """What was lost on general text, by metric; nothing where it is not asked for."""
+    from lowrung.finetune.gate import forgetting
+    from lowrung.finetune.models import pretrained
+
+    if not config.verify.forgetting:
+        return {}
+    is_adapter = config.lora.method != "full"
+    return forgetting.measure(
+        base=base,
+        folder=folder.adapter if is_adapter else folder.model,
+        is_adapter=is_adapter,
+        rows=config.verify.forgetting,
+        place=pretrained.device(),
+    )

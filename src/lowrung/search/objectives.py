@@ -1,0 +1,74 @@
+"""What a sweep is for: metrics to optimise and to keep within bounds. Has every run them?"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from lowrung.config import rules, schema
+from lowrung.config.schema import Config
+
+OBJECTIVES = (
+    "eval/loss",
+    "eval/perplexity",
+    "eval/token_accuracy",
+    "eval/exact_match",
+    "eval/rouge1",
+    "eval/rouge2",
+    "eval/rougeL",
+    "eval/bleu",
+    "params/trainable",
+    "adapter/bytes",
+    "forget/loss_delta",
+)
+"""The metrics that a sweep can optimise, beside those of ``data.metrics`` that are functions of the user's."""
+
+
+def objective_problems(objectives: Any) -> list[str]:
+    """What is wrong with what a sweep is to optimise."""
+    if not isinstance(objectives, Mapping):
+        return [f"hydra.sweeper.objectives must be pairs such as {{eval/loss:minimize}}, but is {objectives!r}."]
+    found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
+    for name, direction in objectives.items():
+        found += name_problems("hydra.sweeper.objectives", name)
+        found += rules.one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
+    return found
+
+
+def name_problems(setting: str, name: Any) -> list[str]:
+    """Whether a setting names a metric that a run has."""
+    return [] if _may_be_generated(name) else list(rules.one_of(setting, name, OBJECTIVES))
+
+
+def _may_be_generated(name: Any) -> bool:
+    """Whether this may be a metric that the user wrote: nothing that we know comes close."""
+    return str(name).startswith("eval/") and not difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.8)
+
+
+def metric_problems(config: Config, goal: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Metrics that this config never measures, of generated text and of forgetting, in what a sweep is for.
+
+    Args:
+        config: one of the sweep's.
+        goal: what ``hydra.sweeper.objectives`` and ``constraints`` say, by metric.
+    """
+    return [
+        f"hydra.sweeper.{kind} must name metrics that every run has, but {name} is not measured, since {why}"
+        for kind, metrics in goal.items()
+        for name in metrics
+        if (why := _why_unmeasured(config, name))
+    ]
+
+
+def _why_unmeasured(config: Config, name: str) -> str | None:
+    """Which setting a metric needs, and the remedy; None where it is measured."""
+    always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
+    scored = {f"eval/{score}" for metric in config.data.metrics for score in schema.metric_names(metric)}
+    if name.startswith("eval/") and name not in (*always, *scored):
+        return f"data.metrics is {config.data.metrics}. Add it there, or take another metric."
+    verify = config.verify
+    if name.startswith("forget/") and not (verify.enabled and verify.forgetting):
+        return (
+            f"verify.enabled is {str(verify.enabled).lower()} and verify.forgetting {verify.forgetting}."
+            " Add verify.forgetting=48, with verify=default."
+        )
+    return None

@@ -1,0 +1,152 @@
+"""Where everything lies: the only module that knows the names of files and folders."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The checkout: conf/, sweeps/ and src/ are below it."""
+
+
+def cache_folder() -> Path:
+    """Where embedded models are kept once built: ``$LOWRUNG_CACHE``, or ``lowrung`` in the user's cache folder."""
+    explicit = os.environ.get("LOWRUNG_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(explicit).absolute() if explicit else Path(base) / "lowrung"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """``store/<signature>/``: one run's inputs, mailbox and results."""
+
+    path: Path
+
+    @property
+    def outcome(self) -> Path:
+        """The record of how the run ended; absent until it has."""
+        return self.path / "outcome.json"
+
+    @property
+    def config(self) -> Path:
+        """The resolved config that the run was made from."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, git commit, machine and fingerprints."""
+        return self.path / "environment.json"
+
+    @property
+    def reports(self) -> Path:
+        """The run's mailbox: one JSON report a line, appended as training goes on."""
+        return self.path / "reports.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """The coordinator's answer: when this file exists, the run ends after its step, as what the file says."""
+        return self.path / "stop"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works in this folder."""
+        return self.path / ".lock"
+
+    @property
+    def log(self) -> Path:
+        """Everything that the run's process printed."""
+        return self.path / "log.txt"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter with its tokenizer."""
+        return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """The trained model with its tokenizer, where all weights were trained (``lora=full``)."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a run that was interrupted goes on from; deleted when it is complete."""
+        return self.path / "checkpoints"
+
+    @property
+    def tracked(self) -> Path:
+        """Which of the tracker's runs an unfinished run belongs to."""
+        return self.path / "tracked.json"
+
+    @property
+    def merged(self) -> Path:
+        """The merged model with its tokenizer, where ``verify.keep_merged`` asked for it."""
+        return self.path / "merged"
+
+    @property
+    def scratch(self) -> Path:
+        """Working files; deleted when the run ends."""
+        return self.path / "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class JobFolder:
+    """``multirun/<study>/<n>/`` or ``outputs/<date>/<time>/``: Hydra's own files, and the way to the run."""
+
+    path: Path
+
+    @property
+    def assignment(self) -> Path:
+        """What the coordinator decided for this job (see `lowrung.runs.task.Assignment`)."""
+        return self.path / "assignment.json"
+
+    @property
+    def run(self) -> Path:
+        """A link to the run's folder in the store."""
+        return self.path / "run"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFolder:
+    """``multirun/<study>/``: one sweep."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """Optuna's SQLite storage."""
+        return self.path / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the study's one coordinator."""
+        return self.path / ".lock"
+
+    @property
+    def leaderboard(self) -> Path:
+        """The sweep's results as JSON, one row a trial."""
+        return self.path / "leaderboard.json"
+
+    @property
+    def preflight(self) -> Path:
+        """Working folder of the look at model and data before the first run."""
+        return self.path / "preflight"
+
+    def job(self, number: int) -> JobFolder:
+        """The folder of trial ``number``."""
+        return JobFolder(self.path / str(number))
+
+
+def run_folder(store: Path, signature: str) -> RunFolder:
+    """The folder of the run with this signature."""
+    return RunFolder(store / signature)
+
+
+def tokens_folder(store: Path, key: str) -> Path:
+    """Where a task's examples lie as tokens, for all runs that share them."""
+    return store / ".tokens" / key
+
+
+def point_to(link: Path, target: Path) -> None:
+    """Makes ``link`` a relative symbolic link to ``target``, in place of an older one."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(target, link.parent))

@@ -1,0 +1,152 @@
+"""How a run ended: the record that a run leaves behind, and that everyone else trusts."""
+
+import dataclasses
+import enum
+import functools
+import math
+import statistics
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowrung.errors import StoreError
+from lowrung.store import atomic
+
+
+class Status(enum.StrEnum):
+    """How a run ended. A closed set: every run ends in exactly one of these."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    OOM = "oom"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a rerun of the same study keeps the result rather than running it again."""
+        return self in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED)
+
+
+class Numbers(Mapping[str, float]):
+    """Numbers by name, in a quarter of a dict's memory: a sweep holds those of all its runs.
+
+    Args:
+        numbers: any; runs that measured the same share their names.
+    """
+
+    __slots__ = ("_names", "_values")
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self._names = _shared(tuple(numbers))
+        self._values = array("d", numbers.values())
+
+    def __getitem__(self, name: str) -> float:
+        """The number of this name."""
+        try:
+            return self._values[self._names.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order in which they were given."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many they are."""
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        """As a dict's."""
+        return repr(dict(self))
+
+
+@functools.cache
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of all equal tuples."""
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What is known of a run after its end.
+
+    Attributes:
+        status: how it ended.
+        metrics: exact results, equal on every repeat (losses, counts, the gate), by MLflow name.
+        measurements: what varies with the machine (seconds, bytes, tokens per second), by MLflow name.
+        cause: for anything but ``complete``, one line that says why.
+        facts: what else describes the result and is not a number (warnings, the ranks as trained).
+    """
+
+    status: Status
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    cause: str | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Metrics and measurements together, as they are tracked."""
+        return {**self.metrics, **self.measurements}
+
+    def write(self, path: Path) -> None:
+        """Writes the record whole or not at all. Numbers that are not finite are left out, since JSON has none."""
+        record = dataclasses.asdict(self)
+        for kind in ("metrics", "measurements"):
+            record[kind] = {name: value for name, value in record[kind].items() if math.isfinite(value)}
+        atomic.write_json(path, record)
+
+    @classmethod
+    def read(cls, path: Path) -> "Outcome | None":
+        """Reads the record, or None where no run has ended.
+
+        Raises:
+            StoreError: when the file is there and is not such a record.
+        """
+        if not path.exists():
+            return None
+        record = atomic.read_json(path)
+        try:
+            numbers = {kind: Numbers(record[kind]) for kind in ("metrics", "measurements") if kind in record}
+            return cls(**{**record, **numbers, "status": Status(record["status"])})
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
+            raise StoreError(
+                f"{path} is not the outcome of a run ({error}). Delete it to run that trial again."
+            ) from error
+
+
+def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
+    """A trial's outcome from those of its runs: the means of what was measured in all, if all are complete.
+
+    Args:
+        outcomes: by seed; one alone is the trial's.
+
+    Returns:
+        complete with the means; or else the status and the cause of the first run that is not complete, with the means
+        of those that are.
+    """
+    if len(outcomes) == 1:
+        return next(iter(outcomes.values()))
+    complete = [outcome for outcome in outcomes.values() if outcome.status is Status.COMPLETE]
+    bad = next(((seed, outcome) for seed, outcome in outcomes.items() if outcome.status is not Status.COMPLETE), None)
+    return Outcome(
+        Status.COMPLETE if bad is None else bad[1].status,
+        _means([outcome.metrics for outcome in complete]),
+        _means([outcome.measurements for outcome in complete]),
+        cause=None if bad is None else f"seed {bad[0]}: {bad[1].cause}",
+        facts={
+            "gate_failures": [
+                f"seed {seed}: {failure}"
+                for seed, outcome in outcomes.items()
+                for failure in outcome.facts.get("gate_failures", ())
+            ]
+        },
+    )
+
+
+def _means(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = [name for name in numbers[0] if all(name in others for others in numbers)] if numbers else []
+    return {name: statistics.fmean(values[name] for values in numbers) for name in names}

@@ -1,0 +1,1 @@
+"""Many runs: a sweep from its overrides to its leaderboard."""

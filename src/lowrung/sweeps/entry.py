@@ -1,0 +1,135 @@
+"""A sweep from its overrides to its leaderboard: read, checked, looked at, run by a coordinator, reported."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from lowrung.engine.base import Engine
+from lowrung.engine.batches import BatchEngine
+from lowrung.errors import StoreError, UsageError
+from lowrung.store import addresses, atomic
+from lowrung.sweeps import dry_run
+from lowrung.sweeps.coordinator import Coordinator
+from lowrung.sweeps.plan import Composer, Plan, require_a_device_map, schedules
+from lowrung.sweeps.settings import Settings
+
+if TYPE_CHECKING:
+    from lowrung.search.study import Study
+
+PRELOAD = (
+    "lowrung.finetune.training.fine_tune",
+    "lowrung.finetune.preflight",
+    "lowrung.finetune.gate.verify",
+    "lowrung.track.mlflow",
+)
+"""What every run imports: 10 to 13 s that the engine spends once."""
+
+
+def run(
+    overrides: Sequence[str],
+    *,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    launcher: Any,
+    settings: Settings,
+) -> None:
+    """Runs a sweep to its end and prints its leaderboard.
+
+    Args:
+        overrides: the search space and what is fixed, as Hydra overrides.
+        hydra_context: Hydra's.
+        task_function: the function below ``@hydra.main``.
+        config: the sweep's composed config, Hydra's node included.
+        launcher: Hydra's; one of lowrung's has an engine, and any other runs batches.
+        settings: how to sweep.
+
+    Raises:
+        UsageError: before anything has started.
+        RunFailed: when a trial failed; all results that there are have been kept.
+    """
+    composer = Composer(hydra_context, config)
+    space = composer.space(overrides, settings, also=_launcher_problems(launcher))
+    points = composer.points(space, settings.goal)
+    if problems := settings.search_problems(space, schedules(points)):
+        raise UsageError(problems)
+    with closing(_make_engine(launcher, settings)) as engine:
+        require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
+        planned = Plan.make(composer, space, points, settings, engine)
+        if settings.dry_run:
+            print(dry_run.render(planned, composer, engine))
+            return
+        with _alone(planned):
+            coordinator = Coordinator(_open_study(planned), planned, composer, task_function, engine)
+            coordinator.run()
+    coordinator.report()
+
+
+def _launcher_problems(launcher: Any) -> list[str]:
+    """What is wrong with the settings of one of lowrung's launchers."""
+    return launcher.problems() if hasattr(launcher, "problems") else []
+
+
+@contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """Holds the study's lock while the block runs.
+
+    Raises:
+        UsageError: when another process works on the study.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(atomic.lock(plan.folder.lock))
+        except StoreError:
+            raise UsageError(
+                f"study must be one that nobody else works on, but another process runs {plan.study!r} in"
+                f" {plan.folder.path}. Wait for it, or stop it; under another name it runs beside it."
+            ) from None
+        yield
+
+
+def _make_engine(launcher: Any, settings: Settings) -> Engine:
+    """The engine that one of lowrung's launchers wraps, or one that gives batches to another launcher of Hydra's.
+
+    Raises:
+        UsageError: when the launcher's settings are wrong, or a pruner is to stop runs that cannot be stopped.
+    """
+    from lowrung.search import pruning
+
+    if hasattr(launcher, "make_engine"):
+        engine: Engine = launcher.make_engine(PRELOAD)
+        return engine
+    if pruning.is_by_evaluations(settings.pruner):
+        raise UsageError(
+            f"hydra/sweeper/pruner={settings.pruner['name']} must be able to stop a run, but hydra/launcher is"
+            f" {type(launcher).__name__}, which runs whole batches. Leave the launcher or the pruner out."
+        )
+    return BatchEngine(launcher)
+
+
+def _open_study(plan: Plan) -> "Study":
+    """Opens the study, or starts it over: its record and its jobs' folders go, and results stay in the store."""
+    from lowrung.search.study import Study
+
+    settings = plan.settings
+    storage = addresses.absolute(settings.storage or f"sqlite:///{plan.folder.database}", Path.cwd())
+    if settings.fresh:
+        Study.delete(plan.study, storage)
+        for job in plan.folder.path.iterdir():
+            if job.name.isdigit():
+                shutil.rmtree(job)
+    return Study(
+        plan.study,
+        storage=storage,
+        space=plan.space,
+        objectives=settings.objectives,
+        constraints=settings.constraints,
+        seed=plan.config.seed,
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+    )

@@ -1,0 +1,129 @@
+"""What a sweep has found so far: its leaderboard, on the screen, on disk and in the tracker."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowrung.report import leaderboard
+from lowrung.report.progress import Progress
+from lowrung.runs.task import RunFailed
+from lowrung.store.layout import StudyFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track.base import Point, Tracker
+
+
+class Results:
+    """The trials that have ended.
+
+    Args:
+        folder: the study's.
+        objectives: metrics with ``minimize`` or ``maximize``.
+        total: how many trials there will be.
+        runs_per_trial: seeds that each is trained with.
+        tracker: where the sweep's own run is.
+    """
+
+    def __init__(
+        self, folder: StudyFolder, objectives: Mapping[str, str], total: int, runs_per_trial: int, tracker: Tracker
+    ) -> None:
+        self._folder = folder
+        self._objectives = objectives
+        self._total = total
+        self._runs_per_trial = runs_per_trial
+        self._tracker = tracker
+        self._logged: int | None = None
+        self._rows: dict[int, leaderboard.Row] = {}
+        self._counts: Counter[Status] = Counter()
+        self._best: leaderboard.Row | None = None
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The trials that have ended."""
+        return list(self._rows)
+
+    @property
+    def rows(self) -> list[leaderboard.Row]:
+        """Their leaderboard rows."""
+        return list(self._rows.values())
+
+    def add(self, row: leaderboard.Row) -> None:
+        """Takes a trial that has ended."""
+        self._rows[row.number] = row
+        self._counts[row.outcome.status] += 1
+        if row.outcome.status is Status.COMPLETE and not row.broken:
+            rivals = [row] if self._best is None else [self._best, row]
+            self._best = leaderboard.ranked(rivals, self._objectives)[0]
+
+    def show(self, progress: Progress, running: int) -> None:
+        """Gives the screen the state of the sweep."""
+        counts, best = self._counts, self._best
+        failed = sum(count for status, count in counts.items() if not status.is_kept)
+        progress.summary(
+            total=self._total,
+            complete=counts[Status.COMPLETE] + counts[Status.DIVERGED],
+            pruned=counts[Status.PRUNED],
+            failed=failed,
+            running=running,
+            runs_per_trial=self._runs_per_trial,
+            best=None if best is None else self._described(best),
+        )
+
+    def _described(self, row: leaderboard.Row) -> str:
+        scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self._objectives if name in row.outcome.metrics)
+        point = leaderboard.name(row.point)
+        return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
+
+    def log_best(self, parent: str, ended: int) -> None:
+        """Gives the sweep's run the best trial's metrics so far, over the number of trials that have ended.
+
+        MLflow's charts are empty for a run without metrics; this way they show the search's progress.
+        """
+        best = self._best
+        if best is not None and best.number != self._logged:
+            self._logged = best.number
+            self._tracker.log(parent, [Point(ended, time.time(), best.outcome.numbers)])
+            self._tracker.set_tags(parent, {"lowrung.best_trial": str(best.number)})
+
+    def report(self, parent: str) -> None:
+        """Prints the leaderboard and where everything is; then a failed trial is an error.
+
+        Raises:
+            RunFailed: when a trial ended as failed, oom or cancelled.
+        """
+        leaderboard.write(self._folder.leaderboard, self.rows, self._objectives)
+        self._close(parent)
+        print("\n" + leaderboard.render(self.rows, self._objectives) + "\n")
+        for row in self.rows:
+            if row.outcome.cause:
+                print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
+            for failure in row.outcome.facts.get("gate_failures", ()):
+                print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
+        print(f"results:  {self._folder.path}")
+        self._print_comparison()
+        bad = [row for row in self.rows if not row.outcome.status.is_kept]
+        if bad:
+            raise RunFailed(
+                f"{len(bad)} of {len(self.rows)} trials failed (first: trial {bad[0].number}, {bad[0].outcome.cause})."
+                " The others' results are kept; the same command runs the failed ones again."
+            )
+
+    def _close(self, parent: str) -> None:
+        self._tracker.log_artifact(parent, self._folder.leaderboard)
+        has_failed = any(not row.outcome.status.is_kept for row in self.rows)
+        self._tracker.end_run(parent, Status.FAILED if has_failed else Status.COMPLETE)
+
+    def _print_comparison(self) -> None:
+        tracked = [run.tracked for _, row in sorted(self._rows.items()) for run in row.seeds if run.tracked]
+        fragment = self._tracker.comparison(tracked)
+        if fragment is not None:
+            print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
+
+
+def ending(outcome: Outcome, is_reused: bool) -> str:
+    """How a trial ended, for the screen."""
+    if outcome.status is not Status.COMPLETE:
+        return f"{outcome.status}: {outcome.cause}"
+    gate = {None: "", 1.0: ", merge verified", 0.0: ", MERGE CHECK FAILED"}[outcome.metrics.get("merge/passed")]
+    seconds = outcome.measurements.get("time/total_seconds", 0)
+    how = "reused" if is_reused else f"complete in {seconds:.0f} s"
+    return f"{how}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"

@@ -1,0 +1,80 @@
+"""How a sweep is run: the fields of ``hydra.sweeper``, checked."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lowrung.engine import durations
+from lowrung.search import objectives as goals
+from lowrung.search.pruning import Schedule
+from lowrung.search.space import Space
+from lowrung.store import addresses
+
+DATABASES = ("sqlite", "postgresql", "mysql")
+"""What Optuna keeps studies in; each may be followed by a driver, as in ``postgresql+psycopg``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to sweep. `LowrungSweeperConf` says what the fields mean, and has their defaults."""
+
+    n_trials: int | None
+    timeout: Any
+    objectives: Mapping[str, str]
+    constraints: Mapping[str, str]
+    sampler: Mapping[str, Any]
+    pruner: Mapping[str, Any]
+    storage: str | None
+    fresh: bool
+    retries: int
+    max_failures: int
+    dry_run: bool
+
+    @property
+    def goal(self) -> dict[str, Mapping[str, str]]:
+        """What the search is for; a study has one."""
+        return {"objectives": self.objectives, "constraints": self.constraints}
+
+    @property
+    def n_values(self) -> int | None:
+        """Into how many values each interval is made; None where it is searched."""
+        return self.sampler.get("n_values") if isinstance(self.sampler, Mapping) else None
+
+    def problems(self) -> list[str]:
+        """What is wrong with them, whatever is searched."""
+        from lowrung.search import constraints
+
+        return [
+            *self._group_problems(),
+            *goals.objective_problems(self.objectives),
+            *constraints.problems(self.constraints),
+            *self._limit_problems(),
+            *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
+        ]
+
+    def _group_problems(self) -> Iterator[str]:
+        for name, value in (("sampler", self.sampler), ("pruner", self.pruner)):
+            if not isinstance(value, Mapping):
+                yield (
+                    f"hydra/sweeper/{name} must be chosen as a group, but hydra.sweeper.{name} is {value!r}. Write"
+                    f" hydra/sweeper/{name}={value or 'NAME'}."
+                )
+
+    def _limit_problems(self) -> Iterator[str]:
+        for name, value, least in (("retries", self.retries, 0), ("max_failures", self.max_failures, 1)):
+            if value < least:
+                yield f"hydra.sweeper.{name} must be at least {least}, but is {value}."
+        if self.timeout is not None and durations.seconds(self.timeout) is None:
+            yield (
+                "hydra.sweeper.timeout must be seconds or a duration in h, m and s, and longer than nothing, but is"
+                f" {self.timeout!r}. For an hour and a half say hydra.sweeper.timeout=1h30m; null is no limit."
+            )
+
+    def search_problems(self, space: Space, schedules: Sequence[Schedule]) -> list[str]:
+        """What the sampler and the pruner cannot do with this space and these schedules."""
+        from lowrung.search import pruning, samplers
+
+        return [
+            *samplers.problems(self.sampler, self.objectives, space),
+            *pruning.problems(self.pruner, self.objectives, schedules, seeds=len(space.seeds) or 1),
+        ]

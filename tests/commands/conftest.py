@@ -1,0 +1,112 @@
+"""A store as a sweep leaves it, with two small runs that were trained once for all tests of the commands."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
+from lowrung.finetune.models import pretrained
+from lowrung.store import atomic, layout
+from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track.base import store_uri
+from lowrung.track.mlflow import create_store
+from tests import training
+
+TRIALS: dict[str, dict[str, Any]] = {
+    "ab12": {"r": 4, "alpha": 8.0},
+    "cd34": {"r": 4, "alpha": 4.0, "target_modules": ["q_proj", "v_proj"]},
+}
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """``runs/`` with the runs ab12 and cd34, and ``multirun/mine`` with the trials 0 and 1."""
+    place = tmp_path_factory.mktemp("after") / "a folder"
+    for number, (signature, lora) in enumerate(TRIALS.items()):
+        run = layout.run_folder(place / "runs", signature)
+        trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
+        record(run, lora, trained.metrics)
+        layout.point_to(JobFolder(place / "multirun" / "mine" / str(number)).run, run.path)
+        shutil.rmtree(run.path / "tokens")
+    training.prepared(place, pretrained.Base("embedded:tiny"))
+    tokens = layout.tokens_folder(place / "runs", TOKENS)
+    tokens.parent.mkdir()
+    (place / "tokens").rename(tokens)
+    return place
+
+
+TOKENS = "number-words"
+
+
+def record(run, lora, metrics, **model):
+    """Leaves what a run leaves, beside its adapter."""
+    config = Config(
+        model=ModelConf(path="embedded:tiny", **model),
+        data=DataConf(name="number_words", max_length=256, train_size=64, eval_size=24),
+        lora=LoraConf(**lora),
+        verify=VerifyConf(prompts=8, merge_dtype="float32"),
+    )
+    values = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    atomic.write_text(run.config, values.replace("???", "1"))
+    atomic.write_json(run.environment, {"tokens": TOKENS})
+    Outcome(Status.COMPLETE, {**metrics, "merge/passed": 1.0}).write(run.outcome)
+
+
+def change_config(place, signature, group, **values):
+    """Changes what is written down of a run's settings."""
+    file = RunFolder(place / "runs" / signature).config
+    config = OmegaConf.load(file)
+    config[group].update(values)
+    OmegaConf.save(config, file)
+
+
+@pytest.fixture
+def place(original, monkeypatch, tmp_path):
+    """A copy of the store to work in."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "a folder"
+    shutil.copytree(original, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    torch.set_num_threads(1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store of MLflow without any run; making one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(place, empty_store):
+    """The address of a store beside the runs, with the experiment ``lowrung`` and no run."""
+    shutil.copy(empty_store, place / "mlflow.db")
+    return store_uri(None, place)
+
+
+@pytest.fixture
+def adapter(place):
+    """The folder of the first run's adapter."""
+    return RunFolder(place / "runs" / "ab12").adapter
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must be refused; returns what it says."""
+    from lowrung.__main__ import main
+
+    def run(*arguments: str | Path) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        assert ended.value.code == 2
+        return str(capsys.readouterr().err)
+
+    return run

@@ -1,0 +1,117 @@
+"""Every file below conf/ and sweeps/ composes, and what it composes passes all checks."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import RunMode
+
+from lowrung.config import commandline, rules
+from lowrung.engine import hydra_job
+from lowrung.search import space as spaces
+from lowrung.store.layout import ROOT
+from tests import composing
+from tests.composing import Composer
+
+CHOICES = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
+PRESETS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with composing.composer() as made:
+        yield made
+
+
+def test_there_are_files():
+    assert {group for group, _ in CHOICES} == {"data", "lora", "model", "track", "train", "verify"}
+    assert "rank_ladder" in PRESETS
+
+
+def test_the_defaults_are_those_of_the_design(composer):
+    composed = composer.compose()
+    config = composer.config()
+    choices = composed.hydra.runtime.choices
+    expected: dict[str, str | None] = {
+        "model": "smollm2_135m",
+        "data": "docstrings",
+        "lora": "default",
+        "train": "default",
+    }
+    expected |= {"verify": "default", "track": "mlflow", "sweeps": None}
+    assert {name: choices[name] for name in expected} == expected
+    assert choices["hydra/sweeper"] == "lowrung"
+    assert choices["hydra/launcher"] == "local"
+    assert (config.seed, config.study, config.store) == (0, None, "runs")
+    assert rules.rules(config) == []
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes_and_passes(composer, group, name):
+    needs_path = group == "data" and name in ("file", "hub")
+    overrides = [f"{group}={name}", *(["data.path=somewhere"] if needs_path else [])]
+    overrides += ["model.quantization=nf4"] if name == "loftq" else []
+    composed = composer.compose(overrides)
+    assert composed.hydra.runtime.choices[group] == name
+    assert rules.rules(composer.config(*overrides)) == []
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_says_what_it_is(group, name):
+    assert re.match(r"# \w", (ROOT / "conf" / group / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_sweep_that_passes(composer, name):
+    master = composer.compose([f"sweeps={name}"], RunMode.MULTIRUN)
+    assert master.hydra.mode is RunMode.MULTIRUN
+    sweeper = master.hydra.sweeper
+    overrides = [f"{key}={value}" for key, value in sweeper.params.items()]
+    loader: ConfigLoader = composer.hydra.config_loader
+
+    def compose(values):
+        return loader.load_sweep_config(master, [f"sweeps={name}", *values])
+
+    assert commandline.problems(overrides, compose, composer.parser) == []
+    parsed = composer.parser.parse_overrides(overrides)
+    assert spaces.problems(parsed, sweeper.n_trials) == []
+    assert spaces.parse(overrides, composer.parser).keys
+    assert f"python src/train.py sweeps={name}" in (ROOT / "sweeps" / f"{name}.yaml").read_text()
+
+
+def test_a_trial_of_a_preset_is_an_ordinary_config(composer):
+    master = composer.compose(["sweeps=rank_ladder"], RunMode.MULTIRUN)
+    job = composer.hydra.config_loader.load_sweep_config(master, ["sweeps=rank_ladder", "lora.r=32"])
+    assert (job.lora.r, job.lora.alpha) == (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "alpha"),
+    [
+        ([], 16.0),
+        (["lora.r=4"], 8.0),
+        (["lora.r=64"], 128.0),
+        (["lora.r=4", "lora.alpha=3"], 3.0),
+        (["lora=rslora"], 8.0),
+        (["lora=rslora", "lora.r=64"], 8.0),
+        (["lora=rslora", "lora.r=64", "lora.alpha=16"], 16.0),
+    ],
+)
+def test_alpha_follows_r_but_is_held_for_rslora(composer, overrides, alpha):
+    assert composer.config(*overrides).lora.alpha == alpha
+
+
+def test_rslora_scales_as_the_default_does_at_rank_16(composer):
+    default, rslora = composer.config("lora.r=16").lora, composer.config("lora=rslora", "lora.r=16").lora
+    assert rslora.use_rslora
+    assert not default.use_rslora
+    assert rslora.alpha / rslora.r**0.5 == default.alpha / default.r == 2
+
+
+def test_a_sweeps_folder_is_named_by_the_study(composer):
+    master = composer.compose(["study=mine"], RunMode.MULTIRUN)
+    job = composer.hydra.config_loader.load_sweep_config(master, ["study=mine"])
+    job.hydra.job.num = 3
+    assert hydra_job.output_folder(job) == Path.cwd() / "multirun" / "mine" / "3"

@@ -1,0 +1,505 @@
+"""Bad input: what is wrong, with which value, and what to do instead; all of it at once."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+
+from lowrung.config import commandline, rules
+from lowrung.config.schema import Config
+from tests import composing
+from tests.composing import LORAS, Composer, changed
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with composing.composer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def config(composer: Composer) -> Config:
+    return composer.config()
+
+
+class TestRules:
+    """Each rule, with the value that breaks it and no other problem beside it."""
+
+    @pytest.mark.parametrize(
+        ("key", "value", "problem"),
+        [
+            ("seed", -1, "seed must be at least 0, but is -1."),
+            ("store", "", "store must name the folder that results are kept in, but is empty. An example: store=runs."),
+            *(
+                (
+                    "study",
+                    name,
+                    f"study must be the name of a folder, without '/' and of 255 bytes at most, but is {name!r}."
+                    " hydra.sweep.dir says where the folders of studies are.",
+                )
+                for name in ("a/b", "..", "ü" * 128)
+            ),
+            (
+                "model.dtype",
+                "float23",
+                "model.dtype must be one of auto, float32, bfloat16, float16, but is 'float23'. Did you mean float32?",
+            ),
+            (
+                "data.name",
+                "docstring",
+                "data.name must be one of docstrings, number_words, file, hub, mixture, but is 'docstring'."
+                " Did you mean docstrings?",
+            ),
+            ("data.train_size", 0, "data.train_size must be at least 1, but is 0."),
+            ("data.eval_size", 0, "data.eval_size must be at least 1, but is 0."),
+            ("data.max_length", 7, "data.max_length must be at least 8, but is 7."),
+            ("lora.r", 0, "lora.r must be at least 1, but is 0: a rank of 0 trains nothing."),
+            ("lora.alpha", 0.0, "lora.alpha must be above 0, but is 0.0."),
+            ("lora.dropout", 1.0, "lora.dropout must be in [0, 1), but is 1.0. Use 0 for no dropout."),
+            ("lora.dropout", -0.1, "lora.dropout must be in [0, 1), but is -0.1. Use 0 for no dropout."),
+            ("lora.dropout", float("nan"), "lora.dropout must be in [0, 1), but is nan. Use 0 for no dropout."),
+            (
+                "lora.target_modules",
+                [],
+                "lora.target_modules must be all-linear, attention, mlp, a list such as [q_proj,v_proj] or a regular"
+                " expression, but is [].",
+            ),
+            (
+                "lora.target_modules",
+                [1, 2],
+                "lora.target_modules must be all-linear, attention, mlp, a list such as [q_proj,v_proj] or a regular"
+                " expression, but is [1, 2].",
+            ),
+            (
+                "lora.target_modules",
+                "(q_proj",
+                "lora.target_modules must be a valid regular expression, but '(q_proj' is not: missing ), unterminated"
+                " subpattern at position 0.",
+            ),
+            (
+                "lora.init",
+                "pisa",
+                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga,"
+                " corda, loftq, mica, but is 'pisa'."
+                " Did you mean pissa?",
+            ),
+            (
+                "lora.init",
+                "pissa_niter_0",
+                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga,"
+                " corda, loftq, mica, but is"
+                " 'pissa_niter_0'. Did you mean pissa_niter_16?",
+            ),
+            ("lora.bias", "some", "lora.bias must be one of none, all, lora_only, but is 'some'. Did you mean none?"),
+            (
+                "lora.trainable_token_indices",
+                [3, 3],
+                "lora.trainable_token_indices must be token numbers from 0, each once, but is [3, 3].",
+            ),
+            (
+                "lora.trainable_token_indices",
+                [-1],
+                "lora.trainable_token_indices must be token numbers from 0, each once, but is [-1].",
+            ),
+            (
+                "model.added_tokens",
+                ["<think>", ""],
+                "model.added_tokens must be texts that are not empty, each once, but is ['<think>', ''].",
+            ),
+            (
+                "model.added_tokens",
+                ["<think>", "<think>"],
+                "model.added_tokens must be texts that are not empty, each once, but is ['<think>', '<think>'].",
+            ),
+            ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
+            ("lora.rank_pattern", {"q_proj": 0}, "lora.rank_pattern.q_proj must be a rank of at least 1, but is 0."),
+            (
+                "lora.rank_pattern",
+                {"q_proj": 1.5},
+                "lora.rank_pattern.q_proj must be a rank of at least 1, but is 1.5.",
+            ),
+            ("lora.alpha_pattern", {"q_proj": -1}, "lora.alpha_pattern.q_proj must be a number above 0, but is -1."),
+            (
+                "lora.rank_pattern",
+                "{q_proj}",
+                "lora.rank_pattern must be pairs of a module's name and a number, but '{q_proj}' is not JSON. An"
+                " example: 'lora.rank_pattern={q_proj:16}', or as JSON \"lora.rank_pattern='{\\\"q_proj\\\": 16}'\".",
+            ),
+            ("lora.layers_to_transform", [-1], "lora.layers_to_transform must be at least 0, but is -1."),
+            ("lora.lora_plus_ratio", 0.0, "lora.lora_plus_ratio must be above 0, but is 0.0."),
+            (
+                "model.quantization",
+                "int4",
+                "model.quantization must be one of none, int8, nf4, but is 'int4'. Did you mean int8?",
+            ),
+            ("model.device_map", "gpu", "model.device_map must be null or auto, but is 'gpu'."),
+            (
+                "model.attn_implementation",
+                "flash",
+                "model.attn_implementation must be one of eager, sdpa, flex_attention, flash_attention_2,"
+                " flash_attention_3, but is 'flash'.",
+            ),
+            (
+                "data.metrics",
+                ["blue"],
+                "data.metrics must be one of exact_match, rouge, bleu, but is 'blue'. Did you mean bleu?",
+            ),
+            (
+                "data.format",
+                "chatml",
+                "data.format must be one of auto, chat, plain, but is 'chatml'. Did you mean chat?",
+            ),
+            (
+                "data.eval_size",
+                None,
+                "data.eval_size must say how many examples are held out, but is null. Give a number, or"
+                " data.eval_path.",
+            ),
+            ("data.eval_path", "eval.jsonl", "data.eval_path needs data.name=file, but that is docstrings."),
+            ("data.eval_split", "test", "data.eval_split needs data.name=hub, but that is docstrings."),
+            (
+                "data.name",
+                "file",
+                "data.path must name the file, but is None. An example: data.path=answers.jsonl.",
+            ),
+            ("data.name", "mixture", "data.sources must list what is mixed, but is empty. An example: data=mixture."),
+            ("train.max_steps", None, "train.max_steps or train.epochs must say how long to train, but both are null."),
+            (
+                "train.epochs",
+                2.0,
+                "Only one of train.max_steps (20) and train.epochs (2) can say how long to train."
+                " Add train.max_steps=null to train by epochs.",
+            ),
+            (
+                "train.save_steps",
+                15,
+                "train.save_steps must be a multiple of train.eval_steps, but is 15 and that is 10:"
+                " a run goes on from an evaluation.",
+            ),
+            ("train.save_total_limit", 0, "train.save_total_limit must be at least 1, but is 0."),
+            ("train.early_stopping", 0, "train.early_stopping must be at least 1, but is 0."),
+            ("train.max_grad_norm", -1.0, "train.max_grad_norm must be at least 0, but is -1.0."),
+            ("train.learning_rate", 0.0, "train.learning_rate must be above 0, but is 0.0."),
+            ("train.learning_rate", float("nan"), "train.learning_rate must be above 0, but is nan."),
+            ("train.max_steps", 0, "train.max_steps must be at least 1, but is 0."),
+            ("train.batch_size", 0, "train.batch_size must be at least 1, but is 0."),
+            ("train.eval_batch_size", 0, "train.eval_batch_size must be at least 1, but is 0."),
+            (
+                "train.gradient_accumulation_steps",
+                0,
+                "train.gradient_accumulation_steps must be at least 1, but is 0.",
+            ),
+            ("train.eval_steps", 0, "train.eval_steps must be at least 1, but is 0."),
+            (
+                "train.lr_scheduler_type",
+                "cosin",
+                "train.lr_scheduler_type must be one of linear, cosine, cosine_with_restarts, polynomial, constant,"
+                " constant_with_warmup, inverse_sqrt, but is 'cosin'. Did you mean cosine?",
+            ),
+            (
+                "train.warmup_ratio",
+                1.5,
+                "train.warmup_ratio must be in [0, 1], but is 1.5. It is a share of the steps.",
+            ),
+            ("train.weight_decay", -0.1, "train.weight_decay must be at least 0, but is -0.1."),
+            ("train.weight_decay", float("nan"), "train.weight_decay must be at least 0, but is nan."),
+            ("verify.prompts", 0, "verify.prompts must be at least 1, but is 0."),
+            ("verify.forgetting", -1, "verify.forgetting must be at least 0, but is -1."),
+            ("verify.new_tokens", 0, "verify.new_tokens must be at least 1, but is 0."),
+            (
+                "verify.merge_dtype",
+                "int8",
+                "verify.merge_dtype must be one of float32, bfloat16, float16, but is 'int8'.",
+            ),
+            ("track.kind", "wandb", "track.kind must be one of mlflow, none, but is 'wandb'."),
+        ],
+    )
+    def test_a_broken_rule_is_one_message(self, config, key, value, problem):
+        assert rules.rules(changed(config, key, value)) == [problem]
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("lora.r", 1),
+            ("lora.dropout", 0.0),
+            ("lora.init", "pissa_niter_2"),
+            ("lora.target_modules", ["q_proj"]),
+            ("train.learning_rate", 1e20),  # it may diverge; that is a result
+            ("train.warmup_ratio", 1.0),
+            ("train.warmup_ratio", 0.0),
+            ("data.max_length", 8),
+            ("verify.prompts", 1),
+        ],
+    )
+    def test_what_is_just_allowed_passes(self, config, key, value):
+        assert rules.rules(changed(config, key, value)) == []
+
+    @pytest.mark.parametrize(
+        ("overrides", "problem"),
+        [
+            (["lora=full", "model.quantization=nf4"], "lora=full trains all weights, but model.quantization=nf4"),
+            (["lora=pissa", "model.quantization=int8"], "lora.init=pissa takes a part out of the base's weights, but"),
+            (["lora=pissa_niter", "model.quantization=nf4"], "lora.init=pissa_niter_16 takes a part out of the base's"),
+            (
+                ["lora=orthogonal", "model.quantization=nf4"],
+                "lora.init=orthogonal makes A and B of the base's weights' kind",
+            ),
+            (
+                ["lora=orthogonal", "lora.r=3"],
+                "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.r is 3.",
+            ),
+            (
+                ["lora=orthogonal", "lora.rank_pattern={q_proj:5}"],
+                "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.rank_pattern.q_proj is 5.",
+            ),
+            (["lora=mica", "model.quantization=int8"], "lora.init=mica makes A and B of the base's weights' kind, but"),
+            (["lora=mica", "lora.use_dora=true"], "lora.init=mica leaves B fixed: it does not go with lora.use_dora"),
+            (["lora=mica", "lora.lora_plus_ratio=4"], "lora.lora_plus_ratio is a learning rate for B, but is 4 with"),
+            (["lora=loftq"], "lora.init=loftq gives back what quantising took from the base, but model.quantization"),
+            (
+                ["lora=loftq", "model.quantization=nf4", "lora.use_dora=true"],
+                "lora.init=loftq is what quantising took, which DoRA's magnitudes would hide: it does not go with",
+            ),
+            (["lora=eva", "lora.init_examples=0"], "lora.init_examples must be at least 1, but is 0."),
+            (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),
+            (
+                ["train.early_stopping=2", "train.save_steps=20"],
+                "train.early_stopping takes the best evaluation's weights",
+            ),
+            (
+                ["lora.target_modules='.*q_proj'", "lora.layers_to_transform=[0]"],
+                "lora.layers_to_transform needs target_modules as a preset or a list",
+            ),
+            (["data=mixture", "data.sources=[{name:file}]"], "data.sources[0].path must name the file, but is None."),
+            (["data=mixture", "data.sources=[{name:nothing}]"], "data.sources[0].name must be one of docstrings,"),
+        ],
+    )
+    def test_settings_that_exclude_each_other(self, composer, overrides, problem):
+        (found,) = rules.rules(composer.config(*overrides))
+        assert found.startswith(problem)
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "lora.rank_pattern={q_proj:16}",
+            """lora.rank_pattern='{"q_proj": 16, "layers.0.mlp.up_proj": 2}'""",
+            "lora.target_modules=attention",
+            "lora.layers_to_transform=[0,1]",
+            "data=mixture",
+            "data.metrics=[rouge,my_module.my_score]",
+        ],
+    )
+    def test_what_the_command_line_can_say(self, composer, override):
+        assert rules.rules(composer.config(override)) == []
+
+    @pytest.mark.parametrize(
+        ("overrides", "needed"),
+        [
+            (["model.dtype=float32"], ["float16", "float32"]),
+            (["model.dtype=float32", "verify.merge_dtype=float32"], ["float32"]),
+            (["model.dtype=auto"], ["bfloat16", "float16", "float32"]),  # bfloat16 on a GPU
+            (["model.dtype=float32", "model.quantization=nf4"], ["bfloat16", "float16", "float32"]),
+        ],
+    )
+    def test_tolerances_are_needed_for_all_precisions_that_are_compared(self, composer, overrides, needed):
+        problems = rules.rules(changed(composer.config(*overrides), "verify.tolerances", {}))
+        assert problems == [f"verify.tolerances must have an entry for {dtype}, but has none." for dtype in needed]
+
+    def test_one_mistake_is_one_message_though_alpha_follows_r(self, composer):
+        assert len(rules.rules(composer.config("lora.r=0"))) == 1
+        assert len(rules.rules(composer.config("lora.r=-3"))) == 1
+
+    def test_all_rules_speak_at_once(self, config):
+        broken = config
+        for key in ("seed", "lora.r", "train.max_steps", "verify.prompts"):
+            broken = changed(broken, key, -1)
+        named = [problem.split()[0] for problem in rules.rules(broken)]
+        assert sorted(named) == ["lora.r", "seed", "train.max_steps", "verify.prompts"]
+
+    def test_a_key_that_was_added_with_a_plus_is_refused(self, composer):
+        (lora, root) = sorted(rules.rules(composer.config("+lora.rank=3", "+epochs=2")), reverse=True)
+        assert lora == "lora.rank is not a setting. Did you mean lora.r?"
+        assert root.startswith("epochs is not a setting.")
+
+
+@pytest.fixture
+def problems(composer) -> Any:
+    def problems_of(*overrides: str) -> list[str]:
+        return commandline.problems(overrides, composer.compose, composer.parser)
+
+    return problems_of
+
+
+class TestOverrides:
+    """What composes and what does not, each in the user's spelling."""
+
+    CASES = (
+        ("lora.r=0", "lora.r must be at least 1, but is 0: a rank of 0 trains nothing."),
+        ("lora.r=abc", "lora.r must be a whole number, but is 'abc'."),
+        ("lora.r=4.5", "lora.r must be a whole number, but is '4.5'."),
+        ("train.learning_rate=fast", "train.learning_rate must be a number, but is 'fast'."),
+        ("lora.use_rslora=maybe", "lora.use_rslora must be true or false, but is 'maybe'."),
+        ("lora.rank=4,8", "lora.rank is not a setting. Did you mean lora.r?"),
+        ("lr=1e-4", "lr is not a setting. Did you mean train.learning_rate?"),
+        ("learning_rate=1e-4", "learning_rate is not a setting. Did you mean train.learning_rate?"),
+        ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),
+        ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
+        *(
+            (
+                text,
+                f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range,"
+                " and search an interval by itself.",
+            )
+            for text in ("lora.r=2,int(interval(4,8))", "lora.r=2,range(4,8)", "lora=glob(r*),dora")
+        ),
+        (
+            "hydra.sweeper.n_trials=1,2",
+            "hydra.sweeper.n_trials must have one value, since it is the same for a whole sweep. Run a sweep for each.",
+        ),
+        ("lor=rslora", "lor is not a setting. Did you mean lora?"),
+        (
+            "hydra/sweeper/prunner=asha",
+            "hydra/sweeper/prunner is not a setting. Did you mean hydra/sweeper/pruner?",
+        ),
+        ("~seed", "Every setting must have a value, but `~seed` takes seed away. Leave that out; `seed=...` sets it."),
+        ("~lora", "Every setting must have a value, but `~lora` takes lora away. Leave that out; `lora=...` sets it."),
+        (
+            "lora.r=8,",
+            "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values with special characters.",
+        ),
+        ("zzz=1", "zzz is not a setting. `python src/train.py --help` lists all settings."),
+        ("+lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
+        (
+            "lora=rslra",
+            f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?",
+        ),
+        ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
+        ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
+        ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
+        ("hydra.sweeper.n_trials=ten", "hydra.sweeper.n_trials must be a whole number, but is 'ten'."),
+        ("lora=4", "`lora=4` is refused: Config group override must be a string or a list. Got int"),
+    )
+
+    def test_all_problems_come_at_once(self, problems):
+        found = problems(*(override for override, _ in self.CASES))
+        assert sorted(found) == sorted({problem for _, problem in self.CASES})
+
+    def test_settings_of_a_part_are_known_beside_its_choice(self, problems):
+        part = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.reduction_factor=3"]
+        assert problems(*part) == []
+        assert problems(*part, "lora.rank=4") == ["lora.rank is not a setting. Did you mean lora.r?"]
+        (problem,) = problems("hydra.sweeper.pruner.reduction_factor=3")
+        assert "is not a setting" in problem
+
+    @pytest.mark.parametrize("override", ["lora.r=(4", "lora.r=4,", "lora.r"])
+    def test_what_cannot_be_read_is_quoted(self, problems, override):
+        (problem,) = problems(override)
+        assert problem.startswith(f"`{override}` cannot be read: ")
+
+    def test_each_value_of_a_list_is_looked_at(self, problems):
+        found = problems(
+            "lora.r=0,4,abc", "lora.rank=4", "lora=rslra,default", "train.max_steps=0", "train.batch_size=2"
+        )
+        assert sorted(found) == [
+            f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?",
+            "lora.r must be a whole number, but is 'abc'.",
+            "lora.r must be at least 1, but is 0: a rank of 0 trains nothing.",
+            "lora.rank is not a setting. Did you mean lora.r?",
+            "train.max_steps must be at least 1, but is 0.",
+        ]
+
+    @pytest.mark.slow
+    def test_a_value_anywhere_in_the_grid_is_found(self, problems):
+        found = problems("lora.r=4,8,0", "train.learning_rate=1e-3,0", "train.batch_size=range(1,3)")
+        assert [problem.split()[0] for problem in found] == ["lora.r", "train.learning_rate"]
+
+    @pytest.mark.slow
+    def test_both_ends_of_an_interval_are_looked_at(self, problems):
+        assert problems("train.warmup_ratio=interval(0,1)") == []
+        (problem,) = problems("train.warmup_ratio=interval(0.5,1.5)")
+        assert problem.startswith("train.warmup_ratio must be in [0, 1], but is 1.5.")
+
+    def test_an_interval_of_whole_numbers_has_a_remedy(self, problems):
+        assert problems("lora.r=int(interval(2,64))") == []
+        low, high = problems("lora.r=interval(2,64)")
+        remedy = "Write int(interval(2,64)) to search whole numbers."
+        assert low == f"lora.r must be a whole number, but is '2.0'. {remedy}"
+        assert high == f"lora.r must be a whole number, but is '64.0'. {remedy}"
+
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            [],
+            ["lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-3))"],
+            pytest.param(["lora=glob(*,exclude=loftq)", "data=number_words,docstrings"], marks=pytest.mark.slow),
+            ["lora.target_modules=[q_proj],[q_proj,v_proj]"],
+            ["lora.alpha='${lora.r}'"],
+            ["++lora.r=4", "hydra.sweeper.n_trials=3"],
+        ],
+    )
+    def test_what_is_right_passes(self, problems, overrides):
+        assert problems(*overrides) == []
+
+    def test_what_else_a_config_must_hold_to_is_asked(self, composer):
+        overrides = ["lora.r=4,8"]
+        asked: list[int] = []
+
+        def hold(config: Config) -> list[str]:
+            asked.append(config.lora.r)
+            return ["the same"]
+
+        assert commandline.problems(overrides, composer.compose, composer.parser, hold) == ["the same"]
+        assert asked == [4, 8]
+
+
+@pytest.mark.usefixtures("composer")  # which registers the schema
+class TestExplain:
+    """What a command ends with when Hydra itself refuses it."""
+
+    def test_a_command_without_a_config_is_not_to_blame(self, monkeypatch):
+        monkeypatch.setattr(ConfigStore.instance(), "repo", {})
+        assert commandline.explain(ValueError("unforeseen"), ["merge", "mine/0"]) is None
+
+    def test_only_hydras_errors_are_explained(self):
+        assert commandline.explain(OSError("x"), ["lora.r=abc"]) is None
+        assert commandline.explain(ValueError("not Hydra's"), ["lora.r=4"]) is None
+
+    def test_all_problems_rather_than_hydras_first(self):
+        error = HydraException("Hydra names one")
+        assert commandline.explain(error, ["lora.r=abc", "lora.rank=3", "--cfg", "job"]) == [
+            "lora.r must be a whole number, but is 'abc'.",
+            "lora.rank is not a setting. Did you mean lora.r?",
+        ]
+
+    def test_several_values_need_the_flag(self):
+        found = commandline.explain(HydraException("sweep"), ["lora.r=2,4", "lora=default"])
+        assert found == [
+            "`lora.r=2,4` has several values. Add -m to run a trial for each, or brackets to mean one list."
+        ]
+
+    @pytest.mark.parametrize("asking", ["-m", "sweeps=rank_ladder"])
+    @pytest.mark.slow
+    def test_a_sweep_may_have_several_values(self, asking):
+        found = commandline.explain(HydraException("other"), [asking, "lora.r=2,4", "lora.rank=3"])
+        assert found == ["lora.rank is not a setting. Did you mean lora.r?"]
+
+    def test_overrides_that_fit_alone_but_not_together_give_hydras_words(self, composer):
+        arguments = ["~verify.tolerances.float16", "verify.tolerances.float16={}"]
+        with pytest.raises(HydraException) as caught:
+            composer.compose(arguments)
+        (problem,) = commandline.explain(caught.value, arguments) or []
+        assert problem == "Could not override 'verify.tolerances.float16'."
+
+    @pytest.mark.parametrize("error", [HydraException("Could not override 'seed'."), ValueError("seed has no value")])
+    def test_what_was_taken_away_is_named(self, error):
+        (problem,) = commandline.explain(error, ["~seed", "seed=4"]) or []
+        assert problem.startswith("Every setting must have a value, but `~seed` takes seed away.")
+
+
+def test_the_spellings_name_settings(config):
+    for name in rules.SPELLINGS.values():
+        group, field = name.split(".")
+        assert field in {known.name for known in dataclasses.fields(getattr(config, group))}

@@ -1,0 +1,196 @@
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from lowrung.errors import UsageError
+from lowrung.finetune.data import tables
+from lowrung.finetune.data.examples import Columns, Example
+from tests.sources import pairs, write_rows
+
+ROWS = pairs(3)
+EXPECTED = [Example.pair(row["prompt"], row["completion"]) for row in ROWS]
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def read(path, **columns):
+    return tables.read_file(str(path), Columns(**columns), "data.path")
+
+
+def problems(path, **columns):
+    with pytest.raises(UsageError) as caught:
+        read(path, **columns)
+    return caught.value.problems
+
+
+def csv_text(rows):
+    return "prompt,completion\n" + "".join(f'"{row["prompt"]}",{row["completion"]}\n' for row in rows)
+
+
+class TestForms:
+    @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+    def test_three_kinds_of_file_hold_the_same(self, tmp_path, ending):
+        file = tmp_path / f"rows.{ending}"
+        if ending == "jsonl":
+            write_rows(file, ROWS)
+        elif ending == "csv":
+            file.write_text(csv_text(ROWS))
+        else:
+            parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
+        assert read(file) == EXPECTED
+
+    @pytest.mark.parametrize("ending", ["jsonl", "csv"])
+    def test_a_bom_and_crlf_are_no_matter(self, tmp_path, ending):
+        text = "".join(json.dumps(row) + "\n" for row in ROWS) if ending == "jsonl" else csv_text(ROWS)
+        file = tmp_path / f"rows.{ending}"
+        file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+        assert read(file) == EXPECTED
+
+    def test_blank_lines_between_json_lines_are_skipped(self, tmp_path):
+        file = tmp_path / "rows.jsonl"
+        file.write_text("\n" + "\n\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+        assert read(file) == EXPECTED
+
+    def test_columns_go_by_any_name(self, tmp_path):
+        rows = [{"id": n, "question": row["prompt"], "answer": row["completion"]} for n, row in enumerate(ROWS)]
+        path = write_rows(tmp_path / "rows.jsonl", rows)
+        assert read(path, prompt="question", completion="answer") == EXPECTED
+
+    def test_messages_are_a_chat(self, tmp_path):
+        (example,) = read(write_rows(tmp_path / "rows.jsonl", [{"messages": CHAT}]))
+        assert example == Example((("user", "Hi"), ("assistant", "Hello")), is_chat=True)
+
+    def test_prompt_and_completion_may_be_messages(self, tmp_path):
+        system = {"role": "system", "content": "Be brief."}
+        row = {"prompt": [system, CHAT[0]], "completion": [CHAT[1]]}
+        (example,) = read(write_rows(tmp_path / "rows.jsonl", [row]))
+        assert example == Example((("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")), 2, is_chat=True)
+
+    def test_text_is_learnt_whole(self, tmp_path):
+        assert read(write_rows(tmp_path / "rows.jsonl", [{"text": "Once"}])) == [Example(text="Once")]
+
+    def test_csv_cells_may_hold_line_breaks_and_long_texts(self, tmp_path):
+        file = tmp_path / "rows.csv"
+        long = "x" * 200_000
+        file.write_text(f'prompt,completion\n"two\nlines","{long}"\n')
+        assert read(file) == [Example.pair("two\nlines", long)]
+
+
+class TestBadFiles:
+    def test_a_missing_file(self, tmp_path):
+        assert problems(tmp_path / "no.jsonl") == [
+            f"data.path must name a file, but {tmp_path / 'no.jsonl'} does not exist."
+        ]
+
+    def test_a_folder(self, tmp_path):
+        (tmp_path / "rows.csv").mkdir()
+        assert problems(tmp_path / "rows.csv")[0].endswith("is a folder.")
+
+    def test_an_unknown_ending(self, tmp_path):
+        assert "must be a .jsonl, .csv or .parquet file, but is" in problems(tmp_path / "rows.xlsx")[0]
+
+    @pytest.mark.parametrize(("name", "content"), [("a.jsonl", ""), ("a.csv", ""), ("b.csv", "prompt,completion\n")])
+    def test_an_empty_file(self, tmp_path, name, content):
+        (tmp_path / name).write_text(content)
+        assert problems(tmp_path / name) == [f"data.path={tmp_path / name} must hold examples, but it is empty."]
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+    def test_another_encoding(self, tmp_path, encoding):
+        (tmp_path / "a.jsonl").write_text('{"prompt": "é", "completion": "ü"}', encoding=encoding)
+        (problem,) = problems(tmp_path / "a.jsonl")
+        assert "must be UTF-8" in problem
+        assert "iconv" in problem
+
+    def test_a_parquet_file_that_is_none(self, tmp_path):
+        (tmp_path / "a.parquet").write_text("nonsense")
+        assert "must be a .parquet file, but" in problems(tmp_path / "a.parquet")[0]
+
+    def test_columns_of_other_names(self, tmp_path):
+        path = write_rows(tmp_path / "a.jsonl", [{"question": "?", "answer": "!"}])
+        (problem,) = problems(path)
+        assert "but it has question, answer. Name yours: data.prompt_column=... data.completion_column=..." in problem
+
+
+class TestBadRows:
+    """Each is named by its line, with what is wrong; the others are good."""
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"prompt": "?"}, "it has no 'completion'"),
+            ({"prompt": "?", "completion": ""}, "completion must not be empty"),
+            ({"prompt": "?", "completion": " \n"}, "completion must not be empty"),
+            ({"prompt": 5, "completion": "x"}, "prompt must be a text, but is 5 (int)"),
+            ({"prompt": "?", "completion": None}, "completion must be a text, but is None (NoneType)"),
+            ({"prompt": "?", "completion": [CHAT[1]]}, "prompt and completion must both be texts or both be messages"),
+            ({"messages": CHAT}, "it has messages, and the rows before prompt and completion: one form for all"),
+            (["?", "!"], "it must be an object with named cells, but is a list"),
+        ],
+    )
+    def test_of_pairs(self, tmp_path, row, message):
+        path = write_rows(tmp_path / "a.jsonl", [ROWS[0], row, ROWS[1]])
+        (problem,) = problems(path)
+        assert problem.startswith(f"data.path={path}, line 2: ")
+        assert message in problem
+
+    @pytest.mark.parametrize(
+        ("messages", "message"),
+        [
+            ("Hi", "messages must be a list of {role, content}, but is 'Hi' (str)"),
+            ([], "messages must not be empty"),
+            (CHAT[:1], "must hold an assistant's message to learn, but has none"),
+            ([{"role": "bot", "content": "x"}], "messages[0].role must be one of system, user, assistant, tool"),
+            ([CHAT[0], {"role": "assistant", "content": ""}], "messages[1].content must not be empty"),
+            ([CHAT[0], {"role": "assistant", "content": None}], "messages[1].content must be a text, but is None"),
+            (["Hi"], "messages[0] must be {role, content}"),
+        ],
+    )
+    def test_of_chats(self, tmp_path, messages, message):
+        path = write_rows(tmp_path / "a.jsonl", [{"messages": CHAT}, {"messages": messages}])
+        (problem,) = problems(path)
+        assert ", line 2: " in problem
+        assert message in problem
+
+    def test_of_csv(self, tmp_path):
+        file = tmp_path / "a.csv"
+        file.write_text("prompt,completion\na,b\nc\nd,e,f\n")
+        assert [problem.split(", line ")[1] for problem in problems(file)] == [
+            "3: it has not as many cells as the header, 2.",
+            "4: it has not as many cells as the header, 2.",
+        ]
+
+    def test_of_broken_json(self, tmp_path):
+        file = tmp_path / "a.jsonl"
+        file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
+        (problem,) = problems(file)
+        assert ", line 2: it is not JSON: " in problem
+
+    def test_of_parquet(self, tmp_path):
+        file = tmp_path / "a.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist([*ROWS, {"prompt": "x", "completion": None}]), file)
+        (problem,) = problems(file)
+        assert ", row 4: " in problem
+
+    def test_many_are_counted(self, tmp_path):
+        path = write_rows(tmp_path / "a.jsonl", [ROWS[0], *[{"prompt": "x", "completion": ""}] * 50])
+        found = problems(path)
+        assert len(found) == 4
+        assert found[3] == f"data.path={path}: 47 more rows like these."
+
+
+class TestHub:
+    def test_a_dataset_is_read_like_a_file(self, tmp_path):
+        write_rows(tmp_path / "train.jsonl", ROWS)
+        assert tables.read_hub(str(tmp_path), None, "train", Columns(), "data.path") == EXPECTED
+
+    def test_an_unknown_split_is_refused(self, tmp_path):
+        write_rows(tmp_path / "train.jsonl", ROWS)
+        with pytest.raises(UsageError, match=r"data.path=.*, split 'tset' cannot be loaded: Unknown split"):
+            tables.read_hub(str(tmp_path), None, "tset", Columns(), "data.path")
+
+    def test_without_a_network_the_message_says_so(self, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(UsageError, match=r"data.path=nobody/nothing is not in the cache, and the hub cannot be"):
+            tables.read_hub("nobody/nothing", None, "train", Columns(), "data.path")

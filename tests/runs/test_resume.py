@@ -1,0 +1,71 @@
+"""A single run that is stopped or killed goes on where it was: `python src/train.py` again.
+
+tests/test_commands.py stops a sweep, tests/test_chaos.py kills one.
+"""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.terminal import signalled, succeeds, train
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "model=tiny",
+    "data=number_words",
+    "data.train_size=64",
+    "data.eval_size=8",
+    "lora.dropout=0.1",
+    "train.max_steps=60",
+    "train.eval_steps=20",
+    "train.learning_rate=1e-2",
+    "verify.prompts=2",
+    "verify.new_tokens=2",
+]
+
+
+def result(folder: Path) -> dict[str, float]:
+    (outcome,) = folder.glob("runs/*/outcome.json")
+    metrics: dict[str, float] = json.loads(outcome.read_text())["metrics"]
+    return metrics
+
+
+def tracked(folder: Path, kind: str) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "lowrung")
+    return [run for run in client.search_runs([experiment.experiment_id]) if run.data.tags["lowrung.kind"] == kind]
+
+
+def steps_of(folder: Path, run: Run, metric: str) -> list[int]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    succeeds(folder, *SMALL, "track=none")
+    return result(folder)
+
+
+def test_a_single_run_goes_on_where_it_was_stopped_and_where_it_was_killed(tmp_path, undisturbed):
+    stopped = signalled(tmp_path, "step 0/", signal.SIGINT, *SMALL)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "interrupted; the same command goes on from here" in stopped.stdout
+    assert "Traceback" not in stopped.stderr
+    killed = signalled(tmp_path, "step 40/", signal.SIGKILL, *SMALL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "going on from step 1\n" in killed.stdout
+    assert train(tmp_path, *SMALL, "lora.r=0").returncode == 2  # something wrong typed in between loses nothing
+    assert "going on from step 20\n" in succeeds(tmp_path, *SMALL)
+    assert result(tmp_path) == undisturbed
+    (run,) = tracked(tmp_path, "run")
+    assert run.info.status == "FINISHED"
+    assert steps_of(tmp_path, run, "eval/loss") == [0, 1, 20, 40, 60]  # 1: where it was stopped
+    assert steps_of(tmp_path, run, "train/loss") == list(range(1, 61))
+    assert not list(tmp_path.glob("runs/*/checkpoints"))

@@ -1,0 +1,92 @@
+"""A trial in its own process: what the job does that a coordinator has left an assignment for."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.utils import run_job
+from hydra.types import HydraContext
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from lowrung.config import schema
+from lowrung.runs import execution, task
+from lowrung.runs.task import Assignment, Ran
+from lowrung.store import layout
+from lowrung.store.layout import JobFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track import recording
+from tests import composing
+from tests.composing import Composer
+from tests.stage import Silent
+
+SMALL = ("model=tiny", "data=number_words", "data.train_size=16", "data.eval_size=8", "train.max_steps=3")
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    with composing.composer() as made:
+        yield made
+
+
+def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[object, Run]:
+    """Runs a trial as the coordinator has it run, in this folder; gives what it returns, and its tracked run."""
+    composed = composer.compose([*SMALL, "verify=none", "hydra.run.dir=job", "hydra/job_logging=disabled", *overrides])
+    config = schema.resolve(composed)
+    seen = task.look(config)
+    folder = layout.run_folder(Path("runs").absolute(), task.run_signature(config, seen, threads=1))
+    task.prepare_folder(folder, config, seen, threads=1)
+    uri = recording.tracking_uri(config)
+    tracked = recording.make_tracker(config).start_run("r=8")
+    Assignment(
+        folder=str(folder.path),
+        data=str(seen.data_folder),
+        revision=None,
+        threads=1,
+        tracking=f"{uri}.lost" if lost else uri,
+        experiment=config.track.experiment,
+        run=tracked,
+        datasets=[dataclasses.asdict(data) for data in recording.datasets(seen.splits)],
+    ).write(JobFolder(Path("job")).assignment)
+    context = HydraContext(composer.hydra.config_loader, callbacks=Silent())  # type: ignore[arg-type]
+    returned = run_job(
+        hydra_context=context, task_function=task.run, config=composed, job_dir_key="hydra.run.dir", job_subdir_key=None
+    )
+    assert uri
+    return returned.return_value, MlflowClient(uri).get_run(tracked)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_it_tracks_all_but_its_end(composer: Composer) -> None:
+    returned, run = trial(composer)
+    assert returned == Ran(Status.COMPLETE, is_tracked=True)
+    assert {"eval/loss", "train/loss", "params/trainable", "time/total_seconds"} <= run.data.metrics.keys()
+    assert run.inputs
+    assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["number_words", "number_words"]
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert (artifacts / "adapter" / "adapter_model.safetensors").is_file()
+    assert run.info.status == "RUNNING"
+
+
+@pytest.mark.slow
+def test_one_that_found_no_tracker_says_so(composer: Composer, capfd: pytest.CaptureFixture[str]) -> None:
+    returned, run = trial(composer, lost=True)
+    assert returned == Ran(Status.COMPLETE, is_tracked=False)
+    assert not run.data.metrics
+    assert "nothing more is tracked from here on" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_failure_is_left_to_the_coordinator_which_may_try_it_again(
+    composer: Composer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "execute", lambda *_, **__: Outcome(Status.OOM, cause="out of memory"))
+    returned, run = trial(composer)
+    assert returned == Ran(Status.OOM, is_tracked=False)
+    assert "lowrung.cause" not in run.data.tags

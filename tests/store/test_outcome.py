@@ -1,0 +1,82 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from lowrung.errors import StoreError
+from lowrung.store.outcome import Outcome, Status
+
+FULL = Outcome(
+    Status.DIVERGED,
+    metrics={"eval/loss": 3.25, "params/trainable": 1024},
+    measurements={"time/total_seconds": 0.1},
+    cause="train/loss is not finite at step 3.",
+    facts={"gate_failures": ["top-1 agreement"], "rank": None},
+)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_round_trip(tmp_path, status):
+    outcome = dataclasses.replace(FULL, status=status)
+    outcome.write(tmp_path / "outcome.json")
+    assert Outcome.read(tmp_path / "outcome.json") == outcome
+
+
+def test_what_was_read_is_read_like_a_dict_and_written_again(tmp_path):
+    FULL.write(tmp_path / "outcome.json")
+    read = Outcome.read(tmp_path / "outcome.json")
+    assert read is not None
+    assert list(read.metrics) == ["eval/loss", "params/trainable"]
+    assert read.metrics["params/trainable"] == 1024
+    assert read.metrics.get("eval/loss", 0.0) == 3.25
+    with pytest.raises(KeyError, match="eval/perplexity"):
+        read.metrics["eval/perplexity"]
+    assert repr(read.measurements) == "{'time/total_seconds': 0.1}"
+    read.write(tmp_path / "again.json")
+    assert Outcome.read(tmp_path / "again.json") == FULL
+
+
+def test_no_file_is_no_outcome(tmp_path):
+    assert Outcome.read(tmp_path / "outcome.json") is None
+
+
+def test_numbers_that_are_not_finite_are_left_out(tmp_path):
+    odd = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e308}
+    Outcome(Status.COMPLETE, odd, odd).write(tmp_path / "outcome.json")
+    read = Outcome.read(tmp_path / "outcome.json")
+    assert read == Outcome(Status.COMPLETE, {"d": 1e308}, {"d": 1e308})
+
+
+def test_numbers_are_metrics_and_measurements():
+    assert FULL.numbers == {"eval/loss": 3.25, "params/trainable": 1024, "time/total_seconds": 0.1}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        [],
+        {"status": "finished"},
+        {"status": None},
+        {"status": "complete", "loss": 1.0},
+        {"metrics": {"eval/loss": 1.0}},
+    ],
+)
+def test_what_is_not_an_outcome_is_named_with_a_remedy(tmp_path, record):
+    path = tmp_path / "outcome.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=r"outcome.json is not the outcome of a run .* Delete it"):
+        Outcome.read(path)
+
+
+def test_a_torn_file_is_an_error(tmp_path):
+    path = tmp_path / "outcome.json"
+    FULL.write(path)
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(StoreError, match="must be JSON"):
+        Outcome.read(path)
+
+
+def test_what_a_rerun_keeps():
+    assert {status for status in Status if status.is_kept} == {Status.COMPLETE, Status.PRUNED, Status.DIVERGED}

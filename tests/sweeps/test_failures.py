@@ -1,0 +1,165 @@
+"""What no run can help: a full disk, folders that cannot be written, a tracker that goes away."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna import load_study
+from optuna.trial import TrialState
+
+from lowrung.errors import StoreError, UsageError
+from lowrung.runs import execution
+from lowrung.store.layout import RunFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track import recording
+from tests import composing
+from tests.servers import free_port, tracking_server
+from tests.terminal import PATIENCE, train
+
+SMALL = [
+    "model=tiny",
+    "train=smoke",
+    "data=number_words",
+    "data.train_size=8",
+    "data.eval_size=4",
+    "verify.prompts=2",
+    "verify.new_tokens=2",
+]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """2.5 MB of disk: room for a run of rank 4, and not for one of rank 256."""
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_its_run_alone_and_leaves_no_halves(tmp_path: Path, small_disk: Path) -> None:
+    done = train(tmp_path, "-m", *SMALL, "lora.r=4,256,2", "study=s", f"store='{small_disk / 'runs'}'", "track=none")
+    assert done.returncode == 1, done.stdout + done.stderr
+    runs = [(tmp_path / "multirun" / "s" / str(number) / "run").resolve() for number in range(3)]
+    outcomes = [Outcome.read(RunFolder(run).outcome) for run in runs]
+    assert [outcome.status for outcome in outcomes if outcome] == [Status.COMPLETE, Status.FAILED, Status.COMPLETE]
+    failed = outcomes[1]
+    assert failed is not None
+    assert failed.cause == f"no space left on the disk of {runs[1]}; free some, and the same command goes on"
+    assert failed.cause in done.stderr
+    assert not [path for path in runs[1].rglob("*") if path.suffix in (".safetensors", ".pt", ".bin")]
+    assert all((run / "adapter" / "adapter_model.safetensors").is_file() for run in (runs[0], runs[2]))
+
+
+@pytest.mark.slow
+def test_an_outcome_that_cannot_be_written_is_raised(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.outcome.mkdir()  # nothing can be swapped in there
+    with composing.composer() as composer, pytest.raises(StoreError, match="FileNotFoundError"):
+        execution.execute(
+            composer.config("model=tiny"),
+            folder,
+            data=tmp_path / "no tokens",
+            threads=1,
+            on_point=lambda point: None,
+            stop_reason=lambda: None,
+        )
+    assert [path.name for path in folder.path.iterdir()] == ["outcome.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (["store=file/runs"], "store must"),
+        (["-m", "lora.r=2,4", "store=file"], "store must"),
+        (["track.uri=sqlite:///file/mlflow.db"], "track.uri must"),
+        (["-m", "lora.r=2,4", "hydra.sweep.dir=file/x"], "hydra.sweep.dir"),
+        (["hydra.run.dir=file/x"], "hydra.run.dir"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_said_at_the_start(
+    tmp_path: Path, arguments: list[str], setting: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = train(tmp_path, *SMALL, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert setting in done.stderr
+    assert str(tmp_path / "file") in done.stderr or "file/x" in done.stderr
+    assert not list(tmp_path.rglob("config.yaml.*"))
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///folder", "sqlite:///file/mlflow.db"])
+def test_a_database_that_cannot_be_written_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with composing.composer() as composer:
+        (problem,) = recording.tracking_problems(composer.config(f"track.uri={uri}"))
+    assert problem.startswith("track.uri must")
+
+
+def test_a_config_and_a_sweep_do_not_go_together(tmp_path: Path) -> None:
+    done = train(tmp_path, "-m", "--cfg", "job", "lora.r=4,8")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "Error: --cfg and --info show one config and run nothing, so neither goes with -m (nor with each other)."
+        " Leave -m out, and give each setting one value.\n"
+    )
+
+
+# -- a tracker that goes away ------------------------------------------------------------------------------------------
+
+
+STRIKE = """
+import os, pathlib, signal
+
+def strike(predictions, references):
+    if pathlib.Path("multirun/s/1").exists():
+        os.killpg({process}, signal.SIGKILL)
+    return 0.0
+"""
+"""A metric of the user's, asked when a run has been trained: the tracker dies while the second one is under way."""
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path) -> None:
+    with tracking_server(tmp_path) as (process, uri):
+        (tmp_path / "away.py").write_text(STRIKE.format(process=process.pid))
+        sweep = ["-m", *SMALL, "data.metrics=[away.strike]", "lora.r=2,4,8", "study=s", f"track.uri={uri}"]
+        done = train(tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert done.returncode == 0, done.stdout + done.stderr
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("warning: nothing more is tracked from here on; results and study are kept: MLflow:")
+    assert warnings[1].startswith("warning: not tracked, or only in part: lora.r=4, ")
+    assert "lora.r=8" in warnings[1]
+    study = load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'multirun' / 's' / 'study.db'}")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    for number in range(3):
+        outcome = Outcome.read(RunFolder(tmp_path / "multirun" / "s" / str(number) / "run").outcome)
+        assert outcome is not None
+        assert outcome.status is Status.COMPLETE
+
+
+@pytest.mark.slow
+def test_a_sweep_does_not_start_without_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with composing.composer() as composer:
+        config = composer.config(f"track.uri=http://127.0.0.1:{free_port()}")
+        with pytest.raises(
+            UsageError, match=r"track\.uri must be a store that answers, but http.* does not \(MLflow: "
+        ):
+            recording.make_tracker(config)

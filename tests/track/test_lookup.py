@@ -1,0 +1,44 @@
+"""Runs as MLflow has them, read again."""
+
+from pathlib import Path
+
+import pytest
+
+from lowrung.store.outcome import Status
+from lowrung.track import lookup
+from lowrung.track.base import TrackError, store_uri
+from lowrung.track.mlflow import MlflowTracker
+from tests.track.conftest import complete_run
+
+
+def test_a_run_is_found_by_its_id_and_by_its_signature(uri, run):
+    latest = complete_run(uri)
+    found = lookup.by_id(uri, run)
+    assert found is not None
+    assert (found.uri, found.run, found.experiment, found.results) == (uri, run, "lowrung", Path("/runs/ab12"))
+    by_signature = lookup.by_signature(uri, "ab12")
+    assert by_signature is not None
+    assert by_signature.run == latest
+
+
+def test_one_that_did_not_complete_does_not_stand_for_its_signature(uri):
+    tracker = MlflowTracker(uri, "lowrung")
+    tracker.end_run(tracker.start_run("r=8", tags={"lowrung.signature": "ab12"}), Status.PRUNED)
+    assert lookup.by_signature(uri, "ab12") is None
+
+
+def test_a_sweep_has_no_results(uri):
+    found = lookup.by_id(uri, MlflowTracker(uri, "lowrung").start_run("sweep"))
+    assert found is not None
+    assert found.results is None
+
+
+def test_an_unknown_one_is_none(uri):
+    assert lookup.by_id(uri, "0" * 32) is None
+    assert lookup.by_signature(uri, "zz") is None
+
+
+def test_a_store_that_is_missing_is_an_error(tmp_path):
+    for find in (lookup.by_id, lookup.by_signature):
+        with pytest.raises(TrackError, match="no database"):
+            find(store_uri(None, tmp_path / "nowhere"), "0" * 32)
