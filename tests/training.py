@@ -32,9 +32,9 @@ def recipe(**changed: Any) -> Recipe:
     return Recipe(**{**train, "max_length": 256, "seed": 0, **changed})
 
 
-def prepared(folder: Path, base: Base, *, name: str = "number_words", max_length: int = 256) -> Prepared:
-    """Few examples as the base's tokens."""
-    corpus = sources.load(name=name, train_size=64, eval_size=24)
+def prepared(folder: Path, base: Base, *, max_length: int = 256, **source: Any) -> Prepared:
+    """Few examples as the base's tokens; ``source`` has fields of a `DataConf`."""
+    corpus = sources.load(**{"name": "number_words", "train_size": 64, "eval_size": 24, **source})
     tokenizer = pretrained.tokenizer_of(base)
     return tokens.prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
 
@@ -42,7 +42,7 @@ def prepared(folder: Path, base: Base, *, name: str = "number_words", max_length
 def fine_tune(
     folder: Path,
     *,
-    name: str = "number_words",
+    source: Mapping[str, Any] | None = None,
     base: Base | None = None,
     lora: dict[str, Any] | None = None,
     is_full: bool = False,
@@ -66,7 +66,7 @@ def fine_tune(
     extra = {key: changed.pop(key) for key in ("max_length", "seed", "lora_plus_ratio") if key in changed}
     trained = run.fine_tune(
         base=base,
-        data=prepared(folder, base, name=name),
+        data=prepared(folder, base, **(source or {})),
         lora=None if is_full else Lora(**{**LORA, **(lora or {})}),
         recipe=recipe(train=changed, **extra),
         scores=scores,

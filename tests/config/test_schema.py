@@ -169,11 +169,11 @@ class TestSignature:
     @pytest.mark.slow
     def test_is_the_same_in_another_process(self, config):
         script = (
-            "from lowrung import provenance\n"
+            "from lowrung.config import signature\n"
             "from tests import composing\n"
             "with composing.composer() as composer:\n"
             "    config = composer.config('model=tiny')\n"
-            f"print(provenance.signature(config, **{self.GIVEN}))\n"
+            f"print(signature.signature(config, **{self.GIVEN}))\n"
         )
         expected = signature.signature(config, **self.GIVEN) + "\n"
         for seed in ("1", "2"):

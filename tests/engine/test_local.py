@@ -417,7 +417,7 @@ import os
 import sys
 from pathlib import Path
 
-from lowrung.engine import mailbox
+from lowrung.store import mailbox
 from lowrung.engine.base import Job
 from lowrung.engine.local import LocalEngine
 

@@ -132,7 +132,7 @@ def test_a_broken_file_is_named_with_a_remedy(tmp_path, content):
 HOLDER = """
 import sys
 from pathlib import Path
-from lowrung import atomic
+from lowrung.store import atomic
 with atomic.lock(Path(sys.argv[1]), wait="wait" in sys.argv):
     print("held", flush=True)
     sys.stdin.read()

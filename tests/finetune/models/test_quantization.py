@@ -161,8 +161,8 @@ def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypat
 @pytest.mark.slow
 def test_bitsandbytes_is_imported_only_where_it_is_used():
     code = (
-        "import sys, torch; from lowrung.finetune import model;"
-        "model.load_base(model.Base('embedded:tiny'), torch.device('cpu')); print('bitsandbytes' in sys.modules)"
+        "import sys, torch; from lowrung.finetune.models import pretrained;"
+        "pretrained.load_base(pretrained.Base('embedded:tiny'), torch.device('cpu')); print('bitsandbytes' in sys.modules)"
     )
     source = str(Path(pretrained.__file__).parents[3])
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import checkpoints
 from lowrung.finetune.training.callbacks import Diverged, Stopped
-from tests import training
+from tests import sources, training
 
 # Recorded with torch 2.13.0, transformers 5.23.0, trl 1.16.0 and peft 0.21.2 on x86-64 with one thread; other
 # processors round otherwise in the sixth digit.
@@ -76,7 +76,7 @@ def test_the_seed_matters(of_another_seed, trained):
 @pytest.mark.slow
 def test_the_eval_loss_is_the_same_for_eval_batches_of_1_and_16(tmp_path):
     one, sixteen = (
-        training.fine_tune(tmp_path / str(size), name="docstrings", eval_batch_size=size, max_steps=2)[0]
+        training.fine_tune(tmp_path / str(size), source={"name": "docstrings"}, eval_batch_size=size, max_steps=2)[0]
         for size in (1, 16)
     )
     assert one.metrics["eval/loss"] == pytest.approx(sixteen.metrics["eval/loss"], rel=1e-6)
@@ -243,13 +243,17 @@ def test_epochs_are_passes_over_the_examples(tmp_path):
 
 @pytest.mark.slow
 def test_early_stopping_takes_the_best_evaluations_weights(tmp_path):
-    settings: dict[str, Any] = {"max_steps": 12, "eval_steps": 1, "learning_rate": 3.0, "lr_scheduler_type": "constant"}
-    result, reports = training.fine_tune(tmp_path, early_stopping=2, save_steps=None, **settings)
+    """What is trained on contradicts what is held out, so each step is worse than the one before on any processor."""
+    trained_on, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    sources.write_rows(trained_on, [{"prompt": f"{n}?", "completion": "yes"} for n in range(16)])
+    sources.write_rows(held_out, [{"prompt": f"{n}?", "completion": "no"} for n in range(16, 24)])
+    files = {"name": "file", "path": str(trained_on), "eval_path": str(held_out), "train_size": None, "eval_size": None}
+    settings: dict[str, Any] = {"max_steps": 12, "eval_steps": 1, "early_stopping": 2, "save_steps": None}
+    result, reports = training.fine_tune(tmp_path, source=files, **settings)
     losses = curve(reports, "eval/loss")
-    trained = {step: loss for step, loss in losses.items() if step > 0}
-    best = min(trained, key=trained.__getitem__)
-    assert max(losses) == best + 2 < 12
-    assert result.metrics["eval/loss"] == trained[best]
+    assert list(losses) == [0, 1, 2, 3]
+    assert losses[1] < losses[2] < losses[3]
+    assert result.metrics["eval/loss"] == losses[1]
 
 
 @pytest.mark.slow
