@@ -162,7 +162,8 @@ def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypat
 def test_bitsandbytes_is_imported_only_where_it_is_used():
     code = (
         "import sys, torch; from lowrung.finetune.models import pretrained;"
-        "pretrained.load_base(pretrained.Base('embedded:tiny'), torch.device('cpu')); print('bitsandbytes' in sys.modules)"
+        "pretrained.load_base(pretrained.Base('embedded:tiny'), torch.device('cpu'));"
+        "print('bitsandbytes' in sys.modules)"
     )
     source = str(Path(pretrained.__file__).parents[3])
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)

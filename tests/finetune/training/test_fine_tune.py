@@ -245,8 +245,8 @@ def test_epochs_are_passes_over_the_examples(tmp_path):
 def test_early_stopping_takes_the_best_evaluations_weights(tmp_path):
     """What is trained on contradicts what is held out, so each step is worse than the one before on any processor."""
     trained_on, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
-    sources.write_rows(trained_on, [{"prompt": f"{n}?", "completion": "yes"} for n in range(16)])
-    sources.write_rows(held_out, [{"prompt": f"{n}?", "completion": "no"} for n in range(16, 24)])
+    sources.write_rows(trained_on, [{"prompt": f"{n}?", "completion": "a" * 24} for n in range(16)])
+    sources.write_rows(held_out, [{"prompt": f"{n}?", "completion": "z" * 24} for n in range(16, 24)])
     files = {"name": "file", "path": str(trained_on), "eval_path": str(held_out), "train_size": None, "eval_size": None}
     settings: dict[str, Any] = {"max_steps": 12, "eval_steps": 1, "early_stopping": 2, "save_steps": None}
     result, reports = training.fine_tune(tmp_path, source=files, **settings)
