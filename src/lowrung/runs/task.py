@@ -119,7 +119,7 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
 
 
 def _run_single(config: Config, job: JobFolder) -> str:
-    problems = [*rules.rules(config), *recording.tracking_problems(config), *gpus.problems()]
+    problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
         raise UsageError(problems)
     threads = usable_cores()
