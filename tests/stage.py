@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
-from lowrung.engine.base import Ended, Event, How, Job
+from lowrung.engine.base import Ended, Event, Exit, Job
 from lowrung.engine.inline import InlineEngine
 from lowrung.runs.task import Assignment
 from lowrung.store import mailbox
@@ -59,7 +59,7 @@ def _death(event: Event) -> Event:
     """The end of a job that raised `Died`, as an engine would tell of a killed process."""
     value = event.value if isinstance(event, Ended) else None
     if isinstance(value, JobReturn) and isinstance(value._return_value, Died):
-        return Ended(event.key, How.DIED, cause="SIGKILL")
+        return Ended(event.key, Exit.DIED, cause="SIGKILL")
     return event
 
 

@@ -10,7 +10,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from lowrung.engine import gpus, hydra_job, worker
-from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported
 from lowrung.engine.inline import run_here
 from lowrung.errors import EngineError
 from lowrung.store import atomic, mailbox
@@ -78,7 +78,7 @@ class BatchEngine:
             results = self._launcher.launch(
                 [_overrides(config) for config in configs], initial_job_idx=configs[0].hydra.job.num
             )
-        return [Ended(job.key, How.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
+        return [Ended(job.key, Exit.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
 
     def cancel(self, key: str) -> None:
         """Drops a job that was not launched, without an event: only a sweep that breaks off asks for it."""

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Sequence
 
 from lowrung.engine import worker
-from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported
 from lowrung.errors import EngineError
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
@@ -55,7 +55,7 @@ class InlineEngine:
             return []
         with self._lock:
             if self._is_cancelled:
-                return [Ended(job.key, How.CANCELLED, cause="cancelled")]
+                return [Ended(job.key, Exit.CANCELLED, cause="cancelled")]
             with worker.environment({**worker.thread_variables(self.threads), **job.env}):
                 ended = run_here(job)
             return [*(Reported(job.key, report) for report in mailbox.Reader(job.folder).read()), ended]
@@ -74,7 +74,7 @@ class InlineEngine:
 def run_here(job: Job) -> Ended:
     """Runs a job's task in this process."""
     try:
-        return Ended(job.key, How.RETURNED, job.task())
+        return Ended(job.key, Exit.RETURNED, job.task())
     except Exception as error:
         traceback.print_exc()
-        return Ended(job.key, How.RAISED, error, worker.describe(error))
+        return Ended(job.key, Exit.RAISED, error, worker.describe(error))

@@ -18,7 +18,7 @@ from typing import Literal
 import cloudpickle
 
 from lowrung.engine import gpus, worker
-from lowrung.engine.base import Event, How, Job, Reported
+from lowrung.engine.base import Event, Exit, Job, Reported
 from lowrung.engine.process import Running
 from lowrung.errors import EngineError, StoreError
 from lowrung.store import atomic, mailbox
@@ -139,7 +139,7 @@ class LocalEngine:
     def cancel(self, key: str) -> None:
         """Ends a job by SIGTERM, and after 5 s by SIGKILL; an answer that has already arrived stands."""
         if key in self._running:
-            self._running[key].stop(How.CANCELLED, "cancelled")
+            self._running[key].stop(Exit.CANCELLED, "cancelled")
 
     def close(self) -> None:
         """Cancels what still runs and waits until it is gone; what it did is no longer reported."""

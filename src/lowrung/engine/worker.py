@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from lowrung.engine.base import How
+from lowrung.engine.base import Exit
 from lowrung.errors import EngineError
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder
@@ -112,10 +112,10 @@ def answer(task: bytes) -> bytes:
     """Runs a pickled task; the answer is for `read_answer`. What the task raises is printed with its traceback."""
     try:
         _settle_torch()
-        return _pack(How.RETURNED, cloudpickle.loads(task)())
+        return _pack(Exit.RETURNED, cloudpickle.loads(task)())
     except Exception as error:
         traceback.print_exc()
-        return _pack(How.RAISED, portable(error), describe(error))
+        return _pack(Exit.RAISED, portable(error), describe(error))
 
 
 def _settle_torch() -> None:
@@ -147,7 +147,7 @@ def try_fork() -> None:
     sys.exit(CUDA_TOUCHED if is_cuda_touched() else 0)
 
 
-def _pack(how: How, value: Any, cause: str | None = None) -> bytes:
+def _pack(exit: Exit, value: Any, cause: str | None = None) -> bytes:
     try:
         payload = cloudpickle.dumps(value)
     except Exception as error:
@@ -155,21 +155,21 @@ def _pack(how: How, value: Any, cause: str | None = None) -> bytes:
             f"What a task returns must be picklable, but its {type(value).__name__} is not ({describe(error)}). "
             "Return plain values, and write anything else to the job's folder."
         ) from error
-    packed: bytes = cloudpickle.dumps((how, payload, cause))
+    packed: bytes = cloudpickle.dumps((exit, payload, cause))
     return packed
 
 
-def read_answer(message: bytes) -> tuple[How, Any, str | None]:
+def read_answer(message: bytes) -> tuple[Exit, Any, str | None]:
     """What `answer` packed: how the task ended, its value or exception, and the cause."""
-    how, payload, cause = cloudpickle.loads(message)
+    exit, payload, cause = cloudpickle.loads(message)
     try:
-        return how, cloudpickle.loads(payload), cause
+        return exit, cloudpickle.loads(payload), cause
     except Exception as error:
         problem = EngineError(
             f"What a task returns must be picklable, but it cannot be unpickled ({describe(error)}). "
             "Return plain values, and write anything else to the job's folder."
         )
-        return How.RAISED, problem, describe(problem)
+        return Exit.RAISED, problem, describe(problem)
 
 
 def portable(error: BaseException) -> BaseException:
