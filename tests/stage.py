@@ -20,14 +20,14 @@ from optuna.trial import FrozenTrial
 from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Event, Exit, Job
-from lowrung.engine.inline import InlineEngine
 from lowrung.runs.task import Assignment
 from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import DatasetInput, Point
-from lowrung.track.memory import MemoryTracker
 from tests.composing import Composer
+from tests.engine.inline import InlineEngine
+from tests.track.memory import MemoryTracker
 
 Act = Callable[[Config], Outcome | None]
 """Stands where training is: gives how a run ends, raises, or leaves nothing."""

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
-from lowrung.engine import gpus, local, process, worker
+from lowrung.engine import cores, gpus, local, process, worker
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
@@ -141,8 +141,8 @@ def test_what_was_cancelled_does_not_time_out(tmp_path: Path, clock: Clock) -> N
 
 
 def test_cores_are_shared_by_the_slots() -> None:
-    cores = worker.usable_cores()
-    for slots, threads in ((1, cores), (cores, 1), (cores + 1, 1)):
+    count = cores.usable_cores()
+    for slots, threads in ((1, count), (count, 1), (count + 1, 1)):
         with LocalEngine(slots=slots) as engine:
             assert engine.threads == threads
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 import cloudpickle
 
-from lowrung.engine import gpus, worker
+from lowrung.engine import cores, gpus, worker
 from lowrung.engine.base import Event, Exit, Job, Reported
 from lowrung.engine.process import Running
 from lowrung.errors import EngineError, StoreError
@@ -107,7 +107,7 @@ class LocalEngine:
     @property
     def threads(self) -> int:
         """How many CPU threads each job may use: an equal share of the cores that this process may use."""
-        return max(1, worker.usable_cores() // self._slots)
+        return max(1, cores.usable_cores() // self._slots)
 
     def submit(self, job: Job) -> None:
         """Starts a job; see `lowrung.engine.base.Engine.submit`."""
@@ -204,7 +204,7 @@ class LocalEngine:
 
     def _start(self, process: BaseProcess, variables: Mapping[str, str]) -> None:
         if not self._forks:
-            with worker.environment(variables), _sigint_blocked():
+            with cores.environment(variables), _sigint_blocked():
                 return process.start()
         deadline = float("inf")
         while True:
@@ -229,11 +229,11 @@ class LocalEngine:
         has it import from the working folder first; hence the environment.
         """
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        with worker.environment({**worker.thread_variables(self.threads), **CUDA_CHECK, **path}), _sigint_blocked():
+        with cores.environment({**cores.thread_variables(self.threads), **CUDA_CHECK, **path}), _sigint_blocked():
             forkserver.ensure_running()
 
     def _variables(self, slot: int, extra: Mapping[str, str]) -> dict[str, str]:
-        return {**os.environ, **worker.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
+        return {**os.environ, **cores.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
 
     def _gpus(self, slot: int) -> dict[str, str]:
         """The variable that shows a slot its GPUs; nothing where none is visible."""

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from lowrung.config import rules, schema, signature
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
+from lowrung.engine.cores import usable_cores
 from lowrung.engine.interrupt import CtrlC
-from lowrung.engine.worker import usable_cores
 from lowrung.errors import LowrungError, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
