@@ -477,16 +477,16 @@ def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) ->
         f"""
         import os, signal, threading, time
         from types import SimpleNamespace
-        from lowrung.engine import local
+        from lowrung.engine import start
         os.environ["FIRST"] = {str(first)!r}
         clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
-        local.time = clock
+        start.time = clock
         engine = LocalEngine(preload=["slow"])
 
         def kill():
             while not os.path.lexists(os.environ["FIRST"]):
                 time.sleep(0.01)
-            clock.now += 2 * local.RESTART_SECONDS
+            clock.now += 2 * start.RESTART_SECONDS
             os.kill(int(os.readlink(os.environ["FIRST"])), signal.SIGKILL)
 
         threading.Thread(target=kill).start()
@@ -529,7 +529,7 @@ def test_jobs_are_spawned_where_a_preload_touches_cuda(tmp_path: Path) -> None:
         tmp_path,
     ).communicate(timeout=PATIENCE)[0]
     note, *values = result.splitlines()
-    assert "importing them once for all touched CUDA" in note
+    assert "importing them once for all jobs touched CUDA" in note
     assert values == ["True", "True"]
 
 

@@ -17,6 +17,9 @@ from lowrung.store import mailbox
 GRACE_SECONDS = 5.0
 """From SIGTERM, or from a job's answer, until a process that is still there is killed."""
 
+_GONE = (ProcessLookupError, PermissionError)
+"""What a signal raises when nothing is left to get it; on macOS the latter, where what is left are zombies."""
+
 
 @dataclasses.dataclass
 class Running:
@@ -82,7 +85,7 @@ class Running:
 
     def end(self) -> Ended:
         """How the job ended, after its process did; what the process left behind is killed."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(*_GONE):
             os.killpg(self._pid, signal.SIGKILL)
         code = self.process.exitcode
         self.process.close()
@@ -96,7 +99,7 @@ class Running:
 
     def _signal(self, number: int) -> None:
         """Signals the process and all that it started."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(*_GONE):
             try:
                 os.killpg(self._pid, number)
             except ProcessLookupError:  # it has not made its group yet
