@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 from hydra.core.utils import JobReturn, JobStatus
 
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported
@@ -235,9 +236,9 @@ class SimulatedEngine:
 
 
 def resident_bytes() -> int:
-    """This process's memory in RAM (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    """This process's memory in RAM."""
+    rss: int = psutil.Process().memory_info().rss
+    return rss
 
 
 def free_slot_makespan(lengths: Sequence[float], slots: int) -> float:
