@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lowrung.commands import inspect
 from lowrung.errors import UsageError
-from lowrung.store import atomic
+from lowrung.store import records
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 
@@ -104,7 +104,7 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
             " that it was started with goes on."
         )
     objective, _ = next(iter(_objectives(found).items()))
-    for row in atomic.read_json(found.leaderboard):
+    for row in records.read_list(found.leaderboard):
         for run in row["runs"]:
             trial = found.path / str(row["trial"])
             job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{run['seed']}")

@@ -18,7 +18,7 @@ from lowrung.errors import LowrungError, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.runs import execution
-from lowrung.store import atomic, layout, mailbox
+from lowrung.store import atomic, layout, mailbox, records
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import recording
@@ -64,7 +64,7 @@ class Assignment:
     @classmethod
     def read(cls, path: Path) -> "Assignment":
         """Reads what the coordinator left."""
-        return cls(**atomic.read_json(path))
+        return records.read(path).into(cls)
 
 
 @dataclasses.dataclass(frozen=True)

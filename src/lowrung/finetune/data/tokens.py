@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lowrung.errors import UsageError
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.examples import Example
-from lowrung.store import atomic
+from lowrung.store import atomic, records
 
 VERSION = 1
 """Part of a prepared folder's name; raised when tokens or labels of the same example change."""
@@ -71,8 +71,14 @@ class Prepared:
     def load(cls, folder: Path) -> "Prepared":
         """Opens what `prepare` left; the rows stay on the disk until they are used."""
         disable_progress_bars()
-        facts = atomic.read_json(folder / "facts.json")
-        return cls(load_from_disk(folder / "train"), load_from_disk(folder / "eval"), **facts)
+        facts = records.read(folder / "facts.json")
+        return cls(
+            load_from_disk(folder / "train"),
+            load_from_disk(folder / "eval"),
+            truncated=facts["truncated"],
+            truncated_tokens=facts["truncated_tokens"],
+            has_prompts=facts["has_prompts"],
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
