@@ -230,12 +230,10 @@ class Loaded:
         A matrix product adds up in another order over a view than over the same numbers side by side, which is how they
         come back from a file. On CPUs without AVX-512 the logits then differed in their last bits.
         """
-        for layer in self._model.modules():
-            if isinstance(layer, LoraLayer):
-                for factors in (layer.lora_A, layer.lora_B):
-                    if key in factors:
-                        weight = factors[key].weight
-                        weight.data = weight.data.contiguous()
+        layers: list[Any] = [m for m in self._model.modules() if isinstance(m, LoraLayer) and key in m.r]
+        for factors in (factors for layer in layers for factors in (layer.lora_A, layer.lora_B)):
+            if key in factors:
+                factors[key].weight.data = factors[key].weight.data.contiguous()
 
     def _sums(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """W + Σ wᵢ (Wᵢ - W) in float32 of each of the base's own tensors that a part changes, by name."""
