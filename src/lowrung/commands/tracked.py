@@ -10,7 +10,7 @@ from lowrung.store.layout import RunFolder
 from lowrung.track.base import store_uri
 
 if TYPE_CHECKING:
-    from lowrung.track.lookup import Record
+    from lowrung.track.lookup import TrackedRun
 
 
 def uri_of(run: RunFolder, here: Path) -> str | None:
@@ -29,7 +29,7 @@ def uri_of(run: RunFolder, here: Path) -> str | None:
     return None
 
 
-def record_of(run: RunFolder, here: Path) -> "Record | None":
+def record_of(run: RunFolder, here: Path) -> "TrackedRun | None":
     """A run as it was tracked, or None where it was not.
 
     Raises:
