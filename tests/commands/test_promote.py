@@ -49,7 +49,7 @@ def track(place, uri):
     tracker = MlflowTracker(uri, "lowrung")
     runs = {}
     for signature in ("ab12", "cd34"):
-        tags = {"lowrung.signature": signature, "lowrung.sweeps.results": str(place / "runs" / signature)}
+        tags = {"lowrung.signature": signature, "lowrung.results": str(place / "runs" / signature)}
         runs[signature] = tracker.start_run(signature, tags=tags)
         tracker.end_run(runs[signature], Status.COMPLETE)
     return runs

@@ -185,7 +185,7 @@ def _track(found: Sequence[Named], folder: Path, facts: Mapping[str, str], losse
     tracker = recording.open_tracker(first.uri, first.experiment)
     tags = {
         "lowrung.kind": COMBINED,
-        "lowrung.sweeps.results": str(folder),
+        "lowrung.results": str(folder),
         "lowrung.parts": ", ".join(record.run for record in records),
         "mlflow.source.git.commit": signature.git_commit(),
     }

@@ -230,7 +230,7 @@ class _Promotion:
 
         candidate, model = self.candidate, config_of(self.candidate.run)["model"]
         tags = {
-            "lowrung.sweeps.results": str(candidate.run.path),
+            "lowrung.results": str(candidate.run.path),
             "lowrung.trial": candidate.trial,
             "lowrung.base": model["path"],
             "lowrung.base_revision": model["revision"],
