@@ -24,8 +24,8 @@ from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import Loaded
-    from lowrung.finetune.gate.difference import Row
     from lowrung.finetune.models.pretrained import Base
+    from lowrung.finetune.models.score import Row
 
 BASE, COMBINED = "base", "combined"
 
