@@ -23,8 +23,8 @@ from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import MultiAdapter
-    from lowrung.finetune.gate.difference import Row
     from lowrung.finetune.models.pretrained import Base
+    from lowrung.finetune.models.score import Row
 
 ABOUT = (
     "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
