@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from lowrung.config import rules, schema, signature
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
+from lowrung.engine.cores import usable_cores
 from lowrung.engine.interrupt import CtrlC
-from lowrung.engine.worker import usable_cores
 from lowrung.errors import LowrungError, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
@@ -119,7 +119,7 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
 
 
 def _run_single(config: Config, job: JobFolder) -> str:
-    problems = [*rules.rules(config), *recording.tracking_problems(config), *gpus.problems()]
+    problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
         raise UsageError(problems)
     threads = usable_cores()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.config import commandline, rules, schema
 from lowrung.config.schema import Config
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
 from lowrung.runs import task as app
 from lowrung.search import objectives
@@ -118,7 +118,7 @@ def _looked_at_problems(space: Space) -> Iterator[str]:
 
 
 def _rules(config: Config) -> list[str]:
-    return rules.rules(config) + recording.tracking_problems(config)
+    return rules.problems(config) + recording.tracking_problems(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +255,9 @@ def _look(
     for key, arguments in distinct.items():
         log = RunFolder(folder.preflight)
         ended = _looked(engine, Job(key, log.path, _Look(dict(arguments)), is_limited=False))
-        if ended.how is How.DIED:  # what killed it need not have been its own doing
+        if ended.exit is Exit.DIED:  # what killed it need not have been its own doing
             ended = _looked(engine, Job(key, log.path, _Look(dict(arguments)), is_limited=False))
-        if ended.how is not How.RETURNED:
+        if ended.exit is not Exit.RETURNED:
             raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {log.log}.")
         yield key, ended.value
 

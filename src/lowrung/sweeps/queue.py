@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import StoreError
 from lowrung.report.progress import Progress
 from lowrung.runs import task
@@ -246,7 +246,7 @@ class Runs:
     def _ended(self, run: Run, ended: Ended) -> list[Evaluated | Finished]:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
         outcome = Outcome.read(run.folder.outcome)
-        is_lost = outcome is None and ended.how is How.DIED and run.stopped_as is not Status.CANCELLED
+        is_lost = outcome is None and ended.exit is Exit.DIED and run.stopped_as is not Status.CANCELLED
         if is_lost and run.losses < self._retries:
             self._progress.end(run.key, run.title, f"its process was lost ({ended.cause}); tried again")
             self._queue.insert(0, dataclasses.replace(run, losses=run.losses + 1, stopped_as=None))
@@ -273,8 +273,8 @@ def store_folder(plan: Plan, config: Config, threads: int) -> RunFolder:
 
 def _cause(ended: Ended) -> str:
     """Why a job that left no outcome ended, in one line."""
-    if ended.how is not How.RETURNED:
-        return ended.cause or str(ended.how)
+    if ended.exit is not Exit.RETURNED:
+        return ended.cause or str(ended.exit)
     if isinstance(ended.value, JobReturn) and ended.value.status is JobStatus.FAILED:
         error = ended.value._return_value
         return f"{type(error).__name__}: {error}".splitlines()[0]
