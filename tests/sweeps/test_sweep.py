@@ -21,9 +21,10 @@ from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, How, Job
-from lowrung.errors import StoreError, UsageError
+from lowrung.errors import RunFailed, StoreError, UsageError
 from lowrung.runs import task
-from lowrung.runs.task import Assignment, RunFailed
+from lowrung.runs.folder import kept_outcome
+from lowrung.runs.task import Assignment
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
@@ -107,7 +108,7 @@ class TestGrid:
             assert (job.path / ".hydra" / "hydra.yaml").is_file()
             run = job.run.resolve()
             assert run.parent == Path("runs").absolute()
-            assert task.kept(RunFolder(run)) is not None
+            assert kept_outcome(RunFolder(run)) is not None
             assert f"r: {rank}\n" in (run / "config.yaml").read_text()
             assert json.loads((run / "environment.json").read_text())["model_fingerprint"] == "model"
         assert (here.study.path / "multirun.yaml").is_file()
@@ -620,7 +621,7 @@ class TestTracking:
             raise OSError("No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(task, "prepare_folder", full_disk)
+            patch.setattr(queue, "prepare_folder", full_disk)
             with pytest.raises(OSError, match="No space left"):
                 here.sweep("lora.r=4")
         assert str(here.tracker.runs["run0"].status) == "cancelled"

@@ -4,9 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
-from lowrung.runs.task import RunFailed
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point, Tracker
