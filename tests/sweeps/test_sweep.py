@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import pytest
 from optuna import load_study
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
@@ -30,38 +29,11 @@ from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import coordinator, queue
 from lowrung.sweeps.results import Results
-from lowrung.track import recording
 from lowrung.track.base import TrackerLostError
-from lowrung.track.tolerant import Tolerant
-from tests import composing, stage
-from tests.composing import Composer
-from tests.stage import SEEN, Stage, trains
+from tests import stage
+from tests.stage import SEEN, trains
 
 RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
-
-
-@pytest.fixture(scope="module")
-def composer() -> Iterator[Composer]:
-    with composing.composer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("database") / "study.db"
-    RDBStorage(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """A stage in a folder with a space."""
-    folder = tmp_path / "a folder"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    made = Stage(composer, empty_database)
-    monkeypatch.setattr(recording, "make_tracker", lambda config: Tolerant(made.tracker))
-    return made
 
 
 def ranks(configs: list[Config]) -> list[int]:

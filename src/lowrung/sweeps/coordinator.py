@@ -108,7 +108,7 @@ class Coordinator:
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
         self._keep_finished()
         with self._progress:
-            done = len(self._results.numbers)
+            done = len(self._results.trials)
             self._progress.say(f"study {self._plan.study}: {counted(self._plan.n_trials, 'trial')}, {done} done before")
             try:
                 with CtrlC() as ctrl_c:
@@ -117,11 +117,12 @@ class Coordinator:
                 self._break_off(error)
                 raise
 
-    def report(self) -> None:
-        """Prints the leaderboard; see `lowrung.sweeps.results.Results.report`."""
+    def report(self) -> Results:
+        """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Again, for a coordinator that was killed when it had told the last trial.
         self._results.log_best(self._tracking.parent, self._ended)
         self._results.report(self._tracking.parent)
+        return self._results
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
