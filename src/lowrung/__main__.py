@@ -1,6 +1,7 @@
 """The command line: ``lowrung COMMAND``, or ``python -m lowrung COMMAND``."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,19 @@ ADAPTER = "an adapter's folder, a run (runs/<signature>, its signature, or MLflo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code (see `lowrung.cli`)."""
-    chosen = _parser().parse_args(arguments)
-    cli.run(lambda: chosen.command(chosen))
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["train"]:  # Hydra's options and overrides, which argparse would not know
+        sys.argv[1:] = arguments[1:]
+        cli.run(_train)
+    else:
+        chosen = _parser().parse_args(arguments)
+        cli.run(lambda: chosen.command(chosen))
+
+
+def _train() -> None:
+    from lowrung.commands import train
+
+    train.main()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,14 +5,20 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import rules, schema
+from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.config.schema import Config
+from lowrung.errors import UsageError
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
@@ -90,11 +96,11 @@ def problems(
 
 
 def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
-    """The choices of Hydra's own parts that compose: ``hydra/sweeper/pruner=asha`` brings settings that others set."""
+    """What others may rest on, and composes: ``hydra/sweeper/pruner=asha`` and ``+mine=x`` bring settings."""
     parts = []
     for axis in axes:
         single = axis.singles[0] if len(axis.singles) == 1 else ""
-        if single.startswith("hydra/"):
+        if re.match(r"hydra/|hydra\.searchpath=|\+[\w/]+=", single):
             with contextlib.suppress(*COMPOSITION_ERRORS):
                 compose([single])
                 parts.append(single)
@@ -147,33 +153,32 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
             "--cfg and --info show one config and run nothing, so neither goes with -m (nor with each other). Leave -m"
             " out, and give each setting one value."
         ]
-    from hydra import initialize_config_dir
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
-    from lowrung.store.layout import ROOT
-
     if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
         return None
-    overrides = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        loader = hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-
-        def compose(values: Sequence[str]) -> DictConfig:
-            return loader.load_configuration("config", list(values), RunMode.RUN)
-
-        parser = OverridesParser.create(config_loader=loader)
-        found = problems(overrides, compose, parser)
-        if not _is_sweep(arguments):
-            found += _sweep_problems(overrides, parser)
+    typed = get_args(arguments)
+    name, is_sweep = typed.config_name or CONFIG_NAME, _is_sweep(arguments)
+    try:
+        with hydra_app(typed.config_dir) as hydra:
+            found = _all_problems(typed.overrides, hydra, name, is_sweep=is_sweep)
+    except UsageError as unusable:  # the folder that configs are to come from
+        return unusable.problems
     is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
     return found or ([_first_line(error)] if is_hydras else None)
+
+
+def _all_problems(overrides: Sequence[str], hydra: Hydra, config_name: str, *, is_sweep: bool) -> list[str]:
+    loader = hydra.config_loader
+
+    def compose(values: Sequence[str]) -> DictConfig:
+        return loader.load_configuration(config_name, list(values), RunMode.RUN)
+
+    try:
+        compose([])
+    except COMPOSITION_ERRORS:  # the root config is not there, or is the user's and does not compose by itself
+        return []
+    parser = OverridesParser.create(config_loader=loader)
+    found = problems(overrides, compose, parser)
+    return found if is_sweep else [*found, *_sweep_problems(overrides, parser)]
 
 
 def _is_sweep(arguments: Sequence[str]) -> bool:
