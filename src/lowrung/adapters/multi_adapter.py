@@ -234,7 +234,7 @@ class Loaded:
             if isinstance(layer, LoraLayer):
                 for factors in (layer.lora_A, layer.lora_B):
                     if key in factors:
-                        weight = factors[key].weight
+                        weight: Any = factors[key].weight
                         weight.data = weight.data.contiguous()
 
     def _sums(self, weights: Mapping[str, float]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lowrung.config import rules, schema
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.config.schema import Config
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, did_you_mean
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
@@ -229,7 +229,7 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     available = re.search(r"Available options in '(.*?)':\n((?:\t.*\n?)+)", text)
     if available:
         options = available.group(2).split()
-        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{rules.did_you_mean(value, options)}"
+        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{did_you_mean(value, options)}"
     is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
     is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
     if is_refused and not is_known:
