@@ -29,6 +29,10 @@ class EngineError(LowrungError):
     """An engine was used outside its contract, or cannot run anything at all."""
 
 
+class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
+    """A run or a sweep did not end as it should. The results that there are have been kept."""
+
+
 def install(extra: str) -> str:
     """What to type where the packages of one of lowrung's extras are missing, from the checkout's folder."""
     return f"Run `.venv/bin/pip install -c constraints.txt -e '.[{extra}]'`."

@@ -18,7 +18,7 @@ from lowrung.config import commandline, rules, schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import UsageError
-from lowrung.runs import task as app
+from lowrung.runs import inputs
 from lowrung.search import objectives
 from lowrung.search import space as spaces
 from lowrung.search.pruning import Schedule
@@ -191,7 +191,7 @@ class Plan:
         alike: dict[str, list[Config]] = {}
         for point in points:
             alike.setdefault(_look_key(point.config), []).append(point.config)
-        distinct = {key: app.look_arguments(configs) for key, configs in alike.items()}
+        distinct = {key: inputs.preflight_arguments(configs) for key, configs in alike.items()}
         print("loading libraries, looking at model and data (the first time, the model is built: half a minute)")
         preflights = dict(_look(engine, folder, distinct))
         shutil.rmtree(folder.preflight, ignore_errors=True)
@@ -245,7 +245,7 @@ def _quoted(name: str) -> str:
 
 def _look_key(config: Config) -> str:
     """What runs share that are looked at together: model and data."""
-    arguments = app.look_arguments([config])
+    arguments = inputs.preflight_arguments([config])
     return schema.digest({name: value for name, value in arguments.items() if name != "adapters"})
 
 

@@ -14,7 +14,8 @@ from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, How, Job, Reported
 from lowrung.errors import StoreError
 from lowrung.report.progress import Progress
-from lowrung.runs import task
+from lowrung.runs import inputs
+from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.task import Assignment, Ran
 from lowrung.store import layout, mailbox
 from lowrung.store.layout import JobFolder, RunFolder
@@ -144,7 +145,7 @@ class Runs:
         """Takes a run; gives its outcome where the store has it, else `wait` will."""
         job = JobFolder(hydra_job.output_folder(run.composed))
         layout.point_to(job.run, run.folder.path)
-        outcome = task.kept(run.folder)
+        outcome = kept_outcome(run.folder)
         if outcome is not None:
             hydra_job.leave_files(run.composed)
         elif any(other.folder == run.folder for other in self._running.values()):
@@ -205,7 +206,7 @@ class Runs:
     def _submit(self, run: Run, job: JobFolder) -> None:
         config, preflight = run.config, self._plan.preflight(run.config)
         try:
-            task.prepare_folder(run.folder, task.pinned(config, preflight.revision), preflight, self._engine.threads)
+            prepare_folder(run.folder, inputs.pinned(config, preflight.revision), preflight, self._engine.threads)
         except StoreError:
             self._wait_for_another_sweep(run)
             return
@@ -267,7 +268,7 @@ class Runs:
 
 def store_folder(plan: Plan, config: Config, threads: int) -> RunFolder:
     """Where the results of a run with this config are."""
-    signature = task.run_signature(config, plan.preflight(config), threads)
+    signature = inputs.run_signature(config, plan.preflight(config), threads)
     return layout.run_folder(Path(plan.config.store).absolute(), signature)
 
 

@@ -1,0 +1,62 @@
+"""What is known of a run before it starts: its model and data, its signature, its length."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrung.config import schema, signature
+from lowrung.config.schema import Config
+from lowrung.runs import execution
+
+if TYPE_CHECKING:
+    from lowrung.finetune.preflight import Preflight
+
+
+def preflight(config: Config) -> "Preflight":
+    """Checks a run's model and data in this process; see `lowrung.finetune.preflight`."""
+    from lowrung.finetune import preflight as checks
+
+    return checks.look(**preflight_arguments([config]))
+
+
+def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
+    """The preflight's arguments for configs that share their model and data."""
+    adapters = {
+        schema.digest(settings): settings for config in configs if (settings := execution.lora_settings(config))
+    }
+    return {
+        "base": dataclasses.asdict(configs[0].model),
+        "task": dataclasses.asdict(configs[0].data),
+        "store": Path(configs[0].store).absolute(),
+        "adapters": list(adapters.values()),
+    }
+
+
+def pinned(config: Config, revision: str | None) -> Config:
+    """The config with the commit that a hub model's branch or tag was found at."""
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, revision=revision or config.model.revision)
+    )
+
+
+def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
+    """The signature of a run; see `lowrung.config.signature.signature`."""
+    return signature.signature(
+        config,
+        model_fingerprint=preflight.model_fingerprint,
+        data_fingerprint=preflight.data_fingerprint,
+        threads=threads,
+    )
+
+
+def steps(config: Config, preflight: "Preflight") -> int:
+    """Optimiser steps of a run. With packing fewer, since rows are then fewer than examples."""
+    train = config.train
+    return schema.total_steps(
+        max_steps=train.max_steps,
+        epochs=train.epochs,
+        rows=next(split.rows for split in preflight.splits if split.context == "training"),
+        batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+    )
