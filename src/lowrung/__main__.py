@@ -17,6 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["train"]:  # Hydra's options and overrides, which argparse would not know
         sys.argv[1:] = arguments[1:]
         cli.run(train.main)
+    elif arguments[:1] == ["-sc"]:
+        sys.argv[1:] = arguments
+        cli.run(train.complete)
     else:
         chosen = _parser().parse_args(arguments)
         cli.run(lambda: chosen.command(chosen))

@@ -1,5 +1,7 @@
 """`lowrung train` and `python src/train.py`: one run, or with ``-m`` a sweep. Hydra reads their arguments."""
 
+import os
+import re
 from typing import Any
 
 from lowrung import cli
@@ -21,6 +23,14 @@ def main() -> None:
 
     schema.register()
     hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
+
+
+def complete() -> None:
+    """Answers Hydra's shell completion, which asks the program without its command: ``lowrung -sc query=bash``."""
+    line, is_train = re.subn(r"^(\s*\S+)\s+train(\s)", r"\1\2", os.environ.get("COMP_LINE", ""))
+    if is_train:
+        os.environ["COMP_LINE"] = line
+        main()
 
 
 def run(config: Any) -> Any:
