@@ -156,42 +156,52 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
         return None
     typed = get_args(arguments)
-    name, is_sweep = typed.config_name or CONFIG_NAME, _is_sweep(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            found = _all_problems(typed.overrides, hydra, name, is_sweep=is_sweep)
+            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME)
+            if not _is_sweep(arguments):
+                found += [
+                    f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+                    for text in swept(typed.overrides, hydra)
+                ]
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return found or ([_first_line(error)] if is_hydras else None)
+    return found or None
 
 
-def _all_problems(overrides: Sequence[str], hydra: Hydra, config_name: str, *, is_sweep: bool) -> list[str]:
+def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
+    """All that is wrong with overrides that Hydra refused; at least what Hydra says, where that is an error of its own.
+
+    Args:
+        error: what Hydra raised.
+        overrides: as typed, sweeps included.
+        hydra: what refused them.
+        config_name: the root config.
+    """
     loader = hydra.config_loader
 
     def compose(values: Sequence[str]) -> DictConfig:
         return loader.load_configuration(config_name, list(values), RunMode.RUN)
 
-    try:
+    found = []
+    # Where it cannot be composed by itself, the root config is not there, or is the user's.
+    with contextlib.suppress(*COMPOSITION_ERRORS):
         compose([])
-    except COMPOSITION_ERRORS:  # the root config is not there, or is the user's and does not compose by itself
-        return []
-    parser = OverridesParser.create(config_loader=loader)
-    found = problems(overrides, compose, parser)
-    return found if is_sweep else [*found, *_sweep_problems(overrides, parser)]
+        found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
+    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
+    return found or ([_first_line(error)] if is_hydras else [])
+
+
+def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
+    """The overrides that have several values."""
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    readable = {text: parsed(text, parser) for text in overrides}
+    return [text for text, override in readable.items() if override is not None and override.is_sweep_override()]
 
 
 def _is_sweep(arguments: Sequence[str]) -> bool:
     """Whether a command asks for a sweep; a preset does so in its file."""
     return any(text in ("-m", "--multirun") or text.startswith(("sweeps=", "hydra.mode=")) for text in arguments)
-
-
-def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterator[str]:
-    """Sweeps in a command that asks for one run."""
-    for text in overrides:
-        override = parsed(text, parser)
-        if override is not None and override.is_sweep_override():
-            yield f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
 
 
 def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: bool = False) -> Iterator[Config]:
