@@ -106,7 +106,8 @@ class Results:
             raise RunFailed(
                 f"{len(failed)} of {len(trials)} trials failed (first: trial {failed[0].number},"
                 f" {failed[0].outcome.cause}). The others' results are kept; the same command runs the failed ones"
-                " again."
+                " again.",
+                self,
             )
 
     @property
