@@ -1,5 +1,6 @@
 """The errors that lowrung raises on purpose: each states the rule, the value and the remedy."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -35,3 +36,9 @@ class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
 def install(extra: str) -> str:
     """What to type where the packages of one of lowrung's extras are missing, from the checkout's folder."""
     return f"Run `.venv/bin/pip install -c constraints.txt -e '.[{extra}]'`."
+
+
+def did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
+    """What was meant, as the end of a message; empty where nothing comes close."""
+    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    return text.format(close[0]) if close else ""

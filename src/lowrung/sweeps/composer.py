@@ -115,4 +115,4 @@ def _interval_problems(space: Space) -> Iterator[str]:
 
 
 def _rules(config: Config) -> list[str]:
-    return rules.rules(config) + recording.tracking_problems(config)
+    return rules.problems(config) + recording.tracking_problems(config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
 from lowrung.runs import inputs
 from lowrung.store import disk
@@ -54,9 +54,9 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
 def _check(engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder) -> "Preflight":
     job = Job(name, folder.path, _Task(arguments), is_limited=False)
     ended = _run(engine, job)
-    if ended.how is How.DIED:  # the cause may lie outside of the process: a kill, or memory that others used
+    if ended.exit is Exit.DIED:  # the cause may lie outside of the process: a kill, or memory that others used
         ended = _run(engine, job)
-    if ended.how is not How.RETURNED:
+    if ended.exit is not Exit.RETURNED:
         raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {folder.log}.")
     found: Preflight = ended.value
     return found

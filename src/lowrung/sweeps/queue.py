@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 
 from lowrung.engine import hydra_job
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import StoreError
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs
@@ -118,7 +118,7 @@ class Queue:
 
     @property
     def running(self) -> int:
-        """How many runs have a slot."""
+        """Exit many runs have a slot."""
         return len(self._running)
 
     @property
@@ -241,7 +241,7 @@ class Queue:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
         outcome, state = Outcome.read(run.folder.outcome), self._states.pop(run.key, _State())
         is_cancelled = state.asked_to_end is Status.CANCELLED
-        is_lost = outcome is None and ended.how is How.DIED and not is_cancelled
+        is_lost = outcome is None and ended.exit is Exit.DIED and not is_cancelled
         if is_lost and state.losses < self._plan.settings.retries:
             self._progress.end(run.key, run.title, f"its process was lost ({ended.cause}); tried again")
             self._states[run.key] = dataclasses.replace(state, losses=state.losses + 1, asked_to_end=None)
@@ -265,8 +265,8 @@ class Queue:
 
 def _cause(ended: Ended) -> str:
     """Why a job that left no outcome ended, in one line."""
-    if ended.how is not How.RETURNED:
-        return ended.cause or str(ended.how)
+    if ended.exit is not Exit.RETURNED:
+        return ended.cause or str(ended.exit)
     if isinstance(ended.value, JobReturn) and ended.value.status is JobStatus.FAILED:
         error = ended.value._return_value
         return f"{type(error).__name__}: {error}".splitlines()[0]
