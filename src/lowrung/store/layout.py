@@ -4,8 +4,14 @@ import dataclasses
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-"""The checkout: conf/, sweeps/ and src/ are below it."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SHIPPED = _PACKAGE / "shipped"  # setup.py makes it in a wheel, and nowhere else
+
+CHECKOUT = None if _SHIPPED.is_dir() else _PACKAGE.parents[1]
+"""The checkout that this package is used from; None where it was installed from a wheel."""
+
+ROOT = CHECKOUT or _SHIPPED
+"""The folder with conf/ and sweeps/: the checkout, or what the wheel brought of it."""
 
 
 def cache_folder() -> Path:
