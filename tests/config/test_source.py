@@ -20,6 +20,7 @@ CARRIERS = {
     "store.layout": "",
     "store.mailbox": "",
     "store.outcome": "",
+    "store.records": "",
     "track.base": "a run hands its points on",
 }
 """Modules that a run imports, and that change none of its numbers, each with the reason where it is not plain."""
