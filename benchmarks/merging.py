@@ -25,15 +25,15 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from lowrung.config import signature
-from lowrung.config.schema import SourceConf, TrainConf
-from lowrung.finetune.data import corpus, tokens
-from lowrung.finetune.gate.difference import Difference, Row, compare, completion_logits
+from lowrung.config.schema import DataConf, LoraConf, TrainConf
+from lowrung.finetune.data import corpus
+from lowrung.finetune.data.prepared import prepare
+from lowrung.finetune.gate.difference import Difference, compare, completion_logits
 from lowrung.finetune.lora import merge
-from lowrung.finetune.lora.settings import Lora
 from lowrung.finetune.models import pretrained, quantization
 from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.models.score import Row
 from lowrung.finetune.training import fine_tune
-from lowrung.finetune.training.trainer import Recipe
 from lowrung.store import atomic
 
 RESULTS = Path(__file__).parent / "results" / "merging.json"
@@ -83,15 +83,14 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
     """Trains an adapter for 20 steps of 8 examples on the float32 base and saves it."""
     task, learning_rate = TASKS[name]
     base = Base(f"embedded:{name}")
-    source = dataclasses.asdict(SourceConf(name=task))
-    prepared = tokens.prepare(
-        corpus.load(**source, train_size=512, eval_size=32, seed=0),
+    data = prepare(
+        corpus.load(DataConf(task, train_size=512, eval_size=32)),
         pretrained.load_tokenizer(base.folder),
         max_length=256,
         format="auto",
         folder=folder / "tokens",
     )
-    recipe = TrainConf(
+    settings = TrainConf(
         learning_rate=learning_rate,
         max_steps=20,
         batch_size=8,
@@ -102,9 +101,11 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
     )
     trained = fine_tune.fine_tune(
         base=base,
-        data=prepared,
-        lora=Lora(r=8, alpha=16),
-        recipe=Recipe(**dataclasses.asdict(recipe), max_length=256, seed=seed, lora_plus_ratio=None),
+        data=data,
+        lora=LoraConf(r=8, alpha=16),
+        train=settings,
+        max_length=256,
+        seed=seed,
         scores=(),
         threads=threads,
         folder=folder / "adapter",

@@ -1,23 +1,21 @@
-"""Sources of examples for tests, with the fields that a config would fill in."""
+"""Sources of examples for tests, with a config's defaults."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from lowrung.config.schema import SourceConf
+from lowrung.config.schema import DataConf, SourceConf
 from lowrung.finetune.data import corpus
 
 
-def source(**changed: Any) -> dict[str, Any]:
-    """The fields of a `SourceConf`."""
-    return dataclasses.asdict(SourceConf(**{"name": "file", **changed}))
+def source(**changed: Any) -> SourceConf:
+    """A file, or another source."""
+    return SourceConf(**{"name": "file", **changed})
 
 
 def load(**changed: Any) -> corpus.Corpus:
-    """`data.load` with a config's defaults."""
-    sizes = {"train_size": None, "eval_size": 2, "seed": 0}
-    return corpus.load(**{**source(), **sizes, **changed})
+    """The examples of a file, or of another task; two are held out."""
+    return corpus.load(DataConf(**{"name": "file", "eval_size": 2, "max_length": 256, **changed}))
 
 
 def write_rows(file: Path, rows: list[Any]) -> str:

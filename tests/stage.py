@@ -19,16 +19,16 @@ from optuna.trial import FrozenTrial
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
-from lowrung.engine.base import Ended, Event, How, Job
-from lowrung.engine.inline import InlineEngine
+from lowrung.engine.base import Ended, Event, Exit, Job
 from lowrung.runs.task import Assignment
 from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.results import Results
 from lowrung.track.base import DatasetInput, Point
-from lowrung.track.memory import MemoryTracker
 from tests.composing import Composer
+from tests.engine.inline import InlineEngine
+from tests.track.memory import MemoryTracker
 
 Act = Callable[[Config], Outcome | None]
 """Stands where training is: gives how a run ends, raises, or leaves nothing."""
@@ -60,7 +60,7 @@ def _death(event: Event) -> Event:
     """The end of a job that raised `Died`, as an engine would tell of a killed process."""
     value = event.value if isinstance(event, Ended) else None
     if isinstance(value, JobReturn) and isinstance(value._return_value, Died):
-        return Ended(event.key, How.DIED, cause="SIGKILL")
+        return Ended(event.key, Exit.DIED, cause="SIGKILL")
     return event
 
 

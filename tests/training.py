@@ -1,22 +1,18 @@
 """A tiny fine-tune for tests: seconds, one thread, the same numbers every time."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.config.schema import TrainConf
-from lowrung.finetune.data import tokens
-from lowrung.finetune.data.tokens import Prepared
-from lowrung.finetune.lora.settings import Lora
+import lowrung.finetune.training.fine_tune
+from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.finetune.data.prepared import Prepared, prepare
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
-from lowrung.finetune.training import fine_tune as run
-from lowrung.finetune.training.trainer import Recipe
 from tests import sources
 
-LORA = {"r": 4, "alpha": 8.0}
-RECIPE = {
+LORA: dict[str, Any] = {"r": 4, "alpha": 8.0}
+TRAIN: dict[str, Any] = {
     "learning_rate": 1e-2,
     "max_steps": 6,
     "batch_size": 4,
@@ -26,17 +22,11 @@ RECIPE = {
 }
 
 
-def recipe(**changed: Any) -> Recipe:
-    """A recipe of six steps without checkpoints."""
-    train = dataclasses.asdict(TrainConf(**{**RECIPE, **changed.pop("train", {})}))
-    return Recipe(**{**train, "max_length": 256, "seed": 0, **changed})
-
-
 def prepared(folder: Path, base: Base, *, max_length: int = 256, **source: Any) -> Prepared:
     """Few examples as the base's tokens; ``source`` has fields of a `DataConf`."""
     corpus = sources.load(**{"name": "number_words", "train_size": 64, "eval_size": 24, **source})
     tokenizer = pretrained.tokenizer_of(base)
-    return tokens.prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
+    return prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
 
 
 def fine_tune(
@@ -46,15 +36,19 @@ def fine_tune(
     base: Base | None = None,
     lora: dict[str, Any] | None = None,
     is_full: bool = False,
+    seed: int = 0,
     scores: Sequence[str] = (),
     watch: Callable[[int], object] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
     **changed: Any,
 ) -> Any:
-    """Trains `tiny`, or another base, below `folder`; returns what `run.fine_tune` does, and the reports it made.
+    """Trains `tiny`, or another base, below `folder`, for six steps without checkpoints.
 
     ``watch`` is called with the step of each report; what it raises ends the run. ``scores`` are of answers, and to
     generate those takes as long as the rest of the run.
+
+    Returns:
+        what the library's `fine_tune` returns, and the reports that it made.
     """
     reports: list[tuple[int, dict[str, float]]] = []
 
@@ -63,12 +57,13 @@ def fine_tune(
         watch(step)
 
     base = base or Base("embedded:tiny")
-    extra = {key: changed.pop(key) for key in ("max_length", "seed", "lora_plus_ratio") if key in changed}
-    trained = run.fine_tune(
+    trained = lowrung.finetune.training.fine_tune.fine_tune(
         base=base,
         data=prepared(folder, base, **(source or {})),
-        lora=None if is_full else Lora(**{**LORA, **(lora or {})}),
-        recipe=recipe(train=changed, **extra),
+        lora=LoraConf("full" if is_full else "lora", **{**LORA, **(lora or {})}),
+        train=TrainConf(**{**TRAIN, **changed}),
+        max_length=256,
+        seed=seed,
         scores=scores,
         threads=1,
         folder=folder / "adapter",

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from lowrung.__main__ import main
 from lowrung.adapters import files
-from lowrung.finetune.data.tokens import Prepared
+from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
 from lowrung.store import atomic

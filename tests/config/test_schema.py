@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lowrung.config import schema, signature
-from lowrung.config.schema import Config
+from lowrung.config.schema import Config, DataConf, SourceConf
 from lowrung.store.layout import ROOT
 from tests import composing
 from tests.composing import Composer, changed
@@ -135,6 +135,18 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
     assert schema.digest({"a": 1, "b": [1, 2]}) == schema.digest({"b": [1, 2], "a": 1})
     assert schema.digest({"a": [1, 2]}) != schema.digest({"a": [2, 1]})
     assert len(schema.digest(None)) == 16
+
+
+def test_a_part_of_a_config_counts_by_all_its_fields():
+    data = DataConf("mixture", sources=[SourceConf("docstrings")])
+    assert schema.digest([data]) == schema.digest([dataclasses.asdict(data)])
+    assert schema.digest([data]) != schema.digest([dataclasses.replace(data, sources=[SourceConf("number_words")])])
+
+
+def test_a_part_of_a_stored_config_is_read_with_its_types(config):
+    assert schema.typed(DataConf, dataclasses.asdict(config)["data"]) == config.data
+    mixture = {"name": "mixture", "max_length": 8, "sources": [{"name": "file", "path": "a.csv"}]}
+    assert schema.typed(DataConf, mixture).sources == [SourceConf("file", "a.csv")]
 
 
 class TestSignature:

@@ -1,12 +1,11 @@
-import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 
-from lowrung.config.schema import DataConf, ModelConf
+from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.finetune import preflight
-from lowrung.finetune.data.tokens import Prepared
+from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import pretrained
 from tests.sources import pairs, write_rows
 
@@ -16,10 +15,10 @@ def look(tmp_path):
     def look(*, base=None, lora=None, **task):
         data = {"name": "number_words", "train_size": 8, "eval_size": 4, "max_length": 128}
         return preflight.look(
-            base=dataclasses.asdict(ModelConf(**{"path": "embedded:tiny", **(base or {})})),
-            task=dataclasses.asdict(DataConf(**{**data, **task})),
+            base=ModelConf(**{"path": "embedded:tiny", **(base or {})}),
+            data=DataConf(**{**data, **task}),
             store=tmp_path / "runs",
-            adapters=[{"r": 4, "alpha": 8.0, **(lora or {})}],
+            adapters=[LoraConf(**{"r": 4, "alpha": 8.0, **(lora or {})})],
         )
 
     return look

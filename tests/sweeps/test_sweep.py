@@ -19,7 +19,7 @@ from optuna import load_study
 from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
-from lowrung.engine.base import Ended, Engine, How, Job
+from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import RunFailed, StoreError, UsageError
 from lowrung.runs import task
 from lowrung.runs.folder import kept_outcome
@@ -728,7 +728,7 @@ def test_the_played_engine_is_an_engine(tmp_path):
     for key in ("a", "b"):
         engine.submit(Job(key, tmp_path / key, partial(str.upper, key)))
     ended = [event for _ in range(2) for event in engine.wait()]
-    assert ended == [Ended("a", How.RETURNED, "A"), Ended("b", How.RETURNED, "B")]
+    assert ended == [Ended("a", Exit.RETURNED, "A"), Ended("b", Exit.RETURNED, "B")]
     assert engine.wait() == []
     engine.close()
 
@@ -858,7 +858,7 @@ class TestTimeout:
     @pytest.mark.slow
     def test_no_trial_starts_when_the_time_is_up(self, here, monkeypatch, capsys):
         now = 0.0
-        monkeypatch.setattr("lowrung.sweeps.coordinator.time.monotonic", lambda: now)
+        monkeypatch.setattr("lowrung.sweeps.agenda.time.monotonic", lambda: now)
 
         def act(config: Config) -> Outcome:
             nonlocal now

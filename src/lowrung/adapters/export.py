@@ -10,13 +10,15 @@ import torch
 
 from lowrung.adapters import compatibility, files
 from lowrung.adapters.answers import Asked, tokenizer_of
+from lowrung.config.schema import ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
-from lowrung.finetune.gate.difference import Difference, Row, Tolerance, compare, completion_logits, with_remedy
+from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
 from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.models.score import Row
 from lowrung.store import atomic, disk
 
 TEXTS = (
@@ -57,7 +59,7 @@ def ship(
     folder: Path,
     dtype: str,
     rows: Sequence[Row],
-    tolerances: Mapping[str, Tolerance],
+    tolerances: Mapping[str, ToleranceConf],
     card: Callable[[Shipped], str],
 ) -> Shipped:
     """Merges an adapter into its base and leaves a folder with safetensors, tokenizer, generation config and a card.
@@ -128,7 +130,7 @@ class _Maker:
     folder: Path
     dtype: str
     rows: Sequence[Row]
-    tolerance: Tolerance
+    tolerance: ToleranceConf
     card: Callable[[Shipped], str]
     made: Shipped | None = None
 

@@ -22,9 +22,9 @@ from lowrung.store.outcome import Status
 from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
-    from lowrung.adapters.multi_adapter import Loaded
-    from lowrung.finetune.gate.difference import Row
+    from lowrung.adapters.multi_adapter import MultiAdapter
     from lowrung.finetune.models.pretrained import Base
+    from lowrung.finetune.models.score import Row
 
 ABOUT = (
     "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
@@ -103,10 +103,10 @@ def combine(
         raise UsageError(problems)
     found = find_adapters(names, Path.cwd())
     from lowrung.adapters.export import check_target
-    from lowrung.adapters.multi_adapter import Loaded
+    from lowrung.adapters.multi_adapter import MultiAdapter
 
     check_target(folder, sum(path.stat().st_size for one in found for path in one.folder.glob("*.safetensors")))
-    loaded = Loaded(_base(found, base, trust_remote_code))
+    loaded = MultiAdapter(_base(found, base, trust_remote_code))
     for one in found:
         loaded.load(one.name, one.folder)
     loaded.combine(
@@ -168,14 +168,14 @@ def _shown(base: "Base") -> str:
     return "; ".join([base.path, *(f"{name} {value}" for name, value in settings.items() if value)])
 
 
-def _save(loaded: "Loaded", first: Named, folder: Path) -> None:
+def _save(loaded: "MultiAdapter", first: Named, folder: Path) -> None:
     from lowrung.adapters.answers import Asked, tokenizer_of
 
     loaded.save(COMBINED, folder)
     tokenizer_of(Asked(loaded.base, first.folder)).save_pretrained(folder)
 
 
-def _losses(loaded: "Loaded", found: Sequence[Named]) -> Losses:
+def _losses(loaded: "MultiAdapter", found: Sequence[Named]) -> Losses:
     """Of the base and each adapter, on the data of each part whose held-out rows are there."""
     from lowrung.finetune.gate.difference import mean_loss
 

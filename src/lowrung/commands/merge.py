@@ -68,7 +68,7 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remo
     (found,) = find_adapters([name], Path.cwd())
     from lowrung.adapters import files
     from lowrung.adapters.export import ship
-    from lowrung.finetune.gate.difference import Tolerance
+    from lowrung.config.schema import ToleranceConf
 
     saved = files.read(found.folder)
     origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
@@ -80,7 +80,7 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remo
         folder=folder,
         dtype=dtype or gate["merge_dtype"],
         rows=held_out(found.run)[: gate["prompts"]] if found.run else [],
-        tolerances={name: Tolerance(**limits) for name, limits in gate["tolerances"].items()},
+        tolerances={name: ToleranceConf(**limits) for name, limits in gate["tolerances"].items()},
         card=lambda made: _card(found, saved, origin, config, made),
     )
     return "\n".join([f"merged:    {shipped.folder} ({shipped.dtype})", f"verified:  {_verified(shipped)}"])

@@ -23,7 +23,7 @@ from lowrung.track.base import TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
-    from lowrung.track.lookup import Record
+    from lowrung.track.lookup import TrackedRun
     from lowrung.track.registry import Entry, Registry
 
 ABOUT = (
@@ -175,7 +175,7 @@ def _default_name(config: Mapping[str, Any]) -> str:
 # -- where to ----------------------------------------------------------------------------------------------------------
 
 
-def _opened(name: str | None, candidate: Candidate, registered: str, alias: str) -> tuple["Record", "Registry"]:
+def _opened(name: str | None, candidate: Candidate, registered: str, alias: str) -> tuple["TrackedRun", "Registry"]:
     """The run as it was tracked, and the registry of that store."""
     here = Path.cwd()
     is_id = name is not None and RUN_ID.fullmatch(name) is not None
@@ -212,7 +212,7 @@ class _Promotion:
     """What a version is made from."""
 
     registry: "Registry"
-    record: "Record"
+    record: "TrackedRun"
     candidate: Candidate
     registered: str
     identity: Mapping[str, str]

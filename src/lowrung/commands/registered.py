@@ -8,7 +8,7 @@ from lowrung.errors import LowrungError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
-    from lowrung.finetune.gate.difference import Tolerance
+    from lowrung.config.schema import ToleranceConf
     from lowrung.track.registry import Registry
 
 NEW_TOKENS = 32
@@ -63,13 +63,13 @@ def verify(registry: "Registry", one: "Asked", limits: Mapping[str, Mapping[str,
     )
 
 
-def _tolerance(one: "Asked", limits: Mapping[str, Mapping[str, float]]) -> "Tolerance":
+def _tolerance(one: "Asked", limits: Mapping[str, Mapping[str, float]]) -> "ToleranceConf":
     """What the gate allows between an adapter and the same reloaded, in the precision in which it computes."""
-    from lowrung.finetune.gate.difference import Tolerance
+    from lowrung.config.schema import ToleranceConf
     from lowrung.finetune.models import pretrained
 
     dtype = pretrained.dtype_for(one.base.dtype, pretrained.device())
-    return Tolerance(**limits[str(dtype).removeprefix("torch.")])
+    return ToleranceConf(**limits[str(dtype).removeprefix("torch.")])
 
 
 def _refusal(what: str) -> LowrungError:

@@ -10,8 +10,8 @@ from lowrung.store.layout import RunFolder
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
-    from lowrung.finetune.gate.difference import Row
     from lowrung.finetune.models.pretrained import Base
+    from lowrung.finetune.models.score import Row
 
 
 def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "Base":
@@ -47,18 +47,20 @@ def held_out_prompts(run: RunFolder, count: int) -> list[str]:
     Raises:
         UsageError: when it cannot be read any more.
     """
+    from lowrung.config import schema
     from lowrung.finetune.data import corpus
 
+    data = schema.typed(schema.DataConf, config_of(run)["data"])
     asked = (
         next((text for role, text in example.messages if role == "user" and text.strip()), None)
-        for example in corpus.of_task(config_of(run)["data"]).eval
+        for example in corpus.load(data).eval
     )
     return list(itertools.islice(filter(None, asked), count))
 
 
 def held_out(run: RunFolder) -> Sequence["Row"]:
     """The held-out examples of a run as tokens; none where they are no longer beside it."""
-    from lowrung.finetune.data.tokens import Prepared
+    from lowrung.finetune.data.prepared import Prepared
 
     folder = layout.tokens_folder(run.path.parent, atomic.read_json(run.environment)["tokens"])
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import store_uri
 
 if TYPE_CHECKING:
-    from lowrung.track.lookup import Record
+    from lowrung.track.lookup import TrackedRun
 
 OBJECTIVE = {"eval/loss": "minimize"}
 """What a sweep searches for unless it says otherwise."""
@@ -155,7 +155,7 @@ def uri_of(run: RunFolder, here: Path) -> str | None:
     return None
 
 
-def record_of(run: RunFolder, here: Path) -> "Record | None":
+def record_of(run: RunFolder, here: Path) -> "TrackedRun | None":
     """A run as it was tracked, or None where it was not.
 
     Raises:

@@ -56,7 +56,7 @@ def problems(
     overrides: Sequence[str],
     compose: Compose,
     parser: OverridesParser,
-    hold: Callable[[Config], list[str]] = rules.rules,
+    hold: Callable[[Config], list[str]] = rules.problems,
 ) -> list[str]:
     """Every problem that these overrides have: each is composed alone, then the good ones are held to the rules.
 

@@ -21,7 +21,7 @@ LONGEST_NAME = 255
 """Bytes of a file's name on Linux."""
 
 
-def rules(config: Config) -> list[str]:
+def problems(config: Config) -> list[str]:
     """The rules that span types: ranges, choices and pairs of fields."""
     return [
         *_undeclared(config),

@@ -6,11 +6,14 @@ import json
 import math
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+T = TypeVar("T")
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "nf4")
@@ -221,6 +224,11 @@ class LoraConf:
     layers_to_transform: list[int] | None = None
     lora_plus_ratio: float | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained, without an adapter."""
+        return self.method == "full"
+
 
 @dataclass
 class TrainConf:
@@ -268,15 +276,13 @@ class TrainConf:
     gradient_checkpointing: bool = False
 
 
-def total_steps(
-    *, max_steps: int | None, epochs: float | None, rows: int, batch_size: int, gradient_accumulation_steps: int
-) -> int:
+def total_steps(train: TrainConf, rows: int) -> int:
     """Optimiser steps of a run over ``rows`` training rows; a last batch that is not full is one as well."""
-    if max_steps is not None:
-        return max_steps
-    assert epochs is not None  # a rule of lowrung.config.rules
-    per_epoch = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation_steps)
-    return math.ceil(epochs * per_epoch)
+    if train.max_steps is not None:
+        return train.max_steps
+    assert train.epochs is not None  # a rule of lowrung.config.rules
+    batches = math.ceil(rows / train.batch_size)
+    return math.ceil(train.epochs * math.ceil(batches / train.gradient_accumulation_steps))
 
 
 @dataclass
@@ -396,6 +402,17 @@ def resolve(config: Any) -> Config:
     return plain
 
 
+def typed(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A part of a config from plain values, such as those in the ``config.yaml`` of a run's folder.
+
+    Args:
+        kind: the part's dataclass.
+        values: by the names of its fields; what is absent takes its default.
+    """
+    part: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))  # type: ignore[assignment]
+    return part
+
+
 def determining(config: Config) -> dict[str, Any]:
     """The part of a config that determines a run's result beside its model and data, whose content stands for them.
 
@@ -412,7 +429,7 @@ def determining(config: Config) -> dict[str, Any]:
         del values["model"]["double_quantization"]
     if config.lora.init not in DATA_INITS:
         del values["lora"]["init_examples"]
-    if config.lora.method == "full":
+    if config.lora.is_full:
         values["lora"] = {"method": "full"}
     values["verify"].pop("keep_merged")
     if not config.verify.enabled:
@@ -435,6 +452,13 @@ def compared_dtypes(config: Config) -> set[str]:
 
 
 def digest(value: Any) -> str:
-    """A hash of a JSON-like value, the same in every process and on every machine (16 hex digits)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    """A hash of a JSON-like value, the same in every process and on every machine (16 hex digits).
+
+    Parts of a config count by all their fields; anything else that JSON does not have, such as a path, by its text.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_as_json)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _as_json(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -1,18 +1,16 @@
 """A look at model and data before the first run: it finds what no look at the config can."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lowrung.config import schema
+from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data import corpus as data
-from lowrung.finetune.data import tokens
-from lowrung.finetune.data.corpus import Corpus
-from lowrung.finetune.data.tokens import Prepared
-from lowrung.finetune.lora import settings as lora
-from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.data import corpus, prepared
+from lowrung.finetune.data.corpus import Corpus, Split
+from lowrung.finetune.data.prepared import Prepared
+from lowrung.finetune.lora import fit
 from lowrung.finetune.models import added_tokens, pretrained, soundness
 from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import metrics
@@ -38,59 +36,59 @@ class Preflight:
     model_fingerprint: str = ""
     revision: str | None = None
     data_fingerprint: str = ""
-    splits: tuple[data.Split, ...] = ()
+    splits: tuple[Split, ...] = ()
     data_folder: Path = Path()
 
 
-def look(
-    *, base: Mapping[str, Any], task: Mapping[str, Any], store: Path, adapters: Sequence[Mapping[str, Any]]
-) -> Preflight:
+def look(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
-        base: the fields of a `lowrung.finetune.models.pretrained.Base`.
-        task: the fields of `lowrung.config.schema.DataConf`.
+        base: the base model.
+        data: the task.
         store: the results' folder; the tokens are kept there.
-        adapters: the fields of each `lowrung.finetune.lora.settings.Lora` that is to be put on the model.
+        adapters: the settings of each adapter that is to be put on the model.
     """
-    if places := [*disk.unwritable("store", store), *_cache_problems(base["path"])]:
-        return Preflight(tuple(places))
-    found = list(metrics.problems(task["metrics"]))
-    model = Base(**base)
-    folder = _folder(model, found)
-    if folder is not None:
-        found += _model_problems(model, adapters, task["max_length"])
-    corpus = _corpus(task, found)
-    if found or corpus is None:
-        return Preflight(tuple(found))
-    tokenizer = pretrained.tokenizer_of(model)
-    if problems := tokens.problems(corpus, tokenizer, task["format"]):
+    if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    fingerprint = pretrained.fingerprint(model.folder)
-    added = f"-{schema.digest(model.added_tokens)}" if model.added_tokens else ""
-    key = f"{corpus.fingerprint}-{fingerprint}{added}-{task['max_length']}-{task['format']}-v{tokens.VERSION}"
-    data_folder = layout.tokens_folder(store, key)
+    model = Base(**dataclasses.asdict(base))
+    found = list(metrics.problems(data.metrics))
+    if _is_found(model, found):
+        found += _model_problems(model, adapters, data.max_length)
+    examples = _corpus(data, found)
+    if found or examples is None:
+        return Preflight(tuple(found))
     try:
-        prepared = tokens.prepare(
-            corpus,
-            tokenizer,
-            max_length=task["max_length"],
-            format=task["format"],
-            folder=data_folder,
-        )
+        return _prepared(model, data, examples, store)
     except UsageError as error:
         return Preflight(tuple(error.problems))
-    if task["metrics"] and not prepared.has_prompts:
-        return Preflight(
-            (f"data.metrics score answers to prompts, but the data is text alone, and they are {task['metrics']}.",)
+
+
+def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Preflight:
+    """Turns the data into tokens, and says what was found.
+
+    Raises:
+        UsageError: when the tokenizer and the data do not go together.
+    """
+    tokenizer = pretrained.tokenizer_of(base)
+    if problems := prepared.problems(examples, tokenizer, data.format):
+        raise UsageError(problems)
+    fingerprint = pretrained.fingerprint(base.folder)
+    added = f"-{schema.digest(base.added_tokens)}" if base.added_tokens else ""
+    key = f"{examples.fingerprint}-{fingerprint}{added}-{data.max_length}-{data.format}-v{prepared.VERSION}"
+    folder = layout.tokens_folder(store, key)
+    rows = prepared.prepare(examples, tokenizer, max_length=data.max_length, format=data.format, folder=folder)
+    if data.metrics and not rows.has_prompts:
+        raise UsageError(
+            f"data.metrics score answers to prompts, but the data is text alone, and they are {data.metrics}."
         )
     return Preflight(
-        notes=(*_duplicate_notes(corpus), *prepared.notes, *_unseen_notes(model, prepared)),
+        notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows)),
         model_fingerprint=fingerprint,
-        revision=model.origin[1],
-        data_fingerprint=corpus.fingerprint + metrics.fingerprint(task["metrics"]),
-        splits=corpus.splits,
-        data_folder=data_folder,
+        revision=base.origin[1],
+        data_fingerprint=examples.fingerprint + metrics.fingerprint(data.metrics),
+        splits=examples.splits,
+        data_folder=folder,
     )
 
 
@@ -101,42 +99,44 @@ def _cache_problems(path: str) -> list[str]:
     return disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []
 
 
-def _folder(base: Base, found: list[str]) -> Path | None:
+def _is_found(base: Base, problems: list[str]) -> bool:
+    """Whether the model's folder is there, built or fetched where it must be; adds to the problems where it is not."""
     try:
-        return base.folder
+        _ = base.folder
     except UsageError as error:
-        found += error.problems
+        problems += error.problems
+        return False
+    return True
+
+
+def _corpus(data: DataConf, problems: list[str]) -> Corpus | None:
+    """The examples; adds to the problems where there are none."""
+    try:
+        return corpus.load(data)
+    except UsageError as error:
+        problems += error.problems
         return None
 
 
-def _corpus(task: Mapping[str, Any], found: list[str]) -> Corpus | None:
-    try:
-        return data.of_task(task)
-    except UsageError as error:
-        found += error.problems
-        return None
-
-
-def _model_problems(base: Base, adapters: Sequence[Mapping[str, Any]], max_length: int) -> list[str]:
+def _model_problems(base: Base, adapters: Sequence[LoraConf], max_length: int) -> list[str]:
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
-    wanted = [Lora(**settings, added_rows=rows) for settings in adapters]
-    found = list(dict.fromkeys(problem for settings in wanted for problem in lora.problems(skeleton, settings)))
+    found = list(dict.fromkeys(problem for lora in adapters for problem in fit.problems(skeleton, lora, rows)))
     context = getattr(skeleton.config, "max_position_embeddings", max_length)
     if max_length > context:
         found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
     return found
 
 
-def _unseen_notes(base: Base, prepared: Prepared) -> Iterator[str]:
+def _unseen_notes(base: Base, rows: Prepared) -> Iterator[str]:
     """Added tokens that no training example holds: a chat template may drop them, or the text write them otherwise."""
     if not base.added_tokens:
         return
     unseen = dict(
         zip(added_tokens.numbers(pretrained.tokenizer_of(base), base.added_tokens), base.added_tokens, strict=True)
     )
-    for row in prepared.train:
+    for row in rows.train:
         for number in unseen.keys() & set(row["input_ids"]):
             del unseen[number]
         if not unseen:
@@ -144,7 +144,7 @@ def _unseen_notes(base: Base, prepared: Prepared) -> Iterator[str]:
     yield f"no training example holds {', '.join(unseen.values())}, so nothing is learnt of these added tokens"
 
 
-def _duplicate_notes(corpus: Corpus) -> tuple[str, ...]:
-    if not corpus.duplicates:
+def _duplicate_notes(examples: Corpus) -> tuple[str, ...]:
+    if not examples.duplicates:
         return ()
-    return (f"{corpus.duplicates} training examples are among the held-out ones too, and were left out of training",)
+    return (f"{examples.duplicates} training examples are among the held-out ones too, and were left out of training",)

@@ -7,9 +7,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lowrung.config import rules
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError
 from lowrung.store import disk, mailbox
@@ -20,14 +19,6 @@ from lowrung.track.base import Point
 if TYPE_CHECKING:
     from lowrung.finetune.gate.difference import Evidence
     from lowrung.finetune.models.pretrained import Base
-
-
-def lora_settings(config: Config) -> dict[str, Any] | None:
-    """The fields of a `lowrung.finetune.lora.settings.Lora`, or None where all weights are trained."""
-    if config.lora.method == "full":
-        return None
-    values = {name: value for name, value in vars(config.lora).items() if name not in ("method", "lora_plus_ratio")}
-    return {**values, **{name: rules.pattern(values[name]) for name in ("rank_pattern", "alpha_pattern")}}
 
 
 def execute(
@@ -149,27 +140,21 @@ def _train(
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> tuple[Outcome, "Evidence | None"]:
-    from lowrung.finetune.data.tokens import Prepared
+    from lowrung.finetune.data.prepared import Prepared
     from lowrung.finetune.gate.difference import Evidence
-    from lowrung.finetune.lora.settings import Lora
     from lowrung.finetune.models import added_tokens, pretrained
     from lowrung.finetune.training import fine_tune
-    from lowrung.finetune.training.trainer import Recipe
 
-    settings = lora_settings(config)
     trained = fine_tune.fine_tune(
         base=base,
         data=Prepared.load(data),
-        lora=Lora(**settings) if settings else None,
-        recipe=Recipe(
-            **dataclasses.asdict(config.train),
-            max_length=config.data.max_length,
-            seed=config.seed,
-            lora_plus_ratio=config.lora.lora_plus_ratio if settings else None,
-        ),
+        lora=config.lora,
+        train=config.train,
+        max_length=config.data.max_length,
+        seed=config.seed,
         scores=config.data.metrics,
         threads=threads,
-        folder=folder.adapter if settings else folder.model,
+        folder=_weights(config, folder),
         checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,
@@ -182,13 +167,17 @@ def _train(
     return outcome, Evidence.of(trained.model, rows, trained.dtype)
 
 
+def _weights(config: Config, folder: RunFolder) -> Path:
+    """Where a run saves what it trained."""
+    return folder.model if config.lora.is_full else folder.adapter
+
+
 def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
-    from lowrung.finetune.gate.difference import Tolerance
 
     forgotten = _forgotten(config, folder, base)
-    tolerances = {name: Tolerance(**vars(tolerance)) for name, tolerance in config.verify.tolerances.items()}
-    if config.lora.method == "full":
+    tolerances = config.verify.tolerances
+    if config.lora.is_full:
         gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
     else:
         gate = verify.verify(
@@ -218,11 +207,10 @@ def _forgotten(config: Config, folder: RunFolder, base: "Base") -> dict[str, flo
 
     if not config.verify.forgetting:
         return {}
-    is_adapter = config.lora.method != "full"
     return forgetting.measure(
         base=base,
-        folder=folder.adapter if is_adapter else folder.model,
-        is_adapter=is_adapter,
+        folder=_weights(config, folder),
+        is_adapter=not config.lora.is_full,
         rows=config.verify.forgetting,
         place=pretrained.device(),
     )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config
-from lowrung.runs import execution
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -22,12 +21,10 @@ def preflight(config: Config) -> "Preflight":
 
 def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
     """The preflight's arguments for configs that share their model and data."""
-    adapters = {
-        schema.digest(settings): settings for config in configs if (settings := execution.lora_settings(config))
-    }
+    adapters = {schema.digest(config.lora): config.lora for config in configs if not config.lora.is_full}
     return {
-        "base": dataclasses.asdict(configs[0].model),
-        "task": dataclasses.asdict(configs[0].data),
+        "base": configs[0].model,
+        "data": configs[0].data,
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
     }
@@ -52,11 +49,5 @@ def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
 
 def steps(config: Config, preflight: "Preflight") -> int:
     """Optimiser steps of a run. With packing fewer, since rows are then fewer than examples."""
-    train = config.train
-    return schema.total_steps(
-        max_steps=train.max_steps,
-        epochs=train.epochs,
-        rows=next(split.rows for split in preflight.splits if split.context == "training"),
-        batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-    )
+    rows = next(split.rows for split in preflight.splits if split.context == "training")
+    return schema.total_steps(config.train, rows)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lowrung.config import rules
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
+from lowrung.engine.cores import usable_cores
 from lowrung.engine.interrupt import CtrlC
-from lowrung.engine.worker import usable_cores
 from lowrung.errors import RunFailed, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
@@ -49,7 +49,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         RunFailed: when the run did not complete.
         KeyboardInterrupt: when Ctrl-C stopped it, after its checkpoint.
     """
-    problems = [*rules.rules(config), *recording.tracking_problems(config), *gpus.problems()]
+    problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
         raise UsageError(problems)
     threads = usable_cores()

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from lowrung.errors import UsageError
-from lowrung.finetune.data import corpus as data
+from lowrung.finetune.data.corpus import _shares
 from tests.sources import load, pairs, source, write_rows
 
 EMBEDDED = pytest.mark.parametrize("name", ["docstrings", "number_words"])
@@ -170,6 +170,6 @@ class TestMixture:
 
 @pytest.mark.parametrize(("total", "weights"), [(10, [1, 1, 1]), (7, [0.3, 0.3, 0.4]), (1, [5, 1]), (0, [1, 2])])
 def test_shares_add_up_and_are_off_by_less_than_one(total, weights):
-    shares = data._shares(total, weights)
+    shares = _shares(total, weights)
     assert sum(shares) == total
     assert all(abs(share - total * w / sum(weights)) < 1 for share, w in zip(shares, weights, strict=True))

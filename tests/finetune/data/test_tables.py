@@ -4,9 +4,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from lowrung.config.schema import SourceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import tables
-from lowrung.finetune.data.examples import Columns, Example
+from lowrung.finetune.data.examples import Example
 from tests.sources import pairs, write_rows
 
 ROWS = pairs(3)
@@ -15,7 +16,7 @@ CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 
 
 def read(path, **columns):
-    return tables.read_file(str(path), Columns(**columns), "data.path")
+    return tables.read_file(SourceConf("file", str(path), **columns), "data.path")
 
 
 def problems(path, **columns):
@@ -55,7 +56,7 @@ class TestForms:
     def test_columns_go_by_any_name(self, tmp_path):
         rows = [{"id": n, "question": row["prompt"], "answer": row["completion"]} for n, row in enumerate(ROWS)]
         path = write_rows(tmp_path / "rows.jsonl", rows)
-        assert read(path, prompt="question", completion="answer") == EXPECTED
+        assert read(path, prompt_column="question", completion_column="answer") == EXPECTED
 
     def test_messages_are_a_chat(self, tmp_path):
         (example,) = read(write_rows(tmp_path / "rows.jsonl", [{"messages": CHAT}]))
@@ -182,15 +183,15 @@ class TestBadRows:
 class TestHub:
     def test_a_dataset_is_read_like_a_file(self, tmp_path):
         write_rows(tmp_path / "train.jsonl", ROWS)
-        assert tables.read_hub(str(tmp_path), None, "train", Columns(), "data.path") == EXPECTED
+        assert tables.read_hub(SourceConf("hub", str(tmp_path), split="train"), "data.path") == EXPECTED
 
     def test_an_unknown_split_is_refused(self, tmp_path):
         write_rows(tmp_path / "train.jsonl", ROWS)
         with pytest.raises(UsageError, match=r"data.path=.*, split 'tset' cannot be loaded: Unknown split"):
-            tables.read_hub(str(tmp_path), None, "tset", Columns(), "data.path")
+            tables.read_hub(SourceConf("hub", str(tmp_path), split="tset"), "data.path")
 
     def test_without_a_network_the_message_says_so(self, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(UsageError, match=r"data.path=nobody/nothing is not in the cache, and the hub cannot be"):
-            tables.read_hub("nobody/nothing", None, "train", Columns(), "data.path")
+            tables.read_hub(SourceConf("hub", "nobody/nothing", split="train"), "data.path")

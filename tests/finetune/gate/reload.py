@@ -10,8 +10,9 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
+from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, Tolerance, completion_logits
+from lowrung.finetune.gate.difference import Evidence, completion_logits
 from lowrung.finetune.models import added_tokens, pretrained
 from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
@@ -55,7 +56,7 @@ def train(folder: Path) -> None:
             evidence=evidence,
             new_tokens=1,
             merge_dtype="float32",
-            tolerances={"float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4)},
+            tolerances={"float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4)},
             scratch=folder / name / "scratch",
             keep=folder / name / "merged",
         )

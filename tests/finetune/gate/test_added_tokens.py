@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lowrung.adapters import compatibility, files
+from lowrung.config.schema import ToleranceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, Tolerance, completion_logits
+from lowrung.finetune.gate.difference import Evidence, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
 from lowrung.finetune.models.pretrained import Base
@@ -24,8 +25,8 @@ from tests import architectures, training
 
 CPU = torch.device("cpu")
 TOLERANCES = {
-    "float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4),
-    "bfloat16": Tolerance(4.0, 1e-2, 0.85, 6e-2),
+    "float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4),
+    "bfloat16": ToleranceConf(4.0, 1e-2, 0.85, 6e-2),
 }
 TOKENS = ("Write", "seventy", "<think>", "twenty", "thirty", "forty", "hundred")
 """Of the prompts, of the answers, and of neither. Where five rows are to spare, two are new."""

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from lowrung.config.schema import LoraConf
 from lowrung.finetune.gate import forgetting
 from lowrung.finetune.lora import adapter
-from lowrung.finetune.lora.settings import Lora
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
 from tests import training
@@ -46,7 +46,7 @@ def test_a_model_that_is_disturbed_loses(trained, tmp_path):
 
 def test_an_adapter_that_does_nothing_forgets_nothing(tmp_path):
     model = pretrained.load_base(TINY, CPU)
-    adapted = adapter.attach(model, Lora(r=4, alpha=8))
+    adapted = adapter.attach(model, LoraConf(r=4, alpha=8))
     adapter.save(adapted, pretrained.load_tokenizer(TINY.folder), tmp_path, origin=TINY.origin)
     assert measure(tmp_path)["forget/loss_delta"] == 0
 

@@ -8,16 +8,16 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
+from lowrung.config.schema import LoraConf, ToleranceConf
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, Tolerance, completion_logits
+from lowrung.finetune.gate.difference import Evidence, completion_logits
 from lowrung.finetune.lora import adapter
-from lowrung.finetune.lora.settings import Lora
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
 
 CPU = torch.device("cpu")
-TOLERANCES = {"float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4)}
+TOLERANCES = {"float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4)}
 
 START = 1e-4
 """Largest logit difference from the base before training. Measured: 0 with default and gaussian; 5.7e-6 with pissa and
@@ -85,7 +85,7 @@ def check(folder, base, lora):
     """Holds a variant to all that every variant promises."""
     before = content(base)
     examples = training.prepared(folder, base).train.select(range(16))
-    fresh = adapter.attach(pretrained.load_base(base, CPU), Lora(**{**training.LORA, **lora}), examples).eval()
+    fresh = adapter.attach(pretrained.load_base(base, CPU), LoraConf(**{**training.LORA, **lora}), examples).eval()
     _, rows, trained = train(folder, base, lora=lora)
     untrained = logits(pretrained.load_base(base, CPU), rows)
     assert distance(logits(fresh, rows), untrained) <= START
@@ -123,7 +123,7 @@ def test_a_part_of_a_base_in_16_bits_is_taken_out_without_rounding_it_anew(tmp_p
     base = Base(path, dtype=dtype)
     examples = training.prepared(tmp_path, base).train.select(range(16))
     own = pretrained.load_base(base, CPU)
-    fresh = adapter.attach(pretrained.load_base(base, CPU), Lora(4, 8.0, init=init), examples).eval()
+    fresh = adapter.attach(pretrained.load_base(base, CPU), LoraConf(r=4, alpha=8.0, init=init), examples).eval()
     ids = torch.tensor([examples[0]["input_ids"]])
     with torch.no_grad():
         said, untrained = (model(input_ids=ids).logits for model in (fresh, own))
@@ -277,7 +277,7 @@ def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, 
         evidence=Evidence(rows, before, trained.dtype),  # SFTTrainer holds a quantised base's adapter in bfloat16
         new_tokens=2,
         merge_dtype="float32",
-        tolerances={**TOLERANCES, "bfloat16": Tolerance(4.0, 1e-2, 0.85, 6e-2)},
+        tolerances={**TOLERANCES, "bfloat16": ToleranceConf(4.0, 1e-2, 0.85, 6e-2)},
         scratch=tmp_path / "scratch",
         keep=tmp_path / "merged",
     )

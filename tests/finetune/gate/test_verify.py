@@ -8,17 +8,18 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, Tolerance, compare, completion_logits
+from lowrung.finetune.gate.difference import Evidence, compare, completion_logits
 from lowrung.finetune.lora import merge
-from lowrung.finetune.models import pretrained as model
+from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
 from tests import architectures, model_with_code, training
 
 TOLERANCES = {
-    "float32": Tolerance(1e-3, 1e-6, 0.99, 1e-4),
-    "bfloat16": Tolerance(4.0, 1e-2, 0.9, 6e-2),
-    "float16": Tolerance(0.4, 1e-4, 0.97, 3e-3),
+    "float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4),
+    "bfloat16": ToleranceConf(4.0, 1e-2, 0.9, 6e-2),
+    "float16": ToleranceConf(0.4, 1e-4, 0.97, 3e-3),
 }
 
 
@@ -262,7 +263,7 @@ def weakened(adapter, folder):
 def test_an_update_that_bfloat16_cannot_hold_fails_with_the_remedy(gate, trained, tmp_path):
     """float16, the remedy, can hold it."""
     folder = weakened(trained[0], tmp_path)
-    weak = PeftModel.from_pretrained(model.load_base(TINY, torch.device("cpu")), str(folder)).eval()
+    weak = PeftModel.from_pretrained(pretrained.load_base(TINY, torch.device("cpu")), str(folder)).eval()
     of = (folder, trained[1], *completion_logits(weak, trained[1]))
     failures = gate(of=of).failures
     assert [failure.split(": ")[0] for failure in failures] == ["merged in bfloat16"] * len(failures)
@@ -380,7 +381,7 @@ def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(model, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(pretrained, "device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(AutoPeftModelForCausalLM, "from_pretrained", short_once)
     result = gate()
     assert (result.failures, result.place) == ((), "cpu")
@@ -425,11 +426,11 @@ def test_an_adapter_that_saw_linear_layers_is_put_on_conv1d_without_a_word(tmp_p
     """As quantised GPT-2 is trained, whose dequantised layers lie the other way round."""
     base = Base("embedded:tiny_gpt2")
     config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
-    random = get_peft_model(model.load_base(base, torch.device("cpu")), config)
+    random = get_peft_model(pretrained.load_base(base, torch.device("cpu")), config)
     random.save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "fan_in_fan_out": False}))
     ids = torch.arange(8)[None]
-    adapted = merge.with_adapter(model.load_base(base, torch.device("cpu")), tmp_path)
+    adapted = merge.with_adapter(pretrained.load_base(base, torch.device("cpu")), tmp_path)
     with torch.no_grad():
         assert torch.equal(adapted(input_ids=ids).logits, random.eval()(input_ids=ids).logits)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lowrung.config.schema import LoraConf
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import adapter, data_driven
-from lowrung.finetune.lora import settings as lora_settings
-from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.lora.settings import rank, targets
 from lowrung.finetune.models import pretrained, score
 from lowrung.finetune.models.pretrained import Base
 from tests import training
@@ -28,7 +28,7 @@ def base():
 
 
 def settings(**changed):
-    return Lora(**{"r": 4, "alpha": 8.0, **changed})
+    return LoraConf(**{"r": 4, "alpha": 8.0, **changed})
 
 
 def batches(rows):
@@ -38,7 +38,7 @@ def batches(rows):
 def start_of_eva(rows, **changed):
     model = base()
     torch.manual_seed(0)
-    return data_driven.eva(model, lora_settings.targets(model, "all-linear", None), settings(**changed), rows)
+    return data_driven.eva(model, targets(model, "all-linear", None), settings(**changed), rows)
 
 
 def inputs_at_learnt_tokens(rows, name):
@@ -68,9 +68,9 @@ class TestEva:
     def test_ranks_are_shared_out_anew(self, rows, pattern):
         lora = settings(rank_pattern=pattern)
         given = {name: len(factor) for name, factor in start_of_eva(rows, rank_pattern=pattern).items()}
-        names = lora_settings.targets(base(), "all-linear", None)
-        assert sum(given.values()) == sum(lora.rank(name) for name in names)
-        assert all(rank <= 2 * lora.rank(name) for name, rank in given.items())
+        names = targets(base(), "all-linear", None)
+        assert sum(given.values()) == sum(rank(lora, name) for name in names)
+        assert all(got <= 2 * rank(lora, name) for name, got in given.items())
         assert len(set(given.values())) > 1
 
     @pytest.mark.parametrize("use_rslora", [False, True])
@@ -86,7 +86,7 @@ class TestEva:
         given = start_of_eva(rows, r=1, alpha=2.0)
         adapted = adapter.adapted_layers(adapter.attach(base(), settings(init="eva", r=1, alpha=2.0), rows))
         assert adapted.keys() == given.keys()
-        assert len(given) < len(lora_settings.targets(base(), "all-linear", None))
+        assert len(given) < len(targets(base(), "all-linear", None))
 
 
 def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lowrung.config.schema import LoraConf
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import adapter, loftq
-from lowrung.finetune.lora.settings import Lora
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
 from tests import training
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def test_the_start_gives_back_as_much_as_its_rank_can(path, quantization, use_rslora):
     original = pretrained.load_base(Base(path), CPU, dtype=torch.float32)
     base = pretrained.load_base(Base(path, quantization=quantization), CPU)
-    adapted = adapter.attach(base, Lora(r=4, alpha=8.0, init="loftq", use_rslora=use_rslora))
+    adapted = adapter.attach(base, LoraConf(r=4, alpha=8.0, init="loftq", use_rslora=use_rslora))
     loftq.start(adapted, original)
     layers = adapter.adapted_layers(adapted)
     assert layers

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 from peft.tuners.lora import LoraLayer
 
+from lowrung.config.schema import LoraConf
 from lowrung.finetune.lora import adapter
-from lowrung.finetune.lora.settings import Lora
 from tests import architectures
 from tests.architectures import skeleton
 
@@ -55,7 +55,7 @@ BLOCKS = {name: {"gpt2": GPT2, "phi3": PHI3}.get(name, LLAMA) for name in archit
 
 
 def attached(architecture, **lora):
-    return adapter.attach(skeleton(architectures.CONFIGS[architecture]), Lora(**{"r": 4, "alpha": 8.0, **lora}))
+    return adapter.attach(skeleton(architectures.CONFIGS[architecture]), LoraConf(**{"r": 4, "alpha": 8.0, **lora}))
 
 
 def adapted(model):

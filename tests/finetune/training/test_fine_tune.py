@@ -148,7 +148,7 @@ class TestResume:
                 {"is_full": True, "base": Base("embedded:tiny", added_tokens=["Write"])}, marks=pytest.mark.slow
             ),
             pytest.param(
-                {"lora": {"dropout": 0.1}, "lora_plus_ratio": 4, "gradient_accumulation_steps": 2},
+                {"lora": {"dropout": 0.1, "lora_plus_ratio": 4}, "gradient_accumulation_steps": 2},
                 marks=pytest.mark.slow,
             ),
         ],
@@ -274,7 +274,7 @@ def test_packed_rows_are_fewer_and_fuller(tmp_path):
 
 def test_with_lora_plus_b_learns_so_many_times_as_fast(tmp_path):
     """AdamW's first step is as long as the rate, whatever the gradient."""
-    training.fine_tune(tmp_path, max_steps=1, learning_rate=1e-4, lora_plus_ratio=16)
+    training.fine_tune(tmp_path, max_steps=1, learning_rate=1e-4, lora={"lora_plus_ratio": 16})
     largest = max(tensor.abs().max().item() for name, tensor in weights(tmp_path).items() if "lora_B" in name)
     assert largest == pytest.approx(16e-4, rel=1e-3)
 

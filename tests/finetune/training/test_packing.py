@@ -3,10 +3,10 @@ import torch
 from datasets import Dataset
 from transformers import BloomConfig, FalconMambaConfig, Lfm2Config, OpenAIGPTConfig
 
+from lowrung.config.schema import LoraConf, TrainConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data.tokens import FEATURES
+from lowrung.finetune.data.prepared import FEATURES, Prepared
 from lowrung.finetune.lora import adapter
-from lowrung.finetune.lora.settings import Lora
 from lowrung.finetune.models import pretrained, score
 from lowrung.finetune.training.packing import leakage, pack, require_separation
 from lowrung.finetune.training.trainer import make_trainer
@@ -52,9 +52,9 @@ def test_a_model_that_mixes_packed_examples_is_refused(what):
         require_separation(model)
 
 
-@pytest.mark.parametrize("lora", [{"added_rows": [5, 6]}, {"modules_to_save": ["embed_tokens"]}])
-def test_a_model_is_tried_out_whatever_of_its_embedding_is_trained(lora):
-    model = adapter.attach(random_model("llama"), Lora(**{**training.LORA, **lora}))
+@pytest.mark.parametrize(("lora", "added_rows"), [({}, [5, 6]), ({"modules_to_save": ["embed_tokens"]}, [])])
+def test_a_model_is_tried_out_whatever_of_its_embedding_is_trained(lora, added_rows):
+    model = adapter.attach(random_model("llama"), LoraConf(**{**training.LORA, **lora}), added_rows=added_rows)
     assert leakage(model) == 0
 
 
@@ -77,9 +77,11 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
     trainer, _, _ = make_trainer(
         model,
         pretrained.load_tokenizer(architectures.base(name).folder),
-        train=dataset,
-        evaluation=dataset,
-        recipe=training.recipe(train={"packing": True, "batch_size": 3}, max_length=64),
+        data=Prepared(dataset, dataset, truncated=0, truncated_tokens=0, has_prompts=True),
+        lora=LoraConf(**training.LORA),
+        train=TrainConf(**{**training.TRAIN, "packing": True, "batch_size": 3}),
+        max_length=64,
+        seed=0,
         checkpoints=tmp_path,
         on_report=lambda step, metrics: None,
         should_stop=lambda: False,

@@ -7,13 +7,13 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from lowrung.config.schema import DataConf, SourceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import docstrings, number_words, tables
-from lowrung.finetune.data.examples import Columns, Example
+from lowrung.finetune.data.examples import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,59 +74,30 @@ def digest(examples: Sequence[Example]) -> str:
     return total.hexdigest()[:16]
 
 
-def of_task(task: Mapping[str, Any]) -> Corpus:
-    """`load` for the fields of a `schema.DataConf`; how examples are written down and scored is left out.
+def load(data: DataConf) -> Corpus:
+    """Draws a training and a held-out set.
 
-    Raises:
-        UsageError: as `load` does.
-    """
-    others = ("max_length", "format", "metrics")
-    return load(**{name: value for name, value in task.items() if name not in others})
-
-
-def load(
-    *,
-    name: str,
-    train_size: int | None,
-    eval_size: int | None,
-    seed: int,
-    sources: Sequence[Mapping[str, Any]] = (),
-    eval_path: str | None = None,
-    eval_split: str | None = None,
-    **source: Any,
-) -> Corpus:
-    """Draws a training and a held-out set. The arguments are fields of `lowrung.config.schema.DataConf`.
-
-    Args:
-        name: ``docstrings``, ``number_words``, ``file``, ``hub`` or ``mixture``.
-        train_size: examples to train on; None is all.
-        eval_size: held-out examples, the same whatever the training size is; None is all of ``eval_path`` or
-            ``eval_split``.
-        seed: draws and splits the examples.
-        sources: for a mixture, the fields of each `lowrung.config.schema.SourceConf`.
-        eval_path: a file to evaluate on.
-        eval_split: a split of a hub's dataset to evaluate on.
-        **source: the other fields of `lowrung.config.schema.SourceConf`.
+    Held-out examples are the same whatever the training size is.
 
     Raises:
         UsageError: when a source cannot be read, or has fewer examples than are asked for.
     """
-    if name == "mixture":
-        return _mixture(sources, train_size, eval_size, seed)
-    if eval_path is not None or eval_split is not None:
-        return _two_parts({**source, "name": name}, eval_path, eval_split, train_size, eval_size, seed)
-    assert eval_size is not None  # a rule of lowrung.config.rules
-    return _held_out({**source, "name": name}, "data", train_size, eval_size, seed)
+    if data.name == "mixture":
+        return _mixture(data)
+    if data.eval_path is not None or data.eval_split is not None:
+        return _two_parts(data)
+    assert data.eval_size is not None  # a rule of lowrung.config.rules
+    return _held_out(data, "data", data.train_size, data.eval_size, data.seed)
 
 
-def _held_out(source: Mapping[str, Any], setting: str, train_size: int | None, eval_size: int, seed: int) -> Corpus:
+def _held_out(source: SourceConf, setting: str, train_size: int | None, eval_size: int, seed: int) -> Corpus:
     """Holds the first examples of a source out, so that they stay the same whatever the training size is."""
     examples, described = _read(source, f"{setting}.path", seed, None if train_size is None else train_size + eval_size)
     train, duplicates = _without(examples[eval_size:], examples[:eval_size])
     wanted = len(train) if train_size is None else train_size
     if len(examples) <= eval_size or wanted > len(train):
-        raise UsageError(_too_few(source["name"], setting, train_size, eval_size, len(examples), duplicates))
-    return Corpus(source["name"], described, train[:wanted], examples[:eval_size], duplicates)
+        raise UsageError(_too_few(source.name, setting, train_size, eval_size, len(examples), duplicates))
+    return Corpus(source.name, described, train[:wanted], examples[:eval_size], duplicates)
 
 
 def _too_few(name: str, setting: str, train_size: int | None, eval_size: int, available: int, duplicates: int) -> str:
@@ -142,64 +113,58 @@ def _too_few(name: str, setting: str, train_size: int | None, eval_size: int, av
     )
 
 
-def _two_parts(
-    source: Mapping[str, Any],
-    eval_path: str | None,
-    eval_split: str | None,
-    train_size: int | None,
-    eval_size: int | None,
-    seed: int,
-) -> Corpus:
+def _two_parts(data: DataConf) -> Corpus:
     """Trains and evaluates on two files, or two splits of a hub's dataset."""
     problems: list[str] = []
     parts: list[tuple[list[Example], str]] = []
-    evaluated = (
-        ("data.eval_path", {"path": eval_path}) if eval_path is not None else ("data.path", {"split": eval_split})
-    )
-    for setting, part in (("data.path", source), (evaluated[0], {**source, **evaluated[1]})):
+    if data.eval_path is not None:
+        evaluated = ("data.eval_path", dataclasses.replace(data, path=data.eval_path))
+    else:
+        evaluated = ("data.path", dataclasses.replace(data, split=str(data.eval_split)))
+    for setting, source in (("data.path", data), evaluated):
         try:
-            parts.append(_read(part, setting, seed, None))
+            parts.append(_read(source, setting, data.seed, None))
         except UsageError as error:
             problems += error.problems
     if problems:
         raise UsageError(problems)
     (examples, described), (evaluation, _) = parts
-    train, duplicates = _without(examples, evaluation[:eval_size])
+    train, duplicates = _without(examples, evaluation[: data.eval_size])
     problems = [
         f"data.{name}_size must be at most the {len(available)} examples that there are, but is {size}. Lower it."
-        for name, size, available in (("train", train_size, train), ("eval", eval_size, evaluation))
+        for name, size, available in (("train", data.train_size, train), ("eval", data.eval_size, evaluation))
         if size is not None and size > len(available)
     ]
     if not train:
         problems.append("Training needs an example that is not evaluated on, but all of data.path are in the eval set.")
     if problems:
         raise UsageError(problems)
-    return Corpus(source["name"], described, train[:train_size], evaluation[:eval_size], duplicates)
+    return Corpus(data.name, described, train[: data.train_size], evaluation[: data.eval_size], duplicates)
 
 
-def _mixture(sources: Sequence[Mapping[str, Any]], train_size: int | None, eval_size: int | None, seed: int) -> Corpus:
+def _mixture(data: DataConf) -> Corpus:
     """Mixes sources by weight, the training and the held-out examples alike; each source is used once at most."""
-    assert eval_size is not None
-    weights = [source["weight"] for source in sources]
-    evals = _shares(eval_size, weights)
-    asked = [None] * len(sources) if train_size is None else _shares(train_size, weights)
+    assert data.eval_size is not None  # a rule of lowrung.config.rules
+    weights = [source.weight for source in data.sources]
+    evals = _shares(data.eval_size, weights)
+    asked = [None] * len(weights) if data.train_size is None else _shares(data.train_size, weights)
     parts: list[Corpus] = []
     problems: list[str] = []
-    for number, (source, train, held_out) in enumerate(zip(sources, asked, evals, strict=True)):
+    for number, (source, train, held_out) in enumerate(zip(data.sources, asked, evals, strict=True)):
         try:
-            parts.append(_held_out(source, f"data.sources[{number}]", train, held_out, seed))
+            parts.append(_held_out(source, f"data.sources[{number}]", train, held_out, data.seed))
         except UsageError as error:
             problems += error.problems
     if problems:
         raise UsageError(problems)
     # Without a size, as many as the source that is used up first allows.
     most = min(len(part.train) * sum(weights) / weight for part, weight in zip(parts, weights, strict=True))
-    trains = _shares(int(most) if train_size is None else train_size, weights)
+    trains = _shares(int(most) if data.train_size is None else data.train_size, weights)
     evaluation = [example for part in parts for example in part.eval]
     drawn = [example for part, size in zip(parts, trains, strict=True) for example in part.train[:size]]
     learnt, duplicates = _without(drawn, evaluation)
     for examples in (learnt, evaluation):
-        random.Random(seed).shuffle(examples)
+        random.Random(data.seed).shuffle(examples)
     names = "+".join(part.name for part in parts)
     described = "; ".join(f"{part.source} (weight {weight:g})" for part, weight in zip(parts, weights, strict=True))
     return Corpus(names, described, learnt, evaluation, duplicates + sum(part.duplicates for part in parts))
@@ -222,31 +187,27 @@ def _without(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[
     return left, len(examples) - len(left)
 
 
-def _read(source: Mapping[str, Any], setting: str, seed: int, wanted: int | None) -> tuple[list[Example], str]:
+def _read(source: SourceConf, setting: str, seed: int, wanted: int | None) -> tuple[list[Example], str]:
     """All examples of a source in the order of the seed, and the source in words.
 
     Args:
-        source: the fields of a `lowrung.config.schema.SourceConf`.
+        source: what is read.
         setting: what names its path, for messages: ``data.path``.
         seed: draws or shuffles them.
         wanted: how many are needed, or None for all; a source that makes its examples makes no more.
     """
-    name = source["name"]
-    if name == "docstrings":
+    if source.name == "docstrings":
         return _docstrings(seed), f"docstrings of the standard library of Python {platform.python_version()}"
-    if name == "number_words":
+    if source.name == "number_words":
         count = number_words.MOST if wanted is None else min(wanted, number_words.MOST)
         drawn = [Example.pair(*pair) for pair in number_words.pairs(seed, count)]
         return drawn, "numbers from 0 to 999,999, by code"
-    columns = Columns(
-        source["messages_column"], source["prompt_column"], source["completion_column"], source["text_column"]
-    )
-    if name == "file":
-        examples = tables.read_file(source["path"], columns, setting)
-        described = Path(source["path"]).name
+    if source.name == "file":
+        examples = tables.read_file(source, setting)
+        described = Path(str(source.path)).name
     else:
-        examples = tables.read_hub(source["path"], source["subset"], source["split"], columns, setting)
-        described = f"{source['path']}, split {source['split']}"
+        examples = tables.read_hub(source, setting)
+        described = f"{source.path}, split {source.split}"
     random.Random(seed).shuffle(examples)
     return examples, described
 

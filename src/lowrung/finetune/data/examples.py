@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lowrung.config.schema import SourceConf
+
 Message = tuple[str, str]
 """A role and what it says."""
 
@@ -36,54 +38,45 @@ class Example:
         return cls((("user", prompt), ("assistant", completion)), learnt_from=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """What the columns of a table are called; see `lowrung.config.schema.SourceConf`."""
-
-    messages: str = "messages"
-    prompt: str = "prompt"
-    completion: str = "completion"
-    text: str = "text"
-
-    def form(self, names: Sequence[str]) -> str | None:
-        """Which of the three forms a row with these columns has, or None."""
-        if self.messages in names:
-            return "messages"
-        if self.prompt in names and self.completion in names:
-            return "prompt and completion"
-        return "text" if self.text in names else None
+def form_of(names: Sequence[str], source: SourceConf) -> str | None:
+    """Which of the three forms a row with columns of these names has, or None."""
+    if source.messages_column in names:
+        return "messages"
+    if source.prompt_column in names and source.completion_column in names:
+        return "prompt and completion"
+    return "text" if source.text_column in names else None
 
 
-def from_row(row: Mapping[str, Any], columns: Columns, form: str) -> Example:
+def from_row(row: Mapping[str, Any], source: SourceConf, form: str) -> Example:
     """Reads one row.
 
     Args:
         row: its cells by column.
-        columns: what the columns are called.
+        source: says what the columns are called.
         form: which form all rows have.
 
     Raises:
         RowError: when the row is no example of this form.
     """
     if form == "messages":
-        messages = _messages(_cell(row, columns.messages), columns.messages)
+        messages = _messages(_cell(row, source.messages_column), source.messages_column)
         if not any(role == "assistant" for role, _ in messages):
-            raise RowError(f"{columns.messages} must hold an assistant's message to learn, but has none")
+            raise RowError(f"{source.messages_column} must hold an assistant's message to learn, but has none")
         return Example(messages, is_chat=True)
     if form == "text":
-        return Example(text=_text(_cell(row, columns.text), columns.text))
-    return _pair(_cell(row, columns.prompt), _cell(row, columns.completion), columns)
+        return Example(text=_text(_cell(row, source.text_column), source.text_column))
+    return _pair(_cell(row, source.prompt_column), _cell(row, source.completion_column), source)
 
 
-def _pair(prompt: Any, completion: Any, columns: Columns) -> Example:
+def _pair(prompt: Any, completion: Any, source: SourceConf) -> Example:
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return Example.pair(_text(prompt, columns.prompt), _text(completion, columns.completion))
+        return Example.pair(_text(prompt, source.prompt_column), _text(completion, source.completion_column))
     if isinstance(prompt, str) or isinstance(completion, str):
-        raise RowError(f"{columns.prompt} and {columns.completion} must both be texts or both be messages")
-    asked = _messages(prompt, columns.prompt)
-    answered = _messages(completion, columns.completion)
+        raise RowError(f"{source.prompt_column} and {source.completion_column} must both be texts or both be messages")
+    asked = _messages(prompt, source.prompt_column)
+    answered = _messages(completion, source.completion_column)
     if any(role != "assistant" for role, _ in answered):
-        raise RowError(f"{columns.completion} must be the assistant's, but holds a message of another role")
+        raise RowError(f"{source.completion_column} must be the assistant's, but holds a message of another role")
     return Example(asked + answered, learnt_from=len(asked), is_chat=True)
 
 

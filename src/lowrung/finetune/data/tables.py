@@ -10,29 +10,30 @@ import datasets
 import pyarrow
 from pyarrow import parquet
 
+from lowrung.config.schema import SourceConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data.examples import Columns, Example, RowError, from_row
+from lowrung.finetune.data.examples import Example, RowError, form_of, from_row
 
 SHOWN = 3
 """How many bad rows a message names; a file with the wrong columns has nothing but bad rows."""
 
 csv.field_size_limit(2**31 - 1)  # Python's limit of 131,072 characters is shorter than many a document
 
-Row = tuple[str, Any]
-"""Where a row stands (``line 7``), and what it is."""
+NumberedRow = tuple[str, Any]
+"""The position of a row in its table (``line 7``), and the row."""
 
 
-def read_file(path: str, columns: Columns, setting: str) -> list[Example]:
+def read_file(source: SourceConf, setting: str) -> list[Example]:
     """Reads all examples of a file, by its ending; a BOM and CRLF are no matter.
 
     Args:
-        path: the file.
-        columns: what the columns are called.
-        setting: what named the file, for messages: ``data.path``.
+        source: names the file and its columns.
+        setting: the setting that named the file, for messages: ``data.path``.
 
     Raises:
         UsageError: when there is no such file, or with the rows that are no examples.
     """
+    path = str(source.path)
     file = Path(path).expanduser().absolute()
     readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv, ".parquet": _parquet}
     if file.suffix.lower() not in readers:
@@ -45,7 +46,7 @@ def read_file(path: str, columns: Columns, setting: str) -> list[Example]:
             f"{setting} must name a file, but {file} {'is a folder' if file.is_dir() else 'does not exist'}."
         )
     try:
-        return _examples(readers[file.suffix.lower()](file), columns, setting, path)
+        return _examples(readers[file.suffix.lower()](file), source, setting)
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{setting} must be UTF-8, but {file} has other bytes at {error.start}. Save it as UTF-8, for example"
@@ -57,7 +58,7 @@ def read_file(path: str, columns: Columns, setting: str) -> list[Example]:
         raise UsageError(f"{setting} must be a {file.suffix} file, but {file} is not one: {error}.") from None
 
 
-def _json_lines(file: Path) -> Iterator[Row]:
+def _json_lines(file: Path) -> Iterator[NumberedRow]:
     with file.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -71,7 +72,7 @@ def _parsed(line: str) -> Any:
         return RowError(f"it is not JSON: {error}")
 
 
-def _csv(file: Path) -> Iterator[Row]:
+def _csv(file: Path) -> Iterator[NumberedRow]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         for row in reader:
@@ -83,7 +84,7 @@ def _csv(file: Path) -> Iterator[Row]:
                 yield where, row
 
 
-def _parquet(file: Path) -> Iterator[Row]:
+def _parquet(file: Path) -> Iterator[NumberedRow]:
     number = 0
     for batch in parquet.ParquetFile(file).iter_batches():
         for row in batch.to_pylist():
@@ -91,21 +92,19 @@ def _parquet(file: Path) -> Iterator[Row]:
             yield f"row {number}", row
 
 
-def read_hub(path: str, subset: str | None, split: str, columns: Columns, setting: str) -> list[Example]:
+def read_hub(source: SourceConf, setting: str) -> list[Example]:
     """Downloads a dataset of the hub, or takes it from the hub's cache, and reads one split of it.
 
     Args:
-        path: the dataset's id, or a folder that `datasets.load_dataset` reads.
-        subset: its config's name, or None where it has one only.
-        split: the split's name.
-        columns: what the columns are called.
-        setting: what named the dataset, for messages: ``data.path``.
+        source: names the dataset (or a folder that `datasets.load_dataset` reads), its subset, split and columns.
+        setting: the setting that named the dataset, for messages: ``data.path``.
 
     Raises:
         UsageError: when it cannot be had, or with the rows that are no examples.
     """
+    path = str(source.path)
     try:
-        table = datasets.load_dataset(path, subset, split=split)
+        table = datasets.load_dataset(path, source.subset, split=source.split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(
             f"{setting} must be a dataset of the hub that you may read, but {path!r} is not: {_first_line(error)} For a"
@@ -118,9 +117,9 @@ def read_hub(path: str, subset: str | None, split: str, columns: Columns, settin
         ) from None
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
-            f"{setting}={path}, subset {subset}, split {split!r} cannot be loaded: {_first_line(error)}"
+            f"{setting}={path}, subset {source.subset}, split {source.split!r} cannot be loaded: {_first_line(error)}"
         ) from None
-    return _examples(((f"row {number}", row) for number, row in enumerate(table, 1)), columns, setting, path)
+    return _examples(((f"row {number}", row) for number, row in enumerate(table, 1)), source, setting)
 
 
 def _first_line(error: BaseException) -> str:
@@ -128,20 +127,20 @@ def _first_line(error: BaseException) -> str:
     return line if line.endswith(".") else f"{line}."
 
 
-def _examples(rows: Iterable[Row], columns: Columns, setting: str, path: str) -> list[Example]:
+def _examples(rows: Iterable[NumberedRow], source: SourceConf, setting: str) -> list[Example]:
     """All examples; the first row says which form all have."""
-    what = f"{setting}={path}"
+    what = f"{setting}={source.path}"
     form = None
     examples: list[Example] = []
     bad: list[str] = []
     for where, row in rows:
         try:
             names = _columns_of(row)
-            form = form or _form(names, columns, setting, path)
-            other = columns.form(names)
+            form = form or _form(names, source, setting)
+            other = form_of(names, source)
             if other not in (form, None):
                 raise RowError(f"it has {other}, and the rows before {form}: one form for all, please")
-            examples.append(from_row(row, columns, form))
+            examples.append(from_row(row, source, form))
         except RowError as error:
             bad.append(f"{what}, {where}: {error}.")
     if bad:
@@ -160,13 +159,14 @@ def _columns_of(row: Any) -> list[str]:
     return [str(name) for name in row]
 
 
-def _form(names: list[str], columns: Columns, setting: str, path: str) -> str:
-    form = columns.form(names)
+def _form(names: list[str], source: SourceConf, setting: str) -> str:
+    form = form_of(names, source)
     if form is None:
         group = setting.rsplit(".", 1)[0]
         raise UsageError(
-            f"{setting}={path} must have the column {columns.messages!r}, or {columns.prompt!r} and"
-            f" {columns.completion!r}, or {columns.text!r}, but it has {', '.join(names) or 'none'}. Name yours:"
-            f" {group}.prompt_column=... {group}.completion_column=... (or messages_column, or text_column)."
+            f"{setting}={source.path} must have the column {source.messages_column!r}, or {source.prompt_column!r} and"
+            f" {source.completion_column!r}, or {source.text_column!r}, but it has {', '.join(names) or 'none'}."
+            f" Name yours: {group}.prompt_column=... {group}.completion_column=... (or messages_column, or"
+            " text_column)."
         )
     return form

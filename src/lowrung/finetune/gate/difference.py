@@ -2,27 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.models import score
-
-Row = Mapping[str, Any]
-"""``input_ids`` and ``labels``, a label of -100 for each prompt token."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tolerance:
-    """How far a model may be from its reference; see `lowrung.config.schema.ToleranceConf`."""
-
-    max_abs_logit_diff: float
-    mean_kl: float
-    top1_agreement: float
-    eval_loss_delta: float
+from lowrung.finetune.models.score import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Difference:
         """Whether all logits were; where they were not, nothing else can be said."""
         return math.isfinite(self.max_abs_logit_diff)
 
-    def violations(self, tolerance: Tolerance, what: str) -> list[str]:
+    def violations(self, tolerance: ToleranceConf, what: str) -> list[str]:
         """The rules that are broken, in words; ``what`` names the comparison."""
         if not self.is_finite:
             return [f"{what}: every logit must be finite, but some are not"]

@@ -7,9 +7,9 @@ from peft import PeftConfig
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lowrung.finetune.gate.difference import Row
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.models.score import Row
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What safetensors calls precisions; indices and masks have others, which no rule is about."""

@@ -24,12 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.gate import metadata as stored
-from lowrung.finetune.gate.difference import Evidence, Row, Tolerance, compare, completion_logits, padded, with_remedy
+from lowrung.finetune.gate.difference import Evidence, compare, completion_logits, padded, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.lora.adapter import prepare_quantized
 from lowrung.finetune.models import added_tokens, generate, pretrained, score
 from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.models.score import Row
 from lowrung.finetune.training import memory
 
 TIMED_PASSES = 3
@@ -64,7 +66,7 @@ def verify(
     evidence: Evidence,
     new_tokens: int,
     merge_dtype: str,
-    tolerances: Mapping[str, Tolerance],
+    tolerances: Mapping[str, ToleranceConf],
     scratch: Path,
     keep: Path | None,
 ) -> Gate:
@@ -102,7 +104,7 @@ def verify_model(
     base: Base,
     model_folder: Path,
     evidence: Evidence,
-    tolerances: Mapping[str, Tolerance],
+    tolerances: Mapping[str, ToleranceConf],
 ) -> Gate:
     """The gate where all weights were trained: is what was saved what was trained, and does it differ from the base?
 
@@ -173,7 +175,7 @@ class _Bench:
     evidence: Evidence
     new_tokens: int
     merge_dtype: str
-    tolerances: Mapping[str, Tolerance]
+    tolerances: Mapping[str, ToleranceConf]
     scratch: Path
 
     @property

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.schema import is_converted
-from lowrung.finetune.lora import data_driven, residual
-from lowrung.finetune.lora.data_driven import Rows
-from lowrung.finetune.lora.settings import Lora, linear_layers, named, targets, token_rows
+from lowrung.config.rules import pattern
+from lowrung.config.schema import LoraConf, is_converted
+from lowrung.finetune.lora import data_driven, residual, settings
+from lowrung.finetune.models.score import Row
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
 
 
-def attach(model: PreTrainedModel, lora: Lora, rows: Rows = ()) -> PeftModel:
+def attach(
+    model: PreTrainedModel, lora: LoraConf, rows: Sequence[Row] = (), *, added_rows: Sequence[int] = ()
+) -> PeftModel:
     """Puts a new LoRA adapter on a base model; the base's weights are frozen.
 
     Its outputs are the base's until the first step (up to rounding where the init is not default or gaussian), and with
@@ -35,15 +37,16 @@ def attach(model: PreTrainedModel, lora: Lora, rows: Rows = ()) -> PeftModel:
         model: the base; prepared by `prepare_quantized` if it is quantised.
         lora: the adapter's settings.
         rows: the training examples that the start is computed from, if it is of `lowrung.config.schema.DATA_INITS`.
+        added_rows: the rows of embedding and head that are not the base's; see `pretrained.added_rows`.
 
     Raises:
         UsageError: when none of these examples reaches an adapted layer.
     """
-    names = targets(model, lora.target_modules, lora.layers_to_transform)
+    names = settings.targets(model, lora.target_modules, lora.layers_to_transform)
     if lora.init == "eva":
-        adapted = _attach_eva(model, lora, data_driven.eva(model, names, lora, rows))
+        adapted = _attach_eva(model, lora, data_driven.eva(model, names, lora, rows), added_rows)
     else:
-        config = _config(model, lora, names)
+        config = _config(model, lora, names, added_rows)
         if lora.init == "corda":
             data_driven.prepare_corda(model, config, names, rows)
         elif lora.init == "lora_ga":
@@ -72,15 +75,19 @@ def _set_magnitudes(model: PeftModel) -> None:
             magnitude.weight.data.copy_(magnitude.get_weight_norm(held.float(), update, layer.scaling["default"]))
 
 
-def _attach_eva(model: PreTrainedModel, lora: Lora, start: Mapping[str, Tensor]) -> PeftModel:
+def _attach_eva(
+    model: PreTrainedModel, lora: LoraConf, start: Mapping[str, Tensor], added_rows: Sequence[int]
+) -> PeftModel:
     """An adapter with the ranks and the A of this start; each layer keeps the scaling that its settings give it."""
     ranks = {name: len(factor) for name, factor in start.items()}
     alphas = {
-        name: data_driven.scaled_alpha(lora.alpha_of(name), lora.rank(name), rank, use_rslora=lora.use_rslora)
+        name: data_driven.scaled_alpha(
+            settings.alpha(lora, name), settings.rank(lora, name), rank, use_rslora=lora.use_rslora
+        )
         for name, rank in ranks.items()
     }
     lora = dataclasses.replace(lora, init="default", rank_pattern=ranks, alpha_pattern=alphas)
-    adapted = get_peft_model(model, _config(model, lora, list(ranks)))
+    adapted = get_peft_model(model, _config(model, lora, list(ranks), added_rows))
     for name, layer in adapted_layers(adapted).items():
         layer.lora_A["default"].weight.data.copy_(start[name])
     return adapted
@@ -91,8 +98,8 @@ def adapted_layers(model: PeftModel) -> dict[str, Any]:
     return {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
 
 
-def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraConfig:
-    linear = linear_layers(model)
+def _config(model: PreTrainedModel, lora: LoraConf, names: Sequence[str], added_rows: Sequence[int]) -> LoraConfig:
+    linear = settings.linear_layers(model)
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -107,10 +114,10 @@ def _config(model: PreTrainedModel, lora: Lora, names: Sequence[str]) -> LoraCon
         target_modules=_as_peft_names_them(names, linear),
         fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
         # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
-        modules_to_save=[name for wanted in lora.modules_to_save for name in named(model, wanted)] or None,
-        trainable_token_indices=token_rows(model, lora) or None,
-        rank_pattern=dict(lora.rank_pattern),
-        alpha_pattern=dict(lora.alpha_pattern),
+        modules_to_save=[name for wanted in lora.modules_to_save for name in settings.named(model, wanted)] or None,
+        trainable_token_indices=settings.token_rows(model, lora, added_rows) or None,
+        rank_pattern=pattern(lora.rank_pattern),
+        alpha_pattern=pattern(lora.alpha_pattern),
     )
 
 

@@ -7,7 +7,7 @@ import heapq
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,18 +17,17 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lowrung.config.schema import LoraConf
 from lowrung.errors import UsageError
-from lowrung.finetune.lora.settings import Lora
+from lowrung.finetune.lora import settings
 from lowrung.finetune.models import score
-
-Rows = Sequence[Mapping[str, Any]]
-"""Training rows of ``input_ids`` and ``labels``."""
+from lowrung.finetune.models.score import Row
 
 RHO = 2
 """How many times its own rank EVA may give a layer; the paper's choice."""
 
 
-def prepare_corda(model: PreTrainedModel, config: LoraConfig, names: Sequence[str], rows: Rows) -> None:
+def prepare_corda(model: PreTrainedModel, config: LoraConfig, names: Sequence[str], rows: Sequence[Row]) -> None:
     """Leaves at each layer what CorDA's start is made of (arXiv:2406.05223, instruction-previewed), for PEFT to take.
 
     Holds a float32 matrix of (in, in) for each adapted layer meanwhile.
@@ -46,7 +45,7 @@ def prepare_corda(model: PreTrainedModel, config: LoraConfig, names: Sequence[st
     preprocess_corda(model, config, run_model=pass_all)
 
 
-def prepare_lora_ga(model: PreTrainedModel, config: LoraConfig, names: Sequence[str], rows: Rows) -> None:
+def prepare_lora_ga(model: PreTrainedModel, config: LoraConfig, names: Sequence[str], rows: Sequence[Row]) -> None:
     """Leaves at each layer its weight's mean gradient, which LoRA-GA's start is made of (arXiv:2407.05000), for PEFT.
 
     Holds the gradients of all adapted weights meanwhile.
@@ -66,7 +65,7 @@ def prepare_lora_ga(model: PreTrainedModel, config: LoraConfig, names: Sequence[
         preprocess_loraga(model, config, pass_all)
 
 
-def eva(model: PreTrainedModel, names: Sequence[str], lora: Lora, rows: Rows) -> dict[str, Tensor]:
+def eva(model: PreTrainedModel, names: Sequence[str], lora: LoraConf, rows: Sequence[Row]) -> dict[str, Tensor]:
     """The directions in which the inputs of each layer vary most, over the tokens that are learnt (arXiv:2410.07170).
 
     All ranks together are as many as in the settings. They go to the directions that explain the largest shares of
@@ -88,12 +87,12 @@ def eva(model: PreTrainedModel, names: Sequence[str], lora: Lora, rows: Rows) ->
     """
     shares, directions = {}, {}
     for name, scatter in _scatters(model, names, rows).items():
-        most = min(RHO * lora.rank(name), len(scatter))
+        most = min(RHO * settings.rank(lora, name), len(scatter))
         _, variances, vectors = torch.svd_lowrank(scatter, q=min(2 * most, len(scatter)), niter=4)
         shares[name] = (variances[:most] / scatter.trace().clamp_min(1e-30)).tolist()
         directions[name] = vectors[:, :most].T
     candidates = ((share, name) for name, each in shares.items() for share in each)
-    budget = sum(lora.rank(name) for name in names)
+    budget = sum(settings.rank(lora, name) for name in names)
     ranks = Counter(name for _, name in heapq.nlargest(budget, candidates))
     return {name: directions[name][: ranks[name]].contiguous() for name in names if ranks[name]}
 
@@ -104,7 +103,7 @@ def scaled_alpha(alpha: float, old: int, new: int, *, use_rslora: bool) -> float
 
 
 @torch.no_grad()
-def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Rows) -> dict[str, Tensor]:
+def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Sequence[Row]) -> dict[str, Tensor]:
     """The scatter matrix, (in, in), of each layer's inputs at the tokens that are learnt: centred, but not divided."""
     products: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -137,7 +136,7 @@ def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Rows) -> dict[
     return {name: products[name] - torch.outer(sums[name], sums[name]) / counts[name] for name in names}
 
 
-def _each(model: PreTrainedModel, rows: Rows, init: str) -> Iterator[score.Batch]:
+def _each(model: PreTrainedModel, rows: Sequence[Row], init: str) -> Iterator[score.Batch]:
     """One row at a time on the model's device; says four times how far it is."""
     told = max(1, len(rows) // 4)
     for number, row in enumerate(rows, 1):

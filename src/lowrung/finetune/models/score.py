@@ -5,13 +5,16 @@ The head of a small model costs as much as many of its layers, and prompt tokens
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
+
+Row = Mapping[str, Any]
+"""An example as tokens: ``input_ids``, and ``labels`` of the same length, a label of -100 being no label."""
 
 Batch = dict[str, Tensor]
 """``input_ids`` and ``labels``, each of shape (batch, tokens), a label of -100 being no label; and, of the same shape,

@@ -14,15 +14,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.config.schema import is_converted
-from lowrung.finetune.data.tokens import Prepared
+from lowrung.config.schema import LoraConf, TrainConf, is_converted
+from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
-from lowrung.finetune.lora.settings import Lora
 from lowrung.finetune.models import generate, pretrained
 from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
-from lowrung.finetune.training.trainer import LabelledTrainer, Recipe, make_trainer
+from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +51,10 @@ def fine_tune(
     *,
     base: Base,
     data: Prepared,
-    lora: Lora | None,
-    recipe: Recipe,
+    lora: LoraConf,
+    train: TrainConf,
+    max_length: int,
+    seed: int,
     scores: Sequence[str],
     threads: int,
     folder: Path,
@@ -69,8 +70,10 @@ def fine_tune(
     Args:
         base: the base model and how it is loaded.
         data: what to train and evaluate on.
-        lora: the adapter's settings, or None to train all weights.
-        recipe: how to train.
+        lora: the adapter's settings, which may say that all weights are trained.
+        train: how to train.
+        max_length: the most tokens of a row.
+        seed: of the adapter's initial weights, the order of the rows and dropout.
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
         threads: CPU threads.
         folder: where the adapter, or the whole model, and its tokenizer are saved.
@@ -83,17 +86,19 @@ def fine_tune(
         Stopped: when it was asked to stop, after a checkpoint was written.
     """
     torch.set_num_threads(threads)
-    set_seed(recipe.seed)
+    set_seed(seed)
     tokenizer = pretrained.tokenizer_of(base)
-    model, initial = _trainable(base, lora, recipe, data.train)
+    model, initial = _trainable(base, lora, train, data.train)
     parameters = adapter.count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
         model,
         tokenizer,
-        train=data.train,
-        evaluation=data.eval,
-        recipe=recipe,
+        data=data,
+        lora=lora,
+        train=train,
+        max_length=max_length,
+        seed=seed,
         checkpoints=checkpoint_folder,
         on_report=on_report,
         should_stop=should_stop,
@@ -109,7 +114,7 @@ def fine_tune(
     }
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     if scores:
-        texts = generate.answers(model, tokenizer, held_out, batch_size=recipe.eval_batch_size)
+        texts = generate.answers(model, tokenizer, held_out, batch_size=train.eval_batch_size)
         results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
     results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
@@ -126,18 +131,18 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _trainable(
-    base: Base, lora: Lora | None, recipe: Recipe, rows: Dataset
+    base: Base, lora: LoraConf, train: TrainConf, rows: Dataset
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """What is trained, and where its factors start if that is a part of the base's weights."""
-    if lora is None:
+    if lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
         dtype = torch.float32 if base.dtype == "auto" else None
         return pretrained.load_base(base, pretrained.device(), dtype=dtype).requires_grad_(True), None
     model = pretrained.load_base(base, pretrained.device())
     if base.quantization != "none":
-        model = adapter.prepare_quantized(model, gradient_checkpointing=recipe.gradient_checkpointing)
-    lora = dataclasses.replace(lora, added_rows=pretrained.added_rows(base))
-    adapted = adapter.attach(model, lora, rows.select(range(min(lora.init_examples, len(rows)))))
+        model = adapter.prepare_quantized(model, gradient_checkpointing=train.gradient_checkpointing)
+    examples = rows.select(range(min(lora.init_examples, len(rows))))
+    adapted = adapter.attach(model, lora, examples, added_rows=pretrained.added_rows(base))
     # For checkpoints: where the base has grown, PEFT would save both matrices whole beside the rows that are trained.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
     if lora.init == "loftq":

@@ -1,6 +1,5 @@
 """TRL's SFTTrainer, with the head on labelled tokens only and with token-weighted eval scores."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from peft.utils import ModulesToSaveWrapper
@@ -17,36 +15,12 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from lowrung.config.schema import total_steps
+from lowrung.config.schema import LoraConf, TrainConf, total_steps
+from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import score
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train; the fields are those of `schema.TrainConf`, with the run's seed and the data's length."""
-
-    learning_rate: float
-    max_steps: int | None
-    epochs: float | None
-    batch_size: int
-    eval_batch_size: int
-    gradient_accumulation_steps: int
-    eval_steps: int
-    save_steps: int | None
-    save_total_limit: int
-    early_stopping: int | None
-    lr_scheduler_type: str
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    packing: bool
-    gradient_checkpointing: bool
-    max_length: int
-    seed: int
-    lora_plus_ratio: float | None = None
 
 
 class LabelledTrainer(SFTTrainer):
@@ -124,9 +98,11 @@ def make_trainer(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    train: Dataset,
-    evaluation: Dataset,
-    recipe: Recipe,
+    data: Prepared,
+    lora: LoraConf,
+    train: TrainConf,
+    max_length: int,
+    seed: int,
     checkpoints: Path,
     on_report: OnReport,
     should_stop: Callable[[], bool],
@@ -136,9 +112,11 @@ def make_trainer(
     Args:
         model: what is trained, on the device where it is trained.
         tokenizer: the model's.
-        train: rows of ``input_ids`` and ``labels``.
-        evaluation: held-out rows of the same form.
-        recipe: how to train.
+        data: what to train and evaluate on.
+        lora: the adapter's settings.
+        train: how to train.
+        max_length: the most tokens of a row.
+        seed: of the order of the rows and of dropout.
         checkpoints: a folder for checkpoints.
         on_report: called with every step's and every evaluation's metrics.
         should_stop: asked after every step whether to end.
@@ -146,26 +124,27 @@ def make_trainer(
     Raises:
         UsageError: when rows are to be packed for a model that would let the examples see each other.
     """
-    if recipe.packing:
+    rows = data.train
+    if train.packing:
         require_separation(model)
-        train = pack(train, recipe.max_length)
+        rows = pack(rows, max_length)
     trainer = LabelledTrainer(
         model=model,
-        args=_settings(recipe, len(train), checkpoints),
-        train_dataset=train,
-        eval_dataset=evaluation,
+        args=_arguments(train, len(rows), max_length, seed, checkpoints),
+        train_dataset=rows,
+        eval_dataset=data.eval,
         processing_class=tokenizer,
-        optimizers=(_two_rates(model, recipe) if recipe.lora_plus_ratio else None, None),
+        optimizers=(_optimizer(model, lora, train), None),
     )
     _settle_whole_modules(model)
     report = Report(on_report, trainer.speed)
-    stop = StopOnRequest(should_stop, saves=recipe.save_steps != 0)
+    stop = StopOnRequest(should_stop, saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     trainer.add_callback(stop)
-    trainer.add_callback(Keep(lambda: report.history, recipe.save_total_limit, lambda: stop.has_stopped))
-    if recipe.early_stopping:
-        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
+    trainer.add_callback(Keep(lambda: report.history, train.save_total_limit, lambda: stop.has_stopped))
+    if train.early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(train.early_stopping))
     return trainer, report, stop
 
 
@@ -181,43 +160,37 @@ def _settle_whole_modules(model: nn.Module) -> None:
             module.modules_to_save.to(held)
 
 
-def _settings(recipe: Recipe, rows: int, checkpoints: Path) -> SFTConfig:
+def _arguments(train: TrainConf, rows: int, max_length: int, seed: int, checkpoints: Path) -> SFTConfig:
     on_gpu = torch.cuda.is_available()
-    steps = total_steps(
-        max_steps=recipe.max_steps,
-        epochs=recipe.epochs,
-        rows=rows,
-        batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-    )
-    saves = recipe.save_steps != 0
+    steps = total_steps(train, rows)
+    saves = train.save_steps != 0
     return SFTConfig(
         output_dir=str(checkpoints),
-        learning_rate=recipe.learning_rate,
+        learning_rate=train.learning_rate,
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.eval_batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        lr_scheduler_type=recipe.lr_scheduler_type,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.eval_batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        lr_scheduler_type=train.lr_scheduler_type,
         # A share below 1, or steps: transformers reads 1.0 as one step.
-        warmup_steps=steps if recipe.warmup_ratio == 1 else recipe.warmup_ratio,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        max_length=recipe.max_length,
-        packing=recipe.packing,
+        warmup_steps=steps if train.warmup_ratio == 1 else train.warmup_ratio,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        max_length=max_length,
+        packing=train.packing,
         eval_packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},  # it came as tokens, packed if it is to be
-        seed=recipe.seed,
+        seed=seed,
         eval_strategy="steps",
-        eval_steps=recipe.eval_steps,
+        eval_steps=train.eval_steps,
         save_strategy="steps" if saves else "no",
-        save_steps=recipe.save_steps or recipe.eval_steps,
-        load_best_model_at_end=recipe.early_stopping is not None,
+        save_steps=train.save_steps or train.eval_steps,
+        load_best_model_at_end=train.early_stopping is not None,
         restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         logging_steps=1,
         logging_nan_inf_filter=False,  # with the default, a NaN loss is logged as 0.0
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
@@ -226,13 +199,14 @@ def _settings(recipe: Recipe, rows: int, checkpoints: Path) -> SFTConfig:
     )
 
 
-def _two_rates(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """LoRA+ (arXiv:2402.12354): AdamW with a rate for B that is so many times A's."""
-    assert recipe.lora_plus_ratio is not None
+def _optimizer(model: nn.Module, lora: LoraConf, train: TrainConf) -> torch.optim.Optimizer | None:
+    """With LoRA+ (arXiv:2402.12354), AdamW with a rate for B that is so many times A's; None is the trainer's own."""
+    if lora.is_full or lora.lora_plus_ratio is None:
+        return None
     return create_loraplus_optimizer(
         model,  # type: ignore[arg-type]
         torch.optim.AdamW,
-        lr=recipe.learning_rate,
-        loraplus_lr_ratio=recipe.lora_plus_ratio,
-        loraplus_weight_decay=recipe.weight_decay,
+        lr=train.learning_rate,
+        loraplus_lr_ratio=lora.lora_plus_ratio,
+        loraplus_weight_decay=train.weight_decay,
     )

@@ -1,0 +1,129 @@
+"""What keeps an adapter's settings from fitting a model, found without the model's weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lowrung.config.rules import pattern
+from lowrung.config.schema import LoraConf, is_converted
+from lowrung.finetune.lora import settings
+from lowrung.finetune.models import added_tokens
+
+
+def problems(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] = ()) -> Iterator[str]:
+    """What keeps these settings from fitting this model.
+
+    Args:
+        model: the base's skeleton.
+        lora: the adapter's settings.
+        added_rows: the rows of embedding and head that are not the base's; see `pretrained.added_rows`.
+    """
+    linear = settings.linear_layers(model)
+    found = _target_problems(model, lora, settings.targetable(model))
+    yield from found
+    chosen = settings.targets(model, lora.target_modules, lora.layers_to_transform)
+    for name in lora.modules_to_save:
+        if not settings.named(model, name):
+            yield f"lora.modules_to_save must name modules of the model, but it has no {name}."
+    yield from _token_problems(model, lora)
+    yield from _added_row_problems(model, lora, added_rows)
+    if found:
+        return
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in pattern(getattr(lora, field)):
+            if not any(settings.fits_pattern(key, name) for name in chosen):
+                yield f"lora.{field} must name adapted modules, but {key!r} fits none of {_some(chosen)}."
+    if is_converted(lora.init) or lora.init in ("loftq", "mica"):
+        yield from _init_problems(lora, {name: linear[name] for name in chosen})
+
+
+def _target_problems(model: PreTrainedModel, lora: LoraConf, available: Sequence[str]) -> list[str]:
+    wanted, layers, linear = lora.target_modules, lora.layers_to_transform, settings.linear_layers(model)
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
+    names = [] if isinstance(wanted, str) else list(wanted)
+    found = []
+    if head is not None and (head in names or (isinstance(wanted, str) and wanted == head)):
+        names = [name for name in names if name != head]
+        found.append(
+            f"lora.target_modules cannot hold the head, {head}, which SFTTrainer refuses. Train it whole:"
+            f" 'lora.modules_to_save=[{head}]'."
+        )
+    if unknown := [name for name in names if not any(settings.is_wanted(layer, [name]) for layer in linear)]:
+        found.append(
+            f"lora.target_modules must name linear modules of the model, but it has no {', '.join(unknown)}."
+            f" It has {', '.join(available)}."
+        )
+    if not found and not settings.targets(model, wanted, None):
+        found.append(
+            f"lora.target_modules must fit linear modules of the model, but {wanted!r} fits none. It has"
+            f" {_some(list(linear))}."
+        )
+    last = max((number for name in linear if (number := settings.layer_number(name)) is not None), default=-1)
+    if beyond := [layer for layer in layers or () if layer > last]:
+        found.append(
+            f"lora.layers_to_transform must be blocks of the model, 0 to {last}, but holds"
+            f" {', '.join(map(str, beyond))}."
+        )
+    return found
+
+
+def _token_problems(model: PreTrainedModel, lora: LoraConf) -> Iterator[str]:
+    if not lora.trainable_token_indices:
+        return
+    rows = added_tokens.row_count(model)
+    if beyond := [str(index) for index in lora.trainable_token_indices if not 0 <= index < rows]:
+        yield (
+            f"lora.trainable_token_indices must be tokens of the model, 0 to {rows - 1}, but holds {', '.join(beyond)}."
+        )
+    rivals = set(settings.matrices(model) if settings.is_tied(model) else settings.matrices(model)[:1])
+    for wanted in lora.modules_to_save:
+        if rivals & set(settings.named(model, wanted)):
+            yield (
+                f"lora.trainable_token_indices trains rows of a matrix that lora.modules_to_save trains whole: {wanted}"
+                f"{', which is tied to the embedding' if settings.is_tied(model) else ''}. Leave one of them out."
+            )
+
+
+def _added_row_problems(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> Iterator[str]:
+    rows = settings.token_rows(model, lora, added_rows)
+    if not (rows or added_rows):
+        return
+    embedding, *heads = settings.matrices(model)
+    whole = [name for name in (embedding, *heads) if name in settings.trained_whole(model, lora)]
+    if added_rows and settings.is_tied(model) and len(whole) == 1:
+        yield (
+            "model.added_tokens need rows in the embedding and in the head that is tied to it, but"
+            f" lora.modules_to_save trains only {whole[0]}. Name both, 'lora.modules_to_save=[{embedding},{heads[0]}]',"
+            " or neither."
+        )
+    for head in heads:
+        has_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
+        if has_bias and (head in rows or (settings.is_tied(model) and embedding in rows)):
+            yield (
+                f"The head, {head}, has biases, which PEFT leaves out where only some of its rows are trained. Train it"
+                f" whole: 'lora.modules_to_save=[{embedding},{head}]'."
+            )
+
+
+def _init_problems(lora: LoraConf, chosen: Mapping[str, nn.Module]) -> Iterator[str]:
+    if lora.init == "olora" and any(isinstance(module, Conv1D) for module in chosen.values()):
+        yield (
+            "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT"
+            " decomposes. Use lora.init=pissa, which does."
+        )
+    part, share = ("half the smaller side", 2) if lora.init == "lora_ga" else ("the smaller side", 1)
+    for name, module in chosen.items():
+        most = min(next(module.parameters()).shape) // share
+        if settings.rank(lora, name) > most:
+            yield (
+                f"lora.init={lora.init} needs ranks up to {part} of each adapted matrix, but lora.r is"
+                f" {settings.rank(lora, name)}, and {name} has {most}. Lower lora.r, or that module's rank in"
+                " lora.rank_pattern."
+            )
+            return
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

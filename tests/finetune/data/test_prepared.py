@@ -1,0 +1,87 @@
+import pytest
+
+from lowrung.errors import UsageError
+from lowrung.finetune.data import prepared
+from lowrung.finetune.data.corpus import Corpus
+from lowrung.finetune.data.examples import Example
+
+
+def corpus(train, held_out=None):
+    return Corpus("file", "a file", train, held_out or [Example.pair("held", "out")])
+
+
+def prepare(tokenizer, folder, *, train=None, max_length=64, format="auto"):
+    examples = train or [Example.pair(f"row {n}", "answer " * (n + 1)) for n in range(4)]
+    return prepared.prepare(corpus(examples), tokenizer, max_length=max_length, format=format, folder=folder / "tokens")
+
+
+def test_what_was_prepared_is_opened_again(tokenizer, tmp_path):
+    first = prepare(tokenizer, tmp_path)
+    inode = (tmp_path / "tokens" / "facts.json").stat().st_ino
+    again = prepare(tokenizer, tmp_path)
+    assert (tmp_path / "tokens" / "facts.json").stat().st_ino == inode
+    assert again.train[:] == first.train[:]
+    assert again.train.cache_files  # mapped from the disk, not read
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["tokens"]
+
+
+def test_truncation_is_counted(tokenizer, tmp_path):
+    rows = prepare(tokenizer, tmp_path, max_length=48)
+    lengths = [len(row["input_ids"]) for row in rows.train]
+    assert max(lengths) == 48
+    assert rows.truncated == lengths.count(48) > 0
+    (note,) = rows.notes
+    assert note.startswith(f"{rows.truncated} of 4 training examples are longer than data.max_length")
+
+
+def test_nothing_is_said_where_nothing_is_cut(tokenizer, tmp_path):
+    assert prepare(tokenizer, tmp_path, max_length=512).notes == ()
+
+
+def test_prompts_that_leave_no_room_are_named(tokenizer, tmp_path):
+    train = [Example.pair("x" * 100, "y") for _ in range(5)]
+    with pytest.raises(UsageError) as caught:
+        prepare(tokenizer, tmp_path, train=train)
+    assert caught.value.problems[0] == (
+        "data.max_length must leave room for what is learnt, but is 64, and the prompt of"
+        f" '{'x' * 47}...' takes 119 tokens. Raise it, or leave that one out."
+    )
+    assert caught.value.problems[-1] == "2 more examples have such problems."
+    assert not (tmp_path / "tokens").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "example", "message"),
+    [
+        ("auto", Example((("user", "a"), ("assistant", "b")), is_chat=True), "since the data holds messages"),
+        ("chat", Example.pair("a", "b"), "since data.format is chat"),
+    ],
+)
+def test_a_tokenizer_without_a_template_is_refused_where_one_is_needed(without_template, format, example, message):
+    (problem,) = prepared.problems(corpus([example]), without_template, format)
+    assert "must have a tokenizer with a chat template" in problem
+    assert message in problem
+
+
+def test_messages_cannot_be_written_plainly(tokenizer):
+    chat = Example((("user", "a"), ("assistant", "b")), is_chat=True)
+    (problem,) = prepared.problems(corpus([chat]), tokenizer, "plain")
+    assert problem.startswith("data.format=plain cannot tell who says what")
+
+
+def test_pairs_need_no_template(without_template):
+    assert prepared.problems(corpus([Example.pair("a", "b")]), without_template, "auto") == []
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer, monkeypatch, tmp_path):
+    only_last = "{% for m in messages %}{{ m['content'] if loop.last else '' }}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", only_last)
+    chat = Example((("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), is_chat=True)
+    with pytest.raises(UsageError, match="writes earlier turns otherwise once another follows"):
+        prepare(tokenizer, tmp_path, train=[chat])
+
+
+def test_a_template_that_refuses_a_role_is_quoted(tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
+    with pytest.raises(UsageError, match="refuses 'row 0': System role not supported"):
+        prepare(tokenizer, tmp_path)
