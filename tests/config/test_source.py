@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "lowrung"
 SCORE = "finetune/models/score.py"
 
 CARRIERS = ("config.rules", "errors", "store", "track.base")
-"""What a run imports and that changes none of its numbers: refusals, what lies on disk, and whom it hands its points."""
+"""What a run imports without a change to its numbers: refusals, what lies on disk, and whom it hands its points."""
 
 
 @pytest.fixture
