@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 from hydra.core.utils import JobReturn, JobStatus
 
-from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported
 from lowrung.errors import EngineError
 from lowrung.runs.task import Ran
 from lowrung.store import mailbox
@@ -156,7 +157,7 @@ class SimulatedEngine:
         if len(self._running) >= self._slots:
             raise EngineError(f"A job needs a free slot, but {job.key} came while all {self._slots} are taken.")
         if job.folder.name == "preflight":
-            self._ended.append(Ended(job.key, How.RETURNED, PREFLIGHT))
+            self._ended.append(Ended(job.key, Exit.RETURNED, PREFLIGHT))
         else:
             self._start(job)
         self._leave()
@@ -203,7 +204,7 @@ class SimulatedEngine:
         Outcome(Status.COMPLETE, metrics, measurements).write(RunFolder(due.job.folder).outcome)
         returned = JobReturn(status=JobStatus.COMPLETED)
         returned.return_value = Simulated(Status.COMPLETE, is_tracked=True, loss=loss)
-        return Ended(due.job.key, How.RETURNED, returned)
+        return Ended(due.job.key, Exit.RETURNED, returned)
 
     def cancel(self, key: str) -> None:
         """Ends a job by force; see `lowrung.engine.base.Engine.cancel`."""
@@ -211,7 +212,7 @@ class SimulatedEngine:
             self._running.discard(key)
             self._due = [due for due in self._due if due.job.key != key]
             heapq.heapify(self._due)
-            self._ended.append(Ended(key, How.CANCELLED, cause="cancelled"))
+            self._ended.append(Ended(key, Exit.CANCELLED, cause="cancelled"))
 
     def close(self) -> None:
         """Takes the coordinator's time for the last time."""
@@ -235,9 +236,9 @@ class SimulatedEngine:
 
 
 def resident_bytes() -> int:
-    """This process's memory in RAM (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    """This process's memory in RAM."""
+    rss: int = psutil.Process().memory_info().rss
+    return rss
 
 
 def free_slot_makespan(lengths: Sequence[float], slots: int) -> float:

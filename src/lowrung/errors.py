@@ -1,5 +1,6 @@
 """The errors that lowrung raises on purpose: each states the rule, the value and the remedy."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -28,6 +29,16 @@ class EngineError(LowrungError):
     """An engine was used outside its contract, or cannot run anything at all."""
 
 
+class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
+    """A run or a sweep did not end as it should. The results that there are have been kept."""
+
+
 def install(extra: str) -> str:
     """What to type where the packages of one of lowrung's extras are missing, from the checkout's folder."""
     return f"Run `.venv/bin/pip install -c constraints.txt -e '.[{extra}]'`."
+
+
+def did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
+    """What was meant, as the end of a message; empty where nothing comes close."""
+    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    return text.format(close[0]) if close else ""

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from lowrung.adapters import combine, files
-from lowrung.adapters.multi_adapter import Loaded
+from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.errors import UsageError
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.models import added_tokens, pretrained
@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded_once(folders):
-    base = Loaded(Base("embedded:tiny"), CPU)
+    base = MultiAdapter(Base("embedded:tiny"), CPU)
     for name, folder in folders[0].items():
         base.load(name, folder)
     return base
@@ -129,7 +129,7 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
         paths[bias] = tmp_path / bias / "adapter"
     rows = trained.held_out[:4]
     original = pretrained.load_base(base, CPU)
-    loaded = Loaded(base, CPU)
+    loaded = MultiAdapter(base, CPU)
     for bias, folder in paths.items():
         loaded.load(bias, folder)
     with pytest.raises(UsageError, match=r"bias must be the same .* all has all, lora_only has lora_only"):
@@ -189,7 +189,7 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
 
     original = pretrained.load_base(base, CPU)
     expected = {None: logits(original, rows)} | {name: logits(alone(paths[name]), rows) for name in names}
-    loaded = Loaded(base, CPU)
+    loaded = MultiAdapter(base, CPU)
     for name in names:
         loaded.load(name, paths[name])
     for active in (*names, None, *reversed(names), None):
@@ -211,7 +211,7 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_tokens):
     base, paths, _ = with_tokens
-    plain = Loaded(dataclasses.replace(base, added_tokens=()), CPU)
+    plain = MultiAdapter(dataclasses.replace(base, added_tokens=()), CPU)
     for name, message in (("rows", "trains the embeddings of tokens 264, but"), ("whole", "it has 265 rows of")):
         with pytest.raises(UsageError, match=message):
             plain.load(name, paths[name])
@@ -308,7 +308,7 @@ class TestCombine:
         """Also those that only one adapter trains, 1 and 2."""
         base, paths, rows = with_tokens
         shares = {"rows": 0.5, "rows and others": 2.0}
-        loaded = Loaded(base, CPU)
+        loaded = MultiAdapter(base, CPU)
         for name in (*shares, "plain"):
             loaded.load(name, paths[name])
         loaded.combine("both", {**shares, "plain": 1.0}, method=method, density=0.5 if method == "ties_svd" else None)
@@ -330,7 +330,7 @@ class TestCombine:
     @pytest.mark.slow
     def test_rows_and_whole_matrices_make_whole_matrices(self, with_tokens, tmp_path):
         base, paths, rows = with_tokens
-        loaded = Loaded(base, CPU)
+        loaded = MultiAdapter(base, CPU)
         said = {}
         for name in ("rows", "whole"):
             loaded.load(name, paths[name])
@@ -351,7 +351,7 @@ class TestCombine:
     def test_a_tied_head_is_trained_whole_by_one_and_in_rows_by_another(self, tmp_path):
         """PEFT cannot hold what would come of it."""
         base = architectures.base("tied llama")
-        loaded = Loaded(base, CPU)
+        loaded = MultiAdapter(base, CPU)
         chosen: dict[str, dict[str, Any]] = {
             "rows": {"trainable_token_indices": [1]},
             "head": {"modules_to_save": ["lm_head"]},
@@ -365,7 +365,7 @@ class TestCombine:
     @pytest.mark.slow
     def test_adapters_of_some_layers_each(self, tmp_path):
         """One by a regular expression, one by the numbers of its blocks; PEFT combines neither."""
-        loaded = Loaded(Base("embedded:tiny"), CPU)
+        loaded = MultiAdapter(Base("embedded:tiny"), CPU)
         chosen: dict[str, dict[str, Any]] = {
             "regex": {"target_modules": r".*\.0\..*(q|v)_proj"},
             "block": {"layers_to_transform": [1]},
@@ -397,7 +397,7 @@ class TestCombine:
             ({"plain": 1, "rank2.rs": 1}, {"method": "svd", "rank": 33}, "rank must be from 1 to 32"),
             ({"plain": 1, "rank2.rs": 1}, {"method": "cat", "rank": 3}, "rank is for methods that end in svd"),
             ({"plain": 1, "rank2.rs": 1}, {"method": "mean"}, "method must be one of cat, svd"),
-            ({"plain": 1, "nobody": 1}, {"method": "cat"}, "nobody has not"),
+            ({"plain": 1, "nobody": 1}, {"method": "cat"}, "nobody is not"),
         ],
     )
     def test_refused(self, loaded, weights, options, message):
@@ -410,7 +410,7 @@ class TestRefused:
     def test_a_name_that_is_taken_and_one_that_is_not_there(self, folders, loaded):
         with pytest.raises(UsageError, match="plain is loaded"):
             loaded.load("plain", folders[0]["plain"])
-        with pytest.raises(UsageError, match="nobody has not"):
+        with pytest.raises(UsageError, match="nobody is not"):
             loaded.switch("nobody")
 
     def test_anything_but_unmerge_while_one_is_merged(self, loaded):

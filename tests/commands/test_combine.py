@@ -83,7 +83,7 @@ class TestTracked:
             "density": "0.5",
         }
         assert run.data.tags["lowrung.parts"] == part
-        assert run.data.tags["lowrung.sweeps.results"] == str(place / "both")
+        assert run.data.tags["lowrung.results"] == str(place / "both")
         head, *lines = printed.split("\n\n")[1].splitlines()
         assert head.split()[-2:] == ["mine/0", "cd34"]
         shown = {line.split()[0]: line.split()[1:] for line in lines}

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lowrung.__main__ import main
-from lowrung.adapters.multi_adapter import Loaded
+from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from tests import sources, training
@@ -70,13 +70,13 @@ def answers(printed):
 def loads(monkeypatch):
     """The bases that are loaded."""
     bases = []
-    load = Loaded.__init__
+    load = MultiAdapter.__init__
 
     def noted(self, base, *args, **kwargs):
         bases.append(base.path)
         load(self, base, *args, **kwargs)
 
-    monkeypatch.setattr(Loaded, "__init__", noted)
+    monkeypatch.setattr(MultiAdapter, "__init__", noted)
     return bases
 
 

@@ -15,7 +15,7 @@ def ids(place, store):
     tracker = MlflowTracker(store, "lowrung")
     ids = {}
     for signature in ("ab12", "cd34"):
-        ids[signature] = tracker.start_run(signature, tags={"lowrung.sweeps.results": str(place / "runs" / signature)})
+        ids[signature] = tracker.start_run(signature, tags={"lowrung.results": str(place / "runs" / signature)})
         tracker.end_run(ids[signature], Status.COMPLETE)
     return ids
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 from lowrung.__main__ import main
 from lowrung.adapters import files
-from lowrung.adapters.multi_adapter import Loaded
+from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
 
@@ -114,7 +114,7 @@ def save(kind: Kind, folder: Any) -> Tensor:
 def said(folder: Any) -> Tensor:
     """What an adapter says as the commands load it."""
     base = files.base_of(files.read(folder))
-    loaded = Loaded(base, CPU)
+    loaded = MultiAdapter(base, CPU)
     loaded.load("it", folder)
     loaded.switch("it")
     return logits(loaded.model)
@@ -123,7 +123,7 @@ def said(folder: Any) -> Tensor:
 def said_again(folder: Any, copy: Any) -> Tensor:
     """What PEFT makes of what the commands have loaded and saved, on the base with room for all tokens."""
     base = files.base_of(files.read(folder))
-    loaded = Loaded(base, CPU)
+    loaded = MultiAdapter(base, CPU)
     loaded.load("it", folder)
     loaded.save("it", copy)
     return logits(PeftModel.from_pretrained(pretrained.load_base(base, CPU), str(copy)).eval())

@@ -15,7 +15,6 @@ from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import Asked, answers
 from lowrung.commands import promote, studies
-from lowrung.commands import tracked as tracked_in
 from lowrung.finetune.models.pretrained import Base
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
@@ -49,7 +48,7 @@ def track(place, uri):
     tracker = MlflowTracker(uri, "lowrung")
     runs = {}
     for signature in ("ab12", "cd34"):
-        tags = {"lowrung.signature": signature, "lowrung.sweeps.results": str(place / "runs" / signature)}
+        tags = {"lowrung.signature": signature, "lowrung.results": str(place / "runs" / signature)}
         runs[signature] = tracker.start_run(signature, tags=tags)
         tracker.end_run(runs[signature], Status.COMPLETE)
     return runs
@@ -228,9 +227,9 @@ def test_what_did_not_pass_the_gate_is_passed_over(place, tracked):
 def test_a_study_tracks_results_of_others_in_its_own_store(place, tracked):
     config = RunFolder(place / "runs" / "cd34").config
     config.write_text(config.read_text().replace("kind: mlflow", "kind: none"))
-    assert tracked_in.uri_of(RunFolder(place / "runs" / "cd34"), place) is None
+    assert studies.uri_of(RunFolder(place / "runs" / "cd34"), place) is None
     board(place, track="track:\n  kind: mlflow\n  uri: sqlite:///other.db\n")
-    assert tracked_in.uri_of(RunFolder(place / "runs" / "cd34"), place) == f"sqlite:///{place / 'other.db'}"
+    assert studies.uri_of(RunFolder(place / "runs" / "cd34"), place) == f"sqlite:///{place / 'other.db'}"
 
 
 class TestRefused:

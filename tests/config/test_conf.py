@@ -45,7 +45,7 @@ def test_the_defaults_are_those_of_the_design(composer):
     assert choices["hydra/sweeper"] == "lowrung"
     assert choices["hydra/launcher"] == "local"
     assert (config.seed, config.study, config.store) == (0, None, "runs")
-    assert rules.rules(config) == []
+    assert rules.problems(config) == []
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -55,7 +55,7 @@ def test_every_choice_composes_and_passes(composer, group, name):
     overrides += ["model.quantization=nf4"] if name == "loftq" else []
     composed = composer.compose(overrides)
     assert composed.hydra.runtime.choices[group] == name
-    assert rules.rules(composer.config(*overrides)) == []
+    assert rules.problems(composer.config(*overrides)) == []
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

@@ -218,7 +218,7 @@ class TestRules:
         ],
     )
     def test_a_broken_rule_is_one_message(self, config, key, value, problem):
-        assert rules.rules(changed(config, key, value)) == [problem]
+        assert rules.problems(changed(config, key, value)) == [problem]
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -235,7 +235,7 @@ class TestRules:
         ],
     )
     def test_what_is_just_allowed_passes(self, config, key, value):
-        assert rules.rules(changed(config, key, value)) == []
+        assert rules.problems(changed(config, key, value)) == []
 
     @pytest.mark.parametrize(
         ("overrides", "problem"),
@@ -278,7 +278,7 @@ class TestRules:
         ],
     )
     def test_settings_that_exclude_each_other(self, composer, overrides, problem):
-        (found,) = rules.rules(composer.config(*overrides))
+        (found,) = rules.problems(composer.config(*overrides))
         assert found.startswith(problem)
 
     @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ class TestRules:
         ],
     )
     def test_what_the_command_line_can_say(self, composer, override):
-        assert rules.rules(composer.config(override)) == []
+        assert rules.problems(composer.config(override)) == []
 
     @pytest.mark.parametrize(
         ("overrides", "needed"),
@@ -305,22 +305,22 @@ class TestRules:
         ],
     )
     def test_tolerances_are_needed_for_all_precisions_that_are_compared(self, composer, overrides, needed):
-        problems = rules.rules(changed(composer.config(*overrides), "verify.tolerances", {}))
+        problems = rules.problems(changed(composer.config(*overrides), "verify.tolerances", {}))
         assert problems == [f"verify.tolerances must have an entry for {dtype}, but has none." for dtype in needed]
 
     def test_one_mistake_is_one_message_though_alpha_follows_r(self, composer):
-        assert len(rules.rules(composer.config("lora.r=0"))) == 1
-        assert len(rules.rules(composer.config("lora.r=-3"))) == 1
+        assert len(rules.problems(composer.config("lora.r=0"))) == 1
+        assert len(rules.problems(composer.config("lora.r=-3"))) == 1
 
     def test_all_rules_speak_at_once(self, config):
         broken = config
         for key in ("seed", "lora.r", "train.max_steps", "verify.prompts"):
             broken = changed(broken, key, -1)
-        named = [problem.split()[0] for problem in rules.rules(broken)]
+        named = [problem.split()[0] for problem in rules.problems(broken)]
         assert sorted(named) == ["lora.r", "seed", "train.max_steps", "verify.prompts"]
 
     def test_a_key_that_was_added_with_a_plus_is_refused(self, composer):
-        (lora, root) = sorted(rules.rules(composer.config("+lora.rank=3", "+epochs=2")), reverse=True)
+        (lora, root) = sorted(rules.problems(composer.config("+lora.rank=3", "+epochs=2")), reverse=True)
         assert lora == "lora.rank is not a setting. Did you mean lora.r?"
         assert root.startswith("epochs is not a setting.")
 

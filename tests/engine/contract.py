@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from lowrung.engine.base import Ended, Engine, Event, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Event, Exit, Job, Reported
 from lowrung.errors import EngineError, StoreError
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
@@ -47,9 +48,9 @@ def is_gone(pid: int) -> bool:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
                 return True
-        except (FileNotFoundError, ProcessLookupError):
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.01)
     return False
@@ -92,20 +93,20 @@ class EngineContract:
 
     def test_brings_back_what_the_task_returns(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path / "not" / "yet" / "there", lambda: {"loss": [1.5, None]}))
-        assert events_of(engine, "a") == [Ended("a", How.RETURNED, {"loss": [1.5, None]})]
+        assert events_of(engine, "a") == [Ended("a", Exit.RETURNED, {"loss": [1.5, None]})]
         assert (tmp_path / "not" / "yet" / "there").is_dir()
 
     def test_brings_back_what_the_task_raises(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, partial(divide, 1, 0)))
         ended = end_of(engine, "a")
-        assert ended.how is How.RAISED
+        assert ended.exit is Exit.RAISED
         assert isinstance(ended.value, ZeroDivisionError)
         assert ended.cause == "ZeroDivisionError: division by zero"
 
     def test_an_exception_may_be_a_result(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, lambda: KeyError("x")))
         ended = end_of(engine, "a")
-        assert ended.how is How.RETURNED
+        assert ended.exit is Exit.RETURNED
         assert isinstance(ended.value, KeyError)
 
     def test_a_further_job_than_slots_is_refused(self, engine: Engine, tmp_path: Path) -> None:
@@ -133,13 +134,13 @@ class EngineContract:
         engine.submit(Job("a", tmp_path, task))
         *reports, ended = events_of(engine, "a")
         assert reports == [Reported("a", {"step": step}) for step in range(100)]
-        assert ended == Ended("a", How.RETURNED)
+        assert ended == Ended("a", Exit.RETURNED)
 
     def test_a_job_finds_an_empty_mailbox(self, engine: Engine, tmp_path: Path) -> None:
         mailbox.post(tmp_path, {"from": "an earlier run"})
         mailbox.ask_to_stop(tmp_path)
         engine.submit(Job("a", tmp_path, partial(mailbox.stop_reason, tmp_path)))
-        assert events_of(engine, "a") == [Ended("a", How.RETURNED, None)]
+        assert events_of(engine, "a") == [Ended("a", Exit.RETURNED, None)]
 
     def test_env_is_set_for_the_job_alone(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, partial(os.getenv, "LOWRUNG_TEST"), env={"LOWRUNG_TEST": "1"}))
@@ -155,7 +156,7 @@ class EngineContract:
         engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
         engine.cancel("a")
         ended = end_of(engine, "a")
-        assert (ended.how, ended.cause) == (How.CANCELLED, "cancelled")
+        assert (ended.exit, ended.cause) == (Exit.CANCELLED, "cancelled")
         engine.submit(Job("a", tmp_path, lambda: "not cancelled"))
         assert end_of(engine, "a").value == "not cancelled"
 
@@ -219,7 +220,7 @@ class ProcessEngineContract(EngineContract):
             task()
 
         engine.submit(Job("a", tmp_path, post_then_die))
-        assert events_of(engine, "a") == [Reported("a", {"step": 1}), Ended("a", How.DIED, cause=cause)]
+        assert events_of(engine, "a") == [Reported("a", {"step": 1}), Ended("a", Exit.DIED, cause=cause)]
 
     def test_jobs_end_in_their_own_order(self, engine: Engine, tmp_path: Path) -> None:
         for key in ("first", "second"):
@@ -254,14 +255,14 @@ class ProcessEngineContract(EngineContract):
         engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
         await_report(engine)
         engine.cancel("a")
-        assert end_of(engine, "a") == Ended("a", How.CANCELLED, cause="cancelled")
+        assert end_of(engine, "a") == Ended("a", Exit.CANCELLED, cause="cancelled")
         with atomic.lock(RunFolder(tmp_path).lock):
             pass
 
     def test_a_job_that_hangs_ends_at_the_time_limit(self, hasty_engine: Engine, tmp_path: Path) -> None:
         hasty_engine.submit(Job("a", tmp_path, partial(time.sleep, 1000)))
         cause = "ran past hydra.launcher.time_limit=1s"
-        assert events_of(hasty_engine, "a") == [Ended("a", How.TIMED_OUT, cause=cause)]
+        assert events_of(hasty_engine, "a") == [Ended("a", Exit.TIMED_OUT, cause=cause)]
         with atomic.lock(RunFolder(tmp_path).lock):
             pass
 
@@ -303,7 +304,7 @@ class ProcessEngineContract(EngineContract):
     def test_a_result_that_cannot_be_pickled_is_an_error(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, threading.Lock))
         ended = end_of(engine, "a")
-        assert ended.how is How.RAISED
+        assert ended.exit is Exit.RAISED
         assert isinstance(ended.value, EngineError)
         assert "What a task returns must be picklable, but its lock is not" in str(ended.cause)
 
@@ -313,7 +314,7 @@ class ProcessEngineContract(EngineContract):
 
         engine.submit(Job("a", tmp_path, task))
         ended = end_of(engine, "a")
-        assert (ended.how, ended.cause) == (How.RAISED, "Unpicklable: holds a lock")
+        assert (ended.exit, ended.cause) == (Exit.RAISED, "Unpicklable: holds a lock")
         assert isinstance(ended.value, EngineError)
         assert str(ended.value) == "Unpicklable: holds a lock"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lowrung.engine.base import Engine, Job
-from lowrung.engine.inline import InlineEngine
 from tests.engine import contract
+from tests.engine.inline import InlineEngine
 
 
 class TestInlineEngine(contract.EngineContract):

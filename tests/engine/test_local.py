@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
-from lowrung.engine import gpus, local, process, worker
-from lowrung.engine.base import Ended, Engine, How, Job
+from lowrung.engine import cores, gpus, local, process, worker
+from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
 from lowrung.store import atomic, mailbox
@@ -107,7 +107,7 @@ def test_a_job_ends_alone_at_its_time_limit_with_what_it_started(tmp_path: Path,
         assert engine.wait(timeout=0) == []
         clock.now = 5400
         ended = events_of(engine, "early")
-        assert ended == [Ended("early", How.TIMED_OUT, cause="ran past hydra.launcher.time_limit=1h30m")]
+        assert ended == [Ended("early", Exit.TIMED_OUT, cause="ran past hydra.launcher.time_limit=1h30m")]
         assert is_gone(pid)
         mailbox.ask_to_stop(tmp_path / "late")
         assert end_of(engine, "late").value == "stopped"
@@ -128,7 +128,7 @@ def test_an_answer_that_came_before_the_time_limit_stands(tmp_path: Path, clock:
         clock.now = 60
         assert engine.wait(timeout=0) == []
         mailbox.ask_to_stop(tmp_path)
-        assert end_of(engine, "a") == Ended("a", How.RETURNED, "answer")
+        assert end_of(engine, "a") == Ended("a", Exit.RETURNED, "answer")
 
 
 def test_what_was_cancelled_does_not_time_out(tmp_path: Path, clock: Clock) -> None:
@@ -137,12 +137,12 @@ def test_what_was_cancelled_does_not_time_out(tmp_path: Path, clock: Clock) -> N
         await_report(engine)
         engine.cancel("a")
         clock.now = 60
-        assert end_of(engine, "a") == Ended("a", How.CANCELLED, cause="cancelled")
+        assert end_of(engine, "a") == Ended("a", Exit.CANCELLED, cause="cancelled")
 
 
 def test_cores_are_shared_by_the_slots() -> None:
-    cores = worker.usable_cores()
-    for slots, threads in ((1, cores), (cores, 1), (cores + 1, 1)):
+    count = cores.usable_cores()
+    for slots, threads in ((1, count), (count, 1), (count + 1, 1)):
         with LocalEngine(slots=slots) as engine:
             assert engine.threads == threads
 
@@ -307,7 +307,7 @@ def test_a_job_may_be_free_of_the_time_limit(tmp_path: Path, clock: Clock) -> No
 
 def test_a_crash_leaves_its_trace_in_the_log(engine: Engine, tmp_path: Path) -> None:
     engine.submit(Job("a", tmp_path, partial(die_by, signal.SIGSEGV)))
-    assert end_of(engine, "a") == Ended("a", How.DIED, cause="SIGSEGV")
+    assert end_of(engine, "a") == Ended("a", Exit.DIED, cause="SIGSEGV")
     assert "Fatal Python error: Segmentation fault" in RunFolder(tmp_path).log.read_text()
 
 
@@ -328,7 +328,7 @@ def test_a_job_that_ignores_sigterm_is_killed(engine: Engine, tmp_path: Path, mo
     engine.submit(Job("a", tmp_path, partial(ignore_sigterm, tmp_path)))
     pid = await_report(engine).report["pid"]
     engine.cancel("a")
-    assert end_of(engine, "a") == Ended("a", How.CANCELLED, cause="cancelled")
+    assert end_of(engine, "a") == Ended("a", Exit.CANCELLED, cause="cancelled")
     assert is_gone(pid)
 
 
@@ -341,7 +341,7 @@ def test_a_job_that_does_not_end_after_its_answer_is_killed(
 
     monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
     engine.submit(Job("a", tmp_path, task))
-    assert end_of(engine, "a") == Ended("a", How.RETURNED, "answer")
+    assert end_of(engine, "a") == Ended("a", Exit.RETURNED, "answer")
 
 
 def test_a_large_answer_arrives(engine: Engine, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_torn_answer_is_death(engine: Engine, tmp_path: Path) -> None:
         os._exit(5)
 
     engine.submit(Job("a", tmp_path, task))
-    assert end_of(engine, "a") == Ended("a", How.DIED, cause="exit code 5")
+    assert end_of(engine, "a") == Ended("a", Exit.DIED, cause="exit code 5")
 
 
 class Forgetful(Exception):  # noqa: N818
@@ -384,7 +384,7 @@ def test_a_killed_fork_server_is_replaced(engine: Engine, tmp_path: Path) -> Non
     engine.submit(Job("b", tmp_path / "b", partial(run_until_told, tmp_path / "b")))
     pid = await_report(engine).report["pid"]
     os.kill(server, signal.SIGKILL)
-    assert end_of(engine, "b").how is How.DIED
+    assert end_of(engine, "b").exit is Exit.DIED
     with atomic.lock(RunFolder(tmp_path / "b").lock, wait=True):
         assert is_gone(pid)
     engine.submit(Job("c", tmp_path / "c", fork_server_pid))
@@ -395,8 +395,8 @@ def test_a_killed_fork_server_is_replaced(engine: Engine, tmp_path: Path) -> Non
 def test_cuda_touched_before_the_fork_is_an_error(state: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = SimpleNamespace(**{name: lambda value=value: value for name, value in state.items()})
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    how, error, _ = worker.read_answer(worker.answer(cloudpickle.dumps(lambda: 1)))
-    assert how is How.RAISED
+    exit, error, _ = worker.read_answer(worker.answer(cloudpickle.dumps(lambda: 1)))
+    assert exit is Exit.RAISED
     assert "must not touch CUDA" in str(error)
     assert "start='spawn'" in str(error)
 
@@ -477,16 +477,16 @@ def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) ->
         f"""
         import os, signal, threading, time
         from types import SimpleNamespace
-        from lowrung.engine import local
+        from lowrung.engine import start
         os.environ["FIRST"] = {str(first)!r}
         clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
-        local.time = clock
+        start.time = clock
         engine = LocalEngine(preload=["slow"])
 
         def kill():
             while not os.path.lexists(os.environ["FIRST"]):
                 time.sleep(0.01)
-            clock.now += 2 * local.RESTART_SECONDS
+            clock.now += 2 * start.RESTART_SECONDS
             os.kill(int(os.readlink(os.environ["FIRST"])), signal.SIGKILL)
 
         threading.Thread(target=kill).start()
@@ -529,7 +529,7 @@ def test_jobs_are_spawned_where_a_preload_touches_cuda(tmp_path: Path) -> None:
         tmp_path,
     ).communicate(timeout=PATIENCE)[0]
     note, *values = result.splitlines()
-    assert "importing them once for all touched CUDA" in note
+    assert "importing them once for all jobs touched CUDA" in note
     assert values == ["True", "True"]
 
 

@@ -1,6 +1,7 @@
 import io
 import re
 
+import pyte
 import pytest
 from rich.console import Console
 
@@ -17,45 +18,22 @@ class Clock:
         return self.seconds
 
 
-class Screen:
-    """What a terminal shows after it was sent a text: lines that are too long are wrapped, as terminals do."""
+class Screen(pyte.Screen):
+    """What a terminal shows after it was sent a text; it is higher than any text here, so that nothing scrolls away."""
 
     def __init__(self, sent, width):
-        self.lines, self._row, self._column, self._width = [""], 0, 0, width
-        self.has_cursor = True
-        for code, parameter, character in re.findall(r"(\x1b\[([?\d;]*)[A-Za-z])|([\s\S])", sent):
-            if code:
-                self._control(code[-1], parameter)
-            else:
-                self._put(character)
+        super().__init__(width, 100)
+        self.set_mode(pyte.modes.LNM)  # a line feed starts a new line, as the terminals' driver has it
+        pyte.Stream(self).feed(sent)
 
-    def _control(self, action, parameter):
-        if action in "hl":
-            assert parameter == "?25"
-            self.has_cursor = action == "h"
-        elif action == "A":
-            self._row = max(0, self._row - int(parameter))
-        elif action == "K":
-            assert parameter == "2"
-            self.lines[self._row] = ""
-        else:
-            assert action == "m", f"this terminal knows no {action}"
-
-    def _put(self, character):
-        if character == "\r":
-            self._column = 0
-            return
-        if character == "\n" or self._column == self._width:
-            self._row, self._column = self._row + 1, 0
-            self.lines += [""] * (self._row - len(self.lines) + 1)
-        if character != "\n":
-            line = self.lines[self._row].ljust(self._column)
-            self.lines[self._row] = line[: self._column] + character + line[self._column + 1 :]
-            self._column += 1
+    @property
+    def rows(self):
+        """The lines down to the cursor."""
+        return [line.rstrip() for line in self.display[: self.cursor.y + 1]]
 
     @property
     def text(self):
-        return "\n".join(line.rstrip() for line in self.lines).rstrip("\n")
+        return "\n".join(self.rows).rstrip("\n")
 
 
 class Terminal(io.StringIO):
@@ -310,7 +288,7 @@ def test_a_narrow_terminal_has_one_line_for_each_row(width):
         progress.update("1", 1000, {"train/loss": 3.5, "eval/loss": 3.25})
         progress.update("2", 2000, {"train/loss": 3.5, "eval/loss": 3.25})
         progress.say("-")
-        line, *rows = terminal.screen.lines[len(above.splitlines()) :]
+        line, *rows = terminal.screen.rows[len(above.splitlines()) :]
         assert line == "-"
         assert len(rows) == 3
     assert terminal.screen.text == f"{above}\n-"
@@ -360,12 +338,12 @@ def test_an_error_inside_leaves_the_terminal_as_it_was(trials):
                 progress.start(str(number), f"trial {number}", 4)
             count(progress, 1)
             progress.say("the last line")
-            assert not terminal.screen.has_cursor
+            assert terminal.screen.cursor.hidden
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         break_off()
-    assert terminal.screen.has_cursor
+    assert not terminal.screen.cursor.hidden
     assert terminal.screen.text == "the last line"
     progress.console.print("printed afterwards")
     assert terminal.screen.text == "the last line\nprinted afterwards"

@@ -20,6 +20,7 @@ def no_space() -> OSError:
     [
         pytest.param(no_space(), id="Python, datasets"),
         pytest.param(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), id="a quota"),
+        pytest.param(OSError(69, "Disc quota exceeded"), id="a quota on macOS"),
         # what these libraries say on a full tmpfs
         pytest.param(
             Exception("Error while serializing: I/O error: No space left on device (os error 28)"), id="safetensors"

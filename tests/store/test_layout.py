@@ -67,6 +67,13 @@ class TestPointTo:
             layout.point_to(tmp_path / "run", tmp_path / name)
         assert (tmp_path / "run").resolve() == tmp_path / "second"
 
+    def test_the_way_to_both_may_lead_over_links(self, tmp_path):
+        (tmp_path / "private" / "deep").mkdir(parents=True)
+        (tmp_path / "runs" / "ab12").mkdir(parents=True)
+        (tmp_path / "short").symlink_to("private/deep")
+        layout.point_to(tmp_path / "short" / "0" / "run", tmp_path / "runs" / "ab12")
+        assert (tmp_path / "short" / "0" / "run").resolve(strict=True) == tmp_path / "runs" / "ab12"
+
     def test_the_target_may_come_later(self, tmp_path):
         layout.point_to(tmp_path / "0" / "run", tmp_path / "runs" / "ab12")
         assert os.readlink(tmp_path / "0" / "run") == "../runs/ab12"  # noqa: PTH115  (the text is what matters)

@@ -33,6 +33,6 @@ def run(uri):
 def complete_run(uri):
     """Another one of that signature."""
     tracker = MlflowTracker(uri, "lowrung")
-    run = tracker.start_run("r=8", tags={"lowrung.signature": "ab12", "lowrung.sweeps.results": "/runs/ab12"})
+    run = tracker.start_run("r=8", tags={"lowrung.signature": "ab12", "lowrung.results": "/runs/ab12"})
     tracker.end_run(run, Status.COMPLETE)
     return run

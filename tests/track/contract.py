@@ -7,11 +7,11 @@ import pytest
 
 from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, Point, Tracker, TrackError
-from lowrung.track.memory import Record
+from tests.track.memory import RecordedRun
 
 
 class TrackerContract:
-    def read(self, tracker: Tracker, run: str) -> Record:
+    def read(self, tracker: Tracker, run: str) -> RecordedRun:
         """All that ``tracker`` has recorded of ``run``."""
         raise NotImplementedError
 

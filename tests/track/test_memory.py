@@ -1,8 +1,8 @@
 import pytest
 
 from lowrung.track.base import NullTracker, Point, Tracker
-from lowrung.track.memory import MemoryTracker
 from tests.track.contract import TrackerContract
+from tests.track.memory import MemoryTracker
 
 
 class TestMemoryTracker(TrackerContract):

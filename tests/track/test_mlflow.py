@@ -13,10 +13,10 @@ from mlflow import MlflowClient, entities
 from lowrung.errors import UsageError
 from lowrung.store.outcome import Status
 from lowrung.track.base import DatasetInput, Point, Tracker, TrackError, store_uri
-from lowrung.track.memory import Record
 from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
 from tests.terminal import PATIENCE
 from tests.track.contract import TrackerContract
+from tests.track.memory import RecordedRun
 
 STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged": "FAILED"} | dict.fromkeys(
     ("cancelled", "pruned"), "KILLED"
@@ -56,7 +56,7 @@ class TestMlflowTracker(TrackerContract):
         assert isinstance(tracker, MlflowTracker)
         return MlflowTracker(tracker._client.tracking_uri, "lowrung")
 
-    def read(self, tracker: Tracker, run: str) -> Record:
+    def read(self, tracker: Tracker, run: str) -> RecordedRun:
         assert isinstance(tracker, MlflowTracker)
         client = MlflowClient(tracker._client.tracking_uri)
         found = client.get_run(run)
@@ -65,7 +65,7 @@ class TestMlflowTracker(TrackerContract):
         assert found.info.status == (STATES[status] if status else "RUNNING")
         assert found.inputs
         root = Path(unquote(urlsplit(found.info.artifact_uri).path))
-        return Record(
+        return RecordedRun(
             name=tags.pop("mlflow.runName"),
             parent=tags.pop("mlflow.parentRunId", None),
             params=dict(found.data.params),

@@ -6,8 +6,8 @@ import pytest
 
 from lowrung.store.outcome import Status
 from lowrung.track.base import Point, Tracker, TrackerLostError, TrackError
-from lowrung.track.memory import MemoryTracker, Record
 from lowrung.track.tolerant import Tolerant
+from tests.track.memory import MemoryTracker, RecordedRun
 
 
 class Flaky(MemoryTracker):
@@ -18,10 +18,10 @@ class Flaky(MemoryTracker):
         self.error: TrackError | None = None
         self.calls = 0
 
-    def _record(self, run: str) -> Record:
+    def _run(self, run: str) -> RecordedRun:
         if self.error:
             raise self.error
-        return super()._record(run)
+        return super()._run(run)
 
     def start_run(
         self,
@@ -106,7 +106,7 @@ def test_it_passes_everything_on(flaky: Flaky, tmp_path: Path) -> None:
     tracker.log_artifact(run, file)
     tracker.end_run(run, Status.PRUNED)
     record: Any = flaky.runs[run]
-    assert record == Record(
+    assert record == RecordedRun(
         "r=2",
         None,
         {"lora.r": "2", "seed": "0"},

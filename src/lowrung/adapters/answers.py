@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lowrung.adapters.multi_adapter import Loaded
+from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare
@@ -79,7 +79,7 @@ class Reply:
 def replies(asked: Sequence[Asked], prompts: Sequence[str], *, new_tokens: int) -> list[Reply]:
     """As `answers`, with logits, which tell apart what answers alike."""
 
-    def reply(loaded: Loaded, one: Asked) -> Reply:
+    def reply(loaded: MultiAdapter, one: Asked) -> Reply:
         rows = prompt_rows(one, prompts)
         said = [_next_logits(loaded.model, row) for row in rows]
         return Reply(_answers(loaded, one, prompts, new_tokens, batch_size=1), torch.stack(said))
@@ -93,11 +93,11 @@ def _next_logits(model: Any, row: Sequence[int]) -> Tensor:
     return logits.float().cpu()
 
 
-def _of_each(asked: Sequence[Asked], say: Callable[[Loaded, Asked], T]) -> list[T]:
+def _of_each(asked: Sequence[Asked], say: Callable[[MultiAdapter, Asked], T]) -> list[T]:
     """Loads each base once, and lets each speak who is asked of it."""
     found: dict[int, T] = {}
     for base in dict.fromkeys(one.base for one in asked):
-        loaded = Loaded(base)
+        loaded = MultiAdapter(base)
         mine = [number for number, one in enumerate(asked) if one.base == base]
         for number in mine:  # all of them first: a bad one is refused before anything is generated
             if (adapter := asked[number].adapter) is not None:
@@ -111,7 +111,7 @@ def _of_each(asked: Sequence[Asked], say: Callable[[Loaded, Asked], T]) -> list[
     return [found[number] for number in range(len(asked))]
 
 
-def _answers(loaded: Loaded, one: Asked, prompts: Sequence[str], new_tokens: int, batch_size: int) -> list[str]:
+def _answers(loaded: MultiAdapter, one: Asked, prompts: Sequence[str], new_tokens: int, batch_size: int) -> list[str]:
     tokenizer, rows = tokenizer_of(one), prompt_rows(one, prompts)
     given = generate.greedy(loaded.model, tokenizer, rows, new_tokens=new_tokens, batch_size=batch_size)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in given]

@@ -1,4 +1,4 @@
-"""A base's own tensors, which step aside for what an adapter has in their place, and come back the same to the bit."""
+"""The tensors of a base model: they step aside for the tensors of an adapter, and come back the same to the bit."""
 
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -6,69 +6,69 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 
-class _Spot(NamedTuple):
-    """Where a tensor belongs, whatever PEFT wraps around that module, and the tensor itself."""
+class _Original(NamedTuple):
+    """A tensor of the base, and the module and the attribute that hold it, whatever PEFT wraps around the module."""
 
     module: nn.Module
-    name: str
+    attribute: str
     tensor: Tensor
 
 
-class Own:
-    """The parameters and buffers of a base, by their names; tied ones by each of theirs.
+class BaseTensors:
+    """The parameters and buffers of a base model by name. A tied tensor is there under each of its names.
 
     Args:
         model: the base, before any adapter is on it.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._spots = {
-            f"{path}.{name}" if path else name: _Spot(module, name, tensor)
+        self._originals = {
+            f"{path}.{attribute}" if path else attribute: _Original(module, attribute, tensor)
             for path, module in model.named_modules(remove_duplicate=False)
-            for name, tensor in (*module._parameters.items(), *module._buffers.items())
+            for attribute, tensor in (*module._parameters.items(), *module._buffers.items())
             if tensor is not None
         }
         self._replaced: set[str] = set()
 
-    def __contains__(self, place: object) -> bool:
-        return place in self._spots
+    def __contains__(self, name: object) -> bool:
+        return name in self._originals
 
     @property
     def replaced(self) -> Collection[str]:
-        """The places that hold something else at present."""
+        """The names under which the model holds another tensor at present."""
         return frozenset(self._replaced)
 
-    def original(self, place: str) -> Tensor:
-        """What belongs in a place."""
-        return self._spots[place].tensor.detach()
+    def original(self, name: str) -> Tensor:
+        """The base's tensor of this name."""
+        return self._originals[name].tensor.detach()
 
-    def present(self, place: str) -> Tensor:
-        """What is in a place."""
-        module, name, _ = self._spots[place]
-        value: Tensor = getattr(module, name)
+    def current(self, name: str) -> Tensor:
+        """The tensor that the model holds under this name at present."""
+        module, attribute, _ = self._originals[name]
+        value: Tensor = getattr(module, attribute)
         return value.detach()
 
-    def sharing(self, place: str) -> list[str]:
-        """This place and those that hold the same tensor: a head that is tied to its embedding."""
-        shared = self._spots[place].tensor
-        return [name for name, spot in self._spots.items() if spot.tensor is shared]
+    def sharing(self, name: str) -> list[str]:
+        """All names of the tensor that has this name: a tied head shares that of its embedding."""
+        shared = self._originals[name].tensor
+        return [other for other, original in self._originals.items() if original.tensor is shared]
 
-    def tied(self, places: Iterable[str]) -> frozenset[str]:
-        """Of these places and those that hold the same tensors, the ones of which several hold one."""
-        groups = (self.sharing(place) for place in places)
-        return frozenset(place for group in groups if len(group) > 1 for place in group)
+    def tied(self, names: Iterable[str]) -> frozenset[str]:
+        """All names of those of these tensors that have more than one name."""
+        groups = (self.sharing(name) for name in names)
+        return frozenset(name for group in groups if len(group) > 1 for name in group)
 
-    def put(self, place: str, value: Tensor) -> None:
-        """Puts another tensor of the same kind in a place."""
-        module, name, tensor = self._spots[place]
+    def replace(self, name: str, value: Tensor) -> None:
+        """Puts another tensor of the same shape into the model, in the original's dtype and on its device."""
+        module, attribute, tensor = self._originals[name]
         value = value.detach().to(tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
-        setattr(module, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
-        self._replaced.add(place)
+        setattr(module, attribute, nn.Parameter(value, requires_grad=False) if is_parameter else value)
+        self._replaced.add(name)
 
-    def put_back(self) -> None:
-        """Undoes every `put`."""
-        for place in self._replaced:
-            module, name, tensor = self._spots[place]
-            setattr(module, name, tensor)
+    def restore(self) -> None:
+        """Undoes every `replace`."""
+        for name in self._replaced:
+            module, attribute, tensor = self._originals[name]
+            setattr(module, attribute, tensor)
         self._replaced = set()

@@ -1,17 +1,27 @@
-"""Which adapters can be combined into one, and how; the sums are PEFT's (``add_weighted_adapter``).
+"""Several adapters combined into one; the sums of the low-rank updates are PEFT's (``add_weighted_adapter``).
 
 ``cat`` and ``svd`` add the updates themselves: ``cat`` exactly, at the sum of the ranks; ``svd`` up to what a truncated
 singular value decomposition leaves out. ``linear``, ``ties`` (arXiv:2306.01708), ``dare_linear`` and ``dare_ties``
-(arXiv:2311.03099) and ``magnitude_prune`` work on the factors A and B apart, which is rough: the product of two sums
-has cross terms. With ``_svd`` they work on the updates.
+(arXiv:2311.03099) and ``magnitude_prune`` combine the factors A with each other and the factors B with each other. That
+is rough: the product of two sums has cross terms. With ``_svd`` these methods work on the updates.
 
-Whatever the method, all else that was trained (biases, whole modules, single rows of a matrix) is summed as ``cat``
-sums updates: the base's, and of each part its weight times what it changed.
+All else that was trained (biases, whole modules, single rows of a matrix) is summed by weight, whatever the method: the
+base's tensor, plus each part's weight times its change of that tensor.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from lowrung.adapters import extras
+from lowrung.adapters.base_tensors import BaseTensors
+from lowrung.adapters.extras import LoadedAdapter, MatrixRows, module_of
 
 ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 """They need the same rank in every layer of every part."""
@@ -19,7 +29,24 @@ ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 METHODS = ("cat", "svd", *ON_FACTORS, "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
 
 PRUNING = ("ties", "dare", "magnitude_prune")
-"""How the methods begin that keep a share of the numbers."""
+"""The names of methods that keep a share of the numbers begin so."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How adapters are combined.
+
+    Attributes:
+        name: one of `METHODS`.
+        rank: the new adapter's, for methods that end in ``svd``; None is the parts' highest.
+        density: the share of numbers that is kept, for methods that prune.
+        seed: of the numbers that DARE drops.
+    """
+
+    name: str
+    rank: int | None = None
+    density: float | None = None
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,54 +54,165 @@ class Part:
     """An adapter that is to be combined.
 
     Attributes:
-        name: what it is called in messages.
-        use_dora: whether it has DoRA's magnitudes.
-        bias: PEFT's setting; ``none`` where the base has no such biases.
-        ranks: those of its layers.
+        name: its name in messages.
+        weight: what its update is multiplied by.
+        adapter: the adapter.
+        ranks: the ranks of its layers.
         narrowest: the smallest dimension of any layer that it adapts: no update has a higher rank.
-        whole: the modules that it brings whole, trained biases among them.
         in_tied_rows: the matrices that are tied to each other and of which it trains single rows.
     """
 
     name: str
-    use_dora: bool
-    bias: str
+    weight: float
+    adapter: LoadedAdapter
     ranks: frozenset[int]
     narrowest: int
-    whole: frozenset[str]
     in_tied_rows: frozenset[str]
 
+    @classmethod
+    def of(cls, name: str, weight: float, adapter: LoadedAdapter, model: Any, base: BaseTensors) -> "Part":
+        """A loaded adapter as a part.
 
-def problems(
-    parts: Sequence[Part], weights: Mapping[str, float], *, method: str, rank: int | None, density: float | None
-) -> list[str]:
-    """Why adapters cannot be combined so, in words; the arguments are those of `multi_adapter.Loaded.combine`."""
-    if method not in METHODS:
-        return [f"method must be one of {', '.join(METHODS)}, but is {method!r}."]
-    return [*_number_problems(weights, method, rank, density), *_part_problems(parts, method, rank)]
+        Args:
+            name: its name in messages.
+            weight: what its update is multiplied by.
+            adapter: the adapter.
+            model: PEFT's model, which holds its layers.
+            base: the base's tensors.
+        """
+        layers: list[Any] = [each for each in model.modules() if isinstance(each, LoraLayer) and adapter.key in each.r]
+        return cls(
+            name,
+            weight,
+            adapter,
+            frozenset(int(layer.r[adapter.key]) for layer in layers),
+            min(min(layer.in_features, layer.out_features) for layer in layers),
+            frozenset(map(module_of, base.tied(adapter.rows))),
+        )
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """The modules of which it has whole tensors, trained biases among them."""
+        return frozenset(map(module_of, self.adapter.whole))
+
+    @property
+    def bias(self) -> Any:
+        """PEFT's setting; ``none`` where the base has no biases of that kind."""
+        return self.adapter.config.bias if any(name.endswith(".bias") for name in self.adapter.whole) else "none"
 
 
-def _number_problems(
-    weights: Mapping[str, float], method: str, rank: int | None, density: float | None
-) -> Iterator[str]:
-    if len(weights) < 2:
-        yield f"At least two adapters can be combined, but there is {len(weights)}. Name another."
-    if wrong := [f"{weight:g}" for weight in weights.values() if not math.isfinite(weight) or weight == 0]:
-        yield f"weights must be numbers other than 0, but are {', '.join(wrong)}. Leave that adapter out."
-    if method.startswith(PRUNING) and (density is None or not 0 < density <= 1):
-        yield f"density must be over 0 and at most 1 for {method}: the share of numbers that is kept, but is {density}."
-    if not method.startswith(PRUNING) and density is not None:
-        yield f"density is for methods that prune, but method is {method}. Leave it out, or take another method."
-    if not method.endswith("svd") and rank is not None:
-        yield f"rank is for methods that end in svd, but method is {method}. Leave it out, or take another method."
+def problems(parts: Sequence[Part], method: Method) -> list[str]:
+    """Why adapters cannot be combined so, in words."""
+    if method.name not in METHODS:
+        return [f"method must be one of {', '.join(METHODS)}, but is {method.name!r}."]
+    return [*_number_problems(parts, method), *_part_problems(parts, method)]
 
 
-def _part_problems(parts: Sequence[Part], method: str, rank: int | None) -> Iterator[str]:
+def combine(parts: Sequence[Part], method: Method, key: str, model: Any, base: BaseTensors) -> LoadedAdapter:
+    """Adds to PEFT's model the low-rank part of a combined adapter; returns that adapter.
+
+    All of the base's tensors are its own afterwards: those of no adapter replace them.
+
+    Args:
+        parts: adapters that have no `problems`.
+        method: how.
+        key: PEFT's name of the new adapter.
+        model: PEFT's model.
+        base: the base's tensors.
+    """
+    adapters = [part.adapter for part in parts]
+    _add_low_rank(parts, method, key, model)
+    sums = _sums(parts, base)
+    whole = {name: sums[name] for adapter in adapters for name in adapter.whole}
+    rows = {
+        matrix: MatrixRows(indices, sums[matrix][indices])
+        for matrix, indices in extras.trained_rows(adapters).items()
+        if matrix not in whole
+    }
+    settings: LoraConfig = model.peft_config[key]
+    config = dataclasses.replace(
+        settings,
+        bias=parts[0].bias,
+        modules_to_save=sorted({name for each in adapters for name in each.config.modules_to_save or ()}) or None,
+        trainable_token_indices={module_of(matrix): list(each.indices) for matrix, each in rows.items()} or None,
+    )
+    return LoadedAdapter(key, config, adapters[0].folder, whole, rows)
+
+
+def _add_low_rank(parts: Sequence[Part], method: Method, key: str, model: Any) -> None:
+    first = parts[0].adapter.key
+    settings = model.peft_config[first]
+    # PEFT folds each part's scaling into the new factors and sets alpha to the rank, so that the new scaling is 1;
+    # but it copies use_rslora from the first part, and then the scaling is sqrt(rank).
+    model.peft_config[first] = dataclasses.replace(settings, use_rslora=False)
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(method.seed)
+            model.add_weighted_adapter(
+                [part.adapter.key for part in parts],
+                [part.weight for part in parts],
+                key,
+                combination_type=method.name,
+                svd_rank=method.rank,
+                svd_full_matrices=False,  # the rest is cut off, and takes 0.8 GB for a layer of 14336 x 4096
+                density=method.density,
+            )
+    finally:
+        model.peft_config[first] = settings
+    _make_contiguous(model, key)
+
+
+def _make_contiguous(model: Any, key: str) -> None:
+    """Makes an adapter's factors contiguous, as they come back from a file: a decomposition leaves views.
+
+    A matrix product adds up in another order over a view than over contiguous numbers. On CPUs without AVX-512 the
+    logits then differed in their last bits from those of the reloaded adapter.
+    """
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            for factors in (layer.lora_A, layer.lora_B):
+                if key in factors:
+                    weight: Any = factors[key].weight
+                    weight.data = weight.data.contiguous()
+
+
+def _sums(parts: Sequence[Part], base: BaseTensors) -> dict[str, Tensor]:
+    """W + Σ wᵢ (Wᵢ - W) in float32 of each tensor W of the base that a part replaces, by name."""
+    sums: dict[str, Tensor] = {}
     for part in parts:
-        if part.use_dora:
+        base.restore()
+        part.adapter.replace_in(base)
+        for name in base.replaced:
+            original = base.original(name).float()
+            sums[name] = sums.get(name, original) + part.weight * (base.current(name).float() - original)
+    base.restore()
+    return sums
+
+
+def _number_problems(parts: Sequence[Part], method: Method) -> Iterator[str]:
+    density = method.density
+    if len(parts) < 2:
+        yield f"At least two adapters can be combined, but there is {len(parts)}. Name another."
+    if wrong := [f"{part.weight:g}" for part in parts if not math.isfinite(part.weight) or part.weight == 0]:
+        yield f"weights must be numbers other than 0, but are {', '.join(wrong)}. Leave that adapter out."
+    prunes = method.name.startswith(PRUNING)
+    if prunes and (density is None or not 0 < density <= 1):
+        yield (
+            f"density must be over 0 and at most 1 for {method.name}: the share of numbers that is kept, but is"
+            f" {density}."
+        )
+    if not prunes and density is not None:
+        yield f"density is for methods that prune, but method is {method.name}. Leave it out, or take another method."
+    if not method.name.endswith("svd") and method.rank is not None:
+        yield f"rank is for methods that end in svd, but method is {method.name}. Leave it out, or take another method."
+
+
+def _part_problems(parts: Sequence[Part], method: Method) -> Iterator[str]:
+    for part in parts:
+        if part.adapter.config.use_dora:
             yield (
                 f"{part.name} must be without DoRA to be combined: a sum of directions has no magnitudes of its own,"
-                " and PEFT would drop them. Ask both side by side (lowrung generate), or train without lora.use_dora."
+                " and PEFT would drop them. Compare their answers (lowrung generate), or train without lora.use_dora."
             )
     if len({part.bias for part in parts}) > 1:
         listed = ", ".join(f"{part.name} has {part.bias}" for part in parts)
@@ -88,11 +226,11 @@ def _part_problems(parts: Sequence[Part], method: str, rank: int | None) -> Iter
                 f" adapter trains {' and '.join(sorted(rivals))} whole. Leave one out."
             )
     ranks = frozenset[int]().union(*(part.ranks for part in parts))
-    if method in ON_FACTORS and len(ranks) > 1:
+    if method.name in ON_FACTORS and len(ranks) > 1:
         listed = ", ".join(f"{part.name} has {'/'.join(map(str, sorted(part.ranks)))}" for part in parts)
-        better = "svd" if method == "linear" else f"{method}_svd"
-        yield f"{method} needs the same rank everywhere, but {listed}. Take {better}, which does not."
+        better = "svd" if method.name == "linear" else f"{method.name}_svd"
+        yield f"{method.name} needs the same rank everywhere, but {listed}. Take {better}, which does not."
     narrowest = min((part.narrowest for part in parts), default=0)
-    wanted = max(ranks, default=0) if rank is None else rank
-    if method.endswith("svd") and parts and not 1 <= wanted <= narrowest:
+    wanted = max(ranks, default=0) if method.rank is None else method.rank
+    if method.name.endswith("svd") and parts and not 1 <= wanted <= narrowest:
         yield f"rank must be from 1 to {narrowest}, the narrowest layer's dimension, but is {wanted}."

@@ -70,7 +70,7 @@ def base_problems(base: Base) -> list[str]:
 def _base_problems(saved: Saved, base: Base) -> list[str]:
     if found := base_problems(base):
         return found
-    own_rows = {files.place(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
+    own_rows = {files.base_name(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
     if found := list(vocabulary.problems(saved.folder, saved.config, own_rows, base)):
         return found
     try:
@@ -81,7 +81,7 @@ def _base_problems(saved: Saved, base: Base) -> list[str]:
         reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
         return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
     given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
-    shapes = {name: needed.get(name, own.get(files.place(name))) for name in given}
+    shapes = {name: needed.get(name, own.get(files.base_name(name))) for name in given}
     findings = (
         ("needs tensors that the file lacks", [name for name in needed if name not in given]),
         ("knows no such place as", [name for name, shape in shapes.items() if shape is None]),

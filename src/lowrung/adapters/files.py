@@ -130,8 +130,8 @@ def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def place(tensor: str) -> str:
-    """The base's name of one of its own tensors, from its name in a file or in PEFT's model."""
+def base_name(tensor: str) -> str:
+    """The name of a tensor in the base, from its name in a file or in PEFT's model."""
     return tensor.removeprefix(PREFIX).replace(".token_adapter.", ".").replace(".base_layer.", ".")
 
 

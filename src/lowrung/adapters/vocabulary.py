@@ -1,11 +1,11 @@
-"""The tokens that an adapter adds to its base, and whether it holds their rows of the embedding and the head."""
+"""An adapter's tokenizer, the tokens that it adds to its base, and whether the adapter holds their rows."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from peft import LoraConfig
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import settings
@@ -13,44 +13,55 @@ from lowrung.finetune.models import added_tokens, pretrained
 from lowrung.finetune.models.pretrained import Base
 
 
-def added(folder: Path, base: Base) -> tuple[str, ...]:
-    """The tokens that the tokenizer beside an adapter has after all that the base's has, in the order of their numbers.
+def tokenizer_of(base: Base, adapter: Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved beside an adapter; the base's where there is none, and for the base alone."""
+    if adapter is not None and _has_tokenizer(adapter):
+        return pretrained.load_tokenizer(adapter, trust_remote_code=base.trust_remote_code)
+    return pretrained.tokenizer_of(base)
 
-    None where the adapter has no tokenizer of its own.
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file()
+
+
+def added(folder: Path, base: Base) -> tuple[str, ...]:
+    """The tokens that the tokenizer beside an adapter adds to the base's, in the order of their ids.
+
+    There are none where no tokenizer was saved beside the adapter.
 
     Raises:
-        UsageError: when it has one that cannot be loaded.
+        UsageError: when the tokenizer cannot be loaded.
     """
-    if not (folder / "tokenizer_config.json").is_file():
+    if not _has_tokenizer(folder):
         return ()
     known = pretrained.tokenizer_of(base).get_vocab()
     try:
-        numbers = pretrained.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
-    except Exception as error:  # whatever transformers raises where it finds nothing that it can load
+        ids = pretrained.load_tokenizer(folder, trust_remote_code=base.trust_remote_code).get_added_vocab()
+    except Exception as error:  # transformers raises many kinds
         raise UsageError(
             f"The tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error}). Save it again"
-            " (tokenizer.save_pretrained), or take its files away where it is the base's."
+            " (tokenizer.save_pretrained), or delete its files if it is the base's."
         ) from error
-    after = (token for token, number in numbers.items() if number >= len(known) and token not in known)
-    return tuple(sorted(after, key=lambda token: numbers[token]))
+    new = (token for token, id in ids.items() if id >= len(known) and token not in known)
+    return tuple(sorted(new, key=lambda token: ids[token]))
 
 
 def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Base) -> Iterator[str]:
-    """Why the rows that an adapter trains do not go with its base's, in words; no weights are loaded.
+    """Why the rows that an adapter trains are not rows of its base, in words; no weights are loaded.
 
     Args:
         folder: the adapter's.
         config: its settings.
-        held: how many rows each tensor has that it has saved, by the names of the base's parameters.
-        base: the base, which can be used, with the tokens that were added to it.
+        held: how many rows each tensor of its file has, by the names of the base's parameters.
+        base: the base, which can be loaded, with the tokens that were added to it.
     """
     skeleton = pretrained.skeleton(base)
     rows = added_tokens.row_count(skeleton)
     trained = trained_rows(config, skeleton)
-    if beyond := sorted({row for numbers in trained.values() for row in numbers if row >= rows}):
+    if beyond := sorted({row for indices in trained.values() for row in indices if row >= rows}):
         yield (
             f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
-            " Name what was added to the base (added_tokens); the tokenizer that was saved beside the adapter has it."
+            " If tokens were added to the base, name them (added_tokens); the tokenizer beside the adapter has them."
         )
     if grown := [name for name in settings.matrices(skeleton) if held.get(f"{name}.weight", 0) > rows]:
         yield (
@@ -78,12 +89,12 @@ def _shown(base: Base) -> str:
 
 
 def trained_rows(config: LoraConfig, model: PreTrainedModel) -> dict[str, Sequence[int]]:
-    """The rows that are trained by themselves, by the whole name of their matrix."""
+    """The single rows that an adapter trains, by the full name of their matrix."""
     named = config.trainable_token_indices or {}
     embedding = settings.matrices(model)[0]
     wanted: Mapping[str, Sequence[int]] = named if isinstance(named, Mapping) else {embedding: named}
-    return {whole: rows for name, rows in wanted.items() for whole in settings.matrices(model) if _ends(whole, [name])}
+    return {full: rows for name, rows in wanted.items() for full in settings.matrices(model) if _ends(full, [name])}
 
 
-def _ends(whole: str, names: Collection[str]) -> bool:
-    return any(whole == name or whole.endswith(f".{name}") for name in names)
+def _ends(full: str, names: Collection[str]) -> bool:
+    return any(full == name or full.endswith(f".{name}") for name in names)

@@ -3,6 +3,7 @@
 Only folders that lowrung made are deleted, and no link is followed out of them.
 """
 
+import argparse
 import dataclasses
 import os
 import re
@@ -10,11 +11,32 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lowrung.config.rules import did_you_mean
-from lowrung.errors import StoreError, UsageError
+from lowrung.commands.arguments import Commands
+from lowrung.errors import StoreError, UsageError, did_you_mean
 from lowrung.store import atomic
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome
+
+ABOUT = (
+    "Deletes what a study can do without: the checkpoints, working files and merged models of its runs, which can"
+    " be made again (a run that was interrupted then starts over). Results and adapters stay."
+    " MLflow is never touched: what was recorded there stays, with --all too."
+)
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("clean", help="delete what a study can do without", description=ABOUT)
+    parser.add_argument("study", metavar="STUDY", help="a study in ./multirun, or a study's folder")
+    parser.add_argument(
+        "--all", action="store_true", help="the study and its runs too, but for runs that other studies point to"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    print(clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
 
 
 @dataclasses.dataclass(frozen=True)

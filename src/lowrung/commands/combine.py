@@ -1,5 +1,6 @@
 """`lowrung combine`: one adapter of several, scored beside its parts."""
 
+import argparse
 import dataclasses
 import functools
 import re
@@ -9,28 +10,57 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung.commands import names as named
-from lowrung.commands import tracked
+from lowrung.commands.arguments import ADAPTER, Commands, add_base
 from lowrung.commands.generate import located
-from lowrung.commands.names import Named
+from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import base_for, held_out
-from lowrung.config import signature
+from lowrung.commands.studies import record_of
 from lowrung.errors import UsageError
 from lowrung.report.tables import table
 from lowrung.store import atomic, disk
 from lowrung.store.outcome import Status
-from lowrung.track import recording
 from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
-    from lowrung.adapters.multi_adapter import Loaded
+    from lowrung.adapters.multi_adapter import MultiAdapter
     from lowrung.finetune.models.pretrained import Base
     from lowrung.finetune.models.score import Row
+
+ABOUT = (
+    "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
+    " their runs. cat and svd add the updates (svd at --rank); the others work on the factors, are rough, and need"
+    " equal ranks."
+)
 
 BASE, COMBINED = "base", "combined"
 
 Losses = Mapping[str, Mapping[str, float]]
 """Eval losses in nats: of whom, on the held-out examples of which part's run; parts of the same data share one."""
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("combine", help="make one adapter of several", description=ABOUT)
+    parser.add_argument("adapters", metavar="ADAPTER", nargs="+", help=f"two or more, each {ADAPTER}")
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    parser.add_argument(
+        "--method",
+        default="svd",
+        help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune, the last"
+        " five also with _svd at the end, which works on the updates (default: %(default)s)",
+    )
+    parser.add_argument("--weights", type=float, nargs="+", help="one an adapter (default: equal, with a sum of 1)")
+    parser.add_argument("--rank", type=int, help="of the result, with svd (default: the highest of the adapters')")
+    parser.add_argument("--density", type=float, help="share of numbers to keep, with ties, dare and magnitude_prune")
+    parser.add_argument("--seed", type=int, default=0, help="of what dare drops (default: %(default)s)")
+    add_base(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
+    options["trust_remote_code"] = chosen.trust_remote_code
+    print(combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options))
 
 
 def combine(
@@ -71,12 +101,12 @@ def combine(
     shares = list(weights) if weights is not None else [1 / len(names)] * len(names)
     if problems := _problems(names, shares, folder):
         raise UsageError(problems)
-    found = named.adapters(names, Path.cwd())
+    found = find_adapters(names, Path.cwd())
     from lowrung.adapters.export import check_target
-    from lowrung.adapters.multi_adapter import Loaded
+    from lowrung.adapters.multi_adapter import MultiAdapter
 
     check_target(folder, sum(path.stat().st_size for one in found for path in one.folder.glob("*.safetensors")))
-    loaded = Loaded(_base(found, base, trust_remote_code))
+    loaded = MultiAdapter(_base(found, base, trust_remote_code))
     for one in found:
         loaded.load(one.name, one.folder)
     loaded.combine(
@@ -138,14 +168,14 @@ def _shown(base: "Base") -> str:
     return "; ".join([base.path, *(f"{name} {value}" for name, value in settings.items() if value)])
 
 
-def _save(loaded: "Loaded", first: Named, folder: Path) -> None:
+def _save(loaded: "MultiAdapter", first: Named, folder: Path) -> None:
     from lowrung.adapters.answers import Asked, tokenizer_of
 
     loaded.save(COMBINED, folder)
     tokenizer_of(Asked(loaded.base, first.folder)).save_pretrained(folder)
 
 
-def _losses(loaded: "Loaded", found: Sequence[Named]) -> Losses:
+def _losses(loaded: "MultiAdapter", found: Sequence[Named]) -> Losses:
     """Of the base and each adapter, on the data of each part whose held-out rows are there."""
     from lowrung.finetune.gate.difference import mean_loss
 
@@ -176,16 +206,19 @@ def _table(losses: Losses) -> str:
 def _track(found: Sequence[Named], folder: Path, facts: Mapping[str, str], losses: Losses) -> list[str]:
     """Records the result beside its parts, where one of them was tracked; says where, or why not."""
     try:
-        records = [record for one in found if one.run and (record := tracked.record_of(one.run, Path.cwd()))]
+        records = [record for one in found if one.run and (record := record_of(one.run, Path.cwd()))]
     except (TrackError, UsageError) as error:
         return [f"not tracked: the store of the parts does not answer ({error})"]
     if not records:
         return []
+    from lowrung.config import signature
+    from lowrung.track import recording
+
     first = records[0]
     tracker = recording.open_tracker(first.uri, first.experiment)
     tags = {
         "lowrung.kind": COMBINED,
-        "lowrung.sweeps.results": str(folder),
+        "lowrung.results": str(folder),
         "lowrung.parts": ", ".join(record.run for record in records),
         "mlflow.source.git.commit": signature.git_commit(),
     }

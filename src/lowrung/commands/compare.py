@@ -1,22 +1,50 @@
 """`lowrung compare`: in what the configs of runs differ, what came of it, and what the models answer."""
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.commands import generate
-from lowrung.commands import names as named
+from lowrung.commands.arguments import ADAPTER, Commands, add_new_tokens, add_trust
+from lowrung.commands.generate import generate, prompt_problems
+from lowrung.commands.names import find_runs
 from lowrung.commands.run_inputs import config_of, held_out_prompts
 from lowrung.errors import UsageError
 from lowrung.report.tables import number, table
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
+ABOUT = (
+    "Says in which settings runs differ, how each ended, and all their metrics, a column a run; then what each"
+    " answers to the same prompts, greedily. Adapters on the same base share it."
+)
+
 NOT_COMPARED = ("study", "store", "sweeps", "track")
 """What says where a run was recorded, and nothing about it."""
 
 ASKED = 2
 """How many held-out prompts are answered where none is given."""
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("compare", help="hold runs against each other", description=ABOUT)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=f"two or more, each {ADAPTER}")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        help="what is asked; may be given several times (default: two held-out prompts of the first run's data)",
+    )
+    add_new_tokens(parser, "; 0 asks nothing")
+    add_trust(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    options = {"new_tokens": chosen.new_tokens, "trust_remote_code": chosen.trust_remote_code}
+    for position, part in enumerate(compare(chosen.runs, chosen.prompt, **options)):
+        print("\n" * bool(position) + part, flush=True)
 
 
 def compare(
@@ -39,8 +67,8 @@ def compare(
     names = list(dict.fromkeys(names))
     if len(names) < 2:
         raise UsageError(f"compare needs at least two runs, but has {len(names)}. Name another.")
-    runs = dict(zip(names, named.runs(names, Path.cwd()), strict=True))
-    if problems := [*_run_problems(runs), *generate.prompt_problems(prompts, new_tokens, least=0)]:
+    runs = dict(zip(names, find_runs(names, Path.cwd()), strict=True))
+    if problems := [*_run_problems(runs), *prompt_problems(prompts, new_tokens, least=0)]:
         raise UsageError(problems)
     outcomes = [Outcome.read(run.outcome) for run in runs.values()]
     statuses = [str(outcome.status) if outcome else "unfinished" for outcome in outcomes]
@@ -73,7 +101,7 @@ def _answers(
         return f"not asked: {' '.join(error.problems)} Or ask something else: --prompt TEXT."
     if not prompts:
         return "not asked: the first run's data has no prompts. Ask something: --prompt TEXT."
-    return generate.generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
+    return generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
 
 
 def _table(title: str, names: Sequence[str], values: Mapping[str, Sequence[str]]) -> str:

@@ -1,18 +1,48 @@
 """`lowrung generate`: adapters, merged models and bases side by side on the same prompts."""
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung.commands import names as named
-from lowrung.commands.names import Named
+from lowrung.commands.arguments import ADAPTER, Commands, add_base, add_new_tokens
+from lowrung.commands.names import Named, find_adapters_or_models
 from lowrung.commands.run_inputs import base_for, config_of
 from lowrung.errors import UsageError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
     from lowrung.finetune.models.pretrained import Base
+
+ABOUT = (
+    "Asks adapters, merged models and bases the same, greedily. Prompts are written down as in training. Adapters"
+    " on the same base are switched: it is loaded once."
+)
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("generate", help="ask adapters and models the same, side by side", description=ABOUT)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"{ADAPTER}, or a whole model's folder")
+    parser.add_argument("--prompt", action="append", required=True, help="what is asked; may be given several times")
+    parser.add_argument("--with-base", action="store_true", help="ask the adapters' base too")
+    add_new_tokens(parser)
+    add_base(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    print(
+        generate(
+            chosen.names,
+            chosen.prompt,
+            base=chosen.base,
+            with_base=chosen.with_base,
+            new_tokens=chosen.new_tokens,
+            trust_remote_code=chosen.trust_remote_code,
+        )
+    )
 
 
 def generate(
@@ -44,9 +74,7 @@ def generate(
     from lowrung.adapters.answers import Asked, answers
     from lowrung.finetune.models.pretrained import Base
 
-    asked = {
-        found.name: _asked(found, base, trust_remote_code) for found in named.adapters_or_models(names, Path.cwd())
-    }
+    asked = {found.name: _asked(found, base, trust_remote_code) for found in find_adapters_or_models(names, Path.cwd())}
     if base is not None and not names:
         asked[base] = Asked(located(Base(base, trust_remote_code=trust_remote_code)))
     if with_base:

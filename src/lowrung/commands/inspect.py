@@ -1,20 +1,42 @@
 """`lowrung inspect`: what an adapter is, and what is wrong with it."""
 
+import argparse
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung.commands import names
-from lowrung.commands.names import Named
+from lowrung.commands.arguments import ADAPTER, Commands, add_base
+from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import base_for
+from lowrung.errors import UsageError
 from lowrung.report.tables import table
 from lowrung.store.outcome import Outcome
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Layer, Saved
     from lowrung.finetune.models.pretrained import Base
+
+ABOUT = (
+    "Says what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
+    " The base's weights are not loaded. Exit code 2 where there are problems."
+)
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("inspect", help="say what an adapter is and what is wrong with it", description=ABOUT)
+    parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
+    add_base(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    found = inspect(chosen.adapter, chosen.base, trust_remote_code=chosen.trust_remote_code)
+    print(found.text)
+    if found.problems:
+        raise UsageError(found.problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +65,7 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     """
     from lowrung.adapters import compatibility, files
 
-    (found,) = names.adapters([name], Path.cwd())
+    (found,) = find_adapters([name], Path.cwd())
     saved = files.read(found.folder)
     origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
     return Inspection(_text(found, saved, origin, files.layers(saved)), compatibility.problems(saved, origin))
@@ -54,7 +76,7 @@ def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"])
         "adapter": str(found.folder),
         "base": " at ".join(filter(None, (base.path, saved.config.revision))),
         **({"adds": ", ".join(base.added_tokens)} if base.added_tokens else {}),
-        **({"run": _run(found)} if found.run else {}),
+        **({"run": _run_of(found)} if found.run else {}),
         "settings": _settings(saved),
         "parameters": f"{saved.parameters:,}",
     }
@@ -64,7 +86,7 @@ def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"])
     return "\n".join([*lines, "", table(head, rows, left=("layer",))])
 
 
-def _run(found: Named) -> str:
+def _run_of(found: Named) -> str:
     assert found.run is not None
     outcome = Outcome.read(found.run.outcome)
     return f"{found.run.path.name}, {outcome.status if outcome else 'unfinished'}, gate {gate(outcome)}"

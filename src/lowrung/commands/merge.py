@@ -1,13 +1,13 @@
 """`lowrung merge`: an adapter as an ordinary model, verified and with a card."""
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from lowrung.commands import model_card, names
-from lowrung.commands.names import Named
+from lowrung.commands import model_card
+from lowrung.commands.arguments import ADAPTER, Commands, add_base
+from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import base_for, config_of, held_out
 from lowrung.errors import UsageError
 from lowrung.store import disk
@@ -17,6 +17,31 @@ if TYPE_CHECKING:
     from lowrung.adapters.export import Shipped
     from lowrung.adapters.files import Saved
     from lowrung.finetune.models.pretrained import Base
+
+ABOUT = (
+    "Adds an adapter to its base's weights and saves an ordinary model with its tokenizer, generation config and a"
+    " model card. The update is added in float32 and rounded once. What was saved is reloaded and compared with the"
+    " adapter; where they differ, nothing is kept and the exit code is 1."
+)
+
+DTYPES = ("float32", "bfloat16", "float16")  # lowrung.config.schema's, whose import would slow --help down
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=ABOUT)
+    parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="the precision that is saved (default: the one that its run was verified in)"
+    )
+    add_base(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    trusted = chosen.trust_remote_code
+    print(merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype, trust_remote_code=trusted))
 
 
 def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remote_code: bool = False) -> str:
@@ -40,7 +65,7 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remo
     folder = Path(to).expanduser().absolute()
     if problems := disk.unwritable("--to", folder):
         raise UsageError(problems)
-    (found,) = names.adapters([name], Path.cwd())
+    (found,) = find_adapters([name], Path.cwd())
     from lowrung.adapters import files
     from lowrung.adapters.export import ship
     from lowrung.config.schema import ToleranceConf
@@ -63,6 +88,8 @@ def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remo
 
 def gate_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The run's ``verify``, and lowrung's own for all that it does not say."""
+    from omegaconf import OmegaConf
+
     default = OmegaConf.load(ROOT / "conf" / "verify" / "default.yaml")
     settings: Any = OmegaConf.to_container(OmegaConf.merge(default, config.get("verify", {})))
     return dict(settings)

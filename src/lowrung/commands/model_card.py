@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from lowrung.commands import inspect
+from lowrung.commands.inspect import gate
 from lowrung.commands.names import Named
 from lowrung.report.tables import number
 from lowrung.store.outcome import Outcome
@@ -48,7 +46,7 @@ def body(
         sections += [_section(name, config[key]) for name, key in (("Data", "data"), ("Training", "train"))]
     if outcome:
         sections.append(_section("Metrics", {name: number(value) for name, value in sorted(outcome.metrics.items())}))
-        sections.append(f"## Gate\n\nThe merged-vs-adapter gate after training: {inspect.gate(outcome)}.")
+        sections.append(f"## Gate\n\nThe merged-vs-adapter gate after training: {gate(outcome)}.")
     if verified:
         sections.append(f"## Verified\n\n{verified}")
     return "\n\n".join(sections) + "\n"
@@ -63,6 +61,8 @@ def with_head(body: str, base: "Base", *, library: str, tags: Sequence[str]) -> 
         library: what loads it.
         tags: what it is found by.
     """
+    from omegaconf import OmegaConf
+
     head: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": [*tags, "lowrung"]}
     origin, _ = base.origin
     if not Path(origin).is_absolute():  # a path says nothing elsewhere, and the hub takes ids alone

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lowrung.config.rules import did_you_mean
-from lowrung.errors import UsageError
+from lowrung.commands.arguments import ADAPTER
+from lowrung.errors import UsageError, did_you_mean
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.track.base import TrackError, store_uri
 
 T = TypeVar("T")
-
-ADAPTER = "an adapter's folder, a run (runs/<signature>, or MLflow's id) or a trial (<study>/<n>)"
 
 RUN_ID = re.compile("[0-9a-f]{32}")
 """MLflow's ids of runs."""
@@ -43,7 +41,7 @@ class Named:
         return (self.folder / "adapter_config.json").is_file()
 
 
-def adapters(names: Sequence[str], here: Path) -> list[Named]:
+def find_adapters(names: Sequence[str], here: Path) -> list[Named]:
     """The adapters of these names.
 
     Raises:
@@ -52,7 +50,7 @@ def adapters(names: Sequence[str], here: Path) -> list[Named]:
     return _all(names, lambda name: _adapter(name, here))
 
 
-def adapters_or_models(names: Sequence[str], here: Path) -> list[Named]:
+def find_adapters_or_models(names: Sequence[str], here: Path) -> list[Named]:
     """The adapters, or the models trained whole or merged, of these names.
 
     Raises:
@@ -61,7 +59,7 @@ def adapters_or_models(names: Sequence[str], here: Path) -> list[Named]:
     return _all(names, lambda name: _adapter_or_model(name, here))
 
 
-def runs(names: Sequence[str], here: Path) -> list[RunFolder]:
+def find_runs(names: Sequence[str], here: Path) -> list[RunFolder]:
     """The runs of these names.
 
     Raises:

@@ -1,5 +1,6 @@
 """`lowrung promote`: a run that passed the gate as a registered model, verified before an alias points at it."""
 
+import argparse
 import dataclasses
 import functools
 import re
@@ -8,20 +9,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrung.commands import merge, model_card, names, studies, tracked
-from lowrung.commands import registered as versions
+from lowrung.commands import model_card, studies
+from lowrung.commands.arguments import Commands
 from lowrung.commands.generate import located
+from lowrung.commands.merge import gate_settings, merge
+from lowrung.commands.names import RUN_ID, Named, find_adapters, store_of_ids
+from lowrung.commands.registered import verify
 from lowrung.commands.run_inputs import base_for, config_of
 from lowrung.commands.studies import Candidate
-from lowrung.config.rules import did_you_mean
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, did_you_mean
 from lowrung.store import atomic
 from lowrung.track.base import TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
-    from lowrung.track.lookup import Record
+    from lowrung.track.lookup import TrackedRun
     from lowrung.track.registry import Entry, Registry
+
+ABOUT = (
+    "Registers the best run that passed the gate as a model in MLflow, and points an alias at it once it was"
+    " loaded from there, in a fresh process, and answers as the adapter does. A run is registered once: promoted"
+    " again, the alias moves back to it. Where the answers differ, nothing is promoted and the exit code is 1."
+)
 
 ALIAS = "champion"
 
@@ -47,6 +56,26 @@ class Promoted:
     alias: str
     uri: str
     text: str
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("promote", help="register the best run in MLflow as the champion", description=ABOUT)
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="a study, whose best run is meant, or a run or trial (default: the study that was started last)",
+    )
+    parser.add_argument("--merged", action="store_true", help="register the merged model, verified as by merge")
+    parser.add_argument("--name", dest="registered", help="the registered model (default: base and data: BASE-DATA)")
+    parser.add_argument("--alias", default=ALIAS, help="what points at it (default: %(default)s)")
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    promoted = promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
+    print(promoted.text)
 
 
 def promote(
@@ -106,7 +135,7 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
         return studies.best(found)
     assert name is not None
     try:
-        (one,) = names.adapters([name], here)
+        (one,) = find_adapters([name], here)
     except UsageError as error:
         known = sorted(file.parent.name for file in here.glob("multirun/*/multirun.yaml"))
         raise UsageError(f"{error} Nor is it a study.{did_you_mean(name, known)}") from error
@@ -146,11 +175,11 @@ def _default_name(config: Mapping[str, Any]) -> str:
 # -- where to ----------------------------------------------------------------------------------------------------------
 
 
-def _opened(name: str | None, candidate: Candidate, registered: str, alias: str) -> tuple["Record", "Registry"]:
+def _opened(name: str | None, candidate: Candidate, registered: str, alias: str) -> tuple["TrackedRun", "Registry"]:
     """The run as it was tracked, and the registry of that store."""
     here = Path.cwd()
-    is_id = name is not None and names.RUN_ID.fullmatch(name) is not None
-    uri = names.store_of_ids(here) if is_id else tracked.uri_of(candidate.run, here)
+    is_id = name is not None and RUN_ID.fullmatch(name) is not None
+    uri = store_of_ids(here) if is_id else studies.uri_of(candidate.run, here)
     if uri is None:
         raise UsageError(
             f"{candidate.name} must have been tracked to be promoted, but was run with track=none. Run the same sweep"
@@ -183,7 +212,7 @@ class _Promotion:
     """What a version is made from."""
 
     registry: "Registry"
-    record: "Record"
+    record: "TrackedRun"
     candidate: Candidate
     registered: str
     identity: Mapping[str, str]
@@ -195,8 +224,8 @@ class _Promotion:
         working.mkdir(parents=True)
         try:
             one, description = self._written(working / self.registered, merged=merged)
-            limits = merge.gate_settings(config_of(self.candidate.run))["tolerances"]
-            check = functools.partial(versions.verify, self.registry, one, limits)
+            limits = gate_settings(config_of(self.candidate.run))["tolerances"]
+            check = functools.partial(verify, self.registry, one, limits)
             return self.registry.register(self._entry(working / self.registered, one, description), check)
         finally:
             shutil.rmtree(working)
@@ -208,12 +237,12 @@ class _Promotion:
         from lowrung.finetune.models.pretrained import Base
 
         run = self.candidate.run
-        found, config = names.Named(self.candidate.name, run.adapter, run), config_of(run)
+        found, config = Named(self.candidate.name, run.adapter, run), config_of(run)
         saved = files.read(run.adapter)
         base = base_for(found, saved, None)
         format = str(config["data"]["format"])
         if merged:
-            merge.merge(str(run.adapter), str(folder), base=None, dtype=None)
+            merge(str(run.adapter), str(folder), base=None, dtype=None)
             card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
             return Asked(Base(str(folder)), format=format), card
         compatibility.check(saved, base)
@@ -230,7 +259,7 @@ class _Promotion:
 
         candidate, model = self.candidate, config_of(self.candidate.run)["model"]
         tags = {
-            "lowrung.sweeps.results": str(candidate.run.path),
+            "lowrung.results": str(candidate.run.path),
             "lowrung.trial": candidate.trial,
             "lowrung.base": model["path"],
             "lowrung.base_revision": model["revision"],

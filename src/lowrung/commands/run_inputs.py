@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from lowrung.commands.names import Named
 from lowrung.store import atomic, layout
 from lowrung.store.layout import RunFolder
@@ -35,6 +33,8 @@ def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_cod
 
 def config_of(run: RunFolder) -> dict[str, Any]:
     """The config that a run was made from."""
+    from omegaconf import OmegaConf
+
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
     return dict(config)
 

@@ -1,17 +1,20 @@
-"""Which run of a study is its best one that passed the gate, and why others may not be promoted."""
+"""A study's best run that passed the gate, why other runs may not be promoted, and where a run was tracked."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from lowrung.commands import inspect
+from lowrung.commands.inspect import gate
+from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError
-from lowrung.store import atomic
+from lowrung.store import addresses, atomic
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.track.base import store_uri
+
+if TYPE_CHECKING:
+    from lowrung.track.lookup import TrackedRun
 
 OBJECTIVE = {"eval/loss": "minimize"}
 """What a sweep searches for unless it says otherwise."""
@@ -130,8 +133,42 @@ def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
 
 def setting(found: StudyFolder, name: str) -> Any:
     """What a study was last started with, by a dotted name; None where it does not say."""
+    from omegaconf import OmegaConf
+
     file = found.path / "multirun.yaml"
     return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
+
+
+def uri_of(run: RunFolder, here: Path) -> str | None:
+    """The address of the store that a run was to be tracked in; None where it was not to be.
+
+    A study that shares a result of others tracks it in its own store, of which the run's config knows nothing.
+
+    Args:
+        run: the run.
+        here: what a relative SQLite path is relative to, and where studies are looked for.
+    """
+    chosen = (setting(study, "track") for study, _ in studies_of(run, here))
+    for track in (*chosen, config_of(run).get("track")):
+        if track and track.get("kind") == "mlflow":
+            return store_uri(track.get("uri"), here)
+    return None
+
+
+def record_of(run: RunFolder, here: Path) -> "TrackedRun | None":
+    """A run as it was tracked, or None where it was not.
+
+    Raises:
+        UsageError: when the address cannot be used.
+        TrackError: when the store does not answer.
+    """
+    uri = uri_of(run, here)
+    database = addresses.sqlite_path(uri) if uri else None
+    if uri is None or (database and not database.is_file()):
+        return None
+    from lowrung.track import lookup  # imports mlflow (2 s)
+
+    return lookup.by_signature(uri, run.path.name)
 
 
 def _objectives(found: StudyFolder) -> dict[str, str]:
@@ -154,10 +191,10 @@ def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> 
         return f"it must keep to the study's constraints, but not {' and '.join(broken)}. Name it to promote it anyway."
     if not run.adapter.is_dir():
         return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
-    gate = inspect.gate(outcome)
-    if gate == "not run":
+    result = gate(outcome)
+    if result == "not run":
         return "it must have passed the gate, but that was off (verify=none). Train it with verify=default."
-    if gate == "failed":
+    if result == "failed":
         failures = "; ".join(outcome.facts.get("gate_failures", ())) or "see its outcome.json"
         return f"it must have passed the gate, but failed: {failures}. docs/verification.md says what that means."
     return None

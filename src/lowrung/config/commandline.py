@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import rules, schema
 from lowrung.config.schema import Config
+from lowrung.errors import did_you_mean
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
@@ -50,7 +51,7 @@ def problems(
     overrides: Sequence[str],
     compose: Compose,
     parser: OverridesParser,
-    hold: Callable[[Config], list[str]] = rules.rules,
+    hold: Callable[[Config], list[str]] = rules.problems,
 ) -> list[str]:
     """Every problem that these overrides have: each is composed alone, then the good ones are held to the rules.
 
@@ -224,7 +225,7 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     available = re.search(r"Available options in '(.*?)':\n((?:\t.*\n?)+)", text)
     if available:
         options = available.group(2).split()
-        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{rules.did_you_mean(value, options)}"
+        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{did_you_mean(value, options)}"
     is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
     is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
     if is_refused and not is_known:

@@ -4,7 +4,6 @@ What needs a look at model and data is checked by `lowrung.finetune.preflight`, 
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from lowrung.config import schema
 from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, SourceConf, TrainConf
+from lowrung.errors import did_you_mean
 
 SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
 """What people type when they mean a setting whose name looks different."""
@@ -21,7 +21,7 @@ LONGEST_NAME = 255
 """Bytes of a file's name on Linux."""
 
 
-def rules(config: Config) -> list[str]:
+def problems(config: Config) -> list[str]:
     """The rules that span types: ranges, choices and pairs of fields."""
     return [
         *_undeclared(config),
@@ -326,12 +326,6 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> Iterator[str]:
     """The problem of a value that is none of the choices, with the one that was meant."""
     if value not in choices:
         yield f"{name} must be one of {', '.join(choices)}, but is {value!r}.{did_you_mean(value, choices)}"
-
-
-def did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
-    """What was meant, as the end of a message; empty where nothing comes close."""
-    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    return text.format(close[0]) if close else ""
 
 
 def suggest_key(key: str, keys: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """What made a run: versions, commit, machine; and the signature that says when two runs are the same."""
 
 import functools
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lowrung
-from lowrung.config import schema
+from lowrung.config import schema, source
 from lowrung.config.schema import Config
 from lowrung.store.layout import ROOT
 
@@ -37,7 +36,7 @@ def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, 
             "threads": threads,
             "device": _device_kind(),
             "versions": versions(PACKAGES),
-            "source": _source_digest(),
+            "source": source.digest(),
         }
     )
 
@@ -55,6 +54,7 @@ def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, t
         "model_fingerprint": model_fingerprint,
         "data_fingerprint": data_fingerprint,
         "tokens": tokens,
+        "source": source.digest(),
     }
 
 
@@ -80,16 +80,6 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-@functools.cache
-def _source_digest() -> str:
-    """A hash of the code that trains and verifies; what is done with adapters after that changes no result."""
-    here = Path(__file__).parents[1]
-    total = hashlib.sha256()
-    for file in sorted((here / "finetune").rglob("*.py")):
-        total.update(f"{file.relative_to(here)}\n".encode() + file.read_bytes())
-    return total.hexdigest()
 
 
 def _device_kind() -> str:

@@ -28,7 +28,7 @@ class Job:
     is_limited: bool = True
 
 
-class How(enum.StrEnum):
+class Exit(enum.StrEnum):
     """How a job's process ended. What it means for a trial is the coordinator's to say."""
 
     RETURNED = "returned"  # the task returned a value
@@ -52,14 +52,14 @@ class Ended:
 
     Attributes:
         key: the job's.
-        how: how the process ended.
+        exit: how the process ended.
         value: what the task returned, or the exception that it raised.
         cause: for anything but ``returned``, one line that says why: ``ValueError: ...``, ``exit code 3``, ``SIGKILL``,
             ``ran past hydra.launcher.time_limit=30m``.
     """
 
     key: str
-    how: How
+    exit: Exit
     value: Any = None
     cause: str | None = None
 

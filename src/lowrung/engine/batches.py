@@ -1,6 +1,7 @@
 """Hydra's own launchers as an engine: ``hydra/launcher=basic`` and ``hydra/launcher=joblib``."""
 
 import contextlib
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung.engine import gpus, hydra_job, worker
-from lowrung.engine.base import Ended, Event, How, Job, Reported
-from lowrung.engine.inline import run_here
+from lowrung.engine import cores, gpus, hydra_job, worker
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported
 from lowrung.errors import EngineError
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
@@ -44,7 +44,7 @@ class BatchEngine:
     @property
     def threads(self) -> int:
         """An equal share of the cores that this process may use."""
-        return max(1, worker.usable_cores() // self._slots)
+        return max(1, cores.usable_cores() // self._slots)
 
     def submit(self, job: Job) -> None:
         """Takes a job for the next batch; see `lowrung.engine.base.Engine.submit`."""
@@ -74,11 +74,11 @@ class BatchEngine:
         configs = [config for job in jobs if (config := hydra_job.config_of(job.task)) is not None]
         if not configs:
             return []
-        with worker.environment(worker.thread_variables(self.threads)):
+        with cores.environment(cores.thread_variables(self.threads)):
             results = self._launcher.launch(
                 [_overrides(config) for config in configs], initial_job_idx=configs[0].hydra.job.num
             )
-        return [Ended(job.key, How.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
+        return [Ended(job.key, Exit.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
 
     def cancel(self, key: str) -> None:
         """Drops a job that was not launched, without an event: only a sweep that breaks off asks for it."""
@@ -91,10 +91,19 @@ class BatchEngine:
         self._locks.close()
 
 
+def run_here(job: Job) -> Ended:
+    """Runs a job's task in this process."""
+    try:
+        return Ended(job.key, Exit.RETURNED, job.task())
+    except Exception as error:
+        traceback.print_exc()
+        return Ended(job.key, Exit.RAISED, error, worker.describe(error))
+
+
 def _batch_size(launcher: Any) -> int:
     """How many jobs joblib's launcher runs at once (-1 is one for each core); any other runs them one by one."""
     n_jobs = int(getattr(launcher, "joblib", {}).get("n_jobs", 1))
-    return n_jobs if n_jobs > 0 else worker.usable_cores()
+    return n_jobs if n_jobs > 0 else cores.usable_cores()
 
 
 def _overrides(config: DictConfig) -> list[str]:

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.engine import worker
-from lowrung.engine.base import Ended, Engine, How, Job
+from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import EngineError
 from lowrung.store.layout import RunFolder
 
@@ -144,11 +144,11 @@ def _collect(engine: Engine, configs: dict[str, DictConfig], results: dict[str, 
 
 
 def _result(ended: Ended, config: DictConfig) -> JobReturn:
-    if ended.how is How.RETURNED:
+    if ended.exit is Exit.RETURNED:
         result: JobReturn = ended.value
         return result
     folder = output_folder(config)
-    error = ended.value if ended.how is How.RAISED else _lost(ended, folder)
+    error = ended.value if ended.exit is Exit.RAISED else _lost(ended, folder)
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     failed = JobReturn(overrides=overrides, working_dir=str(folder), task_name=config.hydra.job.name)  # type: ignore[arg-type]
     failed.status = JobStatus.FAILED

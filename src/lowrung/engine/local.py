@@ -1,25 +1,19 @@
 """The default engine: every job in a fresh process on this machine."""
 
 import atexit
-import contextlib
-import multiprocessing
 import os
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import connection, forkserver
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
+from multiprocessing import connection
 from pathlib import Path
-from typing import Literal
 
 import cloudpickle
 
-from lowrung.engine import gpus, worker
-from lowrung.engine.base import Event, How, Job, Reported
+from lowrung.engine import cores, gpus, worker
+from lowrung.engine.base import Event, Exit, Job, Reported
 from lowrung.engine.process import Running
+from lowrung.engine.start import CUDA_CHECK, Method, Starter
 from lowrung.errors import EngineError, StoreError
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
@@ -27,31 +21,17 @@ from lowrung.store.layout import RunFolder
 POLL_SECONDS = 0.1
 """How often mailboxes are looked at; the end of a process is noticed at once."""
 
-CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Lets torch answer whether there is a GPU without touching CUDA."""
-
-RESTART_SECONDS = 2.0
-"""How long a start that failed is tried again: a fork server that was killed is still there for a moment."""
-
 LOCK_SECONDS = 2.0
 """How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
-
-_SPAWNING = (
-    "note: each job imports its modules anew, some 10 s a job, since importing them once for all touched CUDA, "
-    "which no fork survives; bitsandbytes does that where it is installed"
-)
 
 
 class LocalEngine:
     """Runs jobs on this machine, each in a fresh process.
 
     With ``start="forkserver"`` the processes are forked from a server that has imported ``preload`` once, while the
-    coordinator does other work; only the first `submit` waits for it. The server belongs to the Python process:
-    a second engine in the same process shares it, with what the first one preloaded. A module that cannot be
-    imported there is left to the jobs, where its error shows.
-
-    Where the import of ``preload`` touches CUDA, which does not survive a fork, the first `submit` says so in a line
-    on stderr, and jobs are spawned.
+    coordinator did other work; only the first `submit` waits for it. Where that is not possible, jobs are spawned, and
+    a line on stderr says so: where the import touches CUDA, which does not survive a fork, or no server can run. On
+    macOS jobs are always spawned.
 
     Children see the coordinator's environment as it is at `submit`, their slot's GPUs and their share of the cores.
     They ignore Ctrl-C, end when the coordinator ends, and print to the job's ``log.txt``. Each leads a session of its
@@ -76,7 +56,7 @@ class LocalEngine:
         preload: Sequence[str] = (),
         *,
         gpus_per_job: int = 1,
-        start: Literal["forkserver", "spawn"] = "forkserver",
+        start: Method = "forkserver",
         time_limit: float | None = None,
     ) -> None:
         if slots < 1:
@@ -86,17 +66,9 @@ class LocalEngine:
         self._slots = slots
         self._time_limit = time_limit
         self._groups = gpus.groups(gpus.visible(), gpus_per_job)
-        self._preload = list(preload)
-        self._forks = start == "forkserver"
-        self._context: ForkServerContext | SpawnContext = (
-            multiprocessing.get_context("forkserver") if self._forks else multiprocessing.get_context("spawn")
-        )
-        self._is_fork_tried = not (self._forks and self._preload)
         self._running: dict[str, Running] = {}
         self._is_closed = False
-        if self._forks:
-            forkserver.set_forkserver_preload(self._preload)
-            self._ensure_server()
+        self._starter = Starter(preload, self.threads, start)
         atexit.register(self.close)  # else the interpreter would wait for jobs that nobody waits for
 
     @property
@@ -107,21 +79,20 @@ class LocalEngine:
     @property
     def threads(self) -> int:
         """How many CPU threads each job may use: an equal share of the cores that this process may use."""
-        return max(1, worker.usable_cores() // self._slots)
+        return max(1, cores.usable_cores() // self._slots)
 
     def submit(self, job: Job) -> None:
         """Starts a job; see `lowrung.engine.base.Engine.submit`."""
         folder = job.folder.resolve()
         self._refuse(job, folder)
         task = _pickle(job)
-        self._try_fork()
+        self._starter.try_fork()
         _prepare(folder)
         slot = self._free_slot()
         variables = self._variables(slot, job.env)
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=worker.main, args=(theirs, task, folder, variables), name=job.key)
+        ours, theirs = self._starter.pipe()
         with theirs:
-            self._start(process, variables)
+            process = self._starter.start(worker.main, (theirs, task, folder, variables), job.key, variables)
         limit = self._time_limit if job.is_limited else None
         self._running[job.key] = Running(job.key, folder, slot, process, ours, mailbox.Reader(folder), limit)
 
@@ -139,7 +110,7 @@ class LocalEngine:
     def cancel(self, key: str) -> None:
         """Ends a job by SIGTERM, and after 5 s by SIGKILL; an answer that has already arrived stands."""
         if key in self._running:
-            self._running[key].stop(How.CANCELLED, "cancelled")
+            self._running[key].stop(Exit.CANCELLED, "cancelled")
 
     def close(self) -> None:
         """Cancels what still runs and waits until it is gone; what it did is no longer reported."""
@@ -186,54 +157,8 @@ class LocalEngine:
         else:
             running.press()
 
-    def _try_fork(self) -> None:
-        """Forks once before the first job, and turns to spawn where a forked process could not use CUDA.
-
-        PEFT imports bitsandbytes where it is installed, and that asks each GPU for its compute capability, which
-        initialises CUDA, whatever `CUDA_CHECK` says.
-        """
-        if self._is_fork_tried:
-            return
-        probe = self._context.Process(target=worker.try_fork)
-        self._start(probe, {})
-        probe.join()
-        self._is_fork_tried = True
-        if probe.exitcode == worker.CUDA_TOUCHED:
-            self._forks, self._context = False, multiprocessing.get_context("spawn")
-            print(_SPAWNING, file=sys.stderr, flush=True)
-
-    def _start(self, process: BaseProcess, variables: Mapping[str, str]) -> None:
-        if not self._forks:
-            with worker.environment(variables), _sigint_blocked():
-                return process.start()
-        deadline = float("inf")
-        while True:
-            try:
-                self._ensure_server()
-                return process.start()
-            except (OSError, EOFError) as error:  # the server was killed, or the process before it knew its task
-                deadline = min(
-                    deadline, time.monotonic() + RESTART_SECONDS
-                )  # not from the start: a server imports first
-                if time.monotonic() >= deadline:
-                    raise EngineError(
-                        f"Preloading must not fail, but the process that imports {', '.join(self._preload)} ended"
-                        f" ({error!r}; its own message is above). Preload less, or make the engine with start='spawn'."
-                    ) from error
-            time.sleep(0.05)
-
-    def _ensure_server(self) -> None:
-        """Starts the fork server where none runs; it imports what is preloaded while we go on.
-
-        OpenMP reads its thread count once, when it is loaded. Python 3.11 does not tell the server our `sys.path`, and
-        has it import from the working folder first; hence the environment.
-        """
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        with worker.environment({**worker.thread_variables(self.threads), **CUDA_CHECK, **path}), _sigint_blocked():
-            forkserver.ensure_running()
-
     def _variables(self, slot: int, extra: Mapping[str, str]) -> dict[str, str]:
-        return {**os.environ, **worker.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
+        return {**os.environ, **cores.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}
 
     def _gpus(self, slot: int) -> dict[str, str]:
         """The variable that shows a slot its GPUs; nothing where none is visible."""
@@ -263,13 +188,3 @@ def _prepare(folder: Path) -> None:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """While a process is started, which inherits this: Ctrl-C never reaches it, not even before its first line."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.engine import durations, worker
-from lowrung.engine.base import Ended, How
+from lowrung.engine.base import Ended, Exit
 from lowrung.store import mailbox
 
 GRACE_SECONDS = 5.0
 """From SIGTERM, or from a job's answer, until a process that is still there is killed."""
+
+_GONE = (ProcessLookupError, PermissionError)
+"""What a signal raises when nothing is left to get it; on macOS the latter, where what is left are zombies."""
 
 
 @dataclasses.dataclass
@@ -45,7 +48,7 @@ class Running:
     time_limit: float | None
     answer: bytes | None = None
     is_link_done: bool = False
-    stopped: tuple[How, str] | None = None
+    stopped: tuple[Exit, str] | None = None
     kill_at: float = float("inf")
 
     def __post_init__(self) -> None:
@@ -66,23 +69,23 @@ class Running:
             self.answer = self.link.recv_bytes()
         self.kill_at = time.monotonic() + GRACE_SECONDS
 
-    def stop(self, how: How, cause: str) -> None:
+    def stop(self, exit: Exit, cause: str) -> None:
         """Asks the job to end by SIGTERM; ignored when it has answered or was stopped before."""
         if self.answer is None and self.stopped is None:
-            self.stopped = how, cause
+            self.stopped = exit, cause
             self._signal(signal.SIGTERM)
             self.kill_at = time.monotonic() + GRACE_SECONDS
 
     def press(self) -> None:
         """Stops the job at its time limit, and kills it when the grace is over."""
         if self.time_limit is not None and time.monotonic() >= self._time_is_up_at:
-            self.stop(How.TIMED_OUT, f"ran past hydra.launcher.time_limit={durations.text(self.time_limit)}")
+            self.stop(Exit.TIMED_OUT, f"ran past hydra.launcher.time_limit={durations.text(self.time_limit)}")
         if time.monotonic() >= self.kill_at:
             self._signal(signal.SIGKILL)
 
     def end(self) -> Ended:
         """How the job ended, after its process did; what the process left behind is killed."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(*_GONE):
             os.killpg(self._pid, signal.SIGKILL)
         code = self.process.exitcode
         self.process.close()
@@ -90,13 +93,13 @@ class Running:
         if self.answer is not None:
             return Ended(self.key, *worker.read_answer(self.answer))
         if self.stopped is not None:
-            how, cause = self.stopped
-            return Ended(self.key, how, cause=cause)
-        return Ended(self.key, How.DIED, cause=_describe_exit(code or 0))
+            exit, cause = self.stopped
+            return Ended(self.key, exit, cause=cause)
+        return Ended(self.key, Exit.DIED, cause=_describe_exit(code or 0))
 
     def _signal(self, number: int) -> None:
         """Signals the process and all that it started."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(*_GONE):
             try:
                 os.killpg(self._pid, number)
             except ProcessLookupError:  # it has not made its group yet

@@ -9,14 +9,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from lowrung.engine.base import How
+from lowrung.engine.base import Exit
 from lowrung.errors import EngineError
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder
@@ -29,31 +29,6 @@ CUDA_TOUCHED = 3
 
 _HELD = contextlib.ExitStack()
 """Keeps the folder's lock: nothing closes it, so the lock lasts as long as the process."""
-
-
-def usable_cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def thread_variables(threads: int) -> dict[str, str]:
-    """The environment variables that hold the usual numeric libraries to this many threads."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-
-@contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables while the block runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, str]) -> None:
@@ -112,10 +87,10 @@ def answer(task: bytes) -> bytes:
     """Runs a pickled task; the answer is for `read_answer`. What the task raises is printed with its traceback."""
     try:
         _settle_torch()
-        return _pack(How.RETURNED, cloudpickle.loads(task)())
+        return _pack(Exit.RETURNED, cloudpickle.loads(task)())
     except Exception as error:
         traceback.print_exc()
-        return _pack(How.RAISED, portable(error), describe(error))
+        return _pack(Exit.RAISED, portable(error), describe(error))
 
 
 def _settle_torch() -> None:
@@ -147,7 +122,7 @@ def try_fork() -> None:
     sys.exit(CUDA_TOUCHED if is_cuda_touched() else 0)
 
 
-def _pack(how: How, value: Any, cause: str | None = None) -> bytes:
+def _pack(exit: Exit, value: Any, cause: str | None = None) -> bytes:
     try:
         payload = cloudpickle.dumps(value)
     except Exception as error:
@@ -155,21 +130,21 @@ def _pack(how: How, value: Any, cause: str | None = None) -> bytes:
             f"What a task returns must be picklable, but its {type(value).__name__} is not ({describe(error)}). "
             "Return plain values, and write anything else to the job's folder."
         ) from error
-    packed: bytes = cloudpickle.dumps((how, payload, cause))
+    packed: bytes = cloudpickle.dumps((exit, payload, cause))
     return packed
 
 
-def read_answer(message: bytes) -> tuple[How, Any, str | None]:
+def read_answer(message: bytes) -> tuple[Exit, Any, str | None]:
     """What `answer` packed: how the task ended, its value or exception, and the cause."""
-    how, payload, cause = cloudpickle.loads(message)
+    exit, payload, cause = cloudpickle.loads(message)
     try:
-        return how, cloudpickle.loads(payload), cause
+        return exit, cloudpickle.loads(payload), cause
     except Exception as error:
         problem = EngineError(
             f"What a task returns must be picklable, but it cannot be unpickled ({describe(error)}). "
             "Return plain values, and write anything else to the job's folder."
         )
-        return How.RAISED, problem, describe(problem)
+        return Exit.RAISED, problem, describe(problem)
 
 
 def portable(error: BaseException) -> BaseException:

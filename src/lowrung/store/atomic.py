@@ -1,7 +1,6 @@
 """Files that are either whole or absent, and folders that one process at a time works in."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -9,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lowrung.errors import StoreError
 
@@ -93,11 +94,12 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         StoreError: when another process holds the lock and ``wait`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise StoreError(
-                f"Another process works in {path.parent}. Wait for it, or stop it, then try again."
-            ) from None
+    held = FileLock(path, thread_local=False)
+    try:
+        held.acquire(blocking=wait)
+    except Timeout:
+        raise StoreError(f"Another process works in {path.parent}. Wait for it, or stop it, then try again.") from None
+    try:
         yield
+    finally:
+        held.release()

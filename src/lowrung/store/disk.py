@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lowrung.errors import LowrungError, StoreError, UsageError
 
-_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
-"""How Python, Rust (safetensors, tokenizers), Arrow and SQLite say that a disk is full."""
+_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded", "Disc quota exceeded")
+"""How Python, Rust (safetensors, tokenizers), Arrow and SQLite say that a disk is full; macOS spells it "Disc"."""
 
 _UNFINISHED = ("iostream error", "PytorchStreamWriter")
 """How ``torch.save`` says that a file could not be written; it does not know why."""

@@ -14,11 +14,12 @@ from lowrung.config import schema
 from lowrung.engine import durations
 from lowrung.engine.base import Engine
 from lowrung.engine.interrupt import CtrlC
+from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.report.tables import counted
-from lowrung.runs import execution, task
-from lowrung.runs.task import RunFailed
+from lowrung.runs import execution, inputs
+from lowrung.runs.folder import kept_outcome
 from lowrung.search.space import Value
 from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status, over_seeds
@@ -107,7 +108,7 @@ class Coordinator:
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
         self._keep_finished()
         with self._progress:
-            done = len(self._results.numbers)
+            done = len(self._results.trials)
             self._progress.say(f"study {self._plan.study}: {counted(self._plan.n_trials, 'trial')}, {done} done before")
             try:
                 with CtrlC() as ctrl_c:
@@ -116,11 +117,12 @@ class Coordinator:
                 self._break_off(error)
                 raise
 
-    def report(self) -> None:
-        """Prints the leaderboard; see `lowrung.sweeps.results.Results.report`."""
+    def report(self) -> Results:
+        """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Again, for a coordinator that was killed when it had told the last trial.
         self._results.log_best(self._tracking.parent, self._ended)
         self._results.report(self._tracking.parent)
+        return self._results
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
@@ -186,7 +188,7 @@ class Coordinator:
 
     def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
         run = self._run(trial.number, trial.params, seed, facts)
-        outcome = task.kept(run.folder, also=trial.user_attrs.get("status"))
+        outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))
         is_same = run.folder.path.name == facts["signature"]
         return _as_shown(Finished(run, outcome, is_reused=True)) if outcome is not None and is_same else None
 
@@ -251,7 +253,7 @@ class Coordinator:
             composed=composed,
             config=config,
             folder=store_folder(self._plan, config, self._engine.threads),
-            steps=task.steps(config, self._plan.preflight(config)),
+            steps=inputs.steps(config, self._plan.preflight(config)),
             tracked=known.get("tracked"),
             is_halved="overrides" in known,
         )

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from lowrung.engine.base import Engine
 from lowrung.report.tables import counted, table
-from lowrung.runs import task
+from lowrung.runs import inputs
+from lowrung.runs.folder import kept_outcome
 from lowrung.sweeps.plan import Composer, GridPoint, Plan
 from lowrung.sweeps.queue import store_folder
 
@@ -16,7 +17,7 @@ def render(plan: Plan, composer: Composer, engine: Engine) -> str:
     rows = []
     for point in plan.points[: plan.n_trials]:
         texts = {**space.texts(point.params), **searched}
-        steps = task.steps(point.config, plan.preflight(point.config))
+        steps = inputs.steps(point.config, plan.preflight(point.config))
         seeds = [",".join(map(str, space.seeds))] if space.seeds else []
         state = "drawn when it starts" if searched else _state(list(_are_kept(plan, composer, engine, point)))
         rows.append([*(texts[key] for key in space.keys), str(steps), *seeds, state])
@@ -28,7 +29,7 @@ def render(plan: Plan, composer: Composer, engine: Engine) -> str:
 def _are_kept(plan: Plan, composer: Composer, engine: Engine, point: GridPoint) -> Iterator[bool]:
     for seed in plan.space.seeds or (point.config.seed,):
         config = composer.config([*plan.space.overrides(point.params), f"seed={seed}"])
-        yield task.kept(store_folder(plan, config, engine.threads)) is not None
+        yield kept_outcome(store_folder(plan, config, engine.threads)) is not None
 
 
 def _state(are_kept: list[bool]) -> str:

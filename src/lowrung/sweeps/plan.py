@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.config import commandline, rules, schema
 from lowrung.config.schema import Config
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
-from lowrung.runs import task as app
+from lowrung.runs import inputs
 from lowrung.search import objectives
 from lowrung.search import space as spaces
 from lowrung.search.pruning import Schedule
@@ -118,7 +118,7 @@ def _looked_at_problems(space: Space) -> Iterator[str]:
 
 
 def _rules(config: Config) -> list[str]:
-    return rules.rules(config) + recording.tracking_problems(config)
+    return rules.problems(config) + recording.tracking_problems(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Plan:
         alike: dict[str, list[Config]] = {}
         for point in points:
             alike.setdefault(_look_key(point.config), []).append(point.config)
-        distinct = {key: app.look_arguments(configs) for key, configs in alike.items()}
+        distinct = {key: inputs.preflight_arguments(configs) for key, configs in alike.items()}
         print("loading libraries, looking at model and data (the first time, the model is built: half a minute)")
         preflights = dict(_look(engine, folder, distinct))
         shutil.rmtree(folder.preflight, ignore_errors=True)
@@ -245,7 +245,7 @@ def _quoted(name: str) -> str:
 
 def _look_key(config: Config) -> str:
     """What runs share that are looked at together: model and data."""
-    arguments = app.look_arguments([config])
+    arguments = inputs.preflight_arguments([config])
     return schema.digest({name: value for name, value in arguments.items() if name != "adapters"})
 
 
@@ -255,9 +255,9 @@ def _look(
     for key, arguments in distinct.items():
         log = RunFolder(folder.preflight)
         ended = _looked(engine, Job(key, log.path, _Look(dict(arguments)), is_limited=False))
-        if ended.how is How.DIED:  # what killed it need not have been its own doing
+        if ended.exit is Exit.DIED:  # what killed it need not have been its own doing
             ended = _looked(engine, Job(key, log.path, _Look(dict(arguments)), is_limited=False))
-        if ended.how is not How.RETURNED:
+        if ended.exit is not Exit.RETURNED:
             raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {log.log}.")
         yield key, ended.value
 

@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
-from lowrung.engine.base import Ended, Engine, How, Job, Reported
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import StoreError
 from lowrung.report.progress import Progress
-from lowrung.runs import task
+from lowrung.runs import inputs
+from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.task import Assignment, Ran
 from lowrung.store import layout, mailbox
 from lowrung.store.layout import JobFolder, RunFolder
@@ -144,7 +145,7 @@ class Runs:
         """Takes a run; gives its outcome where the store has it, else `wait` will."""
         job = JobFolder(hydra_job.output_folder(run.composed))
         layout.point_to(job.run, run.folder.path)
-        outcome = task.kept(run.folder)
+        outcome = kept_outcome(run.folder)
         if outcome is not None:
             hydra_job.leave_files(run.composed)
         elif any(other.folder == run.folder for other in self._running.values()):
@@ -205,7 +206,7 @@ class Runs:
     def _submit(self, run: Run, job: JobFolder) -> None:
         config, preflight = run.config, self._plan.preflight(run.config)
         try:
-            task.prepare_folder(run.folder, task.pinned(config, preflight.revision), preflight, self._engine.threads)
+            prepare_folder(run.folder, inputs.pinned(config, preflight.revision), preflight, self._engine.threads)
         except StoreError:
             self._wait_for_another_sweep(run)
             return
@@ -246,7 +247,7 @@ class Runs:
     def _ended(self, run: Run, ended: Ended) -> list[Evaluated | Finished]:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
         outcome = Outcome.read(run.folder.outcome)
-        is_lost = outcome is None and ended.how is How.DIED and run.stopped_as is not Status.CANCELLED
+        is_lost = outcome is None and ended.exit is Exit.DIED and run.stopped_as is not Status.CANCELLED
         if is_lost and run.losses < self._retries:
             self._progress.end(run.key, run.title, f"its process was lost ({ended.cause}); tried again")
             self._queue.insert(0, dataclasses.replace(run, losses=run.losses + 1, stopped_as=None))
@@ -267,14 +268,14 @@ class Runs:
 
 def store_folder(plan: Plan, config: Config, threads: int) -> RunFolder:
     """Where the results of a run with this config are."""
-    signature = task.run_signature(config, plan.preflight(config), threads)
+    signature = inputs.run_signature(config, plan.preflight(config), threads)
     return layout.run_folder(Path(plan.config.store).absolute(), signature)
 
 
 def _cause(ended: Ended) -> str:
     """Why a job that left no outcome ended, in one line."""
-    if ended.how is not How.RETURNED:
-        return ended.cause or str(ended.how)
+    if ended.exit is not Exit.RETURNED:
+        return ended.cause or str(ended.exit)
     if isinstance(ended.value, JobReturn) and ended.value.status is JobStatus.FAILED:
         error = ended.value._return_value
         return f"{type(error).__name__}: {error}".splitlines()[0]

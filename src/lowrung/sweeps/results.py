@@ -2,22 +2,22 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
-from lowrung.runs.task import RunFailed
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point, Tracker
 
 
 class Results:
-    """The trials that have ended.
+    """The trials of a sweep that have ended.
 
     Args:
         folder: the study's.
-        objectives: metrics with ``minimize`` or ``maximize``.
+        objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         total: how many trials there will be.
         runs_per_trial: seeds that each is trained with.
         tracker: where the sweep's own run is.
@@ -26,8 +26,8 @@ class Results:
     def __init__(
         self, folder: StudyFolder, objectives: Mapping[str, str], total: int, runs_per_trial: int, tracker: Tracker
     ) -> None:
-        self._folder = folder
-        self._objectives = objectives
+        self.folder = folder
+        self.objectives = dict(objectives)
         self._total = total
         self._runs_per_trial = runs_per_trial
         self._tracker = tracker
@@ -37,14 +37,14 @@ class Results:
         self._best: leaderboard.Row | None = None
 
     @property
-    def numbers(self) -> Sequence[int]:
-        """The trials that have ended."""
-        return list(self._rows)
+    def trials(self) -> list[leaderboard.Row]:
+        """The trials as the leaderboard ranks them, best first; each has its runs, metrics and folders."""
+        return leaderboard.ranked(list(self._rows.values()), self.objectives)
 
     @property
-    def rows(self) -> list[leaderboard.Row]:
-        """Their leaderboard rows."""
-        return list(self._rows.values())
+    def best(self) -> leaderboard.Row | None:
+        """The best complete trial that keeps to all constraints; None as long as there is none."""
+        return self._best
 
     def add(self, row: leaderboard.Row) -> None:
         """Takes a trial that has ended."""
@@ -52,7 +52,7 @@ class Results:
         self._counts[row.outcome.status] += 1
         if row.outcome.status is Status.COMPLETE and not row.broken:
             rivals = [row] if self._best is None else [self._best, row]
-            self._best = leaderboard.ranked(rivals, self._objectives)[0]
+            self._best = leaderboard.ranked(rivals, self.objectives)[0]
 
     def show(self, progress: Progress, running: int) -> None:
         """Gives the screen the state of the sweep."""
@@ -69,7 +69,7 @@ class Results:
         )
 
     def _described(self, row: leaderboard.Row) -> str:
-        scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self._objectives if name in row.outcome.metrics)
+        scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self.objectives if name in row.outcome.metrics)
         point = leaderboard.name(row.point)
         return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
 
@@ -85,32 +85,37 @@ class Results:
             self._tracker.set_tags(parent, {"lowrung.best_trial": str(best.number)})
 
     def report(self, parent: str) -> None:
-        """Prints the leaderboard and where everything is; then a failed trial is an error.
+        """Writes and prints the leaderboard, says where everything is, and closes the sweep's run in the tracker.
 
         Raises:
             RunFailed: when a trial ended as failed, oom or cancelled.
         """
-        leaderboard.write(self._folder.leaderboard, self.rows, self._objectives)
+        trials = self.trials
+        leaderboard.write(self.folder.leaderboard, trials, self.objectives)
         self._close(parent)
-        print("\n" + leaderboard.render(self.rows, self._objectives) + "\n")
-        for row in self.rows:
+        print("\n" + leaderboard.render(trials, self.objectives) + "\n")
+        for row in self._rows.values():
             if row.outcome.cause:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.facts.get("gate_failures", ()):
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
-        print(f"results:  {self._folder.path}")
+        print(f"results:  {self.folder.path}")
         self._print_comparison()
-        bad = [row for row in self.rows if not row.outcome.status.is_kept]
-        if bad:
+        failed = self._failed
+        if failed:
             raise RunFailed(
-                f"{len(bad)} of {len(self.rows)} trials failed (first: trial {bad[0].number}, {bad[0].outcome.cause})."
-                " The others' results are kept; the same command runs the failed ones again."
+                f"{len(failed)} of {len(trials)} trials failed (first: trial {failed[0].number},"
+                f" {failed[0].outcome.cause}). The others' results are kept; the same command runs the failed ones"
+                " again."
             )
 
+    @property
+    def _failed(self) -> list[leaderboard.Row]:
+        return [row for row in self._rows.values() if not row.outcome.status.is_kept]
+
     def _close(self, parent: str) -> None:
-        self._tracker.log_artifact(parent, self._folder.leaderboard)
-        has_failed = any(not row.outcome.status.is_kept for row in self.rows)
-        self._tracker.end_run(parent, Status.FAILED if has_failed else Status.COMPLETE)
+        self._tracker.log_artifact(parent, self.folder.leaderboard)
+        self._tracker.end_run(parent, Status.FAILED if self._failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:
         tracked = [run.tracked for _, row in sorted(self._rows.items()) for run in row.seeds if run.tracked]

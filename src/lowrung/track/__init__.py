@@ -1,4 +1,4 @@
-"""Where runs are recorded: MLflow, nowhere, or memory."""
+"""Where runs are recorded: in MLflow, or nowhere."""
 
 import os
 

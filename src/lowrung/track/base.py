@@ -1,4 +1,4 @@
-"""What lowrung asks of a tracker, with two twins: one that records nothing and one that records in memory.
+"""What lowrung asks of a tracker, and one that records nothing.
 
 There are two levels of runs only: a sweep is a parent, each of its trials a child. A single run has no parent.
 """

@@ -10,7 +10,7 @@ from lowrung.track.mlflow import RESULTS_TAG, SIGNATURE_TAG, UNKNOWN, open_store
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class TrackedRun:
     """A run that was tracked.
 
     Attributes:
@@ -32,7 +32,7 @@ class Record:
         return Path(folder) if folder else None
 
 
-def by_id(uri: str, run: str) -> Record | None:
+def by_id(uri: str, run: str) -> TrackedRun | None:
     """The run of this id, or None where the store has none.
 
     Raises:
@@ -47,10 +47,10 @@ def by_id(uri: str, run: str) -> Record | None:
             if error.error_code in UNKNOWN:
                 return None
             raise
-        return Record(uri, run, client.get_experiment(found.info.experiment_id).name, found.data.tags)
+        return TrackedRun(uri, run, client.get_experiment(found.info.experiment_id).name, found.data.tags)
 
 
-def by_signature(uri: str, signature: str) -> Record | None:
+def by_signature(uri: str, signature: str) -> TrackedRun | None:
     """The latest complete run of this signature, or None: one result may be part of several sweeps.
 
     Raises:
@@ -62,4 +62,6 @@ def by_signature(uri: str, signature: str) -> Record | None:
         names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
         condition = f"tags.`{SIGNATURE_TAG}` = '{signature}' AND attributes.status = 'FINISHED'"
         found = client.search_runs(list(names), condition, max_results=1, order_by=["attributes.start_time DESC"])
-    return Record(uri, found[0].info.run_id, names[found[0].info.experiment_id], found[0].data.tags) if found else None
+    return (
+        TrackedRun(uri, found[0].info.run_id, names[found[0].info.experiment_id], found[0].data.tags) if found else None
+    )

@@ -37,7 +37,7 @@ STATUS_TAG = "lowrung.status"
 SIGNATURE_TAG = "lowrung.signature"
 """The tag with the signature of a run (see `lowrung.config.signature.signature`)."""
 
-RESULTS_TAG = "lowrung.sweeps.results"
+RESULTS_TAG = "lowrung.results"
 """The tag with the folder of a run's results."""
 
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

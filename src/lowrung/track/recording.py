@@ -127,7 +127,7 @@ def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, d
             tracker.log_artifact(run_id, path)
     tags = {
         "lowrung.signature": folder.path.name,
-        "lowrung.sweeps.results": str(folder.path),
+        "lowrung.results": str(folder.path),
         "mlflow.source.git.commit": signature.git_commit(),
     }
     tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})

@@ -95,11 +95,12 @@ def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
-    with contextlib.suppress(ProcessLookupError):
+    gone = (ProcessLookupError, PermissionError)  # macOS raises the latter where only zombies are left
+    with contextlib.suppress(*gone):
         os.killpg(server.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         server.wait(_GRACE)
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(*gone):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
 

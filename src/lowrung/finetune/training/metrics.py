@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lowrung.config import rules, schema
-from lowrung.errors import UsageError, install
+from lowrung.config import schema
+from lowrung.errors import UsageError, did_you_mean, install
 
 Texts = Sequence[str]
 
@@ -175,7 +175,7 @@ def _function(name: str) -> tuple[Callable[..., Any], ModuleType]:
             f" It is looked for where Python looks, then in {Path.cwd()}."
         ) from error
     if not hasattr(module, function_name):
-        meant = rules.did_you_mean(function_name, [known for known in dir(module) if not known.startswith("_")])
+        meant = did_you_mean(function_name, [known for known in dir(module) if not known.startswith("_")])
         place = getattr(module, "__file__", None) or "built in"
         raise UsageError(f"data.metrics names {name}, but {module_name} ({place}) has no {function_name!r}.{meant}")
     function = getattr(module, function_name)

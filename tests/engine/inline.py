@@ -1,11 +1,11 @@
-"""An engine for debuggers and tests: the job runs right here."""
+"""An engine for tests: the job runs in their own process."""
 
 import contextlib
-import traceback
 from collections.abc import Sequence
 
-from lowrung.engine import worker
-from lowrung.engine.base import Ended, Event, How, Job, Reported
+from lowrung.engine import cores
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported
+from lowrung.engine.batches import run_here
 from lowrung.errors import EngineError
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
@@ -33,7 +33,7 @@ class InlineEngine:
     @property
     def threads(self) -> int:
         """All the cores that this process may use."""
-        return worker.usable_cores()
+        return cores.usable_cores()
 
     def submit(self, job: Job) -> None:
         """Takes a job, for the next `wait` to run; see `lowrung.engine.base.Engine.submit`."""
@@ -55,8 +55,8 @@ class InlineEngine:
             return []
         with self._lock:
             if self._is_cancelled:
-                return [Ended(job.key, How.CANCELLED, cause="cancelled")]
-            with worker.environment({**worker.thread_variables(self.threads), **job.env}):
+                return [Ended(job.key, Exit.CANCELLED, cause="cancelled")]
+            with cores.environment({**cores.thread_variables(self.threads), **job.env}):
                 ended = run_here(job)
             return [*(Reported(job.key, report) for report in mailbox.Reader(job.folder).read()), ended]
 
@@ -69,12 +69,3 @@ class InlineEngine:
         self._is_closed = True
         self._job = None
         self._lock.close()
-
-
-def run_here(job: Job) -> Ended:
-    """Runs a job's task in this process."""
-    try:
-        return Ended(job.key, How.RETURNED, job.task())
-    except Exception as error:
-        traceback.print_exc()
-        return Ended(job.key, How.RAISED, error, worker.describe(error))

@@ -1,4 +1,4 @@
-"""A tracker that keeps its records in memory: what tests look into."""
+"""A tracker that keeps all in memory, for tests to look into."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from lowrung.track.base import DatasetInput, Point, TrackError
 
 
 @dataclasses.dataclass
-class Record:
+class RecordedRun:
     """All that was recorded of one run.
 
     Attributes:
@@ -49,7 +49,7 @@ class MemoryTracker:
     """
 
     def __init__(self) -> None:
-        self.runs: dict[str, Record] = {}
+        self.runs: dict[str, RecordedRun] = {}
 
     def start_run(
         self,
@@ -61,12 +61,12 @@ class MemoryTracker:
         key: str | None = None,
     ) -> str:
         """See `Tracker`."""
-        for known, record in self.runs.items():
-            if key is not None and record.key == key:
+        for known, recorded in self.runs.items():
+            if key is not None and recorded.key == key:
                 self.log_params(known, params or {})
                 return known
         run = f"run{len(self.runs)}"
-        self.runs[run] = Record(name, parent, dict(params or {}), dict(tags or {}), key=key)
+        self.runs[run] = RecordedRun(name, parent, dict(params or {}), dict(tags or {}), key=key)
         return run
 
     def has_run(self, run: str) -> bool:
@@ -75,43 +75,43 @@ class MemoryTracker:
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
-        history = self._record(run).history
+        history = self._run(run).history
         for point in points:
             for name, value in point.metrics.items():
                 history.setdefault(name, {}).setdefault(point.step, value if math.isfinite(value) else math.nan)
 
     def log_params(self, run: str, params: Mapping[str, str]) -> None:
         """See `Tracker`."""
-        known = self._record(run).params
+        known = self._run(run).params
         for name, value in params.items():
             if known.setdefault(name, value) != value:
                 raise TrackError(f"The parameter {name} of run {run} is {known[name]} and cannot become {value}.")
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """See `Tracker`."""
-        self._record(run).tags.update(tags)
+        self._run(run).tags.update(tags)
 
     def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
         """See `Tracker`."""
-        known = self._record(run).datasets
+        known = self._run(run).datasets
         known.extend(dataset for dataset in datasets if dataset not in known)
 
     def log_artifact(self, run: str, path: Path) -> None:
         """See `Tracker`."""
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         kept = {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
-        self._record(run).artifacts.update(kept)
+        self._run(run).artifacts.update(kept)
 
     def end_run(self, run: str, status: Status) -> None:
         """See `Tracker`."""
-        self._record(run).status = status
+        self._run(run).status = status
 
     def comparison(self, runs: Sequence[str]) -> str | None:
         """See `Tracker`."""
-        measured = [run for run in runs if self._record(run).history]
+        measured = [run for run in runs if self._run(run).history]
         return f"#/compare-runs?runs={','.join(measured)}" if measured else None
 
-    def _record(self, run: str) -> Record:
+    def _run(self, run: str) -> RecordedRun:
         if run not in self.runs:
             raise TrackError(f"There is no run {run}.")
         return self.runs[run]

@@ -1,0 +1,32 @@
+"""The arguments that several commands share."""
+
+import argparse
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What a command is added to: `argparse.ArgumentParser.add_subparsers` makes it, and has no public type."""
+
+ADAPTER = "an adapter's folder, a run (runs/<signature>, its signature, or MLflow's id) or a trial (<study>/<n>)"
+"""What can be named where an adapter is wanted."""
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--base`` and ``--trust-remote-code``."""
+    parser.add_argument(
+        "--base", metavar="PATH", help="where the base is: a folder, a hub id or embedded:NAME (default: as trained)"
+    )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--trust-remote-code``."""
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that comes with the base: read it first"
+    )
+
+
+def add_new_tokens(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds ``--new-tokens``; ``more`` ends its help."""
+    parser.add_argument(
+        "--new-tokens", type=int, default=64, help=f"the most tokens of an answer (default: %(default)s{more})"
+    )

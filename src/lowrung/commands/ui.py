@@ -1,0 +1,20 @@
+"""`lowrung ui`: MLflow, opened on the latest sweep."""
+
+import argparse
+from pathlib import Path
+
+from lowrung.commands.arguments import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("ui", help="open MLflow on the latest sweep")
+    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument("--uri", help="where the runs are (default: sqlite:///mlflow.db, in this folder)")
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    from lowrung.track import base, server
+
+    server.serve(base.store_uri(chosen.uri, Path.cwd()), chosen.port)
