@@ -1,5 +1,7 @@
 """What is said of a store before the first run."""
 
+from typing import Any
+
 import pytest
 
 from lowrung.config import signature
@@ -8,7 +10,7 @@ from lowrung.runs.folder import notes
 from lowrung.store import atomic, layout
 from tests import composing
 
-HERE = {"model_fingerprint": "m", "data_fingerprint": "d"}
+HERE: dict[str, Any] = {"model_fingerprint": "m", "data_fingerprint": "d"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_so_are_results_of_other_libraries(said, tmp_path):
 
 def test_other_models_other_data_unfinished_and_present_runs_are_not(said):
     old = {"source": None, "lowrung": "0.1.0"}
-    others = [{"model_fingerprint": "n"}, {"data_fingerprint": "e"}, {"is_finished": False}]
+    others: list[dict[str, Any]] = [{"model_fingerprint": "n"}, {"data_fingerprint": "e"}, {"is_finished": False}]
     assert said(*({**old, **other} for other in others), {}) == []
 
 
