@@ -158,18 +158,19 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME)
-            if not _is_sweep(arguments):
-                found += [
-                    f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
-                    for text in swept(typed.overrides, hydra)
-                ]
+            needs_flag = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
+            also = [
+                f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+                for text in needs_flag
+            ]
+            return refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also) or None
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
-    return found or None
 
 
-def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
+def refusal(
+    error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str, also: Sequence[str] = ()
+) -> list[str]:
     """All that is wrong with overrides that Hydra refused; at least what Hydra says, where that is an error of its own.
 
     Args:
@@ -177,19 +178,20 @@ def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_nam
         overrides: as typed, sweeps included.
         hydra: what refused them.
         config_name: the root config.
+        also: problems that were found elsewhere, which come last.
     """
     loader = hydra.config_loader
 
     def compose(values: Sequence[str]) -> DictConfig:
         return loader.load_configuration(config_name, list(values), RunMode.RUN)
 
-    found = []
+    found: list[str] = []
     # Where it cannot be composed by itself, the root config is not there, or is the user's.
     with contextlib.suppress(*COMPOSITION_ERRORS):
         compose([])
         found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
     is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return found or ([_first_line(error)] if is_hydras else [])
+    return [*found, *also] or ([_first_line(error)] if is_hydras else [])
 
 
 def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
