@@ -158,14 +158,15 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            needs_flag = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
-            also = [
+            several = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
+            unflagged = [
                 f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
-                for text in needs_flag
+                for text in several
             ]
-            return refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also) or None
+            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also=unflagged)
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
+    return found or None
 
 
 def refusal(
@@ -178,14 +179,14 @@ def refusal(
         overrides: as typed, sweeps included.
         hydra: what refused them.
         config_name: the root config.
-        also: problems that were found elsewhere, which come last.
+        also: problems that were found elsewhere.
     """
     loader = hydra.config_loader
 
     def compose(values: Sequence[str]) -> DictConfig:
         return loader.load_configuration(config_name, list(values), RunMode.RUN)
 
-    found: list[str] = []
+    found = []
     # Where it cannot be composed by itself, the root config is not there, or is the user's.
     with contextlib.suppress(*COMPOSITION_ERRORS):
         compose([])
