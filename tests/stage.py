@@ -24,6 +24,7 @@ from lowrung.runs.task import Assignment
 from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps.results import Results
 from lowrung.track.base import DatasetInput, Point
 from tests.composing import Composer
 from tests.engine.inline import InlineEngine
@@ -121,6 +122,8 @@ class Stage:
         self.tracker = MemoryTracker()
         self.engine = PlayedEngine()
         self.ran: list[Config] = []
+        self.results: Results | None = None
+        """What the last sweep that came to its end returned."""
         self.returned: Any = "done"
         """What each job returns."""
 
@@ -132,7 +135,7 @@ class Stage:
         Where its overrides name no study it is called ``s``, and ``n_trials`` is no override: what was composed in
         another test need not be again.
         """
-        self.ran, self.engine = [], PlayedEngine(slots, seen)
+        self.ran, self.engine, self.results = [], PlayedEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
         master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -147,7 +150,7 @@ class Stage:
         arguments = OmegaConf.to_container(master.hydra.overrides.task)
         assert isinstance(arguments, list)
         try:
-            sweeper.sweep([str(argument) for argument in arguments])
+            self.results = sweeper.sweep([str(argument) for argument in arguments])
         finally:
             assert self.engine.is_closed == self.engine.is_open
         return self.ran

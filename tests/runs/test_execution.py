@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lowrung.finetune.lora import adapter
-from lowrung.runs import execution, task
+from lowrung.runs import execution, inputs
+from lowrung.runs.folder import prepare_folder
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from tests import composing
@@ -27,8 +28,8 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
     """A run below a folder, in this process; with a reason to stop it ends after its first step."""
     with composing.composer() as composer:
         config = composer.config(*CONFIG, f"store='{folder / 'runs'}'")
-    seen = task.look(config)
-    task.prepare_folder(RunFolder(folder / "run"), config, seen, threads=1)
+    seen = inputs.preflight(config)
+    prepare_folder(RunFolder(folder / "run"), config, seen, threads=1)
     return execution.execute(
         config,
         RunFolder(folder / "run"),

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lowrung.config import schema
-from lowrung.runs import execution, task
+from lowrung.runs import execution, inputs, task
+from lowrung.runs.folder import prepare_folder
 from lowrung.runs.task import Assignment, Ran
 from lowrung.store import layout
 from lowrung.store.layout import JobFolder
@@ -34,9 +35,9 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
     """Runs a trial as the coordinator has it run, in this folder; gives what it returns, and its tracked run."""
     composed = composer.compose([*SMALL, "verify=none", "hydra.run.dir=job", "hydra/job_logging=disabled", *overrides])
     config = schema.resolve(composed)
-    seen = task.look(config)
-    folder = layout.run_folder(Path("runs").absolute(), task.run_signature(config, seen, threads=1))
-    task.prepare_folder(folder, config, seen, threads=1)
+    seen = inputs.preflight(config)
+    folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, seen, threads=1))
+    prepare_folder(folder, config, seen, threads=1)
     uri = recording.tracking_uri(config)
     tracked = recording.make_tracker(config).start_run("r=8")
     Assignment(

@@ -16,51 +16,24 @@ from types import SimpleNamespace
 
 import pytest
 from optuna import load_study
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job
-from lowrung.errors import StoreError, UsageError
+from lowrung.errors import RunFailed, StoreError, UsageError
 from lowrung.runs import task
-from lowrung.runs.task import Assignment, RunFailed
+from lowrung.runs.folder import kept_outcome
+from lowrung.runs.task import Assignment
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import coordinator, queue
 from lowrung.sweeps.results import Results
-from lowrung.track import recording
 from lowrung.track.base import TrackerLostError
-from lowrung.track.tolerant import Tolerant
-from tests import composing, stage
-from tests.composing import Composer
-from tests.stage import SEEN, Stage, trains
+from tests import stage
+from tests.stage import SEEN, trains
 
 RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
-
-
-@pytest.fixture(scope="module")
-def composer() -> Iterator[Composer]:
-    with composing.composer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("database") / "study.db"
-    RDBStorage(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """A stage in a folder with a space."""
-    folder = tmp_path / "a folder"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    made = Stage(composer, empty_database)
-    monkeypatch.setattr(recording, "make_tracker", lambda config: Tolerant(made.tracker))
-    return made
 
 
 def ranks(configs: list[Config]) -> list[int]:
@@ -107,7 +80,7 @@ class TestGrid:
             assert (job.path / ".hydra" / "hydra.yaml").is_file()
             run = job.run.resolve()
             assert run.parent == Path("runs").absolute()
-            assert task.kept(RunFolder(run)) is not None
+            assert kept_outcome(RunFolder(run)) is not None
             assert f"r: {rank}\n" in (run / "config.yaml").read_text()
             assert json.loads((run / "environment.json").read_text())["model_fingerprint"] == "model"
         assert (here.study.path / "multirun.yaml").is_file()
@@ -620,7 +593,7 @@ class TestTracking:
             raise OSError("No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(task, "prepare_folder", full_disk)
+            patch.setattr(queue, "prepare_folder", full_disk)
             with pytest.raises(OSError, match="No space left"):
                 here.sweep("lora.r=4")
         assert str(here.tracker.runs["run0"].status) == "cancelled"
@@ -885,7 +858,7 @@ class TestTimeout:
     @pytest.mark.slow
     def test_no_trial_starts_when_the_time_is_up(self, here, monkeypatch, capsys):
         now = 0.0
-        monkeypatch.setattr("lowrung.sweeps.coordinator.time.monotonic", lambda: now)
+        monkeypatch.setattr("lowrung.sweeps.agenda.time.monotonic", lambda: now)
 
         def act(config: Config) -> Outcome:
             nonlocal now

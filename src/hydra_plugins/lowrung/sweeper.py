@@ -83,7 +83,7 @@ class LowrungSweeper(Sweeper):
         )
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
-        """Runs the sweep and returns the exit code that its results call for."""
+        """Runs the sweep; returns its `lowrung.sweeps.results.Results`, or None for a dry run."""
         from lowrung.sweeps import entry
         from lowrung.sweeps.settings import Settings
 

@@ -1,7 +1,6 @@
 """What made a run: versions, commit, machine; and the signature that says when two runs are the same."""
 
 import functools
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lowrung
-from lowrung.config import schema
+from lowrung.config import schema, source
 from lowrung.config.schema import Config
-from lowrung.store.layout import ROOT
+from lowrung.store.layout import CHECKOUT
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
 """Their versions can change a result."""
@@ -37,7 +36,7 @@ def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, 
             "threads": threads,
             "device": _device_kind(),
             "versions": versions(PACKAGES),
-            "source": _source_digest(),
+            "source": source.digest(),
         }
     )
 
@@ -55,6 +54,7 @@ def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, t
         "model_fingerprint": model_fingerprint,
         "data_fingerprint": data_fingerprint,
         "tokens": tokens,
+        "source": source.digest(),
     }
 
 
@@ -70,26 +70,19 @@ def _version(package: str) -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """The checkout's commit, with ``+changes`` where files differ from it; ``unknown`` outside git."""
+    """The checkout's commit, with ``+changes`` where files differ from it; ``unknown`` without a checkout or git."""
+    if CHECKOUT is None:  # site-packages may lie in a repository of the user's, whose commit says nothing of ours
+        return "unknown"
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
+        command = ["git", "-C", str(CHECKOUT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     try:
         changes = git("status", "--porcelain", "--untracked-files=no").strip()
         return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-@functools.cache
-def _source_digest() -> str:
-    """A hash of the code that trains and verifies; what is done with adapters after that changes no result."""
-    here = Path(__file__).parents[1]
-    total = hashlib.sha256()
-    for file in sorted((here / "finetune").rglob("*.py")):
-        total.update(f"{file.relative_to(here)}\n".encode() + file.read_bytes())
-    return total.hexdigest()
 
 
 def _device_kind() -> str:

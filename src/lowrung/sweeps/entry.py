@@ -14,8 +14,10 @@ from lowrung.engine.batches import BatchEngine
 from lowrung.errors import StoreError, UsageError
 from lowrung.store import addresses, atomic
 from lowrung.sweeps import dry_run
+from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
-from lowrung.sweeps.plan import Composer, Plan, require_a_device_map, schedules
+from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
+from lowrung.sweeps.results import Results
 from lowrung.sweeps.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def run(
     config: DictConfig,
     launcher: Any,
     settings: Settings,
-) -> None:
+) -> Results | None:
     """Runs a sweep to its end and prints its leaderboard.
 
     Args:
@@ -48,6 +50,9 @@ def run(
         config: the sweep's composed config, Hydra's node included.
         launcher: Hydra's; one of lowrung's has an engine, and any other runs batches.
         settings: how to sweep.
+
+    Returns:
+        all trials that have ended; None for a dry run.
 
     Raises:
         UsageError: before anything has started.
@@ -63,11 +68,11 @@ def run(
         planned = Plan.make(composer, space, points, settings, engine)
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
-            return
+            return None
         with _alone(planned):
             coordinator = Coordinator(_open_study(planned), planned, composer, task_function, engine)
             coordinator.run()
-    coordinator.report()
+    return coordinator.report()
 
 
 def _launcher_problems(launcher: Any) -> list[str]:

@@ -2,34 +2,36 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
-from lowrung.runs.task import RunFailed
-from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps.plan import Plan
 from lowrung.track.base import Point, Tracker
 
 
 class Results:
-    """The trials that have ended.
+    """The trials of a sweep that have ended.
 
     Args:
-        folder: the study's.
-        objectives: metrics with ``minimize`` or ``maximize``.
-        total: how many trials there will be.
-        runs_per_trial: seeds that each is trained with.
+        plan: the sweep's.
         tracker: where the sweep's own run is.
+
+    Attributes:
+        folder: the study's.
+        objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
     """
 
-    def __init__(
-        self, folder: StudyFolder, objectives: Mapping[str, str], total: int, runs_per_trial: int, tracker: Tracker
-    ) -> None:
-        self._folder = folder
-        self._objectives = objectives
-        self._total = total
-        self._runs_per_trial = runs_per_trial
+    def __init__(self, plan: Plan, tracker: Tracker) -> None:
+        from lowrung.search import constraints
+
+        self.folder = plan.folder
+        self.objectives = dict(plan.settings.objectives)
+        self._constraints = constraints.parse(plan.settings.constraints)
+        self._total = plan.n_trials
+        self._runs_per_trial = len(plan.seeds)
         self._tracker = tracker
         self._logged: int | None = None
         self._rows: dict[int, leaderboard.Row] = {}
@@ -37,22 +39,40 @@ class Results:
         self._best: leaderboard.Row | None = None
 
     @property
-    def numbers(self) -> Sequence[int]:
-        """The trials that have ended."""
-        return list(self._rows)
+    def trials(self) -> list[leaderboard.Row]:
+        """The trials as the leaderboard ranks them, best first; each has its runs, metrics and folders."""
+        return leaderboard.ranked(list(self._rows.values()), self.objectives)
 
     @property
-    def rows(self) -> list[leaderboard.Row]:
-        """Their leaderboard rows."""
-        return list(self._rows.values())
+    def best(self) -> leaderboard.Row | None:
+        """The best complete trial that keeps to all constraints; None as long as there is none."""
+        return self._best
 
-    def add(self, row: leaderboard.Row) -> None:
-        """Takes a trial that has ended."""
-        self._rows[row.number] = row
-        self._counts[row.outcome.status] += 1
-        if row.outcome.status is Status.COMPLETE and not row.broken:
+    def add(
+        self,
+        number: int,
+        point: Mapping[str, str],
+        outcome: Outcome,
+        runs: Mapping[int, leaderboard.Seed],
+        *,
+        is_reused: bool,
+    ) -> None:
+        """Takes a trial that has ended.
+
+        Args:
+            number: the trial's.
+            point: its values, as text.
+            outcome: how it ended, over its seeds.
+            runs: by seed.
+            is_reused: whether the store had all of their results.
+        """
+        broken = [str(constraint) for constraint in self._constraints if constraint.violation(outcome.metrics) > 0]
+        row = leaderboard.Row(number, point, outcome, [runs[seed] for seed in sorted(runs)], is_reused, broken)
+        self._rows[number] = row
+        self._counts[outcome.status] += 1
+        if outcome.status is Status.COMPLETE and not broken:
             rivals = [row] if self._best is None else [self._best, row]
-            self._best = leaderboard.ranked(rivals, self._objectives)[0]
+            self._best = leaderboard.ranked(rivals, self.objectives)[0]
 
     def show(self, progress: Progress, running: int) -> None:
         """Gives the screen the state of the sweep."""
@@ -69,7 +89,7 @@ class Results:
         )
 
     def _described(self, row: leaderboard.Row) -> str:
-        scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self._objectives if name in row.outcome.metrics)
+        scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self.objectives if name in row.outcome.metrics)
         point = leaderboard.name(row.point)
         return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
 
@@ -85,32 +105,38 @@ class Results:
             self._tracker.set_tags(parent, {"lowrung.best_trial": str(best.number)})
 
     def report(self, parent: str) -> None:
-        """Prints the leaderboard and where everything is; then a failed trial is an error.
+        """Writes and prints the leaderboard, says where everything is, and closes the sweep's run in the tracker.
 
         Raises:
             RunFailed: when a trial ended as failed, oom or cancelled.
         """
-        leaderboard.write(self._folder.leaderboard, self.rows, self._objectives)
+        trials = self.trials
+        leaderboard.write(self.folder.leaderboard, trials, self.objectives)
         self._close(parent)
-        print("\n" + leaderboard.render(self.rows, self._objectives) + "\n")
-        for row in self.rows:
+        print("\n" + leaderboard.render(trials, self.objectives) + "\n")
+        for row in self._rows.values():
             if row.outcome.cause:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.facts.get("gate_failures", ()):
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
-        print(f"results:  {self._folder.path}")
+        print(f"results:  {self.folder.path}")
         self._print_comparison()
-        bad = [row for row in self.rows if not row.outcome.status.is_kept]
-        if bad:
+        failed = self._failed
+        if failed:
             raise RunFailed(
-                f"{len(bad)} of {len(self.rows)} trials failed (first: trial {bad[0].number}, {bad[0].outcome.cause})."
-                " The others' results are kept; the same command runs the failed ones again."
+                f"{len(failed)} of {len(trials)} trials failed (first: trial {failed[0].number},"
+                f" {failed[0].outcome.cause}). The others' results are kept; the same command runs the failed ones"
+                " again.",
+                self,
             )
 
+    @property
+    def _failed(self) -> list[leaderboard.Row]:
+        return [row for row in self._rows.values() if not row.outcome.status.is_kept]
+
     def _close(self, parent: str) -> None:
-        self._tracker.log_artifact(parent, self._folder.leaderboard)
-        has_failed = any(not row.outcome.status.is_kept for row in self.rows)
-        self._tracker.end_run(parent, Status.FAILED if has_failed else Status.COMPLETE)
+        self._tracker.log_artifact(parent, self.folder.leaderboard)
+        self._tracker.end_run(parent, Status.FAILED if self._failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:
         tracked = [run.tracked for _, row in sorted(self._rows.items()) for run in row.seeds if run.tracked]

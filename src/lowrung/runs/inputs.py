@@ -1,0 +1,53 @@
+"""What is known of a run before it starts: its model and data, its signature, its length."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrung.config import schema, signature
+from lowrung.config.schema import Config
+
+if TYPE_CHECKING:
+    from lowrung.finetune.preflight import Preflight
+
+
+def preflight(config: Config) -> "Preflight":
+    """Checks a run's model and data in this process; see `lowrung.finetune.preflight`."""
+    from lowrung.finetune import preflight as checks
+
+    return checks.look(**preflight_arguments([config]))
+
+
+def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
+    """The preflight's arguments for configs that share their model and data."""
+    adapters = {schema.digest(config.lora): config.lora for config in configs if not config.lora.is_full}
+    return {
+        "base": configs[0].model,
+        "data": configs[0].data,
+        "store": Path(configs[0].store).absolute(),
+        "adapters": list(adapters.values()),
+    }
+
+
+def pinned(config: Config, revision: str | None) -> Config:
+    """The config with the commit that a hub model's branch or tag was found at."""
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, revision=revision or config.model.revision)
+    )
+
+
+def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
+    """The signature of a run; see `lowrung.config.signature.signature`."""
+    return signature.signature(
+        config,
+        model_fingerprint=preflight.model_fingerprint,
+        data_fingerprint=preflight.data_fingerprint,
+        threads=threads,
+    )
+
+
+def steps(config: Config, preflight: "Preflight") -> int:
+    """Optimiser steps of a run. With packing fewer, since rows are then fewer than examples."""
+    rows = next(split.rows for split in preflight.splits if split.context == "training")
+    return schema.total_steps(config.train, rows)

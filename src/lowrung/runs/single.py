@@ -1,0 +1,109 @@
+"""A single run: `python src/train.py` without ``-m``."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowrung.config import rules
+from lowrung.config.schema import Config
+from lowrung.engine import gpus
+from lowrung.engine.cores import usable_cores
+from lowrung.engine.interrupt import CtrlC
+from lowrung.errors import RunFailed, UsageError
+from lowrung.report.progress import Progress
+from lowrung.report.tables import number
+from lowrung.runs import execution, inputs
+from lowrung.runs.folder import kept_outcome, prepare_folder
+from lowrung.store import atomic, layout
+from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track import recording
+from lowrung.track.base import Point
+
+if TYPE_CHECKING:
+    from lowrung.finetune.preflight import Preflight
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleRun:
+    """A single run that has ended.
+
+    Attributes:
+        outcome: how it ended.
+        folder: its folder in the store.
+    """
+
+    outcome: Outcome
+    folder: RunFolder
+
+
+def run(config: Config, job: JobFolder) -> SingleRun:
+    """Trains a single run, unless the store has its result, and prints what it measured.
+
+    Args:
+        config: the run's.
+        job: Hydra's output folder of this command.
+
+    Raises:
+        UsageError: when the config cannot be run; nothing has been trained then.
+        RunFailed: when the run did not complete.
+        KeyboardInterrupt: when Ctrl-C stopped it, after its checkpoint.
+    """
+    problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
+    if problems:
+        raise UsageError(problems)
+    threads = usable_cores()
+    if config.model.device_map is None:
+        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
+    preflight = inputs.preflight(config)
+    if preflight.problems:
+        raise UsageError(preflight.problems)
+    config = inputs.pinned(config, preflight.revision)
+    folder = layout.run_folder(Path(config.store).absolute(), inputs.run_signature(config, preflight, threads))
+    layout.point_to(job.run, folder.path)
+    outcome = kept_outcome(folder)
+    if outcome is not None:
+        print(f"reused: these settings were run before, and the result is in {folder.path}")
+    else:
+        outcome = _train(config, folder, preflight, threads)
+    if outcome.status is Status.CANCELLED:
+        print("interrupted; the same command goes on from here")
+        raise KeyboardInterrupt
+    print(_summary(outcome, folder, job))
+    single = SingleRun(outcome, folder)
+    if outcome.status is not Status.COMPLETE:
+        raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}", single)
+    return single
+
+
+def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
+    for note in preflight.notes:
+        print(f"note: {note}")
+    prepare_folder(folder, config, preflight, threads)
+    tracker = recording.make_tracker(config)
+    run_id = recording.start_single(tracker, config, folder)
+    history = recording.History(tracker, run_id)
+    with atomic.lock(folder.lock), CtrlC() as ctrl_c, Progress() as progress:
+        progress.start("run", "training", inputs.steps(config, preflight))
+
+        def on_point(point: Point) -> None:
+            history.add(point)
+            progress.update("run", point.step, point.metrics)
+
+        def stop_reason() -> str | None:
+            return str(Status.CANCELLED) if ctrl_c.was_pressed else None
+
+        outcome = execution.execute(
+            config, folder, data=preflight.data_folder, threads=threads, on_point=on_point, stop_reason=stop_reason
+        )
+        progress.end("run", "training", str(outcome.status))
+    recording.record(tracker, run_id, folder, outcome, recording.datasets(preflight.splits))
+    tracker.end_run(run_id, outcome.status)
+    return outcome
+
+
+def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
+    numbers = outcome.numbers
+    lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
+    warnings = [f"warning: {text}" for text in outcome.facts.get("gate_failures", ())]
+    return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])
