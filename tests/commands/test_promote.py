@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
-from lowrung.adapters.answers import Asked, answers
+from lowrung.adapters.answers import PromptedModel, answers
 from lowrung.commands import promote, studies
 from lowrung.finetune.models.pretrained import Base
 from lowrung.store import atomic, layout
@@ -108,7 +108,7 @@ def loaded_in_a_fresh_process(uri, *models):
 
 
 def said_by(base, adapter=None):
-    (said,) = answers([Asked(base, adapter)], PROMPTS, new_tokens=12, batch_size=1)
+    (said,) = answers([PromptedModel(base, adapter)], PROMPTS, new_tokens=12, batch_size=1)
     return said
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_new_tokens, add_trust
-from lowrung.commands.generate import generate, prompt_problems
+from lowrung.commands.generate import generate, prompt_problems, side_by_side
 from lowrung.commands.names import find_runs
 from lowrung.commands.run_inputs import config_of, held_out_prompts
 from lowrung.errors import UsageError
@@ -101,7 +101,8 @@ def _answers(
         return f"not asked: {' '.join(error.problems)} Or ask something else: --prompt TEXT."
     if not prompts:
         return "not asked: the first run's data has no prompts. Ask something: --prompt TEXT."
-    return generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
+    answers = generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
+    return side_by_side(prompts, answers)
 
 
 def _table(title: str, names: Sequence[str], values: Mapping[str, Sequence[str]]) -> str:

@@ -1,10 +1,12 @@
 """What a run tells of its adapter: the base, the config, the held-out examples and their prompts."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowrung.commands.names import Named
+from lowrung.errors import UsageError
 from lowrung.store import layout, records
 from lowrung.store.layout import RunFolder
 
@@ -29,6 +31,19 @@ def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_cod
     if path is not None or found.run is None:
         return base_of(saved, path, trust_remote_code=trust_remote_code)
     return Base(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
+
+
+def located(base: "Base") -> "Base":
+    """The base by its folder: equal for whoever names it otherwise.
+
+    Raises:
+        UsageError: when it cannot be found or loaded.
+    """
+    from lowrung.adapters.compatibility import base_problems
+
+    if problems := base_problems(base):
+        raise UsageError(problems)
+    return dataclasses.replace(base, path=str(base.folder), revision=None)
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def uri_of(run: RunFolder, here: Path) -> str | None:
     return None
 
 
-def record_of(run: RunFolder, here: Path) -> "TrackedRun | None":
+def tracked_run(run: RunFolder, here: Path) -> "TrackedRun | None":
     """A run as it was tracked, or None where it was not.
 
     Raises:
