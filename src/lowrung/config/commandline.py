@@ -158,18 +158,20 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME)
-            if not _is_sweep(arguments):
-                found += [
-                    f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
-                    for text in swept(typed.overrides, hydra)
-                ]
+            several = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
+            unflagged = [
+                f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+                for text in several
+            ]
+            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also=unflagged)
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
     return found or None
 
 
-def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
+def refusal(
+    error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str, also: Sequence[str] = ()
+) -> list[str]:
     """All that is wrong with overrides that Hydra refused; at least what Hydra says, where that is an error of its own.
 
     Args:
@@ -177,6 +179,7 @@ def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_nam
         overrides: as typed, sweeps included.
         hydra: what refused them.
         config_name: the root config.
+        also: problems that were found elsewhere.
     """
     loader = hydra.config_loader
 
@@ -189,7 +192,7 @@ def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_nam
         compose([])
         found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
     is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return found or ([_first_line(error)] if is_hydras else [])
+    return [*found, *also] or ([_first_line(error)] if is_hydras else [])
 
 
 def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
