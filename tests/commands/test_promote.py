@@ -255,7 +255,7 @@ class TestRefused:
     def test_a_run_whose_gate_was_off(self, place, tracked, refused):
         without_gate(place, "ab12")
         message = refused("promote", "ab12")
-        assert "that was off (verify=none). Train it with verify=default." in message
+        assert "the gate was off (verify=none). Train it with verify=default." in message
         assert "The best of mine that can be is mine/1." in message
 
     def test_a_study_of_which_none_passed_with_each_reason(self, place, tracked, refused):
@@ -277,7 +277,7 @@ class TestRefused:
         board(place, cd34=["params/trainable <= 1000"])
         shutil.rmtree(place / "runs" / "ab12")
         message = refused("promote", "mine")
-        assert "mine/1: it must keep to the study's constraints, but not params/trainable <= 1000." in message
+        assert "mine/1: it must meet the study's constraints, but breaks params/trainable <= 1000." in message
         assert "mine/0: it must have run to its end" in message
 
     def test_no_study_and_one_that_has_not_ended(self, place, tracked, refused):
