@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lowrung.adapters.multi_adapter import MultiAdapter
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Asked:
         format: how a prompt is written down (``data.format``).
     """
 
-    base: Base
+    base: ModelConf
     adapter: Path | None = None
     format: str = "auto"
 

@@ -8,9 +8,9 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
 from lowrung.adapters import files, vocabulary
 from lowrung.adapters.files import Saved
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
 
 MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that change the base's weights when PEFT loads an adapter that names them."""
@@ -21,12 +21,12 @@ SHOWN = 3
 """How many tensors a message names."""
 
 
-def problems(saved: Saved, base: Base) -> list[str]:
+def problems(saved: Saved, base: ModelConf) -> list[str]:
     """Why an adapter cannot be what was trained on a base, in words."""
     return [*_own_problems(saved), *_base_problems(saved, base)]
 
 
-def check(saved: Saved, base: Base) -> None:
+def check(saved: Saved, base: ModelConf) -> None:
     """Refuses an adapter with `problems`.
 
     Raises:
@@ -58,16 +58,16 @@ def _own_problems(saved: Saved) -> Iterator[str]:
         yield "an adapter must change something, but every update is zero: it was never trained."
 
 
-def base_problems(base: Base) -> list[str]:
+def base_problems(base: ModelConf) -> list[str]:
     """What stands in the way of using the base that an adapter, its run, or ``--base`` names."""
     try:
-        _ = base.folder
+        _ = pretrained.folder_of(base)
     except UsageError as error:
         return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
     return soundness.problems(base)
 
 
-def _base_problems(saved: Saved, base: Base) -> list[str]:
+def _base_problems(saved: Saved, base: ModelConf) -> list[str]:
     if found := base_problems(base):
         return found
     own_rows = {files.base_name(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
@@ -101,7 +101,7 @@ def _base_problems(saved: Saved, base: Base) -> list[str]:
     ]
 
 
-def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+def _needed(config: LoraConfig, base: ModelConf) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """The shapes of an adapter of these settings by their names in a file, and of the base's own parameters by theirs.
 
     A file may hold the latter too, such as trained biases or an embedding that has grown.

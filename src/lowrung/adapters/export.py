@@ -10,14 +10,13 @@ import torch
 
 from lowrung.adapters import compatibility, files
 from lowrung.adapters.answers import Asked, tokenizer_of
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 from lowrung.store import atomic, disk
 
@@ -54,7 +53,7 @@ class Shipped:
 
 def ship(
     *,
-    base: Base,
+    base: ModelConf,
     adapter: Path,
     folder: Path,
     dtype: str,
@@ -109,11 +108,11 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def _bytes(base: Base, dtype: str) -> int:
+def _bytes(base: ModelConf, dtype: str) -> int:
     return sum(parameter.numel() for parameter in pretrained.skeleton(base).parameters()) * BYTES[dtype]
 
 
-def _rows(base: Base, adapter: Path) -> list[Row]:
+def _rows(base: ModelConf, adapter: Path) -> list[Row]:
     tokenizer = tokenizer_of(Asked(base, adapter))
     return [
         {"input_ids": row.input_ids, "labels": row.labels}
@@ -125,7 +124,7 @@ def _rows(base: Base, adapter: Path) -> list[Row]:
 class _Maker:
     """What is needed to fill the folder, and what came of it."""
 
-    base: Base
+    base: ModelConf
     adapter: Path
     folder: Path
     dtype: str

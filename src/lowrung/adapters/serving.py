@@ -15,7 +15,7 @@ def settings(one: Asked) -> dict[str, Any]:
         one: an adapter on its base, or a whole model, which is its own base and is found by where it is kept.
     """
     base = one.base
-    path, revision = base.origin
+    path, revision = pretrained.origin_of(base)
     where = {"base": path, "revision": revision} if one.adapter else {}
     chosen = {"attn_implementation": base.attn_implementation, "device_map": base.device_map}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}

@@ -23,7 +23,7 @@ from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import MultiAdapter
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
     from lowrung.finetune.models.score import Row
 
 ABOUT = (
@@ -142,14 +142,14 @@ def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> l
     return problems
 
 
-def _base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> "Base":
+def _base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> "ModelConf":
     """The base that all adapters share."""
     from lowrung.adapters import files
 
     bases = [located(base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)) for one in found]
     if len(set(bases)) > 1:
         listed = ", ".join(f"{one.name} has {_shown(base)}" for one, base in zip(found, bases, strict=True))
-        if len({dataclasses.replace(base, added_tokens=()) for base in bases}) == 1:
+        if len({dataclasses.replace(base, added_tokens=[]) for base in bases}) == 1:
             raise UsageError(
                 "Adapters must add the same tokens in the same order to be combined, since a token's rows are found by"
                 f" its number, but {listed}. Train them with the same model.added_tokens."
@@ -158,7 +158,7 @@ def _base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> 
     return bases[0]
 
 
-def _shown(base: "Base") -> str:
+def _shown(base: "ModelConf") -> str:
     """A base's folder and what it is loaded with, where that is not the default."""
     settings = {
         "added tokens": ", ".join(base.added_tokens),

@@ -13,7 +13,7 @@ from lowrung.errors import UsageError
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import Asked
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
 ABOUT = (
     "Asks adapters, merged models and bases the same, greedily. Prompts are written down as in training. Adapters"
@@ -72,14 +72,14 @@ def generate(
     """
     _check(names, prompts, base, new_tokens)
     from lowrung.adapters.answers import Asked, answers
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     asked = {found.name: _asked(found, base, trust_remote_code) for found in find_adapters_or_models(names, Path.cwd())}
     if base is not None and not names:
-        asked[base] = Asked(located(Base(base, trust_remote_code=trust_remote_code)))
+        asked[base] = Asked(located(ModelConf(base, trust_remote_code=trust_remote_code)))
     if with_base:
         adapted = [one for one in asked.values() if one.adapter is not None]
-        bases = {dataclasses.replace(one.base, added_tokens=()): one.format for one in adapted}
+        bases = {dataclasses.replace(one.base, added_tokens=[]): one.format for one in adapted}
         asked |= {
             "base" if len(bases) == 1 else f"base {base.path}": Asked(base, format=format)
             for base, format in bases.items()
@@ -112,23 +112,24 @@ def prompt_problems(prompts: Sequence[str], new_tokens: int, *, least: int) -> l
 def _asked(found: Named, base: str | None, trust_remote_code: bool) -> "Asked":
     from lowrung.adapters import files
     from lowrung.adapters.answers import Asked
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     format = str(config_of(found.run)["data"]["format"]) if found.run else "auto"
     if not found.is_adapter:
-        return Asked(located(Base(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
+        return Asked(located(ModelConf(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
     its_base = base_for(found, files.read(found.folder), base, trust_remote_code=trust_remote_code)
     return Asked(located(its_base), found.folder, format)
 
 
-def located(base: "Base") -> "Base":
+def located(base: "ModelConf") -> "ModelConf":
     """The base by its folder, so that it is the same however it was named.
 
     Raises:
         UsageError: when it cannot be found or loaded.
     """
     from lowrung.adapters.compatibility import base_problems
+    from lowrung.finetune.models import pretrained
 
     if problems := base_problems(base):
         raise UsageError(problems)
-    return dataclasses.replace(base, path=str(base.folder), revision=None)
+    return dataclasses.replace(base, path=str(pretrained.folder_of(base)), revision=None)

@@ -16,7 +16,7 @@ from lowrung.store.layout import ROOT
 if TYPE_CHECKING:
     from lowrung.adapters.export import Shipped
     from lowrung.adapters.files import Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
 ABOUT = (
     "Adds an adapter to its base's weights and saves an ordinary model with its tokenizer, generation config and a"
@@ -104,7 +104,7 @@ def _verified(shipped: "Shipped") -> str:
     )
 
 
-def _card(found: Named, saved: "Saved", base: "Base", config: Mapping[str, Any], made: "Shipped") -> str:
+def _card(found: Named, saved: "Saved", base: "ModelConf", config: Mapping[str, Any], made: "Shipped") -> str:
     body = model_card.body(
         found,
         saved,

@@ -234,7 +234,7 @@ class _Promotion:
         """Writes the model's folder; returns it as one who is asked, and its card."""
         from lowrung.adapters import compatibility, files
         from lowrung.adapters.answers import Asked
-        from lowrung.finetune.models.pretrained import Base
+        from lowrung.config.schema import ModelConf
 
         run = self.candidate.run
         found, config = Named(self.candidate.name, run.adapter, run), config_of(run)
@@ -244,7 +244,7 @@ class _Promotion:
         if merged:
             merge(str(run.adapter), str(folder), base=None, dtype=None)
             card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
-            return Asked(Base(str(folder)), format=format), card
+            return Asked(ModelConf(str(folder)), format=format), card
         compatibility.check(saved, base)
         shutil.copytree(run.adapter, folder)
         about = "A LoRA adapter trained by lowrung."

@@ -10,11 +10,11 @@ from lowrung.store.layout import RunFolder
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
     from lowrung.finetune.models.score import Row
 
 
-def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "Base":
+def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "ModelConf":
     """The base that was named; else that of the adapter's run, loaded as it was there; else the one the adapter names.
 
     Code that comes with a model is run only where it is asked for here, whatever a run's config says: a folder may come
@@ -24,11 +24,11 @@ def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_cod
         UsageError: when nothing names a base.
     """
     from lowrung.adapters.files import base_of
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     if path is not None or found.run is None:
         return base_of(saved, path, trust_remote_code=trust_remote_code)
-    return Base(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
+    return ModelConf(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:

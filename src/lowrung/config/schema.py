@@ -111,6 +111,10 @@ class ModelConf:
     trust_remote_code: bool = False
     added_tokens: list[str] = field(default_factory=list)
 
+    def __hash__(self) -> int:
+        """Equal models are one key, so that each is loaded once; a model that is a key must not be changed."""
+        return hash(digest(self))
+
 
 @dataclass
 class SourceConf:

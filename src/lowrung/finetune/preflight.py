@@ -12,7 +12,6 @@ from lowrung.finetune.data.corpus import Corpus, Split
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import fit
 from lowrung.finetune.models import added_tokens, pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -51,20 +50,19 @@ def look(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lor
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    model = Base(**dataclasses.asdict(base))
     found = list(metrics.problems(data.metrics))
-    if _is_found(model, found):
-        found += _model_problems(model, adapters, data.max_length)
+    if _is_found(base, found):
+        found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(model, data, examples, store)
+        return _prepared(base, data, examples, store)
     except UsageError as error:
         return Preflight(tuple(error.problems))
 
 
-def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Preflight:
+def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
     """Turns the data into tokens, and says what was found.
 
     Raises:
@@ -73,7 +71,7 @@ def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Pref
     tokenizer = pretrained.tokenizer_of(base)
     if problems := prepared.problems(examples, tokenizer, data.format):
         raise UsageError(problems)
-    fingerprint = pretrained.fingerprint(base.folder)
+    fingerprint = pretrained.fingerprint(pretrained.folder_of(base))
     added = f"-{schema.digest(base.added_tokens)}" if base.added_tokens else ""
     key = f"{examples.fingerprint}-{fingerprint}{added}-{data.max_length}-{data.format}-v{prepared.VERSION}"
     folder = layout.tokens_folder(store, key)
@@ -85,7 +83,7 @@ def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Pref
     return Preflight(
         notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows)),
         model_fingerprint=fingerprint,
-        revision=base.origin[1],
+        revision=pretrained.origin_of(base)[1],
         data_fingerprint=examples.fingerprint + metrics.fingerprint(data.metrics),
         splits=examples.splits,
         data_folder=folder,
@@ -99,10 +97,10 @@ def _cache_problems(path: str) -> list[str]:
     return disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []
 
 
-def _is_found(base: Base, problems: list[str]) -> bool:
+def _is_found(base: ModelConf, problems: list[str]) -> bool:
     """Whether the model's folder is there, built or fetched where it must be; adds to the problems where it is not."""
     try:
-        _ = base.folder
+        _ = pretrained.folder_of(base)
     except UsageError as error:
         problems += error.problems
         return False
@@ -118,7 +116,7 @@ def _corpus(data: DataConf, problems: list[str]) -> Corpus | None:
         return None
 
 
-def _model_problems(base: Base, adapters: Sequence[LoraConf], max_length: int) -> list[str]:
+def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: int) -> list[str]:
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
@@ -129,7 +127,7 @@ def _model_problems(base: Base, adapters: Sequence[LoraConf], max_length: int) -
     return found
 
 
-def _unseen_notes(base: Base, rows: Prepared) -> Iterator[str]:
+def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
     """Added tokens that no training example holds: a chat template may drop them, or the text write them otherwise."""
     if not base.added_tokens:
         return

@@ -18,7 +18,6 @@ from lowrung.track.base import Point
 
 if TYPE_CHECKING:
     from lowrung.finetune.gate.case import Evidence
-    from lowrung.finetune.models.pretrained import Base
 
 
 def execute(
@@ -123,18 +122,14 @@ def _train_and_verify(
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    from lowrung.finetune.models.pretrained import Base
-
-    base = Base(**dataclasses.asdict(config.model))
-    outcome, evidence = _train(config, folder, base, data, threads, on_report, should_stop)
+    outcome, evidence = _train(config, folder, data, threads, on_report, should_stop)
     # The trained model is out of reach by now: its memory is needed for its copies.
-    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
+    return _verified(config, folder, outcome, evidence) if evidence else outcome
 
 
 def _train(
     config: Config,
     folder: RunFolder,
-    base: "Base",
     data: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
@@ -146,7 +141,7 @@ def _train(
     from lowrung.finetune.training import fine_tune
 
     trained = fine_tune.fine_tune(
-        base=base,
+        base=config.model,
         data=Prepared.load(data),
         lora=config.lora,
         train=config.train,
@@ -163,7 +158,7 @@ def _train(
     outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
     if not config.verify.enabled:
         return outcome, None
-    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(base))]
+    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
     return outcome, Evidence.of(trained.model, rows, trained.dtype)
 
 
@@ -172,17 +167,17 @@ def _weights(config: Config, folder: RunFolder) -> Path:
     return folder.model if config.lora.is_full else folder.adapter
 
 
-def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: "Evidence") -> Outcome:
+def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
     from lowrung.finetune.gate.case import Case
 
-    forgotten = _forgotten(config, folder, base)
-    tolerances = config.verify.tolerances
+    forgotten = _forgotten(config, folder)
+    base, tolerances = config.model, config.verify.tolerances
     if config.lora.is_full:
         gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
     else:
         case = Case(
-            base=base,
+            base=config.model,
             adapter_folder=folder.adapter,
             evidence=evidence,
             new_tokens=config.verify.new_tokens,
@@ -201,7 +196,7 @@ def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome,
     )
 
 
-def _forgotten(config: Config, folder: RunFolder, base: "Base") -> dict[str, float]:
+def _forgotten(config: Config, folder: RunFolder) -> dict[str, float]:
     """What was lost on general text, by metric; nothing where it is not asked for."""
     from lowrung.finetune.gate import forgetting
     from lowrung.finetune.models import pretrained
@@ -209,7 +204,7 @@ def _forgotten(config: Config, folder: RunFolder, base: "Base") -> dict[str, flo
     if not config.verify.forgetting:
         return {}
     return forgetting.measure(
-        base=base,
+        base=config.model,
         folder=_weights(config, folder),
         is_adapter=not config.lora.is_full,
         rows=config.verify.forgetting,

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate.difference import completion_logits
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 
 
@@ -52,7 +51,7 @@ class Case:
         scratch: a folder for merged models, by dtype; deleted afterwards.
     """
 
-    base: Base
+    base: ModelConf
     adapter_folder: Path
     evidence: Evidence
     new_tokens: int

@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import mean_loss
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 
 MAX_TOKENS = 64
 """Tokens of a paragraph: with SmolLM2-135M, 48 paragraphs with and without an adapter take 18 s of one CPU thread."""
 
 
-def measure(*, base: Base, folder: Path, is_adapter: bool, rows: int, place: torch.device) -> dict[str, float]:
+def measure(*, base: ModelConf, folder: Path, is_adapter: bool, rows: int, place: torch.device) -> dict[str, float]:
     """The mean loss on general text, without what was trained and with it, in the base's precision of training.
 
     Args:
@@ -72,7 +72,7 @@ def _is_prose(text: str) -> bool:
     return re.match("[A-Z]", text) is not None and "\n " not in text and "::=" not in text
 
 
-def _rows(base: Base, count: int) -> list[Row]:
+def _rows(base: ModelConf, count: int) -> list[Row]:
     tokenizer = pretrained.tokenizer_of(base)
     written = (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in paragraphs(count))
     return [vars(row.cut(MAX_TOKENS)) for row in written]

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate import merged, metadata, reloading
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import memory
 
 
@@ -120,7 +119,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
 
 
 def verify_model(
-    *, base: Base, model_folder: Path, evidence: Evidence, tolerances: Mapping[str, ToleranceConf]
+    *, base: ModelConf, model_folder: Path, evidence: Evidence, tolerances: Mapping[str, ToleranceConf]
 ) -> Gate:
     """The gate where all weights were trained: is what was saved what was trained, and does it differ from the base?
 

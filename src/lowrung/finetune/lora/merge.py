@@ -7,11 +7,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained, quantization
-from lowrung.finetune.models.pretrained import Base
 
 
-def float32_base(base: Base, place: torch.device) -> PreTrainedModel:
+def float32_base(base: ModelConf, place: torch.device) -> PreTrainedModel:
     """The base in float32, to be merged into; of a quantised one, what its weights stand for."""
     if base.quantization == "none":
         return pretrained.load_base(base, place, dtype=torch.float32)

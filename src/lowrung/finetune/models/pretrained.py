@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import added_tokens, embedded, hub, quantization
 from lowrung.store import atomic
@@ -29,36 +30,6 @@ EMBEDDED: dict[str, Callable[[Path], None]] = {
     "tiny_gpt2": embedded.build_tiny_gpt2,
 }
 """The models that come with lowrung, by name, each with what writes it to a folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Base:
-    """A base model and how it is loaded; `lowrung.config.schema.ModelConf` says what the fields mean."""
-
-    path: str
-    revision: str | None = None
-    dtype: str = "auto"
-    attn_implementation: str | None = None
-    quantization: str = "none"
-    double_quantization: bool = True
-    device_map: str | None = None
-    trust_remote_code: bool = False
-    added_tokens: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Takes the tokens as a tuple, so that equal bases are one key."""
-        object.__setattr__(self, "added_tokens", tuple(self.added_tokens))
-
-    @property
-    def folder(self) -> Path:
-        """Where the model lies; built or fetched first where it must be (see `locate`)."""
-        return locate(self.path, self.revision, trust_remote_code=self.trust_remote_code)
-
-    @property
-    def origin(self) -> tuple[str, str | None]:
-        """What an adapter names as its base: id and commit of a hub model, else the absolute folder and None."""
-        folder = self.folder
-        return hub.commit(folder) or (str(folder), None)
 
 
 # -- where models lie --------------------------------------------------------------------------------------------------
@@ -87,6 +58,17 @@ def locate(path: str, revision: str | None = None, *, trust_remote_code: bool = 
         f"model.path must be a folder that save_pretrained wrote, a hub id, or one of {_embedded_names()},"
         f" but is {path!r}, and {folder} {missing}."
     )
+
+
+def folder_of(base: ModelConf) -> Path:
+    """Where a base model lies; built or fetched first where it must be (see `locate`)."""
+    return locate(base.path, base.revision, trust_remote_code=base.trust_remote_code)
+
+
+def origin_of(base: ModelConf) -> tuple[str, str | None]:
+    """What an adapter names as its base: id and commit of a hub model, else the absolute folder and None."""
+    folder = folder_of(base)
+    return hub.commit(folder) or (str(folder), None)
 
 
 def _as_folder(path: str) -> Path:
@@ -144,7 +126,7 @@ def dtype_for(name: str, place: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(base: ModelConf, place: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Loads a base model's weights, safetensors only, in evaluation mode, with rows for ``base.added_tokens``.
 
     With ``base.device_map``, its ``hf_device_map`` says what lies where.
@@ -162,7 +144,7 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
         options["device_map"] = base.device_map or {"": place}  # weights are quantised where they will be
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base.folder,
+            folder_of(base),
             dtype=dtype,
             attn_implementation=base.attn_implementation,
             use_safetensors=True,
@@ -180,7 +162,7 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
     return model
 
 
-def _make_room(model: PreTrainedModel, base: Base) -> None:
+def _make_room(model: PreTrainedModel, base: ModelConf) -> None:
     if base.added_tokens:
         added_tokens.grow(model, max(added_tokens.numbers(tokenizer_of(base), base.added_tokens)) + 1)
 
@@ -203,25 +185,25 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     return tokenizer  # type: ignore[no-any-return]
 
 
-def tokenizer_of(base: Base) -> PreTrainedTokenizerBase:
+def tokenizer_of(base: ModelConf) -> PreTrainedTokenizerBase:
     """A base's tokenizer, with ``base.added_tokens``."""
-    tokenizer = load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    tokenizer = load_tokenizer(folder_of(base), trust_remote_code=base.trust_remote_code)
     added_tokens.add(tokenizer, base.added_tokens)
     return tokenizer
 
 
-def added_rows(base: Base) -> range:
+def added_rows(base: ModelConf) -> range:
     """The rows of embedding and head that are not the base's: of ``base.added_tokens``, and any that it lacks."""
     if not base.added_tokens:
         return range(0)
     numbers = added_tokens.numbers(tokenizer_of(base), base.added_tokens)
-    own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=())))
+    own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=[])))
     return range(min(*numbers, own), max(numbers) + 1)
 
 
-def skeleton(base: Base) -> PreTrainedModel:
+def skeleton(base: ModelConf) -> PreTrainedModel:
     """The base without weights, on the meta device: names and shapes in milliseconds."""
-    model = plain_skeleton(base.folder, trust_remote_code=base.trust_remote_code)
+    model = plain_skeleton(folder_of(base), trust_remote_code=base.trust_remote_code)
     _make_room(model, base)
     return model
 

@@ -14,11 +14,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.config.schema import LoraConf, TrainConf, is_converted
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
@@ -49,7 +48,7 @@ class Trained:
 
 def fine_tune(
     *,
-    base: Base,
+    base: ModelConf,
     data: Prepared,
     lora: LoraConf,
     train: TrainConf,
@@ -131,7 +130,7 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _trainable(
-    base: Base, lora: LoraConf, train: TrainConf, rows: Dataset
+    base: ModelConf, lora: LoraConf, train: TrainConf, rows: Dataset
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """What is trained, and where its factors start if that is a part of the base's weights."""
     if lora.is_full:
@@ -193,11 +192,11 @@ def _save(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    base: Base,
+    base: ModelConf,
     initial: Mapping[str, Tensor] | None,
 ) -> int:
     if isinstance(model, PeftModel):
-        return adapter.save(model, tokenizer, folder, origin=base.origin, initial=initial)
+        return adapter.save(model, tokenizer, folder, origin=pretrained.origin_of(base), initial=initial)
     with pretrained.quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
