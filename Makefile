@@ -42,7 +42,7 @@ format: setup-dev  ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 docs: setup  ## write docs/configuration.md from the schema and conf/
-	$(BIN)/python -m lowrung.reference
+	$(BIN)/python -m lowrung.config.reference
 
 setup: .venv/installed  ## make .venv with the pinned dependencies
 

@@ -196,7 +196,7 @@ class TestBadUsage:
 def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(folder):
     (folder / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = train(folder, PYTHONPATH=str(folder))
-    assert done.returncode == -signal.SIGINT
+    assert done.returncode == 130
     assert done.stderr == ""
 
 

@@ -15,18 +15,22 @@ from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+SPINS, FEW_SPINS = "GOMP_SPINCOUNT", "10000"
+"""A variable, set before torch is imported, that lets idle OpenMP threads soon sleep rather than spin on.
+
+Beside one other busy process, spinning threads make every operation wait for the scheduler (2 cores, 2000 small
+products: 1 s with this, 4 to 29 s without; alone no difference, where OMP_WAIT_POLICY=PASSIVE costs 30%).
+"""
+
 
 def run(command: Callable[[], Any]) -> None:
     """Runs ``command`` and ends the process with the exit code that its end calls for."""
     show = wants_traceback()
     # Hydra would print the first problem alone and exit with 1; with this set it raises, and we say it all.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Idle OpenMP threads soon sleep rather than spin on: beside one other busy process, spinning ones make every
-    # operation wait for the scheduler (2 cores, 2000 small products: 1 s with this, 4 to 29 s without; alone no
-    # difference, where OMP_WAIT_POLICY=PASSIVE costs 30%).
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault(SPINS, FEW_SPINS)
     try:
-        _refuse_secrets(sys.argv[1:])
+        refuse_secrets(sys.argv[1:])
         sys.argv[1:] = _flags_first(sys.argv[1:])
         command()
     except KeyboardInterrupt:
@@ -62,7 +66,7 @@ def _flags_first(arguments: list[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
-def _refuse_secrets(arguments: list[str]) -> None:
+def refuse_secrets(arguments: list[str]) -> None:
     """Refuses an address with a password at once: Hydra writes its overrides to disk before it calls us."""
     from lowrung.track.base import check_uri
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 
 class LowrungError(Exception):
@@ -30,7 +31,15 @@ class EngineError(LowrungError):
 
 
 class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
-    """A run or a sweep did not end as it should. The results that there are have been kept."""
+    """A run or a sweep did not end as it should. The results that there are have been kept.
+
+    Attributes:
+        results: those results: of a sweep all trials, of a single run how it ended.
+    """
+
+    def __init__(self, message: str, results: Any = None) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 def install(extra: str) -> str:

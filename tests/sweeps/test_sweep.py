@@ -858,7 +858,7 @@ class TestTimeout:
     @pytest.mark.slow
     def test_no_trial_starts_when_the_time_is_up(self, here, monkeypatch, capsys):
         now = 0.0
-        monkeypatch.setattr("lowrung.sweeps.coordinator.time.monotonic", lambda: now)
+        monkeypatch.setattr("lowrung.sweeps.agenda.time.monotonic", lambda: now)
 
         def act(config: Config) -> Outcome:
             nonlocal now

@@ -5,15 +5,20 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import rules, schema
+from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.config.schema import Config
-from lowrung.errors import did_you_mean
+from lowrung.errors import UsageError, did_you_mean
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
@@ -91,11 +96,11 @@ def problems(
 
 
 def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
-    """The choices of Hydra's own parts that compose: ``hydra/sweeper/pruner=asha`` brings settings that others set."""
+    """What others may rest on, and composes: ``hydra/sweeper/pruner=asha`` and ``+mine=x`` bring settings."""
     parts = []
     for axis in axes:
         single = axis.singles[0] if len(axis.singles) == 1 else ""
-        if single.startswith("hydra/"):
+        if re.match(r"hydra/|hydra\.searchpath=|\+[\w/]+=", single):
             with contextlib.suppress(*COMPOSITION_ERRORS):
                 compose([single])
                 parts.append(single)
@@ -148,46 +153,58 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
             "--cfg and --info show one config and run nothing, so neither goes with -m (nor with each other). Leave -m"
             " out, and give each setting one value."
         ]
-    from hydra import initialize_config_dir
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
-    from lowrung.store.layout import ROOT
-
     if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
         return None
-    overrides = [text for text in arguments if text.startswith("~") or ("=" in text and not text.startswith("-"))]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        loader = hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
+    typed = get_args(arguments)
+    try:
+        with hydra_app(typed.config_dir) as hydra:
+            several = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
+            unflagged = [
+                f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+                for text in several
+            ]
+            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also=unflagged)
+    except UsageError as unusable:  # the folder that configs are to come from
+        return unusable.problems
+    return found or None
 
-        def compose(values: Sequence[str]) -> DictConfig:
-            return loader.load_configuration("config", list(values), RunMode.RUN)
 
-        parser = OverridesParser.create(config_loader=loader)
-        found = problems(overrides, compose, parser)
-        if not _is_sweep(arguments):
-            found += _sweep_problems(overrides, parser)
+def refusal(
+    error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str, also: Sequence[str] = ()
+) -> list[str]:
+    """All that is wrong with overrides that Hydra refused; at least what Hydra says, where that is an error of its own.
+
+    Args:
+        error: what Hydra raised.
+        overrides: as typed, sweeps included.
+        hydra: what refused them.
+        config_name: the root config.
+        also: problems that were found elsewhere.
+    """
+    loader = hydra.config_loader
+
+    def compose(values: Sequence[str]) -> DictConfig:
+        return loader.load_configuration(config_name, list(values), RunMode.RUN)
+
+    found = []
+    # Where it cannot be composed by itself, the root config is not there, or is the user's.
+    with contextlib.suppress(*COMPOSITION_ERRORS):
+        compose([])
+        found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
     is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return found or ([_first_line(error)] if is_hydras else None)
+    return [*found, *also] or ([_first_line(error)] if is_hydras else [])
+
+
+def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
+    """The overrides that have several values."""
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    readable = {text: parsed(text, parser) for text in overrides}
+    return [text for text, override in readable.items() if override is not None and override.is_sweep_override()]
 
 
 def _is_sweep(arguments: Sequence[str]) -> bool:
     """Whether a command asks for a sweep; a preset does so in its file."""
     return any(text in ("-m", "--multirun") or text.startswith(("sweeps=", "hydra.mode=")) for text in arguments)
-
-
-def _sweep_problems(overrides: Sequence[str], parser: OverridesParser) -> Iterator[str]:
-    """Sweeps in a command that asks for one run."""
-    for text in overrides:
-        override = parsed(text, parser)
-        if override is not None and override.is_sweep_override():
-            yield f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
 
 
 def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: bool = False) -> Iterator[Config]:

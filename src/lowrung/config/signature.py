@@ -11,7 +11,7 @@ from typing import Any
 import lowrung
 from lowrung.config import schema, source
 from lowrung.config.schema import Config
-from lowrung.store.layout import ROOT
+from lowrung.store.layout import CHECKOUT
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
 """Their versions can change a result."""
@@ -70,10 +70,13 @@ def _version(package: str) -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """The checkout's commit, with ``+changes`` where files differ from it; ``unknown`` outside git."""
+    """The checkout's commit, with ``+changes`` where files differ from it; ``unknown`` without a checkout or git."""
+    if CHECKOUT is None:  # site-packages may lie in a repository of the user's, whose commit says nothing of ours
+        return "unknown"
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout
+        command = ["git", "-C", str(CHECKOUT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     try:
         changes = git("status", "--porcelain", "--untracked-files=no").strip()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SingleRun:
-    """A single run that is complete.
+    """A single run that has ended.
 
     Attributes:
         outcome: how it ended.
@@ -70,9 +70,10 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         print("interrupted; the same command goes on from here")
         raise KeyboardInterrupt
     print(_summary(outcome, folder, job))
+    single = SingleRun(outcome, folder)
     if outcome.status is not Status.COMPLETE:
-        raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}")
-    return SingleRun(outcome, folder)
+        raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}", single)
+    return single
 
 
 def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:

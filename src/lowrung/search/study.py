@@ -219,9 +219,11 @@ class Study:
         ]
         return min(ended)[2] if ended else None
 
-    def note_run(self, trial: Trial, seed: int, **facts: Any) -> None:
-        """Writes facts down on one of a trial's runs, beside those that are known of it."""
-        trial.set_user_attr(f"{_RUN}{seed}", {**self.runs(trial).get(seed, {}), **facts})
+    def note_run(self, trial: Trial, seed: int, **facts: Any) -> dict[str, Any]:
+        """Writes facts down on one of a trial's runs, beside those that are known of it; returns them all."""
+        known = {**self.runs(trial).get(seed, {}), **facts}
+        trial.set_user_attr(f"{_RUN}{seed}", known)
+        return known
 
     def runs(self, trial: Trial | FrozenTrial) -> dict[int, dict[str, Any]]:
         """What was written down on a trial's runs, by seed."""

@@ -4,8 +4,14 @@ import dataclasses
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-"""The checkout: conf/, sweeps/ and src/ are below it."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SHIPPED = _PACKAGE / "shipped"  # setup.py makes it in a wheel, and nowhere else
+
+CHECKOUT = None if _SHIPPED.is_dir() else _PACKAGE.parents[1]
+"""The checkout that this package is used from; None where it was installed from a wheel."""
+
+ROOT = CHECKOUT or _SHIPPED
+"""The folder with conf/ and sweeps/: the checkout, or what the wheel brought of it."""
 
 
 def cache_folder() -> Path:
@@ -148,9 +154,9 @@ def tokens_folder(store: Path, key: str) -> Path:
 def point_to(link: Path, target: Path) -> None:
     """Makes ``link`` a relative symbolic link to ``target``, in place of an older one.
 
-    Both are resolved first: ``..`` in a link leads up from where the link really is. Its folder may be reached by a
-    link itself, such as macOS's ``/tmp``.
+    The folders of both are resolved first: ``..`` in a link leads up from where the link really is, and its folder may
+    be reached by a link itself, such as macOS's ``/tmp``. A target that is a link stays one: `lowrung clean` looks.
     """
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    link.symlink_to(os.path.relpath(target.parent.resolve() / target.name, link.parent.resolve()))

@@ -1,56 +1,53 @@
 """The coordinator of a sweep: ask, run, wait for the first to end, tell. The only client of the study."""
 
 import dataclasses
-import math
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from hydra.types import TaskFunction
 from omegaconf import OmegaConf
 
-from lowrung.config import schema
-from lowrung.engine import durations
 from lowrung.engine.base import Engine
 from lowrung.engine.interrupt import CtrlC
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.report.tables import counted
-from lowrung.runs import execution, inputs
-from lowrung.runs.folder import kept_outcome
-from lowrung.search.space import Value
+from lowrung.runs import execution
 from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status, over_seeds
-from lowrung.sweeps.plan import Composer, Plan
-from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Run, Runs, store_folder
+from lowrung.sweeps import resume, runs
+from lowrung.sweeps.agenda import Agenda
+from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
 from lowrung.sweeps.results import Results, ending
+from lowrung.sweeps.runs import Run, RunMaker
 from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track import recording
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
     from lowrung.search.study import Study
 
 
 @dataclasses.dataclass
-class Trying:
+class PendingTrial:
     """A trial between ask and tell.
 
     Attributes:
         trial: Optuna's.
-        point: what was searched, as text.
-        expected: the seeds whose runs have still to end.
-        ended: the runs that have ended, by seed.
+        seeds: those whose runs have not ended.
+        ended: the runs that have ended, by seed, in the order of their ends.
+        is_reused: whether the store had all their results.
         is_pruned: whether its seeds were found to do worse than the best trial's.
     """
 
     trial: "Trial"
-    point: Mapping[str, str]
-    expected: list[int]
-    ended: dict[int, Finished] = dataclasses.field(default_factory=dict)
+    seeds: list[int]
+    ended: dict[int, leaderboard.Seed] = dataclasses.field(default_factory=dict)
+    is_reused: bool = True
     is_pruned: bool = False
 
 
@@ -68,35 +65,20 @@ class Coordinator:
     def __init__(
         self, study: "Study", plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine
     ) -> None:
-        from lowrung.search import constraints
-
-        settings = plan.settings
         self._plan = plan
         self._composer = composer
-        self._engine = engine
-        self._constraints = constraints.parse(settings.constraints)
         self._study = study
-        self._tracking = SweepTracking(recording.make_tracker(plan.config), self._study, plan)
-        self._results = Results(
-            plan.folder, settings.objectives, plan.n_trials, len(self._seeds), self._tracking.tracker
-        )
+        self._maker = RunMaker(plan, composer, engine.threads)
+        self._tracking = SweepTracking(recording.make_tracker(plan.config), study, plan)
+        self._results = Results(plan, self._tracking.tracker)
         self._progress = Progress()
-        self._runs = Runs(
-            engine,
-            plan,
-            composer.hydra_context,
-            task_function,
-            track=self._track,
-            progress=self._progress,
-            retries=settings.retries,
+        self._ended = sum(trial.state.is_finished() for trial in study.trials)
+        self._agenda = Agenda(study, plan, self._progress.say)
+        self._queue = Queue(
+            engine, plan, composer.hydra_context, task_function, track=self._track, progress=self._progress
         )
-        self._trying: dict[int, Trying] = {}
-        self._taken: Counter[int] = Counter()
-        """How many trials each point of the grid has had, those under way included."""
+        self._pending: dict[int, PendingTrial] = {}
         self._failures = 0
-        self._ended = sum(trial.state.is_finished() for trial in self._study.trials)
-        self._ends_at = time.monotonic() + (durations.seconds(settings.timeout) or math.inf)
-        self._is_out_of_time = False
 
     def run(self) -> None:
         """Runs all trials that are still to run.
@@ -124,238 +106,142 @@ class Coordinator:
         self._results.report(self._tracking.parent)
         return self._results
 
+    def _keep_finished(self) -> None:
+        """Takes over the trials that an earlier start of this study finished."""
+        for trial, finished in resume.kept_trials(self._study, self._agenda, self._maker):
+            ended = {seed: _ended_run(run, self._tracking.keep(run, trial)) for seed, run in finished.items()}
+            outcome = _over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
+            self._results.add(trial.number, self._plan.space.texts(trial.params), outcome, ended, is_reused=True)
+
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
-        self._tracking.cancel(self._runs.open)
+        for run in self._queue.unfinished:
+            self._tracking.cancel(run, self._trial_of(run))
         self._tracking.tracker.end_run(self._tracking.parent, Status.CANCELLED)
 
     def _loop(self, ctrl_c: CtrlC) -> None:
-        adopted = self._study.interrupted()
         while True:
             ctrl_c.check()
             if ctrl_c.was_pressed:
-                self._runs.wind_down()
-                if not self._runs.running:
+                self._queue.wind_down()
+                if not self._queue.running:
                     raise KeyboardInterrupt
             else:
-                while self._runs.has_room and (trial := self._next(adopted)):
+                while self._queue.has_room and (trial := self._agenda.next()):
                     self._start(trial)
-            if not self._runs.open:
+            if not self._queue.unfinished:
                 return
-            for event in self._runs.wait(timeout=CHECK_SECONDS):
+            for event in self._queue.wait(timeout=CHECK_SECONDS):
                 self._take(event)
 
-    def _take(self, event: Evaluated | Finished) -> None:
-        if isinstance(event, Finished):
-            self._end(event)
-        elif self._report(event) and event.run.stopped_as is None and event.step < event.run.steps:
-            self._runs.stop(event.run, Status.PRUNED)
+    def _take(self, event: QueueEvent) -> None:
+        match event:
+            case Evaluated(run, step):
+                if self._report(event) and step < run.steps:
+                    self._queue.prune(run)
+            case Finished():
+                self._end(event)
+            case Stopped(run):  # the trial is not told: the study's next start goes on with it
+                self._progress.end(run.key, run.title, "stopped; it goes on from its checkpoint")
+                self._tracking.cancel(run, self._trial_of(run))
 
     def _report(self, event: Evaluated) -> bool:
         """Tells the study of an evaluation; whether the trial is to be pruned. It is judged by its first seed alone."""
-        if "eval/loss" not in event.metrics or event.step == 0 or event.run.config.seed != self._seeds[0]:
+        if "eval/loss" not in event.metrics or event.step == 0 or event.run.seed != self._plan.seeds[0]:
             return False
-        trying = self._trying[event.run.trial]
-        return self._study.report(trying.trial, int(event.metrics["train/tokens"]), event.metrics)
+        return self._study.report(self._trial_of(event.run), int(event.metrics["train/tokens"]), event.metrics)
 
-    @property
-    def _seeds(self) -> Sequence[int]:
-        """What every point is trained with."""
-        return self._plan.space.seeds or (self._plan.config.seed,)
-
-    def _keep_finished(self) -> None:
-        """Takes over trials that an earlier start of this study finished, where the same runs would come out.
-
-        A grid has each point once: one whose results had been deleted was tried again, under another number.
-        """
-        for trial in self._study.trials:
-            known = self._study.runs(trial)
-            if not trial.state.is_finished() or not known:  # without a run it was never whole
-                continue
-            kept = {seed: self._kept(trial, seed, facts) for seed, facts in known.items()}
-            finished = {seed: found for seed, found in kept.items() if found is not None}
-            place = self._place(trial.params)
-            is_repeat = place >= 0 and self._taken[place] > 0 and not self._plan.space.intervals
-            if len(finished) == len(known) and not is_repeat:
-                is_pruned = trial.user_attrs.get("status") == Status.PRUNED
-                point = self._plan.space.texts(trial.params)
-                for one in finished.values():
-                    self._tracking.keep(one, point)
-                self._taken[place] += 1
-                self._add_row(trial.number, point, finished, _outcome(finished, is_pruned))
-
-    def _kept(self, trial: "FrozenTrial", seed: int, facts: Mapping[str, Any]) -> Finished | None:
-        run = self._run(trial.number, trial.params, seed, facts)
-        outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))
-        is_same = run.folder.path.name == facts["signature"]
-        return _as_shown(Finished(run, outcome, is_reused=True)) if outcome is not None and is_same else None
-
-    def _next(self, adopted: list["Trial"]) -> "Trial | None":
-        """The next trial: one that was interrupted, else at the grid's point that has had the fewest trials."""
-        if self._time_is_up():
-            return None
-        if adopted:
-            self._taken[self._place(adopted[0].params)] += 1
-            return adopted.pop(0)
-        if self._taken.total() >= self._plan.n_trials:
-            return None
-        place = min(range(len(self._plan.points)), key=lambda i: self._taken[i])
-        self._taken[place] += 1
-        return self._study.ask(self._plan.points[place].params)
-
-    def _time_is_up(self) -> bool:
-        """Whether no further trial is to start; it is said once."""
-        if time.monotonic() >= self._ends_at and not self._is_out_of_time:
-            self._is_out_of_time = True
-            self._progress.say(
-                f"hydra.sweeper.timeout={self._plan.settings.timeout} is over: no further trial starts; the same"
-                " command goes on"
-            )
-        return self._is_out_of_time
-
-    def _place(self, params: Mapping[str, Value]) -> int:
-        """Which point of the grid a trial with these values is at."""
-        at = {axis.key: params[axis.key] for axis in self._plan.space.choices}
-        return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
+    def _trial_of(self, run: Run) -> "Trial":
+        return self._pending[run.trial].trial
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
     def _start(self, trial: "Trial") -> None:
         """Starts a trial's runs, one for each seed."""
-        trying = Trying(trial, self._plan.space.texts(trial.params), list(self._seeds))
-        self._trying[trial.number] = trying
+        pending = self._pending[trial.number] = PendingTrial(trial, list(self._plan.seeds))
         known = self._study.runs(trial)
-        for seed in self._seeds:
-            if seed in trying.expected:  # it is not where an earlier one's result is known, and is bad
-                self._add(self._run(trial.number, trial.params, seed, known.get(seed, {})))
-
-    def _run(self, number: int, params: Mapping[str, Value], seed: int, known: Mapping[str, Any]) -> Run:
-        """A trial's run with a seed.
-
-        Args:
-            number: the trial's.
-            params: the trial's.
-            seed: one of the trial's.
-            known: what an earlier start of the study noted of the run.
-        """
-        space = self._plan.space
-        overrides = known.get("overrides") or space.overrides(params) + [f"seed={seed}" for _ in space.seeds[:1]]
-        composed = self._composer.job(overrides, number, subfolder=f"seed_{seed}" if space.seeds else "")
-        config = schema.resolve(composed)
-        name = leaderboard.name(space.texts(params))
-        return Run(
-            trial=number,
-            key=f"{number}/{seed}" if space.seeds else str(number),
-            title=f"trial {number}" + (f" ({name})" if name else "") + (f", seed {seed}" if space.seeds else ""),
-            overrides=overrides,
-            composed=composed,
-            config=config,
-            folder=store_folder(self._plan, config, self._engine.threads),
-            steps=inputs.steps(config, self._plan.preflight(config)),
-            tracked=known.get("tracked"),
-            is_halved="overrides" in known,
-        )
+        for seed in self._plan.seeds:
+            if seed in pending.seeds:  # it is not where an earlier seed's result is known, and is bad
+                self._add(self._maker.make(trial.number, trial.params, seed, known.get(seed, {}).get("overrides")))
 
     def _add(self, run: Run) -> None:
-        outcome = self._runs.add(run)
+        outcome = self._queue.add(run)
         if outcome is not None:
             self._end(Finished(run, outcome, is_reused=True))
 
     def _track(self, run: Run) -> str:
-        """Opens a run in the tracker, and notes it in the study."""
-        if run.is_open and run.tracked is not None:
-            return run.tracked
-        run.is_open = True
-        trying = self._trying[run.trial]
-        self._study.note_run(trying.trial, run.config.seed, signature=run.folder.path.name)
-        tracked = self._tracking.open(run, trying.point)
-        if tracked != run.tracked:
-            self._study.note_run(trying.trial, run.config.seed, tracked=tracked)
-        return tracked
+        return self._tracking.open(run, self._trial_of(run))
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
     def _end(self, finished: Finished) -> None:
-        """Takes a run's outcome: the run is tried another way, put aside, or its trial comes to its end."""
+        """Takes a run's outcome: the run is tried with half the batch, or what it means for its trial is found out."""
         run, outcome = finished.run, finished.outcome
-        if outcome.status is Status.CANCELLED and run.stopped_as is Status.CANCELLED:
-            self._put_aside(run)
-        elif outcome.status is Status.OOM and (halved := self._with_half_the_batch(run)):
+        if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
-            self._add(halved)
+            self._retry(run, overrides)
         else:
-            self._close(finished)
-            self._judge(self._trying[run.trial], finished)
+            tracked = self._close(finished)
+            self._judge(self._pending[run.trial], finished, tracked)
 
-    def _put_aside(self, run: Run) -> None:
-        """Leaves a run that was stopped untold: the study's next start goes on from its checkpoint."""
-        self._progress.end(run.key, run.title, "stopped; it goes on from its checkpoint")
-        self._tracking.cancel([run])
+    def _retry(self, run: Run, overrides: list[str]) -> None:
+        """Tries a run again with other overrides, which the study remembers."""
+        trial = self._trial_of(run)
+        self._study.note_run(trial, run.seed, overrides=overrides)
+        halved = self._maker.make(run.trial, trial.params, run.seed, overrides)
+        train = halved.config.train
+        self._tracking.reopen(
+            run,
+            f"out of memory; batch_size {train.batch_size}, gradient_accumulation_steps"
+            f" {train.gradient_accumulation_steps}",
+        )
+        self._add(halved)
 
-    def _with_half_the_batch(self, run: Run) -> Run | None:
-        """The same run with as many examples a step in half as large batches, once; None where there is no half."""
-        train = run.config.train
-        if train.batch_size % 2 or run.is_halved:
-            return None
-        batch, accumulated = train.batch_size // 2, train.gradient_accumulation_steps * 2
-        overrides = [
-            *run.overrides,
-            f"train.batch_size={batch}",
-            f"train.gradient_accumulation_steps={accumulated}",
-        ]
-        trial = self._trying[run.trial].trial
-        self._study.note_run(trial, run.config.seed, overrides=overrides)
-        note = f"out of memory; batch_size {batch}, gradient_accumulation_steps {accumulated}"
-        if run.tracked is not None:
-            self._tracking.tracker.set_tags(run.tracked, {"lowrung.retry": note})
-        return self._run(run.trial, trial.params, run.config.seed, self._study.runs(trial)[run.config.seed])
-
-    def _close(self, finished: Finished) -> None:
-        """Ends a run in the tracker and on the screen."""
+    def _close(self, finished: Finished) -> str:
+        """Ends a run in the tracker and on the screen; returns the tracker's id."""
         run, outcome = finished.run, finished.outcome
         execution.tidy(run.folder, outcome)
-        run.tracked = self._track(run)
         if finished.is_reused:
             for report in mailbox.Reader(run.folder.path).read():  # other trials are judged by it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
-        self._tracking.close(finished)
-        if not self._tracking.tracker.has_all(run.tracked):
-            # The next start asks for it by its key, and records it again.
-            self._study.note_run(self._trying[run.trial].trial, run.config.seed, tracked="")
+        tracked = self._tracking.close(finished, self._trial_of(run))
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
+        return tracked
 
-    def _judge(self, trying: Trying, finished: Finished) -> None:
+    def _judge(self, pending: PendingTrial, finished: Finished, tracked: str) -> None:
         """What a run's outcome means for its trial; one that cannot become complete starts no further run."""
-        seed, outcome = finished.run.config.seed, finished.outcome
-        trying.ended[seed] = _as_shown(finished)
-        trying.expected.remove(seed)
-        if trying.expected and outcome.status is Status.COMPLETE:
-            place = self._seeds.index(seed) + 1
-            trying.is_pruned |= self._study.report_seed(trying.trial, place, outcome.metrics)
-        if trying.is_pruned or outcome.status is not Status.COMPLETE:
-            going = self._runs.drop(trying.trial.number)
-            trying.expected = [run.config.seed for run in going]
-            if trying.is_pruned or outcome.status is Status.PRUNED:
+        seed, outcome = finished.run.seed, finished.outcome
+        pending.ended[seed] = _ended_run(finished, tracked)
+        pending.is_reused &= finished.is_reused
+        pending.seeds.remove(seed)
+        if pending.seeds and outcome.status is Status.COMPLETE:
+            step = self._plan.seeds.index(seed) + 1
+            pending.is_pruned |= self._study.report_seed(pending.trial, step, outcome.metrics)
+        if pending.is_pruned or outcome.status is not Status.COMPLETE:
+            going = self._queue.drop(pending.trial.number)
+            pending.seeds = [run.seed for run in going]
+            if pending.is_pruned or outcome.status is Status.PRUNED:
                 for run in going:
-                    self._runs.stop(run, Status.PRUNED)
-        if not trying.expected:
-            self._finish(trying)
+                    self._queue.prune(run)
+        if not pending.seeds:
+            self._finish(pending)
 
-    def _finish(self, trying: Trying) -> None:
+    def _finish(self, pending: PendingTrial) -> None:
         """Ends a trial.
 
         Raises:
             RunFailed: when it is one failure too many.
         """
-        number, outcome = trying.trial.number, _outcome(trying.ended, trying.is_pruned)
-        del self._trying[number]
-        self._study.tell(trying.trial, outcome)
+        trial, outcome = pending.trial, _over_seeds(pending.ended, pending.is_pruned)
+        del self._pending[trial.number]
+        self._study.tell(trial, outcome)
         self._ended += 1
-        self._add_row(number, trying.point, trying.ended, outcome)
+        point = self._plan.space.texts(trial.params)
+        self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused)
         self._results.log_best(self._tracking.parent, self._ended)
-        self._results.show(self._progress, self._runs.running)
+        self._results.show(self._progress, self._queue.running)
         self._count_failure(outcome)
 
     def _count_failure(self, outcome: Outcome) -> None:
@@ -367,26 +253,18 @@ class Coordinator:
                 f" {outcome.cause}. Mend that, and the same command goes on."
             )
 
-    def _add_row(self, number: int, point: Mapping[str, str], ended: Mapping[int, Finished], outcome: Outcome) -> None:
-        runs = [
-            leaderboard.Seed(seed, one.outcome, str(one.run.folder.path), one.run.tracked or "")
-            for seed, one in sorted(ended.items())
-        ]
-        is_reused = all(one.is_reused for one in ended.values())
-        broken = [str(one) for one in self._constraints if one.violation(outcome.metrics) > 0]
-        self._results.add(leaderboard.Row(number, point, outcome, runs, is_reused, broken))
+
+def _ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
+    """A run for the leaderboard, without the facts that no table shows: the ranks by layer alone are 10 KB a run."""
+    shown = {name: known for name, known in finished.outcome.facts.items() if name == "gate_failures" and known}
+    outcome = dataclasses.replace(finished.outcome, facts=shown)
+    return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
 
 
-def _outcome(ended: Mapping[int, Finished], is_pruned: bool) -> Outcome:
-    """A trial's, of its runs that have ended."""
-    outcome = over_seeds({seed: finished.outcome for seed, finished in ended.items()})
+def _over_seeds(ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
+    """A trial's outcome, of its runs that have ended."""
+    outcome = over_seeds({seed: run.outcome for seed, run in ended.items()})
     if not is_pruned or outcome.status is not Status.COMPLETE:
         return outcome
     cause = f"worse than the best trial over {len(ended)} seeds"
     return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
-
-
-def _as_shown(finished: Finished) -> Finished:
-    """Without what no table shows: a sweep holds all its rows, and the ranks by layer alone are 10 KB a run."""
-    shown = {name: known for name, known in finished.outcome.facts.items() if name == "gate_failures" and known}
-    return dataclasses.replace(finished, outcome=dataclasses.replace(finished.outcome, facts=shown))

@@ -14,8 +14,9 @@ from lowrung.engine.batches import BatchEngine
 from lowrung.errors import StoreError, UsageError
 from lowrung.store import addresses, atomic
 from lowrung.sweeps import dry_run
+from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
-from lowrung.sweeps.plan import Composer, Plan, require_a_device_map, schedules
+from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
 from lowrung.sweeps.results import Results
 from lowrung.sweeps.settings import Settings
 

@@ -1,15 +1,13 @@
-"""The runs of a sweep: answered from the store, waited for where somebody trains them already, or given a slot."""
+"""The queue of runs: a run is answered from the store, waits for a slot or for another sweep, or trains."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
-from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import StoreError
@@ -18,50 +16,14 @@ from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.task import Assignment, Ran
 from lowrung.store import layout, mailbox
-from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.store.layout import JobFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.runs import Run
 from lowrung.track import recording
 
 CHECK_SECONDS = 1.0
-"""How often to look whether a run that somebody else trains has ended."""
-
-
-@dataclasses.dataclass
-class Run:
-    """One point of the search space, trained with one seed.
-
-    Attributes:
-        trial: number of the trial that it belongs to.
-        key: names it in the engine and on the screen.
-        title: what a person knows it by.
-        overrides: the job's, as Hydra overrides.
-        composed: what Hydra makes of them, its own node included.
-        config: the job's.
-        folder: the run's.
-        steps: optimiser steps of the whole run.
-        tracked: the tracker's id of the run; None as long as it has not started.
-        losses: how often its process was lost.
-        stopped_as: what it was asked to end as, or None.
-        is_elsewhere: whether another sweep was found to train it.
-        is_halved: whether its batches are half as large as was asked for.
-        is_open: whether this start of the sweep has opened it in the tracker.
-    """
-
-    trial: int
-    key: str
-    title: str
-    overrides: Sequence[str]
-    composed: DictConfig
-    config: Config
-    folder: RunFolder
-    steps: int
-    tracked: str | None = None
-    losses: int = 0
-    stopped_as: Status | None = None
-    is_elsewhere: bool = False
-    is_halved: bool = False
-    is_open: bool = False
+"""Seconds between two checks whether a run that another sweep trains has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +42,8 @@ class Finished:
     Attributes:
         run: the run.
         outcome: how it ended.
-        is_reused: whether it was not trained for it.
-        is_tracked: whether the tracker has all of it but its end.
+        is_reused: whether it was not trained for this trial.
+        is_tracked: whether its process has recorded all of it in the tracker, but for its end.
     """
 
     run: Run
@@ -90,17 +52,41 @@ class Finished:
     is_tracked: bool = False
 
 
-class Runs:
-    """Runs on their way to their outcomes, as many at once as the engine has slots.
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """A run was stopped together with the sweep. The sweep's next start goes on from its checkpoint."""
+
+    run: Run
+
+
+QueueEvent = Evaluated | Finished | Stopped
+
+
+@dataclasses.dataclass
+class _State:
+    """What happens to a run that has no outcome yet.
+
+    Attributes:
+        losses: how often its process was lost.
+        asked_to_end: as what it was asked to end, or None.
+        is_elsewhere: whether another sweep was found to train it.
+    """
+
+    losses: int = 0
+    asked_to_end: Status | None = None
+    is_elsewhere: bool = False
+
+
+class Queue:
+    """Runs on their way to their outcomes, as many at once as the engine has slots. It alone knows their states.
 
     Args:
         engine: where they run.
         plan: the sweep's.
         hydra_context: Hydra's.
         task_function: the function below ``@hydra.main``.
-        track: opens a run in the tracker, before its first start.
-        progress: where it is shown what runs.
-        retries: how often a run whose process was lost is started again.
+        track: opens a run in the tracker before its first start, and gives the tracker's id.
+        progress: shows what runs.
     """
 
     def __init__(
@@ -112,52 +98,52 @@ class Runs:
         *,
         track: Callable[[Run], str],
         progress: Progress,
-        retries: int,
     ) -> None:
         self._engine = engine
         self._plan = plan
         self._make_task = hydra_job.task_maker(hydra_context, task_function)
         self._track = track
         self._progress = progress
-        self._retries = retries
+        self._states: defaultdict[str, _State] = defaultdict(_State)
         self._running: dict[str, Run] = {}
-        self._queue: list[Run] = []
-        self._waiting: list[Run] = []
-        self._look_again = 0.0
+        self._for_a_slot: list[Run] = []
+        self._for_another: list[Run] = []
+        self._next_check = 0.0
         self._is_winding_down = False
 
     @property
     def has_room(self) -> bool:
         """Whether a further run would start at once."""
-        return len(self._running) + len(self._queue) < self._engine.slots
+        return len(self._running) + len(self._for_a_slot) < self._engine.slots
 
     @property
     def running(self) -> int:
-        """How many have a slot."""
+        """Exit many runs have a slot."""
         return len(self._running)
 
     @property
-    def open(self) -> list[Run]:
-        """All that have no outcome yet."""
-        return [*self._running.values(), *self._queue, *self._waiting]
+    def unfinished(self) -> list[Run]:
+        """All runs that have no outcome yet."""
+        return [*self._running.values(), *self._for_a_slot, *self._for_another]
 
     def add(self, run: Run) -> Outcome | None:
-        """Takes a run; gives its outcome where the store has it, else `wait` will."""
+        """Takes a run. Its outcome is returned where the store has it; else it comes from `wait`."""
         job = JobFolder(hydra_job.output_folder(run.composed))
         layout.point_to(job.run, run.folder.path)
         outcome = kept_outcome(run.folder)
         if outcome is not None:
+            self._states.pop(run.key, None)
             hydra_job.leave_files(run.composed)
         elif any(other.folder == run.folder for other in self._running.values()):
-            self._waiting.append(run)
+            self._for_another.append(run)
         elif len(self._running) >= self._engine.slots:
-            self._queue.append(run)
+            self._for_a_slot.append(run)
         else:
             self._submit(run, job)
         return outcome
 
-    def wait(self, timeout: float) -> list[Evaluated | Finished]:
-        """Waits until something happens, and starts what has waited for a slot.
+    def wait(self, timeout: float) -> list[QueueEvent]:
+        """Waits until something happens, and starts runs that waited for a slot.
 
         Args:
             timeout: seconds after which the answer is empty.
@@ -165,60 +151,66 @@ class Runs:
         if not self._is_winding_down and (answered := self._advance()):
             return answered
         if self._running:
-            return [event for happened in self._engine.wait(timeout) for event in self._translated(happened)]
-        if self._waiting and not self._is_winding_down:
+            return [event for happened in self._engine.wait(timeout) for event in self._events(happened)]
+        if self._for_another and not self._is_winding_down:
             time.sleep(timeout)
         return []
 
-    def stop(self, run: Run, status: Status) -> None:
-        """Asks a run that has a slot to write a checkpoint and end."""
-        run.stopped_as = status
-        mailbox.ask_to_stop(run.folder.path, str(status))
+    def prune(self, run: Run) -> None:
+        """Asks a run that has a slot to write a checkpoint and end; one that was asked before is not asked again."""
+        if self._states[run.key].asked_to_end is None:
+            self._ask_to_end(run, Status.PRUNED)
 
     def drop(self, trial: int) -> list[Run]:
-        """Forgets the runs of a trial that have no slot; gives those that have one."""
-        self._queue = [run for run in self._queue if run.trial != trial]
-        self._waiting = [run for run in self._waiting if run.trial != trial]
+        """Forgets a trial's runs that have no slot; returns those that have one."""
+        for run in self.unfinished:
+            if run.trial == trial and run.key not in self._running:
+                self._states.pop(run.key, None)
+        self._for_a_slot = [run for run in self._for_a_slot if run.trial != trial]
+        self._for_another = [run for run in self._for_another if run.trial != trial]
         return [run for run in self._running.values() if run.trial == trial]
 
     def wind_down(self) -> None:
         """Asks all runs to write a checkpoint and end, and starts no more."""
         self._is_winding_down = True
-        going = [run for run in self._running.values() if run.stopped_as is None]
-        if going:
+        asked = [run for run in self._running.values() if self._states[run.key].asked_to_end is None]
+        if asked:
             self._progress.say("stopping: each run ends after its step, with a checkpoint; Ctrl-C again ends all now")
-        for run in going:
-            self.stop(run, Status.CANCELLED)
+        for run in asked:
+            self._ask_to_end(run, Status.CANCELLED)
+
+    def _ask_to_end(self, run: Run, status: Status) -> None:
+        self._states[run.key].asked_to_end = status
+        mailbox.ask_to_stop(run.folder.path, str(status))
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
-    def _advance(self) -> list[Evaluated | Finished]:
-        """Tries again what waits: the queue as soon as there is a slot, what somebody else trains once a while."""
-        ready = self._queue[: max(0, self._engine.slots - len(self._running))]
-        self._queue = self._queue[len(ready) :]
-        if self._waiting and time.monotonic() >= self._look_again:
-            self._look_again = time.monotonic() + CHECK_SECONDS
+    def _advance(self) -> list[QueueEvent]:
+        """Tries again what waits: for a slot as soon as one is free, for another sweep every `CHECK_SECONDS`."""
+        ready = self._for_a_slot[: max(0, self._engine.slots - len(self._running))]
+        self._for_a_slot = self._for_a_slot[len(ready) :]
+        if self._for_another and time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + CHECK_SECONDS
             room = max(0, self._engine.slots - len(self._running) - len(ready))
-            ready += self._waiting[:room]
-            self._waiting = self._waiting[room:]
+            ready += self._for_another[:room]
+            self._for_another = self._for_another[room:]
         return [Finished(run, outcome, is_reused=True) for run in ready if (outcome := self.add(run))]
 
     def _submit(self, run: Run, job: JobFolder) -> None:
-        config, preflight = run.config, self._plan.preflight(run.config)
+        preflight = self._plan.preflight(run.config)
         try:
-            prepare_folder(run.folder, inputs.pinned(config, preflight.revision), preflight, self._engine.threads)
+            prepare_folder(run.folder, inputs.pinned(run.config, preflight.revision), preflight, self._engine.threads)
         except StoreError:
             self._wait_for_another_sweep(run)
             return
-        run.tracked = self._track(run)
         assignment = Assignment(
             folder=str(run.folder.path),
             data=str(preflight.data_folder),
             revision=preflight.revision,
             threads=self._engine.threads,
-            tracking=recording.tracking_uri(config),
-            experiment=config.track.experiment,
-            run=run.tracked,
+            tracking=recording.tracking_uri(run.config),
+            experiment=run.config.track.experiment,
+            run=self._track(run),
             datasets=[dataclasses.asdict(data) for data in recording.datasets(preflight.splits)],
         )
         assignment.write(job.assignment)
@@ -227,15 +219,16 @@ class Runs:
         self._progress.start(run.key, run.title, run.steps)
 
     def _wait_for_another_sweep(self, run: Run) -> None:
-        """Puts off a run that another sweep trains: that outcome will be its own, or it goes on from there."""
-        if not run.is_elsewhere:
+        """Puts off a run that another sweep trains: its outcome counts here too, or this run goes on from there."""
+        state = self._states[run.key]
+        if not state.is_elsewhere:
             self._progress.say(f"{run.title}: another process works in {run.folder.path}; waiting for it")
-        run.is_elsewhere = True
-        self._waiting.append(run)
+        state.is_elsewhere = True
+        self._for_another.append(run)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
-    def _translated(self, event: Reported | Ended) -> list[Evaluated | Finished]:
+    def _events(self, event: Reported | Ended) -> list[QueueEvent]:
         run = self._running[event.key]
         if isinstance(event, Ended):
             del self._running[event.key]
@@ -244,32 +237,30 @@ class Runs:
         self._progress.update(run.key, step, metrics)
         return [Evaluated(run, step, metrics)]
 
-    def _ended(self, run: Run, ended: Ended) -> list[Evaluated | Finished]:
+    def _ended(self, run: Run, ended: Ended) -> list[QueueEvent]:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
-        outcome = Outcome.read(run.folder.outcome)
-        is_lost = outcome is None and ended.exit is Exit.DIED and run.stopped_as is not Status.CANCELLED
-        if is_lost and run.losses < self._retries:
+        outcome, state = Outcome.read(run.folder.outcome), self._states.pop(run.key, _State())
+        is_cancelled = state.asked_to_end is Status.CANCELLED
+        is_lost = outcome is None and ended.exit is Exit.DIED and not is_cancelled
+        if is_lost and state.losses < self._plan.settings.retries:
             self._progress.end(run.key, run.title, f"its process was lost ({ended.cause}); tried again")
-            self._queue.insert(0, dataclasses.replace(run, losses=run.losses + 1, stopped_as=None))
+            self._states[run.key] = dataclasses.replace(state, losses=state.losses + 1, asked_to_end=None)
+            self._for_a_slot.insert(0, run)
             return []
         outcome = outcome or Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
-        if run.stopped_as is Status.CANCELLED and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
-            return [Finished(run, Outcome(Status.CANCELLED, cause="stopped"))]
+        if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
+            return [Stopped(run)]
         ran = ended.value._return_value if isinstance(ended.value, JobReturn) else None
         is_tracked = isinstance(ran, Ran) and ran.is_tracked
         return [Finished(run, outcome, is_tracked=is_tracked), *self._twins(run, outcome)]
 
-    def _twins(self, ended: Run, outcome: Outcome) -> list[Evaluated | Finished]:
-        """What waited for the very same run has its outcome too."""
-        twins = [run for run in self._waiting if run.folder == ended.folder]
-        self._waiting = [run for run in self._waiting if run.folder != ended.folder]
+    def _twins(self, ended: Run, outcome: Outcome) -> list[Finished]:
+        """Runs of other trials with the same signature: they waited for this outcome, and have it too."""
+        twins = [run for run in self._for_another if run.folder == ended.folder]
+        self._for_another = [run for run in self._for_another if run.folder != ended.folder]
+        for run in twins:
+            self._states.pop(run.key, None)
         return [Finished(run, outcome, is_reused=True) for run in twins]
-
-
-def store_folder(plan: Plan, config: Config, threads: int) -> RunFolder:
-    """Where the results of a run with this config are."""
-    signature = inputs.run_signature(config, plan.preflight(config), threads)
-    return layout.run_folder(Path(plan.config.store).absolute(), signature)
 
 
 def _cause(ended: Ended) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
-from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps.plan import Plan
 from lowrung.track.base import Point, Tracker
 
 
@@ -16,20 +16,22 @@ class Results:
     """The trials of a sweep that have ended.
 
     Args:
+        plan: the sweep's.
+        tracker: where the sweep's own run is.
+
+    Attributes:
         folder: the study's.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
-        total: how many trials there will be.
-        runs_per_trial: seeds that each is trained with.
-        tracker: where the sweep's own run is.
     """
 
-    def __init__(
-        self, folder: StudyFolder, objectives: Mapping[str, str], total: int, runs_per_trial: int, tracker: Tracker
-    ) -> None:
-        self.folder = folder
-        self.objectives = dict(objectives)
-        self._total = total
-        self._runs_per_trial = runs_per_trial
+    def __init__(self, plan: Plan, tracker: Tracker) -> None:
+        from lowrung.search import constraints
+
+        self.folder = plan.folder
+        self.objectives = dict(plan.settings.objectives)
+        self._constraints = constraints.parse(plan.settings.constraints)
+        self._total = plan.n_trials
+        self._runs_per_trial = len(plan.seeds)
         self._tracker = tracker
         self._logged: int | None = None
         self._rows: dict[int, leaderboard.Row] = {}
@@ -46,11 +48,29 @@ class Results:
         """The best complete trial that keeps to all constraints; None as long as there is none."""
         return self._best
 
-    def add(self, row: leaderboard.Row) -> None:
-        """Takes a trial that has ended."""
-        self._rows[row.number] = row
-        self._counts[row.outcome.status] += 1
-        if row.outcome.status is Status.COMPLETE and not row.broken:
+    def add(
+        self,
+        number: int,
+        point: Mapping[str, str],
+        outcome: Outcome,
+        runs: Mapping[int, leaderboard.Seed],
+        *,
+        is_reused: bool,
+    ) -> None:
+        """Takes a trial that has ended.
+
+        Args:
+            number: the trial's.
+            point: its values, as text.
+            outcome: how it ended, over its seeds.
+            runs: by seed.
+            is_reused: whether the store had all of their results.
+        """
+        broken = [str(constraint) for constraint in self._constraints if constraint.violation(outcome.metrics) > 0]
+        row = leaderboard.Row(number, point, outcome, [runs[seed] for seed in sorted(runs)], is_reused, broken)
+        self._rows[number] = row
+        self._counts[outcome.status] += 1
+        if outcome.status is Status.COMPLETE and not broken:
             rivals = [row] if self._best is None else [self._best, row]
             self._best = leaderboard.ranked(rivals, self.objectives)[0]
 
@@ -106,7 +126,8 @@ class Results:
             raise RunFailed(
                 f"{len(failed)} of {len(trials)} trials failed (first: trial {failed[0].number},"
                 f" {failed[0].outcome.cause}). The others' results are kept; the same command runs the failed ones"
-                " again."
+                " again.",
+                self,
             )
 
     @property

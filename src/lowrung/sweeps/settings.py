@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lowrung.engine import durations
-from lowrung.search import objectives as goals
+from lowrung.search import objectives
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import addresses
@@ -46,7 +46,7 @@ class Settings:
 
         return [
             *self._group_problems(),
-            *goals.objective_problems(self.objectives),
+            *objectives.objective_problems(self.objectives),
             *constraints.problems(self.constraints),
             *self._limit_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),

@@ -1,27 +1,29 @@
 """A sweep in the tracker: one run for the sweep, one child for each run of its trials."""
 
 import uuid
-from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lowrung.report import leaderboard
 from lowrung.store.outcome import Status
 from lowrung.sweeps.plan import Plan
-from lowrung.sweeps.queue import Finished, Run
+from lowrung.sweeps.queue import Finished
+from lowrung.sweeps.runs import Run
 from lowrung.track import recording
 from lowrung.track.tolerant import Tolerant
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
     from lowrung.search.study import Study
 
 
 class SweepTracking:
-    """Opens and closes the tracker's runs, each once, whatever was killed in between.
+    """Opens and closes the tracker's runs, each once, also where a start of the sweep was killed in between.
 
     Args:
         tracker: where they are.
-        study: remembers the ids over the starts of a sweep.
+        study: remembers the tracker's ids from one start of the sweep to the next.
         plan: the sweep's.
     """
 
@@ -29,6 +31,7 @@ class SweepTracking:
         self.tracker = tracker
         self._study = study
         self._plan = plan
+        self._opened: dict[str, str] = {}  # the tracker's ids of the runs that are open, by the runs' keys
 
     @cached_property
     def parent(self) -> str:
@@ -45,15 +48,59 @@ class SweepTracking:
         return parent
 
     @cached_property
-    def _anew(self) -> dict[str, str]:
-        """The ids of runs that were opened after their trials had ended, when Optuna takes no notes on these."""
+    def _reopened(self) -> dict[str, str]:
+        """Ids of runs that were opened again after their trials had ended: Optuna takes no notes on ended trials."""
         return dict(self._study.facts.get("tracked anew", {}))
 
-    def open(self, run: Run, point: Mapping[str, str]) -> str:
-        """Opens a run; one that was interrupted is there already."""
-        if run.tracked is not None and self.tracker.has_run(run.tracked):
-            return run.tracked
-        seed = {"seed": str(run.config.seed)} if self._plan.space.seeds else {}
+    def open(self, run: Run, trial: "Trial") -> str:
+        """Opens a run, unless it is open, and notes it in the study. One that was interrupted keeps its id."""
+        if run.key not in self._opened:
+            known = self._study.note_run(trial, run.seed, signature=run.folder.path.name).get("tracked")
+            tracked = self._opened[run.key] = self._find_or_start(run, known, trial)
+            if tracked != known:
+                self._study.note_run(trial, run.seed, tracked=tracked)
+        return self._opened[run.key]
+
+    def close(self, finished: Finished, trial: "Trial") -> str:
+        """Records how a run ended; returns the tracker's id."""
+        run = finished.run
+        tracked = self.open(run, trial)
+        self._record(finished, tracked)
+        if not self.tracker.has_all(tracked):
+            # The next start finds the run by its key, and records it again.
+            self._study.note_run(trial, run.seed, tracked="")
+        del self._opened[run.key]
+        return tracked
+
+    def reopen(self, run: Run, retry: str) -> None:
+        """Tags a run that is tried again with how; its next attempt opens the same run of the tracker."""
+        tracked = self._opened.pop(run.key, None)
+        if tracked is not None:
+            self.tracker.set_tags(tracked, {"lowrung.retry": retry})
+
+    def keep(self, finished: Finished, trial: "FrozenTrial") -> str:
+        """Records a run of an earlier start again, where the tracker lacks it or lacks a part of it; returns its id."""
+        run = finished.run
+        tracked = self._reopened.get(run.key, self._study.runs(trial)[run.seed].get("tracked"))
+        if not tracked or not self.tracker.has_run(tracked):
+            tracked = self._find_or_start(run, tracked, trial)
+            self._record(finished, tracked)
+            self._reopened[run.key] = tracked if self.tracker.has_all(tracked) else ""
+            self._study.note("tracked anew", self._reopened)
+        return str(tracked)
+
+    def cancel(self, run: Run, trial: "Trial") -> None:
+        """Closes a run that goes on when the sweep does."""
+        tracked = self._opened.pop(run.key, None) or self._study.runs(trial).get(run.seed, {}).get("tracked")
+        if tracked:
+            self.tracker.end_run(tracked, Status.CANCELLED)
+
+    def _find_or_start(self, run: Run, known: str | None, trial: "Trial | FrozenTrial") -> str:
+        """The tracker's run that is known of, if the tracker has it; else one with the run's key."""
+        if known and self.tracker.has_run(known):
+            return known
+        point = self._plan.space.texts(trial.params)
+        seed = {"seed": str(run.seed)} if self._plan.space.seeds else {}
         return self.tracker.start_run(
             leaderboard.name({**point, **seed}) or f"trial {run.trial}",
             parent=self.parent,
@@ -62,27 +109,10 @@ class SweepTracking:
             key=f"{self.parent}/{run.key}",
         )
 
-    def close(self, finished: Finished) -> None:
-        """Records how a run ended."""
+    def _record(self, finished: Finished, tracked: str) -> None:
+        """Records what came of a run, unless the run's own process has, and closes it."""
         run = finished.run
-        assert run.tracked is not None
         if not finished.is_tracked:
             data = recording.datasets(self._plan.preflight(run.config).splits)
-            recording.record(self.tracker, run.tracked, run.folder, finished.outcome, data)
-        self.tracker.end_run(run.tracked, finished.outcome.status)
-
-    def keep(self, finished: Finished, point: Mapping[str, str]) -> None:
-        """Records a run of an earlier start anew, where the tracker lacks it, or was lost before it had all of it."""
-        run = finished.run
-        run.tracked = self._anew.get(run.key, run.tracked)
-        if not run.tracked or not self.tracker.has_run(run.tracked):
-            run.tracked = self.open(run, point)
-            self.close(finished)
-            self._anew[run.key] = run.tracked if self.tracker.has_all(run.tracked) else ""
-            self._study.note("tracked anew", self._anew)
-
-    def cancel(self, runs: Iterable[Run]) -> None:
-        """Closes runs that go on when the sweep does."""
-        for run in runs:
-            if run.tracked is not None:
-                self.tracker.end_run(run.tracked, Status.CANCELLED)
+            recording.record(self.tracker, tracked, run.folder, finished.outcome, data)
+        self.tracker.end_run(tracked, finished.outcome.status)

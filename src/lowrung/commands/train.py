@@ -1,0 +1,41 @@
+"""`lowrung train` and `python src/train.py`: one run, or with ``-m`` a sweep. Hydra reads their arguments."""
+
+import os
+import re
+from typing import Any
+
+from lowrung import cli
+from lowrung.commands.arguments import Commands
+
+
+def add_to(commands: Commands) -> None:
+    """Lists the command; `lowrung.__main__` calls `main` before anything here is parsed."""
+    commands.add_parser("train", help="one run, or with -m a sweep; see `lowrung train --help`", add_help=False)
+
+
+def main() -> None:
+    """Runs what Hydra's options and overrides in ``sys.argv`` say."""
+    import hydra
+
+    from lowrung.config import schema
+    from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE
+    from lowrung.store.layout import ROOT
+
+    schema.register()
+    hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
+
+
+def complete() -> None:
+    """Answers Hydra's shell completion, which asks the program without its command: ``lowrung -sc query=bash``."""
+    line, is_train = re.subn(r"^(\s*\S+)\s+train(\s)", r"\1\2", os.environ.get("COMP_LINE", ""))
+    if is_train:
+        os.environ["COMP_LINE"] = line
+        main()
+
+
+def run(config: Any) -> Any:
+    """Trains one run; Hydra calls it with the composed config, in a sweep once a trial."""
+    from lowrung.runs import task
+
+    with cli.ending_on_errors():
+        return task.run(config)

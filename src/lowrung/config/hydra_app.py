@@ -1,0 +1,68 @@
+"""Hydra as the command line sets it up, inside a process that may use Hydra itself."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase
+from omegaconf import OmegaConf
+
+from lowrung.config import schema
+from lowrung.errors import UsageError
+from lowrung.store.layout import ROOT
+
+CONFIG_NAME, VERSION_BASE, JOB_NAME = "config", "1.3", "train"
+"""What ``@hydra.main`` is given; Hydra derives the job's name from the name of the main function's module."""
+
+
+@contextlib.contextmanager
+def hydra_app(config_dir: str | Path | None = None) -> Iterator[Hydra]:
+    """Sets Hydra up while the block runs, and then puts back what was set up before.
+
+    Args:
+        config_dir: a folder of the user's whose groups and files come before lowrung's own, as with ``--config-dir``.
+
+    Raises:
+        UsageError: when it is no folder.
+    """
+    schema.register()
+    search_path = create_config_search_path(str(ROOT / "conf"))
+    if config_dir is not None:
+        search_path.prepend("command-line", f"file://{_folder(config_dir)}", SearchPathQuery(provider="schema"))
+    with _state_put_back():
+        GlobalHydra.instance().clear()
+        JobRuntime.instance().conf = OmegaConf.create()
+        version.setbase(VERSION_BASE)
+        yield Hydra.create_main_hydra2(JOB_NAME, search_path)
+
+
+def _folder(config_dir: str | Path) -> Path:
+    folder = Path(config_dir).expanduser().absolute()
+    if not folder.is_dir():
+        raise UsageError(f"config-dir must be a folder with configs, but {folder} is none.")
+    return folder
+
+
+@contextlib.contextmanager
+def _state_put_back() -> Iterator[None]:
+    """Keeps what Hydra's global objects hold. They are asked for again at the end: a job puts copies in their place."""
+    state: list[tuple[Any, str]] = [
+        (GlobalHydra, "hydra"),
+        (HydraConfig, "cfg"),
+        (JobRuntime, "conf"),
+        (VersionBase, "version_base"),
+    ]
+    before = [getattr(singleton.instance(), name) for singleton, name in state]
+    try:
+        yield
+    finally:
+        for (singleton, name), value in zip(state, before, strict=True):
+            setattr(singleton.instance(), name, value)

@@ -1,0 +1,73 @@
+"""Which trial of a sweep is next, and whether there is one."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from lowrung.engine import durations
+from lowrung.search.space import Value
+from lowrung.sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+    from lowrung.search.study import Study
+
+
+class Agenda:
+    """The order of trials: interrupted ones first, then at the points of the grid in turn.
+
+    Args:
+        study: the sweep's. Trials that an earlier start left running are taken over from it.
+        plan: the sweep's.
+        say: prints a line for the user.
+    """
+
+    def __init__(self, study: "Study", plan: Plan, say: Callable[[str], None]) -> None:
+        self._study = study
+        self._plan = plan
+        self._say = say
+        self._interrupted = study.interrupted()
+        self._trials_at: Counter[int] = Counter()  # by the point's index in the grid; those under way included
+        self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
+        self._is_out_of_time = False
+
+    def next(self) -> "Trial | None":
+        """The next trial: one that was interrupted, else at the point of the grid that has had the fewest trials."""
+        if self._is_time_up():
+            return None
+        if self._interrupted:
+            trial = self._interrupted.pop(0)
+            self.count(trial.params)
+            return trial
+        if self._trials_at.total() >= self._plan.n_trials:
+            return None
+        index = min(range(len(self._plan.points)), key=lambda i: self._trials_at[i])
+        self._trials_at[index] += 1
+        return self._study.ask(self._plan.points[index].params)
+
+    def count(self, params: Mapping[str, Value]) -> None:
+        """Counts a trial with these values as one of its point's."""
+        self._trials_at[self._index(params)] += 1
+
+    def is_repeat(self, params: Mapping[str, Value]) -> bool:
+        """Whether an exact grid has had a trial at the point with these values."""
+        index = self._index(params)
+        return index >= 0 and self._trials_at[index] > 0 and not self._plan.space.intervals
+
+    def _index(self, params: Mapping[str, Value]) -> int:
+        """Which point of the grid has these values; -1 where the grid has no such point."""
+        at = {axis.key: params[axis.key] for axis in self._plan.space.choices}
+        return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
+
+    def _is_time_up(self) -> bool:
+        """Whether the deadline has passed; the user is told once."""
+        if time.monotonic() >= self._deadline and not self._is_out_of_time:
+            self._is_out_of_time = True
+            self._say(
+                f"hydra.sweeper.timeout={self._plan.settings.timeout} is over: no further trial starts; the same"
+                " command goes on"
+            )
+        return self._is_out_of_time

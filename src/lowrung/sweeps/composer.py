@@ -1,0 +1,118 @@
+"""From overrides to configs: the search space is read, its grid composed, and both are held to the rules."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from lowrung.config import commandline, rules, schema
+from lowrung.config.schema import Config
+from lowrung.errors import UsageError
+from lowrung.search import objectives, space
+from lowrung.search.space import Params, Space
+from lowrung.sweeps.settings import Settings
+from lowrung.sweeps.templates import Templates
+from lowrung.track import recording
+
+
+@dataclasses.dataclass(frozen=True)
+class GridPoint:
+    """A point of the grid. In ``config``, an interval's value is not chosen yet, and stands at its low end."""
+
+    params: Params
+    config: Config
+
+
+@dataclasses.dataclass
+class Composer:
+    """Makes configs out of overrides, as Hydra does for a job of this sweep.
+
+    Attributes:
+        hydra_context: Hydra's.
+        master: the sweep's composed config, Hydra's node included.
+    """
+
+    hydra_context: HydraContext
+    master: DictConfig
+
+    def __post_init__(self) -> None:
+        self._templates = Templates(self.hydra_context.config_loader, self.master)
+
+    def space(self, overrides: Sequence[str], settings: Settings, also: Sequence[str] = ()) -> Space:
+        """Reads the search space.
+
+        Args:
+            overrides: as typed.
+            settings: how to sweep.
+            also: problems that were found elsewhere, to be reported with those found here.
+
+        Raises:
+            UsageError: with every problem of a single value, of the axes and of the settings.
+        """
+        n_values = settings.n_values
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        readable = [override for text in overrides if (override := commandline.parsed(text, parser))]
+        problems = [
+            *commandline.problems(overrides, self.compose, parser, _rules),
+            *space.problems(readable, settings.n_trials, needs_n_trials=n_values is None),
+            *settings.problems(),
+            *also,
+        ]
+        if problems:
+            raise UsageError(problems)
+        read = space.parse(overrides, parser)
+        if n_values is None or n_values < 2:  # `samplers.problems` refuses a grid of one value
+            return read
+        return read.on_a_grid(n_values)
+
+    def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
+        """The grid's points; points with equal configs are one.
+
+        Args:
+            space: the search space.
+            goal: the objectives and constraints; see `lowrung.sweeps.settings.Settings.goal`.
+
+        Raises:
+            UsageError: when points break a rule.
+        """
+        points: dict[str, GridPoint] = {}
+        problems = dict.fromkeys(_interval_problems(space))
+        for params in space.grid():
+            config = self.config(space.overrides(params))
+            problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
+            identity = schema.digest([schema.determining(config), vars(config.model), dataclasses.asdict(config.data)])
+            points.setdefault(identity, GridPoint(params, config))
+        if problems:
+            raise UsageError(list(problems))
+        return list(points.values())
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """A job's config, Hydra's node included."""
+        return self._templates.compose(overrides)
+
+    def config(self, overrides: Sequence[str]) -> Config:
+        """A job's config as plain dataclasses."""
+        return schema.resolve(self.compose(overrides))
+
+    def job(self, overrides: Sequence[str], number: int, subfolder: str) -> DictConfig:
+        """The config that Hydra runs job ``number`` with, in a folder of the job's own or one below it."""
+        composed = self.compose(overrides)
+        with open_dict(composed):
+            if subfolder:
+                composed.hydra.sweep.subdir = f"{composed.hydra.sweep._get_node('subdir')._value()}/{subfolder}"
+            composed.hydra.job.num = number
+            composed.hydra.job.id = str(number)
+        return composed
+
+
+def _interval_problems(space: Space) -> Iterator[str]:
+    """Intervals over settings of the model or the data: the preflight reads these, so it needs every value."""
+    for axis in space.intervals:
+        if axis.key.startswith(("model.", "data.")):
+            yield f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval."
+
+
+def _rules(config: Config) -> list[str]:
+    return rules.problems(config) + recording.tracking_problems(config)

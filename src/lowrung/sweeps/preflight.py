@@ -1,0 +1,92 @@
+"""The preflight of a sweep: each distinct pair of model and data is checked once, in a process of the engine's."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrung.config import schema
+from lowrung.config.schema import Config
+from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
+from lowrung.errors import UsageError
+from lowrung.runs import inputs
+from lowrung.store import disk
+from lowrung.store.layout import RunFolder, StudyFolder
+
+if TYPE_CHECKING:
+    from lowrung.finetune.preflight import Preflight
+
+
+def key(config: Config) -> str:
+    """Equal for configs that share their model and their data, and so their preflight."""
+    arguments = inputs.preflight_arguments([config])
+    return schema.digest({name: value for name, value in arguments.items() if name != "adapters"})
+
+
+def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, "Preflight"]:
+    """Checks the models and the data of these configs. What it writes to the study's folder goes again.
+
+    Args:
+        engine: runs the checks, one after the other.
+        configs: the grid's.
+        folder: the study's, where a check writes its log.
+
+    Returns:
+        what was found, by `key`.
+
+    Raises:
+        UsageError: with all problems that were found, or when a check did not come to its end; then its log stays.
+    """
+    alike: dict[str, list[Config]] = {}
+    for config in configs:
+        alike.setdefault(key(config), []).append(config)
+    existing, own = disk.nearest(folder.path), RunFolder(folder.preflight)
+    found = {name: _check(engine, name, inputs.preflight_arguments(group), own) for name, group in alike.items()}
+    shutil.rmtree(own.path, ignore_errors=True)
+    _remove_empty(folder.path, existing)
+    if problems := dict.fromkeys(problem for one in found.values() for problem in one.problems):
+        raise UsageError(list(problems))
+    return found
+
+
+def _check(engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder) -> "Preflight":
+    job = Job(name, folder.path, _Task(arguments), is_limited=False)
+    ended = _run(engine, job)
+    if ended.exit is Exit.DIED:  # the cause may lie outside of the process: a kill, or memory that others used
+        ended = _run(engine, job)
+    if ended.exit is not Exit.RETURNED:
+        raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {folder.log}.")
+    found: Preflight = ended.value
+    return found
+
+
+def _run(engine: Engine, job: Job) -> Ended:
+    engine.submit(job)
+    return next(event for event in _events(engine) if isinstance(event, Ended))
+
+
+def _events(engine: Engine) -> Iterator[Reported | Ended]:
+    while events := engine.wait():
+        yield from events
+
+
+def _remove_empty(folder: Path, existing: Path) -> None:
+    """Deletes a folder, and those above it that were made for it; what is not empty stays."""
+    with suppress(OSError):
+        while folder != existing:
+            folder.rmdir()
+            folder = folder.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """`lowrung.finetune.preflight.look`, for a process that is to import it first."""
+
+    arguments: Mapping[str, Any]
+
+    def __call__(self) -> "Preflight":
+        from lowrung.finetune import preflight
+
+        return preflight.look(**self.arguments)

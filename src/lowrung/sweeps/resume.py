@@ -1,0 +1,46 @@
+"""What an earlier start of a study has finished, and need not be run again."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lowrung.runs.folder import kept_outcome
+from lowrung.sweeps.agenda import Agenda
+from lowrung.sweeps.queue import Finished
+from lowrung.sweeps.runs import RunMaker
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from lowrung.search.study import Study
+
+
+def kept_trials(
+    study: "Study", agenda: Agenda, maker: RunMaker
+) -> "Iterator[tuple[FrozenTrial, Mapping[int, Finished]]]":
+    """The finished trials whose results are all in the store, each with its runs by seed.
+
+    A trial counts where the same command would give the same runs: their signatures are equal. A grid has each point
+    once. A point whose results were deleted has been run again under another number; of its trials the first counts.
+
+    Args:
+        study: the sweep's.
+        agenda: counts the trials.
+        maker: makes the runs anew.
+    """
+    for trial in study.trials:
+        runs = study.runs(trial)
+        if not trial.state.is_finished() or not runs:  # a trial without a run was killed while it was asked for
+            continue
+        kept = {seed: _kept(trial, seed, facts, maker) for seed, facts in runs.items()}
+        finished = {seed: run for seed, run in kept.items() if run is not None}
+        if len(finished) == len(runs) and not agenda.is_repeat(trial.params):
+            agenda.count(trial.params)
+            yield trial, finished
+
+
+def _kept(trial: "FrozenTrial", seed: int, facts: Mapping[str, Any], maker: RunMaker) -> Finished | None:
+    run = maker.make(trial.number, trial.params, seed, facts.get("overrides"))
+    outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))
+    if outcome is None or run.folder.path.name != facts["signature"]:
+        return None
+    return Finished(run, outcome, is_reused=True)

@@ -1,0 +1,107 @@
+"""The runs of a sweep: a trial's point, trained with one seed, from the plan to all that is needed to start it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lowrung.config import schema
+from lowrung.config.schema import Config
+from lowrung.report import leaderboard
+from lowrung.runs import inputs
+from lowrung.search.space import Value
+from lowrung.store import layout
+from lowrung.store.layout import RunFolder
+from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trial's point, trained with one seed. How far the run is, only `lowrung.sweeps.queue.Queue` knows.
+
+    Attributes:
+        trial: the trial's number.
+        key: names the run in the engine and on the screen.
+        title: the run's name for people.
+        overrides: the job's, as Hydra overrides.
+        composed: what Hydra composes from them, its own node included.
+        config: the job's.
+        folder: the run's, in the store.
+        steps: optimiser steps of the whole run.
+        is_halved: whether its batches are half as large as was asked for.
+    """
+
+    trial: int
+    key: str
+    title: str
+    overrides: Sequence[str]
+    composed: DictConfig
+    config: Config
+    folder: RunFolder
+    steps: int
+    is_halved: bool
+
+    @property
+    def seed(self) -> int:
+        """What it is trained with."""
+        return self.config.seed
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMaker:
+    """Makes the runs of a sweep.
+
+    Attributes:
+        plan: the sweep's.
+        composer: makes the jobs' configs.
+        threads: CPU threads of each run.
+    """
+
+    plan: Plan
+    composer: Composer
+    threads: int
+
+    def make(self, trial: int, params: Mapping[str, Value], seed: int, overrides: Sequence[str] | None = None) -> Run:
+        """A trial's run.
+
+        Args:
+            trial: the trial's number.
+            params: the trial's values.
+            seed: one of the sweep's.
+            overrides: those of `half_the_batch`, where the run is tried again with them; None follows from the rest.
+        """
+        space = self.plan.space
+        wanted = overrides or [*space.overrides(params), *(f"seed={seed}" for _ in space.seeds[:1])]
+        composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
+        config = schema.resolve(composed)
+        name = leaderboard.name(space.texts(params))
+        return Run(
+            trial=trial,
+            key=f"{trial}/{seed}" if space.seeds else str(trial),
+            title=f"trial {trial}" + (f" ({name})" if name else "") + (f", seed {seed}" if space.seeds else ""),
+            overrides=wanted,
+            composed=composed,
+            config=config,
+            folder=self.folder(config),
+            steps=inputs.steps(config, self.plan.preflight(config)),
+            is_halved=overrides is not None,
+        )
+
+    def folder(self, config: Config) -> RunFolder:
+        """Where the store has, or will have, the results of a run with this config."""
+        signature = inputs.run_signature(config, self.plan.preflight(config), self.threads)
+        return layout.run_folder(Path(self.plan.config.store).absolute(), signature)
+
+
+def half_the_batch(run: Run) -> list[str] | None:
+    """Overrides for batches of half the size, with as many examples a step; None for an odd size, or a second time."""
+    train = run.config.train
+    if train.batch_size % 2 or run.is_halved:
+        return None
+    return [
+        *run.overrides,
+        f"train.batch_size={train.batch_size // 2}",
+        f"train.gradient_accumulation_steps={train.gradient_accumulation_steps * 2}",
+    ]
