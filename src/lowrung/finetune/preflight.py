@@ -1,4 +1,4 @@
-"""A look at model and data before the first run: it finds what no look at the config can."""
+"""The preflight: model and data are loaded and checked before the first run, beyond what the config alone shows."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ from lowrung.store import disk, layout
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
-    """What was found.
+    """The result of a preflight.
 
     Attributes:
-        problems: what stands in the way, for the user; when there are any, the rest is not filled in.
+        problems: what the user must change first; when there are any, the other fields are empty.
         notes: what the user should know.
         model_fingerprint: a hash of the base model's content.
-        revision: the commit that was found of a hub model; a branch may move before the last run has started.
+        revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
         data_fingerprint: a hash of all examples, and of the user's own metrics.
-        splits: what the examples were, for the record.
-        data_folder: where they lie as tokens.
+        splits: what is recorded of the examples.
+        data_folder: the folder with the examples as tokens.
     """
 
     problems: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Preflight:
     data_folder: Path = Path()
 
 
-def look(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
+def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
@@ -63,7 +63,7 @@ def look(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lor
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
-    """Turns the data into tokens, and says what was found.
+    """Turns the data into tokens.
 
     Raises:
         UsageError: when the tokenizer and the data do not go together.
@@ -91,7 +91,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) ->
 
 
 def _cache_problems(path: str) -> list[str]:
-    """What is in the way of building an embedded model; what is in the cache already needs no writing."""
+    """Why an embedded model cannot be built; a model that is in the cache already needs no writing."""
     cache = layout.cache_folder()
     is_needed = path.startswith("embedded:") and not (cache / "models").is_dir()
     return disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []
@@ -128,7 +128,7 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
-    """Added tokens that no training example holds: a chat template may drop them, or the text write them otherwise."""
+    """Names added tokens that no training example holds: a chat template drops them, or texts spell them otherwise."""
     if not base.added_tokens:
         return
     unseen = dict(

@@ -1,4 +1,4 @@
-"""One run: from a config to objects, to ``outcome.json``. Config objects stop here."""
+"""One run, from its config to ``outcome.json``."""
 
 import dataclasses
 import os
@@ -29,20 +29,20 @@ def execute(
     on_point: Callable[[Point], None],
     stop_reason: Callable[[], str | None],
 ) -> Outcome:
-    """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
+    """Trains and verifies, and writes ``outcome.json`` however the run ends.
 
-    A run that was interrupted goes on from its last checkpoint. Checkpoints go when the run is complete.
+    A run that was interrupted goes on from its last checkpoint. Its checkpoints are deleted when it is complete.
 
     Args:
-        config: the run's; it has been checked.
+        config: the run's, which has been checked.
         folder: the run's, locked by this process and prepared.
-        data: where the examples lie as tokens.
+        data: the folder with the examples as tokens.
         threads: CPU threads.
-        on_point: called with each moment of the run's history, after it was posted to the mailbox.
+        on_point: called with each point of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
 
     Raises:
-        StoreError: when ``outcome.json`` cannot be written; it says how the run ended.
+        StoreError: when ``outcome.json`` cannot be written; the message gives the status of the run.
     """
     from lowrung.finetune.training import memory
     from lowrung.finetune.training.callbacks import Diverged, Stopped
@@ -73,13 +73,13 @@ def execute(
         outcome = _failure(error, folder)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    _leave(outcome, folder)  # before anything goes: a run that is killed now is not trained again
+    _write(outcome, folder)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
 
 
 def _failure(error: Exception, folder: RunFolder) -> Outcome:
-    """What an error stands for. What a full disk broke off is deleted, which may make room for the outcome."""
+    """The outcome that an error means. On a full disk, half-written files are deleted to make room for it."""
     from lowrung.finetune.training import checkpoints, memory
 
     if disk.is_full(error, folder.path):
@@ -95,7 +95,7 @@ def _no_space(folder: RunFolder) -> str:
     return f"no space left on the disk of {folder.path}; free some, and the same command goes on"
 
 
-def _leave(outcome: Outcome, folder: RunFolder) -> None:
+def _write(outcome: Outcome, folder: RunFolder) -> None:
     try:
         outcome.write(folder.outcome)
     except OSError as error:
@@ -105,7 +105,7 @@ def _leave(outcome: Outcome, folder: RunFolder) -> None:
 
 
 def tidy(folder: RunFolder, outcome: Outcome) -> None:
-    """Deletes what a run that has ended needs no more; its process may have been killed before it had done so."""
+    """Deletes what a run that has ended no longer needs; its process may have been killed before it did."""
     if outcome.status is Status.COMPLETE:
         folder.tracked.unlink(missing_ok=True)
         if folder.checkpoints.exists():  # moved first: a run must never go on from a checkpoint that is half deleted
@@ -123,7 +123,7 @@ def _train_and_verify(
     should_stop: Callable[[], bool],
 ) -> Outcome:
     outcome, evidence = _train(config, folder, data, threads, on_report, should_stop)
-    # The trained model is out of reach by now: its memory is needed for its copies.
+    # The trained model has been freed by now: the gate needs its memory.
     return _verified(config, folder, outcome, evidence) if evidence else outcome
 
 
@@ -197,7 +197,7 @@ def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Ev
 
 
 def _forgotten(config: Config, folder: RunFolder) -> dict[str, float]:
-    """What was lost on general text, by metric; nothing where it is not asked for."""
+    """The loss on general text, by metric; nothing when ``verify.forgetting`` is 0."""
     from lowrung.finetune.gate import forgetting
     from lowrung.finetune.models import pretrained
 
@@ -208,5 +208,5 @@ def _forgotten(config: Config, folder: RunFolder) -> dict[str, float]:
         folder=_weights(config, folder),
         is_adapter=not config.lora.is_full,
         rows=config.verify.forgetting,
-        place=pretrained.device(),
+        device=pretrained.device(),
     )

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def measure(folder, base=TINY, is_adapter=True, rows=8):
-    return forgetting.measure(base=base, folder=folder, is_adapter=is_adapter, rows=rows, place=CPU)
+    return forgetting.measure(base=base, folder=folder, is_adapter=is_adapter, rows=rows, device=CPU)
 
 
 @pytest.fixture(scope="module")

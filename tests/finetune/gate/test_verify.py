@@ -270,7 +270,7 @@ def test_an_update_that_bfloat16_cannot_hold_fails_with_the_remedy(gate, trained
     failures = gate(of=of).failures
     assert [failure.split(": ")[0] for failure in failures] == ["merged in bfloat16"] * len(failures)
     assert failures[-1].endswith(
-        "; bfloat16's grid is too coarse for this update: ship the adapter unmerged, or take"
+        "; bfloat16's grid is too coarse for this update: keep the adapter unmerged, or take"
         " verify.merge_dtype=float16 (a finer grid) or verify.merge_dtype=float32"
     )
     assert gate(of=of, merge_dtype="float16").failures == ()
@@ -375,12 +375,12 @@ def test_what_merging_into_the_quantised_base_would_cost_is_recorded(gate, tmp_p
 
 @pytest.mark.slow
 def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
-    places = [torch.device("cuda", 0)]
+    gpus = [torch.device("cuda", 0)]
     load = AutoPeftModelForCausalLM.from_pretrained
 
     def short_once(*args, **kwargs):
-        if places:
-            places.clear()
+        if gpus:
+            gpus.clear()
             raise torch.OutOfMemoryError("CUDA out of memory")
         return load(*args, **kwargs)
 

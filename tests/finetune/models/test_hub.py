@@ -145,7 +145,7 @@ def test_a_branch_stays_where_it_was_while_a_process_works(hub, tiny, tmp_path):
 def test_an_absent_repository_may_have_been_meant_as_a_folder(hub, tmp_path):
     problem = refusal(ModelConf("someone/nothing"))
     assert f"{tmp_path / 'someone' / 'nothing'} does not exist" in problem
-    assert "no https://huggingface.co/someone/nothing that you may see" in problem
+    assert "no https://huggingface.co/someone/nothing that you can read" in problem
     assert "hf auth login" in problem
     assert "embedded:tiny" in problem
 
@@ -153,7 +153,7 @@ def test_an_absent_repository_may_have_been_meant_as_a_folder(hub, tmp_path):
 def test_a_gated_model_names_its_licence_and_the_way_in(hub, tiny, monkeypatch):
     hub.add("someone/gated", tiny, token="the right one")
     assert refusal(ModelConf("someone/gated")) == (
-        "model.path=someone/gated is gated, and you are not let in yet. Accept its licence at"
+        "model.path=someone/gated is gated, and you have no access yet. Accept its licence at"
         " https://huggingface.co/someone/gated, then log in with `hf auth login`, or set HF_TOKEN."
     )
     monkeypatch.setenv("HF_TOKEN", SECRET)
@@ -178,10 +178,10 @@ def test_a_hub_out_of_reach(hub, cache, tmp_path, monkeypatch, down):
     hub.is_down = True
     monkeypatch.setenv("HF_TOKEN", SECRET)
     problem = refusal(ModelConf("someone/tiny"))
-    assert f"is not wholly in the hub's cache {cache}, and the hub cannot be reached" in problem
+    assert f"is not completely in the hub's cache {cache}, and the hub cannot be reached" in problem
     assert ("HTTP status 503" if down != "no server" else "Connection refused") in problem
     assert f"nor is there a folder {tmp_path / 'someone' / 'tiny'}" in problem
-    assert "Look at the network, or take a local folder or one of embedded:smollm2_135m" in problem
+    assert "Check the network, or take a local folder or one of embedded:smollm2_135m" in problem
 
 
 def test_offline_and_not_in_the_cache(hub, monkeypatch):

@@ -149,9 +149,9 @@ def test_a_device_map_puts_all_on_the_cpu_where_there_is_nothing_else(path, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     loaded: Any = pretrained.load_base(
         ModelConf(path, device_map="auto"), torch.device("meta")
-    )  # the place is not applied
+    )  # the device is not applied
     assert {parameter.device for parameter in loaded.parameters()} == {CPU}
-    assert {torch.device(place) for place in loaded.hf_device_map.values()} == {CPU}
+    assert {torch.device(name) for name in loaded.hf_device_map.values()} == {CPU}
     placed = pretrained.load_base(ModelConf(path), CPU)
     ids = torch.arange(9)[None]
     with torch.no_grad():

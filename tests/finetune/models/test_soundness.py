@@ -33,7 +33,7 @@ def test_all_problems_come_at_once(copy, monkeypatch):
     base = ModelConf(str(copy), revision="v1", attn_implementation="flash_attention_2")
     flash, revision, weights = soundness.problems(base)
     assert "model.attn_implementation=flash_attention_2 needs the package flash_attn and an NVIDIA GPU" in flash
-    assert f"model.revision=v1 needs a hub model, but model.path={copy} is none" in revision
+    assert f"model.revision=v1 needs a hub model, but model.path={copy} is not one" in revision
     assert "only pickles (pytorch_model.bin)" in weights
     assert "`AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)`" in weights
 

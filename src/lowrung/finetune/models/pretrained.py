@@ -61,7 +61,7 @@ def locate(path: str, revision: str | None = None, *, trust_remote_code: bool = 
 
 
 def folder_of(base: ModelConf) -> Path:
-    """Where a base model lies; built or fetched first where it must be (see `locate`)."""
+    """The folder of a base model, which is built or fetched first where it must be; see `locate`."""
     return locate(base.path, base.revision, trust_remote_code=base.trust_remote_code)
 
 
@@ -98,7 +98,7 @@ def _build(name: str) -> Path:
 def fingerprint(folder: Path) -> str:
     """A hash of a model folder's content: config, tokenizer, weights and code, whatever the folder is called.
 
-    In the hub's cache id and commit stand for the content, which is not read.
+    For a model in the hub's cache, its id and commit are hashed instead; the content is not read.
     """
     total = hashlib.sha256()
     if commit := hub.commit(folder):
@@ -115,33 +115,33 @@ def fingerprint(folder: Path) -> str:
 
 
 def device() -> torch.device:
-    """Where a run computes: the one GPU that its process sees, else the CPU."""
+    """The device that a run computes on: the one GPU that its process sees, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def dtype_for(name: str, place: torch.device) -> torch.dtype:
+def dtype_for(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a config's name; ``auto`` is bfloat16 on a GPU that has it, else float32."""
     if name == "auto":
-        return torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def load_base(base: ModelConf, place: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(base: ModelConf, device: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Loads a base model's weights, safetensors only, in evaluation mode, with rows for ``base.added_tokens``.
 
-    With ``base.device_map``, its ``hf_device_map`` says what lies where.
+    With ``base.device_map``, its ``hf_device_map`` says which part is on which device.
 
     Args:
-        base: which model, and how.
-        place: the device it is put on, unless ``base.device_map`` says otherwise.
+        base: the model, and how it is loaded.
+        device: the device that it is put on, unless ``base.device_map`` says otherwise.
         dtype: instead of ``base.dtype``; of a quantised model, the precision of all that is not quantised.
     """
-    dtype = dtype or dtype_for(base.dtype, place)
+    dtype = dtype or dtype_for(base.dtype, device)
     is_quantized = base.quantization != "none"
     options: dict[str, Any] = {"device_map": base.device_map}
     if is_quantized:
         options["quantization_config"] = quantization.config(base.quantization, dtype, double=base.double_quantization)
-        options["device_map"] = base.device_map or {"": place}  # weights are quantised where they will be
+        options["device_map"] = base.device_map or {"": device}  # weights are quantised where they will be
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder_of(base),
@@ -155,7 +155,7 @@ def load_base(base: ModelConf, place: torch.device, *, dtype: torch.dtype | None
         quantization.settle(model)
     _make_room(model, base)
     if options["device_map"] is None:
-        model.to(place)  # type: ignore[arg-type]
+        model.to(device)  # type: ignore[arg-type]
     if base.device_map and not hasattr(model, "hf_device_map"):  # transformers notes only what it spread
         model.hf_device_map = {"": model.device}  # type: ignore[assignment]
     model.eval()
@@ -168,14 +168,14 @@ def _make_room(model: PreTrainedModel, base: ModelConf) -> None:
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype, place: torch.device, *, trust_remote_code: bool = False
+    folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Loads a causal language model's weights, safetensors only, in evaluation mode."""
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
-    return model.to(place).eval()  # type: ignore[no-any-return, arg-type]
+    return model.to(device).eval()  # type: ignore[no-any-return, arg-type]
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -186,7 +186,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
 
 def tokenizer_of(base: ModelConf) -> PreTrainedTokenizerBase:
-    """A base's tokenizer, with ``base.added_tokens``."""
+    """The tokenizer of a base, with ``base.added_tokens`` in it."""
     tokenizer = load_tokenizer(folder_of(base), trust_remote_code=base.trust_remote_code)
     added_tokens.add(tokenizer, base.added_tokens)
     return tokenizer

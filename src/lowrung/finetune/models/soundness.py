@@ -1,4 +1,4 @@
-"""What stands in the way of using a base model, said before anything runs; no weights are loaded."""
+"""Why a base model cannot be used, found before anything runs; no weights are loaded."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash
 
 
 def problems(base: ModelConf) -> list[str]:
-    """What stands in the way of loading a base model with its settings; no weights are loaded.
+    """Why a base model cannot be loaded with its settings; no weights are loaded.
 
     A hub model is fetched for this.
     """
@@ -32,7 +32,10 @@ def problems(base: ModelConf) -> list[str]:
     except UsageError as error:
         return [*found, *error.problems]
     if base.revision is not None and hub.commit(folder) is None:
-        found.append(f"model.revision={base.revision} needs a hub model, but model.path={base.path} is none. Drop it.")
+        found.append(
+            f"model.revision={base.revision} needs a hub model, but model.path={base.path} is not one. Leave"
+            " model.revision out."
+        )
     return [*found, *_folder_problems(base, folder)]
 
 
