@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowrung.commands.names import Named
-from lowrung.store import atomic, layout
+from lowrung.store import layout, records
 from lowrung.store.layout import RunFolder
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def held_out(run: RunFolder) -> Sequence["Row"]:
     """The held-out examples of a run as tokens; none where they are no longer beside it."""
     from lowrung.finetune.data.prepared import Prepared
 
-    folder = layout.tokens_folder(run.path.parent, atomic.read_json(run.environment)["tokens"])
+    folder = layout.tokens_folder(run.path.parent, records.read(run.environment)["tokens"])
     if not folder.is_dir():
         return []
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in Prepared.load(folder).eval]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lowrung.commands.inspect import gate
 from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError
-from lowrung.store import addresses, atomic
+from lowrung.store import addresses, records
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import store_uri
@@ -107,7 +107,7 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
             " that it was started with goes on."
         )
     objective, _ = next(iter(_objectives(found).items()))
-    for row in atomic.read_json(found.leaderboard):
+    for row in records.read_list(found.leaderboard):
         for run in row["runs"]:
             trial = found.path / str(row["trial"])
             job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{run['seed']}")

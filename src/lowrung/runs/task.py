@@ -11,7 +11,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.runs import execution, inputs, single
 from lowrung.runs.single import SingleRun
-from lowrung.store import atomic, mailbox
+from lowrung.store import atomic, mailbox, records
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 from lowrung.track import recording
@@ -50,7 +50,7 @@ class Assignment:
     @classmethod
     def read(cls, path: Path) -> "Assignment":
         """Reads what the coordinator left."""
-        return cls(**atomic.read_json(path))
+        return records.read(path).into(cls)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,18 +70,6 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        StoreError: when the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path} must be JSON, but it is not ({error}). Delete it to start that part anew.") from error
-
-
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds an advisory lock on ``path`` while the block runs; the system frees it when the process dies.

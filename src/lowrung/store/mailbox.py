@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrung.store import atomic
+from lowrung.store import atomic, records
 from lowrung.store.layout import RunFolder
+from lowrung.store.records import Record
 
 
 def post(folder: Path, report: Mapping[str, Any]) -> None:
@@ -45,7 +46,7 @@ class Reader:
         self._path = RunFolder(folder).reports
         self._offset = 0
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[Record]:
         """The reports that arrived since the last call. A line that is still being written waits for the next."""
         try:
             with self._path.open("rb") as file:
@@ -55,4 +56,4 @@ class Reader:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [records.parse(line, self._path) for line in whole.splitlines()]

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.errors import StoreError
-from lowrung.store import atomic
+from lowrung.store import atomic, records
 
 
 class Status(enum.StrEnum):
@@ -108,14 +107,13 @@ class Outcome:
         """
         if not path.exists():
             return None
-        record = atomic.read_json(path)
+        record = records.read(path)
         try:
             numbers = {kind: Numbers(record[kind]) for kind in ("metrics", "measurements") if kind in record}
-            return cls(**{**record, **numbers, "status": Status(record["status"])})
-        except (AttributeError, TypeError, KeyError, ValueError) as error:
-            raise StoreError(
-                f"{path} is not the outcome of a run ({error}). Delete it to run that trial again."
-            ) from error
+            record.update(numbers, status=Status(record["status"]))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise records.unreadable(path, f"must hold the outcome of a run, but does not ({error})") from error
+        return record.into(cls)
 
 
 def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.errors import UsageError
-from lowrung.store import addresses, atomic, disk, mailbox
+from lowrung.store import addresses, atomic, disk, mailbox, records
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome
 from lowrung.track.base import (
@@ -98,7 +98,7 @@ def key_params(config: Config) -> dict[str, str]:
 def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
     """Opens the tracker's run of a single run; one that goes on from a checkpoint has one already."""
     if folder.tracked.exists() and folder.checkpoints.exists():
-        known = atomic.read_json(folder.tracked)
+        known = records.read(folder.tracked)
         if known["uri"] == tracking_uri(config) and tracker.has_run(known["run"]):
             return str(known["run"])
     name = f"r={config.lora.r}" if config.lora.method == "lora" else config.lora.method
@@ -118,7 +118,7 @@ def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, d
     The history may have come from the run before, but not all of it where the run was killed, was trained for another
     study, or found the tracker away.
     """
-    history = [Point(**report) for report in mailbox.Reader(folder.path).read()]
+    history = [report.into(Point) for report in mailbox.Reader(folder.path).read()]
     last = max((point.step for point in history), default=0)
     tracker.log(run_id, [*history, Point(last, time.time(), outcome.numbers)])
     tracker.log_datasets(run_id, data)

@@ -13,7 +13,7 @@ from lowrung.finetune.data import tokens
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.data.tokens import Tokens
-from lowrung.store import atomic
+from lowrung.store import atomic, records
 
 VERSION = 1
 """Part of a prepared folder's name; raised when tokens or labels of the same example change."""
@@ -46,7 +46,7 @@ class Prepared:
     def load(cls, folder: Path) -> "Prepared":
         """Opens what `prepare` left; the rows stay on the disk until they are used."""
         disable_progress_bars()
-        facts = atomic.read_json(folder / "facts.json")
+        facts = records.read(folder / "facts.json")
         return cls(load_from_disk(folder / "train"), load_from_disk(folder / "eval"), **facts)
 
     @property

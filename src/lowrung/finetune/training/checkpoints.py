@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lowrung.store import atomic
+from lowrung.store import atomic, records
 
 MARK = "complete.json"
 """Written last. The trainer's own files do not tell a whole checkpoint from a torn one: without ``optimizer.pt`` or
@@ -38,7 +38,7 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
         """Reads a marked checkpoint."""
-        mark = atomic.read_json(path / MARK)
+        mark = records.read(path / MARK)
         result = None if mark["result"] is None else path.with_name(mark["result"])
         return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]], result)
 
