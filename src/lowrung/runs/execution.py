@@ -17,7 +17,7 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point
 
 if TYPE_CHECKING:
-    from lowrung.finetune.gate.difference import Evidence
+    from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.models.pretrained import Base
 
 
@@ -141,7 +141,7 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> tuple[Outcome, "Evidence | None"]:
     from lowrung.finetune.data.prepared import Prepared
-    from lowrung.finetune.gate.difference import Evidence
+    from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.models import added_tokens, pretrained
     from lowrung.finetune.training import fine_tune
 
@@ -174,13 +174,14 @@ def _weights(config: Config, folder: RunFolder) -> Path:
 
 def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
+    from lowrung.finetune.gate.case import Case
 
     forgotten = _forgotten(config, folder, base)
     tolerances = config.verify.tolerances
     if config.lora.is_full:
         gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
     else:
-        gate = verify.verify(
+        case = Case(
             base=base,
             adapter_folder=folder.adapter,
             evidence=evidence,
@@ -188,15 +189,15 @@ def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome,
             merge_dtype=config.verify.merge_dtype,
             tolerances=tolerances,
             scratch=folder.scratch / "merged",
-            keep=folder.merged if config.verify.keep_merged else None,
         )
+        gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
     return dataclasses.replace(
         outcome,
         metrics={**outcome.metrics, **forgotten, **gate.metrics},
         measurements={**outcome.measurements, **gate.measurements},
-        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.place},
+        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.device},
     )
 
 

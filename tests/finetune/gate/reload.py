@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, completion_logits
+from lowrung.finetune.gate.case import Case, Evidence
+from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.models import added_tokens, pretrained
 from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
@@ -51,13 +52,15 @@ def train(folder: Path) -> None:
         rows = [*trained.held_out[:4], *added_tokens.examples(pretrained.added_rows(base))]
         evidence = Evidence.of(trained.model, rows, trained.dtype)
         gate = verify.verify(
-            base=base,
-            adapter_folder=folder / name / "adapter",
-            evidence=evidence,
-            new_tokens=1,
-            merge_dtype="float32",
-            tolerances={"float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4)},
-            scratch=folder / name / "scratch",
+            Case(
+                base=base,
+                adapter_folder=folder / name / "adapter",
+                evidence=evidence,
+                new_tokens=1,
+                merge_dtype="float32",
+                tolerances={"float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4)},
+                scratch=folder / name / "scratch",
+            ),
             keep=folder / name / "merged",
         )
         found = {"rows": list(evidence.rows), "logits": evidence.logits, "failures": list(gate.failures)}

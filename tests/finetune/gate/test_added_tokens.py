@@ -17,7 +17,8 @@ from lowrung.adapters import compatibility, files
 from lowrung.config.schema import ToleranceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, completion_logits
+from lowrung.finetune.gate.case import Case, Evidence
+from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
 from lowrung.finetune.models.pretrained import Base
@@ -51,13 +52,15 @@ def train(folder, base=TINY, **kind):
 
 def gate(folder, evidence, base=TINY, keep=None):
     return verify.verify(
-        base=base,
-        adapter_folder=folder / "adapter",
-        evidence=evidence,
-        new_tokens=2,
-        merge_dtype="bfloat16",
-        tolerances=TOLERANCES,
-        scratch=folder / "scratch",
+        Case(
+            base=base,
+            adapter_folder=folder / "adapter",
+            evidence=evidence,
+            new_tokens=2,
+            merge_dtype="bfloat16",
+            tolerances=TOLERANCES,
+            scratch=folder / "scratch",
+        ),
         keep=keep,
     )
 

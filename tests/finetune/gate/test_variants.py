@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from lowrung.config.schema import LoraConf, ToleranceConf
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, completion_logits
+from lowrung.finetune.gate.case import Case, Evidence
+from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import adapter
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
@@ -70,13 +71,15 @@ def train(folder, base, steps=3, **kind):
 
 def gate(folder, base, rows, trained_logits, keep=None):
     return verify.verify(
-        base=base,
-        adapter_folder=folder / "adapter",
-        evidence=Evidence(rows, trained_logits, torch.float32),
-        new_tokens=2,
-        merge_dtype="float32",
-        tolerances=TOLERANCES,
-        scratch=folder / "scratch",
+        Case(
+            base=base,
+            adapter_folder=folder / "adapter",
+            evidence=Evidence(rows, trained_logits, torch.float32),
+            new_tokens=2,
+            merge_dtype="float32",
+            tolerances=TOLERANCES,
+            scratch=folder / "scratch",
+        ),
         keep=keep,
     )
 
@@ -272,13 +275,15 @@ def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, 
     trained, rows, before = train(tmp_path, base, lora={**lora, "init_examples": 16}, learning_rate=1e-2)
     assert trained.metrics["eval/loss"] < trained.metrics["base/eval_loss"] - 0.1
     result = verify.verify(
-        base=base,
-        adapter_folder=tmp_path / "adapter",
-        evidence=Evidence(rows, before, trained.dtype),  # SFTTrainer holds a quantised base's adapter in bfloat16
-        new_tokens=2,
-        merge_dtype="float32",
-        tolerances={**TOLERANCES, "bfloat16": ToleranceConf(4.0, 1e-2, 0.85, 6e-2)},
-        scratch=tmp_path / "scratch",
+        Case(
+            base=base,
+            adapter_folder=tmp_path / "adapter",
+            evidence=Evidence(rows, before, trained.dtype),  # SFTTrainer holds a quantised base's adapter in bfloat16
+            new_tokens=2,
+            merge_dtype="float32",
+            tolerances={**TOLERANCES, "bfloat16": ToleranceConf(4.0, 1e-2, 0.85, 6e-2)},
+            scratch=tmp_path / "scratch",
+        ),
         keep=tmp_path / "merged",
     )
     assert result.failures == ()

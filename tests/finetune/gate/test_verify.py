@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.gate import verify
-from lowrung.finetune.gate.difference import Evidence, compare, completion_logits
+from lowrung.finetune.gate.case import Case, Evidence
+from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.pretrained import Base
@@ -46,13 +47,15 @@ def gate(trained, tmp_path):
     def run(folder=None, keep=None, of=trained, base=TINY, merge_dtype="bfloat16"):
         adapter, rows, logits, _ = of
         return verify.verify(
-            base=base,
-            adapter_folder=folder or adapter,
-            evidence=Evidence(rows, logits, torch.float32),
-            new_tokens=4,
-            merge_dtype=merge_dtype,
-            tolerances=TOLERANCES,
-            scratch=tmp_path / "scratch",
+            Case(
+                base=base,
+                adapter_folder=folder or adapter,
+                evidence=Evidence(rows, logits, torch.float32),
+                new_tokens=4,
+                merge_dtype=merge_dtype,
+                tolerances=TOLERANCES,
+                scratch=tmp_path / "scratch",
+            ),
             keep=keep,
         )
 
@@ -353,14 +356,15 @@ def test_what_merging_into_the_quantised_base_would_cost_is_recorded(gate, tmp_p
     result, _ = training.fine_tune(tmp_path, base=base)
     rows = result.held_out[:8]
     gate = verify.verify(
-        base=base,
-        adapter_folder=tmp_path / "adapter",
-        evidence=Evidence(rows, completion_logits(result.model, rows)[0], result.dtype),
-        new_tokens=1,
-        merge_dtype="float32",
-        tolerances=TOLERANCES,
-        scratch=tmp_path / "scratch",
-        keep=None,
+        Case(
+            base=base,
+            adapter_folder=tmp_path / "adapter",
+            evidence=Evidence(rows, completion_logits(result.model, rows)[0], result.dtype),
+            new_tokens=1,
+            merge_dtype="float32",
+            tolerances=TOLERANCES,
+            scratch=tmp_path / "scratch",
+        )
     )
     assert gate.failures == ()
     assert gate.metrics["merge/requantized/mean_kl"] > 1e5 * gate.metrics["merge/mean_kl"]
@@ -384,7 +388,7 @@ def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
     monkeypatch.setattr(pretrained, "device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(AutoPeftModelForCausalLM, "from_pretrained", short_once)
     result = gate()
-    assert (result.failures, result.place) == ((), "cpu")
+    assert (result.failures, result.device) == ((), "cpu")
 
 
 @pytest.mark.slow

@@ -66,26 +66,6 @@ class Difference:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What is compared with, once the trained model itself is gone.
-
-    Attributes:
-        rows: held-out rows.
-        logits: the trained model's `completion_logits` of them, before it was saved.
-        dtype: the precision that it was trained in.
-    """
-
-    rows: Sequence[Row]
-    logits: Tensor
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype) -> "Evidence":
-        """Takes it from a trained model."""
-        return cls(rows, completion_logits(model, rows)[0], dtype)
-
-
 def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> tuple[Tensor, Tensor]:
     """Next-token logits over the completion tokens of rows.
 
