@@ -256,8 +256,8 @@ class Coordinator:
 
 def _ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
     """A run for the leaderboard, without the facts that no table shows: the ranks by layer alone are 10 KB a run."""
-    shown = {name: known for name, known in finished.outcome.facts.items() if name == "gate_failures" and known}
-    outcome = dataclasses.replace(finished.outcome, facts=shown)
+    failures = finished.outcome.gate_failures
+    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {})
     return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
 
 
