@@ -73,7 +73,7 @@ class TestStorage:
             ("postgresql://me:hunter2@there/x", "must hold no password"),
             ("redis://there", r"must be the address of a database \(sqlite://"),
             ("studies.db", "must be the address of a database"),
-            ("postgresql+nodriver://localhost/x", r"[^.]\. Start it, or mend the address"),
+            ("postgresql+nodriver://localhost/x", r"[^.]\. Start it, or correct the address"),
             ("mysql+nodriver://localhost/x", "must be a database that opens, but this mysql"),
             ("sqlite:////proc/none/all.db", r"but /proc/none/all\.db does not: .*\. Name another file"),
         ],
