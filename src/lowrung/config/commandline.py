@@ -158,7 +158,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME)
+            found = _all_problems(typed.overrides, hydra, typed.config_name or CONFIG_NAME)
             if not _is_sweep(arguments):
                 found += [
                     f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
@@ -166,7 +166,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
                 ]
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
-    return found or None
+    return found or _hydras_words(error) or None
 
 
 def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
@@ -178,18 +178,25 @@ def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_nam
         hydra: what refused them.
         config_name: the root config.
     """
+    return _all_problems(overrides, hydra, config_name) or _hydras_words(error)
+
+
+def _all_problems(overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
+    """Every problem of the overrides; none where the root config does not compose by itself, such as the user's own."""
     loader = hydra.config_loader
 
     def compose(values: Sequence[str]) -> DictConfig:
         return loader.load_configuration(config_name, list(values), RunMode.RUN)
 
-    found = []
-    # Where it cannot be composed by itself, the root config is not there, or is the user's.
     with contextlib.suppress(*COMPOSITION_ERRORS):
         compose([])
-        found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return found or ([_first_line(error)] if is_hydras else [])
+        return problems(overrides, compose, OverridesParser.create(config_loader=loader))
+    return []
+
+
+def _hydras_words(error: Exception) -> list[str]:
+    """What Hydra says, where the error is one of its own."""
+    return [_first_line(error)] if isinstance(error, HydraException | OmegaConfBaseException) else []
 
 
 def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:

@@ -13,7 +13,7 @@ from lowrung.errors import RunFailed, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.runs import execution, inputs
-from lowrung.runs.folder import kept_outcome, prepare_folder
+from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -77,7 +77,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
 
 
 def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
-    for note in preflight.notes:
+    for note in notes(config, [preflight]):
         print(f"note: {note}")
     prepare_folder(folder, config, preflight, threads)
     tracker = recording.make_tracker(config)

@@ -14,6 +14,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
+from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import disk
@@ -86,7 +87,7 @@ class Plan:
             raise UsageError(unwritable)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         preflights = preflight.check_all(engine, [point.config for point in points], folder)
-        for note in dict.fromkeys(note for found in preflights.values() for note in found.notes):
+        for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
         fixed = (text for text in space.fixed if not text.startswith("study="))
