@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
-    """A result that need not be computed again, or None.
+    """The result of a run that need not be trained again, or None.
 
     Args:
         folder: the run's.
-        also: a further status that is kept: a pruned run is a result in the study that pruned it, and in no other.
+        also: a further status that is kept. A pruned run is a result only in the study that pruned it.
     """
     outcome = Outcome.read(folder.outcome)
     statuses = {Status.COMPLETE, Status.DIVERGED} | ({Status.PRUNED} if also == Status.PRUNED else set())
@@ -76,10 +76,10 @@ def _other_code(environment: Mapping[str, Any]) -> str | None:
 
 
 def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
-    """Clears what an earlier attempt left but for its checkpoints, and writes down what the run is made from.
+    """Deletes what an earlier attempt left, except its checkpoints, and writes the run's config and environment.
 
     Raises:
-        StoreError: when another process works in the folder; nothing has been touched then.
+        StoreError: when another process works in the folder; then nothing has changed.
     """
     environment = signature.environment(
         model_fingerprint=preflight.model_fingerprint,

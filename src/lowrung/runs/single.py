@@ -105,5 +105,5 @@ def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: i
 def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
     numbers = outcome.numbers
     lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
-    warnings = [f"warning: {text}" for text in outcome.facts.get("gate_failures", ())]
+    warnings = [f"warning: {text}" for text in outcome.gate_failures]
     return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])
