@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel
 
 from lowrung.__main__ import main
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 PROMPT = "Write 47 in words."
 
@@ -24,7 +24,7 @@ def alone(model, folder, prompt):
 
 
 def tiny():
-    return pretrained.load_base(Base("embedded:tiny"), torch.device("cpu"))
+    return pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_merged_model_and_a_base_are_asked_by_themselves(place, adapter, separ
 def test_bad_arguments_are_refused_together(place, refused):
     message = refused("generate", "--prompt", " ", "--new-tokens", "0")
     assert message.startswith("3 errors:")
-    assert "Somebody must be asked" in message
+    assert "generate needs a model" in message
 
 
 def test_all_unknown_names_are_refused(place, refused):

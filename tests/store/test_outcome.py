@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lowrung.errors import StoreError
-from lowrung.store.outcome import Outcome, Status
+from lowrung.store.outcome import Outcome, Status, over_seeds
 
 FULL = Outcome(
     Status.DIVERGED,
@@ -80,3 +80,16 @@ def test_a_torn_file_is_an_error(tmp_path):
 
 def test_what_a_rerun_keeps():
     assert {status for status in Status if status.is_kept} == {Status.COMPLETE, Status.PRUNED, Status.DIVERGED}
+
+
+@pytest.mark.parametrize(("passed", "expected"), [((), None), ((1.0,), True), ((0.0,), False), ((1.0, 0.0), False)])
+def test_a_trial_has_passed_the_gate_when_all_its_runs_have(passed, expected):
+    seeds = {seed: Outcome(Status.COMPLETE, {"merge/passed": value}) for seed, value in enumerate(passed)}
+    trial = over_seeds(seeds) if seeds else Outcome(Status.COMPLETE)
+    assert trial.passed_gate is expected
+
+
+def test_broken_rules_of_the_gate_are_told_with_their_seed():
+    assert FULL.gate_failures == ["top-1 agreement"]
+    assert Outcome(Status.COMPLETE).gate_failures == ()
+    assert over_seeds({3: FULL, 4: Outcome(Status.COMPLETE)}).gate_failures == ["seed 3: top-1 agreement"]

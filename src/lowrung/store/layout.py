@@ -154,9 +154,10 @@ def tokens_folder(store: Path, key: str) -> Path:
 def point_to(link: Path, target: Path) -> None:
     """Makes ``link`` a relative symbolic link to ``target``, in place of an older one.
 
-    Both are resolved first: ``..`` in a link leads up from where the link really is. Its folder may be reached by a
-    link itself, such as macOS's ``/tmp``.
+    The folders of both are resolved first: ``..`` in a link leads up from where the link really is, and its folder may
+    be reached by a link itself, such as macOS's ``/tmp``. A target that is a link stays one: `lowrung clean` deletes
+    nothing behind it.
     """
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    link.symlink_to(os.path.relpath(target.parent.resolve() / target.name, link.parent.resolve()))

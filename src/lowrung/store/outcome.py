@@ -91,6 +91,17 @@ class Outcome:
         """Metrics and measurements together, as they are tracked."""
         return {**self.metrics, **self.measurements}
 
+    @property
+    def passed_gate(self) -> bool | None:
+        """Whether the gate found nothing wrong; see `passed_gate`."""
+        return passed_gate(self.metrics)
+
+    @property
+    def gate_failures(self) -> Sequence[str]:
+        """The rules of the gate that were broken, in words."""
+        failures: Sequence[str] = self.facts.get("gate_failures", ())
+        return failures
+
     def write(self, path: Path) -> None:
         """Writes the record whole or not at all. Numbers that are not finite are left out, since JSON has none."""
         record = dataclasses.asdict(self)
@@ -116,6 +127,16 @@ class Outcome:
         return record.into(cls)
 
 
+def passed_gate(metrics: Mapping[str, float]) -> bool | None:
+    """Whether the gate found nothing wrong, or None where it did not run.
+
+    Args:
+        metrics: a run's, or the means of those of a trial's runs: a trial has passed when all its runs have.
+    """
+    passed = metrics.get("merge/passed")
+    return None if passed is None else passed == 1
+
+
 def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
     """A trial's outcome from those of its runs: the means of what was measured in all, if all are complete.
 
@@ -137,9 +158,7 @@ def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
         cause=None if bad is None else f"seed {bad[0]}: {bad[1].cause}",
         facts={
             "gate_failures": [
-                f"seed {seed}: {failure}"
-                for seed, outcome in outcomes.items()
-                for failure in outcome.facts.get("gate_failures", ())
+                f"seed {seed}: {failure}" for seed, outcome in outcomes.items() for failure in outcome.gate_failures
             ]
         },
     )

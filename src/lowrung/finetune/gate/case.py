@@ -1,0 +1,71 @@
+"""What the gate is given: an adapter, and the evidence of the model that was trained."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrung.config.schema import ModelConf, ToleranceConf
+from lowrung.finetune.gate.difference import completion_logits
+from lowrung.finetune.models.score import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is left of the trained model to compare with, once its memory is freed.
+
+    Attributes:
+        rows: held-out rows.
+        logits: the trained model's `completion_logits` of them, before it was saved.
+        dtype: the precision that it was trained in.
+    """
+
+    rows: Sequence[Row]
+    logits: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype) -> "Evidence":
+        """Takes it from a trained model."""
+        return cls(rows, completion_logits(model, rows)[0], dtype)
+
+    def tolerance(self, tolerances: Mapping[str, ToleranceConf]) -> ToleranceConf:
+        """The tolerance, of those by dtype, for what was trained and the same reloaded."""
+        return tolerances[str(self.dtype).removeprefix("torch.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A saved adapter that is to be verified.
+
+    Attributes:
+        base: the base model, with the settings that it was loaded with. A quantised one is dequantised
+            before the merge.
+        adapter_folder: the saved adapter with its tokenizer.
+        evidence: the trained model's logits of held-out rows.
+        new_tokens: tokens generated greedily from each prompt.
+        merge_dtype: the precision that the merged model would be exported in.
+        tolerances: by dtype's name; float32, the trained and the merge dtype are needed.
+        scratch: a folder for merged models, by dtype; deleted afterwards.
+    """
+
+    base: ModelConf
+    adapter_folder: Path
+    evidence: Evidence
+    new_tokens: int
+    merge_dtype: str
+    tolerances: Mapping[str, ToleranceConf]
+    scratch: Path
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The held-out rows that are compared."""
+        return self.evidence.rows
+
+    @property
+    def dtypes(self) -> Sequence[str]:
+        """The precisions of the merged models, float32 first."""
+        return list(dict.fromkeys(("float32", self.merge_dtype)))
