@@ -117,7 +117,7 @@ def test_a_run_without_an_adapter_answers_too(whole, capsys, loads):
     assert loads[1] == str(whole.model)
 
 
-class TestNothingIsAsked:
+class TestNoAnswers:
     def test_of_runs_that_did_not_end(self, place, capsys):
         for name in ("ab12", "cd34"):
             Outcome(Status.PRUNED, {}).write(RunFolder(place / "runs" / name).outcome)
@@ -128,7 +128,7 @@ class TestNothingIsAsked:
         printed = answers(said(capsys, "compare", "ab12", "cd34"))
         assert printed.startswith("no answers: data.path")
         assert "gone.jsonl" in printed
-        assert printed.endswith("Or ask something else: --prompt TEXT.\n")
+        assert printed.endswith("Or give a prompt: --prompt TEXT.\n")
 
     def test_where_the_data_is_text_alone(self, place, capsys):
         sources.write_rows(place / "texts.jsonl", [{"text": f"text {n}"} for n in range(99)])

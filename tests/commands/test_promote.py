@@ -264,7 +264,7 @@ class TestRefused:
         message = refused("promote", "mine")
         assert message.startswith("3 errors:\n  - mine must have a complete run that passed the gate, but has none.\n")
         assert "  - mine/1: it must have passed the gate, but failed" in message
-        assert "  - mine/0: it must have passed the gate, but that was off" in message
+        assert "  - mine/0: it must have passed the gate, but the gate was off" in message
         assert "mine has none that can be." in refused("promote", "mine/0")
 
     def test_a_study_of_which_none_is_complete(self, place, tracked, refused):
