@@ -11,10 +11,10 @@ from peft import PeftModel
 
 from lowrung.adapters import combine, files
 from lowrung.adapters.multi_adapter import MultiAdapter
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded_once(folders):
-    base = MultiAdapter(Base("embedded:tiny"), CPU)
+    base = MultiAdapter(ModelConf("embedded:tiny"), CPU)
     for name, folder in folders[0].items():
         base.load(name, folder)
     return base
@@ -57,7 +57,7 @@ def weights(model):
 
 
 def assert_is_original(model):
-    original = weights(pretrained.load_base(Base("embedded:tiny"), CPU))
+    original = weights(pretrained.load_base(ModelConf("embedded:tiny"), CPU))
     found = weights(model)
     assert found.keys() == original.keys()
     for name, weight in original.items():
@@ -70,13 +70,15 @@ def logits(model, rows):
 
 def alone(folder, rows):
     """What PEFT makes of one adapter on a fresh base."""
-    return logits(PeftModel.from_pretrained(pretrained.load_base(Base("embedded:tiny"), CPU), str(folder)).eval(), rows)
+    return logits(
+        PeftModel.from_pretrained(pretrained.load_base(ModelConf("embedded:tiny"), CPU), str(folder)).eval(), rows
+    )
 
 
 def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, loaded):
     paths, rows = folders
     expected = {name: alone(folder, rows) for name, folder in paths.items()}
-    base = logits(pretrained.load_base(Base("embedded:tiny"), CPU), rows)
+    base = logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows)
     for name in ("plain", "head", None, "dora", "plain", "rank2.rs", "head", None):
         loaded.switch(name)
         assert torch.equal(logits(loaded.model, rows), base if name is None else expected[name]), name
@@ -117,12 +119,12 @@ def test_deleted_ones_leave_the_others_as_they_were(folders, loaded):
     loaded.delete("dora")
     assert loaded.active is None
     assert loaded.names == ("head", "rank2.rs")
-    assert torch.equal(logits(loaded.model, rows), logits(pretrained.load_base(Base("embedded:tiny"), CPU), rows))
+    assert torch.equal(logits(loaded.model, rows), logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows))
 
 
 @pytest.mark.slow
 def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
-    base = Base("embedded:tiny_gpt2")
+    base = ModelConf("embedded:tiny_gpt2")
     paths = {}
     for seed, bias in enumerate(("all", "lora_only")):
         trained, _ = training.fine_tune(tmp_path / bias, base=base, lora={"bias": bias}, seed=seed)
@@ -154,14 +156,14 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
     assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
-TOKENS = ("Write", "<think>", "seventy", "twenty", "thirty", "forty")
+TOKENS = ["Write", "<think>", "seventy", "twenty", "thirty", "forty"]
 """One more than the bases of `tests.architectures` have rows to spare."""
 
-KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rows": ({}, TOKENS),
     "whole": ({"modules_to_save": ["embed_tokens", "lm_head"]}, TOKENS),
     "rows and others": ({"trainable_token_indices": [1, 2]}, TOKENS),
-    "plain": ({}, ()),
+    "plain": ({}, []),
 }
 """An adapter's settings, and the tokens that it adds."""
 
@@ -211,7 +213,7 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_tokens):
     base, paths, _ = with_tokens
-    plain = MultiAdapter(dataclasses.replace(base, added_tokens=()), CPU)
+    plain = MultiAdapter(dataclasses.replace(base, added_tokens=[]), CPU)
     for name, message in (("rows", "trains the embeddings of tokens 264, but"), ("whole", "it has 265 rows of")):
         with pytest.raises(UsageError, match=message):
             plain.load(name, paths[name])
@@ -296,7 +298,7 @@ class TestCombine:
         paths, rows = folders
         loaded.combine("both", {"plain": 0.7, "head": 0.4}, method="cat")
         loaded.save("both", tmp_path / "both")
-        own = pretrained.load_base(Base("embedded:tiny"), CPU).lm_head.weight
+        own = pretrained.load_base(ModelConf("embedded:tiny"), CPU).lm_head.weight
         trained = files.read(paths["head"]).tensors[HEAD]
         assert torch.allclose(files.read(tmp_path / "both").tensors[HEAD], own + 0.4 * (trained - own), atol=1e-6)
         loaded.switch("both")
@@ -365,7 +367,7 @@ class TestCombine:
     @pytest.mark.slow
     def test_adapters_of_some_layers_each(self, tmp_path):
         """One by a regular expression, one by the numbers of its blocks; PEFT combines neither."""
-        loaded = MultiAdapter(Base("embedded:tiny"), CPU)
+        loaded = MultiAdapter(ModelConf("embedded:tiny"), CPU)
         chosen: dict[str, dict[str, Any]] = {
             "regex": {"target_modules": r".*\.0\..*(q|v)_proj"},
             "block": {"layers_to_transform": [1]},

@@ -10,7 +10,6 @@ import torch
 from omegaconf import OmegaConf
 
 from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
-from lowrung.finetune.models import pretrained
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -34,7 +33,7 @@ def original(tmp_path_factory):
         record(run, lora, trained.metrics)
         layout.point_to(JobFolder(place / "multirun" / "mine" / str(number)).run, run.path)
         shutil.rmtree(run.path / "tokens")
-    training.prepared(place, pretrained.Base("embedded:tiny"))
+    training.prepared(place, ModelConf("embedded:tiny"))
     tokens = layout.tokens_folder(place / "runs", TOKENS)
     tokens.parent.mkdir()
     (place / "tokens").rename(tokens)

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lowrung.__main__ import main
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.store import layout
 from tests import training
 from tests.commands.conftest import record
@@ -24,7 +24,7 @@ PROMPT = "Write 47 in words."
 def trained(tmp_path_factory):
     """A run, and its metrics."""
     folder = tmp_path_factory.mktemp("added") / "ef56"
-    base = Base("embedded:tiny", added_tokens=TOKENS)
+    base = ModelConf("embedded:tiny", added_tokens=TOKENS)
     return folder, training.fine_tune(folder, base=base, max_steps=3)[0].metrics
 
 
@@ -92,7 +92,7 @@ def test_merge_gives_a_model_with_their_rows_and_a_card_that_names_them(run, pla
 
 
 def test_the_base_may_be_named_without_them(run, place, capsys):
-    main(["merge", "ef56", "--to", "merged", "--base", str(Base("embedded:tiny").folder)])
+    main(["merge", "ef56", "--to", "merged", "--base", str(pretrained.folder_of(ModelConf("embedded:tiny")))])
     assert AutoModelForCausalLM.from_pretrained(place / "merged").config.vocab_size == 261
 
 
@@ -122,7 +122,7 @@ def test_combine_adds_their_rows_too(run, place, capsys):
 
 def test_such_as_add_other_tokens_are_not_combined(run, place, refused):
     message = refused("combine", "ef56", "ab12", "--to", "both")
-    base = Base("embedded:tiny").folder
+    base = pretrained.folder_of(ModelConf("embedded:tiny"))
     assert "must add the same tokens in the same order" in message
     assert f"ef56 has {base}; added tokens Write, <think>, ab12 has {base}. Train them with" in message
     assert not (place / "both").exists()

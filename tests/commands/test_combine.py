@@ -9,9 +9,9 @@ from peft import PeftModel
 
 from lowrung.__main__ import main
 from lowrung.adapters import files
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -32,7 +32,9 @@ def test_the_result_is_saved_whole_and_scored_beside_its_parts(place, capsys):
     assert table["combined"][0] not in (table["mine/0"][0], table["mine/1"][0])
     assert files.read(place / "both").config.r == 8
     assert pretrained.load_tokenizer(place / "both").chat_template
-    PeftModel.from_pretrained(pretrained.load_base(Base("embedded:tiny"), torch.device("cpu")), str(place / "both"))
+    PeftModel.from_pretrained(
+        pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu")), str(place / "both")
+    )
 
 
 def has_other_data(place, signature):

@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel
 
 from lowrung.__main__ import main
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 PROMPT = "Write 47 in words."
 
@@ -24,7 +24,7 @@ def alone(model, folder, prompt):
 
 
 def tiny():
-    return pretrained.load_base(Base("embedded:tiny"), torch.device("cpu"))
+    return pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu"))
 
 
 @pytest.fixture

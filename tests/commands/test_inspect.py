@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from lowrung.__main__ import main
 from lowrung.adapters import files
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.store import layout
 
 WEIGHTS = "adapter_model.safetensors"
@@ -58,7 +58,7 @@ def test_an_adapter_has_many_names(place, adapter, capsys, name):
 def test_norms_and_scalings_are_those_of_the_update_that_peft_adds(tmp_path, settings):
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **settings)
-    model = get_peft_model(pretrained.load_base(Base("embedded:tiny"), torch.device("cpu")), config)
+    model = get_peft_model(pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu")), config)
     model.save_pretrained(tmp_path)
     layers = files.layers(files.read(tmp_path))
     assert len(layers) == 4

@@ -7,6 +7,7 @@ from lowrung.commands.generate import generate
 from lowrung.commands.loading import load_adapters
 from lowrung.commands.merge import merge
 from lowrung.errors import UsageError
+from lowrung.finetune.models import pretrained
 
 PROMPTS = ["Write 47 in words.", "Write 8 in words."]
 
@@ -25,7 +26,7 @@ def test_the_tokenizer_is_the_active_adapter_s_or_the_base_s(place):
     of_base = adapters.tokenizer
     adapters.switch("mine/0")
     assert adapters.tokenizer.name_or_path == str(place / "runs" / "ab12" / "adapter")
-    assert of_base.name_or_path == str(adapters.base.folder)
+    assert of_base.name_or_path == str(pretrained.folder_of(adapters.base))
     assert adapters.tokenizer(PROMPTS[0])["input_ids"] == of_base(PROMPTS[0])["input_ids"]
 
 

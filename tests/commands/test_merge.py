@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from lowrung.__main__ import main
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests.commands.conftest import change_config
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -23,7 +23,7 @@ def logits(model):
 
 
 def adapted(adapter):
-    base = pretrained.load_base(Base("embedded:tiny"), torch.device("cpu"))
+    base = pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu"))
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
@@ -107,7 +107,7 @@ class TestRefused:
 
     def test_another_base_and_a_whole_model(self, place, refused, adapter):
         assert "it must fit its base" in refused("merge", "mine/0", "--to", "m", "--base", "embedded:tiny_gpt2")
-        base = Base("embedded:tiny").folder
+        base = pretrained.folder_of(ModelConf("embedded:tiny"))
         assert "is a whole model: it holds no adapter." in refused("merge", base, "--to", "m")
         assert not (place / "m").exists()
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 from lowrung.__main__ import main
 from lowrung.adapters import files
 from lowrung.adapters.multi_adapter import MultiAdapter
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 
 CPU = torch.device("cpu")
 TINY, GPT2 = "embedded:tiny", "embedded:tiny_gpt2"
@@ -73,7 +73,7 @@ IDS = torch.arange(40).reshape(2, 20)
 def trained(kind: Kind) -> Any:
     """Three steps on nonsense."""
     torch.manual_seed(0)
-    folder = Base(kind.base).folder
+    folder = pretrained.folder_of(ModelConf(kind.base))
     model = AutoModelForCausalLM.from_pretrained(folder)
     if kind.token:
         model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(folder)) + 1, mean_resizing=False)
@@ -105,7 +105,7 @@ def save(kind: Kind, folder: Any) -> Tensor:
     adapted = trained(kind)
     adapted.save_pretrained(folder, **kind.saving)
     if kind.token:
-        tokenizer = AutoTokenizer.from_pretrained(Base(kind.base).folder)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained.folder_of(ModelConf(kind.base)))
         tokenizer.add_tokens([kind.token])
         tokenizer.save_pretrained(folder)
     return logits(adapted)
@@ -186,7 +186,7 @@ def test_a_base_that_is_not_named_or_gone_is_to_be_named(here, plain, refused, c
         assert "--base PATH." in message
         assert ("/gone/away does not exist" if value == "/gone/away" else "mine does not name its base") in message
     assert not (here / "out").exists()
-    main(["merge", "mine", "--to", "out", "--base", str(Base(TINY).folder)])
+    main(["merge", "mine", "--to", "out", "--base", str(pretrained.folder_of(ModelConf(TINY)))])
     assert (here / "out" / "model.safetensors").is_file()
 
 

@@ -15,7 +15,7 @@ from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers
 from lowrung.commands import promote, studies
-from lowrung.finetune.models.pretrained import Base
+from lowrung.config.schema import ModelConf
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
@@ -157,9 +157,9 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_t
     assert f"data/{NAME}/model.safetensors" in files
     assert not [name for name in files if name.endswith((".pkl", ".bin", ".pt", ".pth"))]
 
-    expected = said_by(Base("embedded:tiny"), adapter)
-    assert expected != said_by(Base("embedded:tiny"))
-    assert expected == said_by(Base(str(files[f"data/{NAME}/model.safetensors"].parent)))
+    expected = said_by(ModelConf("embedded:tiny"), adapter)
+    assert expected != said_by(ModelConf("embedded:tiny"))
+    assert expected == said_by(ModelConf(str(files[f"data/{NAME}/model.safetensors"].parent)))
     both = (f"models:/{NAME}/1", f"models:/{NAME}@champion")
     assert loaded_in_a_fresh_process(store_uri(None, place), *both) == [expected, expected]
 

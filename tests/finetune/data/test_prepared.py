@@ -44,7 +44,7 @@ def test_prompts_that_leave_no_room_are_named(tokenizer, tmp_path):
         prepare(tokenizer, tmp_path, train=train)
     assert caught.value.problems[0] == (
         "data.max_length must leave room for what is learnt, but is 64, and the prompt of"
-        f" '{'x' * 47}...' takes 119 tokens. Raise it, or leave that one out."
+        f" '{'x' * 47}...' takes 119 tokens. Raise it, or leave that example out."
     )
     assert caught.value.problems[-1] == "2 more examples have such problems."
     assert not (tmp_path / "tokens").exists()
@@ -66,7 +66,7 @@ def test_a_tokenizer_without_a_template_is_refused_where_one_is_needed(without_t
 def test_messages_cannot_be_written_plainly(tokenizer):
     chat = Example((("user", "a"), ("assistant", "b")), is_chat=True)
     (problem,) = prepared.problems(corpus([chat]), tokenizer, "plain")
-    assert problem.startswith("data.format=plain cannot tell who says what")
+    assert problem.startswith("data.format=plain cannot write roles")
 
 
 def test_pairs_need_no_template(without_template):

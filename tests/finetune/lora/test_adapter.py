@@ -3,10 +3,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from transformers import GPT2Config, LlamaConfig
 
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.finetune.lora import adapter, settings
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests.architectures import CONFIGS, skeleton
 
 SMOLLM2 = LlamaConfig(
@@ -100,7 +99,7 @@ def test_alphas_by_pattern_scale_what_they_name():
 @pytest.mark.parametrize("path", ["embedded:tiny", "embedded:tiny_gpt2"])
 def test_dora_starts_at_its_base_in_bfloat16_too(path):
     """The norms of the weights, rounded to bfloat16, would be magnitudes that are not those of the weights."""
-    base = pretrained.load_base(Base(path, dtype="bfloat16"), torch.device("cpu"))
+    base = pretrained.load_base(ModelConf(path, dtype="bfloat16"), torch.device("cpu"))
     ids = torch.arange(40)[None]
     with torch.no_grad():
         before = base(input_ids=ids).logits.float()

@@ -6,15 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import adapter, data_driven
 from lowrung.finetune.lora.settings import rank, targets
 from lowrung.finetune.models import pretrained, score
-from lowrung.finetune.models.pretrained import Base
 from tests import training
 
-TINY = Base("embedded:tiny")
+TINY = ModelConf("embedded:tiny")
 DATA_DRIVEN = ("eva", "lora_ga", "corda")
 
 

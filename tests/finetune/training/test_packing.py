@@ -76,7 +76,7 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
     dataset = Dataset.from_list(rows(), features=FEATURES)
     trainer, _, _ = make_trainer(
         model,
-        pretrained.load_tokenizer(architectures.base(name).folder),
+        pretrained.load_tokenizer(pretrained.folder_of(architectures.base(name))),
         data=Prepared(dataset, dataset, truncated=0, truncated_tokens=0, has_prompts=True),
         lora=LoraConf(**training.LORA),
         train=TrainConf(**{**training.TRAIN, "packing": True, "batch_size": 3}),

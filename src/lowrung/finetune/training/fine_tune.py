@@ -14,13 +14,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.config.schema import LoraConf, TrainConf, is_converted
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import checkpoints, metrics
-from lowrung.finetune.training.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
+from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
 
 
@@ -31,10 +30,10 @@ class Trained:
     Attributes:
         model: the base with its adapter, or the whole model where all of it was trained, in evaluation mode.
         held_out: held-out rows of ``input_ids`` and ``labels``.
-        parameters: how many parameters were trained.
+        parameters: the number of parameters that were trained.
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
-        dtype: the precision that it computed in.
+        dtype: the coarsest precision of its weights.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
     """
 
@@ -49,7 +48,7 @@ class Trained:
 
 def fine_tune(
     *,
-    base: Base,
+    base: ModelConf,
     data: Prepared,
     lora: LoraConf,
     train: TrainConf,
@@ -68,7 +67,7 @@ def fine_tune(
     was reported up to there is reported again.
 
     Args:
-        base: the base model and how it is loaded.
+        base: the base model, with the settings that it is loaded with.
         data: what to train and evaluate on.
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
@@ -103,12 +102,12 @@ def fine_tune(
         on_report=on_report,
         should_stop=should_stop,
     )
-    before, after = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
+    base_loss, final_scores = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
     model.eval()
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     results = {
-        "base/eval_loss": before,
-        **_eval_metrics(after),
+        "base/eval_loss": base_loss,
+        **_eval_metrics(final_scores),
         **_parameter_metrics(parameters),
         **_rank_metrics(ranks),
     }
@@ -131,9 +130,9 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _trainable(
-    base: Base, lora: LoraConf, train: TrainConf, rows: Dataset
+    base: ModelConf, lora: LoraConf, train: TrainConf, rows: Dataset
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
-    """What is trained, and where its factors start if that is a part of the base's weights."""
+    """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
     if lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
         dtype = torch.float32 if base.dtype == "auto" else None
@@ -171,14 +170,14 @@ def _train(
         trainer.tokens_before = int(max(metrics.get("train/tokens", 0) for _, metrics in checkpoint.history))
     if checkpoint is not None and checkpoint.result is not None:
         trainer.add_callback(OnlyLoad())
-        with suppress(Loaded):
+        with suppress(CheckpointLoaded):
             trainer.train(resume_from_checkpoint=str(checkpoint.result))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     if stop.has_stopped:
         raise Stopped(trainer.state.global_step)
-    before = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
-    return before, _last_evaluation(trainer)
+    base_loss = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
+    return base_loss, _last_evaluation(trainer)
 
 
 def _last_evaluation(trainer: LabelledTrainer) -> Mapping[str, float]:
@@ -193,11 +192,11 @@ def _save(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    base: Base,
+    base: ModelConf,
     initial: Mapping[str, Tensor] | None,
 ) -> int:
     if isinstance(model, PeftModel):
-        return adapter.save(model, tokenizer, folder, origin=base.origin, initial=initial)
+        return adapter.save(model, tokenizer, folder, origin=pretrained.origin_of(base), initial=initial)
     with pretrained.quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

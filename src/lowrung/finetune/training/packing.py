@@ -27,10 +27,10 @@ def pack(rows: Dataset, max_length: int) -> Dataset:
 
 
 def require_separation(model: nn.Module) -> None:
-    """Tries out whether the model keeps packed examples apart.
+    """Tests whether the model keeps packed examples apart.
 
-    Position numbers that begin again are all that tells it where one ends. Attention that transformers masks looks at
-    them; a recurrent state does not, nor does a model that masks by itself.
+    Only position numbers that begin again mark where an example ends. transformers builds its attention masks from
+    them; a recurrent state ignores them, and so does a model with a mask of its own.
 
     Raises:
         UsageError: when an example's logits depend on the one packed before it.
