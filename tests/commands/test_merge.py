@@ -128,5 +128,5 @@ def test_a_merge_that_is_not_the_adapter_is_not_kept(here, adapter, capsys):
     assert ended.value.code == 1
     output = capsys.readouterr().err
     assert "The merged model is not what the adapter is, and was not kept: " in output
-    assert "ship the adapter unmerged, or take --dtype float16 (a finer grid) or --dtype float32." in output
+    assert "keep the adapter unmerged, or take --dtype float16 (a finer grid) or --dtype float32." in output
     assert not (here / "merged").exists()
