@@ -161,7 +161,7 @@ def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypat
 @pytest.mark.slow
 def test_bitsandbytes_is_imported_only_where_it_is_used():
     code = (
-        "import sys, torch; from lowrung.finetune.models import pretrained;"
+        "import sys, torch; from lowrung.config.schema import ModelConf; from lowrung.finetune.models import pretrained;"
         "pretrained.load_base(ModelConf('embedded:tiny'), torch.device('cpu'));"
         "print('bitsandbytes' in sys.modules)"
     )
