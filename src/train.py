@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # a job's process imports this file too, and needs nothing of it
+if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are imported needs no traceback
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from lowrung import cli

@@ -1,4 +1,4 @@
-"""Whole sweeps in the tests' own process: only training and the look at the model are played."""
+"""Whole sweeps in the tests' own process. Training and the preflight are simulated; all else is real."""
 
 import dataclasses
 import math
@@ -30,6 +30,9 @@ from tests.composing import Composer
 from tests.engine.inline import InlineEngine
 from tests.track.memory import MemoryTracker
 
+RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
+"""A learning rate that is searched."""
+
 Act = Callable[[Config], Outcome | None]
 """Stands where training is: gives how a run ends, raises, or leaves nothing."""
 
@@ -42,7 +45,7 @@ SEEN = SimpleNamespace(
     splits=(DatasetInput("docstrings", "digest", "played", "training", 512),),
     data_folder=Path("tokens"),
 )
-"""What the look at the model finds."""
+"""What the preflight finds."""
 
 
 def trains(config: Config) -> Outcome:
@@ -52,12 +55,53 @@ def trains(config: Config) -> Outcome:
     return Outcome(Status.COMPLETE, metrics, {"time/total_seconds": 1.0})
 
 
+def ranks(configs: list[Config]) -> list[int]:
+    """Their ranks, in order."""
+    return [config.lora.r for config in configs]
+
+
+def fails_at(*bad: int) -> Act:
+    """Raises for these ranks, as a bug in training would."""
+
+    def act(config: Config) -> Outcome:
+        if config.lora.r in bad:
+            raise RuntimeError(f"no luck at rank {config.lora.r}")
+        return trains(config)
+
+    return act
+
+
+def interrupts_at(rank: int) -> Act:
+    """Stands for Ctrl-C while this rank trains."""
+
+    def act(config: Config) -> Outcome:
+        if config.lora.r == rank:
+            raise KeyboardInterrupt
+        return trains(config)
+
+    return act
+
+
+def by_seed(*results: float | Status) -> Act:
+    """Trains to a loss that the seed decides, added to the rank's own; or ends as something else."""
+
+    def act(config: Config) -> Outcome:
+        result = results[config.seed]
+        if isinstance(result, Status):
+            return Outcome(result, cause=f"played, seed {config.seed}")
+        trained = trains(config)
+        loss = trained.metrics["eval/loss"] + result
+        return Outcome(Status.COMPLETE, {**trained.metrics, "eval/loss": loss}, trained.measurements)
+
+    return act
+
+
 class Died(Exception):  # noqa: N818
     """What a task raises to play a process that is killed."""
 
 
 def _death(event: Event) -> Event:
-    """The end of a job that raised `Died`, as an engine would tell of a killed process."""
+    """The end of a job that raised `Died`, as an engine reports a killed process."""
     value = event.value if isinstance(event, Ended) else None
     if isinstance(value, JobReturn) and isinstance(value._return_value, Died):
         return Ended(event.key, Exit.DIED, cause="SIGKILL")
@@ -65,11 +109,11 @@ def _death(event: Event) -> Event:
 
 
 class PlayedEngine:
-    """Runs each job in this process, the oldest first, one a `wait`; the look at the model is answered at once.
+    """Runs each job in this process, the oldest first, one a `wait`; the preflight is answered at once.
 
     Args:
         slots: how many jobs it takes before it must be waited for.
-        seen: what the look at the model finds.
+        seen: what the preflight finds.
     """
 
     def __init__(self, slots: int = 1, seen: Any = SEEN) -> None:

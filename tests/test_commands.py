@@ -193,11 +193,14 @@ class TestBadUsage:
         assert not files(folder)
 
 
-def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(folder):
+@pytest.mark.parametrize("program", [command(), [sys.executable, "-m", "lowrung", "train"]])
+def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(folder, program):
     (folder / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    done = train(folder, PYTHONPATH=str(folder))
-    assert done.returncode == 130
-    assert done.stderr == ""
+    path = os.pathsep.join([str(folder), str(ROOT / "src")])
+    done = subprocess.run(
+        program, cwd=folder, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 # -- what trains -------------------------------------------------------------------------------------------------------

@@ -5,22 +5,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lowrung.api import Leaderboard, RunOutcome, run, sweep
+    from lowrung.commands.generate import generate
+    from lowrung.commands.loading import load_adapters
+    from lowrung.commands.merge import merge
     from lowrung.errors import LowrungError, RunFailed, UsageError
     from lowrung.store.outcome import Outcome
 
-__all__ = ["Leaderboard", "LowrungError", "Outcome", "RunFailed", "RunOutcome", "UsageError", "run", "sweep"]
+__all__ = [
+    "Leaderboard",
+    "LowrungError",
+    "Outcome",
+    "RunFailed",
+    "RunOutcome",
+    "UsageError",
+    "generate",
+    "load_adapters",
+    "merge",
+    "run",
+    "sweep",
+]
 __version__ = "0.1.0"
 
-_HOMES = ("lowrung.errors", "lowrung.store.outcome", "lowrung.api")  # the lightest first
+_HOMES = {
+    "generate": "lowrung.commands.generate",
+    "load_adapters": "lowrung.commands.loading",
+    "merge": "lowrung.commands.merge",
+    "LowrungError": "lowrung.errors",
+    "RunFailed": "lowrung.errors",
+    "UsageError": "lowrung.errors",
+    "Outcome": "lowrung.store.outcome",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what Python programs use when it is asked for: the command line imports this package too, and Hydra."""
-    for home in _HOMES if name in __all__ else ():
-        module = import_module(home)
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Imports what Python programs use only when it is asked for: the command line imports this package too."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "lowrung.api")), name)
 
 
 def __dir__() -> list[str]:

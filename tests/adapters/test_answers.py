@@ -1,4 +1,4 @@
-"""What goes with a registered model answers as lowrung does, whatever the base and however prompts are written down."""
+"""A registered model's loader answers as lowrung does, whatever the base and the format of prompts."""
 
 import json
 import shutil
@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lowrung.adapters import pyfunc_loader, serving
-from lowrung.adapters.answers import Asked, answers
+from lowrung.adapters import pyfunc_loader
+from lowrung.adapters.answers import PromptedModel, answers, loader_settings
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
@@ -19,7 +19,7 @@ PROMPTS = ["Write 47 in words.", "Write 8 in words.", "a line\n", "The river had
 
 
 def random_adapter(base, folder, **settings):
-    """An adapter that changes what its base says."""
+    """An adapter that changes its base's answers."""
     torch.manual_seed(0)
     config = LoraConfig(
         r=4, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **settings
@@ -29,15 +29,15 @@ def random_adapter(base, folder, **settings):
     pretrained.load_tokenizer(pretrained.folder_of(base)).save_pretrained(folder)
 
 
-def served_answers(folder, settings):
-    """As MLflow asks, with settings that were written down and read again."""
+def loaded_answers(folder, settings):
+    """As MLflow loads and asks the model, with settings that went through JSON."""
     answering = pyfunc_loader._load_pyfunc(str(folder), json.loads(json.dumps(settings)))
     return answering.predict(pandas.DataFrame(PROMPTS), {"new_tokens": 8})
 
 
-def said_by(one):
-    (said,) = answers([one], PROMPTS, new_tokens=8, batch_size=1)
-    return said
+def answers_of(model):
+    (texts,) = answers([model], PROMPTS, new_tokens=8, batch_size=1)
+    return texts
 
 
 @pytest.mark.parametrize(
@@ -55,36 +55,36 @@ def said_by(one):
     ids=["tiny", "plain", "bfloat16", "gpt2", "nf4", "int8"],
 )
 @pytest.mark.slow
-def test_an_adapter_answers_as_lowrung_asks_it(tmp_path, base, lora, format):
+def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
-    one = Asked(base, tmp_path, format)
-    said = said_by(one)
-    assert said != said_by(Asked(base, format=format))
-    assert served_answers(tmp_path, serving.settings(one)) == said
+    one = PromptedModel(base, tmp_path, format)
+    said = answers_of(one)
+    assert said != answers_of(PromptedModel(base, format=format))
+    assert loaded_answers(tmp_path, loader_settings(one)) == said
 
 
-def test_tokens_that_were_added_are_read_and_said(tmp_path):
+def test_added_tokens_are_read_and_generated(tmp_path):
     base = ModelConf("embedded:tiny", added_tokens=["Write", "seventy", "<think>"])
     training.fine_tune(tmp_path, base=base, max_steps=3, eval_steps=3)
-    one = Asked(base, tmp_path / "adapter")
-    assert served_answers(tmp_path / "adapter", serving.settings(one)) == said_by(one)
+    one = PromptedModel(base, tmp_path / "adapter")
+    assert loaded_answers(tmp_path / "adapter", loader_settings(one)) == answers_of(one)
 
 
 def test_a_base_may_be_elsewhere(tmp_path):
     base = ModelConf("embedded:tiny")
     random_adapter(base, tmp_path / "adapter")
-    one = Asked(base, tmp_path / "adapter")
+    one = PromptedModel(base, tmp_path / "adapter")
     shutil.copytree(pretrained.folder_of(base), tmp_path / "base")
-    settings = {**serving.settings(one), "base": str(tmp_path / "base"), "dtype": "float32"}
-    assert served_answers(tmp_path / "adapter", settings) == said_by(one)
+    settings = {**loader_settings(one), "base": str(tmp_path / "base"), "dtype": "float32"}
+    assert loaded_answers(tmp_path / "adapter", settings) == answers_of(one)
 
 
 def test_a_whole_model_is_its_own_base(tmp_path):
     base = ModelConf("embedded:tiny")
     random_adapter(base, tmp_path / "adapter")
-    one = Asked(base, tmp_path / "adapter")
-    merged = merge.merge(pyfunc_loader._load_pyfunc(str(one.adapter), serving.settings(one)).get_raw_model())
+    one = PromptedModel(base, tmp_path / "adapter")
+    merged = merge.merge(pyfunc_loader._load_pyfunc(str(one.adapter), loader_settings(one)).get_raw_model())
     merge.save(merged, pretrained.load_tokenizer(tmp_path / "adapter"), tmp_path / "merged", torch.float32)
-    settings = serving.settings(Asked(ModelConf(str(tmp_path / "merged"))))
+    settings = loader_settings(PromptedModel(ModelConf(str(tmp_path / "merged"))))
     assert "base" not in settings
-    assert served_answers(tmp_path / "merged", settings) == said_by(one)
+    assert loaded_answers(tmp_path / "merged", settings) == answers_of(one)

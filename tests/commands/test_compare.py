@@ -121,12 +121,12 @@ class TestNothingIsAsked:
     def test_of_runs_that_did_not_end(self, place, capsys):
         for name in ("ab12", "cd34"):
             Outcome(Status.PRUNED, {}).write(RunFolder(place / "runs" / name).outcome)
-        assert answers(said(capsys, "compare", "ab12", "cd34")) == "not asked: no run was trained to its end\n"
+        assert answers(said(capsys, "compare", "ab12", "cd34")) == "no answers: no run was trained to its end\n"
 
     def test_where_the_data_is_gone(self, place, capsys):
         change_config(place, "ab12", "data", name="file", path="gone.jsonl")
         printed = answers(said(capsys, "compare", "ab12", "cd34"))
-        assert printed.startswith("not asked: data.path")
+        assert printed.startswith("no answers: data.path")
         assert "gone.jsonl" in printed
         assert printed.endswith("Or ask something else: --prompt TEXT.\n")
 
@@ -134,4 +134,4 @@ class TestNothingIsAsked:
         sources.write_rows(place / "texts.jsonl", [{"text": f"text {n}"} for n in range(99)])
         change_config(place, "ab12", "data", name="file", path="texts.jsonl")
         printed = answers(said(capsys, "compare", "ab12", "cd34"))
-        assert printed == "not asked: the first run's data has no prompts. Ask something: --prompt TEXT.\n"
+        assert printed == "no answers: the first run's data has no prompts. Give one: --prompt TEXT.\n"

@@ -123,7 +123,7 @@ class TestProblems:
     @pytest.mark.slow
     def test_another_base_by_its_dimensions(self, place, refused):
         message = refused("inspect", "ab12", "--base", "embedded:smollm2_135m")
-        assert "has other dimensions at: model.layers.0." in message
+        assert "has other shapes: model.layers.0." in message
         assert "needs tensors that the file lacks" in message
 
     def test_another_base_by_its_names(self, place, refused):

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
-from lowrung.adapters.answers import Asked, answers
+from lowrung.adapters.answers import PromptedModel, answers
 from lowrung.commands import promote, studies
 from lowrung.config.schema import ModelConf
 from lowrung.store import atomic, layout
@@ -108,7 +108,7 @@ def loaded_in_a_fresh_process(uri, *models):
 
 
 def said_by(base, adapter=None):
-    (said,) = answers([Asked(base, adapter)], PROMPTS, new_tokens=12, batch_size=1)
+    (said,) = answers([PromptedModel(base, adapter)], PROMPTS, new_tokens=12, batch_size=1)
     return said
 
 
@@ -255,7 +255,7 @@ class TestRefused:
     def test_a_run_whose_gate_was_off(self, place, tracked, refused):
         without_gate(place, "ab12")
         message = refused("promote", "ab12")
-        assert "that was off (verify=none). Train it with verify=default." in message
+        assert "the gate was off (verify=none). Train it with verify=default." in message
         assert "The best of mine that can be is mine/1." in message
 
     def test_a_study_of_which_none_passed_with_each_reason(self, place, tracked, refused):
@@ -277,7 +277,7 @@ class TestRefused:
         board(place, cd34=["params/trainable <= 1000"])
         shutil.rmtree(place / "runs" / "ab12")
         message = refused("promote", "mine")
-        assert "mine/1: it must keep to the study's constraints, but not params/trainable <= 1000." in message
+        assert "mine/1: it must meet the study's constraints, but breaks params/trainable <= 1000." in message
         assert "mine/0: it must have run to its end" in message
 
     def test_no_study_and_one_that_has_not_ended(self, place, tracked, refused):

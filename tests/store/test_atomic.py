@@ -94,7 +94,7 @@ class TestMakeFolder:
     def test_an_empty_folder_is_filled_and_stays_when_that_fails(self, tmp_path):
         (tmp_path / "made").mkdir()
         with pytest.raises(ZeroDivisionError):
-            atomic.make_folder(tmp_path / "made", lambda aside: 1 // 0)  # type: ignore[arg-type]
+            atomic.make_folder(tmp_path / "made", lambda aside: 1 // 0)
         assert [path.name for path in tmp_path.iterdir()] == ["made"]
         atomic.make_folder(tmp_path / "made", lambda aside: (aside / "file").touch())
         assert (tmp_path / "made" / "file").is_file()

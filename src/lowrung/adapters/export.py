@@ -1,15 +1,15 @@
-"""A merged model ready to be served: made aside, reloaded, compared with the adapter, then put in its place."""
+"""Export of a merged model: saved aside, reloaded, compared with the adapter, then moved to its folder."""
 
 import dataclasses
 import gc
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from lowrung.adapters import compatibility, files
-from lowrung.adapters.answers import Asked, tokenizer_of
+from lowrung.adapters import compatibility, files, vocabulary
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
@@ -26,21 +26,21 @@ TEXTS = (
     "def area(width, height):\n    return width * height",
     "Please find attached the minutes of our last meeting, and let me know if anything is missing.",
 )
-"""What is compared on where no held-out examples are at hand."""
+"""Texts to compare models on where there are no held-out examples."""
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""What a parameter takes on the disk."""
+"""Of a parameter on the disk."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Shipped:
+class MergedModel:
     """A merged model and how it was verified.
 
     Attributes:
         folder: where it is.
         dtype: its precision.
         difference: how far the model as reloaded is from the adapter on its base in float32.
-        effect: mean KL between the base and the adapter, in nats: what there was to merge.
+        effect: mean KL between the base and the adapter, in nats: how much there was to merge.
         examples: what they were compared on, in words.
     """
 
@@ -50,21 +50,30 @@ class Shipped:
     effect: float
     examples: str
 
+    @property
+    def verified(self) -> str:
+        """How the model was verified, in words."""
+        return (
+            f"reloaded from the disk and compared with the adapter in float32 on {self.examples}: max |Δlogit|"
+            f" {self.difference.max_abs_logit_diff:.2g}, mean KL {self.difference.mean_kl:.2g} (the adapter's own"
+            f" effect: {self.effect:.2g}), top-1 agreement {self.difference.top1_agreement:.4f}"
+        )
 
-def ship(
+
+def export(
     *,
     base: ModelConf,
     adapter: Path,
     folder: Path,
     dtype: str,
     rows: Sequence[Row],
-    tolerances: Mapping[str, ToleranceConf],
-    card: Callable[[Shipped], str],
-) -> Shipped:
+    tolerance: ToleranceConf,
+    card: Callable[[MergedModel], str],
+) -> MergedModel:
     """Merges an adapter into its base and leaves a folder with safetensors, tokenizer, generation config and a card.
 
-    The update is added in float32 and rounded once. The folder appears when the model in it has been reloaded from the
-    disk and agrees with the adapter; or not at all.
+    The update is added in float32 and rounded once. The model is reloaded from the disk and compared with the adapter.
+    The folder appears when both agree, or not at all.
 
     Args:
         base: the base; a quantised one is dequantised.
@@ -72,20 +81,32 @@ def ship(
         folder: where to; not there yet, or empty.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         rows: held-out examples to compare on; none for `TEXTS`.
-        tolerances: by dtype.
-        card: writes README.md.
+        tolerance: how far the merged model may be from the adapter.
+        card: makes the text of README.md.
 
     Raises:
         UsageError: when the adapter is bad, the folder not empty, or the disk too small.
-        LowrungError: when the merged model is not what the adapter is.
+        LowrungError: when the merged model differs from the adapter.
     """
     saved = files.read(adapter)
     compatibility.check(saved, base)
     check_target(folder, _bytes(base, dtype))
-    maker = _Maker(base, adapter, folder, dtype, rows, tolerances[dtype], card)
-    atomic.make_folder(folder, maker.fill)
-    assert maker.made is not None
-    return maker.made
+    examples = f"{len(rows)} held-out examples" if rows else f"{len(TEXTS)} texts"
+    compared = [*(rows or _text_rows(base, adapter)), *added_tokens.examples(pretrained.added_rows(base))]
+
+    def fill(aside: Path) -> MergedModel:
+        untrained, reference = _save_merged(base, adapter, aside, dtype, compared)
+        gc.collect()
+        trusted = base.trust_remote_code
+        reloaded = pretrained.load_model(aside, getattr(torch, dtype), pretrained.device(), trust_remote_code=trusted)
+        logits, labels = completion_logits(reloaded, compared)
+        effect = compare(reference, untrained, labels).mean_kl
+        merged = MergedModel(folder, dtype, compare(reference, logits, labels), effect, examples)
+        _verify(merged, tolerance)
+        (aside / "README.md").write_text(card(merged), encoding="utf-8")
+        return merged
+
+    return atomic.make_folder(folder, fill)
 
 
 def check_target(folder: Path, needed: int) -> None:
@@ -98,7 +119,7 @@ def check_target(folder: Path, needed: int) -> None:
     if free < needed:
         problems.append(
             f"--to must be on a disk with {_size(needed)} free, but {nearest} has {_size(free)}. Free some, or name"
-            " another place."
+            " a folder on another disk."
         )
     if problems:
         raise UsageError(problems)
@@ -112,68 +133,31 @@ def _bytes(base: ModelConf, dtype: str) -> int:
     return sum(parameter.numel() for parameter in pretrained.skeleton(base).parameters()) * BYTES[dtype]
 
 
-def _rows(base: ModelConf, adapter: Path) -> list[Row]:
-    tokenizer = tokenizer_of(Asked(base, adapter))
+def _text_rows(base: ModelConf, adapter: Path) -> list[Row]:
+    tokenizer = vocabulary.tokenizer_of(base, adapter)
     return [
         {"input_ids": row.input_ids, "labels": row.labels}
         for row in (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in TEXTS)
     ]
 
 
-@dataclasses.dataclass
-class _Maker:
-    """What is needed to fill the folder, and what came of it."""
+def _save_merged(
+    base: ModelConf, adapter: Path, folder: Path, dtype: str, rows: Sequence[Row]
+) -> tuple[Tensor, Tensor]:
+    """Saves the merged model; returns the logits of the base and of the adapter before, in float32."""
+    model = merge.float32_base(base, pretrained.device())
+    untrained, _ = completion_logits(model, rows)
+    adapted = merge.with_adapter(model, adapter)
+    reference, _ = completion_logits(adapted, rows)
+    with pretrained.quiet():
+        merge.save(merge.merge(adapted), vocabulary.tokenizer_of(base, adapter), folder, getattr(torch, dtype))
+    return untrained, reference
 
-    base: ModelConf
-    adapter: Path
-    folder: Path
-    dtype: str
-    rows: Sequence[Row]
-    tolerance: ToleranceConf
-    card: Callable[[Shipped], str]
-    made: Shipped | None = None
 
-    def fill(self, aside: Path) -> None:
-        rows = [
-            *(self.rows or _rows(self.base, self.adapter)),
-            *added_tokens.examples(pretrained.added_rows(self.base)),
-        ]
-        untrained, reference = self._save(aside, rows)
-        gc.collect()
-        reloaded = pretrained.load_model(
-            aside, getattr(torch, self.dtype), pretrained.device(), trust_remote_code=self.base.trust_remote_code
-        )
-        merged, labels = completion_logits(reloaded, rows)
-        shipped = Shipped(
-            self.folder,
-            self.dtype,
-            compare(reference, merged, labels),
-            compare(reference, untrained, labels).mean_kl,
-            f"{len(self.rows)} held-out examples" if self.rows else f"{len(TEXTS)} texts",
-        )
-        self._verify(shipped)
-        (aside / "README.md").write_text(self.card(shipped), encoding="utf-8")
-        self.made = shipped
-
-    def _save(self, aside: Path, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes the merged model; returns what the base and the adapter said before, in float32."""
-        base = merge.float32_base(self.base, pretrained.device())
-        untrained, _ = completion_logits(base, rows)
-        adapted = merge.with_adapter(base, self.adapter)
-        reference, _ = completion_logits(adapted, rows)
-        with pretrained.quiet():
-            merge.save(
-                merge.merge(adapted),
-                tokenizer_of(Asked(self.base, self.adapter)),
-                aside,
-                getattr(torch, self.dtype),
-            )
-        return untrained, reference
-
-    def _verify(self, shipped: Shipped) -> None:
-        what = f"merged in {self.dtype}"
-        failures = shipped.difference.violations(self.tolerance, what)
-        failures += shipped.difference.control_failures(shipped.effect, what)
-        if failures:
-            listed = "; ".join(with_remedy(failures, self.dtype, shipped.difference, "--dtype "))
-            raise LowrungError(f"The merged model is not what the adapter is, and was not kept: {listed}.")
+def _verify(merged: MergedModel, tolerance: ToleranceConf) -> None:
+    what = f"merged in {merged.dtype}"
+    failures = merged.difference.violations(tolerance, what)
+    failures += merged.difference.control_failures(merged.effect, what)
+    if failures:
+        listed = "; ".join(with_remedy(failures, merged.dtype, merged.difference, "--dtype "))
+        raise LowrungError(f"The merged model is not what the adapter is, and was not kept: {listed}.")

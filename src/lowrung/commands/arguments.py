@@ -9,6 +9,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 ADAPTER = "an adapter's folder, a run (runs/<signature>, its signature, or MLflow's id) or a trial (<study>/<n>)"
 """What can be named where an adapter is wanted."""
 
+NEW_TOKENS = 64
+"""The most tokens of an answer, unless told otherwise."""
+
 
 def add_base(parser: argparse.ArgumentParser) -> None:
     """Adds ``--base`` and ``--trust-remote-code``."""
@@ -28,5 +31,5 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def add_new_tokens(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Adds ``--new-tokens``; ``more`` ends its help."""
     parser.add_argument(
-        "--new-tokens", type=int, default=64, help=f"the most tokens of an answer (default: %(default)s{more})"
+        "--new-tokens", type=int, default=NEW_TOKENS, help=f"the most tokens of an answer (default: %(default)s{more})"
     )

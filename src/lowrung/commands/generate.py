@@ -2,30 +2,29 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrung.commands.arguments import ADAPTER, Commands, add_base, add_new_tokens
+from lowrung.commands.arguments import ADAPTER, NEW_TOKENS, Commands, add_base, add_new_tokens
 from lowrung.commands.names import Named, find_adapters_or_models
-from lowrung.commands.run_inputs import base_for, config_of
+from lowrung.commands.run_inputs import base_for, config_of, located
 from lowrung.errors import UsageError
 
 if TYPE_CHECKING:
-    from lowrung.adapters.answers import Asked
-    from lowrung.config.schema import ModelConf
+    from lowrung.adapters.answers import PromptedModel
 
 ABOUT = (
-    "Asks adapters, merged models and bases the same, greedily. Prompts are written down as in training. Adapters"
-    " on the same base are switched: it is loaded once."
+    "Prints the answers of adapters, merged models and bases to the same prompts, side by side. Answers are generated"
+    " greedily, and prompts are formatted as in training. Adapters on the same base share it: it is loaded once."
 )
 
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser("generate", help="ask adapters and models the same, side by side", description=ABOUT)
+    parser = commands.add_parser("generate", help="show answers of adapters and models side by side", description=ABOUT)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"{ADAPTER}, or a whole model's folder")
-    parser.add_argument("--prompt", action="append", required=True, help="what is asked; may be given several times")
+    parser.add_argument("--prompt", action="append", required=True, help="a prompt; may be given several times")
     parser.add_argument("--with-base", action="store_true", help="ask the adapters' base too")
     add_new_tokens(parser)
     add_base(parser)
@@ -33,16 +32,15 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    print(
-        generate(
-            chosen.names,
-            chosen.prompt,
-            base=chosen.base,
-            with_base=chosen.with_base,
-            new_tokens=chosen.new_tokens,
-            trust_remote_code=chosen.trust_remote_code,
-        )
+    answers = generate(
+        chosen.names,
+        chosen.prompt,
+        base=chosen.base,
+        with_base=chosen.with_base,
+        new_tokens=chosen.new_tokens,
+        trust_remote_code=chosen.trust_remote_code,
     )
+    print(side_by_side(chosen.prompt, answers))
 
 
 def generate(
@@ -51,56 +49,60 @@ def generate(
     *,
     base: str | None = None,
     with_base: bool = False,
-    new_tokens: int,
+    new_tokens: int = NEW_TOKENS,
     trust_remote_code: bool = False,
-) -> str:
-    """Asks all who were named, greedily.
+) -> dict[str, list[str]]:
+    """Generates the answers of adapters and models to prompts, greedily.
 
     Args:
         names: adapters, runs, trials, or folders of whole models; none where only the base is asked.
-        prompts: what is asked; written down as in training.
+        prompts: the prompts; formatted as in training.
         base: where the adapters' base is, instead of where they say.
         with_base: ask the bases too.
         new_tokens: the most tokens of an answer.
         trust_remote_code: run Python code that comes with the bases and models.
 
     Returns:
-        each prompt with a line for each answer.
+        the answer to each prompt, by the name of the adapter or model; ``base`` is the base.
 
     Raises:
         UsageError: when a name is unknown, or an adapter cannot be read or is another base's.
     """
     _check(names, prompts, base, new_tokens)
-    from lowrung.adapters.answers import Asked, answers
+    from lowrung.adapters.answers import PromptedModel, answers
     from lowrung.config.schema import ModelConf
 
-    asked = {found.name: _asked(found, base, trust_remote_code) for found in find_adapters_or_models(names, Path.cwd())}
+    models = {each.name: _model(each, base, trust_remote_code) for each in find_adapters_or_models(names, Path.cwd())}
     if base is not None and not names:
-        asked[base] = Asked(located(ModelConf(base, trust_remote_code=trust_remote_code)))
+        models[base] = PromptedModel(located(ModelConf(base, trust_remote_code=trust_remote_code)))
     if with_base:
-        adapted = [one for one in asked.values() if one.adapter is not None]
-        bases = {dataclasses.replace(one.base, added_tokens=[]): one.format for one in adapted}
-        asked |= {
-            "base" if len(bases) == 1 else f"base {base.path}": Asked(base, format=format)
+        adapted = [model for model in models.values() if model.adapter is not None]
+        bases = {dataclasses.replace(model.base, added_tokens=[]): model.format for model in adapted}
+        models |= {
+            "base" if len(bases) == 1 else f"base {base.path}": PromptedModel(base, format=format)
             for base, format in bases.items()
         }
-    given = answers(list(asked.values()), prompts, new_tokens=new_tokens)
+    return dict(zip(models, answers(list(models.values()), prompts, new_tokens=new_tokens), strict=True))
+
+
+def side_by_side(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> str:
+    """Each prompt with a line for each answer."""
     return "\n\n".join(
-        "\n".join([prompt, *(f"  {name}: {texts[number]}" for name, texts in zip(asked, given, strict=True))])
-        for number, prompt in enumerate(prompts)
+        "\n".join([prompt, *(f"  {name}: {texts[index]}" for name, texts in answers.items())])
+        for index, prompt in enumerate(prompts)
     )
 
 
 def _check(names: Sequence[str], prompts: Sequence[str], base: str | None, new_tokens: int) -> None:
     problems = prompt_problems(prompts, new_tokens, least=1)
     if not names and base is None:
-        problems.append("Somebody must be asked: name an adapter, a run, a trial or a model's folder, or --base PATH.")
+        problems.append("generate needs a model, but has none: name an adapter, a run, a trial, a folder, or --base.")
     if problems:
         raise UsageError(problems)
 
 
 def prompt_problems(prompts: Sequence[str], new_tokens: int, *, least: int) -> list[str]:
-    """What is wrong with what is asked, and with the length of answers, of at least so many tokens."""
+    """What is wrong with prompts, and with the length of answers, which must be at least ``least`` tokens."""
     problems = []
     if any(not prompt.strip() for prompt in prompts):
         problems.append("--prompt must hold some text, but one is empty.")
@@ -109,27 +111,13 @@ def prompt_problems(prompts: Sequence[str], new_tokens: int, *, least: int) -> l
     return problems
 
 
-def _asked(found: Named, base: str | None, trust_remote_code: bool) -> "Asked":
+def _model(found: Named, base: str | None, trust_remote_code: bool) -> "PromptedModel":
     from lowrung.adapters import files
-    from lowrung.adapters.answers import Asked
+    from lowrung.adapters.answers import PromptedModel
     from lowrung.config.schema import ModelConf
 
     format = str(config_of(found.run)["data"]["format"]) if found.run else "auto"
     if not found.is_adapter:
-        return Asked(located(ModelConf(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
-    its_base = base_for(found, files.read(found.folder), base, trust_remote_code=trust_remote_code)
-    return Asked(located(its_base), found.folder, format)
-
-
-def located(base: "ModelConf") -> "ModelConf":
-    """The base by its folder, so that it is the same however it was named.
-
-    Raises:
-        UsageError: when it cannot be found or loaded.
-    """
-    from lowrung.adapters.compatibility import base_problems
-    from lowrung.finetune.models import pretrained
-
-    if problems := base_problems(base):
-        raise UsageError(problems)
-    return dataclasses.replace(base, path=str(pretrained.folder_of(base)), revision=None)
+        return PromptedModel(located(ModelConf(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
+    trained_on = base_for(found, files.read(found.folder), base, trust_remote_code=trust_remote_code)
+    return PromptedModel(located(trained_on), found.folder, format)

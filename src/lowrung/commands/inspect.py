@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from lowrung.config.schema import ModelConf
 
 ABOUT = (
-    "Says what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
+    "Prints what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
     " The base's weights are not loaded. Exit code 2 where there are problems."
 )
 
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser("inspect", help="say what an adapter is and what is wrong with it", description=ABOUT)
+    parser = commands.add_parser("inspect", help="show what an adapter is and what is wrong with it", description=ABOUT)
     parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     add_base(parser)
     parser.set_defaults(command=_run)
@@ -53,7 +53,7 @@ class Inspection:
 
 
 def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> Inspection:
-    """Looks at an adapter and, without its weights, at its base.
+    """Inspects an adapter, and its base without loading the base's weights.
 
     Args:
         name: the adapter's folder, run or trial.
@@ -109,7 +109,7 @@ def _settings(saved: "Saved") -> str:
 
 
 def _rows(trained: Sequence[int] | Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
-    """The rows that are trained by themselves, by their matrix; PEFT takes a list to be the embedding's."""
+    """The single rows that are trained, by their matrix; PEFT takes a list to be the embedding's."""
     if trained is None:
         return {}
     return trained if isinstance(trained, Mapping) else {"the embedding": trained}

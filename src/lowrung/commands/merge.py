@@ -14,9 +14,9 @@ from lowrung.store import disk
 from lowrung.store.layout import ROOT
 
 if TYPE_CHECKING:
-    from lowrung.adapters.export import Shipped
+    from lowrung.adapters.export import MergedModel
     from lowrung.adapters.files import Saved
-    from lowrung.config.schema import ModelConf
+    from lowrung.config.schema import ModelConf, VerifyConf
 
 ABOUT = (
     "Adds an adapter to its base's weights and saves an ordinary model with its tokenizer, generation config and a"
@@ -41,77 +41,80 @@ def add_to(commands: Commands) -> None:
 
 def _run(chosen: argparse.Namespace) -> None:
     trusted = chosen.trust_remote_code
-    print(merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype, trust_remote_code=trusted))
+    merged = merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype, trust_remote_code=trusted)
+    print(f"merged:    {merged.folder} ({merged.dtype})\nverified:  {merged.verified}")
 
 
-def merge(name: str, to: str, *, base: str | None, dtype: str | None, trust_remote_code: bool = False) -> str:
-    """Merges an adapter into its base, verifies the result as reloaded from the disk, and writes its card.
+def merge(
+    adapter: str | Path,
+    to: str | Path,
+    *,
+    base: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> "MergedModel":
+    """Merges an adapter into its base and saves an ordinary model, with its tokenizer and a model card.
+
+    The update is added in float32 and rounded once. What was saved is reloaded and compared with the adapter; where
+    they differ, nothing is kept.
 
     Args:
-        name: the adapter's folder, run or trial.
+        adapter: the adapter's folder, its run (``runs/<signature>``, its signature, or MLflow's id), or its trial
+            (``<study>/<n>``); relative to the current folder.
         to: a folder that is empty or not there yet.
-        base: where its base is, instead of where the adapter says.
-        dtype: the precision that is saved; None is the one that the run's gate looked at (``verify.merge_dtype``), and
-            lowrung's default where there is no run.
+        base: where the base is: a folder, a hub id or ``embedded:NAME``; None is where the adapter says.
+        dtype: the precision that is saved, ``float32``, ``bfloat16`` or ``float16``; None is the one in which the run's
+            gate verified a merge (``verify.merge_dtype``), and lowrung's default where there is no run.
         trust_remote_code: run Python code that comes with the base.
 
     Returns:
-        what was made and how it was verified, for people.
+        the folder, and how far the model in it is from the adapter.
 
     Raises:
         UsageError: when the adapter or its base is bad, or nothing can be written there.
-        LowrungError: when the merged model is not what the adapter is.
+        LowrungError: when the merged model differs from the adapter.
     """
     folder = Path(to).expanduser().absolute()
     if problems := disk.unwritable("--to", folder):
         raise UsageError(problems)
-    (found,) = find_adapters([name], Path.cwd())
-    from lowrung.adapters import files
-    from lowrung.adapters.export import ship
-    from lowrung.config.schema import ToleranceConf
+    (found,) = find_adapters([str(adapter)], Path.cwd())
+    from lowrung.adapters import export, files
 
     saved = files.read(found.folder)
     origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
     config = config_of(found.run) if found.run else {}
     gate = gate_settings(config)
-    shipped = ship(
+    dtype = dtype or gate.merge_dtype
+    return export.export(
         base=origin,
         adapter=found.folder,
         folder=folder,
-        dtype=dtype or gate["merge_dtype"],
-        rows=held_out(found.run)[: gate["prompts"]] if found.run else [],
-        tolerances={name: ToleranceConf(**limits) for name, limits in gate["tolerances"].items()},
-        card=lambda made: _card(found, saved, origin, config, made),
+        dtype=dtype,
+        rows=held_out(found.run)[: gate.prompts] if found.run else [],
+        tolerance=gate.tolerances[dtype],
+        card=lambda merged: _card(found, saved, origin, config, merged),
     )
-    return "\n".join([f"merged:    {shipped.folder} ({shipped.dtype})", f"verified:  {_verified(shipped)}"])
 
 
-def gate_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's ``verify``, and lowrung's own for all that it does not say."""
+def gate_settings(config: Mapping[str, Any]) -> "VerifyConf":
+    """The gate's settings of a run's config; lowrung's own where it does not have them."""
     from omegaconf import OmegaConf
 
+    from lowrung.config import schema
+
     default = OmegaConf.load(ROOT / "conf" / "verify" / "default.yaml")
-    settings: Any = OmegaConf.to_container(OmegaConf.merge(default, config.get("verify", {})))
-    return dict(settings)
+    values: Any = OmegaConf.merge(default, config.get("verify", {}))
+    return schema.typed(schema.VerifyConf, values)
 
 
-def _verified(shipped: "Shipped") -> str:
-    difference = shipped.difference
-    return (
-        f"reloaded from the disk and compared with the adapter in float32 on {shipped.examples}: max |Δlogit|"
-        f" {difference.max_abs_logit_diff:.2g}, mean KL {difference.mean_kl:.2g} (the adapter's own effect:"
-        f" {shipped.effect:.2g}), top-1 agreement {difference.top1_agreement:.4f}"
-    )
-
-
-def _card(found: Named, saved: "Saved", base: "ModelConf", config: Mapping[str, Any], made: "Shipped") -> str:
+def _card(found: Named, saved: "Saved", base: "ModelConf", config: Mapping[str, Any], merged: "MergedModel") -> str:
     body = model_card.body(
         found,
         saved,
         base,
         config,
-        title=made.folder.name,
-        about=f"A LoRA adapter merged into its base by lowrung, in {made.dtype}.",
-        verified=f"This folder was {_verified(made)}.",
+        title=merged.folder.name,
+        about=f"A LoRA adapter merged into its base by lowrung, in {merged.dtype}.",
+        verified=f"This folder was {merged.verified}.",
     )
     return model_card.with_head(body, base, library="transformers", tags=("lora", "merged"))

@@ -1,4 +1,4 @@
-"""The model card: what an adapter, or what became of it, is made of and how it did."""
+"""The model card of an adapter or a merged model: base, settings, data, metrics and the gate's result."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,9 +28,9 @@ def body(
 
     Args:
         found: the adapter, and its run where it has one.
-        saved: the adapter as it lies on the disk.
+        saved: the adapter as it was saved.
         base: what it was trained on.
-        config: its run's; empty without a run.
+        config: the run's; empty without a run.
         title: the heading.
         about: what it is, in a sentence.
         verified: how this very folder was verified, where it was.

@@ -1,15 +1,24 @@
-"""Whether a registered version, as MLflow loads it in a fresh process, says what was registered says."""
+"""A version of a registered model: made from a run, and verified as MLflow loads it in a fresh process."""
 
+import dataclasses
+import functools
 import operator
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowrung.commands import model_card
+from lowrung.commands.merge import gate_settings, merge
+from lowrung.commands.names import Named
+from lowrung.commands.run_inputs import base_for, config_of, located
+from lowrung.commands.studies import Candidate
 from lowrung.errors import LowrungError
 
 if TYPE_CHECKING:
-    from lowrung.adapters.answers import Asked
+    from lowrung.adapters.answers import PromptedModel
     from lowrung.config.schema import ToleranceConf
-    from lowrung.track.registry import Registry
+    from lowrung.track.registry import Entry, Registry
 
 NEW_TOKENS = 32
 """The most tokens of an answer."""
@@ -18,44 +27,89 @@ FIRST = "the first token of each answer"
 """Where logits are compared."""
 
 
-def verify(registry: "Registry", one: "Asked", limits: Mapping[str, Mapping[str, float]], model: str) -> str:
-    """Holds a version's answers and logits to those of what was registered; of an adapter, to the base's as well.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a version is made from.
+
+    Attributes:
+        candidate: the run.
+        tracked: the run's id in MLflow.
+        name: the registered model's.
+        identity: tags by which the version is found again.
+        merged: whether the merged model is registered rather than the adapter.
+    """
+
+    candidate: Candidate
+    tracked: str
+    name: str
+    identity: Mapping[str, str]
+    merged: bool
+
+
+def make(registry: "Registry", source: Source) -> tuple[str, str]:
+    """Makes a version in the run's working folder, registers it and verifies it.
+
+    Returns:
+        its number, and how it was verified, in words.
+
+    Raises:
+        LowrungError: when it is not what the run has trained; no version is left then.
+        TrackError: when the store refuses it, or MLflow cannot load it.
+    """
+    run = source.candidate.run
+    shutil.rmtree(run.scratch, ignore_errors=True)  # of a process that was killed
+    run.scratch.mkdir(parents=True)
+    try:
+        model, card = (_write_merged if source.merged else _write_adapter)(source, run.scratch / source.name)
+        check = functools.partial(verify, registry, model, gate_settings(config_of(run)).tolerances)
+        return registry.register(_entry(source, run.scratch / source.name, model, card), check)
+    finally:
+        shutil.rmtree(run.scratch)
+
+
+def verify(
+    registry: "Registry", registered: "PromptedModel", tolerances: Mapping[str, "ToleranceConf"], address: str
+) -> str:
+    """Compares a version's answers and logits with those of the model that was registered.
+
+    Of an adapter, they are compared with the base's as well: an adapter without effect would verify nothing.
 
     Args:
         registry: the version's.
-        one: what was registered.
-        limits: the gate's tolerances, by precision.
-        model: the version's address, ``models:/NAME/VERSION``.
+        registered: the model that was registered.
+        tolerances: the gate's, by precision.
+        address: the version's, ``models:/NAME/VERSION``.
 
     Returns:
-        what was found, in words.
+        how it was verified, in words.
 
     Raises:
         LowrungError: when they differ, or the adapter changes less than loading does.
-        TrackError: when MLflow cannot load it.
+        TrackError: when MLflow cannot load the version.
     """
-    from lowrung.adapters.answers import Asked, prompt_rows, replies
+    from lowrung.adapters.answers import PromptedModel, answers_with_logits
     from lowrung.adapters.export import TEXTS
 
-    asked = [one, *([Asked(one.base, format=one.format)] if one.adapter else [])]
-    expected, *others = replies(asked, TEXTS, new_tokens=NEW_TOKENS)
-    given = registry.ask(model, TEXTS, new_tokens=NEW_TOKENS, rows=prompt_rows(one, TEXTS))
-    answers = zip(TEXTS, given.answers, expected.answers, strict=True)
+    bases = [PromptedModel(registered.base, format=registered.format)] if registered.adapter else []
+    expected, *of_bases = answers_with_logits([registered, *bases], TEXTS, new_tokens=NEW_TOKENS)
+    loaded = registry.ask(address, TEXTS, new_tokens=NEW_TOKENS, rows=registered.prompt_ids(TEXTS))
+    answers = zip(TEXTS, loaded.answers, expected.texts, strict=True)
     wrong = [text for text, answer, right in answers if answer != right]
     if wrong:
         raise _refusal(
-            f"{model} must answer as what was registered, but answers {len(wrong)} of {len(TEXTS)} prompts otherwise,"
+            f"{address} must answer as what was registered, but answers {len(wrong)} of {len(TEXTS)} prompts otherwise,"
             f" the first being {wrong[0]!r}."
         )
-    difference = expected.distance(given.logits)
-    broken = difference.violations(_tolerance(one, limits), FIRST)
-    for base in others:
-        broken += difference.control_failures(expected.distance(base.logits).mean_kl, FIRST)
-    if broken:
+    difference = expected.distance(loaded.logits)
+    failures = difference.violations(_tolerance(registered, tolerances), FIRST)
+    for base in of_bases:
+        failures += difference.control_failures(expected.distance(base.logits).mean_kl, FIRST)
+    if failures:
         raise _refusal(
-            f"{model} must say what was registered says, but only its answers are the same: {'; '.join(broken)}."
+            f"{address} must have the logits of what was registered, but only its answers are the same:"
+            f" {'; '.join(failures)}."
         )
-    alone = [sum(map(operator.eq, base.answers, expected.answers)) for base in others]
+    alone = [sum(map(operator.eq, base.texts, expected.texts)) for base in of_bases]
     control = f" (the base alone: {alone[0]})" if alone else ""
     return (
         f"loaded by MLflow in a fresh process, it gives the same {len(TEXTS)} of {len(TEXTS)} answers{control}, and"
@@ -63,14 +117,72 @@ def verify(registry: "Registry", one: "Asked", limits: Mapping[str, Mapping[str,
     )
 
 
-def _tolerance(one: "Asked", limits: Mapping[str, Mapping[str, float]]) -> "ToleranceConf":
-    """What the gate allows between an adapter and the same reloaded, in the precision in which it computes."""
-    from lowrung.config.schema import ToleranceConf
+def _tolerance(model: "PromptedModel", tolerances: Mapping[str, "ToleranceConf"]) -> "ToleranceConf":
+    """How far the gate lets a reloaded adapter be from the adapter, in the precision in which the model computes."""
     from lowrung.finetune.models import pretrained
 
-    dtype = pretrained.dtype_for(one.base.dtype, pretrained.device())
-    return ToleranceConf(**limits[str(dtype).removeprefix("torch.")])
+    dtype = pretrained.dtype_for(model.base.dtype, pretrained.device())
+    return tolerances[str(dtype).removeprefix("torch.")]
 
 
-def _refusal(what: str) -> LowrungError:
-    return LowrungError(f"{what} It was deleted, and no alias was moved.")
+def _refusal(reason: str) -> LowrungError:
+    return LowrungError(f"{reason} It was deleted, and no alias was moved.")
+
+
+# -- the folder that is registered -------------------------------------------------------------------------------------
+
+
+def _write_merged(source: Source, folder: Path) -> tuple["PromptedModel", str]:
+    """Writes the merged model; returns it, and its card without the head."""
+    from lowrung.adapters.answers import PromptedModel
+    from lowrung.config.schema import ModelConf
+
+    run = source.candidate.run
+    merge(run.adapter, folder)
+    card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
+    return PromptedModel(ModelConf(str(folder)), format=config_of(run)["data"]["format"]), card
+
+
+def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
+    """Writes the adapter with a card; returns it, and its card without the head."""
+    from lowrung.adapters import compatibility, files
+    from lowrung.adapters.answers import PromptedModel
+
+    run = source.candidate.run
+    found, config, saved = Named(source.candidate.name, run.adapter, run), config_of(run), files.read(run.adapter)
+    base = base_for(found, saved, None)
+    compatibility.check(saved, base)
+    shutil.copytree(run.adapter, folder)
+    about = "A LoRA adapter trained by lowrung."
+    card = model_card.body(found, saved, base, config, title=source.name, about=about)
+    readme = model_card.with_head(card, base, library="peft", tags=("lora",))
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    return PromptedModel(located(base), folder, config["data"]["format"]), card
+
+
+def _entry(source: Source, folder: Path, model: "PromptedModel", card: str) -> "Entry":
+    from lowrung.adapters import answers, export, pyfunc_loader
+    from lowrung.track.registry import Entry
+
+    candidate, base = source.candidate, config_of(source.candidate.run)["model"]
+    tags = {
+        "lowrung.results": str(candidate.run.path),
+        "lowrung.trial": candidate.trial,
+        "lowrung.base": base["path"],
+        "lowrung.base_revision": base["revision"],
+        "lowrung.gate": "passed",
+        "lowrung.objective": candidate.objective,
+        "lowrung.objective_value": None if candidate.value is None else f"{candidate.value:.6g}",
+    }
+    return Entry(
+        name=source.name,
+        run=source.tracked,
+        folder=folder,
+        loader=Path(pyfunc_loader.__file__),
+        settings=answers.loader_settings(model),
+        example=export.TEXTS[0],
+        packages=("bitsandbytes",) if model.base.quantization != "none" else (),
+        identity=source.identity,
+        tags={tag: str(value) for tag, value in tags.items() if value is not None},
+        description=card.strip(),
+    )

@@ -158,20 +158,18 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            several = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
-            unflagged = [
-                f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
-                for text in several
-            ]
-            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also=unflagged)
+            found = _all_problems(typed.overrides, hydra, typed.config_name or CONFIG_NAME)
+            if not _is_sweep(arguments):
+                found += [
+                    f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+                    for text in swept(typed.overrides, hydra)
+                ]
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
-    return found or None
+    return found or _hydras_words(error) or None
 
 
-def refusal(
-    error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str, also: Sequence[str] = ()
-) -> list[str]:
+def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
     """All that is wrong with overrides that Hydra refused; at least what Hydra says, where that is an error of its own.
 
     Args:
@@ -179,20 +177,26 @@ def refusal(
         overrides: as typed, sweeps included.
         hydra: what refused them.
         config_name: the root config.
-        also: problems that were found elsewhere.
     """
+    return _all_problems(overrides, hydra, config_name) or _hydras_words(error)
+
+
+def _all_problems(overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
+    """Every problem of the overrides; none where the root config does not compose by itself, such as the user's own."""
     loader = hydra.config_loader
 
     def compose(values: Sequence[str]) -> DictConfig:
         return loader.load_configuration(config_name, list(values), RunMode.RUN)
 
-    found = []
-    # Where it cannot be composed by itself, the root config is not there, or is the user's.
     with contextlib.suppress(*COMPOSITION_ERRORS):
         compose([])
-        found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return [*found, *also] or ([_first_line(error)] if is_hydras else [])
+        return problems(overrides, compose, OverridesParser.create(config_loader=loader))
+    return []
+
+
+def _hydras_words(error: Exception) -> list[str]:
+    """What Hydra says, where the error is one of its own."""
+    return [_first_line(error)] if isinstance(error, HydraException | OmegaConfBaseException) else []
 
 
 def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:

@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, Literal
 
 from lowrung.engine import cores, worker
@@ -95,11 +96,12 @@ class Starter:
             EngineError: when the fork server ends while it imports what is preloaded.
         """
         process = self._context.Process(target=target, args=arguments, name=name)
-        if self._forks:
-            self._fork(process)
-        else:
-            with cores.environment(variables), _sigint_blocked():
-                process.start()
+        with _main_module_hidden():
+            if self._forks:
+                self._fork(process)
+            else:
+                with cores.environment(variables), _sigint_blocked():
+                    process.start()
         return process
 
     def _fork(self, process: BaseProcess) -> None:
@@ -131,6 +133,21 @@ class Starter:
     def _spawn_from_now_on(self, reason: str) -> None:
         self._forks, self._context = False, multiprocessing.get_context("spawn")
         print(f"note: each job imports its libraries anew, some 10 s a job: {reason}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keeps a process that is started in the block from importing the program that starts it.
+
+    `multiprocessing` has it import the script, and a script that calls `lowrung.sweep` without a check of ``__name__``
+    would sweep there again. Jobs need nothing of it: cloudpickle brings along what a task has from there.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
 
 
 def pinned(config: Config, revision: str | None) -> Config:
-    """The config with the commit that a hub model's branch or tag was found at."""
+    """The config with the commit that the preflight found for a hub model's branch or tag."""
     return dataclasses.replace(
         config, model=dataclasses.replace(config.model, revision=revision or config.model.revision)
     )
@@ -48,6 +48,6 @@ def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
 
 
 def steps(config: Config, preflight: "Preflight") -> int:
-    """Optimiser steps of a run. With packing fewer, since rows are then fewer than examples."""
+    """Optimiser steps of a run. With packing there are fewer, since a row holds several examples."""
     rows = next(split.rows for split in preflight.splits if split.context == "training")
     return schema.total_steps(config.train, rows)

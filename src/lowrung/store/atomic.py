@@ -7,11 +7,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from lowrung.errors import StoreError
+
+T = TypeVar("T")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,19 +55,20 @@ def make_folder_once(path: Path, fill: Callable[[Path], None]) -> None:
             make_folder(path, fill)
 
 
-def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def make_folder(path: Path, fill: Callable[[Path], T]) -> T:
     """Makes a folder whole or not at all: aside, then swapped in.
 
     Args:
         path: the folder; not there yet, or empty, as it then stays if ``fill`` fails.
-        fill: called with an empty folder.
+        fill: called with an empty folder; what it returns is returned.
     """
     aside = path.with_name(f".{path.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     aside.mkdir(parents=True)
     try:
-        fill(aside)
+        filled = fill(aside)
         os.replace(aside, path)  # POSIX: an empty folder is replaced
+        return filled
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

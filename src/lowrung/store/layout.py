@@ -155,7 +155,8 @@ def point_to(link: Path, target: Path) -> None:
     """Makes ``link`` a relative symbolic link to ``target``, in place of an older one.
 
     The folders of both are resolved first: ``..`` in a link leads up from where the link really is, and its folder may
-    be reached by a link itself, such as macOS's ``/tmp``. A target that is a link stays one: `lowrung clean` looks.
+    be reached by a link itself, such as macOS's ``/tmp``. A target that is a link stays one: `lowrung clean` deletes
+    nothing behind it.
     """
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)

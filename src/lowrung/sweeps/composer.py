@@ -45,7 +45,7 @@ class Composer:
 
         Args:
             overrides: as typed.
-            settings: how to sweep.
+            settings: the fields of ``hydra.sweeper``.
             also: problems that were found elsewhere, to be reported with those found here.
 
         Raises:
