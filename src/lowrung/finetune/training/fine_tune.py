@@ -64,12 +64,12 @@ def fine_tune(
 ) -> Trained:
     """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
 
-    Where the checkpoint folder holds a whole checkpoint of this run, it goes on from there, to the same result; what
-    was reported up to there is reported again.
+    With a complete checkpoint of this run in the checkpoint folder, training goes on from there, to the same result.
+    Everything reported before the checkpoint is reported again.
 
     Args:
         base: the base model, with the settings that it is loaded with.
-        data: what to train and evaluate on.
+        data: the rows to train and evaluate on.
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
         max_length: the most tokens of a row.
