@@ -229,9 +229,7 @@ class TestProblems:
             ("raise SystemExit('enough')", "SystemExit: enough"),
         ],
     )
-    def test_a_module_that_cannot_be_imported_is_refused_with_its_cause(
-        self, module, tmp_path, source, cause
-    ):
+    def test_a_module_that_cannot_be_imported_is_refused_with_its_cause(self, module, tmp_path, source, cause):
         name = module(source)
         (problem,) = metrics.problems([f"{name}.score"])
         assert "'scores_of_mine' cannot be imported" in problem

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.lora_rules import pattern
-from lowrung.config.schema import LoraConf, is_converted
+from lowrung.config.schema import LoraConf, is_converted, pattern
 from lowrung.finetune.lora import data_driven, residual, settings
 from lowrung.finetune.models.score import Row
 

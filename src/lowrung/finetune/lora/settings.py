@@ -7,8 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.lora_rules import pattern
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, pattern
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
 MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
