@@ -8,7 +8,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 
-from lowrung.config import commandline, rules
+from lowrung.config import commandline, keys, rules
 from lowrung.config.schema import Config
 from tests import composing
 from tests.composing import LORAS, Composer, changed
@@ -395,6 +395,6 @@ class TestExplain:
 
 
 def test_the_spellings_name_settings(config):
-    for name in rules.SPELLINGS.values():
+    for name in keys.SPELLINGS.values():
         group, field = name.split(".")
         assert field in {known.name for known in dataclasses.fields(getattr(config, group))}

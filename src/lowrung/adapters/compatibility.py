@@ -8,9 +8,9 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
 from lowrung.adapters import files, vocabulary
 from lowrung.adapters.files import Saved
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
 
 MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that change the base's weights when PEFT loads an adapter that names them."""
@@ -23,12 +23,12 @@ SHOWN = 3
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def problems(saved: Saved, base: Base) -> list[str]:
+def problems(saved: Saved, base: ModelConf) -> list[str]:
     """Why an adapter cannot be what was trained on a base, in words."""
     return [*_adapter_problems(saved), *_base_problems(saved, base)]
 
 
-def check(saved: Saved, base: Base) -> None:
+def check(saved: Saved, base: ModelConf) -> None:
     """Refuses an adapter with `problems`.
 
     Raises:
@@ -60,16 +60,16 @@ def _adapter_problems(saved: Saved) -> Iterator[str]:
         yield "an adapter must change something, but every update is zero: it was never trained."
 
 
-def base_problems(base: Base) -> list[str]:
+def base_problems(base: ModelConf) -> list[str]:
     """Why a base cannot be used that an adapter, its run, or ``--base`` names."""
     try:
-        _ = base.folder
+        _ = pretrained.folder_of(base)
     except UsageError as error:
         return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
     return soundness.problems(base)
 
 
-def _base_problems(saved: Saved, base: Base) -> list[str]:
+def _base_problems(saved: Saved, base: ModelConf) -> list[str]:
     if found := base_problems(base):
         return found
     rows = {files.base_name(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
@@ -102,7 +102,7 @@ def _misfits(saved: Saved, needed: Shapes, in_base: Shapes) -> Iterator[str]:
         yield f"has other shapes: {_some(others)}"
 
 
-def _needed(config: LoraConfig, base: Base) -> tuple[Shapes, Shapes]:
+def _needed(config: LoraConfig, base: ModelConf) -> tuple[Shapes, Shapes]:
     """The shapes of an adapter of these settings, by their names in a file, and of the base's parameters, by theirs.
 
     A file may hold parameters of the base too, such as trained biases or an embedding that has grown.

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lowrung.adapters import vocabulary
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import soundness
-from lowrung.finetune.models.pretrained import Base
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -135,7 +135,7 @@ def base_name(tensor: str) -> str:
     return tensor.removeprefix(PREFIX).replace(".token_adapter.", ".").replace(".base_layer.", ".")
 
 
-def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> Base:
+def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> ModelConf:
     """The base at ``path``, or else the one that the adapter names, with the tokens that the adapter adds to it.
 
     Raises:
@@ -144,10 +144,10 @@ def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = 
     named = path or saved.config.base_model_name_or_path
     if not named:
         raise UsageError(f"{saved.folder} does not name its base. Name it: --base PATH.")
-    base = Base(named, revision=None if path else saved.config.revision, trust_remote_code=trust_remote_code)
+    base = ModelConf(named, revision=None if path else saved.config.revision, trust_remote_code=trust_remote_code)
     if soundness.problems(base):  # whoever loads it reports them
         return base
-    return dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
+    return dataclasses.replace(base, added_tokens=list(vocabulary.added(saved.folder, base)))
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from lowrung.store.outcome import Outcome
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Layer, Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
 ABOUT = (
     "Prints what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
@@ -71,7 +71,7 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     return Inspection(_text(found, saved, origin, files.layers(saved)), compatibility.problems(saved, origin))
 
 
-def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"]) -> str:
+def _text(found: Named, saved: "Saved", base: "ModelConf", layers: Sequence["Layer"]) -> str:
     facts = {
         "adapter": str(found.folder),
         "base": " at ".join(filter(None, (base.path, saved.config.revision))),
@@ -94,7 +94,7 @@ def _run_of(found: Named) -> str:
 
 def gate(outcome: Outcome | None) -> str:
     """The gate's result in a word."""
-    passed = outcome.metrics.get("merge/passed") if outcome else None
+    passed = outcome.passed_gate if outcome else None
     return "not run" if passed is None else "passed" if passed else "failed"
 
 

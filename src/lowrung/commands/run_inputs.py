@@ -12,11 +12,11 @@ from lowrung.store.layout import RunFolder
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
     from lowrung.finetune.models.score import Row
 
 
-def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "Base":
+def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "ModelConf":
     """The base at ``path``; else that of the adapter's run, loaded as it was there; else the one the adapter names.
 
     A run's config cannot allow the base's own code to run, only ``trust_remote_code`` here can: a run's folder may come
@@ -26,24 +26,25 @@ def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_cod
         UsageError: when nothing names a base.
     """
     from lowrung.adapters.files import base_of
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     if path is not None or found.run is None:
         return base_of(saved, path, trust_remote_code=trust_remote_code)
-    return Base(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
+    return ModelConf(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
 
 
-def located(base: "Base") -> "Base":
+def located(base: "ModelConf") -> "ModelConf":
     """The base with its folder as its path, so that two names of one base are equal.
 
     Raises:
         UsageError: when it cannot be found or loaded.
     """
     from lowrung.adapters.compatibility import base_problems
+    from lowrung.finetune.models import pretrained
 
     if problems := base_problems(base):
         raise UsageError(problems)
-    return dataclasses.replace(base, path=str(base.folder), revision=None)
+    return dataclasses.replace(base, path=str(pretrained.folder_of(base)), revision=None)
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import rules, schema
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
+from lowrung.config.keys import is_declared, suggest_key
 from lowrung.config.schema import Config
 from lowrung.errors import UsageError, did_you_mean
 
@@ -251,7 +252,7 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
     if is_refused and not is_known:
         alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
-        return f"{key} is not a setting.{rules.suggest_key(key, alike)}"
+        return f"{key} is not a setting.{suggest_key(key, alike)}"
     kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
     if kind:
         names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
@@ -279,7 +280,7 @@ def _grammar(error: Exception) -> str:
 def _form_problem(text: str, override: Override) -> str | None:
     """What is wrong with an override whatever its key's values may be."""
     key = override.key_or_group
-    if override.is_delete() and rules.is_declared(key):
+    if override.is_delete() and is_declared(key):
         return f"Every setting must have a value, but `{text}` takes {key} away. Leave that out; `{key}=...` sets it."
     if override.is_sweep_override() and key.startswith(("hydra.", "hydra/")):
         return f"{key} must have one value, since it is the same for a whole sweep. Run a sweep for each."

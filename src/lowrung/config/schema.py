@@ -43,11 +43,11 @@ INITS = (
     "loftq",
     "mica",
 )
-"""The inits by name; any number of iterations will do in the place of 16."""
+"""The inits by name; any number of iterations may stand for 16."""
 
 
 DATA_INITS = ("eva", "lora_ga", "corda")
-"""The inits that look at training examples."""
+"""The inits that are computed from training examples."""
 
 
 def is_init(init: str) -> bool:
@@ -110,6 +110,10 @@ class ModelConf:
     device_map: str | None = None
     trust_remote_code: bool = False
     added_tokens: list[str] = field(default_factory=list)
+
+    def __hash__(self) -> int:
+        """Equal models are one key, so that each is loaded once; a model that is a key must not be changed."""
+        return hash(digest(self))
 
 
 @dataclass
@@ -192,8 +196,9 @@ class LoraConf:
             weights' singular vectors as the inputs weigh them, arXiv:2406.05223); ``loftq`` gives a quantised base
             back what quantising took (arXiv:2310.08659), and ``mica`` trains A alone, with B fixed to the least
             singular vectors (arXiv:2604.01694). Whatever the init, the saved adapter is for the original base.
-        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` look at. 128 are some thousand tokens,
-            several times as many as a small model's layers are wide; CorDA's authors take 256 long ones.
+        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` are computed from. 128 are some
+            thousand tokens, several times as many as a small model's layers are wide; CorDA's authors take 256 long
+            ones.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
@@ -310,8 +315,8 @@ class VerifyConf:
         enabled: whether complete runs are verified.
         prompts: held-out examples that are compared.
         new_tokens: tokens that are generated greedily from each prompt.
-        merge_dtype: the precision that a merged model would be shipped in, and that ``lowrung merge`` saves; the gate
-            looks at float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
+        merge_dtype: the precision that a merged model would be exported in, and that ``lowrung merge`` saves; the gate
+            compares in float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
             update where the base is stored in it; what goes beyond float16's range needs bfloat16 or float32.
         keep_merged: keep the merged model in the run's folder; it is as large as the base.
         forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def preflight(config: Config) -> "Preflight":
     """Checks a run's model and data in this process; see `lowrung.finetune.preflight`."""
-    from lowrung.finetune import preflight as checks
+    from lowrung.finetune.preflight import check
 
-    return checks.look(**preflight_arguments([config]))
+    return check(**preflight_arguments([config]))
 
 
 def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from lowrung.config import rules, schema
+from lowrung.config import schema
+from lowrung.config.limits import one_of
 from lowrung.config.schema import Config
 
 OBJECTIVES = (
@@ -30,13 +31,13 @@ def objective_problems(objectives: Any) -> list[str]:
     found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
     for name, direction in objectives.items():
         found += name_problems("hydra.sweeper.objectives", name)
-        found += rules.one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
+        found += one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
     return found
 
 
 def name_problems(setting: str, name: Any) -> list[str]:
     """Whether a setting names a metric that a run has."""
-    return [] if _may_be_generated(name) else list(rules.one_of(setting, name, OBJECTIVES))
+    return [] if _may_be_generated(name) else list(one_of(setting, name, OBJECTIVES))
 
 
 def _may_be_generated(name: Any) -> bool:
