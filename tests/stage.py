@@ -42,7 +42,7 @@ SEEN = SimpleNamespace(
     model_fingerprint="model",
     revision=None,
     data_fingerprint="data",
-    splits=(DatasetInput("docstrings", "digest", "played", "training", 512),),
+    splits=(DatasetInput("docstrings", "digest", "simulated", "training", 512),),
     data_folder=Path("tokens"),
 )
 """What the preflight finds."""
@@ -88,7 +88,7 @@ def by_seed(*results: float | Status) -> Act:
     def act(config: Config) -> Outcome:
         result = results[config.seed]
         if isinstance(result, Status):
-            return Outcome(result, cause=f"played, seed {config.seed}")
+            return Outcome(result, cause=f"simulated, seed {config.seed}")
         trained = trains(config)
         loss = trained.metrics["eval/loss"] + result
         return Outcome(Status.COMPLETE, {**trained.metrics, "eval/loss": loss}, trained.measurements)
@@ -108,7 +108,7 @@ def _death(event: Event) -> Event:
     return event
 
 
-class PlayedEngine:
+class InProcessEngine:
     """Runs each job in this process, the oldest first, one a `wait`; the preflight is answered at once.
 
     Args:
@@ -164,7 +164,7 @@ class Stage:
         self.composer = composer
         self._empty_database = empty_database
         self.tracker = MemoryTracker()
-        self.engine = PlayedEngine()
+        self.engine = InProcessEngine()
         self.ran: list[Config] = []
         self.results: Results | None = None
         """What the last sweep that came to its end returned."""
@@ -179,7 +179,7 @@ class Stage:
         Where its overrides name no study it is called ``s``, and ``n_trials`` is no override: what was composed in
         another test need not be again.
         """
-        self.ran, self.engine, self.results = [], PlayedEngine(slots, seen), None
+        self.ran, self.engine, self.results = [], InProcessEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
         master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -189,8 +189,8 @@ class Stage:
         )
         if n_trials is not None:
             sweeper.settings["n_trials"] = n_trials  # type: ignore[attr-defined]
-        played: Any = SimpleNamespace(make_engine=self._make_engine)
-        sweeper.launcher = played
+        launcher: Any = SimpleNamespace(make_engine=self._make_engine)
+        sweeper.launcher = launcher
         arguments = OmegaConf.to_container(master.hydra.overrides.task)
         assert isinstance(arguments, list)
         try:
@@ -199,7 +199,7 @@ class Stage:
             assert self.engine.is_closed == self.engine.is_open
         return self.ran
 
-    def _make_engine(self, preload: Sequence[str]) -> PlayedEngine:
+    def _make_engine(self, preload: Sequence[str]) -> InProcessEngine:
         self.engine.is_open = True
         database = StudyFolder(Path("multirun/s")).database
         if not database.exists():

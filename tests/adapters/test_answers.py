@@ -58,9 +58,9 @@ def answers_of(model):
 def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
     one = PromptedModel(base, tmp_path, format)
-    said = answers_of(one)
-    assert said != answers_of(PromptedModel(base, format=format))
-    assert loaded_answers(tmp_path, loader_settings(one)) == said
+    expected = answers_of(one)
+    assert expected != answers_of(PromptedModel(base, format=format))
+    assert loaded_answers(tmp_path, loader_settings(one)) == expected
 
 
 def test_added_tokens_are_read_and_generated(tmp_path):

@@ -28,14 +28,6 @@ class TestGrid:
 
 class TestSearch:
     @pytest.mark.slow
-    def test_an_interval_is_drawn_within_its_ends(self, here):
-        ran = here.sweep(RATE, n_trials=4)
-        rates = [config.train.learning_rate for config in ran]
-        assert len(set(rates)) == 4
-        assert all(1e-5 <= rate <= 1e-1 for rate in rates)
-        assert rates == [trial.params["train.learning_rate"] for trial in here.trials()]
-
-    @pytest.mark.slow
     def test_the_grids_points_take_turns(self, here):
         ran = here.sweep("lora.r=2,4,8", RATE, n_trials=5, slots=2)
         assert Counter(ranks(ran)) == {2: 2, 4: 2, 8: 1}

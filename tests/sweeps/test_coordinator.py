@@ -58,7 +58,7 @@ class TestSeeds:
         assert [config.seed for config in here.ran] == [0, 1]
         (trial,) = here.trials()
         assert (trial.state, trial.user_attrs["status"]) == (TrialState.FAIL, status)
-        assert trial.user_attrs["cause"] == "seed 1: played, seed 1"
+        assert trial.user_attrs["cause"] == "seed 1: simulated, seed 1"
 
     @pytest.mark.slow
     def test_a_sweep_that_is_interrupted_between_seeds_goes_on_with_the_next(self, here):

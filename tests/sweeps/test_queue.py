@@ -159,8 +159,8 @@ def test_what_a_killed_run_had_not_deleted_goes(here):
     assert not RunFolder(run).scratch.exists()
 
 
-def test_the_played_engine_is_an_engine(tmp_path):
-    engine: Engine = stage.PlayedEngine(slots=2)
+def test_the_tests_own_engine_is_an_engine(tmp_path):
+    engine: Engine = stage.InProcessEngine(slots=2)
     for key in ("a", "b"):
         engine.submit(Job(key, tmp_path / key, partial(str.upper, key)))
     ended = [event for _ in range(2) for event in engine.wait()]

@@ -105,7 +105,7 @@ class TestTracking:
         assert parent.metrics["eval/loss"] == child.metrics["eval/loss"]
 
     def test_a_history_that_the_run_had_not_sent_is_whole_in_the_end(self, here):
-        here.sweep("lora.r=8")  # played runs write their mailbox alone
+        here.sweep("lora.r=8")  # simulated runs write their mailbox alone
         assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
 
     @pytest.mark.slow

@@ -94,7 +94,7 @@ def _run_of(found: Named) -> str:
 
 def gate(outcome: Outcome | None) -> str:
     """The gate's result in a word."""
-    passed = outcome.metrics.get("merge/passed") if outcome else None
+    passed = outcome.passed_gate if outcome else None
     return "not run" if passed is None else "passed" if passed else "failed"
 
 

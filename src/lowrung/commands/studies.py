@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrung.commands.inspect import gate
 from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError
 from lowrung.store import addresses, records
@@ -191,10 +190,9 @@ def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> 
         return f"it must meet the study's constraints, but breaks {' and '.join(broken)}. Name it to promote it anyway."
     if not run.adapter.is_dir():
         return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
-    result = gate(outcome)
-    if result == "not run":
+    if outcome.passed_gate is None:
         return "it must have passed the gate, but the gate was off (verify=none). Train it with verify=default."
-    if result == "failed":
-        failures = "; ".join(outcome.facts.get("gate_failures", ())) or "see its outcome.json"
+    if not outcome.passed_gate:
+        failures = "; ".join(outcome.gate_failures) or "see its outcome.json"
         return f"it must have passed the gate, but failed: {failures}. docs/verification.md says what that means."
     return None

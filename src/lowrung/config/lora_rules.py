@@ -1,8 +1,7 @@
 """The rules of ``lora.*``: which adapters are possible."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from lowrung.config import schema
@@ -62,7 +61,7 @@ def _init_rules(lora: LoraConf) -> Iterator[str]:
 def _ranks(lora: LoraConf) -> dict[str, int]:
     """The ranks of ``lora.rank_pattern``, without what is none."""
     try:
-        items = pattern(lora.rank_pattern)
+        items = schema.pattern(lora.rank_pattern)
     except ValueError:
         return {}
     return {key: rank for key, rank in items.items() if isinstance(rank, int)}
@@ -92,28 +91,10 @@ def _regex_problem(text: str) -> str | None:
     return None
 
 
-def pattern(value: Any) -> dict[str, Any]:
-    """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
-
-    Raises:
-        ValueError: when it is neither; the text goes on from what it must be.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(f"but {value!r} is not JSON") from None
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"but is {value!r}")
-    return {str(name): number for name, number in value.items()}
-
-
 def _pattern_rules(name: str, value: Any, least: int) -> Iterator[str]:
     remedy = f"An example: '{name}={{q_proj:16}}', or as JSON \"{name}='{{\\\"q_proj\\\": 16}}'\"."
     try:
-        items = pattern(value)
+        items = schema.pattern(value)
     except ValueError as error:
         yield f"{name} must be pairs of a module's name and a number, {error}. {remedy}"
         return

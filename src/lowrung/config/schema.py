@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -235,6 +234,24 @@ class LoraConf:
         return self.method == "full"
 
 
+def pattern(value: Any) -> dict[str, Any]:
+    """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
+
+    Raises:
+        ValueError: when it is neither; the text goes on from what it must be.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"but {value!r} is not JSON") from None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"but is {value!r}")
+    return {str(name): number for name, number in value.items()}
+
+
 @dataclass
 class TrainConf:
     """How to train.
@@ -416,35 +433,6 @@ def typed(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     part: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))  # type: ignore[assignment]
     return part
-
-
-def determining(config: Config) -> dict[str, Any]:
-    """The part of a config that determines a run's result beside its model and data, whose content stands for them.
-
-    No paths, no tracking, no field that goes unused.
-    """
-    values = dataclasses.asdict(config)
-    for name in ("track", "sweeps", "study", "store"):
-        del values[name]
-    for name in ("path", "revision"):
-        del values["model"][name]
-    values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
-    values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
-    if config.model.quantization != "nf4":
-        del values["model"]["double_quantization"]
-    if config.lora.init not in DATA_INITS:
-        del values["lora"]["init_examples"]
-    if config.lora.is_full:
-        values["lora"] = {"method": "full"}
-    values["verify"].pop("keep_merged")
-    if not config.verify.enabled:
-        values["verify"] = {"enabled": False}
-    else:
-        used = compared_dtypes(config)
-        values["verify"]["tolerances"] = {k: v for k, v in values["verify"]["tolerances"].items() if k in used}
-        if config.verify.forgetting:
-            values["verify"]["general_text"] = platform.python_version()  # which brings the text
-    return values
 
 
 def compared_dtypes(config: Config) -> set[str]:

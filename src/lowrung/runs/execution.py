@@ -45,7 +45,6 @@ def execute(
         StoreError: when ``outcome.json`` cannot be written; the message gives the status of the run.
     """
     from lowrung.finetune.training import memory
-    from lowrung.finetune.training.callbacks import Diverged, Stopped
 
     scores: dict[str, float] = {}
 
@@ -57,25 +56,36 @@ def execute(
         mailbox.post(folder.path, dataclasses.asdict(point))
         on_point(point)
 
+    def run() -> Outcome:
+        return _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+
     started = time.perf_counter()
-    try:
-        outcome = _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
-    except Stopped as error:
-        outcome = Outcome(
-            Status(stop_reason() or Status.CANCELLED), {**scores, "stopped/step": error.step}, cause=str(error)
-        )
-    except Diverged as error:
-        outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
-    except KeyboardInterrupt:
-        outcome = Outcome(Status.CANCELLED, cause="interrupted")
-    except Exception as error:
-        traceback.print_exc()
-        outcome = _failure(error, folder)
+    outcome = _outcome_of(run, folder, scores, stop_reason)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
     _write(outcome, folder)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
+
+
+def _outcome_of(
+    run: Callable[[], Outcome], folder: RunFolder, scores: Mapping[str, float], stop_reason: Callable[[], str | None]
+) -> Outcome:
+    """The outcome that the run returns, or the one that its exception means; ``scores`` are the last evaluation's."""
+    from lowrung.finetune.training.callbacks import Diverged, Stopped
+
+    try:
+        return run()
+    except Stopped as error:
+        status = Status(stop_reason() or Status.CANCELLED)
+        return Outcome(status, {**scores, "stopped/step": error.step}, cause=str(error))
+    except Diverged as error:
+        return Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
+    except KeyboardInterrupt:
+        return Outcome(Status.CANCELLED, cause="interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        return _failure(error, folder)
 
 
 def _failure(error: Exception, folder: RunFolder) -> Outcome:

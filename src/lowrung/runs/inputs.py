@@ -38,8 +38,8 @@ def pinned(config: Config, revision: str | None) -> Config:
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
-    """The signature of a run; see `lowrung.config.signature.signature`."""
-    return signature.signature(
+    """The signature of a run; see `lowrung.config.signature.of`."""
+    return signature.of(
         config,
         model_fingerprint=preflight.model_fingerprint,
         data_fingerprint=preflight.data_fingerprint,

@@ -35,7 +35,7 @@ STATUS_TAG = "lowrung.status"
 """The tag with the exact status, of which MLflow knows only three kinds."""
 
 SIGNATURE_TAG = "lowrung.signature"
-"""The tag with the signature of a run (see `lowrung.config.signature.signature`)."""
+"""The tag with the signature of a run (see `lowrung.config.signature.of`)."""
 
 RESULTS_TAG = "lowrung.results"
 """The tag with the folder of a run's results."""

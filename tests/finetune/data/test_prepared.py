@@ -15,7 +15,7 @@ def prepare(tokenizer, folder, *, train=None, max_length=64, format="auto"):
     return prepared.prepare(corpus(examples), tokenizer, max_length=max_length, format=format, folder=folder / "tokens")
 
 
-def test_what_was_prepared_is_opened_again(tokenizer, tmp_path):
+def test_a_prepared_folder_is_opened_again(tokenizer, tmp_path):
     first = prepare(tokenizer, tmp_path)
     inode = (tmp_path / "tokens" / "facts.json").stat().st_ino
     again = prepare(tokenizer, tmp_path)
@@ -34,7 +34,7 @@ def test_truncation_is_counted(tokenizer, tmp_path):
     assert note.startswith(f"{rows.truncated} of 4 training examples are longer than data.max_length")
 
 
-def test_nothing_is_said_where_nothing_is_cut(tokenizer, tmp_path):
+def test_without_a_cut_there_is_no_note(tokenizer, tmp_path):
     assert prepare(tokenizer, tmp_path, max_length=512).notes == ()
 
 

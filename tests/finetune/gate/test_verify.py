@@ -403,7 +403,7 @@ def test_any_other_error_is_not_hidden(gate, tmp_path):
         gate(tmp_path / "nothing here")
 
 
-def test_compare_measures_what_it_says():
+def test_compare_computes_its_metrics():
     reference = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
     other = torch.log(torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]))
     labels = torch.tensor([0, 1])

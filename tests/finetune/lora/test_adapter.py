@@ -5,6 +5,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.finetune.lora import adapter, settings
+from lowrung.finetune.lora.parameters import count_parameters
 from lowrung.finetune.models import pretrained
 from tests.architectures import CONFIGS, skeleton
 
@@ -40,21 +41,21 @@ def test_lora_has_r_times_in_plus_out_parameters_per_linear_layer(r):
         "up_proj": (576, 1536),
         "down_proj": (1536, 576),
     }
-    count = adapter.count_parameters(attached(SMOLLM2, r=r))
+    count = count_parameters(attached(SMOLLM2, r=r))
     assert count.by_module == {name: 30 * r * sum(shape) for name, shape in sorted(shapes.items())}
     assert count.trainable == 30 * r * sum(map(sum, shapes.values()))
     assert count.total - count.trainable == 134_515_008
 
 
 def test_smollm2_at_rank_8():
-    count = adapter.count_parameters(attached(SMOLLM2))
+    count = count_parameters(attached(SMOLLM2))
     assert count.trainable == 2_442_240
     assert str(count) == "trainable params: 2,442,240 || all params: 136,957,248 || trainable%: 1.7832"
 
 
 def test_gpt2_small_counts_its_conv1d_layers():
-    one = adapter.count_parameters(attached(GPT2Config(), target_modules=["c_attn"]))
-    both = adapter.count_parameters(attached(GPT2Config(), target_modules=["c_attn", "c_proj"]))
+    one = count_parameters(attached(GPT2Config(), target_modules=["c_attn"]))
+    both = count_parameters(attached(GPT2Config(), target_modules=["c_attn", "c_proj"]))
     assert (one.trainable, both.trainable) == (294_912, 811_008)
 
 

@@ -34,7 +34,7 @@ class TestTokenizer:
         assert [number - size for number in ids if number >= size] == [0, 2, 1]
         assert tokenizer.decode(ids, skip_special_tokens=True) == "a<think>forty-two </think>"
 
-    def test_nothing_is_rewritten_before_a_token_is_looked_for(self):
+    def test_added_tokens_are_found_before_any_text_is_normalised(self):
         tokenizer: Any = pretrained.load_tokenizer(pretrained.folder_of(TINY))
         tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
         added_tokens.add(tokenizer, ["<THINK>"])

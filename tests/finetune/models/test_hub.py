@@ -10,9 +10,9 @@ from huggingface_hub import constants
 
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
-from lowrung.finetune.models import hub as hub_models
 from lowrung.finetune.models import pretrained, soundness
-from tests import hub as hubs
+from lowrung.finetune.models.hub import fetch
+from tests.hub import serve
 
 CPU = torch.device("cpu")
 SECRET = "hf_aSecretThatNobodyMaySee"
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(cache, monkeypatch):
-    with hubs.serve() as served:
+    with serve() as served:
         monkeypatch.setattr(constants, "ENDPOINT", served.url)
         template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -125,7 +125,7 @@ def test_the_cache_serves_without_the_hub(hub, cache, tiny, monkeypatch):
     folder = pretrained.folder_of(ModelConf("someone/tiny"))
     hub.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub_models.fetch.cache_clear()
+    fetch.cache_clear()
     assert (
         pretrained.folder_of(ModelConf("someone/tiny"))
         == pretrained.folder_of(ModelConf("someone/tiny", commit))
@@ -172,7 +172,7 @@ def test_an_absent_revision(hub, tiny):
 @pytest.mark.parametrize("down", ["no server", "an error of the server's"])
 def test_a_hub_out_of_reach(hub, cache, tmp_path, monkeypatch, down):
     if down == "no server":
-        with hubs.serve() as gone:
+        with serve() as gone:
             pass
         monkeypatch.setattr(constants, "ENDPOINT", gone.url)
     hub.is_down = True
@@ -212,7 +212,7 @@ def test_the_client_as_the_environment_sets_it_shows_no_bars_and_no_token(tiny, 
         "import sys; from lowrung.config.schema import ModelConf; from lowrung.finetune.models.pretrained import"
         " origin_of; print(origin_of(ModelConf(sys.argv[1])))"
     )
-    with hubs.serve() as hub:
+    with serve() as hub:
         commit = hub.add("someone/tiny", tiny, token=SECRET)
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": SECRET}
         source = str(Path(pretrained.__file__).parents[3])

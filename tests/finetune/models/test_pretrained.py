@@ -34,7 +34,7 @@ def test_building_leaves_the_random_numbers_alone(tmp_path, monkeypatch, path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_tiny_gpt2_is_what_sets_gpt_2_apart():
+def test_tiny_gpt2_has_what_sets_gpt_2_apart():
     gpt2 = pretrained.load_base(ModelConf("embedded:tiny_gpt2"), CPU)
     layer = gpt2.get_submodule("transformer.h.1.attn.c_attn")
     assert isinstance(layer, Conv1D)
@@ -93,7 +93,7 @@ def test_tiny_s_chat_prompt_is_a_prefix_of_the_whole():
         (".", "holds no config.json"),
     ],
 )
-def test_a_missing_model_is_refused_with_what_there_is(path, words, tmp_path, monkeypatch):
+def test_a_missing_model_is_refused_with_the_available_names(path, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as error:
         pretrained.locate(path)
@@ -118,7 +118,7 @@ def test_auto_is_float32_on_a_cpu():
 # -- a base and how it is loaded ---------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_its_own_origin_and_looked_at_each_time(copy, monkeypatch):
+def test_a_folder_is_its_own_origin_and_read_each_time(copy, monkeypatch):
     monkeypatch.chdir(copy.parent)
     base = ModelConf("model")
     assert pretrained.folder_of(base) == copy
@@ -152,10 +152,10 @@ def test_a_device_map_puts_all_on_the_cpu_where_there_is_nothing_else(path, monk
     )  # the device is not applied
     assert {parameter.device for parameter in loaded.parameters()} == {CPU}
     assert {torch.device(name) for name in loaded.hf_device_map.values()} == {CPU}
-    placed = pretrained.load_base(ModelConf(path), CPU)
+    whole = pretrained.load_base(ModelConf(path), CPU)
     ids = torch.arange(9)[None]
     with torch.no_grad():
-        assert torch.equal(loaded(input_ids=ids).logits, placed(input_ids=ids).logits)
+        assert torch.equal(loaded(input_ids=ids).logits, whole(input_ids=ids).logits)
 
 
 # -- what stands in the way --------------------------------------------------------------------------------------------

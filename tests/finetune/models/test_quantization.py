@@ -144,13 +144,13 @@ def test_an_evaluated_model_still_passes_gradients_on(path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_device_map_goes_with_it(kind):
     spread = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind, device_map="auto"), CPU)
-    placed = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind), CPU)
-    assert torch.equal(logits(spread), logits(placed))
+    whole = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind), CPU)
+    assert torch.equal(logits(spread), logits(whole))
     assert soundness.problems(ModelConf("embedded:tiny", quantization=kind, device_map="auto")) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypatch):
+def test_without_bitsandbytes_quantization_is_refused_with_the_command_that_installs_it(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     (problem,) = soundness.problems(ModelConf("embedded:tiny", quantization=kind))
     assert f"model.quantization={kind} needs the package bitsandbytes, which is not installed" in problem
@@ -161,7 +161,8 @@ def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypat
 @pytest.mark.slow
 def test_bitsandbytes_is_imported_only_where_it_is_used():
     code = (
-        "import sys, torch; from lowrung.finetune.models import pretrained;"
+        "import sys, torch; from lowrung.config.schema import ModelConf;"
+        "from lowrung.finetune.models import pretrained;"
         "pretrained.load_base(ModelConf('embedded:tiny'), torch.device('cpu'));"
         "print('bitsandbytes' in sys.modules)"
     )

@@ -19,7 +19,7 @@ def change_config(folder, **changes):
 
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("attention", [None, "eager", "sdpa"])
-def test_nothing_stands_in_the_way_of_what_comes_with_lowrung(path, attention):
+def test_embedded_models_have_no_problems(path, attention):
     assert soundness.problems(ModelConf(path, attn_implementation=attention, device_map="auto")) == []
 
 
@@ -38,7 +38,7 @@ def test_all_problems_come_at_once(copy, monkeypatch):
     assert "`AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)`" in weights
 
 
-def test_what_is_no_folder_is_a_problem_too(tmp_path):
+def test_a_path_that_is_no_folder_is_a_problem(tmp_path):
     (problem,) = soundness.problems(ModelConf(str(tmp_path / "nothing")))
     assert "does not exist" in problem
 
@@ -89,7 +89,7 @@ def encoder_decoder() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("make", [encoder, encoder_decoder])
-def test_what_does_not_continue_text_is_refused(copy, make):
+def test_models_that_do_not_continue_text_are_refused(copy, make):
     other = make()
     (copy / "model.safetensors").unlink()
     other.save_pretrained(copy)

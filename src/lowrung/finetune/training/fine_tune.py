@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -17,7 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
+from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models.score import Row
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
@@ -38,8 +39,8 @@ class Trained:
     """
 
     model: PreTrainedModel | PeftModel
-    held_out: Sequence[dict[str, Any]]
-    parameters: adapter.ParameterCount
+    held_out: Sequence[Row]
+    parameters: ParameterCount
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     dtype: torch.dtype
@@ -63,12 +64,12 @@ def fine_tune(
 ) -> Trained:
     """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
 
-    Where the checkpoint folder holds a whole checkpoint of this run, it goes on from there, to the same result; what
-    was reported up to there is reported again.
+    With a complete checkpoint of this run in the checkpoint folder, training goes on from there, to the same result.
+    Everything reported before the checkpoint is reported again.
 
     Args:
         base: the base model, with the settings that it is loaded with.
-        data: what to train and evaluate on.
+        data: the rows to train and evaluate on.
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
         max_length: the most tokens of a row.
@@ -88,7 +89,7 @@ def fine_tune(
     set_seed(seed)
     tokenizer = pretrained.tokenizer_of(base)
     model, initial = _trainable(base, lora, train, data.train)
-    parameters = adapter.count_parameters(model)
+    parameters = count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
         model,
@@ -104,18 +105,16 @@ def fine_tune(
     )
     base_loss, final_scores = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
     model.eval()
+    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     results = {
         "base/eval_loss": base_loss,
         **_eval_metrics(final_scores),
-        **_parameter_metrics(parameters),
+        **parameters.metrics,
         **_rank_metrics(ranks),
+        **_answer_metrics(scores, model, tokenizer, held_out, train.eval_batch_size),
+        "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
-    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
-    if scores:
-        texts = generate.answers(model, tokenizer, held_out, batch_size=train.eval_batch_size)
-        results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
-    results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
     return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
 
@@ -123,6 +122,20 @@ def fine_tune(
 def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
     """The trainer's scores by MLflow name."""
     return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
+
+
+def _answer_metrics(
+    scores: Sequence[str],
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    batch_size: int,
+) -> dict[str, float]:
+    """The metrics of the model's answers by MLflow name; without any, nothing is generated."""
+    if not scores:
+        return {}
+    texts = generate.answers(model, tokenizer, rows, batch_size=batch_size)
+    return {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
 
 
 def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -207,12 +220,3 @@ def _lowest_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:
     """The coarsest precision among the weights; what a quantised base holds in integers does not count."""
     used = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
     return max(used, key=lambda dtype: torch.finfo(dtype).eps)
-
-
-def _parameter_metrics(parameters: adapter.ParameterCount) -> dict[str, float]:
-    return {
-        "params/trainable": parameters.trainable,
-        "params/total": parameters.total,
-        "params/trainable_percent": parameters.percent,
-        **{f"params/trainable/{name}": count for name, count in parameters.by_module.items()},
-    }
