@@ -20,7 +20,7 @@ WAYS: dict[str, Callable[[SimulatedEngine, int], None]] = {
 }
 
 PART = 100
-"""Trials at the start and at the end whose times are compared, and trials between two looks at the memory."""
+"""Trials at the start and at the end whose times are compared, and trials between two measurements of the memory."""
 
 
 def measure(
@@ -37,7 +37,7 @@ def measure(
 
     Returns:
         ``idle_share`` with the coordinator's time, ``idle_share_of_schedule`` without, and what `coordinator` and
-        `memory` tell.
+        `memory` return.
     """
     drawn = lengths(runs, seed)
     engine = SimulatedEngine(drawn, slots, seed, clock)
@@ -99,10 +99,10 @@ def memory(marks: Sequence[Mark]) -> dict[str, Any]:
         MiB every `PART` trials, and the slope in KiB per trial of a straight line through the later three quarters,
         when imports and caches are there; None for sweeps too short for one.
     """
-    places = range(0, len(marks), PART)
-    mebibytes = [marks[place].memory / 2**20 for place in places]
+    positions = range(0, len(marks), PART)
+    mebibytes = [marks[position].memory / 2**20 for position in positions]
     warm = len(mebibytes) // 4
     slope = None
     if len(mebibytes) - warm > 2:
-        slope = statistics.linear_regression(list(places)[warm:], mebibytes[warm:]).slope * 1024
+        slope = statistics.linear_regression(list(positions)[warm:], mebibytes[warm:]).slope * 1024
     return {"mebibytes": [round(value, 1) for value in mebibytes], "kibibytes_per_trial": slope}

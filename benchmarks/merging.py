@@ -25,13 +25,12 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from lowrung.config import signature
-from lowrung.config.schema import DataConf, LoraConf, TrainConf
+from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import prepare
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained, quantization
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 from lowrung.finetune.training import fine_tune
 from lowrung.store import atomic
@@ -47,7 +46,7 @@ TASKS = {"tiny": ("number_words", 1e-2), "smollm2_135m": ("docstrings", 3e-4)}
 class Trained:
     """A saved adapter and the held-out rows that merges are compared on."""
 
-    base: Base
+    base: ModelConf
     adapter: Path
     rows: Sequence[Row]
 
@@ -82,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
 def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Trained:
     """Trains an adapter for 20 steps of 8 examples on the float32 base and saves it."""
     task, learning_rate = TASKS[name]
-    base = Base(f"embedded:{name}")
+    base = ModelConf(f"embedded:{name}")
     data = prepare(
         corpus.load(DataConf(task, train_size=512, eval_size=32)),
-        pretrained.load_tokenizer(base.folder),
+        pretrained.load_tokenizer(pretrained.folder_of(base)),
         max_length=256,
         format="auto",
         folder=folder / "tokens",

@@ -44,7 +44,7 @@ PREFLIGHT = SimpleNamespace(
     ),
     data_folder=Path("tokens"),
 )
-"""What the look at model and data finds, which is not part of what is measured."""
+"""What the preflight finds; it is no part of what is measured."""
 
 METRICS = (
     *("base/eval_loss", "eval/perplexity", "eval/token_accuracy", "eval/exact_match", "adapter/bytes"),

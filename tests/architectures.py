@@ -21,8 +21,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 
 TOKENS: dict[str, Any] = {"vocab_size": 264, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
 """Those of `embedded:tiny`, a token a byte and three more; Qwen2's tokenizer class adds a fourth."""
@@ -65,14 +65,14 @@ it: Gemma and GPT-2 tie their heads, GPT-2 and Qwen2 have biases."""
 
 
 @functools.cache
-def base(name: str) -> Base:
+def base(name: str) -> ModelConf:
     """The model of this name, built once in a folder that lasts as long as the tests."""
     folder = Path(_folder().name) / name.replace(" ", "_")
     model = random_model(CONFIGS[name])
     with pretrained.quiet():
         model.save_pretrained(folder)
-    pretrained.load_tokenizer(Base("embedded:tiny").folder).save_pretrained(folder)
-    return Base(str(folder))
+    pretrained.load_tokenizer(pretrained.folder_of(ModelConf("embedded:tiny"))).save_pretrained(folder)
+    return ModelConf(str(folder))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Whole sweeps in the tests' own process: only training and the look at the model are played."""
+"""Whole sweeps in the tests' own process. Training and the preflight are simulated; all else is real."""
 
 import dataclasses
 import math
@@ -30,6 +30,9 @@ from tests.composing import Composer
 from tests.engine.inline import InlineEngine
 from tests.track.memory import MemoryTracker
 
+RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
+"""A learning rate that is searched."""
+
 Act = Callable[[Config], Outcome | None]
 """Stands where training is: gives how a run ends, raises, or leaves nothing."""
 
@@ -39,10 +42,10 @@ SEEN = SimpleNamespace(
     model_fingerprint="model",
     revision=None,
     data_fingerprint="data",
-    splits=(DatasetInput("docstrings", "digest", "played", "training", 512),),
+    splits=(DatasetInput("docstrings", "digest", "simulated", "training", 512),),
     data_folder=Path("tokens"),
 )
-"""What the look at the model finds."""
+"""What the preflight finds."""
 
 
 def trains(config: Config) -> Outcome:
@@ -52,24 +55,65 @@ def trains(config: Config) -> Outcome:
     return Outcome(Status.COMPLETE, metrics, {"time/total_seconds": 1.0})
 
 
+def ranks(configs: list[Config]) -> list[int]:
+    """Their ranks, in order."""
+    return [config.lora.r for config in configs]
+
+
+def fails_at(*bad: int) -> Act:
+    """Raises for these ranks, as a bug in training would."""
+
+    def act(config: Config) -> Outcome:
+        if config.lora.r in bad:
+            raise RuntimeError(f"no luck at rank {config.lora.r}")
+        return trains(config)
+
+    return act
+
+
+def interrupts_at(rank: int) -> Act:
+    """Stands for Ctrl-C while this rank trains."""
+
+    def act(config: Config) -> Outcome:
+        if config.lora.r == rank:
+            raise KeyboardInterrupt
+        return trains(config)
+
+    return act
+
+
+def by_seed(*results: float | Status) -> Act:
+    """Trains to a loss that the seed decides, added to the rank's own; or ends as something else."""
+
+    def act(config: Config) -> Outcome:
+        result = results[config.seed]
+        if isinstance(result, Status):
+            return Outcome(result, cause=f"simulated, seed {config.seed}")
+        trained = trains(config)
+        loss = trained.metrics["eval/loss"] + result
+        return Outcome(Status.COMPLETE, {**trained.metrics, "eval/loss": loss}, trained.measurements)
+
+    return act
+
+
 class Died(Exception):  # noqa: N818
     """What a task raises to play a process that is killed."""
 
 
 def _death(event: Event) -> Event:
-    """The end of a job that raised `Died`, as an engine would tell of a killed process."""
+    """The end of a job that raised `Died`, as an engine reports a killed process."""
     value = event.value if isinstance(event, Ended) else None
     if isinstance(value, JobReturn) and isinstance(value._return_value, Died):
         return Ended(event.key, Exit.DIED, cause="SIGKILL")
     return event
 
 
-class PlayedEngine:
-    """Runs each job in this process, the oldest first, one a `wait`; the look at the model is answered at once.
+class InProcessEngine:
+    """Runs each job in this process, the oldest first, one a `wait`; the preflight is answered at once.
 
     Args:
         slots: how many jobs it takes before it must be waited for.
-        seen: what the look at the model finds.
+        seen: what the preflight finds.
     """
 
     def __init__(self, slots: int = 1, seen: Any = SEEN) -> None:
@@ -120,7 +164,7 @@ class Stage:
         self.composer = composer
         self._empty_database = empty_database
         self.tracker = MemoryTracker()
-        self.engine = PlayedEngine()
+        self.engine = InProcessEngine()
         self.ran: list[Config] = []
         self.results: Results | None = None
         """What the last sweep that came to its end returned."""
@@ -135,7 +179,7 @@ class Stage:
         Where its overrides name no study it is called ``s``, and ``n_trials`` is no override: what was composed in
         another test need not be again.
         """
-        self.ran, self.engine, self.results = [], PlayedEngine(slots, seen), None
+        self.ran, self.engine, self.results = [], InProcessEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
         master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -145,8 +189,8 @@ class Stage:
         )
         if n_trials is not None:
             sweeper.settings["n_trials"] = n_trials  # type: ignore[attr-defined]
-        played: Any = SimpleNamespace(make_engine=self._make_engine)
-        sweeper.launcher = played
+        launcher: Any = SimpleNamespace(make_engine=self._make_engine)
+        sweeper.launcher = launcher
         arguments = OmegaConf.to_container(master.hydra.overrides.task)
         assert isinstance(arguments, list)
         try:
@@ -155,7 +199,7 @@ class Stage:
             assert self.engine.is_closed == self.engine.is_open
         return self.ran
 
-    def _make_engine(self, preload: Sequence[str]) -> PlayedEngine:
+    def _make_engine(self, preload: Sequence[str]) -> InProcessEngine:
         self.engine.is_open = True
         database = StudyFolder(Path("multirun/s")).database
         if not database.exists():

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lowrung.finetune.training.fine_tune
-from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.finetune.data.prepared import Prepared, prepare
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import sources
 
 LORA: dict[str, Any] = {"r": 4, "alpha": 8.0}
@@ -22,7 +21,7 @@ TRAIN: dict[str, Any] = {
 }
 
 
-def prepared(folder: Path, base: Base, *, max_length: int = 256, **source: Any) -> Prepared:
+def prepared(folder: Path, base: ModelConf, *, max_length: int = 256, **source: Any) -> Prepared:
     """Few examples as the base's tokens; ``source`` has fields of a `DataConf`."""
     corpus = sources.load(**{"name": "number_words", "train_size": 64, "eval_size": 24, **source})
     tokenizer = pretrained.tokenizer_of(base)
@@ -33,7 +32,7 @@ def fine_tune(
     folder: Path,
     *,
     source: Mapping[str, Any] | None = None,
-    base: Base | None = None,
+    base: ModelConf | None = None,
     lora: dict[str, Any] | None = None,
     is_full: bool = False,
     seed: int = 0,
@@ -56,7 +55,7 @@ def fine_tune(
         reports.append((step, dict(metrics)))
         watch(step)
 
-    base = base or Base("embedded:tiny")
+    base = base or ModelConf("embedded:tiny")
     trained = lowrung.finetune.training.fine_tune.fine_tune(
         base=base,
         data=prepared(folder, base, **(source or {})),

@@ -24,7 +24,7 @@ __all__ = [
     "run",
     "sweep",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "generate": "lowrung.commands.generate",

@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model
 
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers, loader_settings
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import training
 
 PROMPTS = ["Write 47 in words.", "Write 8 in words.", "a line\n", "The river had risen overnight."]
@@ -26,7 +26,7 @@ def random_adapter(base, folder, **settings):
     )
     model = get_peft_model(pretrained.load_base(base, torch.device("cpu")), config)
     model.save_pretrained(folder)
-    pretrained.load_tokenizer(base.folder).save_pretrained(folder)
+    pretrained.load_tokenizer(pretrained.folder_of(base)).save_pretrained(folder)
 
 
 def loaded_answers(folder, settings):
@@ -43,12 +43,14 @@ def answers_of(model):
 @pytest.mark.parametrize(
     ("base", "lora", "format"),
     [
-        (Base("embedded:tiny"), {}, "auto"),
-        (Base("embedded:tiny"), {}, "plain"),
-        (Base("embedded:tiny", dtype="bfloat16", attn_implementation="eager"), {"use_rslora": True}, "chat"),
-        (Base("embedded:tiny_gpt2"), {"use_dora": True, "fan_in_fan_out": True}, "plain"),
-        pytest.param(Base("embedded:tiny", quantization="nf4"), {}, "auto", marks=pytest.mark.slow),
-        pytest.param(Base("embedded:tiny", quantization="int8", device_map="auto"), {}, "auto", marks=pytest.mark.slow),
+        (ModelConf("embedded:tiny"), {}, "auto"),
+        (ModelConf("embedded:tiny"), {}, "plain"),
+        (ModelConf("embedded:tiny", dtype="bfloat16", attn_implementation="eager"), {"use_rslora": True}, "chat"),
+        (ModelConf("embedded:tiny_gpt2"), {"use_dora": True, "fan_in_fan_out": True}, "plain"),
+        pytest.param(ModelConf("embedded:tiny", quantization="nf4"), {}, "auto", marks=pytest.mark.slow),
+        pytest.param(
+            ModelConf("embedded:tiny", quantization="int8", device_map="auto"), {}, "auto", marks=pytest.mark.slow
+        ),
     ],
     ids=["tiny", "plain", "bfloat16", "gpt2", "nf4", "int8"],
 )
@@ -56,33 +58,33 @@ def answers_of(model):
 def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
     one = PromptedModel(base, tmp_path, format)
-    said = answers_of(one)
-    assert said != answers_of(PromptedModel(base, format=format))
-    assert loaded_answers(tmp_path, loader_settings(one)) == said
+    expected = answers_of(one)
+    assert expected != answers_of(PromptedModel(base, format=format))
+    assert loaded_answers(tmp_path, loader_settings(one)) == expected
 
 
 def test_added_tokens_are_read_and_generated(tmp_path):
-    base = Base("embedded:tiny", added_tokens=("Write", "seventy", "<think>"))
+    base = ModelConf("embedded:tiny", added_tokens=["Write", "seventy", "<think>"])
     training.fine_tune(tmp_path, base=base, max_steps=3, eval_steps=3)
     one = PromptedModel(base, tmp_path / "adapter")
     assert loaded_answers(tmp_path / "adapter", loader_settings(one)) == answers_of(one)
 
 
 def test_a_base_may_be_elsewhere(tmp_path):
-    base = Base("embedded:tiny")
+    base = ModelConf("embedded:tiny")
     random_adapter(base, tmp_path / "adapter")
     one = PromptedModel(base, tmp_path / "adapter")
-    shutil.copytree(base.folder, tmp_path / "base")
+    shutil.copytree(pretrained.folder_of(base), tmp_path / "base")
     settings = {**loader_settings(one), "base": str(tmp_path / "base"), "dtype": "float32"}
     assert loaded_answers(tmp_path / "adapter", settings) == answers_of(one)
 
 
 def test_a_whole_model_is_its_own_base(tmp_path):
-    base = Base("embedded:tiny")
+    base = ModelConf("embedded:tiny")
     random_adapter(base, tmp_path / "adapter")
     one = PromptedModel(base, tmp_path / "adapter")
     merged = merge.merge(pyfunc_loader._load_pyfunc(str(one.adapter), loader_settings(one)).get_raw_model())
     merge.save(merged, pretrained.load_tokenizer(tmp_path / "adapter"), tmp_path / "merged", torch.float32)
-    settings = loader_settings(PromptedModel(Base(str(tmp_path / "merged"))))
+    settings = loader_settings(PromptedModel(ModelConf(str(tmp_path / "merged"))))
     assert "base" not in settings
     assert loaded_answers(tmp_path / "merged", settings) == answers_of(one)

@@ -11,10 +11,10 @@ from peft import PeftModel
 
 from lowrung.adapters import combine, files
 from lowrung.adapters.multi_adapter import MultiAdapter
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
 
 CPU = torch.device("cpu")
@@ -29,27 +29,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """The adapters of four variants, and some rows."""
-    place = tmp_path_factory.mktemp("loaded")
+    folder = tmp_path_factory.mktemp("trained")
     found = {}
     for seed, (name, lora) in enumerate(VARIANTS.items()):
-        trained, _ = training.fine_tune(place / name, lora=lora, seed=seed)
-        found[name] = place / name / "adapter"
+        trained, _ = training.fine_tune(folder / name, lora=lora, seed=seed)
+        found[name] = folder / name / "adapter"
         rows = trained.held_out[:4]
     return found, rows
 
 
 @pytest.fixture(scope="module")
-def loaded_once(folders):
-    base = MultiAdapter(Base("embedded:tiny"), CPU)
+def adapters_once(folders):
+    base = MultiAdapter(ModelConf("embedded:tiny"), CPU)
     for name, folder in folders[0].items():
         base.load(name, folder)
     return base
 
 
 @pytest.fixture
-def loaded(loaded_once):
+def adapters(adapters_once):
     """All four on one base; to copy it takes a tenth of the time."""
-    return copy.deepcopy(loaded_once)
+    return copy.deepcopy(adapters_once)
 
 
 def weights(model):
@@ -57,7 +57,7 @@ def weights(model):
 
 
 def assert_is_original(model):
-    original = weights(pretrained.load_base(Base("embedded:tiny"), CPU))
+    original = weights(pretrained.load_base(ModelConf("embedded:tiny"), CPU))
     found = weights(model)
     assert found.keys() == original.keys()
     for name, weight in original.items():
@@ -70,98 +70,104 @@ def logits(model, rows):
 
 def alone(folder, rows):
     """What PEFT makes of one adapter on a fresh base."""
-    return logits(PeftModel.from_pretrained(pretrained.load_base(Base("embedded:tiny"), CPU), str(folder)).eval(), rows)
+    return logits(
+        PeftModel.from_pretrained(pretrained.load_base(ModelConf("embedded:tiny"), CPU), str(folder)).eval(), rows
+    )
 
 
-def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, loaded):
+def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, adapters):
     paths, rows = folders
     expected = {name: alone(folder, rows) for name, folder in paths.items()}
-    base = logits(pretrained.load_base(Base("embedded:tiny"), CPU), rows)
+    base = logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows)
     for name in ("plain", "head", None, "dora", "plain", "rank2.rs", "head", None):
-        loaded.switch(name)
-        assert torch.equal(logits(loaded.model, rows), base if name is None else expected[name]), name
-    assert_is_original(loaded.unload())
+        adapters.switch(name)
+        assert torch.equal(logits(adapters.model, rows), base if name is None else expected[name]), name
+    assert_is_original(adapters.unload())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_merged_it_is_the_same_up_to_rounding_and_unmerged_to_the_bit(folders, loaded, name):
+def test_merged_it_is_the_same_up_to_rounding_and_unmerged_to_the_bit(folders, adapters, name):
     _, rows = folders
-    loaded.switch(name)
-    before = logits(loaded.model, rows)
-    loaded.merge()
-    merged = logits(loaded.model, rows)
+    adapters.switch(name)
+    before = logits(adapters.model, rows)
+    adapters.merge()
+    merged = logits(adapters.model, rows)
     assert torch.allclose(merged, before, atol=1e-4)
-    loaded.unmerge()
-    assert torch.equal(logits(loaded.model, rows), before)
-    loaded.switch(None)
-    assert_is_original(loaded.unload())
+    adapters.unmerge()
+    assert torch.equal(logits(adapters.model, rows), before)
+    adapters.switch(None)
+    assert_is_original(adapters.unload())
 
 
-def test_unload_undoes_a_merge_and_the_base_can_be_used_again(folders, loaded):
+def test_unload_undoes_a_merge_and_the_base_can_be_used_again(folders, adapters):
     paths, rows = folders
-    loaded.switch("plain")
-    loaded.merge()
-    assert_is_original(loaded.unload())
-    assert loaded.names == ()
-    loaded.load("again", paths["plain"])
-    loaded.switch("again")
-    assert torch.equal(logits(loaded.model, rows), alone(paths["plain"], rows))
+    adapters.switch("plain")
+    adapters.merge()
+    assert_is_original(adapters.unload())
+    assert adapters.names == ()
+    adapters.load("again", paths["plain"])
+    adapters.switch("again")
+    assert torch.equal(logits(adapters.model, rows), alone(paths["plain"], rows))
 
 
-def test_deleted_ones_leave_the_others_as_they_were(folders, loaded):
+def test_deleted_ones_leave_the_others_as_they_were(folders, adapters):
     paths, rows = folders
-    loaded.switch("dora")
-    loaded.delete("plain")
-    assert loaded.active == "dora"
-    assert torch.equal(logits(loaded.model, rows), alone(paths["dora"], rows))
-    loaded.delete("dora")
-    assert loaded.active is None
-    assert loaded.names == ("head", "rank2.rs")
-    assert torch.equal(logits(loaded.model, rows), logits(pretrained.load_base(Base("embedded:tiny"), CPU), rows))
+    adapters.switch("dora")
+    adapters.delete("plain")
+    assert adapters.active == "dora"
+    assert torch.equal(logits(adapters.model, rows), alone(paths["dora"], rows))
+    adapters.delete("dora")
+    assert adapters.active is None
+    assert adapters.names == ("head", "rank2.rs")
+    assert torch.equal(
+        logits(adapters.model, rows), logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows)
+    )
 
 
 @pytest.mark.slow
 def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
-    base = Base("embedded:tiny_gpt2")
+    base = ModelConf("embedded:tiny_gpt2")
     paths = {}
     for seed, bias in enumerate(("all", "lora_only")):
         trained, _ = training.fine_tune(tmp_path / bias, base=base, lora={"bias": bias}, seed=seed)
         paths[bias] = tmp_path / bias / "adapter"
     rows = trained.held_out[:4]
     original = pretrained.load_base(base, CPU)
-    loaded = MultiAdapter(base, CPU)
+    adapters = MultiAdapter(base, CPU)
     for bias, folder in paths.items():
-        loaded.load(bias, folder)
+        adapters.load(bias, folder)
     with pytest.raises(UsageError, match=r"bias must be the same .* all has all, lora_only has lora_only"):
-        loaded.combine("both", {"all": 1, "lora_only": 1}, method="cat")
-    loaded.save("all", tmp_path / "copy")
-    said = logits(PeftModel.from_pretrained(pretrained.load_base(base, CPU), str(tmp_path / "copy")).eval(), rows)
+        adapters.combine("both", {"all": 1, "lora_only": 1}, method="cat")
+    adapters.save("all", tmp_path / "copy")
+    expected_logits = logits(
+        PeftModel.from_pretrained(pretrained.load_base(base, CPU), str(tmp_path / "copy")).eval(), rows
+    )
     for active in ("all", None, "lora_only", "all"):
-        loaded.switch(active)
+        adapters.switch(active)
         fresh = pretrained.load_base(base, CPU)
         expected = PeftModel.from_pretrained(fresh, str(paths[active])).eval() if active else fresh
-        assert torch.equal(logits(loaded.model, rows), logits(expected, rows)), active
-    assert torch.equal(logits(loaded.model, rows), said)
+        assert torch.equal(logits(adapters.model, rows), logits(expected, rows)), active
+    assert torch.equal(logits(adapters.model, rows), expected_logits)
     assert files.read(tmp_path / "copy").config.bias == "all"
-    loaded.load("again", paths["all"])
-    loaded.combine("both", {"all": 0.3, "again": 0.7}, method="cat")
-    loaded.save("both", tmp_path / "both")
-    loaded.switch("both")
-    assert torch.allclose(logits(loaded.model, rows), said, atol=1e-4)
+    adapters.load("again", paths["all"])
+    adapters.combine("both", {"all": 0.3, "again": 0.7}, method="cat")
+    adapters.save("both", tmp_path / "both")
+    adapters.switch("both")
+    assert torch.allclose(logits(adapters.model, rows), expected_logits, atol=1e-4)
     reloaded = PeftModel.from_pretrained(pretrained.load_base(base, CPU), str(tmp_path / "both")).eval()
-    assert torch.equal(logits(loaded.model, rows), logits(reloaded, rows))
-    found, kept = weights(loaded.unload()), weights(original)
+    assert torch.equal(logits(adapters.model, rows), logits(reloaded, rows))
+    found, kept = weights(adapters.unload()), weights(original)
     assert all(torch.equal(found[name], kept[name]) for name in kept)
 
 
-TOKENS = ("Write", "<think>", "seventy", "twenty", "thirty", "forty")
+TOKENS = ["Write", "<think>", "seventy", "twenty", "thirty", "forty"]
 """One more than the bases of `tests.architectures` have rows to spare."""
 
-KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rows": ({}, TOKENS),
     "whole": ({"modules_to_save": ["embed_tokens", "lm_head"]}, TOKENS),
     "rows and others": ({"trainable_token_indices": [1, 2]}, TOKENS),
-    "plain": ({}, ()),
+    "plain": ({}, []),
 }
 """An adapter's settings, and the tokens that it adds."""
 
@@ -169,13 +175,13 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.fixture(scope="module", params=["llama", pytest.param("tied llama", marks=pytest.mark.slow)])
 def with_tokens(request, tmp_path_factory):
     """A base, the adapters of `KINDS` on it, and rows that hold each token."""
-    place, plain = tmp_path_factory.mktemp("tokens"), architectures.base(request.param)
+    folder, plain = tmp_path_factory.mktemp("tokens"), architectures.base(request.param)
     for kind, (lora, tokens) in KINDS.items():
         base = dataclasses.replace(plain, added_tokens=tokens)
-        trained, _ = training.fine_tune(place / kind, base=base, lora=lora, max_steps=3)
+        trained, _ = training.fine_tune(folder / kind, base=base, lora=lora, max_steps=3)
     base = dataclasses.replace(plain, added_tokens=TOKENS)
     rows = [*trained.held_out[:4], *added_tokens.examples(pretrained.added_rows(base))]
-    return base, {kind: place / kind / "adapter" for kind in KINDS}, rows
+    return base, {kind: folder / kind / "adapter" for kind in KINDS}, rows
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, where both are trained whole
@@ -189,21 +195,21 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
 
     original = pretrained.load_base(base, CPU)
     expected = {None: logits(original, rows)} | {name: logits(alone(paths[name]), rows) for name in names}
-    loaded = MultiAdapter(base, CPU)
+    adapters = MultiAdapter(base, CPU)
     for name in names:
-        loaded.load(name, paths[name])
+        adapters.load(name, paths[name])
     for active in (*names, None, *reversed(names), None):
-        loaded.switch(active)
-        assert torch.equal(logits(loaded.model, rows), expected[active]), active
+        adapters.switch(active)
+        assert torch.equal(logits(adapters.model, rows), expected[active]), active
         if active is not None:
-            loaded.merge()
-            assert torch.allclose(logits(loaded.model, rows), expected[active], atol=1e-4), active
-            loaded.unmerge()
-            assert torch.equal(logits(loaded.model, rows), expected[active]), active
+            adapters.merge()
+            assert torch.allclose(logits(adapters.model, rows), expected[active], atol=1e-4), active
+            adapters.unmerge()
+            assert torch.equal(logits(adapters.model, rows), expected[active]), active
     for name in names:
-        loaded.save(name, tmp_path / name)
+        adapters.save(name, tmp_path / name)
         assert torch.equal(logits(alone(tmp_path / name), rows), expected[name]), name
-    found, kept = weights(loaded.unload()), weights(original)
+    found, kept = weights(adapters.unload()), weights(original)
     assert found.keys() == kept.keys()
     assert all(torch.equal(found[name], weight) for name, weight in kept.items())
 
@@ -211,7 +217,7 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_tokens):
     base, paths, _ = with_tokens
-    plain = MultiAdapter(dataclasses.replace(base, added_tokens=()), CPU)
+    plain = MultiAdapter(dataclasses.replace(base, added_tokens=[]), CPU)
     for name, message in (("rows", "trains the embeddings of tokens 264, but"), ("whole", "it has 265 rows of")):
         with pytest.raises(UsageError, match=message):
             plain.load(name, paths[name])
@@ -219,9 +225,9 @@ def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_token
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_is_saved_is_what_was_loaded(folders, loaded, tmp_path, name):
+def test_what_is_saved_is_what_was_loaded(folders, adapters, tmp_path, name):
     paths, rows = folders
-    loaded.save(name, tmp_path / "copy")
+    adapters.save(name, tmp_path / "copy")
     assert torch.equal(alone(tmp_path / "copy", rows), alone(paths[name], rows))
 
 
@@ -251,10 +257,10 @@ class TestCombine:
     @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
     @pytest.mark.parametrize("weights", [{"plain": 0.5, "rank2.rs": 2.0}, {"rank2.rs": 1.0, "plain": -0.3}])
     @pytest.mark.slow
-    def test_the_exact_methods_add_the_updates(self, folders, loaded, tmp_path, method, rank, weights):
-        """Also of unequal ranks, of other layers, and with rsLoRA in the first place."""
-        loaded.combine("both", weights, method=method, rank=rank)
-        loaded.save("both", tmp_path / "both")
+    def test_the_exact_methods_add_the_updates(self, folders, adapters, tmp_path, method, rank, weights):
+        """Also of unequal ranks, of other layers, and with rsLoRA in the first part."""
+        adapters.combine("both", weights, method=method, rank=rank)
+        adapters.save("both", tmp_path / "both")
         parts = {name: update(folders[0][name]) for name in weights}
         found = update(tmp_path / "both")
         assert found.keys() == parts["plain"].keys()
@@ -266,54 +272,54 @@ class TestCombine:
         "method",
         [name if name == "dare_ties_svd" else pytest.param(name, marks=pytest.mark.slow) for name in combine.METHODS],
     )
-    def test_every_method_s_result_loads_elsewhere_and_leaves_base_and_parts(self, folders, loaded, tmp_path, method):
+    def test_every_method_s_result_loads_elsewhere_and_leaves_base_and_parts(self, folders, adapters, tmp_path, method):
         paths, rows = folders
-        loaded.load("other", paths["plain"])
-        loaded.switch("plain")
+        adapters.load("other", paths["plain"])
+        adapters.switch("plain")
         density = 0.5 if method.startswith(combine.PRUNING) else None
-        loaded.combine("both", {"plain": 0.7, "other": 0.4}, method=method, density=density)
-        assert loaded.active == "plain"
-        assert torch.equal(logits(loaded.model, rows), alone(paths["plain"], rows))
-        loaded.switch("both")
-        loaded.save("both", tmp_path / "both")
-        said = logits(loaded.model, rows)
-        assert torch.equal(said, alone(tmp_path / "both", rows))
-        assert not torch.equal(said, alone(paths["plain"], rows))
-        assert_is_original(loaded.unload())
+        adapters.combine("both", {"plain": 0.7, "other": 0.4}, method=method, density=density)
+        assert adapters.active == "plain"
+        assert torch.equal(logits(adapters.model, rows), alone(paths["plain"], rows))
+        adapters.switch("both")
+        adapters.save("both", tmp_path / "both")
+        expected_logits = logits(adapters.model, rows)
+        assert torch.equal(expected_logits, alone(tmp_path / "both", rows))
+        assert not torch.equal(expected_logits, alone(paths["plain"], rows))
+        assert_is_original(adapters.unload())
 
-    def test_what_dare_drops_is_drawn_by_the_seed(self, folders, loaded):
-        loaded.load("other", folders[0]["plain"])
+    def test_what_dare_drops_is_drawn_by_the_seed(self, folders, adapters):
+        adapters.load("other", folders[0]["plain"])
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-            loaded.combine(name, {"plain": 1.0, "other": 1.0}, method="dare_linear", density=0.5, seed=seed)
-        said = {}
+            adapters.combine(name, {"plain": 1.0, "other": 1.0}, method="dare_linear", density=0.5, seed=seed)
+        outputs = {}
         for name in ("a", "b", "c"):
-            loaded.switch(name)
-            said[name] = logits(loaded.model, folders[1])
-        assert torch.equal(said["a"], said["b"])
-        assert not torch.equal(said["a"], said["c"])
+            adapters.switch(name)
+            outputs[name] = logits(adapters.model, folders[1])
+        assert torch.equal(outputs["a"], outputs["b"])
+        assert not torch.equal(outputs["a"], outputs["c"])
 
-    def test_a_head_changes_by_its_adapter_s_weight(self, folders, loaded, tmp_path):
+    def test_a_head_changes_by_its_adapter_s_weight(self, folders, adapters, tmp_path):
         paths, rows = folders
-        loaded.combine("both", {"plain": 0.7, "head": 0.4}, method="cat")
-        loaded.save("both", tmp_path / "both")
-        own = pretrained.load_base(Base("embedded:tiny"), CPU).lm_head.weight
+        adapters.combine("both", {"plain": 0.7, "head": 0.4}, method="cat")
+        adapters.save("both", tmp_path / "both")
+        own = pretrained.load_base(ModelConf("embedded:tiny"), CPU).lm_head.weight
         trained = files.read(paths["head"]).tensors[HEAD]
         assert torch.allclose(files.read(tmp_path / "both").tensors[HEAD], own + 0.4 * (trained - own), atol=1e-6)
-        loaded.switch("both")
-        assert torch.equal(logits(loaded.model, rows), alone(tmp_path / "both", rows))
-        assert_is_original(loaded.unload())
+        adapters.switch("both")
+        assert torch.equal(logits(adapters.model, rows), alone(tmp_path / "both", rows))
+        assert_is_original(adapters.unload())
 
     @pytest.mark.parametrize("method", ["cat", pytest.param("ties_svd", marks=pytest.mark.slow)])
     def test_rows_of_tokens_change_by_their_adapters_weights(self, with_tokens, tmp_path, method):
         """Also those that only one adapter trains, 1 and 2."""
         base, paths, rows = with_tokens
         shares = {"rows": 0.5, "rows and others": 2.0}
-        loaded = MultiAdapter(base, CPU)
+        adapters = MultiAdapter(base, CPU)
         for name in (*shares, "plain"):
-            loaded.load(name, paths[name])
-        loaded.combine("both", {**shares, "plain": 1.0}, method=method, density=0.5 if method == "ties_svd" else None)
-        loaded.save("both", tmp_path / "both")
-        loaded.switch("both")
+            adapters.load(name, paths[name])
+        adapters.combine("both", {**shares, "plain": 1.0}, method=method, density=0.5 if method == "ties_svd" else None)
+        adapters.save("both", tmp_path / "both")
+        adapters.switch("both")
         fresh: Any = pretrained.load_base(base, CPU)
         own = fresh.model.embed_tokens.weight.detach()
         expected = own.clone()
@@ -324,26 +330,26 @@ class TestCombine:
         assert {1, 2, *pretrained.added_rows(base)} == set(numbers)
         assert torch.allclose(found, expected[numbers], atol=1e-6)
         reloaded = PeftModel.from_pretrained(fresh, str(tmp_path / "both")).eval()
-        assert torch.equal(logits(loaded.model, rows), logits(reloaded, rows))
+        assert torch.equal(logits(adapters.model, rows), logits(reloaded, rows))
 
     @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
     @pytest.mark.slow
     def test_rows_and_whole_matrices_make_whole_matrices(self, with_tokens, tmp_path):
         base, paths, rows = with_tokens
-        loaded = MultiAdapter(base, CPU)
-        said = {}
+        adapters = MultiAdapter(base, CPU)
+        outputs = {}
         for name in ("rows", "whole"):
-            loaded.load(name, paths[name])
-            loaded.load(f"{name} again", paths[name])
-        loaded.combine("both", {"rows": 1.0, "rows again": -1.0, "whole": 0.5, "whole again": 0.5}, method="cat")
-        loaded.save("both", tmp_path / "both")
+            adapters.load(name, paths[name])
+            adapters.load(f"{name} again", paths[name])
+        adapters.combine("both", {"rows": 1.0, "rows again": -1.0, "whole": 0.5, "whole again": 0.5}, method="cat")
+        adapters.save("both", tmp_path / "both")
         for name in ("whole", "both"):
-            loaded.switch(name)
-            said[name] = logits(loaded.model, rows)
-        assert torch.allclose(said["both"], said["whole"], atol=1e-4)
+            adapters.switch(name)
+            outputs[name] = logits(adapters.model, rows)
+        assert torch.allclose(outputs["both"], outputs["whole"], atol=1e-4)
         reloaded = PeftModel.from_pretrained(pretrained.load_base(base, CPU), str(tmp_path / "both")).eval()
-        assert torch.equal(said["both"], logits(reloaded, rows))
-        original, found = weights(pretrained.load_base(base, CPU)), weights(loaded.unload())
+        assert torch.equal(outputs["both"], logits(reloaded, rows))
+        original, found = weights(pretrained.load_base(base, CPU)), weights(adapters.unload())
         assert found.keys() == original.keys()
         assert all(torch.equal(found[name], weight) for name, weight in original.items())
 
@@ -351,21 +357,21 @@ class TestCombine:
     def test_a_tied_head_is_trained_whole_by_one_and_in_rows_by_another(self, tmp_path):
         """PEFT cannot hold what would come of it."""
         base = architectures.base("tied llama")
-        loaded = MultiAdapter(base, CPU)
+        adapters = MultiAdapter(base, CPU)
         chosen: dict[str, dict[str, Any]] = {
             "rows": {"trainable_token_indices": [1]},
             "head": {"modules_to_save": ["lm_head"]},
         }
         for name, lora in chosen.items():
             training.fine_tune(tmp_path / name, base=base, lora=lora, max_steps=1)
-            loaded.load(name, tmp_path / name / "adapter")
+            adapters.load(name, tmp_path / name / "adapter")
         with pytest.raises(UsageError, match=r"rows trains rows of lm_head and .*embed_tokens, which are tied, but"):
-            loaded.combine("both", {"rows": 1, "head": 1}, method="cat")
+            adapters.combine("both", {"rows": 1, "head": 1}, method="cat")
 
     @pytest.mark.slow
     def test_adapters_of_some_layers_each(self, tmp_path):
         """One by a regular expression, one by the numbers of its blocks; PEFT combines neither."""
-        loaded = MultiAdapter(Base("embedded:tiny"), CPU)
+        adapters = MultiAdapter(ModelConf("embedded:tiny"), CPU)
         chosen: dict[str, dict[str, Any]] = {
             "regex": {"target_modules": r".*\.0\..*(q|v)_proj"},
             "block": {"layers_to_transform": [1]},
@@ -375,9 +381,9 @@ class TestCombine:
             file = tmp_path / name / "adapter" / "adapter_config.json"
             config = {**json.loads(file.read_text()), **lora}
             file.write_text(json.dumps(config))
-            loaded.load(name, tmp_path / name / "adapter")
-        loaded.combine("both", {"regex": 1.0, "block": 0.5}, method="cat")
-        loaded.save("both", tmp_path / "both")
+            adapters.load(name, tmp_path / name / "adapter")
+        adapters.combine("both", {"regex": 1.0, "block": 0.5}, method="cat")
+        adapters.save("both", tmp_path / "both")
         expected = update(tmp_path / "regex" / "adapter")
         expected |= {layer: 0.5 * delta for layer, delta in update(tmp_path / "block" / "adapter").items()}
         found = update(tmp_path / "both")
@@ -400,32 +406,32 @@ class TestCombine:
             ({"plain": 1, "nobody": 1}, {"method": "cat"}, "nobody is not"),
         ],
     )
-    def test_refused(self, loaded, weights, options, message):
+    def test_refused(self, adapters, weights, options, message):
         with pytest.raises(UsageError, match=message):
-            loaded.combine("both", weights, **options)
-        assert loaded.names == tuple(VARIANTS)
+            adapters.combine("both", weights, **options)
+        assert adapters.names == tuple(VARIANTS)
 
 
 class TestRefused:
-    def test_a_name_that_is_taken_and_one_that_is_not_there(self, folders, loaded):
+    def test_a_name_that_is_taken_and_one_that_is_not_there(self, folders, adapters):
         with pytest.raises(UsageError, match="plain is loaded"):
-            loaded.load("plain", folders[0]["plain"])
+            adapters.load("plain", folders[0]["plain"])
         with pytest.raises(UsageError, match="nobody is not"):
-            loaded.switch("nobody")
+            adapters.switch("nobody")
 
-    def test_anything_but_unmerge_while_one_is_merged(self, loaded):
+    def test_anything_but_unmerge_while_one_is_merged(self, adapters):
         with pytest.raises(UsageError, match="none is"):
-            loaded.unmerge()
+            adapters.unmerge()
         with pytest.raises(UsageError, match="Switch to one"):
-            loaded.merge()
-        loaded.switch("plain")
-        loaded.merge()
-        for act in (lambda: loaded.switch(None), lambda: loaded.delete("plain"), loaded.merge):
+            adapters.merge()
+        adapters.switch("plain")
+        adapters.merge()
+        for act in (lambda: adapters.switch(None), lambda: adapters.delete("plain"), adapters.merge):
             with pytest.raises(UsageError, match="Unmerge it first"):
                 act()
 
-    def test_a_bad_adapter_leaves_all_as_it_was(self, loaded, tmp_path):
+    def test_a_bad_adapter_leaves_all_as_it_was(self, adapters, tmp_path):
         with pytest.raises(UsageError, match="has none"):
-            loaded.load("new", tmp_path)
-        assert loaded.names == tuple(VARIANTS)
-        assert_is_original(loaded.unload())
+            adapters.load("new", tmp_path)
+        assert adapters.names == tuple(VARIANTS)
+        assert_is_original(adapters.unload())

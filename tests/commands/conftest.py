@@ -10,7 +10,6 @@ import torch
 from omegaconf import OmegaConf
 
 from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
-from lowrung.finetune.models import pretrained
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -27,18 +26,18 @@ TRIALS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
     """``runs/`` with the runs ab12 and cd34, and ``multirun/mine`` with the trials 0 and 1."""
-    place = tmp_path_factory.mktemp("after") / "a folder"
+    here = tmp_path_factory.mktemp("after") / "a folder"
     for number, (signature, lora) in enumerate(TRIALS.items()):
-        run = layout.run_folder(place / "runs", signature)
+        run = layout.run_folder(here / "runs", signature)
         trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
         record(run, lora, trained.metrics)
-        layout.point_to(JobFolder(place / "multirun" / "mine" / str(number)).run, run.path)
+        layout.point_to(JobFolder(here / "multirun" / "mine" / str(number)).run, run.path)
         shutil.rmtree(run.path / "tokens")
-    training.prepared(place, pretrained.Base("embedded:tiny"))
-    tokens = layout.tokens_folder(place / "runs", TOKENS)
+    training.prepared(here, ModelConf("embedded:tiny"))
+    tokens = layout.tokens_folder(here / "runs", TOKENS)
     tokens.parent.mkdir()
-    (place / "tokens").rename(tokens)
-    return place
+    (here / "tokens").rename(tokens)
+    return here
 
 
 TOKENS = "number-words"
@@ -58,16 +57,16 @@ def record(run, lora, metrics, **model):
     Outcome(Status.COMPLETE, {**metrics, "merge/passed": 1.0}).write(run.outcome)
 
 
-def change_config(place, signature, group, **values):
+def change_config(here, signature, group, **values):
     """Changes what is written down of a run's settings."""
-    file = RunFolder(place / "runs" / signature).config
+    file = RunFolder(here / "runs" / signature).config
     config = OmegaConf.load(file)
     config[group].update(values)
     OmegaConf.save(config, file)
 
 
 @pytest.fixture
-def place(original, monkeypatch, tmp_path):
+def here(original, monkeypatch, tmp_path):
     """A copy of the store to work in."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "a folder"
@@ -86,16 +85,16 @@ def empty_store(tmp_path_factory):
 
 
 @pytest.fixture
-def store(place, empty_store):
+def store(here, empty_store):
     """The address of a store beside the runs, with the experiment ``lowrung`` and no run."""
-    shutil.copy(empty_store, place / "mlflow.db")
-    return store_uri(None, place)
+    shutil.copy(empty_store, here / "mlflow.db")
+    return store_uri(None, here)
 
 
 @pytest.fixture
-def adapter(place):
+def adapter(here):
     """The folder of the first run's adapter."""
-    return RunFolder(place / "runs" / "ab12").adapter
+    return RunFolder(here / "runs" / "ab12").adapter
 
 
 @pytest.fixture

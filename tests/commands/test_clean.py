@@ -21,7 +21,7 @@ CONFIG = OmegaConf.to_yaml(OmegaConf.structured(Config))
 
 
 @pytest.fixture(autouse=True)
-def place(monkeypatch, tmp_path):
+def here(monkeypatch, tmp_path):
     """A working folder with a space in its name."""
     folder = tmp_path / "a folder"
     folder.mkdir()
@@ -148,11 +148,11 @@ class TestAll:
 
 class TestDryRun:
     @pytest.mark.parametrize("options", [[], ["--all"]])
-    def test_the_same_is_said_and_nothing_is_changed(self, place, capsys, options):
+    def test_the_same_is_said_and_nothing_is_changed(self, here, capsys, options):
         study = make_study("mine", make_run("ab12"), make_run("cd34"))
-        before = set(place.rglob("*"))
+        before = set(here.rglob("*"))
         main(["clean", "mine", "--dry-run", *options])
-        assert set(place.rglob("*")) == before
+        assert set(here.rglob("*")) == before
         foretold = capsys.readouterr().out
         assert "a dry run: nothing was deleted" in foretold
         main(["clean", "mine", *options])
@@ -172,12 +172,12 @@ class TestInUse:
         assert f"skipped, since another process works there: {used.path}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("options", [[], ["--all"]])
-    def test_a_study_that_is_in_use_is_left_alone(self, place, capsys, options):
+    def test_a_study_that_is_in_use_is_left_alone(self, here, capsys, options):
         study = make_study("mine", make_run("ab12"))
         with atomic.lock(study.lock):
-            before = files(place)
+            before = files(here)
             main(["clean", "mine", *options])
-            assert files(place) == before
+            assert files(here) == before
         printed = capsys.readouterr().out
         assert f"skipped, since another process works there: {study.path}\n" in printed
 
@@ -194,8 +194,8 @@ class TestWhatIsNoRun:
     """Links may lead anywhere: nothing is deleted but what lowrung made."""
 
     @pytest.mark.parametrize("options", [[], ["--all"]])
-    def test_a_folder_that_is_not_a_run_stays(self, place, capsys, options):
-        photos = place / "photos"
+    def test_a_folder_that_is_not_a_run_stays(self, here, capsys, options):
+        photos = here / "photos"
         (photos / "checkpoints").mkdir(parents=True)
         (photos / "config.yaml").write_text("model: a camera\ndata: none\n")
         (photos / "outcome.json").write_text('{"status": "lovely"}')
@@ -206,17 +206,17 @@ class TestWhatIsNoRun:
         assert f"skipped, since it is not a run's folder: {photos}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("options", [[], ["--all"]])
-    def test_a_run_that_is_a_link_out_of_the_store_stays(self, place, options):
-        elsewhere = make_run("ab12", place / "elsewhere")
-        (place / "runs").mkdir()
-        (place / "runs" / "cd34").symlink_to(elsewhere.path)
-        make_study("mine", RunFolder(place / "runs" / "cd34"))
+    def test_a_run_that_is_a_link_out_of_the_store_stays(self, here, options):
+        elsewhere = make_run("ab12", here / "elsewhere")
+        (here / "runs").mkdir()
+        (here / "runs" / "cd34").symlink_to(elsewhere.path)
+        make_study("mine", RunFolder(here / "runs" / "cd34"))
         main(["clean", "mine", *options])
         assert exists(made_again(elsewhere)) == {True}
 
     @pytest.mark.parametrize("options", [[], ["--all"]])
-    def test_links_in_a_run_are_not_followed(self, place, options):
-        elsewhere = place / "elsewhere"
+    def test_links_in_a_run_are_not_followed(self, here, options):
+        elsewhere = here / "elsewhere"
         elsewhere.mkdir()
         (elsewhere / "precious").write_text("mine")
         run = make_run("ab12")
@@ -230,23 +230,23 @@ class TestWhatIsNoRun:
         assert not run.checkpoints.exists()
         assert (elsewhere / "precious").read_text() == "mine"
 
-    def test_a_store_behind_a_link_is_a_store(self, place):
-        run = make_run("ab12", place / "a large disk")
-        (place / "runs").symlink_to(place / "a large disk")
-        make_study("mine", RunFolder(place / "runs" / "ab12"))
+    def test_a_store_behind_a_link_is_a_store(self, here):
+        run = make_run("ab12", here / "a large disk")
+        (here / "runs").symlink_to(here / "a large disk")
+        make_study("mine", RunFolder(here / "runs" / "ab12"))
         main(["clean", "mine"])
         assert exists(made_again(run)) == {False}
 
-    def test_a_link_that_dangles_is_skipped(self, place, capsys):
+    def test_a_link_that_dangles_is_skipped(self, here, capsys):
         run = make_run("ab12")
-        make_study("mine", run, RunFolder(place / "runs" / "gone"))
+        make_study("mine", run, RunFolder(here / "runs" / "gone"))
         main(["clean", "mine"])
         assert exists(made_again(run)) == {False}
         assert "gone" not in capsys.readouterr().out
 
 
 class TestWhichStudy:
-    def test_a_folder_s_path_will_do_from_anywhere(self, place, monkeypatch):
+    def test_a_folder_s_path_will_do_from_anywhere(self, here, monkeypatch):
         run = make_run("ab12")
         study = make_study("mine", run)
         make_study("theirs", run)
@@ -255,10 +255,10 @@ class TestWhichStudy:
         assert not study.path.exists()
         assert run.outcome.exists()
 
-    def test_an_unknown_one_is_refused_with_those_that_there_are(self, place, capsys):
+    def test_an_unknown_one_is_refused_with_those_that_there_are(self, here, capsys):
         make_study("numbers-ab12")
         make_study("words-cd34")
-        (place / "multirun" / "strange").mkdir()
+        (here / "multirun" / "strange").mkdir()
         with pytest.raises(SystemExit) as ended:
             main(["clean", "number-ab12"])
         assert ended.value.code == 2
@@ -267,18 +267,18 @@ class TestWhichStudy:
         assert "strange" not in message
 
     @pytest.mark.parametrize("name", [".", "..", "runs", "/", "multirun", "multirun/mine/0"])
-    def test_what_is_not_a_study_is_refused(self, place, name):
+    def test_what_is_not_a_study_is_refused(self, here, name):
         make_study("mine", make_run("ab12"))
-        before = files(place)
+        before = files(here)
         with pytest.raises(UsageError, match="STUDY must be a study"):
-            clean.find(name, place)
-        assert files(place) == before
+            clean.find(name, here)
+        assert files(here) == before
 
-    def test_there_may_be_no_study_at_all(self, place):
+    def test_there_may_be_no_study_at_all(self, here):
         with pytest.raises(UsageError, match="There are none"):
-            clean.find("mine", place)
+            clean.find("mine", here)
 
-    def test_the_folder_that_one_is_in_is_refused(self, place):
+    def test_the_folder_that_one_is_in_is_refused(self, here):
         study = make_study("mine", make_run("ab12"))
         with pytest.raises(UsageError, match="must not hold the folder that you are in"):
             clean.find(".", study.path)
@@ -310,18 +310,18 @@ def test_sizes_have_human_units(size, text):
 
 
 @pytest.mark.slow
-def test_it_is_a_command(place):
+def test_it_is_a_command(here):
     run = make_run("ab12")
     make_study("mine", run)
     done = subprocess.run(
-        [sys.executable, "-m", "lowrung", "clean", "mine"], cwd=place, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-m", "lowrung", "clean", "mine"], cwd=here, capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "3.0 kB  in total deleted" in done.stdout
     assert exists(made_again(run)) == {False}
     shown = subprocess.run(
         [sys.executable, "-m", "lowrung", "clean", "--help"],
-        cwd=place,
+        cwd=here,
         capture_output=True,
         text=True,
         timeout=PATIENCE,

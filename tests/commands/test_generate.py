@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel
 
 from lowrung.__main__ import main
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 PROMPT = "Write 47 in words."
 
@@ -24,21 +24,21 @@ def alone(model, folder, prompt):
 
 
 def tiny():
-    return pretrained.load_base(Base("embedded:tiny"), torch.device("cpu"))
+    return pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu"))
 
 
 @pytest.fixture
-def separate(place):
+def separate(here):
     """The answers of each adapter, loaded alone by PEFT, and of the base."""
-    folders = {name: place / "runs" / name / "adapter" for name in ("ab12", "cd34")}
-    said = {
+    folders = {name: here / "runs" / name / "adapter" for name in ("ab12", "cd34")}
+    output = {
         name: alone(PeftModel.from_pretrained(tiny(), str(folder)).eval(), folder, PROMPT)
         for name, folder in folders.items()
     }
-    return said | {"base": alone(tiny(), folders["ab12"], PROMPT)}
+    return output | {"base": alone(tiny(), folders["ab12"], PROMPT)}
 
 
-def test_adapters_side_by_side_say_what_each_says_alone(place, separate, capsys):
+def test_adapters_side_by_side_say_what_each_says_alone(here, separate, capsys):
     main(["generate", "mine/0", "mine/1", "--with-base", "--prompt", PROMPT, "--prompt", "And 8?", "--new-tokens", "8"])
     printed = capsys.readouterr().out
     first, second = printed.split("\n\n")
@@ -55,26 +55,26 @@ def test_adapters_side_by_side_say_what_each_says_alone(place, separate, capsys)
 
 
 @pytest.mark.slow
-def test_a_merged_model_and_a_base_are_asked_by_themselves(place, adapter, separate, capsys):
+def test_a_merged_model_and_a_base_are_asked_by_themselves(here, adapter, separate, capsys):
     merged = merge.merge(PeftModel.from_pretrained(tiny(), str(adapter)))
-    merge.save(merged, pretrained.load_tokenizer(adapter), place / "merged", torch.float32)
+    merge.save(merged, pretrained.load_tokenizer(adapter), here / "merged", torch.float32)
     main(["generate", "merged", "--prompt", PROMPT, "--new-tokens", "8"])
     assert capsys.readouterr().out == f"{PROMPT}\n  merged: {separate['ab12']}\n"
     main(["generate", "--base", "embedded:tiny", "--prompt", PROMPT, "--new-tokens", "8"])
     assert capsys.readouterr().out == f"{PROMPT}\n  embedded:tiny: {separate['base']}\n"
 
 
-def test_bad_arguments_are_refused_together(place, refused):
+def test_bad_arguments_are_refused_together(here, refused):
     message = refused("generate", "--prompt", " ", "--new-tokens", "0")
     assert message.startswith("3 errors:")
     assert "generate needs a model" in message
 
 
-def test_all_unknown_names_are_refused(place, refused):
+def test_all_unknown_names_are_refused(here, refused):
     message = refused("generate", "mine/7", "nobody", "--prompt", PROMPT)
     assert message.startswith("2 errors:")
 
 
-def test_an_adapter_of_another_base_is_refused(place, refused):
+def test_an_adapter_of_another_base_is_refused(here, refused):
     message = refused("generate", "mine/0", "--base", "embedded:tiny_gpt2", "--prompt", PROMPT)
     assert "it must fit its base" in message

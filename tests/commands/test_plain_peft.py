@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 from lowrung.__main__ import main
 from lowrung.adapters import files
 from lowrung.adapters.multi_adapter import MultiAdapter
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 
 CPU = torch.device("cpu")
 TINY, GPT2 = "embedded:tiny", "embedded:tiny_gpt2"
@@ -73,7 +73,7 @@ IDS = torch.arange(40).reshape(2, 20)
 def trained(kind: Kind) -> Any:
     """Three steps on nonsense."""
     torch.manual_seed(0)
-    folder = Base(kind.base).folder
+    folder = pretrained.folder_of(ModelConf(kind.base))
     model = AutoModelForCausalLM.from_pretrained(folder)
     if kind.token:
         model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(folder)) + 1, mean_resizing=False)
@@ -101,31 +101,31 @@ def here(tmp_path, monkeypatch):
 
 
 def save(kind: Kind, folder: Any) -> Tensor:
-    """Saves such an adapter; returns what it said before."""
+    """Saves such an adapter; returns its logits before."""
     adapted = trained(kind)
     adapted.save_pretrained(folder, **kind.saving)
     if kind.token:
-        tokenizer = AutoTokenizer.from_pretrained(Base(kind.base).folder)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained.folder_of(ModelConf(kind.base)))
         tokenizer.add_tokens([kind.token])
         tokenizer.save_pretrained(folder)
     return logits(adapted)
 
 
-def said(folder: Any) -> Tensor:
+def logits_of(folder: Any) -> Tensor:
     """What an adapter says as the commands load it."""
     base = files.base_of(files.read(folder))
-    loaded = MultiAdapter(base, CPU)
-    loaded.load("it", folder)
-    loaded.switch("it")
-    return logits(loaded.model)
+    adapters = MultiAdapter(base, CPU)
+    adapters.load("it", folder)
+    adapters.switch("it")
+    return logits(adapters.model)
 
 
-def said_again(folder: Any, copy: Any) -> Tensor:
-    """What PEFT makes of what the commands have loaded and saved, on the base with room for all tokens."""
+def logits_of_copy(folder: Any, copy: Any) -> Tensor:
+    """What PEFT makes of what the commands have adapters and saved, on the base with room for all tokens."""
     base = files.base_of(files.read(folder))
-    loaded = MultiAdapter(base, CPU)
-    loaded.load("it", folder)
-    loaded.save("it", copy)
+    adapters = MultiAdapter(base, CPU)
+    adapters.load("it", folder)
+    adapters.save("it", copy)
     return logits(PeftModel.from_pretrained(pretrained.load_base(base, CPU), str(copy)).eval())
 
 
@@ -143,8 +143,8 @@ def test_each_kind_is_inspected_asked_merged_and_combined(here, name, capsys):
     shown = capsys.readouterr().out
     assert ("adds        <x>\n" in shown) == (kind.token is not None)
     assert (" rows of " in shown) == ("trainable_token_indices" in kind.lora)
-    assert is_near(said(here / "mine"), expected)
-    assert is_near(said_again(here / "mine", here / "copy"), expected)
+    assert is_near(logits_of(here / "mine"), expected)
+    assert is_near(logits_of_copy(here / "mine", here / "copy"), expected)
     main(["generate", "mine", "--prompt", "hi", "--new-tokens", "2"])
     assert capsys.readouterr().out.startswith("hi\n  mine: ")
     main(["merge", "mine", "--to", "merged", "--dtype", "float32"])
@@ -152,7 +152,7 @@ def test_each_kind_is_inspected_asked_merged_and_combined(here, name, capsys):
     if not kind.lora.get("use_dora"):
         shutil.copytree(here / "mine", here / "same")
         main(["combine", "mine", "same", "--to", "both", "--method", "cat"])
-        assert is_near(said(here / "both"), expected)
+        assert is_near(logits_of(here / "both"), expected)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_base_that_is_not_named_or_gone_is_to_be_named(here, plain, refused, c
         assert "--base PATH." in message
         assert ("/gone/away does not exist" if value == "/gone/away" else "mine does not name its base") in message
     assert not (here / "out").exists()
-    main(["merge", "mine", "--to", "out", "--base", str(Base(TINY).folder)])
+    main(["merge", "mine", "--to", "out", "--base", str(pretrained.folder_of(ModelConf(TINY)))])
     assert (here / "out" / "model.safetensors").is_file()
 
 
@@ -214,16 +214,16 @@ class TestFolders:
         settings: dict[str, Any] = {"max_steps": 1, "save_steps": 1, "report_to": [], "use_cpu": True}
         adapted = trained(Kind())
         Trainer(adapted, TrainingArguments("out", disable_tqdm=True, **settings), train_dataset=rows).train()
-        assert is_near(said(here / "out" / "checkpoint-1"), logits(adapted.eval()))
+        assert is_near(logits_of(here / "out" / "checkpoint-1"), logits(adapted.eval()))
         assert refused("inspect", "out").endswith(" It holds adapters. Name one: out/checkpoint-1.\n")
 
     def test_several_adapters_of_one_model(self, here, refused):
         adapted = trained(Kind())
         adapted.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
         adapted.save_pretrained(here / "mine")
-        assert is_near(said(here / "mine"), logits(adapted))
+        assert is_near(logits_of(here / "mine"), logits(adapted))
         adapted.set_adapter("second")
-        assert is_near(said(here / "mine" / "second"), logits(adapted))
+        assert is_near(logits_of(here / "mine" / "second"), logits(adapted))
         (here / "mine" / "adapter_config.json").unlink()
         assert "It holds adapters. Name one: mine/second." in refused("merge", "mine", "--to", "out")
 

@@ -15,7 +15,7 @@ from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers
 from lowrung.commands import promote, studies
-from lowrung.finetune.models.pretrained import Base
+from lowrung.config.schema import ModelConf
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
@@ -38,25 +38,25 @@ for name in names:
 
 
 @pytest.fixture
-def tracked(place, store):
+def tracked(here, store):
     """The runs as a sweep has tracked them, by signature; trial 1 is the better one."""
-    board(place)
-    return track(place, store)
+    board(here)
+    return track(here, store)
 
 
-def track(place, uri):
+def track(here, uri):
     tracker = MlflowTracker(uri, "lowrung")
     runs = {}
     for signature in ("ab12", "cd34"):
-        tags = {"lowrung.signature": signature, "lowrung.results": str(place / "runs" / signature)}
+        tags = {"lowrung.signature": signature, "lowrung.results": str(here / "runs" / signature)}
         runs[signature] = tracker.start_run(signature, tags=tags)
         tracker.end_run(runs[signature], Status.COMPLETE)
     return runs
 
 
-def board(place, objectives="null", track="", **broken):
+def board(here, objectives="null", track="", **broken):
     """Leaves a study as it was started, and its leaderboard, on which cd34 is the best."""
-    study = place / "multirun" / "mine"
+    study = here / "multirun" / "mine"
     (study / "multirun.yaml").write_text(f"hydra:\n  sweeper:\n    objectives: {objectives}\n{track}")
     rows = [
         {"trial": number, "broken": broken.get(signature, []), "runs": [{"seed": 0}]}
@@ -65,9 +65,9 @@ def board(place, objectives="null", track="", **broken):
     atomic.write_json(study / "leaderboard.json", rows)
 
 
-def outcome(place, signature, **changed):
+def outcome(here, signature, **changed):
     """Writes another outcome of a run."""
-    file = RunFolder(place / "runs" / signature).outcome
+    file = RunFolder(here / "runs" / signature).outcome
     known = Outcome.read(file)
     assert known is not None
     values = {**vars(known), **changed}
@@ -75,25 +75,25 @@ def outcome(place, signature, **changed):
     Outcome(**{**values, "metrics": metrics}).write(file)
 
 
-def without_gate(place, signature):
-    known = Outcome.read(RunFolder(place / "runs" / signature).outcome)
+def without_gate(here, signature):
+    known = Outcome.read(RunFolder(here / "runs" / signature).outcome)
     assert known is not None
-    outcome(place, signature, metrics={**known.metrics, "merge/passed": None})
+    outcome(here, signature, metrics={**known.metrics, "merge/passed": None})
 
 
-def failed_gate(place, signature):
-    known = Outcome.read(RunFolder(place / "runs" / signature).outcome)
+def failed_gate(here, signature):
+    known = Outcome.read(RunFolder(here / "runs" / signature).outcome)
     assert known is not None
     facts = {"gate_failures": ["float32: mean KL must be <= 1e-08, but is 0.5"]}
-    outcome(place, signature, metrics={**known.metrics, "merge/passed": 0.0}, facts=facts)
+    outcome(here, signature, metrics={**known.metrics, "merge/passed": 0.0}, facts=facts)
 
 
-def client(place):
-    return MlflowClient(store_uri(None, place))
+def client(here):
+    return MlflowClient(store_uri(None, here))
 
 
-def versions(place):
-    return client(place).search_model_versions(f"name = '{NAME}'")
+def versions(here):
+    return client(here).search_model_versions(f"name = '{NAME}'")
 
 
 def loaded_in_a_fresh_process(uri, *models):
@@ -108,8 +108,8 @@ def loaded_in_a_fresh_process(uri, *models):
 
 
 def said_by(base, adapter=None):
-    (said,) = answers([PromptedModel(base, adapter)], PROMPTS, new_tokens=12, batch_size=1)
-    return said
+    (output,) = answers([PromptedModel(base, adapter)], PROMPTS, new_tokens=12, batch_size=1)
+    return output
 
 
 def files_of(version):
@@ -118,7 +118,7 @@ def files_of(version):
 
 
 @pytest.mark.slow
-def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_too(place, tracked, capsys):
+def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_too(here, tracked, capsys):
     main(["promote"])
     printed = capsys.readouterr().out
     assert f"registered:  {NAME}, version 1: the adapter of mine/1, run cd34, eval/loss " in printed
@@ -126,8 +126,8 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_t
     assert "), and max |Δlogit| is " in printed
     assert f"alias:       models:/{NAME}@champion\n" in printed
 
-    adapter = RunFolder(place / "runs" / "cd34").adapter
-    version = client(place).get_model_version_by_alias(NAME, "champion")
+    adapter = RunFolder(here / "runs" / "cd34").adapter
+    version = client(here).get_model_version_by_alias(NAME, "champion")
     assert version.run_id == tracked["cd34"]
     tags = version.tags
     assert tags["lowrung.signature"] == "cd34"
@@ -144,30 +144,30 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_t
     assert weights == [f"data/{NAME}/adapter_model.safetensors"]
     assert files[weights[0]].read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
     assert not [name for name in files if name.endswith((".pkl", ".bin", ".pt", ".pth"))]
-    assert not RunFolder(place / "runs" / "cd34").scratch.exists()
+    assert not RunFolder(here / "runs" / "cd34").scratch.exists()
 
     main(["promote", "mine/1"])
     assert "was registered and verified before" in capsys.readouterr().out
-    assert len(versions(place)) == 1
+    assert len(versions(here)) == 1
 
     main(["promote", tracked["cd34"], "--merged"])  # the merged model beside it, by MLflow's id
     assert f"alias:       models:/{NAME}@champion, which was version 1 before" in capsys.readouterr().out
-    assert {version.tags["lowrung.form"] for version in versions(place)} == {"adapter", "merged"}
-    files = files_of(client(place).get_model_version_by_alias(NAME, "champion"))
+    assert {version.tags["lowrung.form"] for version in versions(here)} == {"adapter", "merged"}
+    files = files_of(client(here).get_model_version_by_alias(NAME, "champion"))
     assert f"data/{NAME}/model.safetensors" in files
     assert not [name for name in files if name.endswith((".pkl", ".bin", ".pt", ".pth"))]
 
-    expected = said_by(Base("embedded:tiny"), adapter)
-    assert expected != said_by(Base("embedded:tiny"))
-    assert expected == said_by(Base(str(files[f"data/{NAME}/model.safetensors"].parent)))
+    expected = said_by(ModelConf("embedded:tiny"), adapter)
+    assert expected != said_by(ModelConf("embedded:tiny"))
+    assert expected == said_by(ModelConf(str(files[f"data/{NAME}/model.safetensors"].parent)))
     both = (f"models:/{NAME}/1", f"models:/{NAME}@champion")
-    assert loaded_in_a_fresh_process(store_uri(None, place), *both) == [expected, expected]
+    assert loaded_in_a_fresh_process(store_uri(None, here), *both) == [expected, expected]
 
 
 @pytest.mark.slow
-def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(place, tracked, monkeypatch, capsys):
+def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(here, tracked, monkeypatch, capsys):
     """Nothing is left of it; tests/track/test_registry.py has the versions and aliases that there were before."""
-    deaf = place / "deaf.py"
+    deaf = here / "deaf.py"
     loader = Path(pyfunc_loader.__file__).read_text()
     assert "model = PeftModel.from_pretrained(model, folder)" in loader
     deaf.write_text(loader.replace("model = PeftModel.from_pretrained(model, folder)", "pass"))
@@ -176,38 +176,38 @@ def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(place,
         main(["promote", "cd34"])
     assert ended.value.code == 1
     assert f"models:/{NAME}/1 must answer as what was registered, but answers" in capsys.readouterr().err
-    assert client(place).search_registered_models() == []
-    assert not RunFolder(place / "runs" / "cd34").scratch.exists()
+    assert client(here).search_registered_models() == []
+    assert not RunFolder(here / "runs" / "cd34").scratch.exists()
 
 
 @pytest.mark.slow
 def test_an_adapter_whose_answers_are_right_and_whose_logits_are_not_is_not_promoted(
-    place, tracked, monkeypatch, capsys
+    here, tracked, monkeypatch, capsys
 ):
     """Its scaling is off by one percent, which no answer shows."""
     loader = Path(pyfunc_loader.__file__).read_text()
     line = "        model = PeftModel.from_pretrained(model, folder)\n"
     assert line in loader
     fault = "        for m in model.modules():\n            if hasattr(m, 'lora_A'): m.scaling['default'] *= 1.01\n"
-    (place / "off.py").write_text(loader.replace(line, line + fault))
-    monkeypatch.setattr(pyfunc_loader, "__file__", str(place / "off.py"))
+    (here / "off.py").write_text(loader.replace(line, line + fault))
+    monkeypatch.setattr(pyfunc_loader, "__file__", str(here / "off.py"))
     with pytest.raises(SystemExit) as ended:
         main(["promote", "cd34"])
     assert ended.value.code == 1
     message = capsys.readouterr().err
     assert "but only its answers are the same: the first token of each answer: max |Δlogit| must be <= 0.001" in message
-    assert versions(place) == []
+    assert versions(here) == []
 
 
 @pytest.mark.slow
-def test_a_tracking_server_has_the_champion_too(place, tmp_path):
+def test_a_tracking_server_has_the_champion_too(here, tmp_path):
     with tracking_server(tmp_path) as (_, uri):
-        create_store(uri, "lowrung", place)
-        runs = track(place, uri)
+        create_store(uri, "lowrung", here)
+        runs = track(here, uri)
         for signature in runs:
-            config = RunFolder(place / "runs" / signature).config
+            config = RunFolder(here / "runs" / signature).config
             config.write_text(config.read_text().replace("uri: null", f"uri: {uri}"))
-        board(place)
+        board(here)
         promoted = promote.promote("mine", registered="words", alias="best")
         assert promoted.uri == uri
         assert lookup.by_signature(uri, "cd34") == lookup.by_id(uri, runs["cd34"])
@@ -215,116 +215,116 @@ def test_a_tracking_server_has_the_champion_too(place, tmp_path):
         assert MlflowClient(uri).get_model_version_by_alias("words", "best").run_id == runs["cd34"]
 
 
-def test_what_did_not_pass_the_gate_is_passed_over(place, tracked):
-    failed_gate(place, "cd34")
-    best, passed_over = studies.best(StudyFolder(place / "multirun" / "mine"))
+def test_what_did_not_pass_the_gate_is_passed_over(here, tracked):
+    failed_gate(here, "cd34")
+    best, passed_over = studies.best(StudyFolder(here / "multirun" / "mine"))
     assert best.trial == "mine/0"
     (other,) = passed_over
     assert other.trial == "mine/1"
     assert str(other.refusal).startswith("it must have passed the gate, but failed: float32: mean KL must be <= 1e-08")
 
 
-def test_a_study_tracks_results_of_others_in_its_own_store(place, tracked):
-    config = RunFolder(place / "runs" / "cd34").config
+def test_a_study_tracks_results_of_others_in_its_own_store(here, tracked):
+    config = RunFolder(here / "runs" / "cd34").config
     config.write_text(config.read_text().replace("kind: mlflow", "kind: none"))
-    assert studies.uri_of(RunFolder(place / "runs" / "cd34"), place) is None
-    board(place, track="track:\n  kind: mlflow\n  uri: sqlite:///other.db\n")
-    assert studies.uri_of(RunFolder(place / "runs" / "cd34"), place) == f"sqlite:///{place / 'other.db'}"
+    assert studies.uri_of(RunFolder(here / "runs" / "cd34"), here) is None
+    board(here, track="track:\n  kind: mlflow\n  uri: sqlite:///other.db\n")
+    assert studies.uri_of(RunFolder(here / "runs" / "cd34"), here) == f"sqlite:///{here / 'other.db'}"
 
 
 class TestRefused:
     """Each before anything is registered."""
 
     @pytest.fixture(autouse=True)
-    def nothing_is_registered(self, place):
+    def nothing_is_registered(self, here):
         yield
-        if (place / "mlflow.db").exists():
-            assert client(place).search_registered_models() == []
+        if (here / "mlflow.db").exists():
+            assert client(here).search_registered_models() == []
 
-    def test_a_run_that_failed_its_gate_and_the_best_that_passed_is_said(self, place, tracked, refused):
-        failed_gate(place, "cd34")
+    def test_a_run_that_failed_its_gate_and_the_best_that_passed_is_said(self, here, tracked, refused):
+        failed_gate(here, "cd34")
         message = refused("promote", "mine/1")
         assert "mine/1 cannot be promoted: it must have passed the gate, but failed: float32: mean KL" in message
         assert "The best of mine that can be is mine/0." in message
 
-    def test_a_name_that_nothing_has(self, place, tracked, refused):
+    def test_a_name_that_nothing_has(self, here, tracked, refused):
         message = refused("promote", "mihne")
         assert "there is none of that name" in message
         assert "Nor is it a study. Did you mean mine?" in message
 
-    def test_a_run_whose_gate_was_off(self, place, tracked, refused):
-        without_gate(place, "ab12")
+    def test_a_run_whose_gate_was_off(self, here, tracked, refused):
+        without_gate(here, "ab12")
         message = refused("promote", "ab12")
-        assert "that was off (verify=none). Train it with verify=default." in message
+        assert "the gate was off (verify=none). Train it with verify=default." in message
         assert "The best of mine that can be is mine/1." in message
 
-    def test_a_study_of_which_none_passed_with_each_reason(self, place, tracked, refused):
-        without_gate(place, "ab12")
-        failed_gate(place, "cd34")
+    def test_a_study_of_which_none_passed_with_each_reason(self, here, tracked, refused):
+        without_gate(here, "ab12")
+        failed_gate(here, "cd34")
         message = refused("promote", "mine")
         assert message.startswith("3 errors:\n  - mine must have a complete run that passed the gate, but has none.\n")
         assert "  - mine/1: it must have passed the gate, but failed" in message
-        assert "  - mine/0: it must have passed the gate, but that was off" in message
+        assert "  - mine/0: it must have passed the gate, but the gate was off" in message
         assert "mine has none that can be." in refused("promote", "mine/0")
 
-    def test_a_study_of_which_none_is_complete(self, place, tracked, refused):
+    def test_a_study_of_which_none_is_complete(self, here, tracked, refused):
         for signature in ("ab12", "cd34"):
-            outcome(place, signature, status=Status.FAILED, cause="a crash")
+            outcome(here, signature, status=Status.FAILED, cause="a crash")
         message = refused("promote")
         assert "mine/1: it must be complete, but is failed: a crash." in message
 
-    def test_a_run_that_breaks_a_constraint_and_one_that_is_gone(self, place, tracked, refused):
-        board(place, cd34=["params/trainable <= 1000"])
-        shutil.rmtree(place / "runs" / "ab12")
+    def test_a_run_that_breaks_a_constraint_and_one_that_is_gone(self, here, tracked, refused):
+        board(here, cd34=["params/trainable <= 1000"])
+        shutil.rmtree(here / "runs" / "ab12")
         message = refused("promote", "mine")
-        assert "mine/1: it must keep to the study's constraints, but not params/trainable <= 1000." in message
+        assert "mine/1: it must meet the study's constraints, but breaks params/trainable <= 1000." in message
         assert "mine/0: it must have run to its end" in message
 
-    def test_no_study_and_one_that_has_not_ended(self, place, tracked, refused):
-        (place / "multirun" / "mine" / "leaderboard.json").unlink()
+    def test_no_study_and_one_that_has_not_ended(self, here, tracked, refused):
+        (here / "multirun" / "mine" / "leaderboard.json").unlink()
         assert "mine must have ended for its best run to be known" in refused("promote")
-        shutil.rmtree(place / "multirun")
-        assert f"there is none in {place / 'multirun'}. Run a sweep first" in refused("promote")
+        shutil.rmtree(here / "multirun")
+        assert f"there is none in {here / 'multirun'}. Run a sweep first" in refused("promote")
 
-    def test_a_run_that_was_not_tracked(self, place, tracked, refused):
-        tracker = MlflowClient(store_uri(None, place))
+    def test_a_run_that_was_not_tracked(self, here, tracked, refused):
+        tracker = MlflowClient(store_uri(None, here))
         tracker.delete_run(tracked["cd34"])
         assert "has no run of its signature, cd34. Run the same sweep (-m) again" in refused("promote")
-        config = RunFolder(place / "runs" / "cd34").config
+        config = RunFolder(here / "runs" / "cd34").config
         config.write_text(config.read_text().replace("kind: mlflow", "kind: none"))
         assert "mine/1 must have been tracked to be promoted, but was run with track=none." in refused("promote")
 
-    def test_a_store_that_is_missing_or_away(self, place, refused, monkeypatch):
-        board(place)
+    def test_a_store_that_is_missing_or_away(self, here, refused, monkeypatch):
+        board(here)
         assert "There is no database at " in refused("promote")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        config = RunFolder(place / "runs" / "cd34").config
+        config = RunFolder(here / "runs" / "cd34").config
         config.write_text(config.read_text().replace("uri: null", f"uri: http://127.0.0.1:{free_port()}"))
         message = refused("promote")
         assert "mine/1 must be in a store that answers and has a model registry, but http://127.0.0.1:" in message
 
-    def test_a_name_and_an_alias_that_mlflow_does_not_take(self, place, tracked, refused):
+    def test_a_name_and_an_alias_that_mlflow_does_not_take(self, here, tracked, refused):
         message = refused("promote", "--name", "a/b", "--alias", "v1")
         assert message.startswith("2 errors:\n  - --name must ")
 
-    def test_an_adapter_by_itself_and_an_unknown_name(self, place, tracked, adapter, refused):
-        shutil.copytree(adapter, place / "elsewhere")
+    def test_an_adapter_by_itself_and_an_unknown_name(self, here, tracked, adapter, refused):
+        shutil.copytree(adapter, here / "elsewhere")
         assert "must be a run, whose gate and scores are known" in refused("promote", "elsewhere")
         assert "Did you mean mine/0?" in refused("promote", "mini/0")
 
 
 class TestSeeds:
-    def test_the_first_seed_that_passed_stands_for_its_trial(self, place, tracked, refused):
-        study = place / "multirun" / "mine"
+    def test_the_first_seed_that_passed_stands_for_its_trial(self, here, tracked, refused):
+        study = here / "multirun" / "mine"
         for seed, signature in ((0, "ab12"), (1, "cd34")):
-            layout.point_to(JobFolder(study / "2" / f"seed_{seed}").run, place / "runs" / signature)
+            layout.point_to(JobFolder(study / "2" / f"seed_{seed}").run, here / "runs" / signature)
         atomic.write_json(study / "leaderboard.json", [{"trial": 2, "broken": [], "runs": [{"seed": 0}, {"seed": 1}]}])
-        failed_gate(place, "ab12")
+        failed_gate(here, "ab12")
         assert "The best of mine that can be is mine/2/seed_1." in refused("promote", "mine/2/seed_0")
 
 
-def test_another_objective_is_said(place, tracked):
-    board(place, objectives="{params/trainable: minimize}")
-    best, passed_over = studies.best(StudyFolder(place / "multirun" / "mine"))
+def test_another_objective_is_said(here, tracked):
+    board(here, objectives="{params/trainable: minimize}")
+    best, passed_over = studies.best(StudyFolder(here / "multirun" / "mine"))
     assert (best.trial, best.objective, passed_over) == ("mine/1", "params/trainable", [])
     assert best.value == 1792

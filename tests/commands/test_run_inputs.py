@@ -16,12 +16,12 @@ COMMANDS = {
 
 
 @pytest.fixture
-def ran(place, monkeypatch):
+def ran(here, monkeypatch):
     """What the code leaves when it runs; that a run trusted it is nothing to the commands."""
-    folder = model_with_code.make(place, monkeypatch)
+    folder = model_with_code.make(here, monkeypatch)
     for run in ("ab12", "cd34"):
-        change_config(place, run, "model", path=str(folder), trust_remote_code=True)
-    return place / "ran"
+        change_config(here, run, "model", path=str(folder), trust_remote_code=True)
+    return here / "ran"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

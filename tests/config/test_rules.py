@@ -8,7 +8,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 
-from lowrung.config import commandline, rules
+from lowrung.config import commandline, keys, rules
 from lowrung.config.schema import Config
 from tests import composing
 from tests.composing import LORAS, Composer, changed
@@ -25,213 +25,117 @@ def config(composer: Composer) -> Config:
     return composer.config()
 
 
+LEAST = {
+    "seed": 0,
+    "data.train_size": 1,
+    "data.eval_size": 1,
+    "data.max_length": 8,
+    "lora.r": 1,
+    "train.max_steps": 1,
+    "train.batch_size": 1,
+    "train.eval_batch_size": 1,
+    "train.gradient_accumulation_steps": 1,
+    "train.eval_steps": 1,
+    "train.save_total_limit": 1,
+    "train.early_stopping": 1,
+    "train.max_grad_norm": 0,
+    "train.weight_decay": 0,
+    "verify.prompts": 1,
+    "verify.forgetting": 0,
+    "verify.new_tokens": 1,
+}
+
+ONE_OF = {
+    "model.dtype": ("float23", "float32"),
+    "model.quantization": ("int4", "int8"),
+    "model.attn_implementation": ("flash", None),
+    "data.name": ("docstring", "docstrings"),
+    "data.format": ("chatml", "chat"),
+    "data.metrics": ("blue", "bleu"),
+    "lora.method": ("ia3", None),
+    "lora.init": ("pisa", "pissa"),
+    "lora.bias": ("some", "none"),
+    "train.lr_scheduler_type": ("cosin", "cosine"),
+    "verify.merge_dtype": ("int8", None),
+    "track.kind": ("wandb", None),
+}
+"""For each choice a value that is none, and the one that was meant, if any."""
+
+OTHERS = [
+    ("store", "", "must name the folder", "is empty", "store=runs"),
+    *(("study", name, "255 bytes at most", repr(name), "hydra.sweep.dir") for name in ("a/b", "..", "ü" * 128)),
+    *(("lora.dropout", value, "in [0, 1)", str(value), "Use 0") for value in (1.0, -0.1, float("nan"))),
+    ("lora.target_modules", [], "a list such as [q_proj,v_proj]", "[]", ""),
+    ("lora.target_modules", [1, 2], "a list such as [q_proj,v_proj]", "[1, 2]", ""),
+    ("lora.target_modules", "(q_proj", "a valid regular expression", "'(q_proj'", "missing )"),
+    ("lora.init", "pissa_niter_0", "must be one of default, ", "'pissa_niter_0'", "Did you mean pissa_niter_16?"),
+    *(("lora.trainable_token_indices", value, "each once", str(value), "") for value in ([3, 3], [-1])),
+    *(
+        ("model.added_tokens", value, "each once", str(value), "")
+        for value in (["<think>", ""], ["<think>", "<think>"])
+    ),
+    ("lora.rank_pattern", {"q_proj": 0}, "q_proj must be a rank of at least 1", "0", ""),
+    ("lora.rank_pattern", {"q_proj": 1.5}, "q_proj must be a rank of at least 1", "1.5", ""),
+    ("lora.alpha_pattern", {"q_proj": -1}, "q_proj must be a number above 0", "-1", ""),
+    ("lora.rank_pattern", "{q_proj}", "pairs of a module's name and a number", "'{q_proj}'", "={q_proj:16}'"),
+    ("lora.layers_to_transform", [-1], "at least 0", "-1", ""),
+    ("model.device_map", "gpu", "null or auto", "'gpu'", ""),
+    ("data.eval_size", None, "how many examples are held out", "null", "data.eval_path"),
+    ("data.eval_path", "eval.jsonl", "needs data.name=file", "docstrings", ""),
+    ("data.eval_split", "test", "needs data.name=hub", "docstrings", ""),
+    ("data.name", "file", "data.path must name the file", "None", "data.path=answers.jsonl"),
+    ("data.name", "mixture", "data.sources must list what is mixed", "empty", "data=mixture"),
+    ("train.max_steps", None, "must say how long to train", "both are null", ""),
+    ("train.epochs", 2.0, "Only one of train.max_steps (20)", "train.epochs (2)", "Add train.max_steps=null"),
+    ("train.save_steps", 15, "a multiple of train.eval_steps", "15 and that is 10", ""),
+    ("train.warmup_ratio", 1.5, "in [0, 1]", "1.5", "a share of the steps"),
+    ("train.weight_decay", float("nan"), "at least 0", "nan", ""),
+]
+"""Values that break a rule of their own: the key, the value, and what the message says of rule, value and remedy."""
+
+
 class TestRules:
     """Each rule, with the value that breaks it and no other problem beside it."""
 
-    @pytest.mark.parametrize(
-        ("key", "value", "problem"),
-        [
-            ("seed", -1, "seed must be at least 0, but is -1."),
-            ("store", "", "store must name the folder that results are kept in, but is empty. An example: store=runs."),
-            *(
-                (
-                    "study",
-                    name,
-                    f"study must be the name of a folder, without '/' and of 255 bytes at most, but is {name!r}."
-                    " hydra.sweep.dir says where the folders of studies are.",
-                )
-                for name in ("a/b", "..", "ü" * 128)
-            ),
-            (
-                "model.dtype",
-                "float23",
-                "model.dtype must be one of auto, float32, bfloat16, float16, but is 'float23'. Did you mean float32?",
-            ),
-            (
-                "data.name",
-                "docstring",
-                "data.name must be one of docstrings, number_words, file, hub, mixture, but is 'docstring'."
-                " Did you mean docstrings?",
-            ),
-            ("data.train_size", 0, "data.train_size must be at least 1, but is 0."),
-            ("data.eval_size", 0, "data.eval_size must be at least 1, but is 0."),
-            ("data.max_length", 7, "data.max_length must be at least 8, but is 7."),
-            ("lora.r", 0, "lora.r must be at least 1, but is 0: a rank of 0 trains nothing."),
-            ("lora.alpha", 0.0, "lora.alpha must be above 0, but is 0.0."),
-            ("lora.dropout", 1.0, "lora.dropout must be in [0, 1), but is 1.0. Use 0 for no dropout."),
-            ("lora.dropout", -0.1, "lora.dropout must be in [0, 1), but is -0.1. Use 0 for no dropout."),
-            ("lora.dropout", float("nan"), "lora.dropout must be in [0, 1), but is nan. Use 0 for no dropout."),
-            (
-                "lora.target_modules",
-                [],
-                "lora.target_modules must be all-linear, attention, mlp, a list such as [q_proj,v_proj] or a regular"
-                " expression, but is [].",
-            ),
-            (
-                "lora.target_modules",
-                [1, 2],
-                "lora.target_modules must be all-linear, attention, mlp, a list such as [q_proj,v_proj] or a regular"
-                " expression, but is [1, 2].",
-            ),
-            (
-                "lora.target_modules",
-                "(q_proj",
-                "lora.target_modules must be a valid regular expression, but '(q_proj' is not: missing ), unterminated"
-                " subpattern at position 0.",
-            ),
-            (
-                "lora.init",
-                "pisa",
-                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga,"
-                " corda, loftq, mica, but is 'pisa'."
-                " Did you mean pissa?",
-            ),
-            (
-                "lora.init",
-                "pissa_niter_0",
-                "lora.init must be one of default, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga,"
-                " corda, loftq, mica, but is"
-                " 'pissa_niter_0'. Did you mean pissa_niter_16?",
-            ),
-            ("lora.bias", "some", "lora.bias must be one of none, all, lora_only, but is 'some'. Did you mean none?"),
-            (
-                "lora.trainable_token_indices",
-                [3, 3],
-                "lora.trainable_token_indices must be token numbers from 0, each once, but is [3, 3].",
-            ),
-            (
-                "lora.trainable_token_indices",
-                [-1],
-                "lora.trainable_token_indices must be token numbers from 0, each once, but is [-1].",
-            ),
-            (
-                "model.added_tokens",
-                ["<think>", ""],
-                "model.added_tokens must be texts that are not empty, each once, but is ['<think>', ''].",
-            ),
-            (
-                "model.added_tokens",
-                ["<think>", "<think>"],
-                "model.added_tokens must be texts that are not empty, each once, but is ['<think>', '<think>'].",
-            ),
-            ("lora.method", "ia3", "lora.method must be one of lora, full, but is 'ia3'."),
-            ("lora.rank_pattern", {"q_proj": 0}, "lora.rank_pattern.q_proj must be a rank of at least 1, but is 0."),
-            (
-                "lora.rank_pattern",
-                {"q_proj": 1.5},
-                "lora.rank_pattern.q_proj must be a rank of at least 1, but is 1.5.",
-            ),
-            ("lora.alpha_pattern", {"q_proj": -1}, "lora.alpha_pattern.q_proj must be a number above 0, but is -1."),
-            (
-                "lora.rank_pattern",
-                "{q_proj}",
-                "lora.rank_pattern must be pairs of a module's name and a number, but '{q_proj}' is not JSON. An"
-                " example: 'lora.rank_pattern={q_proj:16}', or as JSON \"lora.rank_pattern='{\\\"q_proj\\\": 16}'\".",
-            ),
-            ("lora.layers_to_transform", [-1], "lora.layers_to_transform must be at least 0, but is -1."),
-            ("lora.lora_plus_ratio", 0.0, "lora.lora_plus_ratio must be above 0, but is 0.0."),
-            (
-                "model.quantization",
-                "int4",
-                "model.quantization must be one of none, int8, nf4, but is 'int4'. Did you mean int8?",
-            ),
-            ("model.device_map", "gpu", "model.device_map must be null or auto, but is 'gpu'."),
-            (
-                "model.attn_implementation",
-                "flash",
-                "model.attn_implementation must be one of eager, sdpa, flex_attention, flash_attention_2,"
-                " flash_attention_3, but is 'flash'.",
-            ),
-            (
-                "data.metrics",
-                ["blue"],
-                "data.metrics must be one of exact_match, rouge, bleu, but is 'blue'. Did you mean bleu?",
-            ),
-            (
-                "data.format",
-                "chatml",
-                "data.format must be one of auto, chat, plain, but is 'chatml'. Did you mean chat?",
-            ),
-            (
-                "data.eval_size",
-                None,
-                "data.eval_size must say how many examples are held out, but is null. Give a number, or"
-                " data.eval_path.",
-            ),
-            ("data.eval_path", "eval.jsonl", "data.eval_path needs data.name=file, but that is docstrings."),
-            ("data.eval_split", "test", "data.eval_split needs data.name=hub, but that is docstrings."),
-            (
-                "data.name",
-                "file",
-                "data.path must name the file, but is None. An example: data.path=answers.jsonl.",
-            ),
-            ("data.name", "mixture", "data.sources must list what is mixed, but is empty. An example: data=mixture."),
-            ("train.max_steps", None, "train.max_steps or train.epochs must say how long to train, but both are null."),
-            (
-                "train.epochs",
-                2.0,
-                "Only one of train.max_steps (20) and train.epochs (2) can say how long to train."
-                " Add train.max_steps=null to train by epochs.",
-            ),
-            (
-                "train.save_steps",
-                15,
-                "train.save_steps must be a multiple of train.eval_steps, but is 15 and that is 10:"
-                " a run goes on from an evaluation.",
-            ),
-            ("train.save_total_limit", 0, "train.save_total_limit must be at least 1, but is 0."),
-            ("train.early_stopping", 0, "train.early_stopping must be at least 1, but is 0."),
-            ("train.max_grad_norm", -1.0, "train.max_grad_norm must be at least 0, but is -1.0."),
-            ("train.learning_rate", 0.0, "train.learning_rate must be above 0, but is 0.0."),
-            ("train.learning_rate", float("nan"), "train.learning_rate must be above 0, but is nan."),
-            ("train.max_steps", 0, "train.max_steps must be at least 1, but is 0."),
-            ("train.batch_size", 0, "train.batch_size must be at least 1, but is 0."),
-            ("train.eval_batch_size", 0, "train.eval_batch_size must be at least 1, but is 0."),
-            (
-                "train.gradient_accumulation_steps",
-                0,
-                "train.gradient_accumulation_steps must be at least 1, but is 0.",
-            ),
-            ("train.eval_steps", 0, "train.eval_steps must be at least 1, but is 0."),
-            (
-                "train.lr_scheduler_type",
-                "cosin",
-                "train.lr_scheduler_type must be one of linear, cosine, cosine_with_restarts, polynomial, constant,"
-                " constant_with_warmup, inverse_sqrt, but is 'cosin'. Did you mean cosine?",
-            ),
-            (
-                "train.warmup_ratio",
-                1.5,
-                "train.warmup_ratio must be in [0, 1], but is 1.5. It is a share of the steps.",
-            ),
-            ("train.weight_decay", -0.1, "train.weight_decay must be at least 0, but is -0.1."),
-            ("train.weight_decay", float("nan"), "train.weight_decay must be at least 0, but is nan."),
-            ("verify.prompts", 0, "verify.prompts must be at least 1, but is 0."),
-            ("verify.forgetting", -1, "verify.forgetting must be at least 0, but is -1."),
-            ("verify.new_tokens", 0, "verify.new_tokens must be at least 1, but is 0."),
-            (
-                "verify.merge_dtype",
-                "int8",
-                "verify.merge_dtype must be one of float32, bfloat16, float16, but is 'int8'.",
-            ),
-            ("track.kind", "wandb", "track.kind must be one of mlflow, none, but is 'wandb'."),
-        ],
-    )
-    def test_a_broken_rule_is_one_message(self, config, key, value, problem):
-        assert rules.problems(changed(config, key, value)) == [problem]
+    @pytest.mark.parametrize("key", LEAST)
+    def test_a_number_has_a_least_value(self, config, key):
+        least = LEAST[key]
+        assert rules.problems(changed(config, key, least)) == []
+        (problem,) = rules.problems(changed(config, key, least - 1))
+        assert problem.startswith(f"{key} must be at least {least}, but is {least - 1}")
+
+    @pytest.mark.parametrize("key", ["lora.alpha", "lora.lora_plus_ratio", "train.learning_rate"])
+    @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+    def test_a_number_is_above_zero(self, config, key, value):
+        assert rules.problems(changed(config, key, value)) == [f"{key} must be above 0, but is {value}."]
+
+    @pytest.mark.parametrize("key", ONE_OF)
+    def test_a_choice_is_one_of_those_that_are_listed(self, config, key):
+        value, meant = ONE_OF[key]
+        (problem,) = rules.problems(changed(config, key, [value] if key == "data.metrics" else value))
+        rule, _, rest = problem.partition(", but is ")
+        assert rule.startswith(f"{key} must be one of ")
+        assert rest == f"{value!r}." + (f" Did you mean {meant}?" if meant else "")
+        assert meant is None or meant in rule
+
+    @pytest.mark.parametrize(("key", "value", "rule", "shown", "remedy"), OTHERS)
+    def test_a_broken_rule_is_one_message_of_rule_value_and_remedy(self, config, key, value, rule, shown, remedy):
+        (problem,) = rules.problems(changed(config, key, value))
+        assert key.partition(".")[0] in problem
+        assert rule in problem
+        after = problem.partition(rule)[2]
+        assert shown in after
+        assert remedy in after
 
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("lora.r", 1),
             ("lora.dropout", 0.0),
             ("lora.init", "pissa_niter_2"),
             ("lora.target_modules", ["q_proj"]),
             ("train.learning_rate", 1e20),  # it may diverge; that is a result
             ("train.warmup_ratio", 1.0),
             ("train.warmup_ratio", 0.0),
-            ("data.max_length", 8),
-            ("verify.prompts", 1),
         ],
     )
     def test_what_is_just_allowed_passes(self, config, key, value):
@@ -337,55 +241,46 @@ class TestOverrides:
     """What composes and what does not, each in the user's spelling."""
 
     CASES = (
-        ("lora.r=0", "lora.r must be at least 1, but is 0: a rank of 0 trains nothing."),
+        ("lora.r=0", "lora.r must be at least 1, but is 0"),
         ("lora.r=abc", "lora.r must be a whole number, but is 'abc'."),
         ("lora.r=4.5", "lora.r must be a whole number, but is '4.5'."),
         ("train.learning_rate=fast", "train.learning_rate must be a number, but is 'fast'."),
         ("lora.use_rslora=maybe", "lora.use_rslora must be true or false, but is 'maybe'."),
-        ("lora.rank=4,8", "lora.rank is not a setting. Did you mean lora.r?"),
-        ("lr=1e-4", "lr is not a setting. Did you mean train.learning_rate?"),
-        ("learning_rate=1e-4", "learning_rate is not a setting. Did you mean train.learning_rate?"),
-        ("train.learning_rat=1", "train.learning_rat is not a setting. Did you mean train.learning_rate?"),
-        ("sweeper.n_trials=3", "sweeper.n_trials is not a setting. Did you mean hydra.sweeper.n_trials?"),
-        *(
-            (
-                text,
-                f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range,"
-                " and search an interval by itself.",
-            )
-            for text in ("lora.r=2,int(interval(4,8))", "lora.r=2,range(4,8)", "lora=glob(r*),dora")
-        ),
-        (
-            "hydra.sweeper.n_trials=1,2",
-            "hydra.sweeper.n_trials must have one value, since it is the same for a whole sweep. Run a sweep for each.",
-        ),
-        ("lor=rslora", "lor is not a setting. Did you mean lora?"),
-        (
-            "hydra/sweeper/prunner=asha",
-            "hydra/sweeper/prunner is not a setting. Did you mean hydra/sweeper/pruner?",
-        ),
+        ("hydra.sweeper.n_trials=ten", "hydra.sweeper.n_trials must be a whole number, but is 'ten'."),
+        ("hydra.sweeper.n_trials=1,2", "hydra.sweeper.n_trials must have one value"),
+        ("lora=rslra", f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?"),
+        ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
         ("~seed", "Every setting must have a value, but `~seed` takes seed away. Leave that out; `seed=...` sets it."),
         ("~lora", "Every setting must have a value, but `~lora` takes lora away. Leave that out; `lora=...` sets it."),
-        (
-            "lora.r=8,",
-            "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values with special characters.",
-        ),
-        ("zzz=1", "zzz is not a setting. `python src/train.py --help` lists all settings."),
-        ("+lora.rank=4", "lora.rank is not a setting. Did you mean lora.r?"),
-        (
-            "lora=rslra",
-            f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?",
-        ),
-        ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
+        ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
         ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
         ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
-        ("hydra.sweeper.n_trials=ten", "hydra.sweeper.n_trials must be a whole number, but is 'ten'."),
         ("lora=4", "`lora=4` is refused: Config group override must be a string or a list. Got int"),
+        *(
+            (text, f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range")
+            for text in ("lora.r=2,int(interval(4,8))", "lora.r=2,range(4,8)", "lora=glob(r*),dora")
+        ),
+        *(
+            (f"{key}=4,8" if key == "lora.rank" else f"{key}=3", f"{key} is not a setting. Did you mean {meant}?")
+            for key, meant in (
+                ("lora.rank", "lora.r"),
+                ("lr", "train.learning_rate"),
+                ("learning_rate", "train.learning_rate"),
+                ("train.learning_rat", "train.learning_rate"),
+                ("sweeper.n_trials", "hydra.sweeper.n_trials"),
+                ("hydra/sweeper/prunner", "hydra/sweeper/pruner"),
+                ("lor", "lora"),
+            )
+        ),
+        ("+lora.alfa=4", "lora.alfa is not a setting. Did you mean lora.alpha?"),
+        ("zzz=1", "zzz is not a setting. `"),
     )
 
     def test_all_problems_come_at_once(self, problems):
         found = problems(*(override for override, _ in self.CASES))
-        assert sorted(found) == sorted({problem for _, problem in self.CASES})
+        assert len(found) == len(self.CASES)
+        for _, beginning in self.CASES:
+            assert [problem for problem in found if problem.startswith(beginning)], beginning
 
     def test_settings_of_a_part_are_known_beside_its_choice(self, problems):
         part = ["hydra/sweeper/pruner=asha", "hydra.sweeper.pruner.reduction_factor=3"]
@@ -500,6 +395,6 @@ class TestExplain:
 
 
 def test_the_spellings_name_settings(config):
-    for name in rules.SPELLINGS.values():
+    for name in keys.SPELLINGS.values():
         group, field = name.split(".")
         assert field in {known.name for known in dataclasses.fields(getattr(config, group))}

@@ -12,7 +12,7 @@ from lowrung.store.layout import ROOT
 PACKAGE = ROOT / "src" / "lowrung"
 SCORE = "finetune/models/score.py"
 
-CARRIERS = ("config.rules", "errors", "store", "track.base")
+CARRIERS = ("errors", "store", "track.base")
 """What a run imports without a change to its numbers: refusals, what lies on disk, and whom it hands its points."""
 
 

@@ -147,7 +147,7 @@ class EngineContract:
         assert end_of(engine, "a").value == "1"
         assert "LOWRUNG_TEST" not in os.environ
 
-    def test_threads_are_told_to_the_job(self, engine: Engine, tmp_path: Path) -> None:
+    def test_a_job_knows_its_number_of_threads(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, partial(os.getenv, "OMP_NUM_THREADS")))
         assert end_of(engine, "a").value == str(engine.threads)
         assert engine.threads >= 1

@@ -32,7 +32,8 @@ def refused_a_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("surroundings", [on_macos, without_fork_servers, refused_a_fork_server])
 def test_a_job_is_spawned_where_none_can_be_forked(monkeypatch, capfd, tmp_path, surroundings):
     surroundings(monkeypatch)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for name in ("sched_getaffinity", "process_cpu_count"):  # the latter asks the former
+        monkeypatch.delattr(os, name, raising=False)
     with LocalEngine(slots=2, preload=["no_such_module"]) as engine:
         engine.submit(Job("a", tmp_path, lambda: (os.getppid(), os.environ["OMP_NUM_THREADS"])))
         assert end_of(engine, "a") == Ended("a", Exit.RETURNED, (os.getpid(), str(engine.threads)))

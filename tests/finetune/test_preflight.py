@@ -11,36 +11,36 @@ from tests.sources import pairs, write_rows
 
 
 @pytest.fixture
-def look(tmp_path):
-    def look(*, base=None, lora=None, **task):
+def check(tmp_path):
+    def check(*, base=None, lora=None, **task):
         data = {"name": "number_words", "train_size": 8, "eval_size": 4, "max_length": 128}
-        return preflight.look(
+        return preflight.check(
             base=ModelConf(**{"path": "embedded:tiny", **(base or {})}),
             data=DataConf(**{**data, **task}),
             store=tmp_path / "runs",
             adapters=[LoraConf(**{"r": 4, "alpha": 8.0, **(lora or {})})],
         )
 
-    return look
+    return check
 
 
-def test_a_sound_config_has_fingerprints_and_no_problems(look):
-    found = look()
+def test_a_sound_config_has_fingerprints_and_no_problems(check):
+    found = check()
     assert (found.problems, found.notes) == ((), ())
     assert found.model_fingerprint == pretrained.fingerprint(pretrained.locate("embedded:tiny"))
     assert [(split.context, split.rows) for split in found.splits] == [("training", 8), ("evaluation", 4)]
     assert len(Prepared.load(found.data_folder).train) == 8
 
 
-def test_a_local_folder_is_the_same_model_under_another_name(look, tmp_path):
+def test_a_local_folder_is_the_same_model_under_another_name(check, tmp_path):
     shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "my model")
-    found = look(base={"path": str(tmp_path / "my model")})
+    found = check(base={"path": str(tmp_path / "my model")})
     assert found.problems == ()
-    assert found.model_fingerprint == look().model_fingerprint
+    assert found.model_fingerprint == check().model_fingerprint
 
 
-def test_all_problems_come_at_once(look):
-    problems = look(
+def test_all_problems_come_at_once(check):
+    problems = check(
         lora={"target_modules": ["q_proj", "c_attn", "lm_head"]},
         max_length=4096,
         train_size=200_000,
@@ -63,82 +63,82 @@ def test_all_problems_come_at_once(look):
 
 
 @pytest.mark.parametrize("names", [["q_proj"], ["self_attn.q_proj", "mlp.up_proj"], "attention", ".*q_proj"])
-def test_modules_may_be_named_in_many_ways(look, names):
-    assert look(lora={"target_modules": names}).problems == ()
+def test_modules_may_be_named_in_many_ways(check, names):
+    assert check(lora={"target_modules": names}).problems == ()
 
 
-def test_without_a_chat_template_pairs_are_written_plainly_and_chats_refused(look, tmp_path):
+def test_without_a_chat_template_pairs_are_written_plainly_and_chats_refused(check, tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(pretrained.locate("embedded:tiny"), folder)
     (folder / "chat_template.jinja").unlink()
     base = {"path": str(folder)}
-    assert look(base=base).problems == ()
+    assert check(base=base).problems == ()
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     path = write_rows(tmp_path / "chats.jsonl", [{"messages": chat}] * 8)
-    (problem,) = look(base=base, name="file", path=path, train_size=None, eval_size=1).problems
+    (problem,) = check(base=base, name="file", path=path, train_size=None, eval_size=1).problems
     assert "must have a tokenizer with a chat template, since the data holds messages" in problem
 
 
-def test_a_missing_folder_does_not_hide_a_problem_of_the_data(look):
-    assert len(look(base={"path": "./nowhere"}, train_size=200_000).problems) == 2
+def test_a_missing_folder_does_not_hide_a_problem_of_the_data(check):
+    assert len(check(base={"path": "./nowhere"}, train_size=200_000).problems) == 2
 
 
-def test_a_prompt_longer_than_the_context_is_found_before_anything_runs(look, tmp_path):
+def test_a_prompt_longer_than_the_context_is_found_before_anything_runs(check, tmp_path):
     path = write_rows(tmp_path / "long.jsonl", [*pairs(5), {"prompt": "x" * 120, "completion": "y"}])
-    (problem,) = look(name="file", path=path, train_size=None, eval_size=2).problems
+    (problem,) = check(name="file", path=path, train_size=None, eval_size=2).problems
     assert "data.max_length must leave room for what is learnt, but is 128" in problem
 
 
-def test_what_was_dropped_and_cut_is_told(look, tmp_path):
+def test_notes_count_what_was_dropped_and_cut(check, tmp_path):
     rows = [*pairs(6) * 2, {"prompt": "?", "completion": "y" * 180}]
     path = write_rows(tmp_path / "rows.jsonl", rows)
     held_out = write_rows(tmp_path / "eval.jsonl", pairs(1))
-    found = look(name="file", path=path, eval_path=held_out, train_size=None, eval_size=None)
+    found = check(name="file", path=path, eval_path=held_out, train_size=None, eval_size=None)
     assert [note.split(",")[0] for note in found.notes] == [
         "2 training examples are among the held-out ones too",
         "1 of 11 training examples are longer than data.max_length and were cut; they lost 74 tokens",
     ]
 
 
-def test_metrics_need_prompts(look, tmp_path):
+def test_metrics_need_prompts(check, tmp_path):
     path = write_rows(tmp_path / "texts.jsonl", [{"text": f"Once {n}"} for n in range(6)])
-    (problem,) = look(name="file", path=path, train_size=None, eval_size=2, metrics=["exact_match"]).problems
+    (problem,) = check(name="file", path=path, train_size=None, eval_size=2, metrics=["exact_match"]).problems
     assert problem.startswith("data.metrics score answers to prompts, but the data is text alone")
 
 
-def test_the_same_data_is_tokenised_once(look):
-    first = look().data_folder
+def test_the_same_data_is_tokenised_once(check):
+    first = check().data_folder
     stamp = (Path(first) / "facts.json").stat().st_mtime_ns
-    assert look(lora={"r": 8}).data_folder == first
+    assert check(lora={"r": 8}).data_folder == first
     assert (Path(first) / "facts.json").stat().st_mtime_ns == stamp
-    assert look(max_length=129).data_folder != first
+    assert check(max_length=129).data_folder != first
 
 
-def test_added_tokens_make_other_tokens_of_the_same_data(look):
-    plain = look()
-    found = look(base={"added_tokens": ["Write", "words"]})
+def test_added_tokens_make_other_tokens_of_the_same_data(check):
+    plain = check()
+    found = check(base={"added_tokens": ["Write", "words"]})
     assert (found.problems, found.notes) == ((), ())
     assert found.model_fingerprint == plain.model_fingerprint
     assert found.data_folder != plain.data_folder
-    assert look(base={"added_tokens": ["words", "Write"]}).data_folder != found.data_folder
+    assert check(base={"added_tokens": ["words", "Write"]}).data_folder != found.data_folder
     one, other = (Prepared.load(where).train["input_ids"][0] for where in (plain.data_folder, found.data_folder))
     assert 259 in other
     assert len(other) < len(one)
 
 
-def test_added_tokens_that_no_example_holds_are_told(look):
-    assert look(base={"added_tokens": ["<think>", "Write", "</think>"]}).notes == (
+def test_a_note_names_added_tokens_that_no_example_holds(check):
+    assert check(base={"added_tokens": ["<think>", "Write", "</think>"]}).notes == (
         "no training example holds <think>, </think>, so nothing is learnt of these added tokens",
     )
 
 
-def test_added_tokens_that_cannot_be_trained_as_asked_are_found(look):
-    (known,) = look(base={"added_tokens": ["a"]}).problems
+def test_added_tokens_that_cannot_be_trained_as_asked_are_found(check):
+    (known,) = check(base={"added_tokens": ["a"]}).problems
     assert known.startswith("model.added_tokens must be new to the model, but embedded:tiny has a already.")
-    (half,) = look(
+    (half,) = check(
         base={"path": "embedded:tiny_gpt2", "added_tokens": ["Write"]}, lora={"modules_to_save": ["wte"]}
     ).problems
     assert half.startswith("model.added_tokens need rows in the embedding and in the head that is tied to it")
-    assert look(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [259]}).problems == ()
-    (beyond,) = look(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [260]}).problems
+    assert check(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [259]}).problems == ()
+    (beyond,) = check(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [260]}).problems
     assert "0 to 259, but holds 260" in beyond

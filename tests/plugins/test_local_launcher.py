@@ -214,7 +214,7 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
             {"time_limit": "soon"},
             [
                 "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and longer than nothing, but is"
-                " 'soon'. For an hour and a half say hydra.launcher.time_limit=1h30m"
+                " 'soon'. For an hour and a half write hydra.launcher.time_limit=1h30m"
             ],
             id="no time",
         ),

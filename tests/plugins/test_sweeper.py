@@ -1,4 +1,4 @@
-"""The sweeper as a Hydra plugin; what it does is in tests/test_sweep.py.
+"""The sweeper as a Hydra plugin; what it does is in tests/sweeps.
 
 Hydra's own sweeper suite (`BatchedSweeperTestSuite`) sweeps over configs of its own, which lowrung's coordinator does
 not know, and expects batches, of which it has none.

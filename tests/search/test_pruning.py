@@ -145,9 +145,9 @@ def test_a_smaller_percentile_prunes_more(opened):
 def test_hyperband_waits_for_one_complete_trial(opened):
     study = opened(pruner=HYPERBAND)
     going = [study.ask({"lora.r": 4}) for _ in range(6)]
-    for place in range(1, EVALUATIONS + 1):
+    for step in range(1, EVALUATIONS + 1):
         for final, trial in zip(FINAL, going, strict=False):
-            assert not study.report(trial, place * 800, metrics(final, place * 800))
+            assert not study.report(trial, step * 800, metrics(final, step * 800))
     study.tell(going[0], Outcome(Status.COMPLETE, metrics(FINAL[0], 7_200)))
     assert TrialState.PRUNED not in states(study)
     sweep(study)

@@ -71,7 +71,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
     assert disk.unwritable("store", tmp_path / "file" / below) == [
         f"store must be where files can be written, but {tmp_path / 'file'} is no folder."
-        " Mend that, or name another place."
+        " Mend that, or name another folder."
     ]
 
 

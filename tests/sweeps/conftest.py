@@ -1,4 +1,4 @@
-"""Sweeps in a folder of their own; see `tests.stage` for what is played."""
+"""Sweeps in a folder of their own; see `tests.stage` for what is simulated."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,9 +1,9 @@
 """A sweep that is killed again and again: in the end everything is there once, as if nothing had happened.
 
-Twenty times the coordinator, a worker or the fork server gets SIGKILL, and the same command is typed again whenever
-the coordinator is gone. The moments are drawn by a seed, but out of what happens (the second new checkpoint and some
-milliseconds) and not out of the clock, so that they are spread over all that a sweep does on machines of any speed.
-``LOWRUNG_CHAOS_SEED=1 python -m pytest tests/test_chaos.py`` tries other moments.
+The coordinator, a worker or the fork server gets SIGKILL, once at each kind of moment, and the same command is typed
+again whenever the coordinator is gone. A seed draws the moments from what happens (the second new checkpoint and some
+milliseconds) and not from the clock, so that they are spread over all that a sweep does on machines of any speed.
+``LOWRUNG_CHAOS_SEED=1 python -m pytest tests/sweeps/test_chaos.py`` tries other moments.
 """
 
 import dataclasses
@@ -33,24 +33,20 @@ pytestmark = pytest.mark.slow
 SEED = 0
 SWEEP = [
     *("-m", "model=tiny", "data=number_words", "data.train_size=64", "data.eval_size=8", "data.metrics=[]"),
-    *("lora.r=1,2,3,4,5,6", "lora.dropout=0.1", "train.learning_rate=1e-2", "train.batch_size=4"),
+    *("lora.r=1,2,3,4", "lora.dropout=0.1", "train.learning_rate=1e-2", "train.batch_size=4"),
     *("train.max_steps=60", "train.eval_steps=10", "train.lr_scheduler_type=constant"),  # a step too many would show
     *("verify.prompts=2", "verify.new_tokens=2", "hydra.launcher.workers=2", "hydra.sweeper.retries=100"),
 ]
-TRIALS = 6
+TRIALS = 4
 
 # Who is killed, and the event after which: first while the sweep starts, then while it trains, then while its runs end.
-# Starting costs a coordinator some 12 s, hence fewer kills of it than of workers.
-STARTING = [("coordinator", "start"), ("coordinator", "start"), ("worker", "process"), ("coordinator", "database")]
+# A coordinator that starts again imports its libraries for some 12 s, so each pair comes once: other seeds draw others.
+STARTING = [("coordinator", "start"), ("worker", "process"), ("coordinator", "database")]
 TRAINING = [
-    *(("worker", "process"), ("worker", "line"), ("worker", "report"), ("worker", "report")),
-    *(("worker", "checkpoint"), ("worker", "checkpoint"), ("server", "report")),
+    *(("worker", "line"), ("worker", "report"), ("worker", "checkpoint"), ("server", "report")),
     *(("coordinator", "report"), ("coordinator", "checkpoint")),
 ]
-ENDING = [
-    *(("worker", "gate"), ("worker", "gate"), ("worker", "outcome"), ("worker", "outcome")),
-    *(("coordinator", "gate"), ("coordinator", "outcome"), ("coordinator", "outcome")),
-]
+ENDING = [("worker", "gate"), ("worker", "outcome"), ("coordinator", "gate"), ("coordinator", "outcome")]
 COUNTS = {"report": 8, "checkpoint": 2, "line": 3}
 """How many such events there may be until the kill; elsewhere it is the first."""
 
@@ -69,7 +65,7 @@ class Kill:
 
 
 def drawn(seed: int) -> list[Kill]:
-    """Twenty kills in an order and at moments that the seed decides."""
+    """The kills, in an order and at moments that the seed decides."""
     draw = random.Random(seed)
     order = [draw.sample(phase, len(phase)) for phase in (STARTING, TRAINING, ENDING)]
     return [
@@ -157,7 +153,7 @@ class Chaos:
         return True
 
     def _require_a_known_end(self) -> None:
-        """Without the look at model and data, whose process was killed, a sweep cannot start."""
+        """A sweep cannot start without its preflight, whose process was killed."""
         errors = self._errors.read_text()
         assert "The model and the data must load, but they do not: " in errors, errors
 
@@ -288,12 +284,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(3600)  # three minutes on a quiet machine; two cores may be busy with more
-def test_twenty_kills_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
+@pytest.mark.timeout(3600)  # two minutes on a quiet machine; two cores may be busy with more
+def test_kills_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
     seed = int(os.environ.get("LOWRUNG_CHAOS_SEED", SEED))
     chaos = Chaos(tmp_path, seed)
     chaos.run(drawn(seed))
-    assert chaos.kills == {"coordinator": 8, "worker": 11, "server": 1}
+    assert chaos.kills == Counter(victim for victim, _ in (*STARTING, *TRAINING, *ENDING))
 
     assert metrics(tmp_path) == metrics(undisturbed)
     assert files(tmp_path) == files(undisturbed)
@@ -301,7 +297,7 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
     (database,) = tmp_path.glob("multirun/*/study.db")
     trials = optuna.load_study(study_name=None, storage=f"sqlite:///{database}").trials
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    assert sorted(trial.params["lora.r"] for trial in complete) == [1, 2, 3, 4, 5, 6]
+    assert sorted(trial.params["lora.r"] for trial in complete) == [1, 2, 3, 4]
     # A trial whose coordinator was killed while it asked lacks its values, and is put aside.
     assert all(trial.state.name == "FAIL" and not trial.params for trial in trials if trial not in complete)
 

@@ -1,7 +1,7 @@
 """Trials that are pruned, through the command that users type.
 
-That the same study keeps them and another one takes them up is in tests/test_sweep.py, that their runs go on from their
-checkpoints then in tests/test_execution.py.
+That the same study keeps them and another one takes them up is in tests/sweeps/test_resume.py. That their runs then go
+on from their checkpoints is in tests/runs/test_execution.py.
 """
 
 import json

@@ -1,9 +1,13 @@
-"""What a sweep returns to the program that started it."""
+"""What a sweep has found: what it returns, and its best trial within constraints."""
 
+import json
 from pathlib import Path
 
+import pytest
+
+from lowrung.errors import UsageError
 from lowrung.store.outcome import Status
-from tests.stage import Stage
+from tests.stage import RATE, Stage
 
 
 def test_a_sweep_returns_its_trials_best_first(here: Stage) -> None:
@@ -23,3 +27,29 @@ def test_a_sweep_returns_its_trials_best_first(here: Stage) -> None:
 def test_a_dry_run_returns_nothing(here: Stage) -> None:
     here.sweep("lora.r=4", "hydra.sweeper.dry_run=true")
     assert here.results is None
+
+
+class TestConstraints:
+    SMALL = 'hydra.sweeper.constraints={params/trainable:"<=400"}'
+
+    def test_the_best_keeps_to_them(self, here, capsys):
+        here.sweep("lora.r=2,4,8", self.SMALL)
+        best, second, broken = json.loads(here.study.leaderboard.read_text())
+        assert [row["point"]["lora.r"] for row in (best, second, broken)] == ["4", "2", "8"]
+        assert broken["broken"] == ["params/trainable <= 400"]
+        assert "not params/trainable <= 400" in capsys.readouterr().out
+        (parent,) = (run for run in here.tracker.runs.values() if not run.parent)
+        assert parent.tags["lowrung.best_trial"] == "1"
+
+    @pytest.mark.slow
+    def test_the_sampler_learns_of_them(self, here):
+        here.sweep("lora.r=4,8", RATE, self.SMALL, n_trials=4)
+        assert [(trial.params["lora.r"], trial.constraints) for trial in here.trials()] == [
+            (r, {"params/trainable <= 400": 100 * r - 400}) for r in (4, 8, 4, 8)
+        ]
+
+    @pytest.mark.slow
+    def test_other_ones_are_another_search(self, here):
+        here.sweep("lora.r=4,8", self.SMALL)
+        with pytest.raises(UsageError, match=r"params/trainable was <=400, and is not searched now"):
+            here.sweep("lora.r=4,8")

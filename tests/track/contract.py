@@ -33,7 +33,7 @@ class TrackerContract:
         assert [self.read(tracker, trial).parent for trial in trials] == [sweep, sweep]
 
     def test_a_key_opens_one_run(self, tracker):
-        """Whoever was killed before the id was written down asks again, and what was missing is there."""
+        """A coordinator that was killed before it wrote the id down asks again; parameters that were missing are added."""
         sweep = tracker.start_run("sweep", key="sweep")
         run = tracker.start_run("r=8", parent=sweep, key=f"{sweep}/0")
         again = self.reopened(tracker).start_run("r=8", parent=sweep, params={"lora.r": "8"}, key=f"{sweep}/0")

@@ -160,5 +160,5 @@ def _time_problems(time_limit: Any) -> Iterator[str]:
     if time_limit is not None and durations.seconds(time_limit) is None:
         yield (
             "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and longer than nothing, but is "
-            f"{time_limit!r}. For an hour and a half say hydra.launcher.time_limit=1h30m; null is no limit."
+            f"{time_limit!r}. For an hour and a half write hydra.launcher.time_limit=1h30m; null is no limit."
         )

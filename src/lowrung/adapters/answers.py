@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lowrung.adapters import vocabulary
 from lowrung.adapters.multi_adapter import MultiAdapter
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import generate, pretrained, quantization
-from lowrung.finetune.models.pretrained import Base
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class PromptedModel:
         format: how prompts are formatted (``data.format``).
     """
 
-    base: Base
+    base: ModelConf
     adapter: Path | None = None
     format: str = "auto"
 
@@ -106,7 +106,7 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
     They can be written as JSON. Those of a whole model do not say where it is: MLflow knows.
     """
     base = model.base
-    path, revision = base.origin
+    path, revision = pretrained.origin_of(base)
     where = {"base": path, "revision": revision} if model.adapter else {}
     chosen = {"attn_implementation": base.attn_implementation, "device_map": base.device_map}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}

@@ -1,16 +1,16 @@
-"""Whether a saved adapter is whole, and fits its base; no weights of the base are loaded."""
+"""Whether a saved adapter is complete and compatible with its base; no weights of the base are loaded."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
 from lowrung.adapters import files, vocabulary
 from lowrung.adapters.files import Saved
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
 
 MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that change the base's weights when PEFT loads an adapter that names them."""
@@ -20,13 +20,15 @@ OTHER_BASE = "Was it trained on another base? Name that: --base PATH."
 SHOWN = 3
 """How many tensors a message names."""
 
+Shapes = Mapping[str, tuple[int, ...]]
 
-def problems(saved: Saved, base: Base) -> list[str]:
+
+def problems(saved: Saved, base: ModelConf) -> list[str]:
     """Why an adapter cannot be what was trained on a base, in words."""
-    return [*_own_problems(saved), *_base_problems(saved, base)]
+    return [*_adapter_problems(saved), *_base_problems(saved, base)]
 
 
-def check(saved: Saved, base: Base) -> None:
+def check(saved: Saved, base: ModelConf) -> None:
     """Refuses an adapter with `problems`.
 
     Raises:
@@ -36,14 +38,14 @@ def check(saved: Saved, base: Base) -> None:
         raise UsageError([f"{saved.folder}: {problem}" for problem in found])
 
 
-def _own_problems(saved: Saved) -> Iterator[str]:
+def _adapter_problems(saved: Saved) -> Iterator[str]:
     config = saved.config
     if config.task_type not in (None, "CAUSAL_LM"):
         yield f"task_type must be CAUSAL_LM, a model that continues text, but is {config.task_type}."
     if str(config.init_lora_weights).startswith(MOVES_BASE):
         yield (
             f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
-            " Save it converted (path_initial_model_for_weight_conversion), as lowrung does."
+            " Convert it when you save it (path_initial_model_for_weight_conversion), as lowrung does."
         )
     if wrong := [name for name, tensor in saved.tensors.items() if not files.is_finite(tensor)]:
         yield f"every number must be finite, but {_some(wrong)} hold NaN or infinity. Train again at a lower rate."
@@ -58,62 +60,61 @@ def _own_problems(saved: Saved) -> Iterator[str]:
         yield "an adapter must change something, but every update is zero: it was never trained."
 
 
-def base_problems(base: Base) -> list[str]:
-    """What stands in the way of using the base that an adapter, its run, or ``--base`` names."""
+def base_problems(base: ModelConf) -> list[str]:
+    """Why a base cannot be used that an adapter, its run, or ``--base`` names."""
     try:
-        _ = base.folder
+        _ = pretrained.folder_of(base)
     except UsageError as error:
         return [f"{problem} Is the base elsewhere? Name that: --base PATH." for problem in error.problems]
     return soundness.problems(base)
 
 
-def _base_problems(saved: Saved, base: Base) -> list[str]:
+def _base_problems(saved: Saved, base: ModelConf) -> list[str]:
     if found := base_problems(base):
         return found
-    own_rows = {files.base_name(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
-    if found := list(vocabulary.problems(saved.folder, saved.config, own_rows, base)):
+    rows = {files.base_name(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
+    if found := list(vocabulary.problems(saved.folder, saved.config, rows, base)):
         return found
     try:
-        needed, own = _needed(saved.config, base)
+        needed, in_base = _needed(saved.config, base)
     except ValueError as error:
-        there = {name for name, _ in pretrained.skeleton(base).named_modules()}
-        absent = [layer.name for layer in files.layers(saved) if layer.name not in there]
+        modules = {name for name, _ in pretrained.skeleton(base).named_modules()}
+        absent = [layer.name for layer in files.layers(saved) if layer.name not in modules]
         reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
         return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
+    misfits = _misfits(saved, needed, in_base)
+    return [f"it must fit its base, but {base.path} {misfit}. {OTHER_BASE}" for misfit in misfits]
+
+
+def _misfits(saved: Saved, needed: Shapes, in_base: Shapes) -> Iterator[str]:
+    """In what the tensors of a file differ from those that the base needs or has."""
     given = {name: tuple(tensor.shape) for name, tensor in saved.tensors.items()}
-    shapes = {name: needed.get(name, own.get(files.base_name(name))) for name in given}
-    findings = (
-        ("needs tensors that the file lacks", [name for name in needed if name not in given]),
-        ("knows no such place as", [name for name, shape in shapes.items() if shape is None]),
-        (
-            "has other dimensions at",
-            [
-                f"{name} {given[name]}, where it needs {shape}"
-                for name, shape in shapes.items()
-                if shape not in (None, given[name])
-            ],
-        ),
-    )
-    return [
-        f"it must fit its base, but {base.path} {what}: {_some(names)}. {OTHER_BASE}"
-        for what, names in findings
-        if names
-    ]
+    if lacking := [name for name in needed if name not in given]:
+        yield f"needs tensors that the file lacks: {_some(lacking)}"
+    shapes = {name: needed.get(name, in_base.get(files.base_name(name))) for name in given}
+    if unknown := [name for name, shape in shapes.items() if shape is None]:
+        yield f"has no tensors of these names: {_some(unknown)}"
+    if others := [
+        f"{name} {given[name]}, where it needs {shape}"
+        for name, shape in shapes.items()
+        if shape not in (None, given[name])
+    ]:
+        yield f"has other shapes: {_some(others)}"
 
 
-def _needed(config: LoraConfig, base: Base) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """The shapes of an adapter of these settings by their names in a file, and of the base's own parameters by theirs.
+def _needed(config: LoraConfig, base: ModelConf) -> tuple[Shapes, Shapes]:
+    """The shapes of an adapter of these settings, by their names in a file, and of the base's parameters, by theirs.
 
-    A file may hold the latter too, such as trained biases or an embedding that has grown.
+    A file may hold parameters of the base too, such as trained biases or an embedding that has grown.
     """
     config = copy.deepcopy(config)
     config.init_lora_weights = True
     config.inference_mode = True
     skeleton: Any = pretrained.skeleton(base)
-    own = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
+    in_base = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
     adapted = PeftModel(skeleton, config)
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}, own
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}, in_base
 
 
 def _some(names: Sequence[str]) -> str:

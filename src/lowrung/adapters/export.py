@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from lowrung.adapters import compatibility, files, vocabulary
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 from lowrung.store import atomic, disk
 
@@ -63,7 +62,7 @@ class MergedModel:
 
 def export(
     *,
-    base: Base,
+    base: ModelConf,
     adapter: Path,
     folder: Path,
     dtype: str,
@@ -130,11 +129,11 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def _bytes(base: Base, dtype: str) -> int:
+def _bytes(base: ModelConf, dtype: str) -> int:
     return sum(parameter.numel() for parameter in pretrained.skeleton(base).parameters()) * BYTES[dtype]
 
 
-def _text_rows(base: Base, adapter: Path) -> list[Row]:
+def _text_rows(base: ModelConf, adapter: Path) -> list[Row]:
     tokenizer = vocabulary.tokenizer_of(base, adapter)
     return [
         {"input_ids": row.input_ids, "labels": row.labels}
@@ -142,7 +141,9 @@ def _text_rows(base: Base, adapter: Path) -> list[Row]:
     ]
 
 
-def _save_merged(base: Base, adapter: Path, folder: Path, dtype: str, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def _save_merged(
+    base: ModelConf, adapter: Path, folder: Path, dtype: str, rows: Sequence[Row]
+) -> tuple[Tensor, Tensor]:
     """Saves the merged model; returns the logits of the base and of the adapter before, in float32."""
     model = merge.float32_base(base, pretrained.device())
     untrained, _ = completion_logits(model, rows)

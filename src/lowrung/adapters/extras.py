@@ -11,8 +11,8 @@ from torch import Tensor
 from lowrung.adapters import files, vocabulary
 from lowrung.adapters.base_tensors import BaseTensors
 from lowrung.adapters.files import PREFIX, ROWS, Saved, base_name
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LoadedAdapter:
     rows: Mapping[str, MatrixRows]
 
     @classmethod
-    def of(cls, saved: Saved, key: str, base: Base, tensors: BaseTensors) -> "LoadedAdapter":
+    def of(cls, saved: Saved, key: str, base: ModelConf, tensors: BaseTensors) -> "LoadedAdapter":
         """An adapter as it was saved.
 
         Args:

@@ -1,4 +1,4 @@
-"""A saved adapter: read with care, and measured."""
+"""A saved adapter: read without running anything in it, and measured."""
 
 import dataclasses
 import json
@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lowrung.adapters import vocabulary
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import soundness
-from lowrung.finetune.models.pretrained import Base
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -29,10 +29,10 @@ ROWS = ".token_adapter.trainable_tokens_delta"
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """An adapter as it lies on the disk.
+    """An adapter as it was saved.
 
     Attributes:
-        folder: where.
+        folder: its folder.
         config: PEFT's settings.
         tensors: by their names in the file: A of shape (rank, in), B of shape (out, rank), and whatever else was
             trained.
@@ -50,14 +50,14 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What an adapter does to one layer.
+    """An adapter's update of one layer.
 
     Attributes:
         name: the layer's in the base.
         rank: r, as the file has it.
         scaling: alpha / r, or alpha / sqrt(r) with rsLoRA.
         shape: (out, in) of the update.
-        norm: Frobenius norm of the update scaling·B·A, of which DoRA makes a change of direction.
+        norm: Frobenius norm of the update scaling·B·A; with DoRA the update changes the direction of the weights.
     """
 
     name: str
@@ -95,7 +95,7 @@ def _config(file: Path) -> LoraConfig:
 
 
 def _check_numbers(config: LoraConfig) -> None:
-    """PEFT takes anything for them, and fails where it computes with it."""
+    """Refuses ranks and alphas that are not numbers: PEFT accepts them, and fails later."""
     ranks = {"r": config.r, **(config.rank_pattern or {})}
     alphas = {"lora_alpha": config.lora_alpha, **(config.alpha_pattern or {})}
     for name, rank in ranks.items():
@@ -113,7 +113,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")):
             raise UsageError(
                 f"{rule} only a pickle ({', '.join(pickles)}), which can run any code when it is loaded. If you trust"
-                " it, load it with PEFT and save it again (save_pretrained), which writes safetensors."
+                " it, load it with PEFT and save it again (save_pretrained) as safetensors."
             )
         raise UsageError(f"{rule} none. Save it again, or name the folder that has them.")
     try:
@@ -123,7 +123,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the inner names by which PEFT saves a whole module twice more, where the embedding has grown."""
+    """Each tensor once: where the embedding has grown, PEFT saves a whole module under two inner names as well."""
     inner = re.compile(r"\.(modules_to_save|original_module)(?=\.\w+$)")
     return {
         name: tensor for name, tensor in tensors.items() if not inner.search(name) or inner.sub("", name) not in tensors
@@ -135,8 +135,8 @@ def base_name(tensor: str) -> str:
     return tensor.removeprefix(PREFIX).replace(".token_adapter.", ".").replace(".base_layer.", ".")
 
 
-def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> Base:
-    """The base that an adapter names, or the one that is named here, with the tokens that the adapter adds to it.
+def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> ModelConf:
+    """The base at ``path``, or else the one that the adapter names, with the tokens that the adapter adds to it.
 
     Raises:
         UsageError: when neither names one.
@@ -144,10 +144,10 @@ def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = 
     named = path or saved.config.base_model_name_or_path
     if not named:
         raise UsageError(f"{saved.folder} does not name its base. Name it: --base PATH.")
-    base = Base(named, revision=None if path else saved.config.revision, trust_remote_code=trust_remote_code)
-    if soundness.problems(base):  # told by whoever uses it
+    base = ModelConf(named, revision=None if path else saved.config.revision, trust_remote_code=trust_remote_code)
+    if soundness.problems(base):  # whoever loads it reports them
         return base
-    return dataclasses.replace(base, added_tokens=vocabulary.added(saved.folder, base))
+    return dataclasses.replace(base, added_tokens=list(vocabulary.added(saved.folder, base)))
 
 
 # -- measured ----------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from lowrung.adapters.base_tensors import BaseTensors
 from lowrung.adapters.combine import Method, Part
 from lowrung.adapters.extras import LoadedAdapter
 from lowrung.adapters.files import Saved
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 
 
 class MultiAdapter:
@@ -42,7 +42,7 @@ class MultiAdapter:
         is_merged: whether the active adapter's update is added to the base's weights at present.
     """
 
-    def __init__(self, base: Base, device: torch.device | None = None) -> None:
+    def __init__(self, base: ModelConf, device: torch.device | None = None) -> None:
         """Loads a base.
 
         Args:
@@ -232,7 +232,7 @@ class MultiAdapter:
         """
         adapter = self._adapter(name)
         config = copy.deepcopy(adapter.config)
-        config.base_model_name_or_path, config.revision = self.base.origin
+        config.base_model_name_or_path, config.revision = pretrained.origin_of(self.base)
         config.inference_mode = True
         low_rank = get_peft_model_state_dict(self._model, adapter_name=adapter.key, save_embedding_layers=False)
         state = adapter.tensors(low_rank)

@@ -1,7 +1,7 @@
 """A registered model as MLflow loads it: an adapter on its base, or a merged model, that answers prompts.
 
 A copy of this file goes with every model that `lowrung promote` registers. It is all the code that the model needs, so
-it uses nothing of lowrung, and what it does must stay what `lowrung.adapters.answers` does: promoting compares both.
+it uses nothing of lowrung. Its answers must be those of `lowrung.adapters.answers`: promoting compares both.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NEW_TOKENS = 64
-"""The most tokens of an answer where ``params`` do not say."""
+"""The most tokens of an answer, unless ``params`` have ``new_tokens``."""
 
 
 class Answering:
@@ -23,7 +23,7 @@ class Answering:
     Attributes:
         model: in evaluation mode; with the adapter on it, if it is one.
         tokenizer: as it was saved after training.
-        is_chat: whether prompts are written down by the tokenizer's chat template.
+        is_chat: whether prompts are formatted by the tokenizer's chat template.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, is_chat: bool) -> None:
@@ -57,50 +57,50 @@ class Answering:
         return str(self.tokenizer.decode(list(given), skip_special_tokens=True)).strip()
 
     def _chat(self, prompt: str) -> list[int]:
-        """What the template writes before an answer, but for what it leaves out once there is one."""
+        """The token ids before an answer: the template's, as far as they stay the same once the answer is there."""
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "."}]
         asked, answered = (
             self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=is_open)
             for turns, is_open in ((messages[:1], True), (messages, False))
         )
         pairs = zip(asked["input_ids"], answered["input_ids"], strict=False)
-        return [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        return [token for token, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
     def _plain(self, prompt: str) -> list[int]:
-        """The prompt on a line of its own, without an end that the tokenizer may add."""
+        """The token ids of the prompt on a line by itself, without an end token that the tokenizer may add."""
         ids = list(self.tokenizer(prompt if prompt[-1:].isspace() else f"{prompt}\n")["input_ids"])
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
 
 def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
-    """What MLflow calls.
+    """Loads the model; MLflow calls this.
 
     Args:
         folder: the adapter's, or the merged model's.
         config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
-            and ``is_chat``. Where the base is elsewhere, load by ``load_model(uri, model_config={"base": PATH})``.
+            and ``is_chat``. For a base in another folder: ``load_model(uri, model_config={"base": PATH})``.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    place = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     is_adapter = (Path(folder) / "adapter_config.json").is_file()
     options = dict(config["options"])
     if "quantization_config" in options:
-        options.setdefault("device_map", {"": place})  # weights are quantised where they will be
+        options.setdefault("device_map", {"": device})  # weights are quantised on their device
     model: Any = AutoModelForCausalLM.from_pretrained(
         config["base"] if is_adapter else folder,
         revision=config["revision"] if is_adapter else None,
-        dtype=_dtype(config["dtype"], place),
+        dtype=_dtype(config["dtype"], device),
         use_safetensors=True,
         trust_remote_code=False,
         **options,
     )
     for module in model.modules():
-        # On a CPU with AVX512-BF16 bitsandbytes would compute 4-bit layers in bfloat16, as training did not.
+        # Training did not compute 4-bit layers in bfloat16; bitsandbytes does on a CPU with AVX512-BF16.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if "device_map" not in options:
-        model.to(place)
+        model.to(device)
     if is_adapter:
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
@@ -108,9 +108,9 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
     return Answering(model.eval(), tokenizer, is_chat=config["is_chat"])
 
 
-def _dtype(name: str, place: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device) -> torch.dtype:
     """``auto`` is bfloat16 on a GPU that has it, else float32: what lowrung trains in."""
     if name == "auto":
-        return torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype

@@ -7,13 +7,13 @@ from pathlib import Path
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import settings
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 
-def tokenizer_of(base: Base, adapter: Path | None = None) -> PreTrainedTokenizerBase:
+def tokenizer_of(base: ModelConf, adapter: Path | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved beside an adapter; the base's where there is none, and for the base alone."""
     if adapter is not None and _has_tokenizer(adapter):
         return pretrained.load_tokenizer(adapter, trust_remote_code=base.trust_remote_code)
@@ -24,7 +24,7 @@ def _has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer_config.json").is_file()
 
 
-def added(folder: Path, base: Base) -> tuple[str, ...]:
+def added(folder: Path, base: ModelConf) -> tuple[str, ...]:
     """The tokens that the tokenizer beside an adapter adds to the base's, in the order of their ids.
 
     There are none where no tokenizer was saved beside the adapter.
@@ -46,7 +46,7 @@ def added(folder: Path, base: Base) -> tuple[str, ...]:
     return tuple(sorted(new, key=lambda token: ids[token]))
 
 
-def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Base) -> Iterator[str]:
+def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: ModelConf) -> Iterator[str]:
     """Why the rows that an adapter trains are not rows of its base, in words; no weights are loaded.
 
     Args:
@@ -71,9 +71,9 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Ba
             " trained on another base, name that: --base PATH."
         )
         return
-    plain = dataclasses.replace(base, added_tokens=())
+    plain = dataclasses.replace(base, added_tokens=[])
     tokens = added(folder, plain)
-    new = set(pretrained.added_rows(dataclasses.replace(plain, added_tokens=tokens)))
+    new = set(pretrained.added_rows(dataclasses.replace(plain, added_tokens=list(tokens))))
     new -= set(range(added_tokens.row_count(pretrained.skeleton(plain))))
     for name in settings.matrices(skeleton)[: 1 if settings.is_tied(skeleton) else 2]:
         is_whole = f"{name}.weight" in held or _ends(name, config.modules_to_save or ())
@@ -84,7 +84,7 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Ba
             )
 
 
-def _shown(base: Base) -> str:
+def _shown(base: ModelConf) -> str:
     return f"{base.path} with {', '.join(base.added_tokens)}" if base.added_tokens else base.path
 
 

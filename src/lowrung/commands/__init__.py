@@ -1,1 +1,1 @@
-"""What is done after training, a module for each command: they find what was named, ask, and put answers into words."""
+"""The commands for after training, a module for each: its arguments, what it does, and what it prints."""

@@ -1,4 +1,4 @@
-"""What a study left behind and can do without: listed, then deleted. MLflow is not touched.
+"""`lowrung clean`: what a study can do without is listed, then deleted. MLflow is not touched.
 
 Only folders that lowrung made are deleted, and no link is followed out of them.
 """
@@ -46,7 +46,7 @@ class Item:
     Attributes:
         path: the folder.
         bytes: the size of its files.
-        lock: held by whoever works there.
+        lock: the lock of the process that works there.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Cleaning:
     Attributes:
         items: folders that go.
         held: folders that stay since another process works in them.
-        strange: what jobs point to and is not a run's folder; it stays.
+        strange: folders that jobs point to and that are no run's; they stay.
         shared: how many runs stay since jobs of other studies point to them.
     """
 
@@ -115,7 +115,7 @@ def find(name: str, folder: Path) -> StudyFolder:
 
 
 def survey(study: StudyFolder, *, everything: bool) -> Cleaning:
-    """What would go (see `clean`); it only looks."""
+    """The folders that would be deleted (see `clean`); nothing is."""
     if _is_held(study.lock):
         return Cleaning(held=[study.path])
     pointed = sorted(_targets(_links(study.path)))
@@ -135,7 +135,7 @@ def survey(study: StudyFolder, *, everything: bool) -> Cleaning:
 
 
 def delete(found: Cleaning) -> Cleaning:
-    """Deletes what was found, but for folders that a process came to work in since; returns what came of it."""
+    """Deletes what was found, except folders in which a process works by now; returns what was deleted."""
     deleted: list[Item] = []
     held = list(found.held)
     for item in found.items:
@@ -149,7 +149,7 @@ def delete(found: Cleaning) -> Cleaning:
 
 
 def render(cleaning: Cleaning, *, dry_run: bool) -> str:
-    """For people: one line a folder with its size, the total, and what stayed and why."""
+    """One line a folder with its size, the total, and what stayed and why."""
     total = _human(sum(item.bytes for item in cleaning.items))
     lines = [f"{_human(item.bytes):>8}  {item.path}" for item in cleaning.items]
     lines.append(f"{total:>8}  in total{'; a dry run: nothing was deleted' if dry_run else ' deleted'}")
@@ -161,7 +161,7 @@ def render(cleaning: Cleaning, *, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-# -- what is whose -----------------------------------------------------------------------------------------------------
+# -- which folders -----------------------------------------------------------------------------------------------------
 
 
 def _is_study(path: Path) -> bool:
@@ -197,9 +197,9 @@ def _targets(links: Iterable[Path]) -> set[Path]:
 
 
 def _target(link: Path) -> Path:
-    """Where a link points, one step far: the store may lie behind a link, but a run that is a link is no run."""
-    place = link.parent.resolve() / link.readlink()
-    return place.parent.resolve() / place.name
+    """Where a link points, followed once: the store may be behind a link, but a run that is a link is no run."""
+    target = link.parent.resolve() / link.readlink()
+    return target.parent.resolve() / target.name
 
 
 def _pointed_by_others(study: StudyFolder) -> set[Path]:
@@ -214,7 +214,7 @@ def _can_be_made_again(run: RunFolder) -> Iterator[Path]:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether a live process holds a lock; the file is not made where there is none."""
+    """Whether a live process holds a lock; no lock file is made."""
     if not lock.exists():
         return False
     try:
@@ -234,7 +234,7 @@ def _item(path: Path, lock: Path) -> Item:
 
 def _delete_folder(path: Path) -> None:
     """Deletes a folder and what is in it; links in it are deleted, not followed."""
-    # First, so that a deletion that breaks off never leaves a result without its adapter.
+    # First, so that an interrupted deletion never leaves a result without its adapter.
     RunFolder(path).outcome.unlink(missing_ok=True)
     shutil.rmtree(path)
 

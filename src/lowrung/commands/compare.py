@@ -1,4 +1,4 @@
-"""`lowrung compare`: in what the configs of runs differ, what came of it, and what the models answer."""
+"""`lowrung compare`: in which settings runs differ, their results, and the answers of their models."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,28 +15,28 @@ from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
 ABOUT = (
-    "Says in which settings runs differ, how each ended, and all their metrics, a column a run; then what each"
-    " answers to the same prompts, greedily. Adapters on the same base share it."
+    "Prints the settings in which runs differ, how each ended, and all metrics, a column a run; then the answers of"
+    " each to the same prompts, generated greedily. Adapters on the same base share it."
 )
 
 NOT_COMPARED = ("study", "store", "sweeps", "track")
-"""What says where a run was recorded, and nothing about it."""
+"""Groups that say where a run was recorded; they change nothing about it."""
 
-ASKED = 2
-"""How many held-out prompts are answered where none is given."""
+PROMPTS = 2
+"""How many held-out prompts are answered, unless prompts are given."""
 
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser("compare", help="hold runs against each other", description=ABOUT)
+    parser = commands.add_parser("compare", help="compare settings, metrics and answers of runs", description=ABOUT)
     parser.add_argument("runs", metavar="RUN", nargs="+", help=f"two or more, each {ADAPTER}")
     parser.add_argument(
         "--prompt",
         action="append",
         default=[],
-        help="what is asked; may be given several times (default: two held-out prompts of the first run's data)",
+        help="a prompt; may be given several times (default: two held-out prompts of the first run's data)",
     )
-    add_new_tokens(parser, "; 0 asks nothing")
+    add_new_tokens(parser, "; 0 generates none")
     add_trust(parser)
     parser.set_defaults(command=_run)
 
@@ -54,12 +54,12 @@ def compare(
 
     Args:
         names: two or more runs, trials, or adapters of runs.
-        prompts: what they are asked; none for the first held-out prompts of the first run's data.
-        new_tokens: the most tokens of an answer; 0 asks nothing, and loads no model.
+        prompts: for their models; none for the first held-out prompts of the first run's data.
+        new_tokens: the most tokens of an answer; 0 generates none, and loads no model.
         trust_remote_code: run Python code that comes with their models.
 
     Yields:
-        each part as soon as it is known: models take their time.
+        each part as soon as it is known: models take longer.
 
     Raises:
         UsageError: when there are fewer than two, one is no run, or its model cannot be loaded.
@@ -92,15 +92,15 @@ def _run_problems(runs: Mapping[str, RunFolder]) -> list[str]:
 def _answers(
     names: Sequence[str], first: RunFolder, prompts: Sequence[str], new_tokens: int, trust_remote_code: bool
 ) -> str:
-    """Each prompt with a line for the answer of each run that was trained to its end, or why nothing is asked."""
+    """Each prompt with a line for the answer of each run that is complete, or why there are no answers."""
     if not names:
-        return "not asked: no run was trained to its end"
+        return "no answers: no run was trained to its end"
     try:
-        prompts = prompts or held_out_prompts(first, ASKED)
+        prompts = prompts or held_out_prompts(first, PROMPTS)
     except UsageError as error:
-        return f"not asked: {' '.join(error.problems)} Or ask something else: --prompt TEXT."
+        return f"no answers: {' '.join(error.problems)} Or give a prompt: --prompt TEXT."
     if not prompts:
-        return "not asked: the first run's data has no prompts. Ask something: --prompt TEXT."
+        return "no answers: the first run's data has no prompts. Give one: --prompt TEXT."
     answers = generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
     return side_by_side(prompts, answers)
 

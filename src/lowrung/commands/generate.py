@@ -70,14 +70,14 @@ def generate(
     """
     _check(names, prompts, base, new_tokens)
     from lowrung.adapters.answers import PromptedModel, answers
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     models = {each.name: _model(each, base, trust_remote_code) for each in find_adapters_or_models(names, Path.cwd())}
     if base is not None and not names:
-        models[base] = PromptedModel(located(Base(base, trust_remote_code=trust_remote_code)))
+        models[base] = PromptedModel(located(ModelConf(base, trust_remote_code=trust_remote_code)))
     if with_base:
         adapted = [model for model in models.values() if model.adapter is not None]
-        bases = {dataclasses.replace(model.base, added_tokens=()): model.format for model in adapted}
+        bases = {dataclasses.replace(model.base, added_tokens=[]): model.format for model in adapted}
         models |= {
             "base" if len(bases) == 1 else f"base {base.path}": PromptedModel(base, format=format)
             for base, format in bases.items()
@@ -114,10 +114,10 @@ def prompt_problems(prompts: Sequence[str], new_tokens: int, *, least: int) -> l
 def _model(found: Named, base: str | None, trust_remote_code: bool) -> "PromptedModel":
     from lowrung.adapters import files
     from lowrung.adapters.answers import PromptedModel
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     format = str(config_of(found.run)["data"]["format"]) if found.run else "auto"
     if not found.is_adapter:
-        return PromptedModel(located(Base(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
+        return PromptedModel(located(ModelConf(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
     trained_on = base_for(found, files.read(found.folder), base, trust_remote_code=trust_remote_code)
     return PromptedModel(located(trained_on), found.folder, format)

@@ -16,17 +16,17 @@ from lowrung.store.outcome import Outcome
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Layer, Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
 ABOUT = (
-    "Says what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
+    "Prints what an adapter is: its base, ranks, parameters, the norms of its updates, and what is wrong with it."
     " The base's weights are not loaded. Exit code 2 where there are problems."
 )
 
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser("inspect", help="say what an adapter is and what is wrong with it", description=ABOUT)
+    parser = commands.add_parser("inspect", help="show what an adapter is and what is wrong with it", description=ABOUT)
     parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     add_base(parser)
     parser.set_defaults(command=_run)
@@ -53,7 +53,7 @@ class Inspection:
 
 
 def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> Inspection:
-    """Looks at an adapter and, without its weights, at its base.
+    """Inspects an adapter, and its base without loading the base's weights.
 
     Args:
         name: the adapter's folder, run or trial.
@@ -71,7 +71,7 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     return Inspection(_text(found, saved, origin, files.layers(saved)), compatibility.problems(saved, origin))
 
 
-def _text(found: Named, saved: "Saved", base: "Base", layers: Sequence["Layer"]) -> str:
+def _text(found: Named, saved: "Saved", base: "ModelConf", layers: Sequence["Layer"]) -> str:
     facts = {
         "adapter": str(found.folder),
         "base": " at ".join(filter(None, (base.path, saved.config.revision))),
@@ -94,7 +94,7 @@ def _run_of(found: Named) -> str:
 
 def gate(outcome: Outcome | None) -> str:
     """The gate's result in a word."""
-    passed = outcome.metrics.get("merge/passed") if outcome else None
+    passed = outcome.passed_gate if outcome else None
     return "not run" if passed is None else "passed" if passed else "failed"
 
 
@@ -109,7 +109,7 @@ def _settings(saved: "Saved") -> str:
 
 
 def _rows(trained: Sequence[int] | Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
-    """The rows that are trained by themselves, by their matrix; PEFT takes a list to be the embedding's."""
+    """The single rows that are trained, by their matrix; PEFT takes a list to be the embedding's."""
     if trained is None:
         return {}
     return trained if isinstance(trained, Mapping) else {"the embedding": trained}

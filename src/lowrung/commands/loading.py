@@ -11,7 +11,7 @@ from lowrung.errors import UsageError
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import MultiAdapter
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
 
 def load_adapters(*adapters: str | Path, base: str | None = None, trust_remote_code: bool = False) -> "MultiAdapter":
@@ -51,13 +51,13 @@ def load(found: Sequence[Named], base: str | None, trust_remote_code: bool) -> "
     return adapters
 
 
-def _shared_base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> "Base":
+def _shared_base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> "ModelConf":
     from lowrung.adapters import files
 
     bases = [located(base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)) for one in found]
     if len(set(bases)) > 1:
         listed = ", ".join(f"{one.name} has {_shown(base)}" for one, base in zip(found, bases, strict=True))
-        if len({dataclasses.replace(base, added_tokens=()) for base in bases}) == 1:
+        if len({dataclasses.replace(base, added_tokens=[]) for base in bases}) == 1:
             raise UsageError(
                 "Adapters must add the same tokens in the same order to share their base, since a token's rows are"
                 f" found by its id, but {listed}. Train them with the same model.added_tokens."
@@ -66,7 +66,7 @@ def _shared_base(found: Sequence[Named], path: str | None, trust_remote_code: bo
     return bases[0]
 
 
-def _shown(base: "Base") -> str:
+def _shown(base: "ModelConf") -> str:
     """A base's folder, and the settings with which it is loaded where they are not the defaults."""
     settings = {
         "added tokens": ", ".join(base.added_tokens),

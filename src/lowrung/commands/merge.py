@@ -16,8 +16,7 @@ from lowrung.store.layout import ROOT
 if TYPE_CHECKING:
     from lowrung.adapters.export import MergedModel
     from lowrung.adapters.files import Saved
-    from lowrung.config.schema import VerifyConf
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf, VerifyConf
 
 ABOUT = (
     "Adds an adapter to its base's weights and saves an ordinary model with its tokenizer, generation config and a"
@@ -108,7 +107,7 @@ def gate_settings(config: Mapping[str, Any]) -> "VerifyConf":
     return schema.typed(schema.VerifyConf, values)
 
 
-def _card(found: Named, saved: "Saved", base: "Base", config: Mapping[str, Any], merged: "MergedModel") -> str:
+def _card(found: Named, saved: "Saved", base: "ModelConf", config: Mapping[str, Any], merged: "MergedModel") -> str:
     body = model_card.body(
         found,
         saved,

@@ -1,4 +1,4 @@
-"""The model card: what an adapter, or what became of it, is made of and how it did."""
+"""The model card of an adapter or a merged model: base, settings, data, metrics and the gate's result."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from lowrung.store.outcome import Outcome
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
 
 def body(
     found: Named,
     saved: "Saved",
-    base: "Base",
+    base: "ModelConf",
     config: Mapping[str, Any],
     *,
     title: str,
@@ -28,9 +28,9 @@ def body(
 
     Args:
         found: the adapter, and its run where it has one.
-        saved: the adapter as it lies on the disk.
+        saved: the adapter as it was saved.
         base: what it was trained on.
-        config: its run's; empty without a run.
+        config: the run's; empty without a run.
         title: the heading.
         about: what it is, in a sentence.
         verified: how this very folder was verified, where it was.
@@ -52,7 +52,7 @@ def body(
     return "\n\n".join(sections) + "\n"
 
 
-def with_head(body: str, base: "Base", *, library: str, tags: Sequence[str]) -> str:
+def with_head(body: str, base: "ModelConf", *, library: str, tags: Sequence[str]) -> str:
     """The card with the head that model hubs read.
 
     Args:
@@ -63,21 +63,24 @@ def with_head(body: str, base: "Base", *, library: str, tags: Sequence[str]) -> 
     """
     from omegaconf import OmegaConf
 
+    from lowrung.finetune.models import pretrained
+
     head: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": [*tags, "lowrung"]}
-    origin, _ = base.origin
+    origin, _ = pretrained.origin_of(base)
     if not Path(origin).is_absolute():  # a path says nothing elsewhere, and the hub takes ids alone
         head["base_model"] = origin
     return f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---\n\n{body}"
 
 
-def _base_facts(base: "Base") -> dict[str, Any]:
+def _base_facts(base: "ModelConf") -> dict[str, Any]:
+    from lowrung.finetune.models import pretrained
     from lowrung.finetune.models.embedded import ABOUT
 
     tokens = ", ".join(f"`{token}`" for token in base.added_tokens).replace("|", "\\|")
     return {
         "model": base.path,
         "which is": ABOUT.get(base.path.removeprefix("embedded:")) if base.path.startswith("embedded:") else None,
-        "revision": base.origin[1] or "none",
+        "revision": pretrained.origin_of(base)[1] or "none",
         "quantised": base.quantization,
         "added tokens": tokens,
     }

@@ -1,4 +1,4 @@
-"""What an argument of a command names: an adapter or a model, by its folder, its run, its trial or MLflow's id."""
+"""Finds what a command's argument names: an adapter or a model, by its folder, run, trial or MLflow's id."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ RUN_ID = re.compile("[0-9a-f]{32}")
 """MLflow's ids of runs."""
 
 STORE = "MLFLOW_TRACKING_URI"
-"""The environment variable that says where MLflow's runs are, where they are not in mlflow.db."""
+"""The environment variable with the address of MLflow's store, where that is not mlflow.db."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """What was found.
+    """An adapter or a model that was named.
 
     Attributes:
         name: as it was typed.
@@ -94,41 +94,41 @@ def _adapter(name: str, here: Path) -> Named:
 
 
 def _adapter_or_model(name: str, here: Path) -> Named:
-    place = _place(name, here)
-    if _is_either(place):
-        run = RunFolder(place.parent)
-        return Named(name, place, run if run.config.is_file() else None)
-    run = _run_at(name, place)
-    for folder in (run.adapter, run.model):
-        if _is_either(folder):
-            return Named(name, folder, run)
+    folder = _folder_of(name, here)
+    if _is_either(folder):
+        run = RunFolder(folder.parent)
+        return Named(name, folder, run if run.config.is_file() else None)
+    run = _run_at(name, folder)
+    for inner in (run.adapter, run.model):
+        if _is_either(inner):
+            return Named(name, inner, run)
     raise UsageError(
         f"{name} must be a run that was trained to its end, but {run.path} holds no adapter. Run it again."
     )
 
 
 def _run(name: str, here: Path) -> RunFolder:
-    place = _place(name, here)
-    return RunFolder(place.parent) if _is_either(place) else _run_at(name, place)
+    folder = _folder_of(name, here)
+    return RunFolder(folder.parent) if _is_either(folder) else _run_at(name, folder)
 
 
 def _is_either(folder: Path) -> bool:
     return any((folder / file).is_file() for file in ("adapter_config.json", "config.json"))
 
 
-def _place(name: str, here: Path) -> Path:
+def _folder_of(name: str, here: Path) -> Path:
     """The folder that a name means, first as a path, then as a run, then as a trial, then as MLflow's id."""
-    for place in (here / Path(name).expanduser(), here / "runs" / name, here / "multirun" / name):
-        if place.is_dir():
-            return place.resolve()
+    for folder in (here / Path(name).expanduser(), here / "runs" / name, here / "multirun" / name):
+        if folder.is_dir():
+            return folder.resolve()
     if RUN_ID.fullmatch(name):
-        return _tracked_place(name, store_of_ids(here))
+        return _tracked_folder(name, store_of_ids(here))
     known = sorted(str(job.parent.relative_to(here / "multirun")) for job in here.glob("multirun/*/*/run"))
     known += sorted(str(run.parent.relative_to(here)) for run in here.glob("runs/*/config.yaml"))
     raise UsageError(f"{name} must be {ADAPTER}, but there is none of that name in {here}.{did_you_mean(name, known)}")
 
 
-def _tracked_place(name: str, uri: str) -> Path:
+def _tracked_folder(name: str, uri: str) -> Path:
     """The folder with the results of a run that has this id in MLflow."""
     from lowrung.track import lookup
 
@@ -152,16 +152,16 @@ def _tracked_place(name: str, uri: str) -> Path:
     return record.results.resolve()
 
 
-def _run_at(name: str, place: Path) -> RunFolder:
+def _run_at(name: str, folder: Path) -> RunFolder:
     """The run whose folder this is, or the one of this trial's folder."""
-    job = JobFolder(place)
-    run = RunFolder(job.run.resolve() if job.run.exists() else place)
+    job = JobFolder(folder)
+    run = RunFolder(job.run.resolve() if job.run.exists() else folder)
     if run.config.is_file():
         return run
-    seeds = sorted(path.parent.name for path in place.glob("seed_*/run"))
+    seeds = sorted(path.parent.name for path in folder.glob("seed_*/run"))
     if seeds:
         listed = ", ".join(f"{name}/{seed}" for seed in seeds)
         raise UsageError(f"{name} was trained with several seeds. Name one of its runs: {listed}.")
-    inner = sorted(file.parent.name for file in place.glob("*/adapter_config.json"))
+    inner = sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
     hint = f" It holds adapters. Name one: {', '.join(f'{name}/{one}' for one in inner)}." if inner else ""
-    raise UsageError(f"{name} must be {ADAPTER}, but {place} is none of them.{hint}")
+    raise UsageError(f"{name} must be {ADAPTER}, but {folder} is none of them.{hint}")

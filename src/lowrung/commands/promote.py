@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lowrung.track.registry import Registry
 
 ABOUT = (
-    "Registers the best run that passed the gate as a model in MLflow, and points an alias at it once it was"
-    " loaded from there, in a fresh process, and answers as the adapter does. A run is registered once: promoted"
-    " again, the alias moves back to it. Where the answers differ, nothing is promoted and the exit code is 1."
+    "Registers the best run that passed the gate as a model in MLflow. The model is loaded from MLflow in a fresh"
+    " process; if it answers as the adapter does, an alias points at it. A run is registered once: promoted again, it"
+    " gets the alias back. Where the answers differ, nothing is promoted and the exit code is 1."
 )
 
 ALIAS = "champion"
@@ -43,7 +43,7 @@ class Promoted:
         version: the number of its version.
         alias: what points at that version.
         uri: the address of the store.
-        text: all of it in words.
+        text: all of this in words.
     """
 
     name: str
@@ -78,16 +78,15 @@ def promote(
 ) -> Promoted:
     """Registers the best run that passed the gate in MLflow, and points an alias at it.
 
-    The version is made from the run's adapter, or from the adapter merged into its base; its weights are safetensors,
-    and the base's are not among an adapter's. It is loaded by MLflow in a fresh process, where its answers and logits
-    must be those of what was registered, before the alias moves; or else it is deleted. The same run is registered
-    once: promoted again, only the alias moves.
+    The version is made from the run's adapter, without the base's weights, or from the merged model. MLflow loads it in
+    a fresh process, where its answers and logits must be those of what was registered. Then the alias moves; otherwise
+    the version is deleted. A run is registered once: promoted again, only the alias moves.
 
     Args:
         name: a study, whose best run is meant, or a run by its folder, signature, trial or MLflow's id; None is the
             study that was started last.
         registered: the registered model's name; None is that of the base and the data: ``tiny-number_words``.
-        alias: points at the version afterwards; what it pointed at before stays registered.
+        alias: will point at the version; the version that it pointed at before stays registered.
         merged: registers the merged model, made and verified as `lowrung.commands.merge.merge` does it.
 
     Raises:
@@ -123,7 +122,7 @@ def promote(
 
 
 def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate]]:
-    """The run that is meant, and the better ones of its study that cannot be promoted."""
+    """The run to promote, and the better ones of its study that cannot be promoted."""
     found = studies.study(name, here)
     if found is not None:
         return studies.best(found)
@@ -160,7 +159,7 @@ def _moved(before: str | None, version: str) -> str:
 
 
 def _default_name(config: Mapping[str, Any]) -> str:
-    """The base's and the data's names: what competes for it has the same task."""
+    """The base's and the data's names: models of one name compete at one task."""
     base = Path(str(config["model"]["path"]).removeprefix("embedded:")).name
     data = Path(config["data"]["path"]).stem if config["data"].get("path") else config["data"]["name"]
     return re.sub(r"[^\w.-]+", "-", f"{base}-{data}")

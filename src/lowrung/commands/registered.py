@@ -135,12 +135,12 @@ def _refusal(reason: str) -> LowrungError:
 def _write_merged(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     """Writes the merged model; returns it, and its card without the head."""
     from lowrung.adapters.answers import PromptedModel
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     run = source.candidate.run
     merge(run.adapter, folder)
     card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
-    return PromptedModel(Base(str(folder)), format=config_of(run)["data"]["format"]), card
+    return PromptedModel(ModelConf(str(folder)), format=config_of(run)["data"]["format"]), card
 
 
 def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:

@@ -1,4 +1,4 @@
-"""What a run tells of its adapter: the base, the config, the held-out examples and their prompts."""
+"""What commands need of a run: its adapter's base, its config, the held-out examples and their prompts."""
 
 import dataclasses
 import itertools
@@ -12,42 +12,43 @@ from lowrung.store.layout import RunFolder
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
     from lowrung.finetune.models.score import Row
 
 
-def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "Base":
-    """The base that was named; else that of the adapter's run, loaded as it was there; else the one the adapter names.
+def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "ModelConf":
+    """The base at ``path``; else that of the adapter's run, loaded as it was there; else the one the adapter names.
 
-    Code that comes with a model is run only where it is asked for here, whatever a run's config says: a folder may come
+    A run's config cannot allow the base's own code to run, only ``trust_remote_code`` here can: a run's folder may come
     from anybody.
 
     Raises:
         UsageError: when nothing names a base.
     """
     from lowrung.adapters.files import base_of
-    from lowrung.finetune.models.pretrained import Base
+    from lowrung.config.schema import ModelConf
 
     if path is not None or found.run is None:
         return base_of(saved, path, trust_remote_code=trust_remote_code)
-    return Base(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
+    return ModelConf(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
 
 
-def located(base: "Base") -> "Base":
-    """The base by its folder: equal for whoever names it otherwise.
+def located(base: "ModelConf") -> "ModelConf":
+    """The base with its folder as its path, so that two names of one base are equal.
 
     Raises:
         UsageError: when it cannot be found or loaded.
     """
     from lowrung.adapters.compatibility import base_problems
+    from lowrung.finetune.models import pretrained
 
     if problems := base_problems(base):
         raise UsageError(problems)
-    return dataclasses.replace(base, path=str(base.folder), revision=None)
+    return dataclasses.replace(base, path=str(pretrained.folder_of(base)), revision=None)
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:
-    """The config that a run was made from."""
+    """A run's config as plain values."""
     from omegaconf import OmegaConf
 
     config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
@@ -55,9 +56,9 @@ def config_of(run: RunFolder) -> dict[str, Any]:
 
 
 def held_out_prompts(run: RunFolder, count: int) -> list[str]:
-    """What a user asks first in the first held-out examples of a run; fewer where the data is text alone.
+    """The first prompts of a run's held-out examples; fewer where some are text alone.
 
-    The data is read anew, since tokens do not tell what the template of a chat put around a question.
+    The data is read again: tokens do not tell the prompt from what a chat template puts around it.
 
     Raises:
         UsageError: when it cannot be read any more.
@@ -66,15 +67,15 @@ def held_out_prompts(run: RunFolder, count: int) -> list[str]:
     from lowrung.finetune.data import corpus
 
     data = schema.typed(schema.DataConf, config_of(run)["data"])
-    asked = (
+    prompts = (
         next((text for role, text in example.messages if role == "user" and text.strip()), None)
         for example in corpus.load(data).eval
     )
-    return list(itertools.islice(filter(None, asked), count))
+    return list(itertools.islice(filter(None, prompts), count))
 
 
 def held_out(run: RunFolder) -> Sequence["Row"]:
-    """The held-out examples of a run as tokens; none where they are no longer beside it."""
+    """The held-out examples of a run as tokens; none where they were deleted."""
     from lowrung.finetune.data.prepared import Prepared
 
     folder = layout.tokens_folder(run.path.parent, records.read(run.environment)["tokens"])

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrung.commands.inspect import gate
 from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError
 from lowrung.store import addresses, records
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from lowrung.track.lookup import TrackedRun
 
 OBJECTIVE = {"eval/loss": "minimize"}
-"""What a sweep searches for unless it says otherwise."""
+"""What a sweep optimises unless it says otherwise."""
 
 SHOWN = 3
 """How many reasons a message gives."""
@@ -30,7 +29,7 @@ class Candidate:
     Attributes:
         run: its folder.
         trial: ``<study>/<n>``, with several seeds ``<study>/<n>/seed_<s>``; None for a run that is part of no sweep.
-        objective: the metric that its study is searched for, the first one of several.
+        objective: the metric that its study optimises, the first one of several.
         value: of that metric; None where it was not measured.
         refusal: why it cannot be promoted, and the remedy; None where it can.
     """
@@ -43,16 +42,16 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What it can be called in a command."""
+        """Its name in commands."""
         return self.trial or self.run.path.name
 
 
 def study(name: str | None, here: Path) -> StudyFolder | None:
-    """The study of this name below ``here/multirun``, or whose folder this is; None of a name is the last one.
+    """The study of this name below ``here/multirun``, or the one in this folder; without a name the last one started.
 
     Args:
         name: as it was typed, or None.
-        here: the folder that one is in.
+        here: the current folder.
 
     Returns:
         the study, or None where the name is no study's.
@@ -68,17 +67,17 @@ def study(name: str | None, here: Path) -> StudyFolder | None:
                 " sweep first, or name a run."
             )
         return StudyFolder(found[-1].parent)
-    for place in (here / "multirun" / name, here / Path(name).expanduser()):
-        if (place / "multirun.yaml").is_file():
-            return StudyFolder(place)
+    for folder in (here / "multirun" / name, here / Path(name).expanduser()):
+        if (folder / "multirun.yaml").is_file():
+            return StudyFolder(folder)
     return None
 
 
 def best(found: StudyFolder) -> tuple[Candidate, Sequence[Candidate]]:
     """The best run of a study that can be promoted, and the better ones that cannot.
 
-    With several seeds trials are ranked by their means, and the first seed that passed stands for its trial: the best
-    one would be chosen for its luck.
+    With several seeds trials are ranked by their means, and the first seed that passed stands for its trial: the seed
+    with the best score would be a lucky one.
 
     Raises:
         UsageError: when none can be.
@@ -103,8 +102,8 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
     """
     if not found.leaderboard.is_file():
         raise UsageError(
-            f"{found.path.name} must have ended for its best run to be known, but has no leaderboard yet. The command"
-            " that it was started with goes on."
+            f"{found.path.name} must have ended for its best run to be known, but has no leaderboard yet. Start it"
+            " again with the same command: it continues."
         )
     objective, _ = next(iter(_objectives(found).items()))
     for row in records.read_list(found.leaderboard):
@@ -132,7 +131,7 @@ def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
 
 
 def setting(found: StudyFolder, name: str) -> Any:
-    """What a study was last started with, by a dotted name; None where it does not say."""
+    """A setting with which a study was last started, by its dotted name; None where it is not set."""
     from omegaconf import OmegaConf
 
     file = found.path / "multirun.yaml"
@@ -140,13 +139,13 @@ def setting(found: StudyFolder, name: str) -> Any:
 
 
 def uri_of(run: RunFolder, here: Path) -> str | None:
-    """The address of the store that a run was to be tracked in; None where it was not to be.
+    """The address of the store in which a run is tracked; None where tracking is off.
 
-    A study that shares a result of others tracks it in its own store, of which the run's config knows nothing.
+    A study that reuses another's result tracks it in its own store, which the run's config does not name.
 
     Args:
         run: the run.
-        here: what a relative SQLite path is relative to, and where studies are looked for.
+        here: the folder that relative SQLite paths start from, and in which studies are looked for.
     """
     chosen = (setting(study, "track") for study, _ in studies_of(run, here))
     for track in (*chosen, config_of(run).get("track")):
@@ -184,17 +183,16 @@ def _candidate(run: RunFolder, trial: str | None, objective: str, broken: Sequen
 
 def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> str | None:
     if outcome is None:
-        return f"it must have run to its end, but {run.path} holds no outcome. Run it again."
+        return f"it must have run to its end, but {run.path} has no outcome. Run it again."
     if outcome.status is not Status.COMPLETE:
         return f"it must be complete, but is {outcome.status}: {outcome.cause}."
     if broken:
-        return f"it must keep to the study's constraints, but not {' and '.join(broken)}. Name it to promote it anyway."
+        return f"it must meet the study's constraints, but breaks {' and '.join(broken)}. Name it to promote it anyway."
     if not run.adapter.is_dir():
         return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
-    result = gate(outcome)
-    if result == "not run":
-        return "it must have passed the gate, but that was off (verify=none). Train it with verify=default."
-    if result == "failed":
-        failures = "; ".join(outcome.facts.get("gate_failures", ())) or "see its outcome.json"
+    if outcome.passed_gate is None:
+        return "it must have passed the gate, but the gate was off (verify=none). Train it with verify=default."
+    if not outcome.passed_gate:
+        failures = "; ".join(outcome.gate_failures) or "see its outcome.json"
         return f"it must have passed the gate, but failed: {failures}. docs/verification.md says what that means."
     return None

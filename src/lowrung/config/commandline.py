@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import rules, schema
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
+from lowrung.config.keys import is_declared, suggest_key
 from lowrung.config.schema import Config
 from lowrung.errors import UsageError, did_you_mean
 
@@ -158,20 +159,18 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir) as hydra:
-            several = [] if _is_sweep(arguments) else swept(typed.overrides, hydra)
-            unflagged = [
-                f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
-                for text in several
-            ]
-            found = refusal(error, typed.overrides, hydra, typed.config_name or CONFIG_NAME, also=unflagged)
+            found = _all_problems(typed.overrides, hydra, typed.config_name or CONFIG_NAME)
+            if not _is_sweep(arguments):
+                found += [
+                    f"`{text}` has several values. Add -m to run a trial for each, or brackets to mean one list."
+                    for text in swept(typed.overrides, hydra)
+                ]
     except UsageError as unusable:  # the folder that configs are to come from
         return unusable.problems
-    return found or None
+    return found or _hydras_words(error) or None
 
 
-def refusal(
-    error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str, also: Sequence[str] = ()
-) -> list[str]:
+def refusal(error: Exception, overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
     """All that is wrong with overrides that Hydra refused; at least what Hydra says, where that is an error of its own.
 
     Args:
@@ -179,20 +178,26 @@ def refusal(
         overrides: as typed, sweeps included.
         hydra: what refused them.
         config_name: the root config.
-        also: problems that were found elsewhere.
     """
+    return _all_problems(overrides, hydra, config_name) or _hydras_words(error)
+
+
+def _all_problems(overrides: Sequence[str], hydra: Hydra, config_name: str) -> list[str]:
+    """Every problem of the overrides; none where the root config does not compose by itself, such as the user's own."""
     loader = hydra.config_loader
 
     def compose(values: Sequence[str]) -> DictConfig:
         return loader.load_configuration(config_name, list(values), RunMode.RUN)
 
-    found = []
-    # Where it cannot be composed by itself, the root config is not there, or is the user's.
     with contextlib.suppress(*COMPOSITION_ERRORS):
         compose([])
-        found = problems(overrides, compose, OverridesParser.create(config_loader=loader))
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
-    return [*found, *also] or ([_first_line(error)] if is_hydras else [])
+        return problems(overrides, compose, OverridesParser.create(config_loader=loader))
+    return []
+
+
+def _hydras_words(error: Exception) -> list[str]:
+    """What Hydra says, where the error is one of its own."""
+    return [_first_line(error)] if isinstance(error, HydraException | OmegaConfBaseException) else []
 
 
 def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
@@ -247,7 +252,7 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
     if is_refused and not is_known:
         alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
-        return f"{key} is not a setting.{rules.suggest_key(key, alike)}"
+        return f"{key} is not a setting.{suggest_key(key, alike)}"
     kind = re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text)
     if kind:
         names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
@@ -275,7 +280,7 @@ def _grammar(error: Exception) -> str:
 def _form_problem(text: str, override: Override) -> str | None:
     """What is wrong with an override whatever its key's values may be."""
     key = override.key_or_group
-    if override.is_delete() and rules.is_declared(key):
+    if override.is_delete() and is_declared(key):
         return f"Every setting must have a value, but `{text}` takes {key} away. Leave that out; `{key}=...` sets it."
     if override.is_sweep_override() and key.startswith(("hydra.", "hydra/")):
         return f"{key} must have one value, since it is the same for a whole sweep. Run a sweep for each."

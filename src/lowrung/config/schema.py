@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,11 +42,11 @@ INITS = (
     "loftq",
     "mica",
 )
-"""The inits by name; any number of iterations will do in the place of 16."""
+"""The inits by name; any number of iterations may stand for 16."""
 
 
 DATA_INITS = ("eva", "lora_ga", "corda")
-"""The inits that look at training examples."""
+"""The inits that are computed from training examples."""
 
 
 def is_init(init: str) -> bool:
@@ -110,6 +109,10 @@ class ModelConf:
     device_map: str | None = None
     trust_remote_code: bool = False
     added_tokens: list[str] = field(default_factory=list)
+
+    def __hash__(self) -> int:
+        """Equal models are one key, so that each is loaded once; a model that is a key must not be changed."""
+        return hash(digest(self))
 
 
 @dataclass
@@ -192,8 +195,9 @@ class LoraConf:
             weights' singular vectors as the inputs weigh them, arXiv:2406.05223); ``loftq`` gives a quantised base
             back what quantising took (arXiv:2310.08659), and ``mica`` trains A alone, with B fixed to the least
             singular vectors (arXiv:2604.01694). Whatever the init, the saved adapter is for the original base.
-        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` look at. 128 are some thousand tokens,
-            several times as many as a small model's layers are wide; CorDA's authors take 256 long ones.
+        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` are computed from. 128 are some
+            thousand tokens, several times as many as a small model's layers are wide; CorDA's authors take 256 long
+            ones.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
@@ -228,6 +232,24 @@ class LoraConf:
     def is_full(self) -> bool:
         """Whether all weights are trained, without an adapter."""
         return self.method == "full"
+
+
+def pattern(value: Any) -> dict[str, Any]:
+    """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
+
+    Raises:
+        ValueError: when it is neither; the text goes on from what it must be.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"but {value!r} is not JSON") from None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"but is {value!r}")
+    return {str(name): number for name, number in value.items()}
 
 
 @dataclass
@@ -310,8 +332,8 @@ class VerifyConf:
         enabled: whether complete runs are verified.
         prompts: held-out examples that are compared.
         new_tokens: tokens that are generated greedily from each prompt.
-        merge_dtype: the precision that a merged model would be shipped in, and that ``lowrung merge`` saves; the gate
-            looks at float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
+        merge_dtype: the precision that a merged model would be exported in, and that ``lowrung merge`` saves; the gate
+            compares in float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
             update where the base is stored in it; what goes beyond float16's range needs bfloat16 or float32.
         keep_merged: keep the merged model in the run's folder; it is as large as the base.
         forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is
@@ -411,35 +433,6 @@ def typed(kind: type[T], values: Mapping[str, Any]) -> T:
     """
     part: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))  # type: ignore[assignment]
     return part
-
-
-def determining(config: Config) -> dict[str, Any]:
-    """The part of a config that determines a run's result beside its model and data, whose content stands for them.
-
-    No paths, no tracking, no field that goes unused.
-    """
-    values = dataclasses.asdict(config)
-    for name in ("track", "sweeps", "study", "store"):
-        del values[name]
-    for name in ("path", "revision"):
-        del values["model"][name]
-    values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
-    values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
-    if config.model.quantization != "nf4":
-        del values["model"]["double_quantization"]
-    if config.lora.init not in DATA_INITS:
-        del values["lora"]["init_examples"]
-    if config.lora.is_full:
-        values["lora"] = {"method": "full"}
-    values["verify"].pop("keep_merged")
-    if not config.verify.enabled:
-        values["verify"] = {"enabled": False}
-    else:
-        used = compared_dtypes(config)
-        values["verify"]["tolerances"] = {k: v for k, v in values["verify"]["tolerances"].items() if k in used}
-        if config.verify.forgetting:
-            values["verify"]["general_text"] = platform.python_version()  # which brings the text
-    return values
 
 
 def compared_dtypes(config: Config) -> set[str]:

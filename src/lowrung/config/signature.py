@@ -1,5 +1,6 @@
 """What made a run: versions, commit, machine; and the signature that says when two runs are the same."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -19,7 +20,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "t
 RECORDED = (*PACKAGES, "hydra-core", "omegaconf", "optuna", "mlflow")
 
 
-def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads: int) -> str:
+def of(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads: int) -> str:
     """A hash of all that determines a run's result: equal signatures are the same run (16 hex digits).
 
     Args:
@@ -30,7 +31,7 @@ def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, 
     """
     return schema.digest(
         {
-            "config": schema.determining(config),
+            "config": determining(config),
             "model": model_fingerprint,
             "data": data_fingerprint,
             "threads": threads,
@@ -39,6 +40,35 @@ def signature(config: Config, *, model_fingerprint: str, data_fingerprint: str, 
             "source": source.digest(),
         }
     )
+
+
+def determining(config: Config) -> dict[str, Any]:
+    """The part of a config that determines a run's result beside its model and data, whose content stands for them.
+
+    No paths, no tracking, no field that goes unused.
+    """
+    values = dataclasses.asdict(config)
+    for name in ("track", "sweeps", "study", "store"):
+        del values[name]
+    for name in ("path", "revision"):
+        del values["model"][name]
+    values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
+    values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
+    if config.model.quantization != "nf4":
+        del values["model"]["double_quantization"]
+    if config.lora.init not in schema.DATA_INITS:
+        del values["lora"]["init_examples"]
+    if config.lora.is_full:
+        values["lora"] = {"method": "full"}
+    values["verify"].pop("keep_merged")
+    if not config.verify.enabled:
+        values["verify"] = {"enabled": False}
+    else:
+        used = schema.compared_dtypes(config)
+        values["verify"]["tolerances"] = {k: v for k, v in values["verify"]["tolerances"].items() if k in used}
+        if config.verify.forgetting:
+            values["verify"]["general_text"] = platform.python_version()  # which brings the text
+    return values
 
 
 def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, threads: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Where runs are executed: one interface, one contract suite, several places."""
+"""Where runs are executed: one interface, several engines, and one suite of tests that holds for all."""

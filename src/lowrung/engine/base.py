@@ -17,8 +17,8 @@ class Job:
             engine makes it.
         task: called without arguments in the job's process. It travels by cloudpickle, as does what it returns.
         env: environment variables for the job's process, set before the task is unpickled.
-        is_limited: whether the engine's time limit holds for it; the look at model and data, which may build a model
-            once, is none of the runs that a limit is meant for.
+        is_limited: whether the engine's time limit holds for it. The limit is meant for runs. The preflight is no run,
+            and may take long where it builds a model.
     """
 
     key: str
@@ -29,7 +29,7 @@ class Job:
 
 
 class Exit(enum.StrEnum):
-    """How a job's process ended. What it means for a trial is the coordinator's to say."""
+    """How a job's process ended. The coordinator decides what this means for a trial."""
 
     RETURNED = "returned"  # the task returned a value
     RAISED = "raised"  # the task raised an exception

@@ -15,7 +15,7 @@ def visible() -> list[str]:
     """The GPUs that CUDA shows to this process, by number, UUID or MIG name: what is listed, else all that exist.
 
     Like CUDA, it reads ``CUDA_VISIBLE_DEVICES`` up to the first entry that is empty or negative. Whether what is listed
-    exists is for `absent` to say.
+    exists is the question of `absent`.
     """
     listed = os.environ.get(VISIBLE)
     if listed is None:

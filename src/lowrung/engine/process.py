@@ -35,7 +35,7 @@ class Running:
         time_limit: seconds from now until it is stopped; None is no limit.
         answer: what came over the link.
         is_link_done: whether nothing more comes over the link.
-        stopped: how and why it was stopped.
+        stopped: its exit and the cause, where the engine stopped it.
         kill_at: when what still runs of it is killed, by the monotonic clock.
     """
 

@@ -13,5 +13,5 @@ warnings.filterwarnings(
     "ignore", message="Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
 )
 warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied after merging")
-# It says that a faster kernel is not installed, on every start of every process.
+# Printed at every start of every process: a faster kernel is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

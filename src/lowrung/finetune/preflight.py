@@ -1,4 +1,4 @@
-"""A look at model and data before the first run: it finds what no look at the config can."""
+"""The preflight: model and data are loaded and checked before the first run, beyond what the config alone shows."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,23 +12,22 @@ from lowrung.finetune.data.corpus import Corpus, Split
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import fit
 from lowrung.finetune.models import added_tokens, pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
-    """What was found.
+    """The result of a preflight.
 
     Attributes:
-        problems: what stands in the way, for the user; when there are any, the rest is not filled in.
+        problems: what the user must change first; when there are any, the other fields are empty.
         notes: what the user should know.
         model_fingerprint: a hash of the base model's content.
-        revision: the commit that was found of a hub model; a branch may move before the last run has started.
+        revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
         data_fingerprint: a hash of all examples, and of the user's own metrics.
-        splits: what the examples were, for the record.
-        data_folder: where they lie as tokens.
+        splits: what is recorded of the examples.
+        data_folder: the folder with the examples as tokens.
     """
 
     problems: tuple[str, ...] = ()
@@ -40,7 +39,7 @@ class Preflight:
     data_folder: Path = Path()
 
 
-def look(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
+def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
@@ -51,21 +50,20 @@ def look(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lor
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    model = Base(**dataclasses.asdict(base))
     found = list(metrics.problems(data.metrics))
-    if _is_found(model, found):
-        found += _model_problems(model, adapters, data.max_length)
+    if _is_found(base, found):
+        found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(model, data, examples, store)
+        return _prepared(base, data, examples, store)
     except UsageError as error:
         return Preflight(tuple(error.problems))
 
 
-def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Preflight:
-    """Turns the data into tokens, and says what was found.
+def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
+    """Turns the data into tokens.
 
     Raises:
         UsageError: when the tokenizer and the data do not go together.
@@ -73,7 +71,7 @@ def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Pref
     tokenizer = pretrained.tokenizer_of(base)
     if problems := prepared.problems(examples, tokenizer, data.format):
         raise UsageError(problems)
-    fingerprint = pretrained.fingerprint(base.folder)
+    fingerprint = pretrained.fingerprint(pretrained.folder_of(base))
     added = f"-{schema.digest(base.added_tokens)}" if base.added_tokens else ""
     key = f"{examples.fingerprint}-{fingerprint}{added}-{data.max_length}-{data.format}-v{prepared.VERSION}"
     folder = layout.tokens_folder(store, key)
@@ -85,7 +83,7 @@ def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Pref
     return Preflight(
         notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows)),
         model_fingerprint=fingerprint,
-        revision=base.origin[1],
+        revision=pretrained.origin_of(base)[1],
         data_fingerprint=examples.fingerprint + metrics.fingerprint(data.metrics),
         splits=examples.splits,
         data_folder=folder,
@@ -93,16 +91,16 @@ def _prepared(base: Base, data: DataConf, examples: Corpus, store: Path) -> Pref
 
 
 def _cache_problems(path: str) -> list[str]:
-    """What is in the way of building an embedded model; what is in the cache already needs no writing."""
+    """Why an embedded model cannot be built; a model that is in the cache already needs no writing."""
     cache = layout.cache_folder()
     is_needed = path.startswith("embedded:") and not (cache / "models").is_dir()
     return disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []
 
 
-def _is_found(base: Base, problems: list[str]) -> bool:
+def _is_found(base: ModelConf, problems: list[str]) -> bool:
     """Whether the model's folder is there, built or fetched where it must be; adds to the problems where it is not."""
     try:
-        _ = base.folder
+        _ = pretrained.folder_of(base)
     except UsageError as error:
         problems += error.problems
         return False
@@ -118,7 +116,7 @@ def _corpus(data: DataConf, problems: list[str]) -> Corpus | None:
         return None
 
 
-def _model_problems(base: Base, adapters: Sequence[LoraConf], max_length: int) -> list[str]:
+def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: int) -> list[str]:
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
@@ -129,8 +127,8 @@ def _model_problems(base: Base, adapters: Sequence[LoraConf], max_length: int) -
     return found
 
 
-def _unseen_notes(base: Base, rows: Prepared) -> Iterator[str]:
-    """Added tokens that no training example holds: a chat template may drop them, or the text write them otherwise."""
+def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
+    """Names added tokens that no training example holds: a chat template drops them, or texts spell them otherwise."""
     if not base.added_tokens:
         return
     unseen = dict(

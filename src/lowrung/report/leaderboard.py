@@ -60,11 +60,11 @@ def ranked(rows: Sequence[Row], objectives: Mapping[str, str]) -> list[Row]:
     name, direction = next(iter(objectives.items()))
     sign = -1 if direction == "maximize" else 1
 
-    def place(row: Row) -> tuple[bool, bool, float, int]:
+    def rank(row: Row) -> tuple[bool, bool, float, int]:
         value = row.outcome.metrics.get(name) if row.outcome.status is Status.COMPLETE else None
         return (value is None, bool(row.broken), 0.0 if value is None else sign * value, row.number)
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=rank)
 
 
 def render(rows: Sequence[Row], objectives: Mapping[str, str]) -> str:
@@ -81,18 +81,18 @@ def render(rows: Sequence[Row], objectives: Mapping[str, str]) -> str:
     if has_answers and "eval/exact_match" not in extra:
         extra.append("eval/exact_match")
     head = ["#", "trial", *keys, "trainable", "eval loss", *extra, "merged vs adapter", "seconds", ""]
-    cells = [_cells(place, row, keys, extra) for place, row in enumerate(rows, start=1)]
+    cells = [_cells(rank, row, keys, extra) for rank, row in enumerate(rows, start=1)]
     return table(head, cells, left=("eval loss", "merged vs adapter", ""))
 
 
-def _cells(place: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> list[str]:
+def _cells(rank: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> list[str]:
     metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
     loss = f"{metrics['base/eval_loss']:.3f} → {_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
     seconds = row.outcome.measurements.get("time/total_seconds")
     notes = ["reused"] * row.is_reused + [f"not {bound}" for bound in row.broken] if complete else [row.outcome.status]
     return [
-        str(place) if complete else "-",
+        str(rank) if complete else "-",
         str(row.number),
         *(shown(row.point.get(key, "")) for key in keys),
         trainable,

@@ -82,7 +82,7 @@ class Progress:
             self.say(f"{trial.title}: step {step}/{trial.steps}, {losses}")
 
     def end(self, key: str, title: str, text: str) -> None:
-        """A trial ended, whether it was started or not; ``text`` says how."""
+        """A trial ended, whether it was started or not; ``text`` is its end in words."""
         trial = self._running.pop(key, None)
         if trial is not None:
             self._seconds[key] = self._seconds.get(key, 0.0) + self._clock() - trial.since  # it may be tried again
@@ -116,7 +116,7 @@ class Progress:
             return
         done = complete + pruned + failed
         parts = [f"{done} of {total} done"]
-        parts += [f"{count} {how}" for count, how in ((pruned, "pruned"), (failed, "failed")) if count]
+        parts += [f"{count} {end}" for count, end in ((pruned, "pruned"), (failed, "failed")) if count]
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)
         self._most_at_once = max(self._most_at_once, running)
@@ -156,11 +156,11 @@ class Progress:
         """Running trials, a line each. Where room is short title and bar are cut first; then bar and train loss go."""
         bar_width = 30 if width >= 120 else 10
         columns = [Column(), Column(max_width=bar_width), *(Column(no_wrap=True) for _ in range(4))]
-        places = range(6) if width >= 70 else (0, 2, 4, 5)
-        table = Table.grid(*(columns[place] for place in places), padding=(0, 2, 0, 0))
+        shown = range(6) if width >= 70 else (0, 2, 4, 5)
+        table = Table.grid(*(columns[index] for index in shown), padding=(0, 2, 0, 0))
         for trial in trials:
             cells = self._cells(trial, bar_width)
-            table.add_row(*(cells[place] for place in places))
+            table.add_row(*(cells[index] for index in shown))
         return table
 
     def _cells(self, trial: _Running, bar_width: int) -> list[RenderableType]:

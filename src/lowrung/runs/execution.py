@@ -1,4 +1,4 @@
-"""One run: from a config to objects, to ``outcome.json``. Config objects stop here."""
+"""One run, from its config to ``outcome.json``."""
 
 import dataclasses
 import os
@@ -18,7 +18,6 @@ from lowrung.track.base import Point
 
 if TYPE_CHECKING:
     from lowrung.finetune.gate.case import Evidence
-    from lowrung.finetune.models.pretrained import Base
 
 
 def execute(
@@ -30,23 +29,22 @@ def execute(
     on_point: Callable[[Point], None],
     stop_reason: Callable[[], str | None],
 ) -> Outcome:
-    """Trains, verifies and leaves ``outcome.json``, whatever happens on the way.
+    """Trains and verifies, and writes ``outcome.json`` however the run ends.
 
-    A run that was interrupted goes on from its last checkpoint. Checkpoints go when the run is complete.
+    A run that was interrupted goes on from its last checkpoint. Its checkpoints are deleted when it is complete.
 
     Args:
-        config: the run's; it has been checked.
+        config: the run's, which has been checked.
         folder: the run's, locked by this process and prepared.
-        data: where the examples lie as tokens.
+        data: the folder with the examples as tokens.
         threads: CPU threads.
-        on_point: called with each moment of the run's history, after it was posted to the mailbox.
+        on_point: called with each point of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
 
     Raises:
-        StoreError: when ``outcome.json`` cannot be written; it says how the run ended.
+        StoreError: when ``outcome.json`` cannot be written; the message gives the status of the run.
     """
     from lowrung.finetune.training import memory
-    from lowrung.finetune.training.callbacks import Diverged, Stopped
 
     scores: dict[str, float] = {}
 
@@ -58,29 +56,40 @@ def execute(
         mailbox.post(folder.path, dataclasses.asdict(point))
         on_point(point)
 
+    def run() -> Outcome:
+        return _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+
     started = time.perf_counter()
-    try:
-        outcome = _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
-    except Stopped as error:
-        outcome = Outcome(
-            Status(stop_reason() or Status.CANCELLED), {**scores, "stopped/step": error.step}, cause=str(error)
-        )
-    except Diverged as error:
-        outcome = Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
-    except KeyboardInterrupt:
-        outcome = Outcome(Status.CANCELLED, cause="interrupted")
-    except Exception as error:
-        traceback.print_exc()
-        outcome = _failure(error, folder)
+    outcome = _outcome_of(run, folder, scores, stop_reason)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    _leave(outcome, folder)  # before anything goes: a run that is killed now is not trained again
+    _write(outcome, folder)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
 
 
+def _outcome_of(
+    run: Callable[[], Outcome], folder: RunFolder, scores: Mapping[str, float], stop_reason: Callable[[], str | None]
+) -> Outcome:
+    """The outcome that the run returns, or the one that its exception means; ``scores`` are the last evaluation's."""
+    from lowrung.finetune.training.callbacks import Diverged, Stopped
+
+    try:
+        return run()
+    except Stopped as error:
+        status = Status(stop_reason() or Status.CANCELLED)
+        return Outcome(status, {**scores, "stopped/step": error.step}, cause=str(error))
+    except Diverged as error:
+        return Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
+    except KeyboardInterrupt:
+        return Outcome(Status.CANCELLED, cause="interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        return _failure(error, folder)
+
+
 def _failure(error: Exception, folder: RunFolder) -> Outcome:
-    """What an error stands for. What a full disk broke off is deleted, which may make room for the outcome."""
+    """The outcome that an error means. On a full disk, half-written files are deleted to make room for it."""
     from lowrung.finetune.training import checkpoints, memory
 
     if disk.is_full(error, folder.path):
@@ -96,7 +105,7 @@ def _no_space(folder: RunFolder) -> str:
     return f"no space left on the disk of {folder.path}; free some, and the same command goes on"
 
 
-def _leave(outcome: Outcome, folder: RunFolder) -> None:
+def _write(outcome: Outcome, folder: RunFolder) -> None:
     try:
         outcome.write(folder.outcome)
     except OSError as error:
@@ -106,7 +115,7 @@ def _leave(outcome: Outcome, folder: RunFolder) -> None:
 
 
 def tidy(folder: RunFolder, outcome: Outcome) -> None:
-    """Deletes what a run that has ended needs no more; its process may have been killed before it had done so."""
+    """Deletes what a run that has ended no longer needs; its process may have been killed before it did."""
     if outcome.status is Status.COMPLETE:
         folder.tracked.unlink(missing_ok=True)
         if folder.checkpoints.exists():  # moved first: a run must never go on from a checkpoint that is half deleted
@@ -123,18 +132,14 @@ def _train_and_verify(
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    from lowrung.finetune.models.pretrained import Base
-
-    base = Base(**dataclasses.asdict(config.model))
-    outcome, evidence = _train(config, folder, base, data, threads, on_report, should_stop)
-    # The trained model is out of reach by now: its memory is needed for its copies.
-    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
+    outcome, evidence = _train(config, folder, data, threads, on_report, should_stop)
+    # The trained model has been freed by now: the gate needs its memory.
+    return _verified(config, folder, outcome, evidence) if evidence else outcome
 
 
 def _train(
     config: Config,
     folder: RunFolder,
-    base: "Base",
     data: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
@@ -146,7 +151,7 @@ def _train(
     from lowrung.finetune.training import fine_tune
 
     trained = fine_tune.fine_tune(
-        base=base,
+        base=config.model,
         data=Prepared.load(data),
         lora=config.lora,
         train=config.train,
@@ -163,7 +168,7 @@ def _train(
     outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
     if not config.verify.enabled:
         return outcome, None
-    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(base))]
+    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
     return outcome, Evidence.of(trained.model, rows, trained.dtype)
 
 
@@ -172,17 +177,17 @@ def _weights(config: Config, folder: RunFolder) -> Path:
     return folder.model if config.lora.is_full else folder.adapter
 
 
-def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome, evidence: "Evidence") -> Outcome:
+def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
     from lowrung.finetune.gate.case import Case
 
-    forgotten = _forgotten(config, folder, base)
-    tolerances = config.verify.tolerances
+    forgotten = _forgotten(config, folder)
+    base, tolerances = config.model, config.verify.tolerances
     if config.lora.is_full:
         gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
     else:
         case = Case(
-            base=base,
+            base=config.model,
             adapter_folder=folder.adapter,
             evidence=evidence,
             new_tokens=config.verify.new_tokens,
@@ -201,17 +206,17 @@ def _verified(config: Config, folder: RunFolder, base: "Base", outcome: Outcome,
     )
 
 
-def _forgotten(config: Config, folder: RunFolder, base: "Base") -> dict[str, float]:
-    """What was lost on general text, by metric; nothing where it is not asked for."""
+def _forgotten(config: Config, folder: RunFolder) -> dict[str, float]:
+    """The loss on general text, by metric; nothing when ``verify.forgetting`` is 0."""
     from lowrung.finetune.gate import forgetting
     from lowrung.finetune.models import pretrained
 
     if not config.verify.forgetting:
         return {}
     return forgetting.measure(
-        base=base,
+        base=config.model,
         folder=_weights(config, folder),
         is_adapter=not config.lora.is_full,
         rows=config.verify.forgetting,
-        place=pretrained.device(),
+        device=pretrained.device(),
     )

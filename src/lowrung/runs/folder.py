@@ -1,14 +1,19 @@
 """A run's folder before the run: the result that it may hold already, and what is cleared for a new start."""
 
+import collections
+import contextlib
 import dataclasses
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from lowrung.config import signature
+from lowrung.config import signature, source
 from lowrung.config.schema import Config
-from lowrung.store import atomic, mailbox
+from lowrung.errors import StoreError
+from lowrung.store import atomic, layout, mailbox, records
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
@@ -17,22 +22,64 @@ if TYPE_CHECKING:
 
 
 def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
-    """A result that need not be computed again, or None.
+    """The result of a run that need not be trained again, or None.
 
     Args:
         folder: the run's.
-        also: a further status that is kept: a pruned run is a result in the study that pruned it, and in no other.
+        also: a further status that is kept. A pruned run is a result only in the study that pruned it.
     """
     outcome = Outcome.read(folder.outcome)
     statuses = {Status.COMPLETE, Status.DIVERGED} | ({Status.PRUNED} if also == Status.PRUNED else set())
     return outcome if outcome is not None and outcome.status in statuses else None
 
 
+def notes(config: Config, preflights: Sequence["Preflight"]) -> Sequence[str]:
+    """What to say before the first run, each once: of models, data and the store."""
+    store = Path(config.store).absolute()
+    found = [[*preflight.notes, _results_of_other_code(store, preflight)] for preflight in preflights]
+    return list(dict.fromkeys(note for each in found for note in each if note))
+
+
+def _results_of_other_code(store: Path, preflight: "Preflight") -> str | None:
+    """A note on results for this model and data that other code made, and that no run is answered from; else None.
+
+    Their signatures are others: a newer lowrung or library may give other numbers.
+    """
+    made_by = collections.Counter(
+        made
+        for environment in _environments(store)
+        if environment.get("model_fingerprint") == preflight.model_fingerprint
+        and environment.get("data_fingerprint") == preflight.data_fingerprint
+        and (made := _other_code(environment))
+    )
+    if not made_by:
+        return None
+    number = made_by.total()
+    results = f"{number} results" if number > 1 else "1 result"
+    return f"{store} has {results} for this model and data from {', '.join(made_by)}: kept, but not reused"
+
+
+def _environments(store: Path) -> Iterator[Mapping[str, Any]]:
+    """What the finished runs of a store were made with; a record that is damaged is for the command that needs it."""
+    for file in sorted(store.glob(str(layout.run_folder(Path(), "*").environment))):
+        if RunFolder(file.parent).outcome.is_file():
+            with contextlib.suppress(StoreError):
+                yield records.read(file)
+
+
+def _other_code(environment: Mapping[str, Any]) -> str | None:
+    """What made a result, where that is not what would make it now: a version of lowrung, or of libraries."""
+    if environment.get("source") != source.digest():
+        return f"lowrung {environment.get('lowrung', 'of an unknown version')}"
+    then, now = environment.get("versions", {}), signature.versions(signature.PACKAGES)
+    return " and ".join(f"{name} {then.get(name)}" for name in now if then.get(name) != now[name]) or None
+
+
 def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
-    """Clears what an earlier attempt left but for its checkpoints, and writes down what the run is made from.
+    """Deletes what an earlier attempt left, except its checkpoints, and writes the run's config and environment.
 
     Raises:
-        StoreError: when another process works in the folder; nothing has been touched then.
+        StoreError: when another process works in the folder; then nothing has changed.
     """
     environment = signature.environment(
         model_fingerprint=preflight.model_fingerprint,

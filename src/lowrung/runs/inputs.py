@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def preflight(config: Config) -> "Preflight":
     """Checks a run's model and data in this process; see `lowrung.finetune.preflight`."""
-    from lowrung.finetune import preflight as checks
+    from lowrung.finetune.preflight import check
 
-    return checks.look(**preflight_arguments([config]))
+    return check(**preflight_arguments([config]))
 
 
 def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
@@ -31,15 +31,15 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
 
 
 def pinned(config: Config, revision: str | None) -> Config:
-    """The config with the commit that a hub model's branch or tag was found at."""
+    """The config with the commit that the preflight found for a hub model's branch or tag."""
     return dataclasses.replace(
         config, model=dataclasses.replace(config.model, revision=revision or config.model.revision)
     )
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
-    """The signature of a run; see `lowrung.config.signature.signature`."""
-    return signature.signature(
+    """The signature of a run; see `lowrung.config.signature.of`."""
+    return signature.of(
         config,
         model_fingerprint=preflight.model_fingerprint,
         data_fingerprint=preflight.data_fingerprint,
@@ -48,6 +48,6 @@ def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
 
 
 def steps(config: Config, preflight: "Preflight") -> int:
-    """Optimiser steps of a run. With packing fewer, since rows are then fewer than examples."""
+    """Optimiser steps of a run. With packing there are fewer, since a row holds several examples."""
     rows = next(split.rows for split in preflight.splits if split.context == "training")
     return schema.total_steps(config.train, rows)

@@ -13,7 +13,7 @@ from lowrung.errors import RunFailed, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.runs import execution, inputs
-from lowrung.runs.folder import kept_outcome, prepare_folder
+from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -77,7 +77,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
 
 
 def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
-    for note in preflight.notes:
+    for note in notes(config, [preflight]):
         print(f"note: {note}")
     prepare_folder(folder, config, preflight, threads)
     tracker = recording.make_tracker(config)
@@ -105,5 +105,5 @@ def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: i
 def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
     numbers = outcome.numbers
     lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
-    warnings = [f"warning: {text}" for text in outcome.facts.get("gate_failures", ())]
+    warnings = [f"warning: {text}" for text in outcome.gate_failures]
     return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])

@@ -20,7 +20,7 @@ from lowrung.track.base import DatasetInput
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """What a sweep's coordinator decided for one job, left in the job's folder.
+    """What a sweep's coordinator decided for one job. It is a file in the job's folder.
 
     Attributes:
         folder: the run's folder in the store.
@@ -43,13 +43,13 @@ class Assignment:
     datasets: list[dict[str, Any]]
 
     def write(self, path: Path) -> None:
-        """Leaves it for the job."""
+        """Writes it for the job."""
         atomic.remove_leftovers(path.parent)
         atomic.write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Assignment":
-        """Reads what the coordinator left."""
+        """Reads what the coordinator wrote."""
         return records.read(path).into(cls)
 
 
@@ -59,7 +59,7 @@ class Ran:
 
     Attributes:
         status: how the run ended.
-        is_tracked: whether the tracker has all of it, so that the coordinator need only close it there.
+        is_tracked: whether the tracker has all of it, so that the coordinator only closes the tracked run.
     """
 
     status: Status
@@ -87,7 +87,7 @@ def run(composed: DictConfig) -> Ran | SingleRun:
 
 
 def _run_trial(config: Config, assignment: Assignment) -> Ran:
-    """Trains, and tracks what came of it: here, since it takes a coordinator of many slots too long."""
+    """Trains, and tracks the results here: one coordinator of many slots would take too long for it."""
     folder = RunFolder(Path(assignment.folder))
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
@@ -99,7 +99,7 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
         on_point=history.add,
         stop_reason=lambda: mailbox.stop_reason(folder.path),
     )
-    if not outcome.status.is_kept:  # the coordinator may try it again, which would go on in the same tracked run
+    if not outcome.status.is_kept:  # the coordinator may try it again, in the same tracked run
         history.flush()
         return Ran(outcome.status, is_tracked=False)
     data = [DatasetInput(**fields) for fields in assignment.datasets]

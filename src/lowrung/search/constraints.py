@@ -1,4 +1,4 @@
-"""Constraints: what a trial must keep to if it is to be the best."""
+"""Constraints: bounds on metrics that the best trial must keep to."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class Constraint:
         return f"{self.metric} {'<=' if self.is_upper else '>='} {self.bound:g}"
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """By how much a result breaks it: above 0 where it does, 1 where the metric is missing, as Optuna reads it."""
+        """By how much a result breaks the bound, for Optuna: above 0 where it does, 1 where the metric is missing."""
         if self.metric not in metrics:
             return 1.0
         excess = metrics[self.metric] - self.bound
@@ -34,12 +34,12 @@ class Constraint:
 
 
 def parse(settings: Mapping[str, str]) -> list[Constraint]:
-    """Reads ``{params/trainable: <=1e6}``; `problems` has looked at it."""
+    """Reads ``{params/trainable: <=1e6}``; `problems` has checked it."""
     return [Constraint(metric, text.startswith("<="), float(text[2:])) for metric, text in settings.items()]
 
 
 def problems(settings: Any) -> list[str]:
-    """What is wrong with them as they were written."""
+    """What is wrong with constraints as they were written."""
     if not isinstance(settings, Mapping):
         return [f'hydra.sweeper.constraints must be pairs such as {{params/trainable:"<=1e6"}}, but is {settings!r}.']
     found = []

@@ -1,10 +1,11 @@
-"""What a sweep is for: metrics to optimise and to keep within bounds. Has every run them?"""
+"""The metrics that a sweep optimises or keeps within bounds, and whether every run measures them."""
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from lowrung.config import rules, schema
+from lowrung.config import schema
+from lowrung.config.limits import one_of
 from lowrung.config.schema import Config
 
 OBJECTIVES = (
@@ -30,26 +31,26 @@ def objective_problems(objectives: Any) -> list[str]:
     found = [] if objectives else ["hydra.sweeper.objectives must name a metric, but is empty."]
     for name, direction in objectives.items():
         found += name_problems("hydra.sweeper.objectives", name)
-        found += rules.one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
+        found += one_of(f"hydra.sweeper.objectives.{name}", direction, ("minimize", "maximize"))
     return found
 
 
 def name_problems(setting: str, name: Any) -> list[str]:
     """Whether a setting names a metric that a run has."""
-    return [] if _may_be_generated(name) else list(rules.one_of(setting, name, OBJECTIVES))
+    return [] if _may_be_generated(name) else list(one_of(setting, name, OBJECTIVES))
 
 
 def _may_be_generated(name: Any) -> bool:
-    """Whether this may be a metric that the user wrote: nothing that we know comes close."""
+    """Whether this may be a metric that the user wrote: it is not close to any name that lowrung knows."""
     return str(name).startswith("eval/") and not difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.8)
 
 
 def metric_problems(config: Config, goal: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Metrics that this config never measures, of generated text and of forgetting, in what a sweep is for.
+    """Metrics in a sweep's objectives and constraints that this config does not measure.
 
     Args:
         config: one of the sweep's.
-        goal: what ``hydra.sweeper.objectives`` and ``constraints`` say, by metric.
+        goal: ``hydra.sweeper.objectives`` and ``constraints``, each by metric.
     """
     return [
         f"hydra.sweeper.{kind} must name metrics that every run has, but {name} is not measured, since {why}"

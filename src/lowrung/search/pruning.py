@@ -1,8 +1,8 @@
-"""The pruners: when a trial that does badly is ended. One is made for every report, and none remembers anything.
+"""The pruners: when a bad trial is ended early. A pruner is made for every report, and keeps no state of its own.
 
-Trials are compared by what they have seen: tokens, since a step of 16 examples is not a step of 4. Optuna compares
-values at equal whole numbers, so tokens are counted in `units` of those that the study's first trial to report had seen
-at its first evaluation. Where all trials evaluate alike, a unit is an evaluation.
+Trials are compared at equal numbers of tokens, since a step of 16 examples trains on more than a step of 4. Optuna
+compares values at equal whole numbers, its steps. So tokens are counted in `units`: a unit is the number of tokens at
+the study's first report. Where all trials evaluate equally often, a unit is an evaluation.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ REPORTED = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
 """The metrics that a run measures while it trains; all others are known at its end."""
 
 OPTUNAS = {"n_warmup": "n_warmup_steps", "n_startup_seeds": "n_startup_steps"}
-"""Optuna's word where it is another: its steps are not a run's."""
+"""Optuna's name of a setting where it differs: its steps are not optimiser steps."""
 
 SLACK = 0.1
 """How much of a unit may be missing: equal numbers of examples do not have quite equal numbers of tokens."""
@@ -51,12 +51,12 @@ RANGES = {
 
 
 def units(tokens: int, unit: int) -> int:
-    """How many whole units a run has seen: the place of a report on the scale that all trials share.
+    """The whole units that a run has trained on: the step of a report, on the scale that all trials share.
 
-    A report counts for that place alone. A run of large batches passes places without an evaluation; were its next one
-    counted for them, a value would stand there that is the better for more training, and would prune trials that are no
-    worse. Median and percentile compare at the places that trials share, and the halving pruners judge at the first
-    report at or past a rung, so that neither needs every place.
+    A report counts for that step alone. A run of large batches skips steps between two evaluations. Counting its next
+    evaluation for them would be unfair: the value comes from more training, and would prune trials that are no worse.
+    No pruner needs every step: median and percentile compare at the steps that trials share, and the halving pruners
+    judge at the first report at or past a rung.
 
     Args:
         tokens: trained on so far.
@@ -69,7 +69,7 @@ def make(settings: Mapping[str, Any], *, max_resource: int | None) -> BasePruner
     """A pruner; resources are `units`, the first evaluation is at 1.
 
     Args:
-        settings: ``name`` and all of the pruner's own, as below ``hydra.sweeper.pruner``.
+        settings: ``name`` and all of the pruner's own settings, as below ``hydra.sweeper.pruner``.
         max_resource: units of a whole run, for Hyperband; None while no run has ended, when it prunes nothing.
     """
     own = {OPTUNAS.get(key, key): value for key, value in settings.items() if key != "name"}
@@ -91,7 +91,7 @@ def make(settings: Mapping[str, Any], *, max_resource: int | None) -> BasePruner
 
 
 def is_by_seed(settings: Mapping[str, Any]) -> bool:
-    """Whether a pruner judges by the results of a trial's seeds, and not by evaluations while one trains."""
+    """Whether a pruner compares the results of a trial's seeds, and not the evaluations of a run that trains."""
     return bool(settings["name"] == "wilcoxon")
 
 
@@ -101,8 +101,8 @@ class Schedule:
 
     Attributes:
         eval_steps: steps between evaluations.
-        steps: in total; `sys.maxsize` where only the data tells.
-        examples: of a step.
+        steps: in total; `sys.maxsize` where the number depends on the data.
+        examples: in a step.
     """
 
     eval_steps: int
@@ -174,7 +174,7 @@ def _seed_problems(settings: Mapping[str, Any], seeds: int) -> list[str]:
     if seeds <= needed:
         found.append(
             f"hydra/sweeper/pruner=wilcoxon must have at least {needed + 1} seeds (with p_threshold={threshold:g} it"
-            f" takes {needed} to tell that a trial is worse, and one more to spare), but has {seeds}. List them, as in"
+            f" takes {needed} to show that a trial is worse, and one more to save), but has {seeds}. List them, as in"
             f" seed={','.join(map(str, range(needed + 1)))}, or leave the pruner out."
         )
     return found

@@ -1,7 +1,7 @@
-"""The samplers: how an interval's next value is drawn. One is made for every draw, and none remembers anything.
+"""The samplers: how an interval's next value is drawn. A sampler is made for every draw, and keeps no state of its own.
 
-What a search has learnt lies in the study alone: one that goes on after an interruption draws what it would have drawn
-without it.
+What a search has learnt lies in the study alone. So a search that was interrupted goes on with the same draws as one
+that was not.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ PACKAGES = {"qmc": ("scipy",), "cmaes": ("cmaes",), "gp": ("scipy", "torch")}
 """What a sampler needs besides Optuna."""
 
 LEAST = {"n_startup_trials": 0, "popsize": 2, "population_size": 2, "n_values": 2}
-"""The smallest value of each setting that has one: a population of one has nobody to learn from."""
+"""The smallest value of each setting that has one: a population of one has nothing to learn from."""
 
 
 def make(settings: Mapping[str, Any], *, seed: int, trial_number: int) -> BaseSampler:
@@ -44,7 +44,7 @@ def make(settings: Mapping[str, Any], *, seed: int, trial_number: int) -> BaseSa
     all they need. A quasi-random sequence has one seed, the study's; how far it was drawn, Optuna counts in the study.
 
     Args:
-        settings: ``name`` and the sampler's own, as below ``hydra.sweeper.sampler``; Optuna's where left out.
+        settings: ``name`` and the sampler's own settings, as below ``hydra.sweeper.sampler``; Optuna's where left out.
         seed: the study's.
         trial_number: of the trial that is drawn for.
 

@@ -61,7 +61,7 @@ class Interval:
     def spaced(self, n_values: int) -> Choice:
         """Evenly spaced values, both ends included, of four digits; fewer where there are fewer whole numbers."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        values = [low + (high - low) * place / (n_values - 1) for place in range(n_values)]
+        values = [low + (high - low) * index / (n_values - 1) for index in range(n_values)]
         numbers = [math.exp(value) if self.log else value for value in values]
         texts = tuple(dict.fromkeys(str(round(number)) if self.integer else f"{number:.4g}" for number in numbers))
         return Choice(self.key, tuple(int(text) if self.integer else float(text) for text in texts), texts)
@@ -132,7 +132,7 @@ class Space:
 
 
 def parse(overrides: Sequence[str], parser: OverridesParser) -> Space:
-    """Reads a search space from overrides; where a key comes twice, the last one holds at the first one's place.
+    """Reads a search space from overrides. Where a key comes twice, its last value counts, at its first position.
 
     Args:
         overrides: Hydra overrides, a preset's before the command line's.
@@ -167,7 +167,7 @@ def _choice(override: Override) -> Choice:
 def _interval(override: Override) -> Interval:
     sweep = commandline.interval(override)
     low, high = sweep.start, sweep.end
-    assert low is not None  # `problems` has looked
+    assert low is not None  # `problems` has refused such an interval
     assert high is not None
     integer = isinstance(low, int) and isinstance(high, int)
     return Interval(override.get_key_element(), low, high, "log" in sweep.tags, integer)

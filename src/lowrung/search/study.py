@@ -39,14 +39,14 @@ _PRUNED = "is_to_be_pruned"
 
 @dataclasses.dataclass
 class _Judged:
-    """What a trial under way has reported: a copy, since to ask the database takes as long as to report."""
+    """What a pending trial has reported: a copy, since a query of the database takes as long as a report."""
 
-    places: set[int] = dataclasses.field(default_factory=set)
+    steps: set[int] = dataclasses.field(default_factory=set)
     is_to_be_pruned: bool = False
 
 
 class Study:
-    """Asks for trials and tells their ends; all of lowrung's own facts on a trial are its user attributes.
+    """Asks Optuna for trials and tells it how they ended. What lowrung notes of a trial are Optuna's user attributes.
 
     Args:
         name: the study's.
@@ -56,7 +56,7 @@ class Study:
         constraints: metrics with bounds; see `lowrung.search.constraints`.
         seed: of the sampler.
         sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
-        pruner: ends trials that do badly; see `lowrung.search.pruning`. Another one may go on with a study.
+        pruner: ends bad trials early; see `lowrung.search.pruning`. Another one may go on with a study.
 
     Raises:
         UsageError: when the database does not open, or the study was made for another space or goal.
@@ -81,7 +81,7 @@ class Study:
         self._pruner = pruner
         self._constraints = parse(constraints)
         self._judged: dict[int, _Judged] = {}
-        self._unit_tokens: int | None = None  # kept here, since the facts are a query, and each report needs it
+        self._unit_tokens: int | None = None  # a copy: the facts are a query, and each report needs them
         self._study = optuna.create_study(
             study_name=name,
             storage=_opened(storage),
@@ -99,7 +99,7 @@ class Study:
             optuna.delete_study(study_name=name, storage=opened)
 
     def _hold_to(self, purpose: dict[str, Any]) -> None:
-        """Optuna itself would go on with the old objectives, and fail at the first trial of a changed axis."""
+        """Refuses another search. Optuna would keep the old objectives, and fail at a changed axis's first trial."""
         made_for = self.facts.get("purpose")
         if made_for is None:
             self.note("purpose", purpose)
@@ -146,50 +146,50 @@ class Study:
         return trial
 
     def report(self, trial: Trial, tokens: int, metrics: Mapping[str, float]) -> bool:
-        """Takes an evaluation of a trial that still trains, and says whether to prune the trial.
+        """Takes an evaluation of a trial that still trains; returns whether to prune the trial.
 
-        A run that goes on from a checkpoint reports again what it had reported: the first value and the first answer
-        stay. A study of several objectives, or of one that is not among the metrics or not finite, prunes nothing.
+        A run that goes on from a checkpoint repeats its reports: the first value and the first answer stay. Nothing is
+        pruned where there are several objectives, or where the objective is not among the metrics or is not finite.
 
         Args:
             trial: the one that was evaluated.
-            tokens: trained on so far; an evaluation before training (0) is none to prune by.
+            tokens: trained on so far; an evaluation before training (0) is not used.
             metrics: of the evaluation.
         """
         if pruning.is_by_seed(self._pruner) or tokens < 1 or not self._is_comparable(metrics):
             return False
-        place = pruning.units(tokens, self._unit(tokens))
-        return place >= 1 and self._judge(trial, place, metrics)
+        step = pruning.units(tokens, self._unit(tokens))
+        return step >= 1 and self._judge(trial, step, metrics)
 
-    def report_seed(self, trial: Trial, place: int, metrics: Mapping[str, float]) -> bool:
-        """Takes the result of one of a trial's seeds, and says whether its other seeds are worth a run.
+    def report_seed(self, trial: Trial, position: int, metrics: Mapping[str, float]) -> bool:
+        """Takes the result of one of a trial's seeds; returns whether to prune the trial, so that no other seed is run.
 
         Args:
             trial: the seed's.
-            place: of the seed among the study's, from 1.
+            position: of the seed among the study's, from 1: the pruner's step.
             metrics: of the run that has ended.
         """
         if not pruning.is_by_seed(self._pruner) or not self._is_comparable(metrics):
             return False
-        return self._judge(trial, place, metrics)
+        return self._judge(trial, position, metrics)
 
     def _is_comparable(self, metrics: Mapping[str, float]) -> bool:
         return len(self._objectives) == 1 and math.isfinite(metrics.get(next(iter(self._objectives)), math.nan))
 
-    def _judge(self, trial: Trial, place: int, metrics: Mapping[str, float]) -> bool:
-        """Keeps the first value of a place, and asks the pruner."""
+    def _judge(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> bool:
+        """Keeps the first value of a step, and asks the pruner; later ones change nothing."""
         value = metrics[next(iter(self._objectives))]
         judged = self._judged_of(trial)
-        if place not in judged.places:
-            judged.places.add(place)
-            trial.report(value, place)
+        if step not in judged.steps:
+            judged.steps.add(step)
+            trial.report(value, step)
             if self._pruner["name"] != "none" and self._is_to_be_pruned(trial):
                 trial.set_user_attr(_PRUNED, True)
                 judged.is_to_be_pruned = True
         return judged.is_to_be_pruned
 
     def _judged_of(self, trial: Trial) -> _Judged:
-        """What a trial has reported; of one that an earlier coordinator asked for, as the database has it."""
+        """What a trial has reported; the database knows it of a trial that an earlier coordinator asked for."""
         if trial.number not in self._judged:
             known = self.trials[trial.number]
             self._judged[trial.number] = _Judged(set(known.intermediate_values), _PRUNED in known.user_attrs)
@@ -202,7 +202,7 @@ class Study:
         return pruner.prune(self._study, self.trials[trial.number])
 
     def _unit(self, tokens: int) -> int:
-        """Tokens of a unit of the pruner's resource: those of the first evaluation that the study ever heard of."""
+        """Tokens in a unit of the pruner's resource: those of the first evaluation that was reported to the study."""
         if self._unit_tokens is None:
             if "unit" not in self.facts:
                 self.note("unit", tokens)
@@ -211,7 +211,7 @@ class Study:
 
     @property
     def _max_resource(self) -> int | None:
-        """Units of the first run that was completed; a later one would change which bracket a trial is in."""
+        """Units of the first run that was completed. Those of a later one could move a trial to another bracket."""
         ended = [
             (trial.datetime_complete, trial.number, trial.last_step)
             for trial in self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -233,7 +233,7 @@ class Study:
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.
 
-        One whose coordinator was killed while it asked lacks values, and has failed.
+        A trial whose coordinator was killed while it asked for the trial lacks values, and ends as failed.
         """
         whole = []
         for trial in self.trials:
@@ -245,7 +245,7 @@ class Study:
         return whole
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        """Ends a trial. Every trial that was asked for is told exactly once, here."""
+        """Ends a trial. Every trial that is asked for is told exactly once, here."""
         self._judged.pop(trial.number, None)
         trial.set_user_attr("status", str(outcome.status))
         if outcome.cause:
@@ -275,7 +275,7 @@ def _opened(storage: str) -> RDBStorage:
         if disk.is_full(error, Path.cwd()):
             raise disk.no_space(error) from error
         which = f"this {storage.partition('://')[0]} one" if file is None else file
-        remedy = "Start it, or mend the address; a password goes into the environment."
+        remedy = "Start it, or correct the address; a password goes into the environment."
         if file is not None:
             remedy = "Name another file, or move this one away: results are in the store, and are taken from there."
         raise UsageError(
@@ -285,7 +285,7 @@ def _opened(storage: str) -> RDBStorage:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """How two searches differ, part by part."""
+    """The differences between two searches, as text."""
     for kind in now:
         old, new = before.get(kind) or {}, now[kind] or {}
         for key in {**old, **new}:

@@ -1,4 +1,4 @@
-"""What a disk refuses: to be written at all, or more than it has room for."""
+"""Disks that refuse to be written, and disks that are full."""
 
 import errno
 import os
@@ -23,25 +23,27 @@ _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 def nearest(folder: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    return next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
 
 
 def unwritable(setting: str, folder: Path) -> list[str]:
     """Why nothing can be written in a folder, which need not exist yet, as problems for the user.
 
-    A file without a name is made to find out, and nothing is left: permissions do not tell all (a server's disk that
-    refuses root, a disk that became read-only).
+    A file without a name is made to find out, and nothing of it is left. Permissions alone do not show it: a server's
+    disk may refuse root, and a disk may have become read-only.
 
     Args:
         setting: what names the folder, in the user's spelling.
         folder: the folder.
     """
     folder = folder.absolute()
-    standing = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    standing = next(above for above in (folder, *folder.parents) if os.path.lexists(above))
     reason = _why_unwritable(standing) if standing.is_dir() else "is no folder"
     if reason is None:
         return []
-    return [f"{setting} must be where files can be written, but {standing} {reason}. Mend that, or name another place."]
+    return [
+        f"{setting} must be where files can be written, but {standing} {reason}. Mend that, or name another folder."
+    ]
 
 
 def _why_unwritable(folder: Path) -> str | None:
@@ -72,7 +74,7 @@ def in_words(error: BaseException) -> LowrungError | None:
     if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"
-            " store say where results go: name other places, or mend that one."
+            " store say where results go: name other folders, or mend that one."
         )
     return None
 

@@ -133,7 +133,7 @@ class StudyFolder:
 
     @property
     def preflight(self) -> Path:
-        """Working folder of the look at model and data before the first run."""
+        """Working folder of the preflight of model and data, before the first run."""
         return self.path / "preflight"
 
     def job(self, number: int) -> JobFolder:

@@ -1,7 +1,7 @@
-"""How a run and its coordinator talk: reports appended to a file, a stop file for an answer.
+"""How a run and its coordinator communicate: the run appends reports to a file, the coordinator answers by a stop file.
 
-Plain files serve every engine alike, survive both sides, and can be read by a person. Where runs execute on
-other machines the folder must be on storage that both see.
+Plain files serve every engine alike, outlive both processes, and can be read by a person. Where runs execute on other
+machines, the folder must be on storage that both see.
 """
 
 import json

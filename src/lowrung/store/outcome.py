@@ -1,4 +1,4 @@
-"""How a run ended: the record that a run leaves behind, and that everyone else trusts."""
+"""How a run ended: the record that a run leaves, and that the coordinator and all commands trust."""
 
 import dataclasses
 import enum

@@ -1,4 +1,4 @@
-"""Which trial of a sweep is next, and whether there is one."""
+"""The order of a sweep's trials, and its end: the number of trials, or the deadline."""
 
 import math
 import time
@@ -22,13 +22,13 @@ class Agenda:
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
-        say: prints a line for the user.
+        notify: prints a line for the user.
     """
 
-    def __init__(self, study: "Study", plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, study: "Study", plan: Plan, notify: Callable[[str], None]) -> None:
         self._study = study
         self._plan = plan
-        self._say = say
+        self._notify = notify
         self._interrupted = study.interrupted()
         self._trials_at: Counter[int] = Counter()  # by the point's index in the grid; those under way included
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
@@ -63,11 +63,11 @@ class Agenda:
         return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
 
     def _is_time_up(self) -> bool:
-        """Whether the deadline has passed; the user is told once."""
+        """Whether the deadline has passed; a line says so once."""
         if time.monotonic() >= self._deadline and not self._is_out_of_time:
             self._is_out_of_time = True
-            self._say(
+            self._notify(
                 f"hydra.sweeper.timeout={self._plan.settings.timeout} is over: no further trial starts; the same"
-                " command goes on"
+                " command goes on from here"
             )
         return self._is_out_of_time

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from lowrung.config import commandline, rules, schema
+from lowrung.config import commandline, rules, schema, signature
 from lowrung.config.schema import Config
 from lowrung.errors import UsageError
 from lowrung.search import objectives, space
@@ -45,7 +45,7 @@ class Composer:
 
         Args:
             overrides: as typed.
-            settings: how to sweep.
+            settings: the fields of ``hydra.sweeper``.
             also: problems that were found elsewhere, to be reported with those found here.
 
         Raises:
@@ -82,7 +82,9 @@ class Composer:
         for params in space.grid():
             config = self.config(space.overrides(params))
             problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
-            identity = schema.digest([schema.determining(config), vars(config.model), dataclasses.asdict(config.data)])
+            identity = schema.digest(
+                [signature.determining(config), vars(config.model), dataclasses.asdict(config.data)]
+            )
             points.setdefault(identity, GridPoint(params, config))
         if problems:
             raise UsageError(list(problems))

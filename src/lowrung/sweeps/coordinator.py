@@ -1,4 +1,4 @@
-"""The coordinator of a sweep: ask, run, wait for the first to end, tell. The only client of the study."""
+"""The coordinator of a sweep: it asks for trials, runs them, and tells how they ended. The study's only client."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class PendingTrial:
         seeds: those whose runs have not ended.
         ended: the runs that have ended, by seed, in the order of their ends.
         is_reused: whether the store had all their results.
-        is_pruned: whether its seeds were found to do worse than the best trial's.
+        is_pruned: whether its seeds were found to be worse than the best trial's.
     """
 
     trial: "Trial"
@@ -101,7 +101,7 @@ class Coordinator:
 
     def report(self) -> Results:
         """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
-        # Again, for a coordinator that was killed when it had told the last trial.
+        # Once more: an earlier coordinator may have been killed between telling the last trial and this.
         self._results.log_best(self._tracking.parent, self._ended)
         self._results.report(self._tracking.parent)
         return self._results
@@ -148,7 +148,7 @@ class Coordinator:
                 self._tracking.cancel(run, self._trial_of(run))
 
     def _report(self, event: Evaluated) -> bool:
-        """Tells the study of an evaluation; whether the trial is to be pruned. It is judged by its first seed alone."""
+        """Reports an evaluation to the study; returns whether to prune the trial. Only a trial's first seed counts."""
         if "eval/loss" not in event.metrics or event.step == 0 or event.run.seed != self._plan.seeds[0]:
             return False
         return self._study.report(self._trial_of(event.run), int(event.metrics["train/tokens"]), event.metrics)
@@ -163,7 +163,7 @@ class Coordinator:
         pending = self._pending[trial.number] = PendingTrial(trial, list(self._plan.seeds))
         known = self._study.runs(trial)
         for seed in self._plan.seeds:
-            if seed in pending.seeds:  # it is not where an earlier seed's result is known, and is bad
+            if seed in pending.seeds:  # an earlier seed's result may have come from the store, and have ended the trial
                 self._add(self._maker.make(trial.number, trial.params, seed, known.get(seed, {}).get("overrides")))
 
     def _add(self, run: Run) -> None:
@@ -177,7 +177,7 @@ class Coordinator:
     # -- ending --------------------------------------------------------------------------------------------------------
 
     def _end(self, finished: Finished) -> None:
-        """Takes a run's outcome: the run is tried with half the batch, or what it means for its trial is found out."""
+        """Takes a run's outcome: the run is tried again with half the batch, or has ended for its trial."""
         run, outcome = finished.run, finished.outcome
         if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
@@ -204,21 +204,21 @@ class Coordinator:
         run, outcome = finished.run, finished.outcome
         execution.tidy(run.folder, outcome)
         if finished.is_reused:
-            for report in mailbox.Reader(run.folder.path).read():  # other trials are judged by it
+            for report in mailbox.Reader(run.folder.path).read():  # pruners compare other trials with it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
         tracked = self._tracking.close(finished, self._trial_of(run))
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
         return tracked
 
     def _judge(self, pending: PendingTrial, finished: Finished, tracked: str) -> None:
-        """What a run's outcome means for its trial; one that cannot become complete starts no further run."""
+        """Adds a run's outcome to its trial. A trial that cannot become complete starts no further run."""
         seed, outcome = finished.run.seed, finished.outcome
         pending.ended[seed] = _ended_run(finished, tracked)
         pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:
-            step = self._plan.seeds.index(seed) + 1
-            pending.is_pruned |= self._study.report_seed(pending.trial, step, outcome.metrics)
+            position = self._plan.seeds.index(seed) + 1
+            pending.is_pruned |= self._study.report_seed(pending.trial, position, outcome.metrics)
         if pending.is_pruned or outcome.status is not Status.COMPLETE:
             going = self._queue.drop(pending.trial.number)
             pending.seeds = [run.seed for run in going]
@@ -245,19 +245,23 @@ class Coordinator:
         self._count_failure(outcome)
 
     def _count_failure(self, outcome: Outcome) -> None:
-        """Ends a sweep that only fails: what comes next would most likely fail too."""
+        """Ends a sweep whose trials all fail: the next ones would most likely fail too.
+
+        Raises:
+            RunFailed: at ``hydra.sweeper.max_failures``.
+        """
         self._failures = 0 if outcome.status.is_kept else self._failures + 1
         if self._failures >= self._plan.settings.max_failures and self._failures < self._plan.n_trials:
             raise RunFailed(
                 f"{self._failures} trials failed one after the other (hydra.sweeper.max_failures), the last with:"
-                f" {outcome.cause}. Mend that, and the same command goes on."
+                f" {outcome.cause}. Correct that; the same command then goes on."
             )
 
 
 def _ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
     """A run for the leaderboard, without the facts that no table shows: the ranks by layer alone are 10 KB a run."""
-    shown = {name: known for name, known in finished.outcome.facts.items() if name == "gate_failures" and known}
-    outcome = dataclasses.replace(finished.outcome, facts=shown)
+    failures = finished.outcome.gate_failures
+    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {})
     return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
 
 

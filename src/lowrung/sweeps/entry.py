@@ -1,4 +1,4 @@
-"""A sweep from its overrides to its leaderboard: read, checked, looked at, run by a coordinator, reported."""
+"""A sweep from its overrides to its leaderboard: read, checked, run by a coordinator, reported."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ PRELOAD = (
     "lowrung.finetune.gate.verify",
     "lowrung.track.mlflow",
 )
-"""What every run imports: 10 to 13 s that the engine spends once."""
+"""What every run imports. It takes 10 to 13 s, which the engine spends once."""
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
         task_function: the function below ``@hydra.main``.
         config: the sweep's composed config, Hydra's node included.
         launcher: Hydra's; one of lowrung's has an engine, and any other runs batches.
-        settings: how to sweep.
+        settings: the fields of ``hydra.sweeper``.
 
     Returns:
         all trials that have ended; None for a dry run.
@@ -92,14 +92,14 @@ def _alone(plan: Plan) -> Iterator[None]:
             held.enter_context(atomic.lock(plan.folder.lock))
         except StoreError:
             raise UsageError(
-                f"study must be one that nobody else works on, but another process runs {plan.study!r} in"
-                f" {plan.folder.path}. Wait for it, or stop it; under another name it runs beside it."
+                f"study must not be in use, but another process runs {plan.study!r} in {plan.folder.path}. Wait for"
+                " it, stop it, or choose another name for this study."
             ) from None
         yield
 
 
 def _make_engine(launcher: Any, settings: Settings) -> Engine:
-    """The engine that one of lowrung's launchers wraps, or one that gives batches to another launcher of Hydra's.
+    """The engine of one of lowrung's launchers, or one that hands batches to another launcher of Hydra's.
 
     Raises:
         UsageError: when the launcher's settings are wrong, or a pruner is to stop runs that cannot be stopped.
@@ -118,7 +118,7 @@ def _make_engine(launcher: Any, settings: Settings) -> Engine:
 
 
 def _open_study(plan: Plan) -> "Study":
-    """Opens the study, or starts it over: its record and its jobs' folders go, and results stay in the store."""
+    """Opens the study. ``fresh`` deletes its record and its jobs' folders first; results stay in the store."""
     from lowrung.search.study import Study
 
     settings = plan.settings

@@ -14,6 +14,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
+from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import disk
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
-    """Refuses several GPUs for a model that would lie on one: SFTTrainer takes the rest for DataParallel and raises.
+    """Refuses several GPUs for a model that lies on one: SFTTrainer would use the others for DataParallel, and raise.
 
     Raises:
         UsageError: when a point's model has no device map.
@@ -49,7 +50,7 @@ class Plan:
         space: the search space; its fixed overrides name the study.
         points: the grid.
         n_trials: trials in total.
-        settings: how it is run.
+        settings: the fields of ``hydra.sweeper``.
         config: of the first point, for what is the same in all.
         preflights: what was found of each model and data; see `Plan.preflight`.
     """
@@ -86,7 +87,7 @@ class Plan:
             raise UsageError(unwritable)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         preflights = preflight.check_all(engine, [point.config for point in points], folder)
-        for note in dict.fromkeys(note for found in preflights.values() for note in found.notes):
+        for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
         fixed = (text for text in space.fixed if not text.startswith("study="))
@@ -112,7 +113,7 @@ def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
 
 
 def _study_name(master: DictConfig, space: Space, settings: Settings) -> str:
-    """The preset's or the task's name with a hash of the search space; tracking and paths do not count."""
+    """The name of the preset or the task with a hash of the search; tracking and paths do not count."""
     choices = OmegaConf.to_container(master.hydra.runtime.choices)
     assert isinstance(choices, dict)
     task = str(choices.get("sweeps") or choices.get("data") or "sweep").replace("/", "_")

@@ -82,11 +82,11 @@ def _remove_empty(folder: Path, existing: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """`lowrung.finetune.preflight.look`, for a process that is to import it first."""
+    """`lowrung.finetune.preflight.check`, for a process that is to import it first."""
 
     arguments: Mapping[str, Any]
 
     def __call__(self) -> "Preflight":
         from lowrung.finetune import preflight
 
-        return preflight.look(**self.arguments)
+        return preflight.check(**self.arguments)

@@ -118,7 +118,7 @@ class Results:
         for row in self._rows.values():
             if row.outcome.cause:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
-            for failure in row.outcome.facts.get("gate_failures", ()):
+            for failure in row.outcome.gate_failures:
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
         print(f"results:  {self.folder.path}")
         self._print_comparison()
@@ -147,10 +147,10 @@ class Results:
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:
-    """How a trial ended, for the screen."""
+    """How a run ended, for the screen."""
     if outcome.status is not Status.COMPLETE:
         return f"{outcome.status}: {outcome.cause}"
-    gate = {None: "", 1.0: ", merge verified", 0.0: ", MERGE CHECK FAILED"}[outcome.metrics.get("merge/passed")]
+    gate = {None: "", True: ", merge verified", False: ", MERGE CHECK FAILED"}[outcome.passed_gate]
     seconds = outcome.measurements.get("time/total_seconds", 0)
-    how = "reused" if is_reused else f"complete in {seconds:.0f} s"
-    return f"{how}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"
+    origin = "reused" if is_reused else f"complete in {seconds:.0f} s"
+    return f"{origin}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"

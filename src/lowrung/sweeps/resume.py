@@ -41,6 +41,6 @@ def kept_trials(
 def _kept(trial: "FrozenTrial", seed: int, facts: Mapping[str, Any], maker: RunMaker) -> Finished | None:
     run = maker.make(trial.number, trial.params, seed, facts.get("overrides"))
     outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))
-    if outcome is None or run.folder.path.name != facts["signature"]:
+    if outcome is None or run.folder.path.name != facts.get("signature"):
         return None
     return Finished(run, outcome, is_reused=True)

@@ -1,4 +1,4 @@
-"""How a sweep is run: the fields of ``hydra.sweeper``, checked."""
+"""The fields of ``hydra.sweeper``, and what may be wrong with them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to sweep. `LowrungSweeperConf` says what the fields mean, and has their defaults."""
+    """The fields of ``hydra.sweeper``. `LowrungSweeperConf` says what they mean, and has their defaults."""
 
     n_trials: int | None
     timeout: Any
@@ -32,16 +32,16 @@ class Settings:
 
     @property
     def goal(self) -> dict[str, Mapping[str, str]]:
-        """What the search is for; a study has one."""
+        """Objectives and constraints; a study has one goal."""
         return {"objectives": self.objectives, "constraints": self.constraints}
 
     @property
     def n_values(self) -> int | None:
-        """Into how many values each interval is made; None where it is searched."""
+        """The number of values that replace each interval (``sampler=grid``); None where intervals are searched."""
         return self.sampler.get("n_values") if isinstance(self.sampler, Mapping) else None
 
     def problems(self) -> list[str]:
-        """What is wrong with them, whatever is searched."""
+        """What is wrong with the fields, whatever is searched."""
         from lowrung.search import constraints
 
         return [
@@ -67,7 +67,7 @@ class Settings:
         if self.timeout is not None and durations.seconds(self.timeout) is None:
             yield (
                 "hydra.sweeper.timeout must be seconds or a duration in h, m and s, and longer than nothing, but is"
-                f" {self.timeout!r}. For an hour and a half say hydra.sweeper.timeout=1h30m; null is no limit."
+                f" {self.timeout!r}. For an hour and a half, write hydra.sweeper.timeout=1h30m; null is no limit."
             )
 
     def search_problems(self, space: Space, schedules: Sequence[Schedule]) -> list[str]:

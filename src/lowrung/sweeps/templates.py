@@ -1,4 +1,4 @@
-"""Configs that differ in single values, composed once: Hydra takes some 90 ms for each, and a copy a tenth of that."""
+"""Configs that differ in single values are composed once and copied: Hydra takes some 90 ms each, a copy a tenth."""
 
 import copy
 import functools
@@ -17,9 +17,9 @@ from lowrung.config.commandline import COMPOSITION_ERRORS
 class Templates:
     """Composes jobs' configs as `ConfigLoader.load_sweep_config` does.
 
-    Hydra sets plain values, ``key=value``, when it has composed the groups. So what is composed of the groups alone
-    serves all jobs that choose the same ones: it is copied, and the values are set in the copy. Whatever is not so
-    plain (a value that is added, deleted or refused) is left to Hydra.
+    Hydra composes the groups first, and then sets plain values, ``key=value``. So jobs that choose the same groups
+    share a template, which is composed of the groups alone. It is copied, and the values are set in the copy. Any
+    other override (a value that is added, deleted or refused) is left to Hydra.
 
     Args:
         loader: Hydra's.
@@ -44,7 +44,7 @@ class Templates:
             if all(self._is_plain(override) for override in parsed):
                 return self._filled(parsed)
         except COMPOSITION_ERRORS:
-            pass  # Hydra's own composition says it better
+            pass  # Hydra's own composition raises the better error
         return self._loader.load_sweep_config(self._master, list(overrides))
 
     def _is_plain(self, override: Override) -> bool:
@@ -83,7 +83,7 @@ class Templates:
 
 
 def _copier(config: DictConfig) -> Callable[[], DictConfig]:
-    """Makes copies: by pickle, in a sixth of deepcopy's time, unless Hydra has imported a plugin twice."""
+    """A function that makes copies: by pickle, in a sixth of deepcopy's time, unless Hydra imported a plugin twice."""
     try:
         return functools.partial(pickle.loads, pickle.dumps(config))
     except pickle.PicklingError:

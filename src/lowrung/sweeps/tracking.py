@@ -73,7 +73,7 @@ class SweepTracking:
         return tracked
 
     def reopen(self, run: Run, retry: str) -> None:
-        """Tags a run that is tried again with how; its next attempt opens the same run of the tracker."""
+        """Tags a run that is tried again with what is different then. Its next attempt opens the tracker's same run."""
         tracked = self._opened.pop(run.key, None)
         if tracked is not None:
             self.tracker.set_tags(tracked, {"lowrung.retry": retry})

@@ -105,7 +105,8 @@ class Tracker(Protocol):
     ) -> str:
         """Opens a run and returns its id; ``parent`` is the id of the sweep's run.
 
-        A run whose ``key`` is known is opened once: whoever was killed before the id was written down asks again.
+        A run with a ``key`` is opened once: a second call with the same key returns the same id. So a coordinator that
+        was killed before it wrote the id down can ask again.
         """
 
     def has_run(self, run: str) -> bool:

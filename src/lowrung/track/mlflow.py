@@ -35,13 +35,13 @@ STATUS_TAG = "lowrung.status"
 """The tag with the exact status, of which MLflow knows only three kinds."""
 
 SIGNATURE_TAG = "lowrung.signature"
-"""The tag with the signature of a run (see `lowrung.config.signature.signature`)."""
+"""The tag with the signature of a run (see `lowrung.config.signature.of`)."""
 
 RESULTS_TAG = "lowrung.results"
 """The tag with the folder of a run's results."""
 
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""How MLflow says that it knows no such run; the second means that this is not even an id."""
+"""MLflow's error codes for a run that it does not know; the second means that this is not even an id."""
 
 _KEY_TAG = "lowrung.key"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -277,14 +277,14 @@ def translated() -> Iterator[None]:
         yield
     except MlflowException as error:
         raise _ours(error) from error
-    except SQLAlchemyError as error:  # a file that is no database: MLflow looks at it before it watches for errors
+    except SQLAlchemyError as error:  # a file that is no database: MLflow opens it before it handles errors
         raise TrackerLostError(f"MLflow: {str(error).splitlines()[0]}") from error
     except OSError as error:  # the folder of the artifacts
         raise TrackError(f"MLflow: {error}") from error
 
 
 def _ours(error: MlflowException) -> TrackError:
-    """In one line; SQLAlchemy's messages go on with the query, and some begin with how it was made."""
+    """The error in one line. SQLAlchemy's messages go on with the query, and some begin with what caused them."""
     lines = str(error.message).splitlines()
     line = next((line for line in lines if not line.startswith("(raised as a result of")), "no message")
     return (TrackerLostError if error.error_code in _AWAY else TrackError)(f"MLflow: {line}")

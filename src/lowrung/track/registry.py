@@ -214,11 +214,11 @@ class Registry:
 
     def _upload(self, entry: Entry) -> str:
         """Puts the model among its run's artifacts; returns the address."""
-        place = "/".join(["promoted", entry.name, *entry.identity.values()])
+        folder = "/".join(["promoted", entry.name, *entry.identity.values()])
         with translated(), tempfile.TemporaryDirectory(dir=entry.folder.parent) as working:
             made = _save(entry, Path(working))
-            self._client.log_artifacts(entry.run, str(made), place)
-            return f"{self._client.get_run(entry.run).info.artifact_uri}/{place}"
+            self._client.log_artifacts(entry.run, str(made), folder)
+            return f"{self._client.get_run(entry.run).info.artifact_uri}/{folder}"
 
     def _create(self, entry: Entry, source: str) -> str:
         tags = {tag: value[:_TAG_LENGTH] for tag, value in {**entry.identity, **entry.tags}.items()}

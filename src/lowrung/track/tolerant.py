@@ -1,4 +1,4 @@
-"""A tracker that may go away in the middle of a sweep: training goes on, and what is missing is said."""
+"""A tracker that may go away in the middle of a sweep: training goes on, and a warning names what is missing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ _T = TypeVar("_T")
 
 
 class Tolerant:
-    """Records in another tracker, and raises no `TrackError`: what is not recorded is said and left out.
+    """Records in another tracker, and raises no `TrackError`: it warns of what it could not record, and goes on.
 
-    A tracker that is lost is not asked again, since each call would wait for an answer; that is said once. A record
-    that is refused (its run was deleted, say) is said once a run. The end of a sweep's run, or of a single one, says
-    which runs are not there as a whole.
+    A tracker that is lost is not asked again, since each call would wait for an answer; one warning says so. A record
+    that is refused, since its run was deleted for example, is one warning for each run. The end of a sweep's run, or
+    of a single one, names the runs that are not there as a whole.
 
     Args:
         tracker: the one that records.
@@ -91,7 +91,7 @@ class Tolerant:
         return self._try("the comparison", lambda: self._tracker.comparison(runs), None)
 
     def _record(self, run: str, write: Callable[[], None]) -> None:
-        if run:  # without an id it was never opened, and that was said
+        if run:  # without an id it was never opened, and a warning said so
             self._try(self._names.get(run, run), write, None)
 
     def _try(self, name: str, call: Callable[[], _T], otherwise: _T) -> _T:

@@ -15,7 +15,7 @@ def prepare(tokenizer, folder, *, train=None, max_length=64, format="auto"):
     return prepared.prepare(corpus(examples), tokenizer, max_length=max_length, format=format, folder=folder / "tokens")
 
 
-def test_what_was_prepared_is_opened_again(tokenizer, tmp_path):
+def test_a_prepared_folder_is_opened_again(tokenizer, tmp_path):
     first = prepare(tokenizer, tmp_path)
     inode = (tmp_path / "tokens" / "facts.json").stat().st_ino
     again = prepare(tokenizer, tmp_path)
@@ -34,7 +34,7 @@ def test_truncation_is_counted(tokenizer, tmp_path):
     assert note.startswith(f"{rows.truncated} of 4 training examples are longer than data.max_length")
 
 
-def test_nothing_is_said_where_nothing_is_cut(tokenizer, tmp_path):
+def test_without_a_cut_there_is_no_note(tokenizer, tmp_path):
     assert prepare(tokenizer, tmp_path, max_length=512).notes == ()
 
 
@@ -44,7 +44,7 @@ def test_prompts_that_leave_no_room_are_named(tokenizer, tmp_path):
         prepare(tokenizer, tmp_path, train=train)
     assert caught.value.problems[0] == (
         "data.max_length must leave room for what is learnt, but is 64, and the prompt of"
-        f" '{'x' * 47}...' takes 119 tokens. Raise it, or leave that one out."
+        f" '{'x' * 47}...' takes 119 tokens. Raise it, or leave that example out."
     )
     assert caught.value.problems[-1] == "2 more examples have such problems."
     assert not (tmp_path / "tokens").exists()
@@ -66,7 +66,7 @@ def test_a_tokenizer_without_a_template_is_refused_where_one_is_needed(without_t
 def test_messages_cannot_be_written_plainly(tokenizer):
     chat = Example((("user", "a"), ("assistant", "b")), is_chat=True)
     (problem,) = prepared.problems(corpus([chat]), tokenizer, "plain")
-    assert problem.startswith("data.format=plain cannot tell who says what")
+    assert problem.startswith("data.format=plain cannot write roles")
 
 
 def test_pairs_need_no_template(without_template):

@@ -125,7 +125,10 @@ class TestBadRows:
             ({"prompt": 5, "completion": "x"}, "prompt must be a text, but is 5 (int)"),
             ({"prompt": "?", "completion": None}, "completion must be a text, but is None (NoneType)"),
             ({"prompt": "?", "completion": [CHAT[1]]}, "prompt and completion must both be texts or both be messages"),
-            ({"messages": CHAT}, "it has messages, and the rows before prompt and completion: one form for all"),
+            (
+                {"messages": CHAT},
+                "all rows must have one form, but this one has messages, and those before have prompt and completion",
+            ),
             (["?", "!"], "it must be an object with named cells, but is a list"),
         ],
     )

@@ -10,18 +10,17 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate import verify
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
 
 ID, OLD = "someone/tied", "1" * 40
 """A hub model and a commit that is not the newest."""
 
-TOKENS = ("Write", "seventy", "<think>", "twenty", "thirty", "forty", "hundred")
+TOKENS = ["Write", "seventy", "<think>", "twenty", "thirty", "forty", "hundred"]
 """Two more than the bases have rows to spare."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,7 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def train(folder: Path) -> None:
     """Trains and verifies each case below a folder, and leaves the rows and what the trained model said of them."""
     for name, (base_name, lora) in CASES.items():
-        base = Base(ID, revision=OLD) if base_name == ID else _copied_base(base_name, folder)
+        base = ModelConf(ID, revision=OLD) if base_name == ID else _copied_base(base_name, folder)
         if name.startswith("added tokens"):
             base = dataclasses.replace(base, added_tokens=TOKENS)
         trained, _ = training.fine_tune(folder / name, base=base, lora=lora, max_steps=3, eval_steps=3)
@@ -67,12 +66,12 @@ def train(folder: Path) -> None:
         torch.save(found, folder / name / "trained.pt")
 
 
-def _copied_base(name: str, folder: Path) -> Base:
+def _copied_base(name: str, folder: Path) -> ModelConf:
     """A base that outlasts this process."""
     copy = folder / "bases" / name
     if not copy.exists():
-        shutil.copytree(architectures.base(name).folder, copy)
-    return Base(str(copy))
+        shutil.copytree(pretrained.folder_of(architectures.base(name)), copy)
+    return ModelConf(str(copy))
 
 
 def reload(folder: Path) -> None:

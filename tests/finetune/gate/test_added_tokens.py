@@ -14,14 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lowrung.adapters import compatibility, files
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.gate import verify
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
 
 CPU = torch.device("cpu")
@@ -29,14 +28,14 @@ TOLERANCES = {
     "float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4),
     "bfloat16": ToleranceConf(4.0, 1e-2, 0.85, 6e-2),
 }
-TOKENS = ("Write", "seventy", "<think>", "twenty", "thirty", "forty", "hundred")
+TOKENS = ["Write", "seventy", "<think>", "twenty", "thirty", "forty", "hundred"]
 """Of the prompts, of the answers, and of neither. Where five rows are to spare, two are new."""
 
 LOGITS = 1e-4
 """Largest difference between equal models. Measured: 3e-6; training changes a logit by 1 and more."""
 
 BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
-TINY = Base("embedded:tiny", added_tokens=TOKENS)
+TINY = ModelConf("embedded:tiny", added_tokens=TOKENS)
 
 
 def base_of(name, **settings):
@@ -107,11 +106,11 @@ def test_it_passes_the_gate_and_loads_as_people_load_it(tmp_path, case):
 @pytest.mark.slow
 def test_a_row_that_the_base_lacked_before_is_trained_too(tmp_path):
     """Gemma 3's tokenizer has more tokens than its embedding has rows."""
-    shutil.copytree(TINY.folder, tmp_path / "base")
+    shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")
     tokenizer = pretrained.load_tokenizer(tmp_path / "base")
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(tmp_path / "base")
-    base = Base(str(tmp_path / "base"), added_tokens=TOKENS)
+    base = ModelConf(str(tmp_path / "base"), added_tokens=TOKENS)
     assert pretrained.added_rows(base) == range(259, 267)
     _, evidence = train(tmp_path, base)
     assert gate(tmp_path, evidence, base).failures == ()
@@ -134,7 +133,7 @@ def tied(tmp_path_factory):
 class Once:
     """An adapter that was trained once."""
 
-    base: Base
+    base: ModelConf
     folder: Path
     evidence: Evidence
 
@@ -224,7 +223,7 @@ def test_fault_one_row_that_no_example_shows_is_another(untied, tmp_path):
 @pytest.mark.parametrize("which", ["untied", "tied"])
 def test_fault_the_adapter_s_tokenizer_is_saved_without_them(which, tmp_path, request):
     one = request.getfixturevalue(which)
-    pretrained.load_tokenizer(one.base.folder).save_pretrained(one.copy(tmp_path))
+    pretrained.load_tokenizer(pretrained.folder_of(one.base)).save_pretrained(one.copy(tmp_path))
     failures = one.failures(tmp_path)
     listed = ", ".join(TOKENS)
     assert failures[0] == (
@@ -236,7 +235,7 @@ def test_fault_the_adapter_s_tokenizer_is_saved_without_them(which, tmp_path, re
 def test_fault_the_merged_model_s_tokenizer_is_saved_without_them(untied, tmp_path, monkeypatch):
     untied.copy(tmp_path)
     save = merge.save
-    plain = pretrained.load_tokenizer(untied.base.folder)
+    plain = pretrained.load_tokenizer(pretrained.folder_of(untied.base))
     monkeypatch.setattr(merge, "save", lambda model, tokenizer, folder, dtype: save(model, plain, folder, dtype))
     assert [failure.split(": ")[0] for failure in untied.failures(tmp_path)] == [
         "merged in float32",
@@ -334,7 +333,7 @@ def rewrite(folder, change):
 def test_the_tokens_are_read_from_the_tokenizer_beside_the_adapter(which, request):
     one = request.getfixturevalue(which)
     adapter = files.read(one.folder / "adapter")
-    assert files.base_of(adapter) == dataclasses.replace(one.base, path=str(one.base.folder))
+    assert files.base_of(adapter) == dataclasses.replace(one.base, path=str(pretrained.folder_of(one.base)))
     assert files.base_of(adapter, one.base.path) == one.base
     assert compatibility.problems(adapter, one.base) == []
 
@@ -344,14 +343,14 @@ def test_a_base_without_the_tokens_is_refused(which, request):
     one = request.getfixturevalue(which)
     adapter = files.read(one.folder / "adapter")
     with pytest.raises(UsageError, match=r"it trains the embeddings of tokens .*265, but .* has 0 to"):
-        compatibility.check(adapter, dataclasses.replace(one.base, added_tokens=()))
+        compatibility.check(adapter, dataclasses.replace(one.base, added_tokens=[]))
 
 
 def test_a_base_without_the_tokens_is_refused_where_matrices_were_trained_whole(tmp_path):
     train(tmp_path, lora=BOTH)
     adapter = files.read(tmp_path / "adapter")
     assert compatibility.problems(adapter, TINY) == []
-    (problem,) = compatibility.problems(adapter, Base("embedded:tiny"))
+    (problem,) = compatibility.problems(adapter, ModelConf("embedded:tiny"))
     assert problem.startswith("it has 266 rows of model.embed_tokens and lm_head, but embedded:tiny has 259. If")
 
 
@@ -359,4 +358,4 @@ def test_without_a_tokenizer_nothing_is_added(untied, tmp_path):
     folder = untied.copy(tmp_path)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert files.base_of(files.read(folder)).added_tokens == ()
+    assert files.base_of(files.read(folder)).added_tokens == []

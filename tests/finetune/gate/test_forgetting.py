@@ -5,19 +5,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.finetune.gate import forgetting
 from lowrung.finetune.lora import adapter
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import training
 
-TINY = Base("embedded:tiny")
+TINY = ModelConf("embedded:tiny")
 CPU = torch.device("cpu")
 
 
 def measure(folder, base=TINY, is_adapter=True, rows=8):
-    return forgetting.measure(base=base, folder=folder, is_adapter=is_adapter, rows=rows, place=CPU)
+    return forgetting.measure(base=base, folder=folder, is_adapter=is_adapter, rows=rows, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +46,19 @@ def test_a_model_that_is_disturbed_loses(trained, tmp_path):
 def test_an_adapter_that_does_nothing_forgets_nothing(tmp_path):
     model = pretrained.load_base(TINY, CPU)
     adapted = adapter.attach(model, LoraConf(r=4, alpha=8))
-    adapter.save(adapted, pretrained.load_tokenizer(TINY.folder), tmp_path, origin=TINY.origin)
+    adapter.save(
+        adapted, pretrained.load_tokenizer(pretrained.folder_of(TINY)), tmp_path, origin=pretrained.origin_of(TINY)
+    )
     assert measure(tmp_path)["forget/loss_delta"] == 0
 
 
 def test_the_loss_is_that_of_transformers(trained):
     """One paragraph, so that a mean of means is the mean."""
     (text,) = forgetting.paragraphs(1)
-    tokenizer, model = pretrained.load_tokenizer(TINY.folder), AutoModelForCausalLM.from_pretrained(TINY.folder)
+    tokenizer, model = (
+        pretrained.load_tokenizer(pretrained.folder_of(TINY)),
+        AutoModelForCausalLM.from_pretrained(pretrained.folder_of(TINY)),
+    )
     ids = torch.tensor([tokenizer(text)["input_ids"][: forgetting.MAX_TOKENS]])
     with torch.no_grad():
         expected = model(input_ids=ids, labels=ids).loss.item()
@@ -66,11 +70,11 @@ def test_a_model_that_was_trained_whole(tmp_path):
     training.fine_tune(tmp_path, is_full=True)
     found = measure(tmp_path / "adapter", is_adapter=False)
     assert found["forget/loss"] != found["forget/base_loss"]
-    assert measure(TINY.folder, is_adapter=False)["forget/loss_delta"] == 0
+    assert measure(pretrained.folder_of(TINY), is_adapter=False)["forget/loss_delta"] == 0
 
 
 def test_a_quantised_base(trained):
-    plain, quantised = measure(trained), measure(trained, base=Base("embedded:tiny", quantization="nf4"))
+    plain, quantised = measure(trained), measure(trained, base=ModelConf("embedded:tiny", quantization="nf4"))
     assert quantised["forget/base_loss"] == pytest.approx(plain["forget/base_loss"], rel=0.05)
     assert quantised["forget/loss_delta"] == pytest.approx(plain["forget/loss_delta"], abs=0.2)
 

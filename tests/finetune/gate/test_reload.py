@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lowrung.finetune.models import pretrained
 from tests import architectures
 from tests.finetune.gate.reload import CASES, ID, OLD
 from tests.terminal import PATIENCE
@@ -24,7 +25,7 @@ def hub_cache(folder):
     """A hub's cache with a model of two commits, of which the older one is the base."""
     model = folder / f"models--{ID.replace('/', '--')}"
     for commit in (OLD, "2" * 40):
-        shutil.copytree(architectures.base("tied llama").folder, model / "snapshots" / commit)
+        shutil.copytree(pretrained.folder_of(architectures.base("tied llama")), model / "snapshots" / commit)
     newest = model / "snapshots" / ("2" * 40) / "model.safetensors"
     save_file({name: 1.1 * w for name, w in load_file(newest).items()}, newest, metadata={"format": "pt"})
     (model / "refs").mkdir()

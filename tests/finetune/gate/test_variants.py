@@ -8,13 +8,12 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
-from lowrung.config.schema import LoraConf, ToleranceConf
+from lowrung.config.schema import LoraConf, ModelConf, ToleranceConf
 from lowrung.finetune.gate import verify
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import adapter
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures, training
 
 CPU = torch.device("cpu")
@@ -34,7 +33,7 @@ PARTS = [
 ]
 """Inits that take a part out of the base's weights, and bases that they fit."""
 
-TINY = Base("embedded:tiny")
+TINY = ModelConf("embedded:tiny")
 PATTERNS = {"dropout": 0.1, "rank_pattern": {"q_proj": 2, "down_proj": 6}, "alpha_pattern": {"v_proj": 3.0}}
 GPT2_PATTERNS = {"dropout": 0.1, "rank_pattern": {"c_attn": 2}, "alpha_pattern": {"mlp.c_proj": 3.0}}
 
@@ -59,7 +58,7 @@ def distance(one, other):
 
 
 def content(base):
-    return {file.name: file.read_bytes() for file in base.folder.iterdir()}
+    return {file.name: file.read_bytes() for file in pretrained.folder_of(base).iterdir()}
 
 
 def train(folder, base, steps=3, **kind):
@@ -114,7 +113,7 @@ def test_a_variant_starts_as_the_base_and_is_saved_and_merged_as_it_was_trained(
     ("init", "use_dora"),
     [(init, dora) for init in ("default", "orthogonal", "pissa", "eva", "lora_ga", "corda") for dora in (False, True)],
 )
-def test_variants_of_layers_whose_weights_lie_the_other_way_round(tmp_path, init, use_dora):
+def test_variants_of_conv1d_layers(tmp_path, init, use_dora):
     lora = {**GPT2_PATTERNS, "init": init, "init_examples": 16, "use_dora": use_dora}
     check(tmp_path, architectures.base("gpt2"), lora)
 
@@ -123,7 +122,7 @@ def test_variants_of_layers_whose_weights_lie_the_other_way_round(tmp_path, init
 @pytest.mark.parametrize(("path", "init"), some_slow(PARTS, [("embedded:tiny", "pissa")]))
 def test_a_part_of_a_base_in_16_bits_is_taken_out_without_rounding_it_anew(tmp_path, init, path, dtype):
     """Rounded anew, as PEFT does it, a logit starts up to 0.06 off the base's in bfloat16, and 0.007 in float16."""
-    base = Base(path, dtype=dtype)
+    base = ModelConf(path, dtype=dtype)
     examples = training.prepared(tmp_path, base).train.select(range(16))
     own = pretrained.load_base(base, CPU)
     fresh = adapter.attach(pretrained.load_base(base, CPU), LoraConf(r=4, alpha=8.0, init=init), examples).eval()
@@ -260,7 +259,7 @@ def test_fault_one_weight_of_the_saved_model_is_another(full, tmp_path):
 
 
 def test_fault_the_saved_model_is_the_base(full):
-    failures = verified(full, full[0].folder).failures
+    failures = verified(full, pretrained.folder_of(full[0])).failures
     assert any("training must change the base's output more" in failure for failure in failures)
 
 
@@ -271,7 +270,7 @@ def test_fault_the_saved_model_is_the_base(full):
     "lora", [{}, {"init": "eva"}, {"init": "loftq"}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}], ids=str
 )
 def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, lora, path, quantization):
-    base = Base(path, quantization=quantization)
+    base = ModelConf(path, quantization=quantization)
     trained, rows, before = train(tmp_path, base, lora={**lora, "init_examples": 16}, learning_rate=1e-2)
     assert trained.metrics["eval/loss"] < trained.metrics["base/eval_loss"] - 0.1
     result = verify.verify(
@@ -295,10 +294,10 @@ def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
     """Gemma 3's; AutoPeft would enlarge the model, which then gives logits for tokens that it never had."""
-    shutil.copytree(TINY.folder, tmp_path / "base")
+    shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")
     tokenizer = pretrained.load_tokenizer(tmp_path / "base")
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(tmp_path / "base")
-    base = Base(str(tmp_path / "base"))
+    base = ModelConf(str(tmp_path / "base"))
     _, rows, trained = train(tmp_path, base)
     assert gate(tmp_path, base, rows, trained).failures == ()

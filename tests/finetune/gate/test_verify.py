@@ -8,13 +8,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate import verify
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures, model_with_code, training
 
 TOLERANCES = {
@@ -24,7 +23,7 @@ TOLERANCES = {
 }
 
 
-TINY = Base("embedded:tiny")
+TINY = ModelConf("embedded:tiny")
 
 
 def train(folder, base=TINY, **kind):
@@ -202,14 +201,14 @@ def test_fault_the_adapter_names_another_base(gate, trained, tmp_path, named, qu
     """No output shows it where the gate puts the adapter on the right base by itself."""
     folder = copy_of(trained[0], tmp_path)
     rewrite_config(folder, **named)
-    result = gate(folder, base=Base("embedded:tiny", quantization=quantization))
-    assert breaks(result, f"saved adapter: it must name its base as {TINY.folder}, but names ")
+    result = gate(folder, base=ModelConf("embedded:tiny", quantization=quantization))
+    assert breaks(result, f"saved adapter: it must name its base as {pretrained.folder_of(TINY)}, but names ")
 
 
 @pytest.mark.slow
 def test_fault_the_base_has_changed_under_its_name(gate, tmp_path):
-    shutil.copytree(TINY.folder, tmp_path / "base")
-    base = Base(str(tmp_path / "base"))
+    shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")
+    base = ModelConf(str(tmp_path / "base"))
     of = train(tmp_path, base)
     weights = load_file(tmp_path / "base" / "model.safetensors")
     weights["model.norm.weight"] *= 1.05
@@ -271,7 +270,7 @@ def test_an_update_that_bfloat16_cannot_hold_fails_with_the_remedy(gate, trained
     failures = gate(of=of).failures
     assert [failure.split(": ")[0] for failure in failures] == ["merged in bfloat16"] * len(failures)
     assert failures[-1].endswith(
-        "; bfloat16's grid is too coarse for this update: ship the adapter unmerged, or take"
+        "; bfloat16's grid is too coarse for this update: keep the adapter unmerged, or take"
         " verify.merge_dtype=float16 (a finer grid) or verify.merge_dtype=float32"
     )
     assert gate(of=of, merge_dtype="float16").failures == ()
@@ -280,12 +279,12 @@ def test_an_update_that_bfloat16_cannot_hold_fails_with_the_remedy(gate, trained
 @pytest.mark.slow
 def test_a_model_beyond_the_range_of_float16_fails_with_the_remedy(gate, tmp_path):
     """As is said of Gemma 3. The base is the same function as before: what one layer gains, the next one loses."""
-    shutil.copytree(TINY.folder, tmp_path / "base")
+    shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")
     weights = load_file(tmp_path / "base" / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"] *= 2.0**24
     weights["model.layers.0.mlp.down_proj.weight"] *= 2.0**-24
     save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    base = Base(str(tmp_path / "base"))
+    base = ModelConf(str(tmp_path / "base"))
     of = train(tmp_path, base, lora={"target_modules": "attention"})
     assert list(gate(of=of, base=base, merge_dtype="float16").failures) == [
         "merged in float16: every logit must be finite, but some are not; float16 ends at 65504, and this model goes"
@@ -352,7 +351,7 @@ def test_fault_the_merge_unties_the_head(gate, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_what_merging_into_the_quantised_base_would_cost_is_recorded(gate, tmp_path, quantization):
-    base = Base("embedded:tiny", quantization=quantization)
+    base = ModelConf("embedded:tiny", quantization=quantization)
     result, _ = training.fine_tune(tmp_path, base=base)
     rows = result.held_out[:8]
     gate = verify.verify(
@@ -376,12 +375,12 @@ def test_what_merging_into_the_quantised_base_would_cost_is_recorded(gate, tmp_p
 
 @pytest.mark.slow
 def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
-    places = [torch.device("cuda", 0)]
+    gpus = [torch.device("cuda", 0)]
     load = AutoPeftModelForCausalLM.from_pretrained
 
     def short_once(*args, **kwargs):
-        if places:
-            places.clear()
+        if gpus:
+            gpus.clear()
             raise torch.OutOfMemoryError("CUDA out of memory")
         return load(*args, **kwargs)
 
@@ -393,7 +392,7 @@ def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
 
 @pytest.mark.slow
 def test_a_base_with_code_of_its_own_passes_where_it_is_trusted(gate, tmp_path, monkeypatch):
-    base = Base(str(model_with_code.make(tmp_path, monkeypatch)), trust_remote_code=True)
+    base = ModelConf(str(model_with_code.make(tmp_path, monkeypatch)), trust_remote_code=True)
     of = train(tmp_path, base)
     assert gate(of=of, base=base, keep=tmp_path / "merged").failures == ()
     assert (tmp_path / "merged" / "mine.py").is_file()
@@ -404,7 +403,7 @@ def test_any_other_error_is_not_hidden(gate, tmp_path):
         gate(tmp_path / "nothing here")
 
 
-def test_compare_measures_what_it_says():
+def test_compare_computes_its_metrics():
     reference = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
     other = torch.log(torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]))
     labels = torch.tensor([0, 1])
@@ -428,7 +427,7 @@ def test_logits_that_are_not_finite_are_one_failure(value):
 @pytest.mark.filterwarnings("error:fan_in_fan_out")
 def test_an_adapter_that_saw_linear_layers_is_put_on_conv1d_without_a_word(tmp_path):
     """As quantised GPT-2 is trained, whose dequantised layers lie the other way round."""
-    base = Base("embedded:tiny_gpt2")
+    base = ModelConf("embedded:tiny_gpt2")
     config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
     random = get_peft_model(pretrained.load_base(base, torch.device("cpu")), config)
     random.save_pretrained(tmp_path)

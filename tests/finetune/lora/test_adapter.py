@@ -3,10 +3,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from transformers import GPT2Config, LlamaConfig
 
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.finetune.lora import adapter, settings
+from lowrung.finetune.lora.parameters import count_parameters
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests.architectures import CONFIGS, skeleton
 
 SMOLLM2 = LlamaConfig(
@@ -41,21 +41,21 @@ def test_lora_has_r_times_in_plus_out_parameters_per_linear_layer(r):
         "up_proj": (576, 1536),
         "down_proj": (1536, 576),
     }
-    count = adapter.count_parameters(attached(SMOLLM2, r=r))
+    count = count_parameters(attached(SMOLLM2, r=r))
     assert count.by_module == {name: 30 * r * sum(shape) for name, shape in sorted(shapes.items())}
     assert count.trainable == 30 * r * sum(map(sum, shapes.values()))
     assert count.total - count.trainable == 134_515_008
 
 
 def test_smollm2_at_rank_8():
-    count = adapter.count_parameters(attached(SMOLLM2))
+    count = count_parameters(attached(SMOLLM2))
     assert count.trainable == 2_442_240
     assert str(count) == "trainable params: 2,442,240 || all params: 136,957,248 || trainable%: 1.7832"
 
 
 def test_gpt2_small_counts_its_conv1d_layers():
-    one = adapter.count_parameters(attached(GPT2Config(), target_modules=["c_attn"]))
-    both = adapter.count_parameters(attached(GPT2Config(), target_modules=["c_attn", "c_proj"]))
+    one = count_parameters(attached(GPT2Config(), target_modules=["c_attn"]))
+    both = count_parameters(attached(GPT2Config(), target_modules=["c_attn", "c_proj"]))
     assert (one.trainable, both.trainable) == (294_912, 811_008)
 
 
@@ -100,7 +100,7 @@ def test_alphas_by_pattern_scale_what_they_name():
 @pytest.mark.parametrize("path", ["embedded:tiny", "embedded:tiny_gpt2"])
 def test_dora_starts_at_its_base_in_bfloat16_too(path):
     """The norms of the weights, rounded to bfloat16, would be magnitudes that are not those of the weights."""
-    base = pretrained.load_base(Base(path, dtype="bfloat16"), torch.device("cpu"))
+    base = pretrained.load_base(ModelConf(path, dtype="bfloat16"), torch.device("cpu"))
     ids = torch.arange(40)[None]
     with torch.no_grad():
         before = base(input_ids=ids).logits.float()

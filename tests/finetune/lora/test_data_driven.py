@@ -1,4 +1,4 @@
-"""Starts that are computed from examples, held to what their papers say by other means."""
+"""Inits that are computed from examples, compared with the papers' definitions, computed in other ways."""
 
 import math
 
@@ -6,15 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import adapter, data_driven
 from lowrung.finetune.lora.settings import rank, targets
 from lowrung.finetune.models import pretrained, score
-from lowrung.finetune.models.pretrained import Base
 from tests import training
 
-TINY = Base("embedded:tiny")
+TINY = ModelConf("embedded:tiny")
 DATA_DRIVEN = ("eva", "lora_ga", "corda")
 
 
@@ -113,7 +112,7 @@ def test_what_is_taken_from_the_base_is_in_the_factors(rows, init):
 
 
 @pytest.mark.parametrize("init", DATA_DRIVEN)
-def test_the_pass_says_how_far_it_is(rows, init, capsys):
+def test_the_pass_prints_its_progress(rows, init, capsys):
     adapter.attach(base(), settings(init=init), rows)
     lines = [f"lora.init={init}: {number} of 24 examples" for number in (6, 12, 18, 24)]
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("lora.init")] == lines
@@ -129,13 +128,13 @@ def test_a_layer_that_no_example_reaches_is_refused(init):
     ]
 
 
-def test_a_run_looks_at_so_many_examples(tmp_path, capsys):
+def test_a_run_computes_its_init_from_as_many_examples_as_are_set(tmp_path, capsys):
     training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
     assert "lora.init=eva: 5 of 5 examples" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_run_says_which_ranks_it_trained(tmp_path):
+def test_a_run_records_the_ranks_that_it_trained(tmp_path):
     trained, _ = training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
     ranks = {name: layer["rank"] for name, layer in trained.ranks.items()}
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")

@@ -90,11 +90,11 @@ def problems(architecture, added_rows=(), **lora):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_what_does_not_fit_the_model_is_told(lora, expected):
+def test_settings_that_do_not_fit_the_model_are_refused(lora, expected):
     assert problems("llama", **lora) == expected
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_come_at_once():
     found = problems("llama", target_modules=["lm_head", "fc"], modules_to_save=["score"], layers_to_transform=[2])
     assert [problem.split(" ")[0] for problem in found] == [
         "lora.target_modules",
@@ -198,7 +198,7 @@ def test_single_rows_of_a_head_with_biases_are_refused(tied, lora, is_refused):
     )
 
 
-def test_olora_is_refused_where_weights_lie_the_other_way_round():
+def test_olora_is_refused_for_conv1d_layers():
     assert problems("gpt2", init="olora") == [
         "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT decomposes."
         " Use lora.init=pissa, which does."
@@ -219,5 +219,5 @@ def test_olora_is_refused_where_weights_lie_the_other_way_round():
         ("gemma3", {"layers_to_transform": [1], "modules_to_save": ["lm_head", "norm"]}),
     ],
 )
-def test_what_fits_is_let_through(architecture, lora):
+def test_settings_that_fit_are_accepted(architecture, lora):
     assert problems(architecture, **lora) == []

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from tests import training
 
 CPU = torch.device("cpu")
@@ -24,8 +23,8 @@ CPU = torch.device("cpu")
 )
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_the_start_gives_back_as_much_as_its_rank_can(path, quantization, use_rslora):
-    original = pretrained.load_base(Base(path), CPU, dtype=torch.float32)
-    base = pretrained.load_base(Base(path, quantization=quantization), CPU)
+    original = pretrained.load_base(ModelConf(path), CPU, dtype=torch.float32)
+    base = pretrained.load_base(ModelConf(path, quantization=quantization), CPU)
     adapted = adapter.attach(base, LoraConf(r=4, alpha=8.0, init="loftq", use_rslora=use_rslora))
     loftq.start(adapted, original)
     layers = adapter.adapted_layers(adapted)
@@ -43,7 +42,7 @@ def test_the_start_gives_back_as_much_as_its_rank_can(path, quantization, use_rs
 @pytest.mark.slow
 def test_a_run_starts_nearer_to_the_base_that_was_not_quantised(tmp_path):
     def start(name, quantization, init):
-        base, lora = Base("embedded:tiny", quantization=quantization), {"init": init, "r": 16, "alpha": 32.0}
+        base, lora = ModelConf("embedded:tiny", quantization=quantization), {"init": init, "r": 16, "alpha": 32.0}
         still = 1e-30  # a rate at which the step changes nothing
         trained, _ = training.fine_tune(
             tmp_path / name, base=base, lora=lora, max_steps=1, eval_steps=1, learning_rate=still

@@ -8,13 +8,13 @@ import torch
 from tokenizers import normalizers
 from transformers import PhiConfig
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import added_tokens, pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
 from tests import architectures
 
 CPU = torch.device("cpu")
-TOKENS = ("<think>", "</think>", "forty-two")
-TINY = Base("embedded:tiny", added_tokens=TOKENS)
+TOKENS = ["<think>", "</think>", "forty-two"]
+TINY = ModelConf("embedded:tiny", added_tokens=TOKENS)
 """Its embedding has a row for each token and no more; those of `tests.architectures` have five to spare."""
 
 
@@ -23,19 +23,19 @@ def matrices(model):
 
 
 def plain(base):
-    return dataclasses.replace(base, added_tokens=())
+    return dataclasses.replace(base, added_tokens=[])
 
 
 class TestTokenizer:
     def test_a_token_is_found_wherever_it_stands_and_kept_in_answers(self):
         tokenizer: Any = pretrained.tokenizer_of(TINY)
-        size = len(pretrained.load_tokenizer(TINY.folder))
+        size = len(pretrained.load_tokenizer(pretrained.folder_of(TINY)))
         ids = tokenizer("a<think>forty-two </think>")["input_ids"]
         assert [number - size for number in ids if number >= size] == [0, 2, 1]
         assert tokenizer.decode(ids, skip_special_tokens=True) == "a<think>forty-two </think>"
 
-    def test_nothing_is_rewritten_before_a_token_is_looked_for(self):
-        tokenizer: Any = pretrained.load_tokenizer(TINY.folder)
+    def test_added_tokens_are_found_before_any_text_is_normalised(self):
+        tokenizer: Any = pretrained.load_tokenizer(pretrained.folder_of(TINY))
         tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
         added_tokens.add(tokenizer, ["<THINK>"])
         assert tokenizer("A<THINK>")["input_ids"] == [*tokenizer("a")["input_ids"], 259]
@@ -46,7 +46,7 @@ class TestTokenizer:
         tokenizer.save_pretrained(tmp_path)
         again: Any = pretrained.load_tokenizer(tmp_path)
         assert again("a<think>b")["input_ids"] == tokenizer("a<think>b")["input_ids"]
-        assert len(again) == len(tokenizer) == len(pretrained.load_tokenizer(TINY.folder)) + 3
+        assert len(again) == len(tokenizer) == len(pretrained.load_tokenizer(pretrained.folder_of(TINY))) + 3
 
     def test_tokens_that_it_has_are_not_added_again(self, tmp_path):
         tokenizer: Any = pretrained.tokenizer_of(TINY)
@@ -115,13 +115,13 @@ class TestRows:
 
 
 def test_equal_bases_are_one_key():
-    assert {Base("a", added_tokens=["x"]), Base("a", added_tokens=("x",))} == {Base("a", added_tokens=["x"])}
-    assert Base("a", added_tokens=["x"]) != Base("a")
+    assert len({ModelConf("a", added_tokens=["x"]), ModelConf("a", added_tokens=["x"])}) == 1
+    assert len({ModelConf("a", added_tokens=["x"]), ModelConf("a")}) == 2
 
 
 def test_tokens_that_the_model_has_are_refused():
     assert soundness.problems(TINY) == []
-    assert soundness.problems(Base("embedded:tiny", added_tokens=["<think>", "a", "<|im_end|>"])) == [
+    assert soundness.problems(ModelConf("embedded:tiny", added_tokens=["<think>", "a", "<|im_end|>"])) == [
         "model.added_tokens must be new to the model, but embedded:tiny has a, <|im_end|> already. Leave them out;"
         " lora.trainable_token_indices trains tokens that a model has (64, 256)."
     ]

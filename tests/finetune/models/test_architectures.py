@@ -5,6 +5,7 @@ from peft.tuners.lora import LoraLayer
 
 from lowrung.config.schema import LoraConf
 from lowrung.finetune.lora import adapter
+from lowrung.finetune.lora.parameters import count_parameters
 from tests import architectures
 from tests.architectures import skeleton
 
@@ -63,7 +64,7 @@ def adapted(model):
 
 
 def trainable(model):
-    return adapter.count_parameters(model).trainable
+    return count_parameters(model).trainable
 
 
 every_architecture = pytest.mark.parametrize("architecture", architectures.CONFIGS)
@@ -122,7 +123,7 @@ def test_the_biases_that_are_trained_are_those_that_were_asked_for(architecture,
 
 @pytest.mark.parametrize("architecture", ["llama", "tied llama", "gpt2"])
 def test_a_head_that_is_saved_is_trained_whole(architecture):
-    count = adapter.count_parameters(attached(architecture, modules_to_save=["lm_head"]))
+    count = count_parameters(attached(architecture, modules_to_save=["lm_head"]))
     assert count.by_module["lm_head"] == 264 * 64
     assert count.trainable == trainable(attached(architecture)) + 264 * 64
 

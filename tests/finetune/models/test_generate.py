@@ -27,7 +27,7 @@ def test_prompt_and_answer_meet_where_the_last_labels_begin():
     assert (generate.prompt_tokens(dialogue), generate.answer_tokens(dialogue)) == ([1, 2, 3], [4, 5])
 
 
-def test_answers_stand_beside_what_was_expected():
+def test_answers_come_with_the_expected_ones():
     tiny, tokenizer = loaded()
     prompt = tokenizer("What")["input_ids"]
     right = generate.greedy(tiny, tokenizer, [prompt], new_tokens=3)[0]

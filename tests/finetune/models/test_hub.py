@@ -8,11 +8,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
-from lowrung.finetune.models import hub as hub_models
 from lowrung.finetune.models import pretrained, soundness
-from lowrung.finetune.models.pretrained import Base
-from tests import hub as hubs
+from lowrung.finetune.models.hub import fetch
+from tests.hub import serve
 
 CPU = torch.device("cpu")
 SECRET = "hf_aSecretThatNobodyMaySee"
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(cache, monkeypatch):
-    with hubs.serve() as served:
+    with serve() as served:
         monkeypatch.setattr(constants, "ENDPOINT", served.url)
         template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -45,7 +45,7 @@ def hub(cache, monkeypatch):
 def refusal(base):
     """The one problem of a base that cannot be found."""
     with pytest.raises(UsageError) as error:
-        _ = base.folder
+        _ = pretrained.folder_of(base)
     assert soundness.problems(base) == error.value.problems
     (problem,) = error.value.problems
     assert SECRET not in problem
@@ -54,23 +54,23 @@ def refusal(base):
 
 def test_a_hub_model_is_found_by_its_id_and_loads(hub, cache, tiny):
     commit = hub.add("someone/tiny", tiny)
-    base = Base("someone/tiny")
-    assert base.folder == cache / "models--someone--tiny" / "snapshots" / commit
-    assert base.origin == ("someone/tiny", commit)
+    base = ModelConf("someone/tiny")
+    assert pretrained.folder_of(base) == cache / "models--someone--tiny" / "snapshots" / commit
+    assert pretrained.origin_of(base) == ("someone/tiny", commit)
     assert soundness.problems(base) == []
     ids = torch.arange(20)[None]
     ours = pretrained.load_model(tiny, torch.float32, CPU)
     with torch.no_grad():
         assert torch.equal(pretrained.load_base(base, CPU)(input_ids=ids).logits, ours(input_ids=ids).logits)
     assert (
-        pretrained.load_tokenizer(base.folder)("abc")["input_ids"]
+        pretrained.load_tokenizer(pretrained.folder_of(base))("abc")["input_ids"]
         == pretrained.load_tokenizer(tiny)("abc")["input_ids"]
     )
 
 
 def test_a_name_without_an_owner_is_an_id_too(hub, tiny):
     commit = hub.add("gpt2", tiny)
-    assert Base("gpt2").origin == ("gpt2", commit)
+    assert pretrained.origin_of(ModelConf("gpt2")) == ("gpt2", commit)
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, tiny, tmp_path):
@@ -78,7 +78,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, tiny, tmp_path):
     shutil.copytree(tiny, other)
     main, old = hub.add("someone/tiny", tiny), hub.add("someone/tiny", other, revision="v1")
     for revision, commit in ((None, main), ("main", main), ("v1", old), (old, old)):
-        assert Base("someone/tiny", revision).origin == ("someone/tiny", commit)
+        assert pretrained.origin_of(ModelConf("someone/tiny", revision)) == ("someone/tiny", commit)
 
 
 def test_the_fingerprint_is_the_commit_s(hub, tiny, tmp_path):
@@ -86,7 +86,10 @@ def test_the_fingerprint_is_the_commit_s(hub, tiny, tmp_path):
     shutil.copytree(tiny, same)
     hub.add("someone/tiny", tiny)
     hub.add("someone/tiny", same, revision="again")
-    main, again = Base("someone/tiny").folder, Base("someone/tiny", "again").folder
+    main, again = (
+        pretrained.folder_of(ModelConf("someone/tiny")),
+        pretrained.folder_of(ModelConf("someone/tiny", "again")),
+    )
     before = pretrained.fingerprint(main)
     assert pretrained.fingerprint(again) != before
     (main / "model.safetensors").unlink()  # the content is not read
@@ -104,82 +107,86 @@ def test_only_safe_files_are_fetched(hub, tiny, tmp_path):
         (full / name).write_text("{}")
     hub.add("someone/full", full)
     expected = sorted(path.name for path in tiny.iterdir())
-    assert sorted(path.name for path in Base("someone/full").folder.iterdir()) == expected
+    assert sorted(path.name for path in pretrained.folder_of(ModelConf("someone/full")).iterdir()) == expected
     assert hub.files("someone/full") == expected
-    trusted = Base("someone/full", trust_remote_code=True).folder
+    trusted = pretrained.folder_of(ModelConf("someone/full", trust_remote_code=True))
     assert sorted(path.name for path in trusted.iterdir()) == sorted([*expected, "modeling_tiny.py"])
 
 
 def test_a_folder_goes_before_the_hub(hub, tiny, tmp_path):
     hub.add("someone/tiny", tiny)
     shutil.copytree(tiny, tmp_path / "someone" / "tiny")
-    assert Base("someone/tiny").origin == (str(tmp_path / "someone" / "tiny"), None)
+    assert pretrained.origin_of(ModelConf("someone/tiny")) == (str(tmp_path / "someone" / "tiny"), None)
     assert hub.asked == []
 
 
 def test_the_cache_serves_without_the_hub(hub, cache, tiny, monkeypatch):
     commit = hub.add("someone/tiny", tiny)
-    folder = Base("someone/tiny").folder
+    folder = pretrained.folder_of(ModelConf("someone/tiny"))
     hub.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub_models.fetch.cache_clear()
-    assert Base("someone/tiny").folder == Base("someone/tiny", commit).folder == folder
+    fetch.cache_clear()
+    assert (
+        pretrained.folder_of(ModelConf("someone/tiny"))
+        == pretrained.folder_of(ModelConf("someone/tiny", commit))
+        == folder
+    )
     assert hub.asked == []
 
 
 def test_a_branch_stays_where_it_was_while_a_process_works(hub, tiny, tmp_path):
     first = hub.add("someone/tiny", tiny)
-    assert Base("someone/tiny").origin[1] == first
+    assert pretrained.origin_of(ModelConf("someone/tiny"))[1] == first
     shutil.copytree(tiny, tmp_path / "newer")
     hub.add("someone/tiny", tmp_path / "newer")
-    assert Base("someone/tiny").origin[1] == first
+    assert pretrained.origin_of(ModelConf("someone/tiny"))[1] == first
 
 
 def test_an_absent_repository_may_have_been_meant_as_a_folder(hub, tmp_path):
-    problem = refusal(Base("someone/nothing"))
+    problem = refusal(ModelConf("someone/nothing"))
     assert f"{tmp_path / 'someone' / 'nothing'} does not exist" in problem
-    assert "no https://huggingface.co/someone/nothing that you may see" in problem
+    assert "no https://huggingface.co/someone/nothing that you can read" in problem
     assert "hf auth login" in problem
     assert "embedded:tiny" in problem
 
 
 def test_a_gated_model_names_its_licence_and_the_way_in(hub, tiny, monkeypatch):
     hub.add("someone/gated", tiny, token="the right one")
-    assert refusal(Base("someone/gated")) == (
-        "model.path=someone/gated is gated, and you are not let in yet. Accept its licence at"
+    assert refusal(ModelConf("someone/gated")) == (
+        "model.path=someone/gated is gated, and you have no access yet. Accept its licence at"
         " https://huggingface.co/someone/gated, then log in with `hf auth login`, or set HF_TOKEN."
     )
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    assert "is gated" in refusal(Base("someone/gated"))
+    assert "is gated" in refusal(ModelConf("someone/gated"))
     monkeypatch.setenv("HF_TOKEN", "the right one")
-    assert soundness.problems(Base("someone/gated")) == []
+    assert soundness.problems(ModelConf("someone/gated")) == []
 
 
 def test_an_absent_revision(hub, tiny):
     hub.add("someone/tiny", tiny)
-    problem = refusal(Base("someone/tiny", "v9"))
+    problem = refusal(ModelConf("someone/tiny", "v9"))
     assert "model.revision must be a branch, tag or commit of someone/tiny, but is 'v9'" in problem
-    assert "but is '" + "0" * 40 in refusal(Base("someone/tiny", "0" * 40))
+    assert "but is '" + "0" * 40 in refusal(ModelConf("someone/tiny", "0" * 40))
 
 
 @pytest.mark.parametrize("down", ["no server", "an error of the server's"])
 def test_a_hub_out_of_reach(hub, cache, tmp_path, monkeypatch, down):
     if down == "no server":
-        with hubs.serve() as gone:
+        with serve() as gone:
             pass
         monkeypatch.setattr(constants, "ENDPOINT", gone.url)
     hub.is_down = True
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    problem = refusal(Base("someone/tiny"))
-    assert f"is not wholly in the hub's cache {cache}, and the hub cannot be reached" in problem
+    problem = refusal(ModelConf("someone/tiny"))
+    assert f"is not completely in the hub's cache {cache}, and the hub cannot be reached" in problem
     assert ("HTTP status 503" if down != "no server" else "Connection refused") in problem
     assert f"nor is there a folder {tmp_path / 'someone' / 'tiny'}" in problem
-    assert "Look at the network, or take a local folder or one of embedded:smollm2_135m" in problem
+    assert "Check the network, or take a local folder or one of embedded:smollm2_135m" in problem
 
 
 def test_offline_and_not_in_the_cache(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    problem = refusal(Base("someone/tiny"))
+    problem = refusal(ModelConf("someone/tiny"))
     assert "HF_HUB_OFFLINE=1 keeps it from being fetched" in problem
     assert "Unset HF_HUB_OFFLINE once" in problem
     assert hub.asked == []
@@ -194,15 +201,18 @@ def test_a_repository_without_what_is_needed(hub, tiny, tmp_path, name, what):
     (lacking / "pytorch_model.bin").touch()
     hub.add("someone/lacking", lacking)
     assert f"must be a model with {what}, but https://huggingface.co/someone/lacking has none in main" in refusal(
-        Base("someone/lacking")
+        ModelConf("someone/lacking")
     )
     assert "pytorch_model.bin" not in hub.files("someone/lacking")
 
 
 @pytest.mark.slow
 def test_the_client_as_the_environment_sets_it_shows_no_bars_and_no_token(tiny, tmp_path):
-    code = "import sys; from lowrung.finetune.models.pretrained import Base; print(Base(sys.argv[1]).origin)"
-    with hubs.serve() as hub:
+    code = (
+        "import sys; from lowrung.config.schema import ModelConf; from lowrung.finetune.models.pretrained import"
+        " origin_of; print(origin_of(ModelConf(sys.argv[1])))"
+    )
+    with serve() as hub:
         commit = hub.add("someone/tiny", tiny, token=SECRET)
         environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": SECRET}
         source = str(Path(pretrained.__file__).parents[3])

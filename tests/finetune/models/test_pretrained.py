@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import embedded, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 CPU = torch.device("cpu")
 TINIES = ("embedded:tiny", "embedded:tiny_gpt2")
@@ -34,15 +34,15 @@ def test_building_leaves_the_random_numbers_alone(tmp_path, monkeypatch, path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_tiny_gpt2_is_what_sets_gpt_2_apart():
-    gpt2 = pretrained.load_base(Base("embedded:tiny_gpt2"), CPU)
+def test_tiny_gpt2_has_what_sets_gpt_2_apart():
+    gpt2 = pretrained.load_base(ModelConf("embedded:tiny_gpt2"), CPU)
     layer = gpt2.get_submodule("transformer.h.1.attn.c_attn")
     assert isinstance(layer, Conv1D)
     assert layer.weight.shape == (64, 192)
     assert gpt2.get_output_embeddings().weight is gpt2.get_input_embeddings().weight
     assert (gpt2.config.n_layer, gpt2.config.max_position_embeddings) == (2, 1024)
-    ids = pretrained.load_tokenizer(Base("embedded:tiny_gpt2").folder)("abc")["input_ids"]
-    assert ids == pretrained.load_tokenizer(Base("embedded:tiny").folder)("abc")["input_ids"]
+    ids = pretrained.load_tokenizer(pretrained.folder_of(ModelConf("embedded:tiny_gpt2")))("abc")["input_ids"]
+    assert ids == pretrained.load_tokenizer(pretrained.folder_of(ModelConf("embedded:tiny")))("abc")["input_ids"]
 
 
 def test_the_fingerprint_follows_the_content_not_the_name(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_tiny_s_chat_prompt_is_a_prefix_of_the_whole():
         (".", "holds no config.json"),
     ],
 )
-def test_a_missing_model_is_refused_with_what_there_is(path, words, tmp_path, monkeypatch):
+def test_a_missing_model_is_refused_with_the_available_names(path, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as error:
         pretrained.locate(path)
@@ -118,14 +118,14 @@ def test_auto_is_float32_on_a_cpu():
 # -- a base and how it is loaded ---------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_its_own_origin_and_looked_at_each_time(copy, monkeypatch):
+def test_a_folder_is_its_own_origin_and_read_each_time(copy, monkeypatch):
     monkeypatch.chdir(copy.parent)
-    base = Base("model")
-    assert base.folder == copy
-    assert base.origin == (str(copy), None)
+    base = ModelConf("model")
+    assert pretrained.folder_of(base) == copy
+    assert pretrained.origin_of(base) == (str(copy), None)
     (copy / "config.json").unlink()
     with pytest.raises(UsageError, match=r"holds no config\.json"):
-        _ = base.folder
+        _ = pretrained.folder_of(base)
 
 
 def test_code_is_part_of_the_fingerprint(copy):
@@ -136,24 +136,26 @@ def test_code_is_part_of_the_fingerprint(copy):
 
 @pytest.mark.parametrize("path", TINIES)
 def test_a_base_is_loaded_as_its_settings_say(path):
-    loaded = pretrained.load_base(Base(path, dtype="bfloat16", attn_implementation="eager"), CPU)
+    loaded = pretrained.load_base(ModelConf(path, dtype="bfloat16", attn_implementation="eager"), CPU)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     assert loaded.config._attn_implementation == "eager"
     assert not loaded.training
-    assert pretrained.load_base(Base(path, dtype="bfloat16"), CPU, dtype=torch.float32).dtype is torch.float32
-    assert pretrained.load_base(Base(path), CPU).dtype is torch.float32
+    assert pretrained.load_base(ModelConf(path, dtype="bfloat16"), CPU, dtype=torch.float32).dtype is torch.float32
+    assert pretrained.load_base(ModelConf(path), CPU).dtype is torch.float32
 
 
 @pytest.mark.parametrize("path", TINIES)
 def test_a_device_map_puts_all_on_the_cpu_where_there_is_nothing_else(path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    loaded: Any = pretrained.load_base(Base(path, device_map="auto"), torch.device("meta"))  # the place is not applied
+    loaded: Any = pretrained.load_base(
+        ModelConf(path, device_map="auto"), torch.device("meta")
+    )  # the device is not applied
     assert {parameter.device for parameter in loaded.parameters()} == {CPU}
-    assert {torch.device(place) for place in loaded.hf_device_map.values()} == {CPU}
-    placed = pretrained.load_base(Base(path), CPU)
+    assert {torch.device(name) for name in loaded.hf_device_map.values()} == {CPU}
+    whole = pretrained.load_base(ModelConf(path), CPU)
     ids = torch.arange(9)[None]
     with torch.no_grad():
-        assert torch.equal(loaded(input_ids=ids).logits, placed(input_ids=ids).logits)
+        assert torch.equal(loaded(input_ids=ids).logits, whole(input_ids=ids).logits)
 
 
 # -- what stands in the way --------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained, quantization, soundness
-from lowrung.finetune.models.pretrained import Base
 
 CPU = torch.device("cpu")
 TINIES = ("embedded:tiny", "embedded:tiny_gpt2")
@@ -41,8 +41,8 @@ def quantizable(loaded):
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.3), ("nf4", 0.2)])
 def test_the_layers_take_a_fraction_of_the_memory(path, kind, most):
     # Measured: 0.25 (int8) and 0.125 (nf4) of the layers' float32 weights; embeddings, norms and head stay as they are.
-    plain: Any = pretrained.load_base(Base(path), CPU)
-    quantized: Any = pretrained.load_base(Base(path, quantization=kind), CPU)
+    plain: Any = pretrained.load_base(ModelConf(path), CPU)
+    quantized: Any = pretrained.load_base(ModelConf(path, quantization=kind), CPU)
     layers = quantizable(plain)
     ours = quantized.get_submodule
     few = sum(ours(name).weight.numel() * ours(name).weight.element_size() for name in layers)
@@ -57,22 +57,22 @@ def test_the_layers_take_a_fraction_of_the_memory(path, kind, most):
 @pytest.mark.parametrize(("kind", "least", "most"), [("int8", 0.001, 0.04), ("nf4", 0.04, 0.35)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_logits_are_near_those_of_the_plain_model(path, kind, least, most, dtype):
-    quantized = pretrained.load_base(Base(path, dtype=dtype, quantization=kind), CPU)
-    difference = (logits(quantized) - logits(pretrained.load_base(Base(path), CPU))).abs().mean()
+    quantized = pretrained.load_base(ModelConf(path, dtype=dtype, quantization=kind), CPU)
+    difference = (logits(quantized) - logits(pretrained.load_base(ModelConf(path), CPU))).abs().mean()
     assert least < difference < most
 
 
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_loading_twice_gives_the_same_to_the_bit(path, kind):
-    one, two = (pretrained.load_base(Base(path, quantization=kind), CPU) for _ in range(2))
+    one, two = (pretrained.load_base(ModelConf(path, quantization=kind), CPU) for _ in range(2))
     assert torch.equal(logits(one), logits(two))
 
 
 def test_double_quantization_is_a_setting():
     def held(double):
         layer: Any = pretrained.load_base(
-            Base("embedded:tiny", quantization="nf4", double_quantization=double), CPU
+            ModelConf("embedded:tiny", quantization="nf4", double_quantization=double), CPU
         ).get_submodule("model.layers.0.self_attn.q_proj")
         return layer.weight.quant_state.nested
 
@@ -85,7 +85,7 @@ def test_double_quantization_is_a_setting():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("was_evaluated", [False, True])
 def test_dequantised_it_computes_the_same(path, kind, was_evaluated):
-    base = Base(path, quantization=kind)
+    base = ModelConf(path, quantization=kind)
     expected = logits(with_exact_activations(pretrained.load_base(base, CPU)))
     quantized = pretrained.load_base(base, CPU)
     if was_evaluated:
@@ -97,7 +97,7 @@ def test_dequantised_it_computes_the_same(path, kind, was_evaluated):
 # Measured: 0.076 at most, 0.012 on average; activations are rounded to 8 bits too, as LLM.int8() does.
 @pytest.mark.parametrize("path", TINIES)
 def test_dequantised_int8_is_near_what_it_computes_in_evaluation(path):
-    quantized = pretrained.load_base(Base(path, quantization="int8"), CPU)
+    quantized = pretrained.load_base(ModelConf(path, quantization="int8"), CPU)
     before = logits(quantized)
     assert (logits(quantization.dequantized(quantized, torch.float32)) - before).abs().max() < 0.25
 
@@ -105,10 +105,10 @@ def test_dequantised_int8_is_near_what_it_computes_in_evaluation(path):
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_dequantised_it_is_an_ordinary_model_that_can_be_saved(path, kind, tmp_path):
-    quantized = pretrained.load_base(Base(path, quantization=kind), CPU)
+    quantized = pretrained.load_base(ModelConf(path, quantization=kind), CPU)
     ordinary = quantization.dequantized(quantized, torch.float32)
     before = logits(ordinary)
-    kinds = {name: type(layer) for name, layer in quantizable(pretrained.load_base(Base(path), CPU)).items()}
+    kinds = {name: type(layer) for name, layer in quantizable(pretrained.load_base(ModelConf(path), CPU)).items()}
     assert {name: type(layer) for name, layer in quantizable(ordinary).items()} == kinds
     assert {parameter.dtype for parameter in ordinary.parameters()} == {torch.float32}
     assert not getattr(ordinary.config, "quantization_config", None)
@@ -117,7 +117,7 @@ def test_dequantised_it_is_an_ordinary_model_that_can_be_saved(path, kind, tmp_p
 
 
 def test_an_ordinary_model_is_only_cast():
-    plain: Any = pretrained.load_base(Base("embedded:tiny"), CPU)
+    plain: Any = pretrained.load_base(ModelConf("embedded:tiny"), CPU)
     weight = plain.get_submodule("model.layers.0.self_attn.q_proj").weight.detach().clone()
     cast: Any = quantization.dequantized(plain, torch.bfloat16)
     assert {parameter.dtype for parameter in cast.parameters()} == {torch.bfloat16}
@@ -128,14 +128,14 @@ def test_an_ordinary_model_is_only_cast():
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_evaluated_model_still_passes_gradients_on(path, kind):
-    quantized = pretrained.load_base(Base(path, quantization=kind), CPU)
+    quantized = pretrained.load_base(ModelConf(path, quantization=kind), CPU)
 
     def gradient(loaded):
         embedded = loaded.get_input_embeddings()(IDS).detach().requires_grad_()
         loaded(inputs_embeds=embedded).logits.square().mean().backward()
         return embedded.grad
 
-    ordinary = quantization.dequantized(pretrained.load_base(Base(path, quantization=kind), CPU), torch.float32)
+    ordinary = quantization.dequantized(pretrained.load_base(ModelConf(path, quantization=kind), CPU), torch.float32)
     logits(quantized)
     expected, found = gradient(ordinary), gradient(with_exact_activations(quantized))
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
@@ -143,26 +143,27 @@ def test_an_evaluated_model_still_passes_gradients_on(path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_device_map_goes_with_it(kind):
-    spread = pretrained.load_base(Base("embedded:tiny", quantization=kind, device_map="auto"), CPU)
-    placed = pretrained.load_base(Base("embedded:tiny", quantization=kind), CPU)
-    assert torch.equal(logits(spread), logits(placed))
-    assert soundness.problems(Base("embedded:tiny", quantization=kind, device_map="auto")) == []
+    spread = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind, device_map="auto"), CPU)
+    whole = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind), CPU)
+    assert torch.equal(logits(spread), logits(whole))
+    assert soundness.problems(ModelConf("embedded:tiny", quantization=kind, device_map="auto")) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_bitsandbytes_it_is_refused_with_what_to_install(kind, monkeypatch):
+def test_without_bitsandbytes_quantization_is_refused_with_the_command_that_installs_it(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    (problem,) = soundness.problems(Base("embedded:tiny", quantization=kind))
+    (problem,) = soundness.problems(ModelConf("embedded:tiny", quantization=kind))
     assert f"model.quantization={kind} needs the package bitsandbytes, which is not installed" in problem
     assert "pip install -c constraints.txt -e '.[quantization]'" in problem
-    assert soundness.problems(Base("embedded:tiny")) == []
+    assert soundness.problems(ModelConf("embedded:tiny")) == []
 
 
 @pytest.mark.slow
 def test_bitsandbytes_is_imported_only_where_it_is_used():
     code = (
-        "import sys, torch; from lowrung.finetune.models import pretrained;"
-        "pretrained.load_base(pretrained.Base('embedded:tiny'), torch.device('cpu'));"
+        "import sys, torch; from lowrung.config.schema import ModelConf;"
+        "from lowrung.finetune.models import pretrained;"
+        "pretrained.load_base(ModelConf('embedded:tiny'), torch.device('cpu'));"
         "print('bitsandbytes' in sys.modules)"
     )
     source = str(Path(pretrained.__file__).parents[3])

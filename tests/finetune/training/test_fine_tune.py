@@ -7,7 +7,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lowrung.finetune.models.pretrained import Base
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.training import checkpoints
 from lowrung.finetune.training.callbacks import Diverged, Stopped
 from tests import sources, training
@@ -138,14 +138,16 @@ class TestResume:
                 pytest.param({"lora": {"init": init, "init_examples": 8}}, marks=pytest.mark.slow)
                 for init in ("pissa_niter_2", "eva", "lora_ga", "corda")
             ],
-            pytest.param({"base": Base("embedded:tiny", added_tokens=["Write", "<think>"])}, marks=pytest.mark.slow),
             pytest.param(
-                {"base": Base("embedded:tiny_gpt2", added_tokens=["Write", "<think>"]), "early_stopping": 2},
+                {"base": ModelConf("embedded:tiny", added_tokens=["Write", "<think>"])}, marks=pytest.mark.slow
+            ),
+            pytest.param(
+                {"base": ModelConf("embedded:tiny_gpt2", added_tokens=["Write", "<think>"]), "early_stopping": 2},
                 marks=pytest.mark.slow,
             ),
             pytest.param({"is_full": True, "learning_rate": 1e-3}, marks=pytest.mark.slow),
             pytest.param(
-                {"is_full": True, "base": Base("embedded:tiny", added_tokens=["Write"])}, marks=pytest.mark.slow
+                {"is_full": True, "base": ModelConf("embedded:tiny", added_tokens=["Write"])}, marks=pytest.mark.slow
             ),
             pytest.param(
                 {"lora": {"dropout": 0.1, "lora_plus_ratio": 4}, "gradient_accumulation_steps": 2},
@@ -199,7 +201,7 @@ class TestResume:
         with pytest.raises(ZeroDivisionError):
             training.fine_tune(
                 tmp_path,
-                base=Base("embedded:tiny", added_tokens=["Write", "<think>"]),
+                base=ModelConf("embedded:tiny", added_tokens=["Write", "<think>"]),
                 watch=lambda step: 1 / (3 - step),
                 **self.RECIPE,
             )

@@ -154,12 +154,12 @@ class TestFunctionsOfTheUser:
         with pytest.raises(UsageError, match=r"\(predictions, references\) -> number.*scores_of_mine.value returned"):
             metrics.score([f"{name}.value"], ["a"], ["a"])
 
-    def test_the_refused_value_is_told(self, module):
+    def test_the_message_holds_the_refused_value(self, module):
         name = module("def value(p, r): return {'f1': 1.0}")
         with pytest.raises(UsageError, match=r"returned \{'f1': 1.0\}, which is not a finite number"):
             metrics.score([f"{name}.value"], ["a"], ["a"])
 
-    def test_all_that_raise_are_told_with_the_first_one_s_traceback(self, module):
+    def test_all_functions_that_raise_are_named_with_the_first_traceback(self, module):
         name = module(
             """
             def divides(predictions, references):
@@ -199,7 +199,7 @@ class TestProblems:
     def test_sound_metrics_have_none(self):
         assert metrics.problems([*schema.METRICS, *schema.METRICS]) == []
 
-    def test_a_missing_package_is_told_with_what_installs_it(self, no_metric_packages):
+    def test_a_missing_package_is_named_with_the_command_that_installs_it(self, no_metric_packages):
         remedy = ".venv/bin/pip install -c constraints.txt -e '.[metrics]'"
         rouge, bleu = metrics.problems(["rouge", "bleu", "exact_match"])
         assert "data.metrics=rouge" in rouge
@@ -221,7 +221,7 @@ class TestProblems:
         assert metrics.score(["exact_match"], ["a"], ["a"]) == {"exact_match": 1}
 
     @pytest.mark.parametrize(
-        ("source", "told"),
+        ("source", "cause"),
         [
             ("import no_such_thing", "ModuleNotFoundError: No module named 'no_such_thing'"),
             ("def broken(:", "SyntaxError: invalid syntax"),
@@ -229,11 +229,11 @@ class TestProblems:
             ("raise SystemExit('enough')", "SystemExit: enough"),
         ],
     )
-    def test_a_module_that_cannot_be_imported_says_why_in_one_line(self, module, tmp_path, source, told):
+    def test_a_module_that_cannot_be_imported_is_refused_with_its_cause(self, module, tmp_path, source, cause):
         name = module(source)
         (problem,) = metrics.problems([f"{name}.score"])
         assert "'scores_of_mine' cannot be imported" in problem
-        assert told in problem
+        assert cause in problem
         assert str(tmp_path) in problem
         assert "\n" not in problem
 
@@ -249,21 +249,21 @@ class TestProblems:
         assert "has no 'similarty'. Did you mean similarity?" in problem
         assert str(tmp_path / "scores_of_mine.py") in problem
 
-    def test_what_cannot_be_called(self, module):
+    def test_names_that_are_no_functions_are_refused(self, module):
         name = module("VALUE = 3")
         (problem,) = metrics.problems([f"{name}.VALUE"])
         assert "`(predictions, references) -> number`" in problem
         assert "scores_of_mine.VALUE is 3" in problem
 
     @pytest.mark.parametrize("arguments", ["predictions", "p, r, more", "*, predictions, references"])
-    def test_what_cannot_be_called_with_two_lists(self, module, arguments):
+    def test_functions_that_cannot_take_two_lists_are_refused(self, module, arguments):
         name = module(f"def score({arguments}): return 1")
         (problem,) = metrics.problems([f"{name}.score"])
         assert "`(predictions, references) -> number`" in problem
         assert f"in ({arguments})" in problem
 
     @pytest.mark.parametrize("arguments", ["p, r, more=1", "*texts", "p, r, **more"])
-    def test_what_can_be_called_with_two_lists(self, module, arguments):
+    def test_functions_that_can_take_two_lists_are_accepted(self, module, arguments):
         name = module(f"def score({arguments}): return 1")
         assert metrics.problems([f"{name}.score"]) == []
 
@@ -282,7 +282,7 @@ class TestProblems:
         (problem,) = metrics.problems(names)
         assert f"{key} would be recorded twice" in problem
 
-    def test_all_are_told_at_once(self, module, no_metric_packages):
+    def test_all_problems_come_at_once(self, module, no_metric_packages):
         name = module("VALUE = 3")
         names = ["rouge", "bleu", f"{name}.VALUE", f"{name}.missing", "no_such_module_of_mine.score"]
         assert len(metrics.problems(names)) == 5

@@ -53,12 +53,12 @@ def test_a_model_that_mixes_packed_examples_is_refused(what):
 
 
 @pytest.mark.parametrize(("lora", "added_rows"), [({}, [5, 6]), ({"modules_to_save": ["embed_tokens"]}, [])])
-def test_a_model_is_tried_out_whatever_of_its_embedding_is_trained(lora, added_rows):
+def test_separation_is_tested_whatever_part_of_the_embedding_is_trained(lora, added_rows):
     model = adapter.attach(random_model("llama"), LoraConf(**{**training.LORA, **lora}), added_rows=added_rows)
     assert leakage(model) == 0
 
 
-def test_trying_a_model_out_leaves_its_mode_as_it_was():
+def test_the_separation_test_leaves_the_model_in_its_mode():
     model = random_model("llama")
     assert [leakage(model.train(mode)) == 0 and model.training is mode for mode in (True, False)] == [True, True]
 
@@ -76,7 +76,7 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
     dataset = Dataset.from_list(rows(), features=FEATURES)
     trainer, _, _ = make_trainer(
         model,
-        pretrained.load_tokenizer(architectures.base(name).folder),
+        pretrained.load_tokenizer(pretrained.folder_of(architectures.base(name))),
         data=Prepared(dataset, dataset, truncated=0, truncated_tokens=0, has_prompts=True),
         lora=LoraConf(**training.LORA),
         train=TrainConf(**{**training.TRAIN, "packing": True, "batch_size": 3}),

@@ -18,14 +18,14 @@ from lowrung.finetune.data.examples import Example
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What one split of a corpus was, for the record.
+    """What is recorded of one split of a corpus.
 
     Attributes:
         name: the dataset's name.
         digest: a hash of the split's examples.
         source: where the examples come from, in words.
         context: ``training`` or ``evaluation``.
-        rows: how many examples.
+        rows: the number of examples.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Corpus:
         source: where the examples come from, in words.
         train: what is learnt from.
         eval: held-out examples; none of them is among the training ones.
-        duplicates: how many training examples were dropped since they are held out as well.
+        duplicates: the number of training examples that were dropped, since they are held out as well.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Corpus:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Both splits, for the record."""
+        """Both splits, as they are recorded."""
         both = (("training", self.train), ("evaluation", self.eval))
         return tuple(Split(self.name, digest(rows), self.source, context, len(rows)) for context, rows in both)
 
@@ -181,7 +181,7 @@ def _shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _without(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[list[Example], int]:
-    """The examples that are not held out, and how many were dropped."""
+    """The examples that are not held out, and the number of those that were dropped."""
     taken = set(held_out)
     left = [example for example in examples if example not in taken]
     return left, len(examples) - len(left)
@@ -194,7 +194,7 @@ def _read(source: SourceConf, setting: str, seed: int, wanted: int | None) -> tu
         source: what is read.
         setting: what names its path, for messages: ``data.path``.
         seed: draws or shuffles them.
-        wanted: how many are needed, or None for all; a source that makes its examples makes no more.
+        wanted: the number that is needed, or None for all; a source that generates its examples makes no more.
     """
     if source.name == "docstrings":
         return _docstrings(seed), f"docstrings of the standard library of Python {platform.python_version()}"
@@ -215,8 +215,8 @@ def _read(source: SourceConf, setting: str, seed: int, wanted: int | None) -> tu
 def _docstrings(seed: int) -> list[Example]:
     """All of them, shuffled: what `lowrung.finetune.data.docstrings` prints in a bare interpreter.
 
-    Nobody has patched the standard library there. Here torch, transformers and others have, each after its own
-    import, and the data would depend on what else was loaded.
+    The standard library is unpatched there. In this process torch, transformers and others patch it when they are
+    imported, so the data would depend on what else was loaded.
     """
     command = [sys.executable, "-I", "-S", "-W", "ignore", str(Path(docstrings.__file__))]
     printed = subprocess.run(command, capture_output=True, check=True).stdout

@@ -7,13 +7,13 @@ from typing import Any
 from lowrung.config.schema import SourceConf
 
 Message = tuple[str, str]
-"""A role and what it says."""
+"""A role and its text."""
 
 ROLES = ("system", "user", "assistant", "tool")
 
 
 class RowError(Exception):
-    """A row is no example; the text says why, without naming the row."""
+    """A row is not an example. The message gives the reason, without naming the row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def from_row(row: Mapping[str, Any], source: SourceConf, form: str) -> Example:
 
     Args:
         row: its cells by column.
-        source: says what the columns are called.
+        source: names the columns.
         form: which form all rows have.
 
     Raises:

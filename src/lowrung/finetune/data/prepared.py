@@ -31,8 +31,8 @@ class Prepared:
     Attributes:
         train: rows of ``input_ids`` and ``labels``.
         eval: held-out rows of the same form.
-        truncated: how many training rows were cut to length.
-        truncated_tokens: how many tokens they lost.
+        truncated: the number of training rows that were cut to length.
+        truncated_tokens: the number of tokens that they lost.
         has_prompts: whether every row begins with a prompt, so that a model can answer it.
     """
 
@@ -51,7 +51,7 @@ class Prepared:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of it, in words."""
+        """What the user should know about it."""
         if not self.truncated:
             return ()
         return (
@@ -70,7 +70,7 @@ def prepare(
         tokenizer: the model's.
         max_length: tokens after which an example is cut.
         format: ``chat``, ``plain``, or ``auto`` for chat where the tokenizer has a template.
-        folder: where it is kept; named after all that determines it.
+        folder: where it is kept; its name holds all that determines the content.
 
     Raises:
         UsageError: when examples cannot be written down, or leave nothing to learn.
@@ -120,8 +120,8 @@ def _tokenised(
         else:
             problems.append(
                 f"data.max_length must leave room for what is learnt, but is {max_length}, and the prompt of"
-                f" {_shown(example)} takes {len(row.input_ids) - row.learnt} tokens. Raise it, or leave that one"
-                " out."
+                f" {_shown(example)} takes {len(row.input_ids) - row.learnt} tokens. Raise it, or leave that"
+                " example out."
             )
     return rows, problems
 
@@ -133,15 +133,17 @@ def _shown(example: Example) -> str:
 
 
 def problems(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, format: str) -> list[str]:
-    """What keeps this tokenizer from writing this corpus down."""
+    """Why this tokenizer cannot write this corpus as text."""
     remedy = "Take an instruct model, or put a chat_template.jinja beside its tokenizer."
     found = []
     needs_template = any(example.is_chat for example in (*corpus.train, *corpus.eval))
     if format == "plain" and needs_template:
-        found.append("data.format=plain cannot tell who says what, but the data holds messages. Use data.format=chat.")
+        found.append("data.format=plain cannot write roles, but the data holds messages. Use data.format=chat.")
     elif tokenizer.chat_template is None and (needs_template or format == "chat"):
         why = "the data holds messages" if needs_template else "data.format is chat"
         found.append(f"model.path must have a tokenizer with a chat template, since {why}, but it has none. {remedy}")
     if tokenizer.eos_token_id is None:
-        found.append("model.path must have a tokenizer with an end-of-text token, but it has none: nothing would end.")
+        found.append(
+            "model.path must have a tokenizer with an end-of-text token, but it has none: no answer would end."
+        )
     return found

@@ -15,7 +15,7 @@ from lowrung.errors import UsageError
 from lowrung.finetune.data.examples import Example, RowError, form_of, from_row
 
 SHOWN = 3
-"""How many bad rows a message names; a file with the wrong columns has nothing but bad rows."""
+"""The number of bad rows that a message names; in a file with the wrong columns every row is bad."""
 
 csv.field_size_limit(2**31 - 1)  # Python's limit of 131,072 characters is shorter than many a document
 
@@ -128,7 +128,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _examples(rows: Iterable[NumberedRow], source: SourceConf, setting: str) -> list[Example]:
-    """All examples; the first row says which form all have."""
+    """All examples; all have the form of the first row."""
     what = f"{setting}={source.path}"
     form = None
     examples: list[Example] = []
@@ -139,7 +139,7 @@ def _examples(rows: Iterable[NumberedRow], source: SourceConf, setting: str) -> 
             form = form or _form(names, source, setting)
             other = form_of(names, source)
             if other not in (form, None):
-                raise RowError(f"it has {other}, and the rows before {form}: one form for all, please")
+                raise RowError(f"all rows must have one form, but this one has {other}, and those before have {form}")
             examples.append(from_row(row, source, form))
         except RowError as error:
             bad.append(f"{what}, {where}: {error}.")

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate.difference import completion_logits
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What is compared with, once the trained model itself is gone.
+    """What is left of the trained model to compare with, once its memory is freed.
 
     Attributes:
         rows: held-out rows.
@@ -43,7 +42,8 @@ class Case:
     """A saved adapter that is to be verified.
 
     Attributes:
-        base: the base model and how it was loaded. One that was quantised is dequantised to be merged into.
+        base: the base model, with the settings that it was loaded with. A quantised one is dequantised
+            before the merge.
         adapter_folder: the saved adapter with its tokenizer.
         evidence: the trained model's logits of held-out rows.
         new_tokens: tokens generated greedily from each prompt.
@@ -52,7 +52,7 @@ class Case:
         scratch: a folder for merged models, by dtype; deleted afterwards.
     """
 
-    base: Base
+    base: ModelConf
     adapter_folder: Path
     evidence: Evidence
     new_tokens: int

@@ -1,4 +1,4 @@
-"""How far one model is from another, over the completion tokens of the same rows."""
+"""The difference between two models, over the completion tokens of the same rows."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from lowrung.finetune.models.score import Row
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far one model is from another, over the same tokens.
+    """The difference between two models, over the same tokens.
 
     Attributes:
         max_abs_logit_diff: largest difference of any logit.
@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all logits were; where they were not, nothing else can be said."""
+        """Whether all logits were finite; if not, the other values mean nothing."""
         return math.isfinite(self.max_abs_logit_diff)
 
     def violations(self, tolerance: ToleranceConf, what: str) -> list[str]:
@@ -52,7 +52,9 @@ class Difference:
         ]
 
     def control_failures(self, effect: float, what: str) -> list[str]:
-        """A thing that does nothing would pass every comparison: this asks that it does more than is lost.
+        """The control: training must change more than saving and merging lose.
+
+        An adapter without any effect would pass every other comparison.
 
         Args:
             effect: mean KL between the base and what was trained.
@@ -121,12 +123,12 @@ def compare(reference: Tensor, other: Tensor, labels: Tensor) -> Difference:
 
 
 def with_remedy(failures: Sequence[str], dtype: str, difference: Difference, setting: str) -> list[str]:
-    """What a merge broke that is right in float32, with what to do about rounding or range behind the last rule.
+    """Adds a remedy to the last rule that a merge broke, when the same merge is right in float32.
 
     Args:
         failures: the rules that were broken, in words.
         dtype: the precision that was merged to.
-        difference: how far the merged model is from the adapter.
+        difference: between the merged model and the adapter.
         setting: what a user writes before a precision: ``verify.merge_dtype=``.
     """
     if not failures or dtype == "float32":
@@ -137,5 +139,5 @@ def with_remedy(failures: Sequence[str], dtype: str, difference: Difference, set
     else:
         why = f"{dtype}'s grid is too coarse for this update"
         finer = f"{setting}float16 (a finer grid) or {setting}float32" if dtype == "bfloat16" else f"{setting}float32"
-        remedy = f"ship the adapter unmerged, or take {finer}"
+        remedy = f"keep the adapter unmerged, or take {finer}"
     return [*failures[:-1], f"{failures[-1]}; {why}: {remedy}"]

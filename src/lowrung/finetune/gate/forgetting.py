@@ -13,42 +13,42 @@ from typing import Any
 
 import torch
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import mean_loss
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 
 MAX_TOKENS = 64
 """Tokens of a paragraph: with SmolLM2-135M, 48 paragraphs with and without an adapter take 18 s of one CPU thread."""
 
 
-def measure(*, base: Base, folder: Path, is_adapter: bool, rows: int, place: torch.device) -> dict[str, float]:
+def measure(*, base: ModelConf, folder: Path, is_adapter: bool, rows: int, device: torch.device) -> dict[str, float]:
     """The mean loss on general text, without what was trained and with it, in the base's precision of training.
 
     Args:
-        base: the base model and how it was loaded.
+        base: the base model, with the settings that it was loaded with.
         folder: the saved adapter, or the saved model where all weights were trained.
-        is_adapter: which of them.
-        rows: how many paragraphs.
-        place: the device.
+        is_adapter: whether the folder holds an adapter.
+        rows: the number of paragraphs.
+        device: the device that the losses are computed on.
 
     Returns:
-        in nats per token, ``forget/base_loss`` and ``forget/loss``, and their difference ``forget/loss_delta``: above
-        0 where the model has forgotten.
+        ``forget/base_loss``, ``forget/loss`` and their difference ``forget/loss_delta``, in nats per token. The
+        difference is above 0 where the model has forgotten.
     """
     some = _rows(base, rows)
-    model: Any = pretrained.load_base(base, place)
-    before = mean_loss(model, some)
+    model: Any = pretrained.load_base(base, device)
+    base_loss = mean_loss(model, some)
     if is_adapter:
         model = merge.with_adapter(model, folder)
     else:
-        dtype = pretrained.dtype_for(base.dtype, place)
-        model = pretrained.load_model(folder, dtype, place, trust_remote_code=base.trust_remote_code)
-    after = mean_loss(model, some)
-    return {"forget/base_loss": before, "forget/loss": after, "forget/loss_delta": after - before}
+        dtype = pretrained.dtype_for(base.dtype, device)
+        model = pretrained.load_model(folder, dtype, device, trust_remote_code=base.trust_remote_code)
+    loss = mean_loss(model, some)
+    return {"forget/base_loss": base_loss, "forget/loss": loss, "forget/loss_delta": loss - base_loss}
 
 
 def paragraphs(count: int) -> list[str]:
@@ -72,7 +72,7 @@ def _is_prose(text: str) -> bool:
     return re.match("[A-Z]", text) is not None and "\n " not in text and "::=" not in text
 
 
-def _rows(base: Base, count: int) -> list[Row]:
+def _rows(base: ModelConf, count: int) -> list[Row]:
     tokenizer = pretrained.tokenizer_of(base)
     written = (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in paragraphs(count))
     return [vars(row.cut(MAX_TOKENS)) for row in written]

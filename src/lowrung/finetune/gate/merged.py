@@ -1,4 +1,4 @@
-"""Merged models held against their adapter: how far they are from it, and whether they were saved right."""
+"""Merged models compared with their adapter: the distance between them, and whether the files were saved right."""
 
 import dataclasses
 import statistics
@@ -135,9 +135,9 @@ def _saved_failures(
 
 
 def requantized(case: Case, expected: Reference, device: torch.device) -> dict[str, float]:
-    """What it would cost to hold the merged model in the base's few bits again; recorded, not judged.
+    """The merged model's distance from the adapter when it is quantised as the base was; it is recorded, not judged.
 
-    It is what merging into the quantised base does: dequantise, add, round to the same kind of grid.
+    Merging into the quantised base does the same: dequantise, add, round to the same kind of grid.
     """
     merged = dataclasses.replace(case.base, path=str(case.scratch / "float32"), revision=None, dtype="float32")
     logits, _ = completion_logits(pretrained.load_base(merged, device), case.rows)

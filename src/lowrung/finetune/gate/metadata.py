@@ -1,4 +1,4 @@
-"""What no output shows of a saved adapter or model: the base that it names, its tokenizer, its precision, its ties."""
+"""What the logits of a saved adapter or model do not show: the base that it names, tokenizer, precision and tying."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,18 @@ from peft import PeftConfig
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.models.score import Row
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What safetensors calls precisions; indices and masks have others, which no rule is about."""
 
 
-def origin_failures(adapter_folder: Path, base: Base) -> list[str]:
-    """Does an adapter name the base that it was trained on? Whoever loads it gets the base that it names."""
+def origin_failures(adapter_folder: Path, base: ModelConf) -> list[str]:
+    """Does an adapter name the base that it was trained on? A person who loads it gets the base that it names."""
     config = PeftConfig.from_pretrained(str(adapter_folder))
-    named, trained_on = (config.base_model_name_or_path, config.revision), base.origin
+    named, trained_on = (config.base_model_name_or_path, config.revision), pretrained.origin_of(base)
     if named == trained_on:
         return []
     return [f"saved adapter: it must name its base as {_origin(*trained_on)}, but names {_origin(*named)}"]
@@ -67,9 +67,9 @@ def precision_failures(folder: Path, dtype: str) -> list[str]:
 
 
 def tying_failures(merged: PreTrainedModel, adapter_folder: Path, *, was_tied: bool, what: str) -> list[str]:
-    """Is the head the embedding where it was, and does config.json tell?
+    """Are head and embedding tied as in the base, and does config.json agree?
 
-    transformers unties what it finds to differ; what takes config.json's word would drop a trained head.
+    transformers unties them when their weights differ. A library that trusts config.json would drop a trained head.
     """
     if is_tied(merged):
         return []

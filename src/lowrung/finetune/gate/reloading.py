@@ -10,13 +10,13 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.gate import metadata
 from lowrung.finetune.gate.case import Case
 from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.lora.adapter import prepare_quantized
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 
 def failures(case: Case, device: torch.device) -> list[str]:
@@ -46,7 +46,7 @@ def _reloaded(case: Case, device: torch.device) -> PeftModel:
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 
-def _reloaded_as_trained(base: Base, adapter_folder: Path, device: torch.device) -> PeftModel:
+def _reloaded_as_trained(base: ModelConf, adapter_folder: Path, device: torch.device) -> PeftModel:
     """Loads base and adapter in the very precisions of training: an int8 base makes much of little differences.
 
     SFTTrainer holds the adapter of a quantised base in bfloat16, and PEFT loads it in float32: the same weights, but
@@ -63,7 +63,7 @@ def _reloaded_as_trained(base: Base, adapter_folder: Path, device: torch.device)
     return adapted
 
 
-def _is_short_of_rows(base: Base) -> bool:
+def _is_short_of_rows(base: ModelConf) -> bool:
     """Whether the tokenizer has more tokens than the embedding has rows."""
     tokenizer: Any = pretrained.tokenizer_of(base)
     return len(tokenizer) > added_tokens.row_count(pretrained.skeleton(base))

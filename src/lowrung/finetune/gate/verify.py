@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 
-from lowrung.config.schema import ToleranceConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate import merged, metadata, reloading
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.pretrained import Base
 from lowrung.finetune.training import memory
 
 
@@ -62,8 +61,8 @@ def verify(case: Case, *, keep: Path | None = None) -> Gate:
     """Verifies an adapter on the run's device, or on the CPU where that device's memory does not suffice.
 
     Args:
-        case: the adapter and what it is held against.
-        keep: where the merged model is kept, or None.
+        case: the adapter, and what it is compared with.
+        keep: the folder that the merged model is moved to, or None to delete it.
     """
     device = pretrained.device()
     try:
@@ -120,12 +119,12 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
 
 
 def verify_model(
-    *, base: Base, model_folder: Path, evidence: Evidence, tolerances: Mapping[str, ToleranceConf]
+    *, base: ModelConf, model_folder: Path, evidence: Evidence, tolerances: Mapping[str, ToleranceConf]
 ) -> Gate:
     """The gate where all weights were trained: is what was saved what was trained, and does it differ from the base?
 
     Args:
-        base: the base model and how it was loaded.
+        base: the base model, with the settings that it was loaded with.
         model_folder: the saved model with its tokenizer.
         evidence: the trained model's logits of held-out rows.
         tolerances: by dtype's name; that of training is needed.

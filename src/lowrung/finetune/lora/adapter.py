@@ -1,9 +1,8 @@
-"""The adapter: attached to a base, counted, saved for the original base with its tokenizer."""
+"""The adapter: attached to a base, and saved for the original base with its tokenizer."""
 
 import copy
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.rules import pattern
-from lowrung.config.schema import LoraConf, is_converted
+from lowrung.config.schema import LoraConf, is_converted, pattern
 from lowrung.finetune.lora import data_driven, residual, settings
 from lowrung.finetune.models.score import Row
 
@@ -146,33 +144,6 @@ def _factor(name: str) -> str | None:
     return next((factor for factor in ("lora_A", "lora_B") if f".{factor}." in name), None)
 
 
-# -- counting ----------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class ParameterCount:
-    """How many parameters a model has, as it is being trained.
-
-    Attributes:
-        trainable: those with a gradient.
-        total: all, the adapter's included; tied ones once.
-        by_module: trainable ones by the module's name (``q_proj``).
-    """
-
-    trainable: int
-    total: int
-    by_module: dict[str, int]
-
-    @property
-    def percent(self) -> float:
-        """Trainable parameters as a percentage of all."""
-        return 100 * self.trainable / self.total
-
-    def __str__(self) -> str:
-        """The line that PEFT users know."""
-        return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {self.percent:.4f}"
-
-
 def ranks(model: PeftModel) -> dict[str, dict[str, float]]:
     """Each adapted layer's rank, as it is trained, and the scaling of its update, by the layer's whole name.
 
@@ -182,30 +153,6 @@ def ranks(model: PeftModel) -> dict[str, dict[str, float]]:
         name: {"rank": layer.r["default"], "scaling": layer.scaling["default"]}
         for name, layer in adapted_layers(model).items()
     }
-
-
-def count_parameters(model: nn.Module) -> ParameterCount:
-    """Counts a model's parameters, an adapter's by the module that they adapt."""
-    total, by_module = 0, Counter[str]()
-    for name, parameter in model.named_parameters():
-        total += _size(parameter)
-        if parameter.requires_grad:
-            by_module[_module_of(name)] += parameter.numel()
-    return ParameterCount(by_module.total(), total, dict(sorted(by_module.items())))
-
-
-def _size(parameter: nn.Parameter) -> int:
-    """Its numbers; 4-bit weights are held two a byte."""
-    is_packed = type(parameter).__name__ == "Params4bit"
-    return parameter.numel() * parameter.element_size() * 2 if is_packed else parameter.numel()
-
-
-def _module_of(name: str) -> str:
-    """``q_proj`` for all that is trained at a layer of this name."""
-    module = name.split(".lora_")[0].split(".modules_to_save.")[0].split(".token_adapter.")[0]
-    for ending in (".weight", ".bias", ".base_layer"):
-        module = module.removesuffix(ending)
-    return module.rsplit(".", 1)[-1]
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Starts that are computed from training examples: EVA and CorDA look at what reaches each layer, LoRA-GA at gradients.
+"""Inits that are computed from training examples: EVA and CorDA from each layer's inputs, LoRA-GA from gradients.
 
 The examples go through the model one at a time, so that nothing is padded and no batch size matters.
 """
@@ -77,7 +77,7 @@ def eva(model: PreTrainedModel, names: Sequence[str], lora: LoraConf, rows: Sequ
         model: the base.
         names: the whole names of the layers to adapt.
         lora: the adapter's settings.
-        rows: what is looked at.
+        rows: the training examples.
 
     Returns:
         A's start of shape (rank, in) for each layer that gets a rank, by name.
@@ -137,11 +137,11 @@ def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Sequence[Row])
 
 
 def _each(model: PreTrainedModel, rows: Sequence[Row], init: str) -> Iterator[score.Batch]:
-    """One row at a time on the model's device; says four times how far it is."""
-    told = max(1, len(rows) // 4)
+    """One row at a time on the model's device; prints its progress four times."""
+    interval = max(1, len(rows) // 4)
     for number, row in enumerate(rows, 1):
         yield {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
-        if number % told == 0 or number == len(rows):
+        if number % interval == 0 or number == len(rows):
             print(f"lora.init={init}: {number} of {len(rows)} examples", flush=True)
 
 

@@ -6,8 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.rules import pattern
-from lowrung.config.schema import LoraConf, is_converted
+from lowrung.config.schema import LoraConf, is_converted, pattern
 from lowrung.finetune.lora import settings
 from lowrung.finetune.models import added_tokens
 

@@ -7,22 +7,22 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained, quantization
-from lowrung.finetune.models.pretrained import Base
 
 
-def float32_base(base: Base, place: torch.device) -> PreTrainedModel:
-    """The base in float32, to be merged into; of a quantised one, what its weights stand for."""
+def float32_base(base: ModelConf, device: torch.device) -> PreTrainedModel:
+    """The base in float32, to be merged into; a quantised one is dequantised."""
     if base.quantization == "none":
-        return pretrained.load_base(base, place, dtype=torch.float32)
-    return quantization.dequantized(pretrained.load_base(base, place), torch.float32)
+        return pretrained.load_base(base, device, dtype=torch.float32)
+    return quantization.dequantized(pretrained.load_base(base, device), torch.float32)
 
 
 def with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """A base with a saved adapter on it, in evaluation mode.
 
-    Without what PEFT says of GPT-2's layers, which are linear ones where they are quantised to be trained, and lie the
-    other way round here: it sees to that by itself.
+    PEFT's warning about ``fan_in_fan_out`` is silenced: the layers of GPT-2 are linear ones when they are quantised for
+    training, and Conv1D ones here. PEFT sets the option right by itself.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")

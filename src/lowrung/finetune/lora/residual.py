@@ -1,7 +1,7 @@
 """Bases in 16 bits whose adapters start with a part of the weights: PiSSA, OLoRA, LoRA-GA and CorDA.
 
 They train at W = (W - s·B0·A0) + s·B·A. PEFT rounds what is left of W to the base's precision, and no adapter of a low
-rank says what was rounded away: with SmolLM2-135M in bfloat16, training started at a mean KL of 0.003 from the base,
+rank holds what was rounded away: with SmolLM2-135M in bfloat16, training started at a mean KL of 0.003 from the base,
 and the saved adapter, which is for the base as it is, was 0.002 to 0.008 from what was trained.
 
 Here W stays, and each layer adds s·(B·A - B0·A0)·x, computed as the saved adapter will compute it, by factors of twice

@@ -7,8 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.rules import pattern
-from lowrung.config.schema import LoraConf
+from lowrung.config.schema import LoraConf, pattern
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
 MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
@@ -21,12 +20,12 @@ def rank(lora: LoraConf, name: str) -> int:
 
 
 def alpha(lora: LoraConf, name: str) -> float:
-    """The alpha of one module, likewise."""
+    """The alpha of one module, by its whole name; the first pattern that fits decides, as in PEFT."""
     return next((alpha for key, alpha in pattern(lora.alpha_pattern).items() if fits_pattern(key, name)), lora.alpha)
 
 
 def fits_pattern(key: str, name: str) -> bool:
-    """Whether a key of a rank or alpha pattern means a module: the end of its name, as PEFT reads it."""
+    """Whether a key of a rank or alpha pattern matches a module: PEFT matches the end of its name."""
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
@@ -76,15 +75,15 @@ def layer_number(name: str) -> int | None:
 
 
 def named(model: PreTrainedModel, name: str) -> list[str]:
-    """The whole names of the modules that a name means: itself, or the end of a whole name after a dot."""
+    """The whole names of the modules that a name stands for: it is a whole name, or its end after a dot."""
     return [whole for whole, _ in model.named_modules() if whole == name or whole.endswith(f".{name}")]
 
 
 def token_rows(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> dict[str, list[int]]:
-    """The rows that are trained by themselves, by the whole name of their matrix: the embedding, or the head.
+    """The single rows that are trained, by the whole name of their matrix: the embedding, or the head.
 
-    The base lacks added rows in both, so they are trained in both, but for a matrix that is trained whole. A head that
-    is tied to the embedding follows it.
+    Added rows are trained in both, since the base has them in neither; but not in a matrix that is trained whole. A
+    head that is tied to the embedding shares its rows.
 
     Args:
         model: the base, or its skeleton.

@@ -62,14 +62,14 @@ def greedy(
 
 
 def _left_padded(
-    prompts: Sequence[Sequence[int]], padding: int, batch_size: int, place: torch.device
+    prompts: Sequence[Sequence[int]], padding: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for start in range(0, len(prompts), batch_size):
         chunk = prompts[start : start + batch_size]
         width = max(map(len, chunk))
         ids = [[padding] * (width - len(prompt)) + list(prompt) for prompt in chunk]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in chunk]
-        yield torch.tensor(ids, device=place), torch.tensor(mask, device=place)
+        yield torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _until_end(tokens: list[int], end: int) -> list[int]:

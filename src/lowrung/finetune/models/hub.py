@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: fetched into its cache, and what is said where they cannot be."""
+"""Models of the Hugging Face hub: fetched into its cache, or an error that explains why not."""
 
 import contextlib
 import functools
@@ -66,7 +66,7 @@ def fetch(repo: str, revision: str | None, trust_remote_code: bool, cache: Path,
                 )
             )
     except (HTTPError, OSError) as error:
-        # Not chained: what an HTTP client says of a request may hold its headers, and so a token.
+        # Not chained: the message of an HTTP client may hold the headers of its request, and so a token.
         raise UsageError(_problem(repo, revision, cache, error, embedded)) from None
     for name, what in (("config.json", "config.json"), ("*.safetensors", "weights as safetensors")):
         if next(folder.glob(name), None) is None:
@@ -95,11 +95,11 @@ def _problem(repo: str, revision: str | None, cache: Path, error: Exception, emb
     """Why a model could not be fetched, and what to do."""
     page, folder = f"https://huggingface.co/{repo}", Path(repo).absolute()
     if isinstance(error, GatedRepoError):
-        return f"model.path={repo} is gated, and you are not let in yet. Accept its licence at {page}, then {LOG_IN}."
+        return f"model.path={repo} is gated, and you have no access yet. Accept its licence at {page}, then {LOG_IN}."
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"model.path must be a folder, a hub id, or one of {embedded}, but is {repo!r}: {folder} does not"
-            f" exist, and the hub has no {page} that you may see. Check the spelling; if it is private, {LOG_IN}."
+            f" exist, and the hub has no {page} that you can read. Check the spelling; if it is private, {LOG_IN}."
         )
     if isinstance(error, RevisionNotFoundError):
         return (
@@ -111,10 +111,10 @@ def _problem(repo: str, revision: str | None, cache: Path, error: Exception, emb
         why = (
             "HF_HUB_OFFLINE=1 keeps it from being fetched" if offline else f"the hub cannot be reached {_cause(error)}"
         )
-        remedy = "Unset HF_HUB_OFFLINE once" if offline else "Look at the network"
+        remedy = "Unset HF_HUB_OFFLINE once" if offline else "Check the network"
         return (
-            f"model.path={repo} is not wholly in the hub's cache {cache}, and {why}; nor is there a folder {folder}."
-            f" {remedy}, or take a local folder or one of {embedded}."
+            f"model.path={repo} is not completely in the hub's cache {cache}, and {why}; nor is there a folder"
+            f" {folder}. {remedy}, or take a local folder or one of {embedded}."
         )
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return f"model.path={repo} cannot be fetched: the hub refuses your token. For another, {LOG_IN}."

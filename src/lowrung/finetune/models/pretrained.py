@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import added_tokens, embedded, hub, quantization
 from lowrung.store import atomic
@@ -29,36 +30,6 @@ EMBEDDED: dict[str, Callable[[Path], None]] = {
     "tiny_gpt2": embedded.build_tiny_gpt2,
 }
 """The models that come with lowrung, by name, each with what writes it to a folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Base:
-    """A base model and how it is loaded; `lowrung.config.schema.ModelConf` says what the fields mean."""
-
-    path: str
-    revision: str | None = None
-    dtype: str = "auto"
-    attn_implementation: str | None = None
-    quantization: str = "none"
-    double_quantization: bool = True
-    device_map: str | None = None
-    trust_remote_code: bool = False
-    added_tokens: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Takes the tokens as a tuple, so that equal bases are one key."""
-        object.__setattr__(self, "added_tokens", tuple(self.added_tokens))
-
-    @property
-    def folder(self) -> Path:
-        """Where the model lies; built or fetched first where it must be (see `locate`)."""
-        return locate(self.path, self.revision, trust_remote_code=self.trust_remote_code)
-
-    @property
-    def origin(self) -> tuple[str, str | None]:
-        """What an adapter names as its base: id and commit of a hub model, else the absolute folder and None."""
-        folder = self.folder
-        return hub.commit(folder) or (str(folder), None)
 
 
 # -- where models lie --------------------------------------------------------------------------------------------------
@@ -89,6 +60,17 @@ def locate(path: str, revision: str | None = None, *, trust_remote_code: bool = 
     )
 
 
+def folder_of(base: ModelConf) -> Path:
+    """The folder of a base model, which is built or fetched first where it must be; see `locate`."""
+    return locate(base.path, base.revision, trust_remote_code=base.trust_remote_code)
+
+
+def origin_of(base: ModelConf) -> tuple[str, str | None]:
+    """What an adapter names as its base: id and commit of a hub model, else the absolute folder and None."""
+    folder = folder_of(base)
+    return hub.commit(folder) or (str(folder), None)
+
+
 def _as_folder(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
@@ -116,7 +98,7 @@ def _build(name: str) -> Path:
 def fingerprint(folder: Path) -> str:
     """A hash of a model folder's content: config, tokenizer, weights and code, whatever the folder is called.
 
-    In the hub's cache id and commit stand for the content, which is not read.
+    For a model in the hub's cache, its id and commit are hashed instead; the content is not read.
     """
     total = hashlib.sha256()
     if commit := hub.commit(folder):
@@ -133,36 +115,36 @@ def fingerprint(folder: Path) -> str:
 
 
 def device() -> torch.device:
-    """Where a run computes: the one GPU that its process sees, else the CPU."""
+    """The device that a run computes on: the one GPU that its process sees, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def dtype_for(name: str, place: torch.device) -> torch.dtype:
+def dtype_for(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a config's name; ``auto`` is bfloat16 on a GPU that has it, else float32."""
     if name == "auto":
-        return torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(base: ModelConf, device: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Loads a base model's weights, safetensors only, in evaluation mode, with rows for ``base.added_tokens``.
 
-    With ``base.device_map``, its ``hf_device_map`` says what lies where.
+    With ``base.device_map``, its ``hf_device_map`` says which part is on which device.
 
     Args:
-        base: which model, and how.
-        place: the device it is put on, unless ``base.device_map`` says otherwise.
+        base: the model, and how it is loaded.
+        device: the device that it is put on, unless ``base.device_map`` says otherwise.
         dtype: instead of ``base.dtype``; of a quantised model, the precision of all that is not quantised.
     """
-    dtype = dtype or dtype_for(base.dtype, place)
+    dtype = dtype or dtype_for(base.dtype, device)
     is_quantized = base.quantization != "none"
     options: dict[str, Any] = {"device_map": base.device_map}
     if is_quantized:
         options["quantization_config"] = quantization.config(base.quantization, dtype, double=base.double_quantization)
-        options["device_map"] = base.device_map or {"": place}  # weights are quantised where they will be
+        options["device_map"] = base.device_map or {"": device}  # weights are quantised where they will be
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base.folder,
+            folder_of(base),
             dtype=dtype,
             attn_implementation=base.attn_implementation,
             use_safetensors=True,
@@ -173,27 +155,27 @@ def load_base(base: Base, place: torch.device, *, dtype: torch.dtype | None = No
         quantization.settle(model)
     _make_room(model, base)
     if options["device_map"] is None:
-        model.to(place)  # type: ignore[arg-type]
+        model.to(device)  # type: ignore[arg-type]
     if base.device_map and not hasattr(model, "hf_device_map"):  # transformers notes only what it spread
         model.hf_device_map = {"": model.device}  # type: ignore[assignment]
     model.eval()
     return model
 
 
-def _make_room(model: PreTrainedModel, base: Base) -> None:
+def _make_room(model: PreTrainedModel, base: ModelConf) -> None:
     if base.added_tokens:
         added_tokens.grow(model, max(added_tokens.numbers(tokenizer_of(base), base.added_tokens)) + 1)
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype, place: torch.device, *, trust_remote_code: bool = False
+    folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Loads a causal language model's weights, safetensors only, in evaluation mode."""
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
-    return model.to(place).eval()  # type: ignore[no-any-return, arg-type]
+    return model.to(device).eval()  # type: ignore[no-any-return, arg-type]
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -203,25 +185,25 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     return tokenizer  # type: ignore[no-any-return]
 
 
-def tokenizer_of(base: Base) -> PreTrainedTokenizerBase:
-    """A base's tokenizer, with ``base.added_tokens``."""
-    tokenizer = load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+def tokenizer_of(base: ModelConf) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base, with ``base.added_tokens`` in it."""
+    tokenizer = load_tokenizer(folder_of(base), trust_remote_code=base.trust_remote_code)
     added_tokens.add(tokenizer, base.added_tokens)
     return tokenizer
 
 
-def added_rows(base: Base) -> range:
+def added_rows(base: ModelConf) -> range:
     """The rows of embedding and head that are not the base's: of ``base.added_tokens``, and any that it lacks."""
     if not base.added_tokens:
         return range(0)
     numbers = added_tokens.numbers(tokenizer_of(base), base.added_tokens)
-    own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=())))
+    own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=[])))
     return range(min(*numbers, own), max(numbers) + 1)
 
 
-def skeleton(base: Base) -> PreTrainedModel:
+def skeleton(base: ModelConf) -> PreTrainedModel:
     """The base without weights, on the meta device: names and shapes in milliseconds."""
-    model = plain_skeleton(base.folder, trust_remote_code=base.trust_remote_code)
+    model = plain_skeleton(folder_of(base), trust_remote_code=base.trust_remote_code)
     _make_room(model, base)
     return model
 

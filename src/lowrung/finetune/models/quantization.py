@@ -22,7 +22,7 @@ def config(kind: str, dtype: torch.dtype, *, double: bool) -> BitsAndBytesConfig
 
 
 def settle(model: PreTrainedModel) -> None:
-    """Keeps bitsandbytes from changing a model behind our backs, and from a warning at each layer of each step."""
+    """Keeps bitsandbytes from changing weights during an evaluation, and from a warning at each layer of each step."""
     for module in model.modules():
         # On a CPU with AVX512-BF16 the first evaluation would repack 4-bit weights for a kernel that computes in
         # bfloat16 and passes no gradient on; a base that was evaluated could not be trained or dequantised any more.

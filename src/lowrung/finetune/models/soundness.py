@@ -1,4 +1,4 @@
-"""What stands in the way of using a base model, said before anything runs; no weights are loaded."""
+"""Why a base model cannot be used, found before anything runs; no weights are loaded."""
 
 import importlib.util
 import json
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError, install
 from lowrung.finetune.models import hub, pretrained
-from lowrung.finetune.models.pretrained import Base
 
 CONVERT = (
     "A pickle can run any code when it is loaded. If you trust it, convert it once, to another folder:"
@@ -21,22 +21,25 @@ CONVERT = (
 FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 
 
-def problems(base: Base) -> list[str]:
-    """What stands in the way of loading a base model with its settings; no weights are loaded.
+def problems(base: ModelConf) -> list[str]:
+    """Why a base model cannot be loaded with its settings; no weights are loaded.
 
     A hub model is fetched for this.
     """
     found = [*_quantization_problems(base), *_flash_problems(base)]
     try:
-        folder = base.folder
+        folder = pretrained.folder_of(base)
     except UsageError as error:
         return [*found, *error.problems]
     if base.revision is not None and hub.commit(folder) is None:
-        found.append(f"model.revision={base.revision} needs a hub model, but model.path={base.path} is none. Drop it.")
+        found.append(
+            f"model.revision={base.revision} needs a hub model, but model.path={base.path} is not one. Leave"
+            " model.revision out."
+        )
     return [*found, *_folder_problems(base, folder)]
 
 
-def _quantization_problems(base: Base) -> Iterator[str]:
+def _quantization_problems(base: ModelConf) -> Iterator[str]:
     if base.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         yield (
             f"model.quantization={base.quantization} needs the package bitsandbytes, which is not installed."
@@ -44,7 +47,7 @@ def _quantization_problems(base: Base) -> Iterator[str]:
         )
 
 
-def _flash_problems(base: Base) -> Iterator[str]:
+def _flash_problems(base: ModelConf) -> Iterator[str]:
     attention = base.attn_implementation or ""
     package = FLASH_PACKAGES.get(attention)
     if package is None:
@@ -58,7 +61,7 @@ def _flash_problems(base: Base) -> Iterator[str]:
         )
 
 
-def _folder_problems(base: Base, folder: Path) -> Iterator[str]:
+def _folder_problems(base: ModelConf, folder: Path) -> Iterator[str]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -86,7 +89,7 @@ def _weight_problems(config: dict[str, Any], folder: Path) -> Iterator[str]:
         )
 
 
-def _remote_code_problem(base: Base, config: dict[str, Any], folder: Path) -> str | None:
+def _remote_code_problem(base: ModelConf, config: dict[str, Any], folder: Path) -> str | None:
     brings_code = "AutoModelForCausalLM" in (config.get("auto_map") or {})
     if base.trust_remote_code or not brings_code or config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
@@ -97,7 +100,7 @@ def _remote_code_problem(base: Base, config: dict[str, Any], folder: Path) -> st
     )
 
 
-def _architecture_problems(base: Base, config: dict[str, Any], folder: Path) -> Iterator[str]:
+def _architecture_problems(base: ModelConf, config: dict[str, Any], folder: Path) -> Iterator[str]:
     named = config.get("architectures") or []
     if named and not base.trust_remote_code and not {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}.intersection(named):
         yield (
@@ -112,7 +115,7 @@ def _architecture_problems(base: Base, config: dict[str, Any], folder: Path) -> 
         yield f"model.path={base.path} cannot be built from config.json in {folder}: {_in_short(error)}"
 
 
-def _tokenizer_problems(base: Base, folder: Path) -> Iterator[str]:
+def _tokenizer_problems(base: ModelConf, folder: Path) -> Iterator[str]:
     try:
         tokenizer = pretrained.load_tokenizer(folder, trust_remote_code=base.trust_remote_code)
     except Exception as error:  # as above

@@ -1,4 +1,4 @@
-"""What happens while the trainer runs: reports go out, and a run that diverged ends at once."""
+"""Callbacks of the trainer: they report metrics, stop on request, and end a run that diverged."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ OnReport = Callable[[int, Mapping[str, float]], None]
 """Takes the step and its metrics, by MLflow name."""
 
 
-class Diverged(LowrungError):  # noqa: N818  (it names an end, and is caught as one)
+class Diverged(LowrungError):  # noqa: N818  (the name says how training ended)
     """Training left the finite numbers.
 
     Attributes:
@@ -37,18 +37,21 @@ class Stopped(LowrungError):  # noqa: N818
         self.step = step
 
 
-class Loaded(LowrungError):  # noqa: N818
+class CheckpointLoaded(LowrungError):  # noqa: N818
     """The trainer has loaded a checkpoint."""
 
 
 class OnlyLoad(TrainerCallback):
-    """Ends `Trainer.train` by `Loaded` before a step: from a checkpoint at its end it would take one too many."""
+    """Ends `Trainer.train` by `CheckpointLoaded` before a step.
+
+    From a checkpoint at the end of training, the trainer would take one step too many.
+    """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The weights are those of the checkpoint by now."""
-        raise Loaded
+        """Raises: the weights are now those of the checkpoint."""
+        raise CheckpointLoaded
 
 
 class StopOnRequest(TrainerCallback):
@@ -65,7 +68,7 @@ class StopOnRequest(TrainerCallback):
         self.has_stopped = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Looks whether to stop; after the last step there is nothing to stop."""
+        """Asks whether to stop; after the last step there is nothing to stop."""
         if state.global_step < state.max_steps and self._should_stop():
             self.has_stopped = control.should_training_stop = True
             control.should_save = self._saves
@@ -92,7 +95,7 @@ class Report(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Looks at the weights: a NaN in them need not show in this step's loss."""
+        """Checks the weights: a NaN in them need not show in this step's loss."""
         trainable = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         if not torch.stack(torch._foreach_norm(trainable)).isfinite().all():
             raise Diverged(state.global_step, "A trainable parameter")
@@ -123,4 +126,4 @@ _NAMES = {
     "eval_perplexity": "eval/perplexity",
     "eval_token_accuracy": "eval/token_accuracy",
 }
-"""The trainer's names and ours."""
+"""Our metric names, by those of the trainer."""

@@ -1,4 +1,4 @@
-"""Checkpoints that count: whole ones, marked when all their files are on the disk."""
+"""Checkpoints, each marked as complete when all its files are on the disk; others are not used."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lowrung.store import atomic, records
 
 MARK = "complete.json"
-"""Written last. The trainer's own files do not tell a whole checkpoint from a torn one: without ``optimizer.pt`` or
+"""Written last. The trainer's own files do not show whether a checkpoint is complete: without ``optimizer.pt`` or
 ``rng_state.pth`` it resumes silently, with other results."""
 
 History = list[tuple[int, dict[str, float]]]
@@ -67,7 +67,7 @@ class Keep(TrainerCallback):
 
     Args:
         history: what was reported so far; it grows while the run goes on.
-        limit: how many checkpoints are kept, beside the best one where the trainer looks for it.
+        limit: the number of checkpoints that are kept, besides the best one where the trainer keeps that.
         is_cut_short: whether training is to stop before its end.
     """
 

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -14,13 +13,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.config.schema import LoraConf, TrainConf, is_converted
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
+from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.pretrained import Base
+from lowrung.finetune.models.score import Row
 from lowrung.finetune.training import checkpoints, metrics
-from lowrung.finetune.training.callbacks import Loaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
+from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
 
 
@@ -31,16 +31,16 @@ class Trained:
     Attributes:
         model: the base with its adapter, or the whole model where all of it was trained, in evaluation mode.
         held_out: held-out rows of ``input_ids`` and ``labels``.
-        parameters: how many parameters were trained.
+        parameters: the number of parameters that were trained.
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
-        dtype: the precision that it computed in.
+        dtype: the coarsest precision of its weights.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
     """
 
     model: PreTrainedModel | PeftModel
-    held_out: Sequence[dict[str, Any]]
-    parameters: adapter.ParameterCount
+    held_out: Sequence[Row]
+    parameters: ParameterCount
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     dtype: torch.dtype
@@ -49,7 +49,7 @@ class Trained:
 
 def fine_tune(
     *,
-    base: Base,
+    base: ModelConf,
     data: Prepared,
     lora: LoraConf,
     train: TrainConf,
@@ -64,12 +64,12 @@ def fine_tune(
 ) -> Trained:
     """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
 
-    Where the checkpoint folder holds a whole checkpoint of this run, it goes on from there, to the same result; what
-    was reported up to there is reported again.
+    With a complete checkpoint of this run in the checkpoint folder, training goes on from there, to the same result.
+    Everything reported before the checkpoint is reported again.
 
     Args:
-        base: the base model and how it is loaded.
-        data: what to train and evaluate on.
+        base: the base model, with the settings that it is loaded with.
+        data: the rows to train and evaluate on.
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
         max_length: the most tokens of a row.
@@ -89,7 +89,7 @@ def fine_tune(
     set_seed(seed)
     tokenizer = pretrained.tokenizer_of(base)
     model, initial = _trainable(base, lora, train, data.train)
-    parameters = adapter.count_parameters(model)
+    parameters = count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
         model,
@@ -103,20 +103,18 @@ def fine_tune(
         on_report=on_report,
         should_stop=should_stop,
     )
-    before, after = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
+    base_loss, final_scores = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
     model.eval()
+    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     results = {
-        "base/eval_loss": before,
-        **_eval_metrics(after),
-        **_parameter_metrics(parameters),
+        "base/eval_loss": base_loss,
+        **_eval_metrics(final_scores),
+        **parameters.metrics,
         **_rank_metrics(ranks),
+        **_answer_metrics(scores, model, tokenizer, held_out, train.eval_batch_size),
+        "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
-    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
-    if scores:
-        texts = generate.answers(model, tokenizer, held_out, batch_size=train.eval_batch_size)
-        results |= {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
-    results["adapter/bytes"] = _save(model, tokenizer, folder, base, initial)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
     return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
 
@@ -126,14 +124,28 @@ def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
 
 
+def _answer_metrics(
+    scores: Sequence[str],
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    batch_size: int,
+) -> dict[str, float]:
+    """The metrics of the model's answers by MLflow name; without any, nothing is generated."""
+    if not scores:
+        return {}
+    texts = generate.answers(model, tokenizer, rows, batch_size=batch_size)
+    return {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
+
+
 def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
 
 
 def _trainable(
-    base: Base, lora: LoraConf, train: TrainConf, rows: Dataset
+    base: ModelConf, lora: LoraConf, train: TrainConf, rows: Dataset
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
-    """What is trained, and where its factors start if that is a part of the base's weights."""
+    """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
     if lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
         dtype = torch.float32 if base.dtype == "auto" else None
@@ -171,14 +183,14 @@ def _train(
         trainer.tokens_before = int(max(metrics.get("train/tokens", 0) for _, metrics in checkpoint.history))
     if checkpoint is not None and checkpoint.result is not None:
         trainer.add_callback(OnlyLoad())
-        with suppress(Loaded):
+        with suppress(CheckpointLoaded):
             trainer.train(resume_from_checkpoint=str(checkpoint.result))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     if stop.has_stopped:
         raise Stopped(trainer.state.global_step)
-    before = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
-    return before, _last_evaluation(trainer)
+    base_loss = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
+    return base_loss, _last_evaluation(trainer)
 
 
 def _last_evaluation(trainer: LabelledTrainer) -> Mapping[str, float]:
@@ -193,11 +205,11 @@ def _save(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    base: Base,
+    base: ModelConf,
     initial: Mapping[str, Tensor] | None,
 ) -> int:
     if isinstance(model, PeftModel):
-        return adapter.save(model, tokenizer, folder, origin=base.origin, initial=initial)
+        return adapter.save(model, tokenizer, folder, origin=pretrained.origin_of(base), initial=initial)
     with pretrained.quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -208,12 +220,3 @@ def _lowest_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:
     """The coarsest precision among the weights; what a quantised base holds in integers does not count."""
     used = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
     return max(used, key=lambda dtype: torch.finfo(dtype).eps)
-
-
-def _parameter_metrics(parameters: adapter.ParameterCount) -> dict[str, float]:
-    return {
-        "params/trainable": parameters.trainable,
-        "params/total": parameters.total,
-        "params/trainable_percent": parameters.percent,
-        **{f"params/trainable/{name}": count for name, count in parameters.by_module.items()},
-    }

@@ -1,7 +1,7 @@
 """Scores of generated text: those that lowrung brings, and functions of the user's.
 
 A function of the user's is named by its dotted name in ``data.metrics`` and takes two lists of texts,
-``(predictions, references) -> number``. Its module is found wherever Python looks, and then in the working folder.
+``(predictions, references) -> number``. Its module is searched for on Python's path, and then in the working folder.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _ALWAYS = ("loss", "perplexity", "token_accuracy")
 
 
 def problems(names: Sequence[str]) -> list[str]:
-    """What stands in the way of these metrics: packages, modules, functions, and names that would collide.
+    """Why these metrics cannot be computed: missing packages, modules or functions, and names that would collide.
 
     Args:
         names: as in ``data.metrics``.
@@ -172,12 +172,12 @@ def _function(name: str) -> tuple[Callable[..., Any], ModuleType]:
     except (Exception, SystemExit) as error:  # a module may do anything while it is imported
         raise UsageError(
             f"data.metrics names {name}, but its module {module_name!r} cannot be imported: {_one_line(error)}."
-            f" It is looked for where Python looks, then in {Path.cwd()}."
+            f" Python searches its own path first, then {Path.cwd()}."
         ) from error
     if not hasattr(module, function_name):
         meant = did_you_mean(function_name, [known for known in dir(module) if not known.startswith("_")])
-        place = getattr(module, "__file__", None) or "built in"
-        raise UsageError(f"data.metrics names {name}, but {module_name} ({place}) has no {function_name!r}.{meant}")
+        file = getattr(module, "__file__", None) or "built in"
+        raise UsageError(f"data.metrics names {name}, but {module_name} ({file}) has no {function_name!r}.{meant}")
     function = getattr(module, function_name)
     if not callable(function):
         raise UsageError(f"{_RULE}, but {name} is {reprlib.repr(function)}.")
@@ -190,7 +190,7 @@ def _signature_problem(function: Callable[..., Any]) -> str | None:
     """Why a function cannot be called with two arguments, or None."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return None
     try:
         signature.bind([], [])
@@ -237,7 +237,7 @@ def _working_folder_on_path() -> Iterator[None]:
     if folder in sys.path:
         yield
         return
-    importlib.invalidate_caches()  # a module may be younger than the last look at its folder
+    importlib.invalidate_caches()  # a module may be newer than what Python has cached of its folder
     sys.path.append(folder)
     try:
         yield

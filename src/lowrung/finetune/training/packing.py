@@ -12,12 +12,12 @@ from lowrung.errors import UsageError
 from lowrung.finetune.models import added_tokens
 
 PROBE = 8
-"""Tokens of each of the examples that a model is tried on."""
+"""Tokens of each of the examples that a model is tested with."""
 
 LEAK = 0.1
-"""How much of a leak may show. Models that mask show exactly 0 in any precision, but for up to 0.03 in int8, whose
-outliers are chosen for all tokens of a row together. Recurrent states, short convolutions and masks of a model's own
-showed 0.16 to 1.2."""
+"""The largest leak that is accepted. Models that mask leak exactly 0 in any precision, and up to 0.03 in int8, whose
+outliers are chosen for all tokens of a row together. Models with recurrent states, short convolutions or masks of their
+own leaked 0.16 to 1.2."""
 
 
 def pack(rows: Dataset, max_length: int) -> Dataset:
@@ -27,10 +27,10 @@ def pack(rows: Dataset, max_length: int) -> Dataset:
 
 
 def require_separation(model: nn.Module) -> None:
-    """Tries out whether the model keeps packed examples apart.
+    """Tests whether the model keeps packed examples apart.
 
-    Position numbers that begin again are all that tells it where one ends. Attention that transformers masks looks at
-    them; a recurrent state does not, nor does a model that masks by itself.
+    Only position numbers that begin again mark where an example ends. transformers builds its attention masks from
+    them; a recurrent state ignores them, and so does a model with a mask of its own.
 
     Raises:
         UsageError: when an example's logits depend on the one packed before it.
@@ -38,18 +38,18 @@ def require_separation(model: nn.Module) -> None:
     leak = leakage(model)
     if not leak < LEAK:
         raise UsageError(
-            f"train.packing needs a model that keeps packed examples apart, but in this one {leak:.0%} of the example"
-            " before gets through. Use train.packing=false, or another model.attn_implementation."
+            f"train.packing needs a model that keeps packed examples apart, but in this one {leak:.0%} of an example"
+            " reaches the next one. Use train.packing=false, or another model.attn_implementation."
         )
 
 
 @torch.no_grad()
 def leakage(model: Any) -> float:
-    """How much of the example before gets through to one that is packed behind it: 0 nothing, 1 all.
+    """The influence of an example on the one that is packed behind it: 0 is none, 1 is as in one text.
 
-    One example is packed behind two others in turn. What its logits differ by is held against what they differ by
-    where positions go on, and nothing marks its beginning. All rows have the same shape, and those that are compared
-    the same positions: neither rounding nor where a token stands counts, only what is seen.
+    One example is packed behind two others in turn, and the difference of its logits is taken. It is divided by the
+    same difference for positions that go on, where nothing marks a beginning. All rows have the same shape and the
+    compared tokens the same positions, so rounding and position have no effect.
     """
     was_training = model.training
     model.eval()
@@ -65,6 +65,6 @@ def leakage(model: Any) -> float:
 
 
 def _difference(model: Any, rows: Sequence[Tensor], positions: Mapping[str, Tensor]) -> float:
-    """How far the logits of the second example in one row are from those in the other."""
+    """The distance between the logits of the second example in one row and in the other."""
     one, other = (model(input_ids=row, **positions, use_cache=False).logits[:, PROBE:].float() for row in rows)
     return float((one - other).norm())

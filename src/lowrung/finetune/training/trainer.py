@@ -110,9 +110,9 @@ def make_trainer(
     """Builds the trainer, and the callbacks through which it reports and is stopped.
 
     Args:
-        model: what is trained, on the device where it is trained.
+        model: the model to train, on its device.
         tokenizer: the model's.
-        data: what to train and evaluate on.
+        data: the rows to train and evaluate on.
         lora: the adapter's settings.
         train: how to train.
         max_length: the most tokens of a row.
@@ -149,10 +149,10 @@ def make_trainer(
 
 
 def _settle_whole_modules(model: nn.Module) -> None:
-    """Gives modules that are trained whole the precision of what they stand in for.
+    """Gives modules that are trained whole the precision of the modules that they replace.
 
-    SFTTrainer puts all that is trained on a quantised base in bfloat16. LoRA's layers cast what they are given; a head
-    or an embedding does not, and a CPU refuses products of two precisions.
+    On a quantised base, SFTTrainer puts all trained parameters in bfloat16. LoRA's layers cast their inputs; a head or
+    an embedding does not, and a CPU refuses products of two precisions.
     """
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):

@@ -1,0 +1,45 @@
+"""What a sweep is to do, its preflight included."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lowrung.errors import UsageError
+from lowrung.runs.task import Assignment
+from tests.stage import SEEN
+
+
+def test_a_folder_that_cannot_be_written_is_named(here):
+    with pytest.raises(UsageError, match=r"hydra\.sweep\.dir must be where files can be written, but /proc"):
+        here.sweep("hydra.sweep.dir=/proc/none")
+    assert here.ran == []
+
+
+def test_the_preflights_problems_end_the_sweep_each_is_reported_once(here):
+    seen = SimpleNamespace(problems=("no such model", "no such module"))
+    with pytest.raises(UsageError) as caught:
+        here.sweep("lora.r=4,8", "data=docstrings,number_words", seen=seen)
+    assert caught.value.problems == ["no such model", "no such module"]
+    assert not Path("runs").exists()
+    assert not here.tracker.runs
+
+
+@pytest.mark.slow
+def test_several_gpus_for_a_model_that_lies_on_one_are_refused(here):
+    with pytest.raises(UsageError, match=r"gpus_per_trial=2 needs a model that is spread over them.*device_map=auto"):
+        here.sweep("lora.r=2,4", "hydra.launcher.gpus_per_trial=2")
+    spread = ["hydra.launcher.gpus_per_trial=2", "model.device_map=auto"]
+    assert len(here.sweep("lora.r=2,4", *spread)) == 2
+
+
+@pytest.mark.slow
+def test_a_hub_models_branch_is_pinned_to_the_commit_that_was_found(here):
+    seen = copy.copy(SEEN)
+    seen.revision = "c0ffee"
+    here.sweep("lora.r=2,4", "model.path=some/model", "model.revision=main", seen=seen)
+    for number in (0, 1):
+        job = here.study.job(number)
+        assert Assignment.read(job.assignment).revision == "c0ffee"
+        assert "revision: c0ffee" in (job.run / "config.yaml").read_text()

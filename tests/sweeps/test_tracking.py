@@ -1,0 +1,154 @@
+"""A sweep in the tracker: a parent, and a child for each run."""
+
+import pytest
+
+from lowrung.errors import RunFailed
+from lowrung.runs import task
+from lowrung.store.outcome import Status
+from lowrung.sweeps import queue
+from lowrung.sweeps.results import Results
+from lowrung.track.base import TrackerLostError
+from tests.stage import fails_at, interrupts_at, ranks
+
+
+class TestTracking:
+    def test_a_parent_and_a_child_for_each_trial(self, here, capsys):
+        here.sweep("lora.r=4,8")
+        parent, *children = here.tracker.runs.values()
+        assert (parent.name, parent.parent, parent.status) == ("s", None, Status.COMPLETE)
+        assert parent.tags["lowrung.kind"] == "sweep"
+        assert [child.name for child in children] == ["lora.r=4", "lora.r=8"]
+        for number, child in enumerate(children):
+            assert child.parent == "run0"
+            assert child.status is Status.COMPLETE
+            assert child.params["lora.r"] == str((4, 8)[number])
+            assert child.params.keys() == {"lora.r", "model", "data", "seed", "train.learning_rate"}
+            assert (child.tags["lowrung.trial"], child.tags["lowrung.study"]) == (str(number), "s")
+            assert child.tags["lowrung.signature"] == here.study.job(number).run.resolve().name
+            assert child.metrics["eval/loss"] == pytest.approx((2.522878745, 1.522878745)[number])
+            assert {"config.yaml", "environment.json", "outcome.json"} <= child.artifacts.keys()
+        assert "http://127.0.0.1:5000/#/compare-runs?runs=run1,run2" in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_the_parent_shows_the_best_so_far(self, here):
+        here.sweep("lora.r=4,8,2")
+        parent = here.tracker.runs["run0"]
+        losses = parent.history["eval/loss"]
+        assert losses == {1: pytest.approx(losses[2] + 1), 2: losses[2]}
+        assert parent.tags["lowrung.best_trial"] == "1"
+        assert "leaderboard.json" in parent.artifacts
+
+    @pytest.mark.slow
+    def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=2,8", act=fails_at(8))
+        assert here.tracker.runs["run0"].status is Status.FAILED
+        here.sweep("lora.r=2,8")
+        parent = here.tracker.runs["run0"]
+        assert parent.status is Status.COMPLETE
+        assert parent.metrics["eval/loss"] == here.tracker.runs["run3"].metrics["eval/loss"]
+        assert [run.parent for run in here.tracker.runs.values()] == [None, "run0", "run0", "run0"]
+
+    @pytest.mark.slow
+    def test_an_interrupted_trial_keeps_its_run(self, here):
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=2,4", act=interrupts_at(4))
+        assert here.tracker.runs["run0"].status is Status.CANCELLED
+        assert here.tracker.runs["run2"].status is Status.CANCELLED
+        here.sweep("lora.r=2,4")
+        assert len(here.tracker.runs) == 3
+        assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
+
+    @pytest.mark.slow
+    def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here, monkeypatch):
+        def full_disk(*_):
+            raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "prepare_folder", full_disk)
+            with pytest.raises(OSError, match="No space left"):
+                here.sweep("lora.r=4")
+        assert str(here.tracker.runs["run0"].status) == "cancelled"
+        assert ranks(here.sweep("lora.r=4")) == [4]
+        assert str(here.tracker.runs["run0"].status) == "complete"
+
+    @pytest.mark.parametrize("call", ["start_run", "log", "end_run"])
+    @pytest.mark.slow
+    def test_a_coordinator_that_is_killed_between_two_records_leaves_none_open(self, here, monkeypatch, call):
+        done = getattr(here.tracker, call)
+
+        def killed(*args, **kwargs):
+            done(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(here.tracker, call, killed)
+            with pytest.raises(KeyboardInterrupt):
+                here.sweep("lora.r=4,8")
+        here.sweep("lora.r=4,8")
+        parent, *children = here.tracker.runs.values()
+        assert {run.status for run in (parent, *children)} == {Status.COMPLETE}
+        assert [child.params["lora.r"] for child in children] == ["4", "8"]
+        assert len(here.trials()) == 2
+
+    @pytest.mark.slow
+    def test_the_best_is_in_the_parent_also_where_the_last_trial_was_just_told(self, here, monkeypatch):
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Results, "log_best", killed)
+            with pytest.raises(KeyboardInterrupt):
+                here.sweep("lora.r=8")
+        here.sweep("lora.r=8")
+        parent, child = here.tracker.runs.values()
+        assert parent.metrics["eval/loss"] == child.metrics["eval/loss"]
+
+    def test_a_history_that_the_run_had_not_sent_is_whole_in_the_end(self, here):
+        here.sweep("lora.r=8")  # simulated runs write their mailbox alone
+        assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
+
+    @pytest.mark.slow
+    def test_what_a_lost_tracker_has_in_part_is_completed_by_the_next_start(self, here, monkeypatch):
+        def lost(*_):
+            raise TrackerLostError("it is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(here.tracker, "log_artifact", lost)
+            here.sweep("lora.r=4,8")
+        assert not here.sweep("lora.r=4,8")
+        parent, *children = here.tracker.runs.values()
+        assert [child.params["lora.r"] for child in children] == ["4", "8"]
+        assert {run.status for run in (parent, *children)} == {Status.COMPLETE}
+        assert all("outcome.json" in child.artifacts for child in children)
+
+    def test_a_run_that_has_tracked_itself_is_closed_and_no_more(self, here):
+        here.returned = task.Ran(Status.COMPLETE, is_tracked=True)
+        here.sweep("lora.r=8")
+        child = here.tracker.runs["run1"]
+        assert child.status is Status.COMPLETE
+        assert not child.history
+        assert not child.artifacts
+
+    @pytest.mark.slow
+    def test_a_reused_result_has_its_history_in_the_new_study(self, here):
+        here.sweep("lora.r=8")
+        here.sweep("lora.r=8", "study=second")
+        second = here.tracker.runs["run3"]
+        assert second.tags["lowrung.study"] == "second"
+        assert second.history["train/loss"] == {1: 2.5}
+        assert second.metrics["eval/loss"] == here.tracker.runs["run1"].metrics["eval/loss"]
+
+    def test_a_failed_trial_says_why(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=4", act=fails_at(4))
+        child = here.tracker.runs["run1"]
+        assert child.status is Status.FAILED
+        assert child.tags["lowrung.cause"].startswith("RuntimeError: no luck at rank 4")
+
+    @pytest.mark.slow
+    def test_a_tracker_that_was_emptied_is_filled_anew(self, here):
+        here.sweep("lora.r=4,8", n_trials=1)
+        here.tracker.runs.clear()
+        here.sweep("lora.r=4,8")
+        assert [run.name for run in here.tracker.runs.values()][1:] == ["lora.r=4", "lora.r=8"]
