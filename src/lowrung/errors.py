@@ -43,8 +43,9 @@ class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
 
 
 def install(extra: str) -> str:
-    """What to type where the packages of one of lowrung's extras are missing, from the checkout's folder."""
-    return f"Run `.venv/bin/pip install -c constraints.txt -e '.[{extra}]'`."
+    """What to type where the packages of one of lowrung's extras are missing."""
+    checkout = f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
+    return f"Run `{checkout}`, or without a checkout `pip install 'lowrung[{extra}]'`."
 
 
 def did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.store.layout import CHECKOUT
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.plan import Plan
 from lowrung.track.base import Point, Tracker
@@ -142,7 +143,7 @@ class Results:
         tracked = [run.tracked for _, row in sorted(self._rows.items()) for run in row.seeds if run.tracked]
         fragment = self._tracker.comparison(tracked)
         if fragment is not None:
-            print(f"compare:  make ui, then http://127.0.0.1:5000/{fragment}")
+            print(f"compare:  {'lowrung' if CHECKOUT is None else 'make'} ui, then http://127.0.0.1:5000/{fragment}")
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:
