@@ -8,7 +8,7 @@ from typing import Any
 
 from lowrung.report.tables import table
 from lowrung.store import atomic
-from lowrung.store.outcome import Outcome, Status
+from lowrung.store.outcome import Outcome, Status, passed_gate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +124,10 @@ def name(point: Mapping[str, str]) -> str:
 
 
 def _gate(metrics: Mapping[str, float]) -> str:
-    if "merge/passed" not in metrics:
+    passed = passed_gate(metrics)
+    if passed is None:
         return ""
-    result = "passed" if metrics["merge/passed"] == 1 else "FAILED"  # below 1: not with every seed
+    result = "passed" if passed else "FAILED"
     if "merge/max_abs_logit_diff" not in metrics:  # the adapter could not even be loaded
         return result
     return f"{result}  max |Δlogit| {metrics['merge/max_abs_logit_diff']:.1e}"
