@@ -182,7 +182,7 @@ class TestSweep:
         got: list[list[str]] = []
         monkeypatch.setattr(entry, "run", lambda overrides, **_: got.append(overrides))
         defaults = {field.name: None for field in dataclasses.fields(Settings)}
-        sweeper = LowrungSweeper(params={"x": given}, **defaults)
+        sweeper = LowrungSweeper(**{**defaults, "params": {"x": given}})
         nothing: Any = SimpleNamespace()
         sweeper.hydra_context, sweeper.config, sweeper.task_function, sweeper.launcher = (nothing,) * 4
         sweeper.sweep(["y=1"])

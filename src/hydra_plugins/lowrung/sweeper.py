@@ -1,58 +1,27 @@
 """Hydra's door to `lowrung.sweeps.entry`: ``hydra/sweeper=lowrung``, the default."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional  # noqa: UP035  (as Hydra spells its interface)
+from typing import Any, Dict, List  # noqa: UP035  (as Hydra spells its interface)
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.lowrung.choices import PRUNERS, SAMPLERS
+from lowrung.config.sweeper_schema import SweeperConf
 
 
 @dataclass
-class LowrungSweeperConf:
+class LowrungSweeperConf(SweeperConf):
     """The settings of a sweep.
 
-    Attributes:
-        n_trials: trials in total; needed with an interval. Without one, every point of the grid is run once, and a
-            number stops earlier.
-        timeout: no trial starts after so long: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs that
-            have started are run to their ends. The same command goes on, with as much time again. null is no limit.
-        objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is the least eval/loss.
-            (A dict as the default could be added to on the command line, but not be replaced.)
-        constraints: metrics with bounds that the best trial must keep to, such as
-            ``{params/trainable:"<=1e6"}``. tpe, nsga2 and gp learn what breaks them; null is none.
-        params: the search space of a preset: overrides by key. The command line's come first.
-        sampler: draws the intervals' values, and learns from all points of the grid together:
-            ``hydra/sweeper/sampler=NAME``.
-        pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
-        storage: address of the database that Optuna keeps the study in: ``postgresql://...`` or ``mysql://...`` for one
-            that others can read. It must hold no password. null is a SQLite file in the study's folder.
-        fresh: starts the study over. Results stay in the store, and a run that has one there is not trained again.
-        retries: how often a run whose process was lost (a crash, a kill) is started again, from its last checkpoint. A
-            run that is out of memory is tried once more, with half the batch and twice the accumulation. Any other
-            failure would come again, so such a run is not tried again.
-        max_failures: so many failures one after the other end the sweep: the next trials would most likely fail too.
-        dry_run: checks everything, prints what would be run, and runs nothing.
+    Beside them Hydra reads which groups are the defaults, and what is made of them.
     """
 
     defaults: List[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])  # noqa: UP006
     _target_: str = "hydra_plugins.lowrung.sweeper.LowrungSweeper"
-    n_trials: Optional[int] = None  # noqa: UP045
-    timeout: Any = None
-    objectives: Any = None
-    constraints: Any = None
-    params: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
-    sampler: Any = MISSING
-    pruner: Any = MISSING
-    storage: Optional[str] = None  # noqa: UP045
-    fresh: bool = False
-    retries: int = 1
-    max_failures: int = 5
-    dry_run: bool = False
 
 
 _STORE = ConfigStore.instance()
@@ -66,9 +35,8 @@ for _name, _node in PRUNERS.items():
 class LowrungSweeper(Sweeper):
     """Thin: it keeps what Hydra hands over until `sweep`, and imports the coordinator only there."""
 
-    def __init__(self, params: Dict[str, Any], **settings: Any) -> None:  # noqa: UP006
-        self.params = dict(params)
-        self.settings = {
+    def __init__(self, **settings: Any) -> None:
+        self.settings: Dict[str, Any] = {  # noqa: UP006
             name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for name, value in settings.items()
         }
@@ -91,7 +59,7 @@ class LowrungSweeper(Sweeper):
         assert self.config is not None
         absent: Dict[str, Any] = {"objectives": {"eval/loss": "minimize"}, "constraints": {}}  # noqa: UP006
         given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
-        preset = [f"{key}={'null' if value is None else value}" for key, value in self.params.items()]
+        preset = [f"{key}={'null' if value is None else value}" for key, value in self.settings["params"].items()]
         return entry.run(
             preset + list(arguments),
             hydra_context=self.hydra_context,

@@ -1,9 +1,8 @@
 """The fields of ``hydra.sweeper``, and what may be wrong with them."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from lowrung.config.sweeper_schema import SweeperConf
 from lowrung.engine import durations
 from lowrung.search import objectives
 from lowrung.search.pruning import Schedule
@@ -14,21 +13,8 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 """What Optuna keeps studies in; each may be followed by a driver, as in ``postgresql+psycopg``."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The fields of ``hydra.sweeper``. `LowrungSweeperConf` says what they mean, and has their defaults."""
-
-    n_trials: int | None
-    timeout: Any
-    objectives: Mapping[str, str]
-    constraints: Mapping[str, str]
-    sampler: Mapping[str, Any]
-    pruner: Mapping[str, Any]
-    storage: str | None
-    fresh: bool
-    retries: int
-    max_failures: int
-    dry_run: bool
+class Settings(SweeperConf):
+    """The settings of a sweep, with defaults in the place of what is null, and what may be wrong with them."""
 
     @property
     def goal(self) -> dict[str, Mapping[str, str]]:
