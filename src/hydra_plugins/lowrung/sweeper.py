@@ -13,12 +13,9 @@ from hydra_plugins.lowrung.choices import PRUNERS, SAMPLERS
 from lowrung.config.sweeper_schema import SweeperConf
 
 
-@dataclass
+@dataclass  # with what Hydra reads beside them: which groups are the defaults, and what is made of it all
 class LowrungSweeperConf(SweeperConf):
-    """The settings of a sweep.
-
-    Beside them Hydra reads which groups are the defaults, and what is made of them.
-    """
+    """The settings of a sweep."""
 
     defaults: List[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])  # noqa: UP006
     _target_: str = "hydra_plugins.lowrung.sweeper.LowrungSweeper"
