@@ -118,7 +118,7 @@ class Queue:
 
     @property
     def running(self) -> int:
-        """Exit many runs have a slot."""
+        """How many runs have a slot."""
         return len(self._running)
 
     @property
