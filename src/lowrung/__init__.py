@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lowrung.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from lowrung.api import Leaderboard, RunOutcome, run, sweep
     from lowrung.commands.generate import generate
@@ -24,7 +26,6 @@ __all__ = [
     "run",
     "sweep",
 ]
-__version__ = "0.2.0"
 
 _HOMES = {
     "generate": "lowrung.commands.generate",

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from lowrung import cli
 from lowrung.config import commandline
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
-from lowrung.engine import gpus
+from lowrung.engine import cores, gpus
 from lowrung.errors import LowrungError, RunFailed, UsageError
 from lowrung.report import leaderboard
 from lowrung.report.leaderboard import Row
@@ -213,13 +213,6 @@ def _value(text: str) -> int | float | str:
 @contextlib.contextmanager
 def _environment_put_back() -> Iterator[None]:
     """Puts back the variables that a run or sweep sets for its own process."""
-    before = {name: os.environ.get(name) for name in (gpus.VISIBLE, cli.SPINS)}
-    os.environ.setdefault(cli.SPINS, cli.FEW_SPINS)
-    try:
+    with cores.environment_kept((gpus.VISIBLE, cli.SPINS)):
+        os.environ.setdefault(cli.SPINS, cli.FEW_SPINS)
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

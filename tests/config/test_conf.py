@@ -10,7 +10,7 @@ from hydra.types import RunMode
 
 from lowrung.config import commandline, rules
 from lowrung.engine import hydra_job
-from lowrung.search import space as spaces
+from lowrung.search.space import parse, problems
 from lowrung.store.layout import ROOT
 from tests import composing
 from tests.composing import Composer
@@ -76,8 +76,8 @@ def test_every_preset_is_a_sweep_that_passes(composer, name):
 
     assert commandline.problems(overrides, compose, composer.parser) == []
     parsed = composer.parser.parse_overrides(overrides)
-    assert spaces.problems(parsed, sweeper.n_trials) == []
-    assert spaces.parse(overrides, composer.parser).keys
+    assert problems(parsed, sweeper.n_trials) == []
+    assert parse(overrides, composer.parser).keys
     assert f"python src/train.py sweeps={name}" in (ROOT / "sweeps" / f"{name}.yaml").read_text()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lowrung.search import space as spaces
+from lowrung.search.space import parse
 from lowrung.search.study import Study
 
 MIXED = ("lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-1))")
@@ -30,7 +30,7 @@ def opened(database: Path, request: pytest.FixtureRequest) -> Opener:
     def open_study(
         *overrides: str, objectives: Mapping[str, str] = LOSS, seed: int = 0, name: str = "study", **named: Any
     ) -> Study:
-        space = spaces.parse(overrides or MIXED, OverridesParser.create())
+        space = parse(overrides or MIXED, OverridesParser.create())
         full_name = f"{request.node.nodeid} {name}"
         return Study(full_name, storage=f"sqlite:///{database}", space=space, objectives=objectives, seed=seed, **named)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from lowrung.config.schema import Config
-from lowrung.search import objectives as goals
+from lowrung.search.objectives import metric_problems, objective_problems
 from tests import composing
 from tests.composing import changed
 
@@ -19,7 +19,7 @@ def config() -> Iterator[Config]:
 class TestObjectives:
     @pytest.mark.parametrize("objectives", [{"eval/loss": "minimize"}, {"adapter/bytes": "minimize", "x": "x"}])
     def test_metrics_and_directions_are_known(self, objectives):
-        assert bool(goals.objective_problems(objectives)) == ("x" in objectives)
+        assert bool(objective_problems(objectives)) == ("x" in objectives)
 
     @pytest.mark.parametrize(
         ("objectives", "problem"),
@@ -34,10 +34,10 @@ class TestObjectives:
         ],
     )
     def test_a_problem_is_named(self, objectives, problem):
-        assert goals.objective_problems(objectives) == [problem]
+        assert objective_problems(objectives) == [problem]
 
     def test_a_metric_is_suggested(self):
-        (problem,) = goals.objective_problems({"eval/los": "minimize"})
+        (problem,) = objective_problems({"eval/los": "minimize"})
         assert problem.endswith("but is 'eval/los'. Did you mean eval/loss?")
 
     @pytest.mark.parametrize(
@@ -45,30 +45,30 @@ class TestObjectives:
     )
     class TestThatNoRunWillHave:
         def test_a_score_of_text_that_is_not_taken(self, config, kind, rule):
-            (problem,) = goals.metric_problems(config, {kind: {"eval/exact_match": rule}})
+            (problem,) = metric_problems(config, {kind: {"eval/exact_match": rule}})
             assert problem == (
                 f"hydra.sweeper.{kind} must name metrics that every run has, but eval/exact_match is not measured,"
                 " since data.metrics is []. Add it there, or take another metric."
             )
-            assert goals.metric_problems(config, {kind: {"eval/loss": rule, "params/trainable": rule}}) == []
+            assert metric_problems(config, {kind: {"eval/loss": rule, "params/trainable": rule}}) == []
             scored = changed(config, "data.metrics", ["exact_match", "rouge", "my.own.score"])
             for name in ("exact_match", "rougeL", "score"):
-                assert goals.metric_problems(scored, {kind: {f"eval/{name}": rule}}) == []
+                assert metric_problems(scored, {kind: {f"eval/{name}": rule}}) == []
 
         def test_forgetting_that_is_not_measured(self, config, kind, rule):
             goal = {kind: {"eval/loss": rule, "forget/loss_delta": rule}}
-            (problem,) = goals.metric_problems(config, goal)
+            (problem,) = metric_problems(config, goal)
             assert problem == (
                 f"hydra.sweeper.{kind} must name metrics that every run has, but forget/loss_delta is not measured,"
                 " since verify.enabled is true and verify.forgetting 0. Add verify.forgetting=48, with verify=default."
             )
             measured = changed(config, "verify.forgetting", 48)
-            assert goals.metric_problems(measured, goal) == []
-            (problem,) = goals.metric_problems(changed(measured, "verify.enabled", False), goal)
+            assert metric_problems(measured, goal) == []
+            (problem,) = metric_problems(changed(measured, "verify.enabled", False), goal)
             assert "verify.enabled is false" in problem
 
     def test_forgetting_can_be_optimised(self):
-        assert goals.objective_problems({"eval/loss": "minimize", "forget/loss_delta": "minimize"}) == []
+        assert objective_problems({"eval/loss": "minimize", "forget/loss_delta": "minimize"}) == []
 
     def test_a_metric_of_ones_own_can_be_optimised(self):
-        assert goals.objective_problems({"eval/politeness": "maximize"}) == []
+        assert objective_problems({"eval/politeness": "maximize"}) == []

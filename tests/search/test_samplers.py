@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lowrung.errors import UsageError
 from lowrung.search import samplers
-from lowrung.search import space as spaces
+from lowrung.search.space import parse
 from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
 from tests.search.conftest import LOSS
@@ -140,7 +140,7 @@ def test_samplers_learn_each_in_its_own_way(opened):
 class TestProblems:
     @staticmethod
     def problems(settings: dict[str, Any], objectives: dict[str, str] = LOSS, overrides: tuple[str, ...] = SPACE):
-        return samplers.problems(settings, objectives, spaces.parse(overrides, OverridesParser.create()))
+        return samplers.problems(settings, objectives, parse(overrides, OverridesParser.create()))
 
     @pytest.mark.parametrize("settings", SETTINGS)
     def test_nothing_is_wrong(self, settings):

@@ -6,15 +6,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lowrung.search import space as spaces
-from lowrung.search.space import Interval, Space
+from lowrung.search.space import Interval, Space, parse, problems
 from tests import composing
 
 PARSER = OverridesParser.create()
 
 
-def parse(*overrides: str) -> Space:
-    return spaces.parse(overrides, PARSER)
+def space_of(*overrides: str) -> Space:
+    return parse(overrides, PARSER)
 
 
 def points(space: Space) -> list[list[str]]:
@@ -30,13 +29,13 @@ def parser() -> Iterator[OverridesParser]:
 
 class TestGrid:
     def test_command_line_order_with_the_last_axis_fastest(self):
-        assert points(parse("b=2,1", "c=fixed", "a=x,y,z")) == [
+        assert points(space_of("b=2,1", "c=fixed", "a=x,y,z")) == [
             [f"b={b}", f"a={a}"] for b in (2, 1) for a in ("x", "y", "z")
         ]
 
     def test_no_axis_is_one_point(self):
-        assert parse("lora.r=8").grid() == [{}]
-        assert parse().grid() == [{}]
+        assert space_of("lora.r=8").grid() == [{}]
+        assert space_of().grid() == [{}]
 
     @pytest.mark.parametrize(
         ("override", "expected"),
@@ -62,20 +61,20 @@ class TestGrid:
     )
     def test_values_each_once(self, override, expected):
         key = override.partition("=")[0]
-        assert points(parse(override)) == [[f"{key}={text}"] for text in expected]
+        assert points(space_of(override)) == [[f"{key}={text}"] for text in expected]
 
     def test_glob_takes_the_choices_of_a_group(self, parser):
-        (axis,) = spaces.parse(["lora=glob(*)"], parser).choices
+        (axis,) = parse(["lora=glob(*)"], parser).choices
         assert {"default", "rslora"} <= set(axis.values)
-        (axis,) = spaces.parse(["lora=glob(rs*)"], parser).choices
+        (axis,) = parse(["lora=glob(rs*)"], parser).choices
         assert axis.values == ("rslora",)
 
     def test_shuffle_pairs_each_value_with_its_own_text(self):
         for _ in range(5):
-            (axis,) = parse("r=shuffle(4,8,16,32)").choices
+            (axis,) = space_of("r=shuffle(4,8,16,32)").choices
             assert [str(value) for value in axis.values] == list(axis.texts)
             assert sorted(axis.texts, key=int) == ["4", "8", "16", "32"]
-            assert axis.distinct == parse("r=4,8,16,32").choices[0].distinct
+            assert axis.distinct == space_of("r=4,8,16,32").choices[0].distinct
 
     @pytest.mark.parametrize(
         "override",
@@ -94,24 +93,24 @@ class TestGrid:
     def test_a_point_reads_back_as_what_was_typed(self, override):
         elements = PARSER.parse_override(override).sweep_iterator()
         typed = [element.text if isinstance(element, QuotedString) else element for element in elements]
-        read = [PARSER.parse_override(text).value() for (text,) in points(parse(override))]
+        read = [PARSER.parse_override(text).value() for (text,) in points(space_of(override))]
         assert read == typed
         assert [type(value) for value in read] == [type(value) for value in typed]
 
 
 class TestRepeatedKeys:
     def test_the_command_line_comes_after_the_preset_and_holds(self):
-        space = parse("lora.r=2,4,8", "train.max_steps=5,10", "lora.r=16,32")
+        space = space_of("lora.r=2,4,8", "train.max_steps=5,10", "lora.r=16,32")
         assert points(space)[0] == ["lora.r=16", "train.max_steps=5"]
         assert len(space.grid()) == 4
 
     def test_an_axis_can_become_fixed_and_back(self):
-        assert parse("lora.r=2,4", "lora.r=8") == Space((), (), ("lora.r=8",))
-        assert [axis.key for axis in parse("lora.r=8", "lora.r=2,4").choices] == ["lora.r"]
-        assert parse("lora.r=8", "lora.r=2,4").fixed == ()
+        assert space_of("lora.r=2,4", "lora.r=8") == Space((), (), ("lora.r=8",))
+        assert [axis.key for axis in space_of("lora.r=8", "lora.r=2,4").choices] == ["lora.r"]
+        assert space_of("lora.r=8", "lora.r=2,4").fixed == ()
 
     def test_an_interval_replaces_a_list(self):
-        space = parse("lr=1,2", "lr=interval(0,1)")
+        space = space_of("lr=1,2", "lr=interval(0,1)")
         assert space.choices == ()
         assert [axis.key for axis in space.intervals] == ["lr"]
 
@@ -132,21 +131,21 @@ class TestIntervals:
         ],
     )
     def test_become_distributions(self, override, interval, distribution):
-        space = parse(override)
+        space = space_of(override)
         assert space.intervals == (interval,)
         assert space.distributions() == {"x": distribution}
 
     def test_an_open_one_stands_at_its_low_end(self):
-        space = parse("lr=tag(log,interval(1e-5,1e-3))", "k=int(interval(2,8))", "r=4,8", "seed=1")
+        space = space_of("lr=tag(log,interval(1e-5,1e-3))", "k=int(interval(2,8))", "r=4,8", "seed=1")
         assert space.overrides({"r": 4}) == ["seed=1", "r=4", "lr=1e-05", "k=2"]
         assert space.overrides({"r": 4, "k": 3, "lr": 0.5}) == ["seed=1", "r=4", "lr=0.5", "k=3"]
 
     def test_do_not_multiply_the_grid(self):
-        assert parse("r=4,8", "lr=interval(0,1)").grid() == [{"r": 4}, {"r": 8}]
+        assert space_of("r=4,8", "lr=interval(0,1)").grid() == [{"r": 4}, {"r": 8}]
 
     def test_a_drawn_value_is_kept_to_the_last_digit(self):
         value = 0.1 + 0.2
-        (override,) = parse("x=interval(0,1)").overrides({"x": value})
+        (override,) = space_of("x=interval(0,1)").overrides({"x": value})
         assert PARSER.parse_override(override).value() == value
 
 
@@ -154,10 +153,10 @@ class TestDistributions:
     def test_a_list_is_a_choice_whatever_its_order(self):
         expected = {"r": CategoricalDistribution((4, 8, 16))}
         for override in ("r=4,8,16", "r=16,8,4,8", "r=shuffle(8,4,16)"):
-            assert parse(override).distributions() == expected
+            assert space_of(override).distributions() == expected
 
     def test_optuna_can_keep_every_kind_of_value(self):
-        space = parse("x=null,true,1e-4,3,'a b',[q_proj],{a:1}")
+        space = space_of("x=null,true,1e-4,3,'a b',[q_proj],{a:1}")
         (distribution,) = space.distributions().values()
         assert isinstance(distribution, CategoricalDistribution)
         for params in space.grid():
@@ -168,7 +167,7 @@ class TestDistributions:
 class TestProblems:
     @staticmethod
     def problems(*overrides: str, n_trials: int | None = None) -> list[str]:
-        return spaces.problems(PARSER.parse_overrides(list(overrides)), n_trials)
+        return problems(PARSER.parse_overrides(list(overrides)), n_trials)
 
     def test_none(self):
         assert self.problems() == []

@@ -7,7 +7,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from lowrung.errors import UsageError
-from lowrung.search import space as spaces
+from lowrung.search.space import parse
 from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
 from tests.search.conftest import MIXED
@@ -52,7 +52,7 @@ class TestAsk:
     def test_a_pure_grid_asks_for_exactly_what_it_is_given(self, opened):
         overrides = ("lora.r=4,8", "lora=default,rslora", "x=null,true", "t=[q_proj],[v_proj]")
         study = opened(*overrides)
-        grid = spaces.parse(overrides, OverridesParser.create()).grid()
+        grid = parse(overrides, OverridesParser.create()).grid()
         assert len(grid) == 16
         for params in grid:
             assert study.ask(params).params == params

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import lowrung
 from lowrung.config import schema, source
 from lowrung.config.schema import Config
 from lowrung.store.layout import CHECKOUT
+from lowrung.version import __version__
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
 """Their versions can change a result."""
@@ -74,7 +74,7 @@ def determining(config: Config) -> dict[str, Any]:
 def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, threads: int) -> dict[str, Any]:
     """What a person wants to know a year later; ``tokens`` names the examples' folder below ``store/.tokens``."""
     return {
-        "lowrung": lowrung.__version__,
+        "lowrung": __version__,
         "commit": git_commit(),
         "versions": versions(RECORDED),
         "python": platform.python_version(),

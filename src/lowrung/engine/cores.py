@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 
 def usable_cores() -> int:
@@ -27,8 +27,15 @@ def thread_variables(threads: int) -> dict[str, str]:
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Sets environment variables while the block runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    with environment_kept(variables):
+        os.environ.update(variables)
+        yield
+
+
+@contextlib.contextmanager
+def environment_kept(names: Iterable[str]) -> Iterator[None]:
+    """Puts environment variables back as they were before the block."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:

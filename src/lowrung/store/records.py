@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import lowrung
 from lowrung.errors import StoreError
 from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.version import __version__
 
 _T = TypeVar("_T")
 
@@ -106,9 +106,9 @@ def unreadable(path: Path, problem: str) -> StoreError:
     """
     writer = _writer(path)
     if writer is None:
-        by = f"Another version of lowrung may have written it; this is {lowrung.__version__}."
+        by = f"Another version of lowrung may have written it; this is {__version__}."
     else:
-        by = f"lowrung {writer} wrote it, and this is {lowrung.__version__}."
+        by = f"lowrung {writer} wrote it, and this is {__version__}."
     return StoreError(f"{path} {problem}. {by} {_remedy(path)}")
 
 
