@@ -1,6 +1,6 @@
 """A single run that is stopped or killed goes on where it was: `python src/train.py` again.
 
-tests/test_commands.py stops a sweep, tests/test_chaos.py kills one.
+tests/test_commands.py stops a sweep, tests/sweeps/test_chaos.py kills one.
 """
 
 import json

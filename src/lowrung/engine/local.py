@@ -19,7 +19,7 @@ from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
 
 POLL_SECONDS = 0.1
-"""How often mailboxes are looked at; the end of a process is noticed at once."""
+"""Seconds between two readings of the mailboxes; the end of a process is noticed at once."""
 
 LOCK_SECONDS = 2.0
 """How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
@@ -100,7 +100,7 @@ class LocalEngine:
         """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
-            events = [event for running in list(self._running.values()) for event in self._look_at(running)]
+            events = [event for running in list(self._running.values()) for event in self._events_of(running)]
             left = deadline - time.monotonic()
             if events or not self._running or left <= 0:
                 return events
@@ -146,7 +146,7 @@ class LocalEngine:
         jobs = Counter(slot % groups for slot in taken)
         return min(set(range(self._slots)) - taken, key=lambda slot: (jobs[slot % groups], slot))
 
-    def _look_at(self, running: Running) -> Iterator[Event]:
+    def _events_of(self, running: Running) -> Iterator[Event]:
         has_ended = running.process.exitcode is not None  # asked first: all that it did has happened by then
         running.listen()
         for report in running.reader.read():
@@ -155,7 +155,7 @@ class LocalEngine:
             del self._running[running.key]
             yield running.end()
         else:
-            running.press()
+            running.enforce_limits()
 
     def _variables(self, slot: int, extra: Mapping[str, str]) -> dict[str, str]:
         return {**os.environ, **cores.thread_variables(self.threads), **CUDA_CHECK, **self._gpus(slot), **extra}

@@ -76,7 +76,7 @@ class Running:
             self._signal(signal.SIGTERM)
             self.kill_at = time.monotonic() + GRACE_SECONDS
 
-    def press(self) -> None:
+    def enforce_limits(self) -> None:
         """Stops the job at its time limit, and kills it when the grace is over."""
         if self.time_limit is not None and time.monotonic() >= self._time_is_up_at:
             self.stop(Exit.TIMED_OUT, f"ran past hydra.launcher.time_limit={durations.text(self.time_limit)}")

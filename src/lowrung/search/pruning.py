@@ -164,11 +164,9 @@ def _objective_problems(settings: Mapping[str, Any], objectives: Sequence[str]) 
 
 def _seed_problems(settings: Mapping[str, Any], seeds: int) -> list[str]:
     """What the test cannot do with so few seeds: n of them, all worse, happen by chance with probability 1/2^n."""
-    missing = [package for package in ("scipy",) if importlib.util.find_spec(package) is None]
-    found = [
-        f"hydra/sweeper/pruner=wilcoxon needs {package}, which is not installed. {install('samplers')}"
-        for package in missing
-    ]
+    found = []
+    if importlib.util.find_spec("scipy") is None:
+        found.append(f"hydra/sweeper/pruner=wilcoxon needs scipy, which is not installed. {install('samplers')}")
     threshold = settings.get("p_threshold", 0.1)
     needed = math.floor(-math.log2(threshold)) + 1 if 0 < threshold < 1 else 1
     if seeds <= needed:
