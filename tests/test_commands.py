@@ -165,7 +165,7 @@ class TestBadUsage:
 
     def test_what_a_single_run_lacks(self, folder):
         (problem,) = refused(folder, "model=tiny", "~seed")
-        assert problem.startswith("Every setting must have a value, but `~seed` takes seed away.")
+        assert problem.startswith("No setting may be deleted, but `~seed` deletes seed.")
 
     def test_a_password_never_gets_to_disk(self, folder):
         (problem,) = refused(folder, "track.uri=postgresql://me:hunter2@nowhere/mlflow")

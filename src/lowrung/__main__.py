@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lowrung", description="Which LoRA? Sweeps, and what to do once one has run.")
+    parser = argparse.ArgumentParser(
+        prog="lowrung", description="Which LoRA? Sweeps of LoRA fine-tunes, and commands for their results."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)

@@ -126,7 +126,7 @@ class TestAll:
         for run in (shared, also_shared, nested):
             assert Outcome.read(run.outcome) is not None
             assert exists(made_again(run)) == {False}
-        assert "3 runs were kept: other studies point there" in capsys.readouterr().out
+        assert "3 runs were kept, since other studies use them" in capsys.readouterr().out
 
     def test_a_study_below_another_folder_is_no_other_study(self, capsys):
         run = make_run("ab12")
@@ -297,7 +297,10 @@ def test_what_cannot_be_deleted_ends_with_a_message(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["clean", "mine"])
     assert ended.value.code == 1
-    assert f"{run.checkpoints} must be yours to read and to delete, but: Permission denied." in capsys.readouterr().err
+    assert (
+        f"{run.checkpoints} must be readable and deletable, but it is not: Permission denied."
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

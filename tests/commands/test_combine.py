@@ -55,7 +55,7 @@ def test_without_held_out_examples_it_says_so(here, capsys):
     for name in ("ab12", "cd34"):
         shutil.copytree(here / "runs" / name / "adapter", here / name)
     main(["combine", "ab12", "cd34", "--to", "both"])
-    assert "not scored: no adapter has the held-out examples" in capsys.readouterr().out
+    assert "not scored: no adapter is in a run whose held-out examples" in capsys.readouterr().out
 
 
 class TestTracked:
@@ -127,16 +127,16 @@ class TestTracked:
 class TestRefused:
     def test_names_of_rows_of_the_table(self, here, refused):
         shutil.copytree(here / "runs" / "ab12" / "adapter", here / "base")
-        assert "base must be called otherwise" in refused("combine", "base", "mine/0", "--to", "both")
+        assert "No adapter may be called base" in refused("combine", "base", "mine/0", "--to", "both")
 
     def test_weights_that_do_not_match_and_one_adapter_twice(self, here, refused):
         message = refused("combine", "mine/0", "mine/0", "--to", "both", "--weights", "1")
         assert message.startswith("2 errors:")
-        assert "--weights must be one an adapter, but there are 1 for 2 adapters." in message
+        assert "--weights must have a number for each of 2 adapters, but has 1." in message
         assert not (here / "both").exists()
 
     def test_a_method_that_needs_a_density(self, here, refused):
-        assert "density must be over 0" in refused("combine", "mine/0", "mine/1", "--to", "both", "--method", "ties")
+        assert "density must be above 0" in refused("combine", "mine/0", "mine/1", "--to", "both", "--method", "ties")
         assert not (here / "both").exists()
 
     def test_a_folder_that_is_not_empty(self, here, refused):

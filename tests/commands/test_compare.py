@@ -121,7 +121,7 @@ class TestNoAnswers:
     def test_of_runs_that_did_not_end(self, here, capsys):
         for name in ("ab12", "cd34"):
             Outcome(Status.PRUNED, {}).write(RunFolder(here / "runs" / name).outcome)
-        assert answers(output(capsys, "compare", "ab12", "cd34")) == "no answers: no run was trained to its end\n"
+        assert answers(output(capsys, "compare", "ab12", "cd34")) == "no answers: no run is complete\n"
 
     def test_where_the_data_is_gone(self, here, capsys):
         change_config(here, "ab12", "data", name="file", path="gone.jsonl")

@@ -127,6 +127,6 @@ def test_a_merge_that_is_not_the_adapter_is_not_kept(here, adapter, capsys):
         main(["merge", "mine/0", "--to", "merged", "--dtype", "bfloat16"])
     assert ended.value.code == 1
     output = capsys.readouterr().err
-    assert "The merged model is not what the adapter is, and was not kept: " in output
+    assert "The merged model must agree with the adapter, but does not, and was not kept: " in output
     assert "keep the adapter unmerged, or take --dtype float16 (a finer grid) or --dtype float32." in output
     assert not (here / "merged").exists()

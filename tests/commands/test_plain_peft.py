@@ -205,7 +205,7 @@ def test_a_matrix_that_was_padded_beyond_the_tokens(here, refused):
     adapted.get_base_model().resize_token_embeddings(264, mean_resizing=False)
     adapted.save_pretrained(here / "mine", save_embedding_layers=True)
     assert "with <x> has 260. If" in (message := refused("merge", "mine", "--to", "out"))
-    assert "no more rows than tokens (pad_to_multiple_of)" in message
+    assert "one row for each token, without padding (pad_to_multiple_of)" in message
 
 
 class TestFolders:
@@ -230,4 +230,6 @@ class TestFolders:
 
 def test_they_are_not_compared_as_runs_are(here, plain, refused):
     shutil.copytree(here / "mine", here / "other")
-    assert "Adapters by themselves: lowrung generate, lowrung inspect." in refused("compare", "mine", "other")
+    assert "For an adapter without a run use lowrung generate or lowrung inspect." in refused(
+        "compare", "mine", "other"
+    )

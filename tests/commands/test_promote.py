@@ -175,7 +175,7 @@ def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(here, 
     with pytest.raises(SystemExit) as ended:
         main(["promote", "cd34"])
     assert ended.value.code == 1
-    assert f"models:/{NAME}/1 must answer as what was registered, but answers" in capsys.readouterr().err
+    assert f"models:/{NAME}/1 must answer as the model that was registered, but its answers" in capsys.readouterr().err
     assert client(here).search_registered_models() == []
     assert not RunFolder(here / "runs" / "cd34").scratch.exists()
 
@@ -245,7 +245,7 @@ class TestRefused:
         failed_gate(here, "cd34")
         message = refused("promote", "mine/1")
         assert "mine/1 cannot be promoted: it must have passed the gate, but failed: float32: mean KL" in message
-        assert "The best of mine that can be is mine/0." in message
+        assert "The best run of mine that can be promoted is mine/0." in message
 
     def test_a_name_that_nothing_has(self, here, tracked, refused):
         message = refused("promote", "mihne")
@@ -256,7 +256,7 @@ class TestRefused:
         without_gate(here, "ab12")
         message = refused("promote", "ab12")
         assert "the gate was off (verify=none). Train it with verify=default." in message
-        assert "The best of mine that can be is mine/1." in message
+        assert "The best run of mine that can be promoted is mine/1." in message
 
     def test_a_study_of_which_none_passed_with_each_reason(self, here, tracked, refused):
         without_gate(here, "ab12")
@@ -265,7 +265,7 @@ class TestRefused:
         assert message.startswith("3 errors:\n  - mine must have a complete run that passed the gate, but has none.\n")
         assert "  - mine/1: it must have passed the gate, but failed" in message
         assert "  - mine/0: it must have passed the gate, but the gate was off" in message
-        assert "mine has none that can be." in refused("promote", "mine/0")
+        assert "mine has no run that can be promoted." in refused("promote", "mine/0")
 
     def test_a_study_of_which_none_is_complete(self, here, tracked, refused):
         for signature in ("ab12", "cd34"):
@@ -284,7 +284,7 @@ class TestRefused:
         (here / "multirun" / "mine" / "leaderboard.json").unlink()
         assert "mine must have ended for its best run to be known" in refused("promote")
         shutil.rmtree(here / "multirun")
-        assert f"there is none in {here / 'multirun'}. Run a sweep first" in refused("promote")
+        assert f"there is no study in {here / 'multirun'}. Run a sweep first" in refused("promote")
 
     def test_a_run_that_was_not_tracked(self, here, tracked, refused):
         tracker = MlflowClient(store_uri(None, here))
@@ -309,7 +309,7 @@ class TestRefused:
 
     def test_an_adapter_by_itself_and_an_unknown_name(self, here, tracked, adapter, refused):
         shutil.copytree(adapter, here / "elsewhere")
-        assert "must be a run, whose gate and scores are known" in refused("promote", "elsewhere")
+        assert "must be a run, since the gate and the scores are a run's" in refused("promote", "elsewhere")
         assert "Did you mean mine/0?" in refused("promote", "mini/0")
 
 
@@ -320,7 +320,7 @@ class TestSeeds:
             layout.point_to(JobFolder(study / "2" / f"seed_{seed}").run, here / "runs" / signature)
         atomic.write_json(study / "leaderboard.json", [{"trial": 2, "broken": [], "runs": [{"seed": 0}, {"seed": 1}]}])
         failed_gate(here, "ab12")
-        assert "The best of mine that can be is mine/2/seed_1." in refused("promote", "mine/2/seed_0")
+        assert "The best run of mine that can be promoted is mine/2/seed_1." in refused("promote", "mine/2/seed_0")
 
 
 def test_another_objective_is_said(here, tracked):

@@ -87,7 +87,7 @@ OTHERS = [
     ("data.name", "mixture", "data.sources must list what is mixed", "empty", "data=mixture"),
     ("train.max_steps", None, "must say how long to train", "both are null", ""),
     ("train.epochs", 2.0, "Only one of train.max_steps (20)", "train.epochs (2)", "Add train.max_steps=null"),
-    ("train.save_steps", 15, "a multiple of train.eval_steps", "15 and that is 10", ""),
+    ("train.save_steps", 15, "a multiple of train.eval_steps, 10", "15", ""),
     ("train.warmup_ratio", 1.5, "in [0, 1]", "1.5", "a share of the steps"),
     ("train.weight_decay", float("nan"), "at least 0", "nan", ""),
 ]
@@ -149,7 +149,7 @@ class TestRules:
             (["lora=pissa_niter", "model.quantization=nf4"], "lora.init=pissa_niter_16 takes a part out of the base's"),
             (
                 ["lora=orthogonal", "model.quantization=nf4"],
-                "lora.init=orthogonal makes A and B of the base's weights' kind",
+                "lora.init=orthogonal makes A and B in the dtype of the base's weights",
             ),
             (
                 ["lora=orthogonal", "lora.r=3"],
@@ -159,23 +159,26 @@ class TestRules:
                 ["lora=orthogonal", "lora.rank_pattern={q_proj:5}"],
                 "lora.init=orthogonal needs even ranks, half for A and half for B, but lora.rank_pattern.q_proj is 5.",
             ),
-            (["lora=mica", "model.quantization=int8"], "lora.init=mica makes A and B of the base's weights' kind, but"),
-            (["lora=mica", "lora.use_dora=true"], "lora.init=mica leaves B fixed: it does not go with lora.use_dora"),
-            (["lora=mica", "lora.lora_plus_ratio=4"], "lora.lora_plus_ratio is a learning rate for B, but is 4 with"),
+            (
+                ["lora=mica", "model.quantization=int8"],
+                "lora.init=mica makes A and B in the dtype of the base's weights",
+            ),
+            (["lora=mica", "lora.use_dora=true"], "lora.init=mica must be without DoRA, but lora.use_dora is true"),
+            (["lora=mica", "lora.lora_plus_ratio=4"], "lora.lora_plus_ratio must be null with lora.init=mica"),
             (["lora=loftq"], "lora.init=loftq gives back what quantising took from the base, but model.quantization"),
             (
                 ["lora=loftq", "model.quantization=nf4", "lora.use_dora=true"],
-                "lora.init=loftq is what quantising took, which DoRA's magnitudes would hide: it does not go with",
+                "lora.init=loftq must be without DoRA, but lora.use_dora is true: DoRA's magnitudes",
             ),
             (["lora=eva", "lora.init_examples=0"], "lora.init_examples must be at least 1, but is 0."),
             (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),
             (
                 ["train.early_stopping=2", "train.save_steps=20"],
-                "train.early_stopping takes the best evaluation's weights",
+                "train.early_stopping needs a checkpoint at each evaluation",
             ),
             (
                 ["lora.target_modules='.*q_proj'", "lora.layers_to_transform=[0]"],
-                "lora.layers_to_transform needs target_modules as a preset or a list",
+                "lora.layers_to_transform needs lora.target_modules to be a preset or a list",
             ),
             (["data=mixture", "data.sources=[{name:file}]"], "data.sources[0].path must name the file, but is None."),
             (["data=mixture", "data.sources=[{name:nothing}]"], "data.sources[0].name must be one of docstrings,"),
@@ -250,8 +253,8 @@ class TestOverrides:
         ("hydra.sweeper.n_trials=1,2", "hydra.sweeper.n_trials must have one value"),
         ("lora=rslra", f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?"),
         ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
-        ("~seed", "Every setting must have a value, but `~seed` takes seed away. Leave that out; `seed=...` sets it."),
-        ("~lora", "Every setting must have a value, but `~lora` takes lora away. Leave that out; `lora=...` sets it."),
+        ("~seed", "No setting may be deleted, but `~seed` deletes seed. Leave that out; `seed=...` sets it."),
+        ("~lora", "No setting may be deleted, but `~lora` deletes lora. Leave that out; `lora=...` sets it."),
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
         ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
         ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
@@ -391,7 +394,7 @@ class TestExplain:
     @pytest.mark.parametrize("error", [HydraException("Could not override 'seed'."), ValueError("seed has no value")])
     def test_what_was_taken_away_is_named(self, error):
         (problem,) = commandline.explain(error, ["~seed", "seed=4"]) or []
-        assert problem.startswith("Every setting must have a value, but `~seed` takes seed away.")
+        assert problem.startswith("No setting may be deleted, but `~seed` deletes seed.")
 
 
 def test_the_spellings_name_settings(config):

@@ -54,7 +54,7 @@ def test_all_problems_come_at_once(check):
         "data.train_size",
     ]
     assert problems[1:4] == (
-        "lora.target_modules cannot hold the head, lm_head, which SFTTrainer refuses. Train it whole:"
+        "lora.target_modules must not name the head, lm_head, which SFTTrainer refuses. Train it whole:"
         " 'lora.modules_to_save=[lm_head]'.",
         "lora.target_modules must name linear modules of the model, but it has no c_attn."
         " It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj.",
@@ -103,7 +103,7 @@ def test_notes_count_what_was_dropped_and_cut(check, tmp_path):
 def test_metrics_need_prompts(check, tmp_path):
     path = write_rows(tmp_path / "texts.jsonl", [{"text": f"Once {n}"} for n in range(6)])
     (problem,) = check(name="file", path=path, train_size=None, eval_size=2, metrics=["exact_match"]).problems
-    assert problem.startswith("data.metrics score answers to prompts, but the data is text alone")
+    assert problem.startswith("data.metrics must be empty for data without prompts")
 
 
 def test_the_same_data_is_tokenised_once(check):

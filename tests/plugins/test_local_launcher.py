@@ -182,14 +182,14 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
             "0,1",
             2,
             {"workers_per_gpu": 0},
-            ["`hydra.launcher.workers_per_gpu >= 1` must hold, but got 0"],
+            ["hydra.launcher.workers_per_gpu must be at least 1, but is 0"],
             id="no worker a GPU",
         ),
         pytest.param(
             "0,1",
             2,
             {"gpus_per_trial": 0},
-            ["`hydra.launcher.gpus_per_trial >= 1` must hold, but got 0"],
+            ["hydra.launcher.gpus_per_trial must be at least 1, but is 0"],
             id="none a trial",
         ),
         pytest.param(
@@ -213,12 +213,12 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
             2,
             {"time_limit": "soon"},
             [
-                "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and longer than nothing, but is"
+                "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and above 0, but is"
                 " 'soon'. For an hour and a half write hydra.launcher.time_limit=1h30m"
             ],
             id="no time",
         ),
-        pytest.param("0,1", 2, {"time_limit": 0}, ["longer than nothing, but is 0"], id="no time at all"),
+        pytest.param("0,1", 2, {"time_limit": 0}, ["above 0, but is 0"], id="no time at all"),
         pytest.param("0,7,9", 2, {}, ["but is '0,7,9', and there is no GPU 7 or 9. CUDA would"], id="absent"),
         pytest.param(
             "0,7",
@@ -226,7 +226,7 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
             {"workers": -1, "workers_per_gpu": -2, "gpus_per_trial": 3, "time_limit": "1d"},
             [
                 "whole number >= 1, but is -1",
-                "workers_per_gpu >= 1` must hold, but got -2",
+                "workers_per_gpu must be at least 1, but is -2",
                 "but is 3, and CUDA_VISIBLE_DEVICES='0,7' lists 2",
                 "but is '1d'",
                 "no GPU 7.",

@@ -256,7 +256,7 @@ class TestProblems:
     def test_no_evaluation_before_the_end(self):
         (problem,) = pruning.problems(ASHA, LOSS, [Schedule(20, 20), Schedule(50, 30)])
         assert problem == (
-            "hydra/sweeper/pruner=asha must have an evaluation before a run's end to prune at, but train.eval_steps is"
+            "hydra/sweeper/pruner=asha must have an evaluation before the end of a run, but train.eval_steps is"
             " 20 and a run has 20 steps. Lower train.eval_steps."
         )
 
@@ -266,13 +266,13 @@ class TestProblems:
             "hydra.sweeper.pruner.min_resource must be at least 1",
             "hydra.sweeper.pruner.reduction_factor must be at least 2",
             "hydra/sweeper/pruner=asha must have one objective to prune by",
-            "hydra/sweeper/pruner=asha must have an evaluation before a run's end to prune at",
+            "hydra/sweeper/pruner=asha must have an evaluation before the end of a run",
         ]
 
     def test_a_first_rung_beyond_the_end(self):
         (problem,) = pruning.problems({**ASHA, "min_resource": 4}, LOSS, [Schedule(5, 20), Schedule(10, 20)])
         assert problem == (
-            "hydra.sweeper.pruner.min_resource must be less than a run is long, which is 4 times its first evaluation,"
+            "hydra.sweeper.pruner.min_resource must be below 4, the length of a run in units of its first evaluation,"
             " but is 4: no trial would be pruned. Lower it, or lower train.eval_steps."
         )
         assert pruning.problems({**ASHA, "min_resource": 3}, LOSS, [Schedule(5, 20)]) == []

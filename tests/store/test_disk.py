@@ -35,7 +35,7 @@ def test_a_full_disk_is_known_by_what_libraries_say(error: Exception, tmp_path: 
     assert disk.is_full(wrapped, tmp_path)
     in_words = disk.in_words(error)
     assert isinstance(in_words, StoreError)
-    assert str(in_words).endswith("Free some, and the same command goes on.")
+    assert str(in_words).endswith("Free some space; the same command then goes on.")
 
 
 def test_python_says_so_on_a_full_device(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_folder_that_can_be_made_is_no_problem(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
     assert disk.unwritable("store", tmp_path / "file" / below) == [
-        f"store must be where files can be written, but {tmp_path / 'file'} is no folder."
-        " Mend that, or name another folder."
+        f"store must be where files can be written, but {tmp_path / 'file'} is not a folder."
+        " Correct that, or name another folder."
     ]
 
 

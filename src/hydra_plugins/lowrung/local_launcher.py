@@ -129,7 +129,7 @@ def _worker_problems(workers: Any, workers_per_gpu: int) -> Iterator[str]:
         )
     if workers_per_gpu < 1:
         yield (
-            f"`hydra.launcher.workers_per_gpu >= 1` must hold, but got {workers_per_gpu}. "
+            f"hydra.launcher.workers_per_gpu must be at least 1, but is {workers_per_gpu}. "
             "It counts the jobs that share a GPU; leave it at 1 to give each its own."
         )
 
@@ -141,7 +141,7 @@ def _gpu_problems(gpus_per_trial: int) -> Iterator[str]:
     visible = len(gpus.visible())
     if gpus_per_trial < 1:
         yield (
-            f"`hydra.launcher.gpus_per_trial >= 1` must hold, but got {gpus_per_trial}. "
+            f"hydra.launcher.gpus_per_trial must be at least 1, but is {gpus_per_trial}. "
             "It counts the GPUs that each trial sees; without GPUs leave it at 1."
         )
     elif gpus_per_trial > max(1, visible):
@@ -159,6 +159,6 @@ def _time_problems(time_limit: Any) -> Iterator[str]:
 
     if time_limit is not None and durations.seconds(time_limit) is None:
         yield (
-            "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and longer than nothing, but is "
+            "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and above 0, but is "
             f"{time_limit!r}. For an hour and a half write hydra.launcher.time_limit=1h30m; null is no limit."
         )

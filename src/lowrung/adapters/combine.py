@@ -192,14 +192,14 @@ def _sums(parts: Sequence[Part], base: BaseTensors) -> dict[str, Tensor]:
 def _number_problems(parts: Sequence[Part], method: Method) -> Iterator[str]:
     density = method.density
     if len(parts) < 2:
-        yield f"At least two adapters can be combined, but there is {len(parts)}. Name another."
+        yield f"combine needs at least two adapters, but has {len(parts)}. Name another."
     if wrong := [f"{part.weight:g}" for part in parts if not math.isfinite(part.weight) or part.weight == 0]:
-        yield f"weights must be numbers other than 0, but are {', '.join(wrong)}. Leave that adapter out."
+        yield f"weights must be finite and not 0, but some are {', '.join(wrong)}. Leave out an adapter of weight 0."
     prunes = method.name.startswith(PRUNING)
     if prunes and (density is None or not 0 < density <= 1):
         yield (
-            f"density must be over 0 and at most 1 for {method.name}: the share of numbers that is kept, but is"
-            f" {density}."
+            f"density must be above 0 and at most 1 for {method.name}, but is {density}. It is the share of numbers"
+            " that is kept."
         )
     if not prunes and density is not None:
         yield f"density is for methods that prune, but method is {method.name}. Leave it out, or take another method."
@@ -211,8 +211,9 @@ def _part_problems(parts: Sequence[Part], method: Method) -> Iterator[str]:
     for part in parts:
         if part.adapter.config.use_dora:
             yield (
-                f"{part.name} must be without DoRA to be combined: a sum of directions has no magnitudes of its own,"
-                " and PEFT would drop them. Compare their answers (lowrung generate), or train without lora.use_dora."
+                f"{part.name} must be without DoRA to be combined, but was trained with it: DoRA's magnitudes have no"
+                " sum, and PEFT would drop them. Compare their answers (lowrung generate), or train without"
+                " lora.use_dora."
             )
     if len({part.bias for part in parts}) > 1:
         listed = ", ".join(f"{part.name} has {part.bias}" for part in parts)

@@ -45,19 +45,25 @@ def _adapter_problems(saved: Saved) -> Iterator[str]:
     if str(config.init_lora_weights).startswith(MOVES_BASE):
         yield (
             f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
-            " Convert it when you save it (path_initial_model_for_weight_conversion), as lowrung does."
+            " Save it again with PEFT's path_initial_model_for_weight_conversion, which converts it."
         )
     if wrong := [name for name, tensor in saved.tensors.items() if not files.is_finite(tensor)]:
-        yield f"every number must be finite, but {_some(wrong)} hold NaN or infinity. Train again at a lower rate."
+        yield (
+            f"every number must be finite, but {_some(wrong)} hold NaN or infinity. Train again with a lower learning"
+            " rate."
+        )
     found = files.layers(saved)
     if wrong := [
         f"{layer.name} ({layer.rank}, config {files.rank(config, layer.name)})"
         for layer in found
         if layer.rank != files.rank(config, layer.name)
     ]:
-        yield f"ranks must be those of adapter_config.json, but are not in {_some(wrong)}: the scaling would be wrong."
+        yield (
+            f"ranks must be those of adapter_config.json, but are not in {_some(wrong)}: the scaling would be wrong."
+            " Save the adapter again."
+        )
     if found and all(layer.norm == 0 for layer in found) and len(saved.tensors) == 2 * len(found):
-        yield "an adapter must change something, but every update is zero: it was never trained."
+        yield "an adapter must change its base, but every update is zero: it was never trained. Train it first."
 
 
 def base_problems(base: ModelConf) -> list[str]:

@@ -160,4 +160,4 @@ def _verify(merged: MergedModel, tolerance: ToleranceConf) -> None:
     failures += merged.difference.control_failures(merged.effect, what)
     if failures:
         listed = "; ".join(with_remedy(failures, merged.dtype, merged.difference, "--dtype "))
-        raise LowrungError(f"The merged model is not what the adapter is, and was not kept: {listed}.")
+        raise LowrungError(f"The merged model must agree with the adapter, but does not, and was not kept: {listed}.")

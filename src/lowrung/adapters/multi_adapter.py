@@ -138,8 +138,8 @@ class MultiAdapter:
             raise UsageError("An adapter must be active to be merged, but none is. Switch to one.")
         if self.base.quantization != "none":
             raise UsageError(
-                f"A base must not be quantised to be merged into, but is {self.base.quantization}: its weights would be"
-                " rounded anew. Load it without model.quantization."
+                f"merge needs a base that is not quantised, but model.quantization is {self.base.quantization}: the"
+                " merged weights would be rounded again. Load the base without it."
             )
         for name, parameter in list(self._model.named_parameters()):
             if ".base_layer." in name:
@@ -276,7 +276,7 @@ class MultiAdapter:
 
     def _must_be_unmerged(self, action: str) -> None:
         if self.is_merged:
-            raise UsageError(f"No adapter may be merged to {action}, but {self.active} is. Unmerge it first.")
+            raise UsageError(f"{action} needs an unmerged base, but {self.active} is merged. Unmerge it first.")
 
 
 @contextlib.contextmanager

@@ -61,14 +61,15 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Mo
     if beyond := sorted({row for indices in trained.values() for row in indices if row >= rows}):
         yield (
             f"it trains the embeddings of tokens {', '.join(map(str, beyond))}, but {base.path} has 0 to {rows - 1}."
-            " If tokens were added to the base, name them (added_tokens); the tokenizer beside the adapter has them."
+            " If tokens were added to the base, name them in model.added_tokens; the tokenizer beside the adapter has"
+            " them."
         )
     if grown := [name for name in settings.matrices(skeleton) if held.get(f"{name}.weight", 0) > rows]:
         yield (
             f"it has {held[f'{grown[0]}.weight']} rows of {' and '.join(grown)}, but {_shown(base)} has {rows}. If"
             " tokens were added to the base, save the tokenizer that has them beside the adapter"
-            " (tokenizer.save_pretrained); there can be no more rows than tokens (pad_to_multiple_of). If it was"
-            " trained on another base, name that: --base PATH."
+            " (tokenizer.save_pretrained). There must be one row for each token, without padding (pad_to_multiple_of)."
+            " If it was trained on another base, name that: --base PATH."
         )
         return
     plain = dataclasses.replace(base, added_tokens=[])

@@ -24,7 +24,9 @@ def add_base(parser: argparse.ArgumentParser) -> None:
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds ``--trust-remote-code``."""
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code that comes with the base: read it first"
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with the base; read that code first",
     )
 
 

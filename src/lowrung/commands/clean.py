@@ -29,9 +29,9 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("clean", help="delete what a study can do without", description=ABOUT)
     parser.add_argument("study", metavar="STUDY", help="a study in ./multirun, or a study's folder")
     parser.add_argument(
-        "--all", action="store_true", help="the study and its runs too, but for runs that other studies point to"
+        "--all", action="store_true", help="delete the study and its runs too, except runs that other studies use"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be deleted, and delete nothing")
     parser.set_defaults(command=_run)
 
 
@@ -91,7 +91,9 @@ def clean(name: str, *, everything: bool, dry_run: bool) -> str:
         found = survey(study, everything=everything)
         done = found if dry_run else delete(found)
     except OSError as error:
-        raise StoreError(f"{error.filename} must be yours to read and to delete, but: {error.strerror}.") from error
+        raise StoreError(
+            f"{error.filename} must be readable and deletable, but it is not: {error.strerror}. Change its permissions."
+        ) from error
     return render(done, dry_run=dry_run)
 
 
@@ -105,7 +107,9 @@ def find(name: str, folder: Path) -> StudyFolder:
     for path in (multirun / name, folder / Path(name).expanduser()):
         if _is_study(path):
             if folder.resolve().is_relative_to(path.resolve()):
-                raise UsageError(f"STUDY must not hold the folder that you are in, but {path.resolve()} does.")
+                raise UsageError(
+                    f"STUDY must not hold the folder that you are in, but {path.resolve()} does. Leave it first."
+                )
             return StudyFolder(path.resolve())
     known = sorted(path.name for path in multirun.glob("*") if _is_study(path))
     listed = f"There are: {', '.join(known)}." if known else "There are none."
@@ -155,7 +159,11 @@ def render(cleaning: Cleaning, *, dry_run: bool) -> str:
     lines.append(f"{total:>8}  in total{'; a dry run: nothing was deleted' if dry_run else ' deleted'}")
     if cleaning.shared:
         runs = "1 run was" if cleaning.shared == 1 else f"{cleaning.shared} runs were"
-        lines.append(f"{runs} kept: other studies point there")
+        lines.append(
+            f"{runs} kept, since other studies use them"
+            if cleaning.shared > 1
+            else f"{runs} kept, since another study uses it"
+        )
     lines += [f"skipped, since another process works there: {path}" for path in cleaning.held]
     lines += [f"skipped, since it is not a run's folder: {path}" for path in cleaning.strange]
     return "\n".join(lines)

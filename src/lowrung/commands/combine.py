@@ -33,17 +33,21 @@ def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
     parser = commands.add_parser("combine", help="make one adapter of several", description=ABOUT)
     parser.add_argument("adapters", metavar="ADAPTER", nargs="+", help=f"two or more, each {ADAPTER}")
-    parser.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="the new folder: empty, or not there yet")
     parser.add_argument(
         "--method",
         default="svd",
         help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune, the last"
         " five also with _svd at the end, which works on the updates (default: %(default)s)",
     )
-    parser.add_argument("--weights", type=float, nargs="+", help="one an adapter (default: equal, with a sum of 1)")
-    parser.add_argument("--rank", type=int, help="of the result, with svd (default: the highest of the adapters')")
-    parser.add_argument("--density", type=float, help="share of numbers to keep, with ties, dare and magnitude_prune")
-    parser.add_argument("--seed", type=int, default=0, help="of what dare drops (default: %(default)s)")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", help="one for each adapter (default: equal, with a sum of 1)"
+    )
+    parser.add_argument("--rank", type=int, help="the result's rank, with svd (default: the adapters' highest)")
+    parser.add_argument(
+        "--density", type=float, help="the share of numbers to keep, with ties, dare and magnitude_prune"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="draws the numbers that dare drops (default: %(default)s)")
     add_base(parser)
     parser.set_defaults(command=_run)
 
@@ -120,12 +124,12 @@ def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> l
     if len(set(names)) < max(len(names), 2):
         problems.append(f"combine needs at least two adapters, each once, but has {', '.join(names)}.")
     problems += [
-        f"{name} must be called otherwise, since the table of losses has a row of that name. Say ./{name}."
+        f"No adapter may be called {name}, since the table of losses has a row of that name. Write ./{name}."
         for name in names
         if name in (BASE, COMBINED)
     ]
     if len(weights) != len(names):
-        problems.append(f"--weights must be one an adapter, but there are {len(weights)} for {len(names)} adapters.")
+        problems.append(f"--weights must have a number for each of {len(names)} adapters, but has {len(weights)}.")
     return problems
 
 

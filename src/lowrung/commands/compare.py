@@ -83,7 +83,7 @@ def compare(
 def _run_problems(runs: Mapping[str, RunFolder]) -> list[str]:
     return [
         f"{name} must be a run or an adapter in a run's folder, but {run.path} holds no run's config.yaml."
-        " Adapters by themselves: lowrung generate, lowrung inspect."
+        " For an adapter without a run use lowrung generate or lowrung inspect."
         for name, run in runs.items()
         if not run.config.is_file()
     ]
@@ -94,7 +94,7 @@ def _answers(
 ) -> str:
     """Each prompt with a line for the answer of each run that is complete, or why there are no answers."""
     if not names:
-        return "no answers: no run was trained to its end"
+        return "no answers: no run is complete"
     try:
         prompts = prompts or held_out_prompts(first, PROMPTS)
     except UsageError as error:

@@ -46,7 +46,7 @@ def eval_losses(adapters: "MultiAdapter", parts: Sequence[Named]) -> Losses:
 def as_table(losses: Losses) -> str:
     """The losses as text, a column for each part's examples."""
     if not losses:
-        return "not scored: no adapter has the held-out examples of its run beside it"
+        return "not scored: no adapter is in a run whose held-out examples are still in the store"
     title = "eval loss on the data of" if len(losses[BASE]) > 1 else ""
     head = list(losses[BASE]) if title else ["eval loss"]
     rows = [[name, *(f"{loss:.4f}" for loss in on.values())] for name, on in losses.items()]

@@ -62,7 +62,9 @@ def _shared_base(found: Sequence[Named], path: str | None, trust_remote_code: bo
                 "Adapters must add the same tokens in the same order to share their base, since a token's rows are"
                 f" found by its id, but {listed}. Train them with the same model.added_tokens."
             )
-        raise UsageError(f"Adapters must share their base, and how it is loaded, but {listed}.")
+        raise UsageError(
+            f"Adapters must share their base, and how it is loaded, but {listed}. Leave out those that differ."
+        )
     return bases[0]
 
 

@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
     parser = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=ABOUT)
     parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
-    parser.add_argument("--to", metavar="FOLDER", required=True, help="where to: empty, or not there yet")
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="the new folder: empty, or not there yet")
     parser.add_argument(
         "--dtype", choices=DTYPES, help="the precision that is saved (default: the one that its run was verified in)"
     )

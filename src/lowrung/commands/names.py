@@ -136,10 +136,11 @@ def _tracked_folder(name: str, uri: str) -> Path:
         record = lookup.by_id(uri, name)
     except TrackError as error:
         raise UsageError(
-            f"{name} looks like a run of MLflow, but {uri} does not answer ({error}). Set {STORE} to where it is."
+            f"{name} looks like a run of MLflow, but {uri} does not answer ({error}). Set {STORE} to its store's"
+            " address."
         ) from error
     if record is None:
-        raise UsageError(f"{name} must be a run in {uri}, but there is none. Set {STORE} to where it is.")
+        raise UsageError(f"{name} must be a run in {uri}, but there is none. Set {STORE} to its store's address.")
     if record.results is None:
         kind = record.tags.get("lowrung.kind")
         hint = "a whole sweep. Name one of its trials" if kind == "sweep" else "one without results. Run it to its end"

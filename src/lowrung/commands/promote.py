@@ -60,11 +60,13 @@ def add_to(commands: Commands) -> None:
         "name",
         metavar="NAME",
         nargs="?",
-        help="a study, whose best run is meant, or a run or trial (default: the study that was started last)",
+        help="a study, of which the best run is taken, or a run or trial (default: the study that was started last)",
     )
     parser.add_argument("--merged", action="store_true", help="register the merged model, verified as by merge")
-    parser.add_argument("--name", dest="registered", help="the registered model (default: base and data: BASE-DATA)")
-    parser.add_argument("--alias", default=ALIAS, help="what points at it (default: %(default)s)")
+    parser.add_argument(
+        "--name", dest="registered", help="the registered model's name (default: BASE-DATA, those of base and data)"
+    )
+    parser.add_argument("--alias", default=ALIAS, help="the alias that points at it (default: %(default)s)")
     parser.set_defaults(command=_run)
 
 
@@ -133,7 +135,10 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
         known = sorted(file.parent.name for file in here.glob("multirun/*/multirun.yaml"))
         raise UsageError(f"{error} Nor is it a study.{did_you_mean(name, known)}") from error
     if one.run is None:
-        raise UsageError(f"{name} must be a run, whose gate and scores are known, but is an adapter by itself.")
+        raise UsageError(
+            f"{name} must be a run, since the gate and the scores are a run's, but is an adapter without a run. Name a"
+            " run, a trial or a study."
+        )
     candidate, study = studies.of_run(one.run, here)
     if candidate.refusal is None:
         return candidate, ()
@@ -141,9 +146,9 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
     if study is not None and study.leaderboard.is_file():
         other = next((other for other in studies.candidates(study) if other.refusal is None), None)
         problems.append(
-            f"The best of {study.path.name} that can be is {other.name}."
+            f"The best run of {study.path.name} that can be promoted is {other.name}."
             if other
-            else f"{study.path.name} has none that can be."
+            else f"{study.path.name} has no run that can be promoted."
         )
     raise UsageError(" ".join(problems))
 
@@ -176,7 +181,7 @@ def _opened(name: str | None, candidate: Candidate, registered: str, alias: str)
     if uri is None:
         raise UsageError(
             f"{candidate.name} must have been tracked to be promoted, but was run with track=none. Run the same sweep"
-            " (-m) with track=mlflow: its results are there already, and only the records are made."
+            " (-m) with track=mlflow: nothing is trained again, and its results are tracked."
         )
     from lowrung.track import lookup, registry
 
@@ -188,10 +193,12 @@ def _opened(name: str | None, candidate: Candidate, registered: str, alias: str)
     except TrackError as error:
         raise UsageError(
             f"{candidate.name} must be in a store that answers and has a model registry, but {uri} does not ({error})."
+            " Start it, or track the run in another store."
         ) from error
     if tracked is None:
         raise UsageError(
             f"{candidate.name} must have been tracked to be promoted, but {uri} has no run of its signature,"
-            f" {candidate.run.path.name}. Run the same sweep (-m) again: only the records are made."
+            f" {candidate.run.path.name}. Run the same sweep (-m) again: nothing is trained again, and its results are"
+            " tracked."
         )
     return tracked, opened

@@ -97,8 +97,8 @@ def verify(
     wrong = [text for text, answer, right in answers if answer != right]
     if wrong:
         raise _refusal(
-            f"{address} must answer as what was registered, but answers {len(wrong)} of {len(TEXTS)} prompts otherwise,"
-            f" the first being {wrong[0]!r}."
+            f"{address} must answer as the model that was registered, but its answers to {len(wrong)} of {len(TEXTS)}"
+            f" prompts differ, first to {wrong[0]!r}."
         )
     difference = expected.distance(loaded.logits)
     failures = difference.violations(_tolerance(registered, tolerances), FIRST)
@@ -106,7 +106,7 @@ def verify(
         failures += difference.control_failures(expected.distance(base.logits).mean_kl, FIRST)
     if failures:
         raise _refusal(
-            f"{address} must have the logits of what was registered, but only its answers are the same:"
+            f"{address} must have the logits of the model that was registered, but only its answers are the same:"
             f" {'; '.join(failures)}."
         )
     alone = [sum(map(operator.eq, base.texts, expected.texts)) for base in of_bases]
@@ -126,7 +126,7 @@ def _tolerance(model: "PromptedModel", tolerances: Mapping[str, "ToleranceConf"]
 
 
 def _refusal(reason: str) -> LowrungError:
-    return LowrungError(f"{reason} It was deleted, and no alias was moved.")
+    return LowrungError(f"{reason} The version was deleted, and no alias was moved.")
 
 
 # -- the folder that is registered -------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def study(name: str | None, here: Path) -> StudyFolder | None:
         found = sorted(here.glob("multirun/*/multirun.yaml"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UsageError(
-                f"There must be a study to promote the best run of, but there is none in {here / 'multirun'}. Run a"
+                f"promote takes the best run of the latest study, but there is no study in {here / 'multirun'}. Run a"
                 " sweep first, or name a run."
             )
         return StudyFolder(found[-1].parent)

@@ -281,7 +281,7 @@ def _form_problem(text: str, override: Override) -> str | None:
     """What is wrong with an override whatever its key's values may be."""
     key = override.key_or_group
     if override.is_delete() and is_declared(key):
-        return f"Every setting must have a value, but `{text}` takes {key} away. Leave that out; `{key}=...` sets it."
+        return f"No setting may be deleted, but `{text}` deletes {key}. Leave that out; `{key}=...` sets it."
     if override.is_sweep_override() and key.startswith(("hydra.", "hydra/")):
         return f"{key} must have one value, since it is the same for a whole sweep. Run a sweep for each."
     if _is_nested(override):

@@ -47,7 +47,7 @@ def hydra_app(config_dir: str | Path | None = None) -> Iterator[Hydra]:
 def _folder(config_dir: str | Path) -> Path:
     folder = Path(config_dir).expanduser().absolute()
     if not folder.is_dir():
-        raise UsageError(f"config-dir must be a folder with configs, but {folder} is none.")
+        raise UsageError(f"config-dir must be a folder with configs, but {folder} is not a folder.")
     return folder
 
 

@@ -31,8 +31,8 @@ def problems(lora: LoraConf) -> Iterator[str]:
         yield from at_least("lora.layers_to_transform", layer, 0)
     if lora.layers_to_transform is not None and _is_regex(lora.target_modules):
         yield (
-            "lora.layers_to_transform needs target_modules as a preset or a list, but that is the regular expression"
-            f" {lora.target_modules!r}. Name the layers in it instead."
+            "lora.layers_to_transform needs lora.target_modules to be a preset or a list, but it is the regular"
+            f" expression {lora.target_modules!r}. Choose the layers in that expression instead."
         )
     if lora.lora_plus_ratio is not None:
         yield from above("lora.lora_plus_ratio", lora.lora_plus_ratio, 0)
@@ -47,14 +47,12 @@ def _init_rules(lora: LoraConf) -> Iterator[str]:
             if rank % 2:
                 yield f"lora.init=orthogonal needs even ranks, half for A and half for B, but {name} is {rank}."
     if lora.init in ("loftq", "mica") and lora.use_dora:
-        why = (
-            "is what quantising took, which DoRA's magnitudes would hide" if lora.init == "loftq" else "leaves B fixed"
-        )
-        yield f"lora.init={lora.init} {why}: it does not go with lora.use_dora=true. Use lora.use_dora=false."
+        why = "DoRA's magnitudes would hide what it gives back" if lora.init == "loftq" else "it leaves B fixed"
+        yield f"lora.init={lora.init} must be without DoRA, but lora.use_dora is true: {why}. Use lora.use_dora=false."
     if lora.init == "mica" and lora.lora_plus_ratio is not None:
         yield (
-            f"lora.lora_plus_ratio is a learning rate for B, but is {lora.lora_plus_ratio:g} with lora.init=mica, which"
-            " leaves B fixed. Use lora.lora_plus_ratio=null."
+            f"lora.lora_plus_ratio must be null with lora.init=mica, which leaves B fixed, but is"
+            f" {lora.lora_plus_ratio:g}. Use lora.lora_plus_ratio=null."
         )
 
 

@@ -61,9 +61,9 @@ def _data_rules(data: DataConf) -> Iterator[str]:
     else:
         yield from _source_rules("data", data, (*schema.DATASETS, "mixture"))
     if data.eval_path is not None and data.name != "file":
-        yield f"data.eval_path needs data.name=file, but that is {data.name}."
+        yield f"data.eval_path needs data.name=file, but data.name is {data.name}. Leave data.eval_path out."
     if data.eval_split is not None and data.name != "hub":
-        yield f"data.eval_split needs data.name=hub, but that is {data.name}."
+        yield f"data.eval_split needs data.name=hub, but data.name is {data.name}. Leave data.eval_split out."
     if data.train_size is not None:
         yield from at_least("data.train_size", data.train_size, 1)
     if data.eval_size is not None:
@@ -102,8 +102,8 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
         yield from above("train.epochs", train.epochs, 0)
     if train.save_steps and train.eval_steps >= 1 and train.save_steps % train.eval_steps:
         yield (
-            f"train.save_steps must be a multiple of train.eval_steps, but is {train.save_steps} and that is"
-            f" {train.eval_steps}: a run goes on from an evaluation."
+            f"train.save_steps must be a multiple of train.eval_steps, {train.eval_steps}, but is {train.save_steps}: a"
+            " run goes on from an evaluation."
         )
     elif train.save_steps is not None:
         yield from at_least("train.save_steps", train.save_steps, 0)
@@ -111,8 +111,8 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
         yield from at_least("train.early_stopping", train.early_stopping, 1)
         if train.save_steps not in (None, train.eval_steps):
             yield (
-                "train.early_stopping takes the best evaluation's weights, so each needs a checkpoint, but"
-                f" train.save_steps is {train.save_steps} and train.eval_steps {train.eval_steps}."
+                "train.early_stopping needs a checkpoint at each evaluation, since it takes the best one's weights,"
+                f" but train.save_steps is {train.save_steps} and train.eval_steps is {train.eval_steps}."
                 " Leave train.save_steps out."
             )
     yield from one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
@@ -133,8 +133,8 @@ def _pair_rules(config: Config) -> Iterator[str]:
         )
     elif quantized and config.lora.init in ("orthogonal", "mica"):
         yield (
-            f"lora.init={config.lora.init} makes A and B of the base's weights' kind, but with"
-            f" model.quantization={config.model.quantization} those are integers. Use lora.init=default."
+            f"lora.init={config.lora.init} makes A and B in the dtype of the base's weights, but with"
+            f" model.quantization={config.model.quantization} these are integers. Use lora.init=default."
         )
     elif quantized and schema.is_converted(config.lora.init):
         yield (
@@ -148,9 +148,12 @@ def _pair_rules(config: Config) -> Iterator[str]:
             " Use model.quantization=nf4 or int8, or lora.init=default."
         )
     if config.lora.method == "full" and config.model.dtype == "float16":
-        yield "lora=full needs model.dtype float32 or bfloat16, but it is float16, whose gradients underflow."
+        yield "lora=full needs model.dtype float32 or bfloat16, but model.dtype is float16, whose gradients underflow."
     if config.train.packing and config.model.attn_implementation == "flex_attention":
-        yield "train.packing was never tried with model.attn_implementation=flex_attention. Use sdpa."
+        yield (
+            "train.packing needs an attention that it was tested with, but model.attn_implementation is flex_attention."
+            " Use model.attn_implementation=sdpa."
+        )
     yield from one_of("track.kind", config.track.kind, schema.TRACKERS)
     yield from at_least("seed", config.seed, 0)
     yield from _study_rules(config.study)

@@ -171,7 +171,7 @@ def _pickle(job: Job) -> bytes:
     except Exception as error:
         raise EngineError(
             f"A task must be picklable, but that of {job.key} is not ({worker.describe(error)}). "
-            "Let it make what it needs rather than bring it along."
+            "Let the task make such objects itself."
         ) from error
     return task
 

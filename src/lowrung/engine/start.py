@@ -25,7 +25,7 @@ CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 RESTART_SECONDS = 2.0
 """How long a start that failed is tried again: a fork server that was killed still exists for a moment."""
 
-_CUDA_TOUCHED = "importing them once for all jobs touched CUDA, as bitsandbytes does, and CUDA survives no fork"
+_CUDA_TOUCHED = "importing them once for all jobs touched CUDA (bitsandbytes does), which fails in forked processes"
 
 
 def can_fork() -> bool:
@@ -132,7 +132,7 @@ class Starter:
 
     def _spawn_from_now_on(self, reason: str) -> None:
         self._forks, self._context = False, multiprocessing.get_context("spawn")
-        print(f"note: each job imports its libraries anew, some 10 s a job: {reason}", file=sys.stderr, flush=True)
+        print(f"note: each job imports its libraries itself, in some 10 s: {reason}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

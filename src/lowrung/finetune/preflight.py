@@ -78,7 +78,8 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) ->
     rows = prepared.prepare(examples, tokenizer, max_length=data.max_length, format=data.format, folder=folder)
     if data.metrics and not rows.has_prompts:
         raise UsageError(
-            f"data.metrics score answers to prompts, but the data is text alone, and they are {data.metrics}."
+            f"data.metrics must be empty for data without prompts, since metrics score answers, but is {data.metrics}."
+            " Use data.metrics=[]."
         )
     return Preflight(
         notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows)),

@@ -171,9 +171,9 @@ def _seed_problems(settings: Mapping[str, Any], seeds: int) -> list[str]:
     needed = math.floor(-math.log2(threshold)) + 1 if 0 < threshold < 1 else 1
     if seeds <= needed:
         found.append(
-            f"hydra/sweeper/pruner=wilcoxon must have at least {needed + 1} seeds (with p_threshold={threshold:g} it"
-            f" takes {needed} to show that a trial is worse, and one more to save), but has {seeds}. List them, as in"
-            f" seed={','.join(map(str, range(needed + 1)))}, or leave the pruner out."
+            f"hydra/sweeper/pruner=wilcoxon must have at least {needed + 1} seeds, but has {seeds}. With"
+            f" p_threshold={threshold:g}, {needed} seeds can show that a trial is worse, and the seeds after them need"
+            f" not be trained. List them, as in seed={','.join(map(str, range(needed + 1)))}, or leave the pruner out."
         )
     return found
 
@@ -184,13 +184,13 @@ def _schedule_problems(settings: Mapping[str, Any], schedules: Sequence[Schedule
     if all(schedule.eval_steps >= schedule.steps for schedule in schedules):
         eval_steps, steps = schedules[0].eval_steps, schedules[0].steps
         return [
-            f"hydra/sweeper/pruner={settings['name']} must have an evaluation before a run's end to prune at, but"
+            f"hydra/sweeper/pruner={settings['name']} must have an evaluation before the end of a run, but"
             f" train.eval_steps is {eval_steps} and a run has {steps} steps. Lower train.eval_steps."
         ]
     unit = min(schedule.eval_steps * schedule.examples for schedule in schedules)
     most = max(schedule.steps * schedule.examples for schedule in schedules) / unit
     return [
-        f"hydra.sweeper.pruner.{key} must be less than a run is long, which is {most:.3g} times its first evaluation,"
+        f"hydra.sweeper.pruner.{key} must be below {most:.3g}, the length of a run in units of its first evaluation,"
         f" but is {settings[key]}: no trial would be pruned. Lower it, or lower train.eval_steps."
         for key in ("min_resource", "n_warmup")
         if settings.get(key, 0) >= most

@@ -38,11 +38,11 @@ def unwritable(setting: str, folder: Path) -> list[str]:
     """
     folder = folder.absolute()
     standing = next(above for above in (folder, *folder.parents) if os.path.lexists(above))
-    reason = _why_unwritable(standing) if standing.is_dir() else "is no folder"
+    reason = _why_unwritable(standing) if standing.is_dir() else "is not a folder"
     if reason is None:
         return []
     return [
-        f"{setting} must be where files can be written, but {standing} {reason}. Mend that, or name another folder."
+        f"{setting} must be where files can be written, but {standing} {reason}. Correct that, or name another folder."
     ]
 
 
@@ -74,7 +74,7 @@ def in_words(error: BaseException) -> LowrungError | None:
     if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"
-            " store say where results go: name other folders, or mend that one."
+            " store say where results go: name other folders, or correct that one."
         )
     return None
 
@@ -82,7 +82,7 @@ def in_words(error: BaseException) -> LowrungError | None:
 def no_space(error: BaseException) -> StoreError:
     """The error for the user where a disk is full."""
     first = str(error).strip().splitlines()[0]
-    return StoreError(f"There is no space left on a disk ({first}). Free some, and the same command goes on.")
+    return StoreError(f"There is no space left on a disk ({first}). Free some space; the same command then goes on.")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -113,7 +113,10 @@ def _interval_problems(space: Space) -> Iterator[str]:
     """Intervals over settings of the model or the data: the preflight reads these, so it needs every value."""
     for axis in space.intervals:
         if axis.key.startswith(("model.", "data.")):
-            yield f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval."
+            yield (
+                f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval. Models and data are"
+                " checked before the first run, so every value must be known."
+            )
 
 
 def _rules(config: Config) -> list[str]:

@@ -52,7 +52,7 @@ class Settings(SweeperConf):
                 yield f"hydra.sweeper.{name} must be at least {least}, but is {value}."
         if self.timeout is not None and durations.seconds(self.timeout) is None:
             yield (
-                "hydra.sweeper.timeout must be seconds or a duration in h, m and s, and longer than nothing, but is"
+                "hydra.sweeper.timeout must be seconds or a duration in h, m and s, and above 0, but is"
                 f" {self.timeout!r}. For an hour and a half, write hydra.sweeper.timeout=1h30m; null is no limit."
             )
 

@@ -106,7 +106,9 @@ class MlflowTracker:
         with translated():
             found = self._client.get_experiment_by_name(experiment)
         if found is None:
-            raise TrackError(f"There is no experiment {experiment!r} in {uri}: create_store makes it.")
+            raise TrackError(
+                f"There is no experiment {experiment!r} in {uri}. The next start of a sweep or run makes it."
+            )
         self._experiment: str = found.experiment_id
         self._steps: dict[str, dict[str, set[int]]] = {}
         """By run that has not ended, and by metric."""

@@ -42,7 +42,7 @@ def tracking_problems(config: Config) -> list[str]:
     if database is None:
         return []
     if database.exists() and not (database.is_file() and os.access(database, os.W_OK)):  # MLflow would try on and on
-        return [f"track.uri must name a file that can be written, but {database} is none. Name another file."]
+        return [f"track.uri must name a file that can be written, but {database} is not one. Name another file."]
     return disk.unwritable("track.uri", database.parent)
 
 

@@ -45,13 +45,13 @@ def problems(name: str, alias: str) -> list[str]:
     found = []
     if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH:
         found.append(
-            "--name must begin with a letter or digit and hold letters, digits, '.', '_' and '-' alone, at most"
-            f" {_NAME_LENGTH}, but is {name!r}."
+            "--name must begin with a letter or digit, and hold only letters, digits, '.', '_' and '-', at most"
+            f" {_NAME_LENGTH} of them, but is {name!r}."
         )
     if not _ALIAS.fullmatch(alias) or len(alias) > _NAME_LENGTH - 1:
-        found.append(f"--alias must hold letters, digits, '_' and '-' alone, but is {alias!r}.")
+        found.append(f"--alias must hold only letters, digits, '_' and '-', but is {alias!r}.")
     elif _RESERVED.fullmatch(alias):
-        found.append(f"--alias must not be latest or v and a number, which MLflow keeps for itself, but is {alias!r}.")
+        found.append(f"--alias must not be latest, or v with a number, which MLflow reserves, but is {alias!r}.")
     return found
 
 

@@ -14,11 +14,13 @@ from typing import NoReturn
 
 from lowrung.errors import UsageError
 from lowrung.store import addresses
+from lowrung.store.layout import CHECKOUT
 from lowrung.track.base import TrackError, check_uri
 
 HOST = "127.0.0.1"
 """The server is for this machine alone; it asks for no password."""
 
+_SWEEP = "lowrung train -m lora.r=4,8" if CHECKOUT is None else "make sweep"
 _GRACE = 10.0  # seconds to stop in before the server is killed; it takes 1.5 when idle
 _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs are for agents; without them it starts in half the time
@@ -48,7 +50,7 @@ def serve(uri: str, port: int) -> None:
         print(f"Starting MLflow on {HOST}:{port} ...", flush=True)
         _await_answer(server, port)
         if comparison is None:
-            print("There is no sweep yet: `make sweep` makes one.", flush=True)
+            print(f"There is no sweep yet: `{_SWEEP}` runs one.", flush=True)
         print(f"Open http://{HOST}:{port}/{comparison or ''}\nStop with Ctrl-C.", flush=True)
         raise TrackError(f"MLflow's server ended by itself with code {server.wait()}.")
 
@@ -63,7 +65,7 @@ def _require_store(uri: str) -> None:
     if database and not database.is_file():
         raise UsageError(
             f"There are no runs to show yet: {database} does not exist. "
-            "Run `make sweep` first, or name another database with --uri sqlite:///PATH."
+            f"Run `{_SWEEP}` first, or name another database with --uri sqlite:///PATH."
         )
 
 
@@ -124,7 +126,9 @@ def _interruptible() -> Iterator[None]:
 def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
     while not _answers(port):
         if server.poll() is not None:
-            raise TrackError(f"MLflow's server could not start; it ended with code {server.returncode}.")
+            raise TrackError(
+                f"MLflow's server could not start; it ended with code {server.returncode}, and its message is above."
+            )
         time.sleep(0.1)
 
 

@@ -77,7 +77,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer, monkeypatc
     only_last = "{% for m in messages %}{{ m['content'] if loop.last else '' }}{% endfor %}"
     monkeypatch.setattr(tokenizer, "chat_template", only_last)
     chat = Example((("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), is_chat=True)
-    with pytest.raises(UsageError, match="writes earlier turns otherwise once another follows"):
+    with pytest.raises(UsageError, match="changes earlier turns when another follows"):
         prepare(tokenizer, tmp_path, train=[chat])
 
 

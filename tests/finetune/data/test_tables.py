@@ -160,8 +160,8 @@ class TestBadRows:
         file = tmp_path / "a.csv"
         file.write_text("prompt,completion\na,b\nc\nd,e,f\n")
         assert [problem.split(", line ")[1] for problem in problems(file)] == [
-            "3: it has not as many cells as the header, 2.",
-            "4: it has not as many cells as the header, 2.",
+            "3: it has more or fewer cells than the header, which has 2.",
+            "4: it has more or fewer cells than the header, which has 2.",
         ]
 
     def test_of_broken_json(self, tmp_path):

@@ -10,7 +10,7 @@ from tests.architectures import CONFIGS, skeleton
 
 LLAMA_HAS = "It has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
 HEAD = (
-    "lora.target_modules cannot hold the head, lm_head, which SFTTrainer refuses. Train it whole:"
+    "lora.target_modules must not name the head, lm_head, which SFTTrainer refuses. Train it whole:"
     " 'lora.modules_to_save=[lm_head]'."
 )
 QKVO = ", ".join(f"model.layers.0.self_attn.{name}_proj" for name in "qkvo")
@@ -76,15 +76,17 @@ def problems(architecture, added_rows=(), **lora):
         (
             {"init": "pissa", "r": 33},
             [
-                "lora.init=pissa needs ranks up to the smaller side of each adapted matrix, but lora.r is 33, and"
-                " model.layers.0.self_attn.k_proj has 32. Lower lora.r, or that module's rank in lora.rank_pattern."
+                "lora.init=pissa needs ranks of at most the smaller side of each adapted matrix, which is 32 for"
+                " model.layers.0.self_attn.k_proj, but its rank is 33. Lower lora.r, or that module's rank in"
+                " lora.rank_pattern."
             ],
         ),
         (
             {"init": "lora_ga", "r": 17},
             [
-                "lora.init=lora_ga needs ranks up to half the smaller side of each adapted matrix, but lora.r is 17,"
-                " and model.layers.0.self_attn.k_proj has 16. Lower lora.r, or that module's rank in lora.rank_pattern."
+                "lora.init=lora_ga needs ranks of at most half the smaller side of each adapted matrix, which is 16 for"
+                " model.layers.0.self_attn.k_proj, but its rank is 17. Lower lora.r, or that module's rank in"
+                " lora.rank_pattern."
             ],
         ),
     ],
@@ -200,8 +202,8 @@ def test_single_rows_of_a_head_with_biases_are_refused(tied, lora, is_refused):
 
 def test_olora_is_refused_for_conv1d_layers():
     assert problems("gpt2", init="olora") == [
-        "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT decomposes."
-        " Use lora.init=pissa, which does."
+        "lora.init=olora needs linear layers, but the model has Conv1D layers, whose weights are transposed. Use"
+        " lora.init=pissa, which fits both."
     ]
 
 

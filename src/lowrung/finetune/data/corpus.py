@@ -136,7 +136,10 @@ def _two_parts(data: DataConf) -> Corpus:
         if size is not None and size > len(available)
     ]
     if not train:
-        problems.append("Training needs an example that is not evaluated on, but all of data.path are in the eval set.")
+        problems.append(
+            "Training needs examples that are not in the eval set, but all of data.path are in it. Take other examples"
+            " to evaluate on."
+        )
     if problems:
         raise UsageError(problems)
     return Corpus(data.name, described, train[: data.train_size], evaluation[: data.eval_size], duplicates)

@@ -79,7 +79,10 @@ def _csv(file: Path) -> Iterator[NumberedRow]:
             extra = row.pop(None, None)  # what DictReader calls cells beyond the header
             where = f"line {reader.line_num}"
             if extra is not None or None in row.values():
-                yield where, RowError(f"it has not as many cells as the header, {len(reader.fieldnames or ())}")
+                yield (
+                    where,
+                    RowError(f"it has more or fewer cells than the header, which has {len(reader.fieldnames or ())}"),
+                )
             else:
                 yield where, row
 

@@ -80,7 +80,7 @@ def _chat(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:
         answered = _template(tokenizer, messages[: position + 1])
         start = _common_prefix(asked, answered)
         if start < len(ids) or answered[: len(ids)] != ids:
-            raise TemplateError("it writes earlier turns otherwise once another follows, so give each chat one answer")
+            raise TemplateError("it changes earlier turns when another follows, so give each chat one answer")
         labels += [IGNORED] * (start - len(ids)) + answered[start:]
         ids = answered
     return Tokens(ids, labels)

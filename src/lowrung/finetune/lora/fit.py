@@ -46,7 +46,7 @@ def _target_problems(model: PreTrainedModel, lora: LoraConf, available: Sequence
     if head is not None and (head in names or (isinstance(wanted, str) and wanted == head)):
         names = [name for name in names if name != head]
         found.append(
-            f"lora.target_modules cannot hold the head, {head}, which SFTTrainer refuses. Train it whole:"
+            f"lora.target_modules must not name the head, {head}, which SFTTrainer refuses. Train it whole:"
             f" 'lora.modules_to_save=[{head}]'."
         )
     if unknown := [name for name in names if not any(settings.is_wanted(layer, [name]) for layer in linear)]:
@@ -109,16 +109,16 @@ def _added_row_problems(model: PreTrainedModel, lora: LoraConf, added_rows: Sequ
 def _init_problems(lora: LoraConf, chosen: Mapping[str, nn.Module]) -> Iterator[str]:
     if lora.init == "olora" and any(isinstance(module, Conv1D) for module in chosen.values()):
         yield (
-            "lora.init=olora does not fit Conv1D layers, whose weights are the other way round from what PEFT"
-            " decomposes. Use lora.init=pissa, which does."
+            "lora.init=olora needs linear layers, but the model has Conv1D layers, whose weights are transposed. Use"
+            " lora.init=pissa, which fits both."
         )
     part, share = ("half the smaller side", 2) if lora.init == "lora_ga" else ("the smaller side", 1)
     for name, module in chosen.items():
         most = min(next(module.parameters()).shape) // share
         if settings.rank(lora, name) > most:
             yield (
-                f"lora.init={lora.init} needs ranks up to {part} of each adapted matrix, but lora.r is"
-                f" {settings.rank(lora, name)}, and {name} has {most}. Lower lora.r, or that module's rank in"
+                f"lora.init={lora.init} needs ranks of at most {part} of each adapted matrix, which is {most} for"
+                f" {name}, but its rank is {settings.rank(lora, name)}. Lower lora.r, or that module's rank in"
                 " lora.rank_pattern."
             )
             return

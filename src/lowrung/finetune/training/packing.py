@@ -38,8 +38,8 @@ def require_separation(model: nn.Module) -> None:
     leak = leakage(model)
     if not leak < LEAK:
         raise UsageError(
-            f"train.packing needs a model that keeps packed examples apart, but in this one {leak:.0%} of an example"
-            " reaches the next one. Use train.packing=false, or another model.attn_implementation."
+            f"train.packing needs a model that keeps packed examples apart, but in this one {leak:.0%} of an example's"
+            " effect reaches the next one. Use train.packing=false, or another model.attn_implementation."
         )
 
 
