@@ -48,7 +48,7 @@ def install(extra: str) -> str:
     return f"Run `{checkout}`, or without a checkout `pip install 'lowrung[{extra}]'`."
 
 
-def did_you_mean(value: str, choices: Sequence[str], text: str = " Did you mean {}?") -> str:
+def did_you_mean(value: str, choices: Sequence[str]) -> str:
     """What was meant, as the end of a message; empty where nothing comes close."""
     close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    return text.format(close[0]) if close else ""
+    return f" Did you mean {close[0]}?" if close else ""
