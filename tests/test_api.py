@@ -97,7 +97,7 @@ class TestBadUsage:
             lowrung.sweep(SMALL, "hydra/sweeper=basic", "lora.r=2,4")
 
     def test_a_config_folder_that_is_not_there(self, folder):
-        with pytest.raises(lowrung.UsageError, match=re.escape(f"{folder / 'absent'} is none")):
+        with pytest.raises(lowrung.UsageError, match=re.escape(f"{folder / 'absent'} is not a folder")):
             lowrung.run(SMALL, config_dir="absent")
 
 

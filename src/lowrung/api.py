@@ -136,8 +136,6 @@ def sweep(*overrides: Overrides, config_dir: str | Path | None = None) -> Leader
         except RunFailed as failure:
             failure.results = _leaderboard(failure.results)
             raise
-        if results is None:
-            return Leaderboard((), None, {}, Path(composed.hydra.sweep.dir).absolute())
         return _leaderboard(results)
 
 

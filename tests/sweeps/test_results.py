@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.errors import UsageError
+from lowrung.report import leaderboard
 from lowrung.store.outcome import Status
 from tests.stage import RATE, Stage
 
@@ -24,9 +25,13 @@ def test_a_sweep_returns_its_trials_best_first(here: Stage) -> None:
     assert results.objectives == {"eval/loss": "minimize"}
 
 
-def test_a_dry_run_returns_nothing(here: Stage) -> None:
-    here.sweep("lora.r=4", "hydra.sweeper.dry_run=true")
-    assert here.results is None
+def test_a_dry_run_returns_no_trials_but_where_they_would_be(here: Stage) -> None:
+    here.sweep("lora.r=4", "study=mine", "hydra.sweeper.dry_run=true")
+    results = here.results
+    assert results is not None
+    assert (results.trials, results.best, results.objectives) == ([], None, {"eval/loss": "minimize"})
+    assert results.folder.path == Path("multirun/mine").absolute()
+    assert leaderboard.render(results.trials, results.objectives).startswith("#  trial")
 
 
 class TestConstraints:

@@ -48,7 +48,7 @@ class LowrungSweeper(Sweeper):
         )
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
-        """Runs the sweep; returns its `lowrung.sweeps.results.Results`, or None for a dry run."""
+        """Runs the sweep; returns its `lowrung.sweeps.results.Results`."""
         from lowrung.sweeps import entry
         from lowrung.sweeps.settings import Settings
 

@@ -19,6 +19,7 @@ from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
 from lowrung.sweeps.results import Results
 from lowrung.sweeps.settings import Settings
+from lowrung.track.base import NullTracker
 
 if TYPE_CHECKING:
     from lowrung.search.study import Study
@@ -40,7 +41,7 @@ def run(
     config: DictConfig,
     launcher: Any,
     settings: Settings,
-) -> Results | None:
+) -> Results:
     """Runs a sweep to its end and prints its leaderboard.
 
     Args:
@@ -52,7 +53,7 @@ def run(
         settings: the fields of ``hydra.sweeper``.
 
     Returns:
-        all trials that have ended; None for a dry run.
+        all trials that have ended; those of a dry run are none.
 
     Raises:
         UsageError: before anything has started.
@@ -68,7 +69,7 @@ def run(
         planned = Plan.make(composer, space, points, settings, engine)
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
-            return None
+            return Results(planned, NullTracker())
         with _alone(planned):
             coordinator = Coordinator(_open_study(planned), planned, composer, task_function, engine)
             coordinator.run()
