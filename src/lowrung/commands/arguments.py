@@ -33,5 +33,5 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def add_new_tokens(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Adds ``--new-tokens``; ``more`` ends its help."""
     parser.add_argument(
-        "--new-tokens", type=int, default=NEW_TOKENS, help=f"the most tokens of an answer (default: %(default)s{more})"
+        "--new-tokens", type=int, default=NEW_TOKENS, help=f"tokens of an answer, at most (default: %(default)s{more})"
     )

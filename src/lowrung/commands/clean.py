@@ -18,15 +18,15 @@ from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome
 
 ABOUT = (
-    "Deletes what a study can do without: the checkpoints, working files and merged models of its runs, which can"
-    " be made again (a run that was interrupted then starts over). Results and adapters stay."
-    " MLflow is never touched: what was recorded there stays, with --all too."
+    "Deletes the files that a study does not need: the checkpoints, working files and merged models of its runs. They"
+    " can be made again; a run that was interrupted then starts over. Results and adapters stay. Nothing is deleted in"
+    " MLflow, not even with --all."
 )
 
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser("clean", help="delete what a study can do without", description=ABOUT)
+    parser = commands.add_parser("clean", help="delete the files that a study does not need", description=ABOUT)
     parser.add_argument("study", metavar="STUDY", help="a study in ./multirun, or a study's folder")
     parser.add_argument(
         "--all", action="store_true", help="delete the study and its runs too, except runs that other studies use"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
-    " their runs. cat and svd add the updates (svd at --rank); the others work on the factors, are rough, and need"
-    " equal ranks."
+    " their runs. cat and svd add the updates (svd at --rank). The other methods combine the factors A and B, which is"
+    " less exact, and need equal ranks."
 )
 
 COMBINED = "combined"

@@ -15,8 +15,8 @@ from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
 ABOUT = (
-    "Prints the settings in which runs differ, how each ended, and all metrics, a column a run; then the answers of"
-    " each to the same prompts, generated greedily. Adapters on the same base share it."
+    "Prints the settings in which runs differ, how each ended, and all metrics, with a column for each run; then the"
+    " answers of each to the same prompts, generated greedily. Adapters on the same base share it."
 )
 
 NOT_COMPARED = ("study", "store", "sweeps", "track")

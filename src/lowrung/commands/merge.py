@@ -29,7 +29,9 @@ DTYPES = ("float32", "bfloat16", "float16")  # lowrung.config.schema's, whose im
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
-    parser = commands.add_parser("merge", help="make an adapter an ordinary, verified model", description=ABOUT)
+    parser = commands.add_parser(
+        "merge", help="merge an adapter into its base: an ordinary model, verified", description=ABOUT
+    )
     parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     parser.add_argument("--to", metavar="FOLDER", required=True, help="the new folder: empty, or not there yet")
     parser.add_argument(

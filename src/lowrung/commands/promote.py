@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "Registers the best run that passed the gate as a model in MLflow. The model is loaded from MLflow in a fresh"
-    " process; if it answers as the adapter does, an alias points at it. A run is registered once: promoted again, it"
-    " gets the alias back. Where the answers differ, nothing is promoted and the exit code is 1."
+    " process; if it answers as the adapter does, an alias points at it. A run is registered once: where it is"
+    " promoted again, only the alias moves. Where the answers differ, nothing is promoted and the exit code is 1."
 )
 
 ALIAS = "champion"

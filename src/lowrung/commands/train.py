@@ -10,7 +10,7 @@ from lowrung.commands.arguments import Commands
 
 def add_to(commands: Commands) -> None:
     """Lists the command; `lowrung.__main__` calls `main` before anything here is parsed."""
-    commands.add_parser("train", help="one run, or with -m a sweep; see `lowrung train --help`", add_help=False)
+    commands.add_parser("train", help="train one run, or with -m a sweep; see `lowrung train --help`", add_help=False)
 
 
 def main() -> None:
