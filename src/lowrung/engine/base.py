@@ -2,9 +2,11 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from lowrung.errors import EngineError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,3 +106,23 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Cancels what still runs and frees what the engine holds. It may be called twice."""
+
+
+def require_room(job: Job, running: Collection[str], slots: int, *, is_closed: bool) -> None:
+    """Refuses a job that an engine cannot take now; see `Engine.submit`.
+
+    Args:
+        job: the new one.
+        running: the keys of the engine's jobs.
+        slots: the engine's.
+        is_closed: whether `Engine.close` was called.
+
+    Raises:
+        EngineError: when it cannot be taken.
+    """
+    if is_closed:
+        raise EngineError(f"An engine must be open to take a job, but {job.key} came after close(). Make a new one.")
+    if job.key in running:
+        raise EngineError(f"The keys of running jobs must differ, but {job.key} is running. Wait for it to end.")
+    if len(running) >= slots:
+        raise EngineError(f"A job needs a free slot, but all {slots} are taken. Wait for a job to end.")

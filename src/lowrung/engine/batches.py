@@ -11,8 +11,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from lowrung.engine import cores, gpus, hydra_job, worker
-from lowrung.engine.base import Ended, Event, Exit, Job, Reported
-from lowrung.errors import EngineError
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
 
@@ -48,14 +47,7 @@ class BatchEngine:
 
     def submit(self, job: Job) -> None:
         """Takes a job for the next batch; see `lowrung.engine.base.Engine.submit`."""
-        if self._is_closed:
-            raise EngineError(
-                f"An engine must be open to take a job, but {job.key} came after close(). Make a new one."
-            )
-        if job.key in (other.key for other in self._jobs):
-            raise EngineError(f"The keys of running jobs must differ, but {job.key} is running. Wait for it to end.")
-        if len(self._jobs) >= self._slots:
-            raise EngineError(f"A job needs a free slot, but all {self._slots} are taken. Wait for a job to end.")
+        require_room(job, [other.key for other in self._jobs], self._slots, is_closed=self._is_closed)
         self._locks.enter_context(atomic.lock(RunFolder(job.folder).lock))
         mailbox.clear(job.folder)
         self._jobs.append(job)

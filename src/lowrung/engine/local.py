@@ -11,7 +11,7 @@ from pathlib import Path
 import cloudpickle
 
 from lowrung.engine import cores, gpus, worker
-from lowrung.engine.base import Event, Exit, Job, Reported
+from lowrung.engine.base import Event, Exit, Job, Reported, require_room
 from lowrung.engine.process import Running
 from lowrung.engine.start import CUDA_CHECK, Method, Starter
 from lowrung.errors import EngineError, StoreError
@@ -128,14 +128,7 @@ class LocalEngine:
         self.close()
 
     def _refuse(self, job: Job, folder: Path) -> None:
-        if self._is_closed:
-            raise EngineError(
-                f"An engine must be open to take a job, but {job.key} came after close(). Make a new one."
-            )
-        if job.key in self._running:
-            raise EngineError(f"The keys of running jobs must differ, but {job.key} is running. Wait for it to end.")
-        if len(self._running) >= self._slots:
-            raise EngineError(f"A job needs a free slot, but all {self._slots} are taken. Wait for a job to end.")
+        require_room(job, self._running, self._slots, is_closed=self._is_closed)
         if folder in (running.folder for running in self._running.values()):
             raise StoreError(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
 
