@@ -13,31 +13,31 @@ PORT ?= 5000
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-sweep: setup  ## the main job: which rank? three ranks of LoRA on a real 135M model, on a CPU in minutes
+sweep: setup  ## a real sweep: three ranks of LoRA on a 135M model, minutes on a CPU
 	$(TRAIN) -m lora.r=4,8,16 $(ARGS)
 
-train: setup  ## one run, or anything else: make train ARGS="-m model=tiny lora.r=4,8"
+train: setup  ## one run, or with ARGS anything else: make train ARGS="-m model=tiny lora.r=4,8"
 	$(TRAIN) $(ARGS)
 
-ui: setup  ## MLflow on 127.0.0.1:5000 (PORT=...), with a link to the last sweep's comparison
+ui: setup  ## serve MLflow on 127.0.0.1:5000 (PORT=...), and print the link to the last sweep's comparison
 	@$(BIN)/lowrung ui --port $(PORT)
 
-test: setup-dev  ## every test
+test: setup-dev  ## run all tests
 	$(PYTEST) $(ARGS)
 
-test-fast: setup-dev  ## the tests that take seconds
+test-fast: setup-dev  ## run the tests that take seconds
 	$(PYTEST) -m "not slow" $(ARGS)
 
-bench: setup  ## idle slots against Hydra's batches, and the coordinator's time per trial; see docs/benchmarks.md
+bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinator's time per trial (docs/benchmarks.md)
 	PYTHONPATH=src $(BIN)/python -m benchmarks $(ARGS)
 
-check: setup-dev  ## format, lint, types and the direction of imports
+check: setup-dev  ## check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup-dev  ## format the code and mend what the linter can
+format: setup-dev  ## format the code, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -62,6 +62,6 @@ setup-dev: .venv/installed-dev
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-clean:  ## remove .venv and caches; results stay (runs/, multirun/, outputs/, mlflow.db, mlruns/)
+clean:  ## remove .venv and caches; keep results (runs/, multirun/, outputs/, mlflow.db, mlruns/)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -6,15 +6,15 @@ from typing import Optional
 
 @dataclass
 class TpeConf:
-    """Tree-structured Parzen estimator (arXiv:2304.11127): draws where good trials lie thicker than bad ones.
+    """Tree-structured Parzen estimator (arXiv:2304.11127): draws values where good trials are denser than bad ones.
 
-    The default, since it takes everything: pruned trials, trials under way, several objectives.
+    The default, since it can use everything: pruned trials, trials that still run, several objectives.
 
     Attributes:
         name: tpe.
         n_startup_trials: trials that are drawn at random first; ten, as the paper and Optuna have it.
-        multivariate: draws all settings jointly, for settings that act together; null does with one objective, and not
-            with several, as Optuna does.
+        multivariate: draws all settings jointly, for settings that depend on each other. null is true with one
+            objective and false with several, as in Optuna.
     """
 
     name: str = "tpe"
@@ -35,11 +35,11 @@ class RandomConf:
 
 @dataclass
 class GridConf:
-    """Makes a list of each interval, so that all is one grid; lists are a grid with any sampler.
+    """Turns each interval into a list of values, so that all points are one grid. Lists are a grid with every sampler.
 
     Attributes:
         name: grid.
-        n_values: of each interval, evenly spaced (by orders of magnitude with ``tag(log, ...)``), both ends included.
+        n_values: values of each interval, evenly spaced (on a log scale with ``tag(log, ...)``), with both ends.
             Three: low, middle and high.
     """
 
@@ -51,7 +51,7 @@ class GridConf:
 class QmcConf:
     """A quasi-random sequence: covers the space more evenly than chance (jmlr.org/papers/v13/bergstra12a).
 
-    Its points do not depend on results, so that trials can run all at once. The study's first is drawn at random.
+    Its points do not depend on results, so all trials can run at once. The study's first point is drawn at random.
 
     Attributes:
         name: qmc.
@@ -72,9 +72,9 @@ class CmaesConf:
     Attributes:
         name: cmaes.
         n_startup_trials: trials that are drawn at random first; one, since it starts in the middle and needs none.
-        popsize: trials of a generation; null is 4 + 3 ln(number of intervals), rounded down, as the paper has it.
+        popsize: trials of a generation; null is 4 + 3 ln(number of intervals), rounded down, as in the paper.
         consider_pruned_trials: learns from pruned trials too, by their last evaluation. Off, since that is no final
-            result; with asha or hyperband most trials are pruned, and little is left to learn from without.
+            result. With asha or hyperband most trials are pruned: without this setting, little is left to learn from.
     """
 
     name: str = "cmaes"
@@ -87,7 +87,7 @@ class CmaesConf:
 class Nsga2Conf:
     """NSGA-II (doi:10.1109/4235.996017): crosses and mutates the best trials; for several objectives and many trials.
 
-    It learns from complete trials alone, and a child may be equal to its parent, whose result is then reused.
+    It learns from complete trials only. A child may be equal to its parent; the parent's result is then reused.
 
     Attributes:
         name: nsga2.
@@ -101,9 +101,9 @@ class Nsga2Conf:
 
 @dataclass
 class GpConf:
-    """A Gaussian process with the expected improvement: makes the most of few trials, at seconds a draw.
+    """A Gaussian process with the expected improvement: learns most from few trials, and takes seconds for each draw.
 
-    It learns from complete trials alone. Needs scipy and torch.
+    It learns from complete trials only. Needs scipy and torch.
 
     Attributes:
         name: gp.
@@ -129,18 +129,18 @@ class NoPrunerConf:
 class AshaConf:
     """Asynchronous successive halving (arXiv:1810.05934): at each rung only the best part of the trials goes on.
 
-    Rungs are at min_resource times 1, reduction_factor, its square and so on. A trial is judged when it reaches one,
-    against those that were there before it; while there are fewer than reduction_factor, only the best so far goes on.
-    Resources are tokens, in units of what the study's first trial had seen at its first evaluation. A trial of larger
-    batches is judged by its first evaluation past a rung, later than others: where batch sizes are swept, let
-    ``min_resource`` be the largest one divided by the smallest, or ``train.eval_steps`` differ with them.
+    Rungs are at min_resource times 1, reduction_factor, its square and so on. A trial that reaches a rung is compared
+    with the trials that reached it before. While these are fewer than reduction_factor, only the best so far goes on.
+    The resource is tokens. One unit is what the study's first trial had seen at its first evaluation. A trial with
+    larger batches is judged later than others, at its first evaluation past a rung. If batch sizes are swept, set
+    ``min_resource`` to the largest batch size divided by the smallest, or let ``train.eval_steps`` differ with them.
 
     Attributes:
         name: asha.
-        min_resource: the first rung. One, the first evaluation, which frees the most time; more where rates warm up for
-            longer than ``train.eval_steps``.
-        reduction_factor: one trial of so many goes on. Three: theory's optimum is e (arXiv:1603.06560), and with the
-            ten or so evaluations of a run it makes three rungs (1, 3 and 9), where four makes two.
+        min_resource: the first rung. One is the first evaluation, which saves the most time. Take more if learning
+            rates warm up for longer than ``train.eval_steps``.
+        reduction_factor: one of this many trials goes on. Three: the optimum in theory is e (arXiv:1603.06560), and
+            with the ten or so evaluations of a run, three makes three rungs (1, 3 and 9), and four makes two.
     """
 
     name: str = "asha"
@@ -150,10 +150,10 @@ class AshaConf:
 
 @dataclass
 class HyperbandConf:
-    """Hyperband (arXiv:1603.06560): successive halving in several brackets, of which some judge later.
+    """Hyperband (arXiv:1603.06560): successive halving in several brackets, some of which judge later.
 
-    For results that only show late, at the price of more training than `AshaConf`. Trials are dealt to brackets by name
-    and number; it prunes nothing until one trial is complete, which tells how long a run is.
+    For results that show only late. It trains more than `AshaConf`. A trial's bracket follows from the study's name and
+    the trial's number. Nothing is pruned until one trial is complete, which shows how long a run is.
 
     Attributes:
         name: hyperband.
@@ -176,7 +176,7 @@ class MedianConf:
         name: median.
         n_startup_trials: complete trials before any is pruned; five, Optuna's default, since a median of fewer says
             little.
-        n_warmup: units of tokens, as for asha, before which no trial is pruned. None: the first evaluation counts.
+        n_warmup: units of tokens, as for asha, before which no trial is pruned. 0: the first evaluation counts.
     """
 
     name: str = "median"
@@ -203,15 +203,15 @@ class PercentileConf:
 
 @dataclass
 class WilcoxonConf:
-    """Ends a trial between two of its seeds, when the test of Wilcoxon finds it worse than the best one, seed by seed.
+    """Ends a trial between two of its seeds, if Wilcoxon's test finds it worse than the best trial, seed by seed.
 
-    For ``seed=0,1,2,3,4`` and more (doi:10.2307/3001968): what is clearly worse need not be trained with all of them.
+    For ``seed=0,1,2,3,4`` and more (doi:10.2307/3001968): a trial that is clearly worse need not be trained with all.
     Needs the package scipy.
 
     Attributes:
         name: wilcoxon.
-        p_threshold: how unlikely the difference must be if the two were alike. 0.1, Optuna's default: four seeds that
-            are all worse are 1/16.
+        p_threshold: a trial ends if the difference is less probable than this for two equal trials. 0.1, Optuna's
+            default: if all of four seeds are worse, the probability is 1/16.
         n_startup_seeds: seeds before which no trial is judged; two, Optuna's default.
     """
 

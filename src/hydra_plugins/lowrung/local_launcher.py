@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class LocalLauncherConf:
-    """What ``hydra.launcher.*`` may hold.
+    """The settings of the default launcher, which runs each job in a fresh process on this machine.
 
     Attributes:
-        workers: how many jobs run at the same time; they share the CPU cores and take turns over the GPUs. ``auto``
-            keeps every visible GPU busy: ``workers_per_gpu`` jobs for each ``gpus_per_trial`` GPUs; without a GPU, one
-            job that uses all cores.
-        workers_per_gpu: how many jobs share a GPU (or the ``gpus_per_trial`` GPUs of a job) and its memory with
-            ``workers=auto``. One, since a job that fills the GPU gains nothing from company.
+        workers: how many jobs run at the same time. They share the CPU cores and take turns over the GPUs. ``auto``
+            keeps every visible GPU busy: ``workers_per_gpu`` jobs for each ``gpus_per_trial`` GPUs. Without a GPU it is
+            one job, which uses all cores.
+        workers_per_gpu: how many jobs share a GPU (or a group of ``gpus_per_trial`` GPUs) and its memory with
+            ``workers=auto``. One, since a job that fills the GPU gains nothing from a second one beside it.
         gpus_per_trial: how many of the visible GPUs each job sees. One, since a model that fits on one GPU gains
-            nothing from more; ``model.device_map=auto`` spreads a larger one over them. What is left over when the
-            visible GPUs are divided by it is not used. Without a GPU jobs run on the CPU, and only 1 will do.
-        time_limit: how long a job may run: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. One that runs
-            longer is ended and has failed; the others go on. null is no limit.
+            nothing from more; ``model.device_map=auto`` spreads a larger model over them. If the visible GPUs cannot be
+            divided evenly, the rest is not used. Without a GPU, jobs run on the CPU and this must be 1.
+        time_limit: how long a job may run: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. A job that
+            runs longer is stopped and has failed; the others go on. null is no limit.
     """
 
     _target_: str = "hydra_plugins.lowrung.local_launcher.LocalLauncher"

@@ -82,22 +82,22 @@ class ModelConf:
         path: a local folder as `save_pretrained` leaves it, a hub id (``Qwen/Qwen2.5-0.5B-Instruct``), or
             ``embedded:NAME`` for a model that comes with lowrung.
         revision: branch, tag or commit of a hub model; null is its main branch. The commit that was found is part of
-            a run's signature, so a moved branch is another model.
-        dtype: the weights' precision while training; ``auto`` is bfloat16 on a GPU and float32 on a CPU, which has
-            no fast bfloat16 matrix product (measured: 1.5 times slower than float32). With ``lora=full`` it is
-            float32 everywhere, since many a step is smaller than what bfloat16 can add to a weight.
-        attn_implementation: which attention transformers computes, one of `ATTENTIONS`; null leaves it the choice.
+            a run's signature, so a branch that has moved is another model.
+        dtype: the weights' precision while training. ``auto`` is bfloat16 on a GPU that has it, and float32 on a CPU,
+            where matrix products in bfloat16 are slow (measured: 1.5 times slower than in float32). With ``lora=full``,
+            ``auto`` is float32 everywhere, since many steps are too small to change a weight in bfloat16.
+        attn_implementation: which attention transformers computes, one of `ATTENTIONS`; null lets transformers choose.
         quantization: ``none``, ``int8`` (LLM.int8(), arXiv:2208.07339) or ``nf4`` (QLoRA, arXiv:2305.14314): the
             frozen base is held in 8 or 4 bits a weight. Needs bitsandbytes; works on a CPU too.
-        double_quantization: with ``nf4``, also quantises the quantisation constants: 0.4 bits a weight less, as in
+        double_quantization: with ``nf4``, quantises the quantisation constants too. This saves 0.4 bits a weight, as in
             the QLoRA paper.
         device_map: null puts the model on the run's one device; ``auto`` spreads it over all GPUs that the run sees
             (see ``hydra.launcher.gpus_per_trial``).
         trust_remote_code: runs Python code that comes with the model. Read that code first.
         added_tokens: texts that become tokens of their own, such as ``["<think>","</think>"]``. Embedding and head get
-            a row for each, which starts at the mean of the others. An adapter trains and saves these rows alone, unless
-            ``lora.modules_to_save`` trains the matrices whole; the tokenizer beside it has the tokens, and AutoPeft
-            makes room for them in the original base.
+            a row for each, which starts at the mean of the other rows. An adapter trains and saves only these rows of
+            the matrices, unless ``lora.modules_to_save`` trains them whole. The tokenizer beside the adapter has the
+            tokens, and AutoPeft adds rows for them to the original base.
     """
 
     path: str = MISSING
@@ -124,11 +124,11 @@ class SourceConf:
         path: for ``file`` a JSONL, CSV or Parquet file; for ``hub`` a dataset's id.
         subset: for ``hub``, the dataset's subset (its config's name); null where it has only one.
         split: for ``hub``, the split to train on.
-        messages_column: a column of chats, each a list of ``{role, content}``. Every assistant's turn is learnt.
-        prompt_column: a column of prompts, each a text or a list of messages.
-        completion_column: a column of completions, which alone are learnt; each a text or a list of one message.
-        text_column: a column of texts, learnt whole. Of the three forms the first that the data has is taken:
-            messages, prompt and completion, text.
+        messages_column: a column of chats, each a list of ``{role, content}``. Every turn of the assistant is learnt.
+        prompt_column: a column of prompts, each a text or a list of messages. Prompts are not learnt.
+        completion_column: a column of completions, each a text or a list of one message. Completions are learnt.
+        text_column: a column of texts, which are learnt whole. If the data has several of the three forms, the first
+            of these is taken: messages, prompt and completion, text.
         weight: the source's share in a mixture, relative to the other sources' weights.
     """
 
@@ -150,15 +150,16 @@ class DataConf(SourceConf):
     Attributes:
         name: ``docstrings``, ``number_words``, ``file``, ``hub``, or ``mixture`` of the ``sources``.
         sources: for ``mixture``, what is mixed: a list of sources with the fields above.
-        eval_path: for ``file``, a file of its own to evaluate on; null holds examples of ``path`` out.
-        eval_split: for ``hub``, the split to evaluate on; null holds examples of ``split`` out.
-        train_size: examples to train on; null is all that there are.
+        eval_path: for ``file``, a separate file to evaluate on; null holds out examples of ``path``.
+        eval_split: for ``hub``, the split to evaluate on; null holds out examples of ``split``.
+        train_size: examples to train on; null is all.
         eval_size: held-out examples that the eval scores are computed over; null is all of ``eval_path`` or
             ``eval_split``.
         max_length: tokens after which an example is cut.
-        seed: draws the examples and the split; apart from the run's seed, so that seeds share their data.
-        format: how prompt and completion become one text: ``chat`` by the tokenizer's chat template, ``plain`` one
-            after the other, ``auto`` chat where the tokenizer has a template.
+        seed: draws the examples and the split. It is not the run's seed, so that runs with several seeds share their
+            data.
+        format: how prompt and completion become one text: ``chat`` uses the tokenizer's chat template, ``plain`` puts
+            the completion after the prompt, ``auto`` is ``chat`` if the tokenizer has a template, else ``plain``.
         metrics: scores of greedily generated text: ``exact_match``, ``rouge``, ``bleu``, or the dotted name of a
             function ``(predictions, references) -> number`` of yours.
     """
@@ -181,34 +182,36 @@ class LoraConf:
     Attributes:
         method: ``lora``, or ``full``: all weights are trained and there is no adapter; the other fields are unused.
         r: rank of the update B·A.
-        alpha: numerator of the scaling alpha / r (rsLoRA: alpha / sqrt(r)). Twice r by default, so that sweeping r
-            does not also sweep the size of the update.
-        dropout: probability of dropping an input of A while training.
+        alpha: numerator of the scaling alpha / r (rsLoRA: alpha / sqrt(r)). The default is twice r: the scaling is then
+            the same at every rank, so that a sweep over r does not also change the size of the update.
+        dropout: probability with which an input of A is dropped in training.
         bias: which biases are trained: ``none``, ``all`` of the model, or ``lora_only``, those of adapted layers.
         use_rslora: rank-stabilised scaling, arXiv:2312.03732.
         use_dora: a trained magnitude beside the low-rank direction, arXiv:2402.09353.
-        init: ``default`` (A random, B zero), ``gaussian``, ``orthogonal`` (A and B random, B·A zero; even ranks),
-            ``pissa`` (principal singular vectors, arXiv:2404.02948), ``pissa_niter_N`` (the same by N iterations of a
-            randomised decomposition, much faster), ``olora`` (orthonormal, arXiv:2406.01775), or from training
-            examples ``eva`` (where each layer's inputs vary most, which also shares the ranks out among the layers,
-            arXiv:2410.07170), ``lora_ga`` (the gradients' singular vectors, arXiv:2407.05000) or ``corda`` (the
-            weights' singular vectors as the inputs weigh them, arXiv:2406.05223); ``loftq`` gives a quantised base
-            back what quantising took (arXiv:2310.08659), and ``mica`` trains A alone, with B fixed to the least
-            singular vectors (arXiv:2604.01694). Whatever the init, the saved adapter is for the original base.
-        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` are computed from. 128 are some
-            thousand tokens, several times as many as a small model's layers are wide; CorDA's authors take 256 long
-            ones.
+        init: where A and B start. At random: ``default`` (A random, B zero), ``gaussian``, ``orthogonal`` (A and B
+            random, B·A zero; even ranks). From the base's weights: ``pissa`` (principal singular vectors,
+            arXiv:2404.02948), ``pissa_niter_N`` (the same by N iterations of a randomised decomposition, much faster),
+            ``olora`` (orthonormal, arXiv:2406.01775), ``mica`` (B is fixed at the least singular vectors and A alone is
+            trained, arXiv:2604.01694), ``loftq`` (corrects the quantisation error of a quantised base,
+            arXiv:2310.08659). From training examples: ``eva`` (the directions in which each layer's inputs vary most;
+            it also distributes the ranks among the layers, arXiv:2410.07170), ``lora_ga`` (the gradients' singular
+            vectors, arXiv:2407.05000), ``corda`` (the weights' singular vectors, weighed by the inputs,
+            arXiv:2406.05223). With every init, the saved adapter is for the original base.
+        init_examples: training examples that ``eva``, ``lora_ga`` and ``corda`` are computed from. 128 examples are
+            some thousand tokens, which is several times the width of a small model's layers. CorDA's authors take 256
+            long examples.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
-            the base ties to its embedding is trained apart from it, and the merged model holds both.
-        trainable_token_indices: numbers of tokens whose embeddings are trained and saved with the adapter, such as
-            those that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows. Those of
-            ``model.added_tokens`` are trained without being named.
+            the base ties to its embedding is trained separately from it, and the merged model holds both.
+        trainable_token_indices: ids of tokens whose embeddings are trained and saved with the adapter, such as those
+            that mark the turns of a chat: ``[1,2]``. A head that is tied to the embedding follows. The tokens of
+            ``model.added_tokens`` are trained in any case.
         rank_pattern: ranks that differ from r, by module name or regular expression: ``{q_proj:16}``.
-        alpha_pattern: alphas that differ from alpha, likewise.
+        alpha_pattern: alphas that differ from alpha, in the same way.
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
-        lora_plus_ratio: learning rate of B over that of A (LoRA+, arXiv:2402.12354; 16 there); null is one rate.
+        lora_plus_ratio: learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, where it is 16); null is the
+            same rate for both.
     """
 
     method: str = "lora"
@@ -261,23 +264,24 @@ class TrainConf:
         max_steps: optimiser steps; null where ``epochs`` is given.
         epochs: passes over the training examples; null where ``max_steps`` is given.
         batch_size: examples per forward pass.
-        eval_batch_size: examples per forward pass of an evaluation; the scores do not depend on it.
+        eval_batch_size: examples per forward pass of an evaluation. The scores do not depend on it.
         gradient_accumulation_steps: forward passes per optimiser step.
-        eval_steps: steps between evaluations; the last step is always followed by one.
-        save_steps: steps between checkpoints, a multiple of ``eval_steps``; null is one at every evaluation, 0 none.
-            A run that was interrupted goes on from its last one. They are deleted when the run is complete.
-        save_total_limit: how many checkpoints are kept, the newest; with early stopping the best one besides.
-        early_stopping: ends the run when the eval loss has not improved for so many evaluations, and takes the
-            weights of the best one; null never does.
+        eval_steps: steps between evaluations. There is always an evaluation after the last step.
+        save_steps: steps between checkpoints, a multiple of ``eval_steps``; null is a checkpoint at every evaluation,
+            0 is none. A run that was interrupted goes on from its last checkpoint. Checkpoints are deleted when the run
+            is complete.
+        save_total_limit: how many checkpoints are kept, the newest ones; with early stopping the best one too.
+        early_stopping: ends the run when the eval loss has not improved for this many evaluations, and takes the
+            weights of the best evaluation; null never ends it early.
         lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES`.
-        warmup_ratio: share of the steps over which the rate rises.
-        weight_decay: AdamW's; 0 since the adapter starts at zero and few steps are made.
-        max_grad_norm: the gradient is scaled down to this norm; 0 never does.
-        packing: fills each row of a batch with several examples up to ``data.max_length`` tokens, so that little is
-            padding. A row is then what ``batch_size`` counts. Examples do not see each other, which is tried out
-            on the model before training; a model where they would (one with a recurrent state) is refused.
-        gradient_checkpointing: computes activations a second time instead of keeping them: less memory, about a
-            third slower.
+        warmup_ratio: share of the steps over which the learning rate rises.
+        weight_decay: AdamW's. 0, since the adapter starts at zero and is trained for few steps.
+        max_grad_norm: a gradient with a larger norm is scaled down to this one; 0 never scales.
+        packing: fills each row of a batch with several examples, up to ``data.max_length`` tokens, so that there is
+            little padding. ``batch_size`` then counts rows. Examples in a row do not see each other: this is tried out
+            on the model before training, and a model where they do (one with a recurrent state) is refused.
+        gradient_checkpointing: computes activations a second time instead of keeping them. It needs less memory and is
+            about a third slower.
     """
 
     learning_rate: float = MISSING
@@ -332,13 +336,13 @@ class VerifyConf:
         enabled: whether complete runs are verified.
         prompts: held-out examples that are compared.
         new_tokens: tokens that are generated greedily from each prompt.
-        merge_dtype: the precision that a merged model would be exported in, and that ``lowrung merge`` saves; the gate
-            compares in float32 too. bfloat16, whose grid is eight times coarser than float16's, drops much of a small
-            update where the base is stored in it; what goes beyond float16's range needs bfloat16 or float32.
-        keep_merged: keep the merged model in the run's folder; it is as large as the base.
-        forgetting: paragraphs of general text (from the Python language reference, at most some 300) that the loss is
-            taken on with and without what was trained: ``forget/loss_delta``, which a sweep can hold down or bound.
-            0 measures nothing; 48 take SmolLM2-135M some 18 s of one CPU thread.
+        merge_dtype: the precision that a merged model would be exported in, and that ``lowrung merge`` saves. The gate
+            also compares in float32. bfloat16's grid is eight times coarser than float16's, so it drops much of a small
+            update if the base is stored in bfloat16. Numbers beyond float16's range need bfloat16 or float32.
+        keep_merged: keep the merged model in the run's folder. It is as large as the base.
+        forgetting: paragraphs of general text (from the Python language reference, at most some 300). The loss on them
+            is computed with the base and with the trained model. The difference is ``forget/loss_delta``, which a sweep
+            can minimise or limit. 0 measures nothing; 48 take SmolLM2-135M some 18 s of one CPU thread.
         tolerances: by dtype.
     """
 
@@ -378,8 +382,8 @@ class Config:
         verify: the merged-vs-adapter gate.
         track: where runs are recorded.
         sweeps: filled by ``sweeps=NAME``; holds nothing itself.
-        seed: of the adapter's initial weights, the order of the data and dropout. Never searched.
-        study: the sweep's name, which is its folder's; null is the task's or the preset's name with a short hash of the
+        seed: of the adapter's initial weights, the order of the data, and dropout. It is never searched.
+        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of the
             search space.
         store: the folder where results are kept by signature.
     """

@@ -11,25 +11,27 @@ class SweeperConf:
     """The settings of a sweep.
 
     Attributes:
-        n_trials: trials in total; needed with an interval. Without one, every point of the grid is run once, and a
-            number stops earlier.
-        timeout: no trial starts after so long: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs that
-            have started are run to their ends. The same command goes on, with as much time again. null is no limit.
-        objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is the least eval/loss.
+        n_trials: trials in total. It is needed if there is an interval. If there is none, every point of the grid is
+            run once, and a smaller number ends the sweep earlier.
+        timeout: no trial starts after this time: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs
+            that have started run to their ends. The same command goes on, with as much time again. null is no limit.
+        objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is ``eval/loss`` minimised.
             (A dict as the default could be added to on the command line, but not be replaced.)
-        constraints: metrics with bounds that the best trial must keep to, such as
-            ``{params/trainable:"<=1e6"}``. tpe, nsga2 and gp learn what breaks them; null is none.
-        params: the search space of a preset: overrides by key. The command line's come first.
-        sampler: draws the intervals' values, and learns from all points of the grid together:
-            ``hydra/sweeper/sampler=NAME``.
+        constraints: metrics with limits that the best trial must keep to, such as ``{params/trainable:"<=1e6"}``. The
+            samplers tpe, nsga2 and gp learn which settings break them. null is none.
+        params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
+        sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
+            together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
-        storage: address of the database that Optuna keeps the study in: ``postgresql://...`` or ``mysql://...`` for one
-            that others can read. It must hold no password. null is a SQLite file in the study's folder.
+        storage: address of the database that Optuna keeps the study in: ``postgresql://...`` or ``mysql://...`` for a
+            database that others can read. The address must hold no password. null is a SQLite file in the study's
+            folder.
         fresh: starts the study over. Results stay in the store, and a run that has one there is not trained again.
         retries: how often a run whose process was lost (a crash, a kill) is started again, from its last checkpoint. A
             run that is out of memory is tried once more, with half the batch and twice the accumulation. Any other
-            failure would come again, so such a run is not tried again.
-        max_failures: so many failures one after the other end the sweep: the next trials would most likely fail too.
+            failure would occur again, so such a run is not tried again.
+        max_failures: this many failed trials, one after the other, end the sweep: the next ones would most likely fail
+            too.
         dry_run: checks everything, prints what would be run, and runs nothing.
     """
 
