@@ -180,6 +180,7 @@ class TestRules:
                 ["lora.target_modules='.*q_proj'", "lora.layers_to_transform=[0]"],
                 "lora.layers_to_transform needs lora.target_modules to be a preset or a list",
             ),
+            (["verify=none", "verify.forgetting=48"], "verify.forgetting=48 needs the gate, which measures it, but"),
             (["data=mixture", "data.sources=[{name:file}]"], "data.sources[0].path must name the file, but is None."),
             (["data=mixture", "data.sources=[{name:nothing}]"], "data.sources[0].name must be one of docstrings,"),
         ],

@@ -3,7 +3,7 @@
 ``cat`` and ``svd`` add the updates themselves: ``cat`` exactly, at the sum of the ranks; ``svd`` up to what a truncated
 singular value decomposition leaves out. ``linear``, ``ties`` (arXiv:2306.01708), ``dare_linear`` and ``dare_ties``
 (arXiv:2311.03099) and ``magnitude_prune`` combine the factors A with each other and the factors B with each other. That
-is rough: the product of two sums has cross terms. With ``_svd`` these methods work on the updates.
+is rough: the product of two sums has cross terms. With ``_svd`` the pruning ones work on the updates.
 
 All else that was trained (biases, whole modules, single rows of a matrix) is summed by weight, whatever the method: the
 base's tensor, plus each part's weight times its change of that tensor.

@@ -37,8 +37,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--method",
         default="svd",
-        help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune, the last"
-        " five also with _svd at the end, which works on the updates (default: %(default)s)",
+        help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune; the last"
+        " four also with _svd at the end, which works on the updates (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", type=float, nargs="+", help="one for each adapter (default: equal, with a sum of 1)"

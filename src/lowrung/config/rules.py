@@ -175,6 +175,11 @@ def _verify_rules(config: Config) -> Iterator[str]:
     yield from at_least("verify.prompts", verify.prompts, 1)
     yield from at_least("verify.new_tokens", verify.new_tokens, 1)
     yield from at_least("verify.forgetting", verify.forgetting, 0)
+    if verify.forgetting and not verify.enabled:
+        yield (
+            f"verify.forgetting={verify.forgetting} needs the gate, which measures it, but verify.enabled is false. Add"
+            " verify=default, or leave verify.forgetting out."
+        )
     yield from one_of("verify.merge_dtype", verify.merge_dtype, schema.DTYPES)
     for dtype in sorted(schema.compared_dtypes(config) & set(schema.DTYPES)):
         if dtype not in verify.tolerances:

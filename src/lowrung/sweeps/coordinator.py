@@ -254,7 +254,8 @@ class Coordinator:
         if self._failures >= self._plan.settings.max_failures and self._failures < self._plan.n_trials:
             raise RunFailed(
                 f"{self._failures} trials failed one after the other (hydra.sweeper.max_failures), the last with:"
-                f" {outcome.cause}. Correct that; the same command then goes on."
+                f" {outcome.cause}. Correct that; the same command then goes on.",
+                self._results,
             )
 
 
