@@ -172,9 +172,6 @@ SINGLE = """
 outcome = lowrung.run(small, "lora.r=2")
 assert outcome.metrics == next(row for row in board.trials if row.point["lora.r"] == "2").outcome.metrics
 assert (outcome.adapter / "adapter_model.safetensors").is_file()
-fresh = lowrung.run(small, "lora.r=3")
-assert fresh.status == "complete" and fresh.metrics["params/trainable"] > outcome.metrics["params/trainable"]
-
 try:
     lowrung.run(small, "lora.r=3", "train.learning_rate=1e20")
 except lowrung.RunFailed as error:
@@ -189,18 +186,12 @@ def write_and_stop(text):
         os.kill(os.getpid(), signal.SIGINT)
 
 sys.stdout.write = write_and_stop
-long = [*small, "train.max_steps=150", "train.eval_steps=150", "lora.r=2,3"]
+long = [*small, "train.max_steps=150", "train.eval_steps=150", "lora.r=3"]
 try:
     lowrung.sweep(long)
 except KeyboardInterrupt:
     print("stopped")
-assert len(lowrung.sweep(long).trials) == 2
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-try:
-    lowrung.sweep(small, "data.metrics=[no_such_scores.f]", "lora.r=2,5")
-except lowrung.LowrungError as error:
-    print("refused", error)
+assert [str(row.outcome.status) for row in lowrung.sweep(long).trials] == ["complete"]
 print("all is well")
 """
 

@@ -195,7 +195,9 @@ class TestBadUsage:
 
 @pytest.mark.parametrize("program", [command(), [sys.executable, "-m", "lowrung", "train"]])
 def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(folder, program):
-    (folder / "hydra.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    # A test that runs in the background of a shell has been told to ignore Ctrl-C, and so would the program be.
+    handled = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    (folder / "hydra.py").write_text(f"import os, signal\n{handled}\nos.kill(os.getpid(), signal.SIGINT)\n")
     path = os.pathsep.join([str(folder), str(ROOT / "src")])
     done = subprocess.run(
         program, cwd=folder, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=PATIENCE
