@@ -130,7 +130,9 @@ class TestFailure:
 
     @pytest.mark.slow
     def test_a_sweep_that_only_fails_ends(self, here):
-        with pytest.raises(RunFailed, match=r"2 trials failed one after the other \(hydra\.sweeper\.max_failures\)") as failed:
+        with pytest.raises(
+            RunFailed, match=r"2 trials failed one after the other \(hydra\.sweeper\.max_failures\)"
+        ) as failed:
             here.sweep("lora.r=1,2,3,4,5", "hydra.sweeper.max_failures=2", act=fails_at(1, 2, 3, 4, 5))
         assert ranks(here.ran) == [1, 2]
         assert [row.point for row in failed.value.results.trials] == [{"lora.r": "1"}, {"lora.r": "2"}]
