@@ -14,11 +14,12 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported
 from lowrung.errors import EngineError
+from lowrung.finetune.data.split import Split
 from lowrung.runs.task import Ran
 from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
-from lowrung.track.base import DatasetInput, Point
+from lowrung.track.base import Point
 
 MEDIAN_SECONDS = 60.0
 """A short run, of which the coordinator's time is a large part."""
@@ -39,8 +40,8 @@ PREFLIGHT = SimpleNamespace(
     revision=None,
     data_fingerprint="data",
     splits=(
-        DatasetInput("number_words", "training", "simulated", "training", 512),
-        DatasetInput("number_words", "evaluation", "simulated", "evaluation", 64),
+        Split("number_words", "training", "simulated", "training", 512),
+        Split("number_words", "evaluation", "simulated", "evaluation", 64),
     ),
     data_folder=Path("tokens"),
 )

@@ -20,12 +20,13 @@ from optuna.trial import FrozenTrial
 from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Event, Exit, Job
+from lowrung.finetune.data.split import Split
 from lowrung.runs.task import Assignment
 from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.results import Results
-from lowrung.track.base import DatasetInput, Point
+from lowrung.track.base import Point
 from tests.composing import Composer
 from tests.engine.inline import InlineEngine
 from tests.track.memory import MemoryTracker
@@ -42,7 +43,7 @@ SEEN = SimpleNamespace(
     model_fingerprint="model",
     revision=None,
     data_fingerprint="data",
-    splits=(DatasetInput("docstrings", "digest", "simulated", "training", 512),),
+    splits=(Split("docstrings", "digest", "simulated", "training", 512),),
     data_folder=Path("tokens"),
 )
 """What the preflight finds."""

@@ -15,7 +15,7 @@ from hydra.version import VersionBase
 
 import lowrung
 from lowrung.api import Leaderboard
-from lowrung.report.leaderboard import Row, Seed
+from lowrung.report.leaderboard import Seed, TrialRow
 from lowrung.store.layout import ROOT
 from lowrung.store.outcome import Outcome, Status
 from tests.terminal import PATIENCE, environment
@@ -119,8 +119,10 @@ class TestLeaderboard:
         done = Outcome(Status.COMPLETE, {"base/eval_loss": 3.0, "eval/loss": 2.5}, {"time/total_seconds": 4.0})
         lost = Outcome(Status.FAILED, cause="SIGKILL")
         rows = [
-            Row(1, {"lora.r": "4", "train.learning_rate": "1e-05", "lora": "dora"}, done, [Seed(0, done, "runs/a")]),
-            Row(0, {"lora.r": "2", "train.learning_rate": "0.1", "lora": "null"}, lost, [], broken=["x<=1"]),
+            TrialRow(
+                1, {"lora.r": "4", "train.learning_rate": "1e-05", "lora": "dora"}, done, [Seed(0, done, "runs/a")]
+            ),
+            TrialRow(0, {"lora.r": "2", "train.learning_rate": "0.1", "lora": "null"}, lost, [], broken=["x<=1"]),
         ]
         return Leaderboard(rows, rows[0], {"eval/loss": "minimize"}, tmp_path)
 

@@ -16,7 +16,7 @@ from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.engine import cores, gpus
 from lowrung.errors import LowrungError, RunFailed, UsageError
 from lowrung.report import leaderboard
-from lowrung.report.leaderboard import Row
+from lowrung.report.leaderboard import TrialRow
 from lowrung.runs import task
 from lowrung.runs.single import SingleRun
 from lowrung.store.outcome import Outcome
@@ -53,15 +53,15 @@ class Leaderboard:
         folder: the study's.
     """
 
-    trials: Sequence[Row]
-    best: Row | None
+    trials: Sequence[TrialRow]
+    best: TrialRow | None
     objectives: Mapping[str, str]
     folder: Path
 
     def to_pandas(self) -> "DataFrame":
         """A row for each trial, best first: its settings, metrics and measurements by their names, and the rest.
 
-        ``results`` is the folder of the trial's run, with several seeds that of the first; see `Row.seeds` for all.
+        ``results`` is the folder of the trial's run, or with several seeds the first run; `TrialRow.seeds` has all.
         """
         import pandas
 
@@ -186,7 +186,7 @@ def _leaderboard(results: Results) -> Leaderboard:
     return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path)
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def _cells(row: TrialRow) -> dict[str, Any]:
     """A trial as a frame's row, with the numbers in its point as numbers."""
     outcome = row.outcome
     return {

@@ -4,24 +4,24 @@ from typing import Any
 import pytest
 
 from lowrung.report import leaderboard
-from lowrung.report.leaderboard import Row, Seed
+from lowrung.report.leaderboard import Seed, TrialRow
 from lowrung.store.outcome import Outcome, Status, over_seeds
 
 LOSS = {"eval/loss": "minimize"}
 
 
-def row(number: int, loss: float | None = None, *, status: Status = Status.COMPLETE, **metrics: float) -> Row:
+def row(number: int, loss: float | None = None, *, status: Status = Status.COMPLETE, **metrics: float) -> TrialRow:
     scores = {} if loss is None else {"base/eval_loss": 4.0, "eval/loss": loss}
     given = {name.replace("__", "/"): value for name, value in metrics.items()}
     cause = None if status is Status.COMPLETE else "because"
     return one_seed(number, {"lora.r": str(2 * number)}, Outcome(status, {**scores, **given}, cause=cause))
 
 
-def one_seed(number: int, point: dict[str, str], outcome: Outcome, folder: str = "runs/ab", **facts: Any) -> Row:
-    return Row(number, point, outcome, [Seed(0, outcome, folder)], **facts)
+def one_seed(number: int, point: dict[str, str], outcome: Outcome, folder: str = "runs/ab", **facts: Any) -> TrialRow:
+    return TrialRow(number, point, outcome, [Seed(0, outcome, folder)], **facts)
 
 
-def order(rows: list[Row], objectives: dict[str, str]) -> list[int]:
+def order(rows: list[TrialRow], objectives: dict[str, str]) -> list[int]:
     return [found.number for found in leaderboard.ranked(rows, objectives)]
 
 
@@ -134,7 +134,7 @@ def test_several_seeds_show_their_spread():
         Seed(seed, Outcome(Status.COMPLETE, {"base/eval_loss": 4.0, "eval/loss": 3.0 + seed / 10}), f"runs/{seed}")
         for seed in (0, 1, 2)
     ]
-    trial = Row(0, {}, over_seeds({seed.seed: seed.outcome for seed in seeds}), seeds)
+    trial = TrialRow(0, {}, over_seeds({seed.seed: seed.outcome for seed in seeds}), seeds)
     assert "4.000 → 3.100 ± 0.1" in leaderboard.render([trial], LOSS)
 
 

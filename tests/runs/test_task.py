@@ -48,7 +48,7 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
         tracking=f"{uri}.lost" if lost else uri,
         experiment=config.track.experiment,
         run=tracked,
-        datasets=[dataclasses.asdict(data) for data in recording.datasets(seen.splits)],
+        datasets=[dataclasses.asdict(split) for split in seen.splits],
     ).write(JobFolder(Path("job")).assignment)
     context = HydraContext(composer.hydra.config_loader, callbacks=Silent())  # type: ignore[arg-type]
     returned = run_job(

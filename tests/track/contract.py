@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
-from lowrung.track.base import DatasetInput, Point, Tracker, TrackError
+from lowrung.track.base import Point, Tracker, TrackError
 from tests.track.memory import RecordedRun
 
 
@@ -100,8 +101,8 @@ class TrackerContract:
     def test_datasets_are_named_once(self, tracker):
         run = tracker.start_run("run")
         datasets = [
-            DatasetInput("docstrings", "abc", "Python's standard library", "training", 2000),
-            DatasetInput("docstrings held out", "def", "Python's standard library", "evaluation", 200),
+            Split("docstrings", "abc", "Python's standard library", "training", 2000),
+            Split("docstrings held out", "def", "Python's standard library", "evaluation", 200),
         ]
         tracker.log_datasets(run, datasets)
         tracker.log_datasets(run, datasets)
@@ -145,7 +146,7 @@ class TrackerContract:
             lambda: tracker.log(unknown, [Point(1, 1.0, {"a": 1.0})]),
             lambda: tracker.log_params(unknown, {"a": "1"}),
             lambda: tracker.set_tags(unknown, {"a": "1"}),
-            lambda: tracker.log_datasets(unknown, [DatasetInput("a", "b", "c", "training", 1)]),
+            lambda: tracker.log_datasets(unknown, [Split("a", "b", "c", "training", 1)]),
             lambda: tracker.log_artifact(unknown, tmp_path / "file"),
             lambda: tracker.end_run(unknown, Status.COMPLETE),
         ]

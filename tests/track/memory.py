@@ -5,8 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
-from lowrung.track.base import DatasetInput, Point, TrackError
+from lowrung.track.base import Point, TrackError
 
 
 @dataclasses.dataclass
@@ -30,7 +31,7 @@ class RecordedRun:
     params: dict[str, str] = dataclasses.field(default_factory=dict)
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     history: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
-    datasets: list[DatasetInput] = dataclasses.field(default_factory=list)
+    datasets: list[Split] = dataclasses.field(default_factory=list)
     artifacts: dict[str, bytes] = dataclasses.field(default_factory=dict)
     status: Status | None = None
     key: str | None = None
@@ -91,7 +92,7 @@ class MemoryTracker:
         """See `Tracker`."""
         self._run(run).tags.update(tags)
 
-    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+    def log_datasets(self, run: str, datasets: Sequence[Split]) -> None:
         """See `Tracker`."""
         known = self._run(run).datasets
         known.extend(dataset for dataset in datasets if dataset not in known)

@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient, entities
 
 from lowrung.errors import UsageError
+from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
-from lowrung.track.base import DatasetInput, Point, Tracker, TrackError, store_uri
+from lowrung.track.base import Point, Tracker, TrackError, store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
 from tests.terminal import PATIENCE
 from tests.track.contract import TrackerContract
@@ -83,11 +84,11 @@ class TestMlflowTracker(TrackerContract):
         return {point.step: point.value for point in points}
 
     @staticmethod
-    def dataset(used: entities.DatasetInput) -> DatasetInput:
+    def dataset(used: entities.DatasetInput) -> Split:
         (context,) = [tag.value for tag in used.tags if tag.key == "mlflow.data.context"]
         dataset = used.dataset
         rows = json.loads(dataset.profile or "")["num_rows"]
-        return DatasetInput(dataset.name, dataset.digest, json.loads(dataset.source)["uri"], context, rows)
+        return Split(dataset.name, dataset.digest, json.loads(dataset.source)["uri"], context, rows)
 
     def test_too_long_values_are_cut(self, tracker):
         run = tracker.start_run("run", params={"fits": "x" * 6000, "long": "x" * 6001})
@@ -98,7 +99,7 @@ class TestMlflowTracker(TrackerContract):
 
     def test_a_fingerprint_may_be_longer_than_mlflow_takes(self, tracker):
         run = tracker.start_run("run")
-        tracker.log_datasets(run, [DatasetInput("docstrings", "ab" * 32, "Python", "training", 1)])
+        tracker.log_datasets(run, [Split("docstrings", "ab" * 32, "Python", "training", 1)])
         assert self.read(tracker, run).datasets[0].digest == "ab" * 18
 
     def test_the_comparison_is_an_address_of_mlflow(self, tracker):

@@ -8,8 +8,9 @@ from lowrung.config import schema
 from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import corpus, prepared
-from lowrung.finetune.data.corpus import Corpus, Split
+from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
+from lowrung.finetune.data.split import Split
 from lowrung.finetune.lora import fit
 from lowrung.finetune.models import added_tokens, pretrained, soundness
 from lowrung.finetune.training import metrics

@@ -29,7 +29,7 @@ class Seed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TrialRow:
     """One trial.
 
     Attributes:
@@ -55,19 +55,19 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def ranked(rows: Sequence[Row], objectives: Mapping[str, str]) -> list[Row]:
+def ranked(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> list[TrialRow]:
     """Complete trials by the first objective, best first; then those that break a constraint, then the others."""
     name, direction = next(iter(objectives.items()))
     sign = -1 if direction == "maximize" else 1
 
-    def rank(row: Row) -> tuple[bool, bool, float, int]:
+    def rank(row: TrialRow) -> tuple[bool, bool, float, int]:
         value = row.outcome.metrics.get(name) if row.outcome.status is Status.COMPLETE else None
         return (value is None, bool(row.broken), 0.0 if value is None else sign * value, row.number)
 
     return sorted(rows, key=rank)
 
 
-def render(rows: Sequence[Row], objectives: Mapping[str, str]) -> str:
+def render(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> str:
     """The table as text.
 
     Args:
@@ -85,7 +85,7 @@ def render(rows: Sequence[Row], objectives: Mapping[str, str]) -> str:
     return table(head, cells, left=("eval loss", "merged vs adapter", ""))
 
 
-def _cells(rank: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> list[str]:
+def _cells(rank: int, row: TrialRow, keys: Sequence[str], extra: Sequence[str]) -> list[str]:
     metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
     loss = f"{metrics['base/eval_loss']:.3f} → {_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
@@ -104,7 +104,7 @@ def _cells(rank: int, row: Row, keys: Sequence[str], extra: Sequence[str]) -> li
     ]
 
 
-def _value(row: Row, name: str, digits: str) -> str:
+def _value(row: TrialRow, name: str, digits: str) -> str:
     """A metric, with its spread where there are several seeds."""
     spread = row.spread(name)
     return f"{row.outcome.metrics[name]:{digits}}" + ("" if spread is None else f" ± {spread:.2g}")
@@ -133,12 +133,12 @@ def _gate(metrics: Mapping[str, float]) -> str:
     return f"{result}  max |Δlogit| {metrics['merge/max_abs_logit_diff']:.1e}"
 
 
-def write(path: Path, rows: Sequence[Row], objectives: Mapping[str, str]) -> None:
+def write(path: Path, rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> None:
     """Leaves the table as JSON, best first."""
     atomic.write_json(path, [_record(row) for row in ranked(rows, objectives)])
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: TrialRow) -> dict[str, Any]:
     return {
         "trial": row.number,
         "point": dict(row.point),

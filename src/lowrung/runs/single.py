@@ -97,7 +97,7 @@ def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: i
             config, folder, data=preflight.data_folder, threads=threads, on_point=on_point, stop_reason=stop_reason
         )
         progress.end("run", "training", str(outcome.status))
-    recording.record(tracker, run_id, folder, outcome, recording.datasets(preflight.splits))
+    recording.record(tracker, run_id, folder, outcome, preflight.splits)
     tracker.end_run(run_id, outcome.status)
     return outcome
 

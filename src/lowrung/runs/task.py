@@ -9,13 +9,13 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
+from lowrung.finetune.data.split import Split
 from lowrung.runs import execution, inputs, single
 from lowrung.runs.single import SingleRun
 from lowrung.store import atomic, mailbox, records
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 from lowrung.track import recording
-from lowrung.track.base import DatasetInput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Assignment:
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
         run: the tracker's id of this run.
-        datasets: fields of the `DatasetInput` of each split, to be tracked.
+        datasets: fields of each `lowrung.finetune.data.split.Split`, to be tracked.
     """
 
     folder: str
@@ -102,6 +102,6 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
     if not outcome.status.is_kept:  # the coordinator may try it again, in the same tracked run
         history.flush()
         return Ran(outcome.status, is_tracked=False)
-    data = [DatasetInput(**fields) for fields in assignment.datasets]
+    data = [Split(**fields) for fields in assignment.datasets]
     recording.record(tracker, assignment.run, folder, outcome, data)
     return Ran(outcome.status, tracker.has_all(assignment.run))

@@ -211,7 +211,7 @@ class Queue:
             tracking=recording.tracking_uri(run.config),
             experiment=run.config.track.experiment,
             run=self._track(run),
-            datasets=[dataclasses.asdict(data) for data in recording.datasets(preflight.splits)],
+            datasets=[dataclasses.asdict(split) for split in preflight.splits],
         )
         assignment.write(job.assignment)
         self._engine.submit(Job(run.key, run.folder.path, self._make_task(run.composed)))

@@ -35,17 +35,17 @@ class Results:
         self._runs_per_trial = len(plan.seeds)
         self._tracker = tracker
         self._logged: int | None = None
-        self._rows: dict[int, leaderboard.Row] = {}
+        self._rows: dict[int, leaderboard.TrialRow] = {}
         self._counts: Counter[Status] = Counter()
-        self._best: leaderboard.Row | None = None
+        self._best: leaderboard.TrialRow | None = None
 
     @property
-    def trials(self) -> list[leaderboard.Row]:
+    def trials(self) -> list[leaderboard.TrialRow]:
         """The trials as the leaderboard ranks them, best first; each has its runs, metrics and folders."""
         return leaderboard.ranked(list(self._rows.values()), self.objectives)
 
     @property
-    def best(self) -> leaderboard.Row | None:
+    def best(self) -> leaderboard.TrialRow | None:
         """The best complete trial that keeps to all constraints; None as long as there is none."""
         return self._best
 
@@ -68,7 +68,7 @@ class Results:
             is_reused: whether the store had all of their results.
         """
         broken = [str(constraint) for constraint in self._constraints if constraint.violation(outcome.metrics) > 0]
-        row = leaderboard.Row(number, point, outcome, [runs[seed] for seed in sorted(runs)], is_reused, broken)
+        row = leaderboard.TrialRow(number, point, outcome, [runs[seed] for seed in sorted(runs)], is_reused, broken)
         self._rows[number] = row
         self._counts[outcome.status] += 1
         if outcome.status is Status.COMPLETE and not broken:
@@ -89,7 +89,7 @@ class Results:
             best=None if best is None else self._described(best),
         )
 
-    def _described(self, row: leaderboard.Row) -> str:
+    def _described(self, row: leaderboard.TrialRow) -> str:
         scores = (f"{name} {row.outcome.metrics[name]:.4g}" for name in self.objectives if name in row.outcome.metrics)
         point = leaderboard.name(row.point)
         return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
@@ -132,7 +132,7 @@ class Results:
             )
 
     @property
-    def _failed(self) -> list[leaderboard.Row]:
+    def _failed(self) -> list[leaderboard.TrialRow]:
         return [row for row in self._rows.values() if not row.outcome.status.is_kept]
 
     def _close(self, parent: str) -> None:

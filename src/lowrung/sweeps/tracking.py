@@ -113,6 +113,6 @@ class SweepTracking:
         """Records what came of a run, unless the run's own process has, and closes it."""
         run = finished.run
         if not finished.is_tracked:
-            data = recording.datasets(self._plan.preflight(run.config).splits)
+            data = self._plan.preflight(run.config).splits
             recording.record(self.tracker, tracked, run.folder, finished.outcome, data)
         self.tracker.end_run(tracked, finished.outcome.status)

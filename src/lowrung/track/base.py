@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lowrung.errors import LowrungError
+from lowrung.finetune.data.split import Split
 from lowrung.store import addresses
 from lowrung.store.outcome import Status
 
@@ -51,26 +52,6 @@ def check_uri(uri: str) -> list[str]:
             "(PostgreSQL) in the environment."
         ]
     return []
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetInput:
-    """The data that a run used.
-
-    Attributes:
-        name: the dataset's name (``docstrings``).
-        digest: the fingerprint of these rows. MLflow keeps one input for each name and digest, so the training
-            and the evaluation rows of one dataset must differ in it.
-        source: where it came from, in words or as an address.
-        context: ``training`` or ``evaluation``.
-        rows: how many examples.
-    """
-
-    name: str
-    digest: str
-    source: str
-    context: str
-    rows: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +110,7 @@ class Tracker(Protocol):
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """Sets tags on the run."""
 
-    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+    def log_datasets(self, run: str, datasets: Sequence[Split]) -> None:
         """Names the data that the run used."""
 
     def log_artifact(self, run: str, path: Path) -> None:
@@ -173,7 +154,7 @@ class NullTracker:
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """See `Tracker`."""
 
-    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+    def log_datasets(self, run: str, datasets: Sequence[Split]) -> None:
         """See `Tracker`."""
 
     def log_artifact(self, run: str, path: Path) -> None:

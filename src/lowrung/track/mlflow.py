@@ -20,9 +20,10 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from lowrung.errors import UsageError
+from lowrung.finetune.data.split import Split
 from lowrung.store import addresses, atomic
 from lowrung.store.outcome import Status
-from lowrung.track.base import DatasetInput, Point, TrackerLostError, TrackError, check_uri
+from lowrung.track.base import Point, TrackerLostError, TrackError, check_uri
 
 # A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
 for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
@@ -174,7 +175,7 @@ class MlflowTracker:
             for batch in _batches(records, _PARAMS_PER_BATCH):
                 self._client.log_batch(run, tags=batch)
 
-    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+    def log_datasets(self, run: str, datasets: Sequence[Split]) -> None:
         """See `Tracker`."""
         with translated():
             self._client.log_inputs(run, [_dataset(dataset) for dataset in datasets])
@@ -326,7 +327,7 @@ def _metric(name: str, value: float, point: Point) -> entities.Metric:
     return entities.Metric(name, value if math.isfinite(value) else math.nan, int(point.time * 1000), point.step)
 
 
-def _dataset(dataset: DatasetInput) -> entities.DatasetInput:
+def _dataset(dataset: Split) -> entities.DatasetInput:
     record = entities.Dataset(
         name=dataset.name,
         digest=dataset.digest[:_DIGEST_LENGTH],

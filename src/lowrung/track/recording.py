@@ -1,31 +1,19 @@
 """What is tracked of a run: its history while it runs, and how it ended."""
 
-import dataclasses
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.errors import UsageError
+from lowrung.finetune.data.split import Split
 from lowrung.store import addresses, atomic, disk, mailbox, records
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome
-from lowrung.track.base import (
-    DatasetInput,
-    NullTracker,
-    Point,
-    Tracker,
-    TrackError,
-    check_uri,
-    store_uri,
-)
+from lowrung.track.base import NullTracker, Point, Tracker, TrackError, check_uri, store_uri
 from lowrung.track.tolerant import Tolerant
-
-if TYPE_CHECKING:
-    from lowrung.finetune.data.corpus import Split
 
 FLUSH_SECONDS = 1.0
 """How often a run's history goes to the tracker: one call takes 20 ms, as long as a step of a small model."""
@@ -107,12 +95,7 @@ def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
     return run_id
 
 
-def datasets(splits: Sequence["Split"]) -> list[DatasetInput]:
-    """The rows that were trained and evaluated on, as they are tracked."""
-    return [DatasetInput(**dataclasses.asdict(split)) for split in splits]
-
-
-def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, data: Sequence[DatasetInput]) -> None:
+def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, data: Sequence[Split]) -> None:
     """Tracks what came of a run: its whole history, its last numbers, its data, its files. `end_run` closes it.
 
     The history may have come from the run before, but not all of it where the run was killed, was trained for another

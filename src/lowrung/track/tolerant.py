@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
-from lowrung.track.base import DatasetInput, NullTracker, Point, Tracker, TrackerLostError, TrackError
+from lowrung.track.base import NullTracker, Point, Tracker, TrackerLostError, TrackError
 
 _T = TypeVar("_T")
 
@@ -72,7 +73,7 @@ class Tolerant:
         """See `Tracker`."""
         self._record(run, lambda: self._tracker.set_tags(run, tags))
 
-    def log_datasets(self, run: str, datasets: Sequence[DatasetInput]) -> None:
+    def log_datasets(self, run: str, datasets: Sequence[Split]) -> None:
         """See `Tracker`."""
         self._record(run, lambda: self._tracker.log_datasets(run, datasets))
 

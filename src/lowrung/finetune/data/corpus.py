@@ -14,25 +14,7 @@ from lowrung.config.schema import DataConf, SourceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import docstrings, number_words, tables
 from lowrung.finetune.data.examples import Example
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """What is recorded of one split of a corpus.
-
-    Attributes:
-        name: the dataset's name.
-        digest: a hash of the split's examples.
-        source: where the examples come from, in words.
-        context: ``training`` or ``evaluation``.
-        rows: the number of examples.
-    """
-
-    name: str
-    digest: str
-    source: str
-    context: str
-    rows: int
+from lowrung.finetune.data.split import Split
 
 
 @dataclasses.dataclass(frozen=True)
