@@ -168,9 +168,7 @@ after = state()
 assert after[1:] == before[1:]
 changed = {{name for name in before[0] | after[0] if before[0].get(name) != after[0].get(name)}}
 assert not [name for name in changed if name.startswith(("HYDRA", "GOMP", "CUDA"))], changed
-"""
 
-SINGLE = """
 outcome = lowrung.run(small, "lora.r=2")
 assert outcome.metrics == next(row for row in board.trials if row.point["lora.r"] == "2").outcome.metrics
 assert (outcome.adapter / "adapter_model.safetensors").is_file()
@@ -201,7 +199,7 @@ print("all is well")
 @pytest.mark.slow
 class TestTraining:
     def test_a_script_without_a_guard(self, folder):
-        (folder / "script.py").write_text(SCRIPT + SINGLE)
+        (folder / "script.py").write_text(SCRIPT)
         done = python(folder, "script.py")
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("imported __main__") == 1
@@ -209,11 +207,6 @@ class TestTraining:
         assert "\nstopped\n" in done.stdout
         assert "Traceback" not in done.stderr
         assert done.stdout.endswith("all is well\n")
-
-    def test_a_program_that_is_no_file(self, folder):
-        """As a notebook's: ``__main__`` has no file, and its functions are nowhere to be imported from."""
-        done = python(folder, "-", typed=SCRIPT)
-        assert done.returncode == 0, done.stdout + done.stderr
 
     def test_a_trial_that_fails_leaves_the_others_results(self, folder):
         (folder / "script.py").write_text(
@@ -238,11 +231,11 @@ class TestTraining:
 
 @pytest.mark.slow
 def test_the_pages_blocks_run(folder):
+    """Typed in, as into a notebook: ``__main__`` has no file, and nobody can import its functions."""
     page = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == page.count("```python")
-    (folder / "page.py").write_text("\n".join(blocks))
-    done = python(folder, "page.py")
+    done = python(folder, "-", typed="\n".join(blocks))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lora.rank is not a setting. Did you mean lora.r?" in done.stdout
     assert (folder / "merged" / "config.json").is_file()

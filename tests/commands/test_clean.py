@@ -329,4 +329,4 @@ def test_it_is_a_command(here):
         text=True,
         timeout=PATIENCE,
     )
-    assert "MLflow is never touched" in " ".join(shown.stdout.split())
+    assert "Nothing is deleted in MLflow" in " ".join(shown.stdout.split())

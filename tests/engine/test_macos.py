@@ -39,8 +39,8 @@ SMALL = "model=tiny data=number_words data.train_size=32 data.eval_size=8 train=
 def test_a_sweep_needs_nothing_that_linux_alone_has(tmp_path):
     (tmp_path / "patches").mkdir()
     (tmp_path / "patches" / "sitecustomize.py").write_text(WITHOUT_LINUX)
-    done = train(tmp_path, "-m", *SMALL.split(), "lora.r=2,4", PYTHONPATH=str(tmp_path / "patches"))
+    done = train(tmp_path, "-m", *SMALL.split(), "lora.r=2", PYTHONPATH=str(tmp_path / "patches"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     board = json.loads((tmp_path / "multirun" / "s" / "leaderboard.json").read_text())
-    assert [row["status"] for row in board] == ["complete", "complete"]
+    assert [row["status"] for row in board] == ["complete"]

@@ -74,7 +74,7 @@ class TestUsage:
             here.sweep("data.max_length=int(interval(64,128))", n_trials=2)
 
     def test_wilcoxon_needs_seeds_to_compare(self, here):
-        with pytest.raises(UsageError, match=r"must have at least 5 seeds .* but has 1"):
+        with pytest.raises(UsageError, match=r"must have at least 5 seeds, but has 1"):
             here.sweep("lora.r=8,4", "hydra/sweeper/pruner=wilcoxon")
 
     @pytest.mark.parametrize("timeout", ["soon", "0", "-5"])

@@ -124,7 +124,7 @@ def test_both_files_problems_come_at_once(tmp_path):
 
 def test_training_on_what_is_evaluated_on_leaves_nothing(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", pairs(5))
-    with pytest.raises(UsageError, match=r"all of data\.path are in the eval set"):
+    with pytest.raises(UsageError, match=r"not in the eval set, but all of data\.path are in it"):
         load(path=path, eval_path=path, eval_size=None)
 
 
