@@ -64,6 +64,12 @@ def test_docstrings_are_sentences_of_people():
     assert len(set(completions)) == len(completions)
 
 
+def test_docstrings_do_not_depend_on_where_python_lies():
+    examples = load(name="docstrings", train_size=None, eval_size=1).train
+    assert len(examples) > 3000
+    assert not [prompt for prompt in prompts(examples) if sys.executable in prompt]
+
+
 @EMBEDDED
 def test_too_many_examples_are_refused_with_the_number_there_is(name):
     with pytest.raises(UsageError, match=rf"at most the \d+ examples of {name}, but is 900000 \+ 10 = 900010"):

@@ -69,8 +69,10 @@ def _signature(member: Any) -> str:
         text = str(inspect.signature(member))
     except Exception:  # it evaluates texts written in C: Python 3.13 raises AttributeError over select.epoll.register
         return "(...)"
-    # Addresses in defaults differ from process to process, and long signatures say little.
-    return text if " at 0x" not in text and len(text) <= 100 else "(...)"
+    # Addresses in defaults differ from process to process, and the interpreter's path from machine to machine
+    # (platform.architecture). Long signatures say little.
+    is_same_everywhere = " at 0x" not in text and sys.executable not in text
+    return text if is_same_everywhere and len(text) <= 100 else "(...)"
 
 
 def _first_paragraph(member: Any) -> str | None:
