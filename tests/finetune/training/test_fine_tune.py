@@ -270,7 +270,7 @@ def test_packed_rows_are_fewer_and_fuller(tmp_path):
     _, plain = training.fine_tune(tmp_path / "plain", **settings)
     result, packed = training.fine_tune(tmp_path / "packed", packing=True, **settings)
     assert max(curve(packed, "train/loss")) < max(curve(plain, "train/loss")) / 2
-    # Without AVX2 the two differ by 6e-8 of the loss: with packing, position numbers take another way through attention.
+    # Without AVX2 the two differ by 6e-8 of the loss: position numbers take another way through attention.
     assert result.metrics["base/eval_loss"] == pytest.approx(curve(plain, "eval/loss")[0], rel=1e-6)
     assert result.metrics["eval/loss"] < result.metrics["base/eval_loss"]
 
