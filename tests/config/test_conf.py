@@ -1,7 +1,6 @@
 """Every file below conf/ and sweeps/ composes, and what it composes passes all checks."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,9 @@ from lowrung.config import commandline, rules
 from lowrung.engine import hydra_job
 from lowrung.search.space import parse, problems
 from lowrung.store.layout import ROOT
-from tests import composing
-from tests.composing import Composer
 
 CHOICES = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 PRESETS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def composer() -> Iterator[Composer]:
-    with composing.composer() as made:
-        yield made
 
 
 def test_there_are_files():

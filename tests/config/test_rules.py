@@ -1,7 +1,6 @@
 """Bad input: what is wrong, with which value, and what to do instead; all of it at once."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,14 +9,7 @@ from hydra.errors import HydraException
 
 from lowrung.config import commandline, keys, rules
 from lowrung.config.schema import Config
-from tests import composing
 from tests.composing import LORAS, Composer, changed
-
-
-@pytest.fixture(scope="module")
-def composer() -> Iterator[Composer]:
-    with composing.composer() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

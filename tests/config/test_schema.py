@@ -1,24 +1,10 @@
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 from omegaconf import OmegaConf
 
 from lowrung.config import schema
-from lowrung.config.schema import Config, DataConf, SourceConf
-from tests import composing
-from tests.composing import Composer
-
-
-@pytest.fixture(scope="module")
-def composer() -> Iterator[Composer]:
-    with composing.composer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def config(composer: Composer) -> Config:
-    return composer.config("model=tiny")
+from lowrung.config.schema import DataConf, SourceConf
 
 
 @pytest.mark.parametrize("kind", [v for v in vars(schema).values() if dataclasses.is_dataclass(v)])

@@ -4,27 +4,13 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lowrung.config import schema, signature
-from lowrung.config.schema import Config
 from lowrung.store.layout import ROOT
-from tests import composing
-from tests.composing import Composer, changed
-
-
-@pytest.fixture(scope="module")
-def composer() -> Iterator[Composer]:
-    with composing.composer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def config(composer: Composer) -> Config:
-    return composer.config("model=tiny")
+from tests.composing import changed
 
 
 class TestDetermining:
