@@ -17,7 +17,7 @@ from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 from lowrung.store import atomic, disk
 
 TEXTS = (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate.difference import completion_logits
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
@@ -147,7 +147,7 @@ def _trainable(
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
     if lora.is_full:
-        # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
+        # A step is often smaller than what bfloat16 can add to a weight.
         dtype = torch.float32 if base.dtype == "auto" else None
         return pretrained.load_base(base, pretrained.device(), dtype=dtype).requires_grad_(True), None
     model = pretrained.load_base(base, pretrained.device())
