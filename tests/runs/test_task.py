@@ -46,7 +46,7 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
         revision=None,
         threads=1,
         tracking=f"{uri}.lost" if lost else uri,
-        experiment=config.track.experiment,
+        experiment="lowrung",
         run=tracked,
         datasets=[dataclasses.asdict(split) for split in seen.splits],
     ).write(JobFolder(Path("job")).assignment)

@@ -361,13 +361,15 @@ class TrackConf:
 
     Attributes:
         kind: ``mlflow`` or ``none``.
-        uri: MLflow's tracking URI; null is ``mlflow.db`` (SQLite) in the working folder.
-        experiment: MLflow's experiment.
+        uri: MLflow's tracking URI; null is that of the environment variable ``MLFLOW_TRACKING_URI``, and where this is
+            empty, ``mlflow.db`` (SQLite) in the working folder.
+        experiment: MLflow's experiment; null is that of the variable ``MLFLOW_EXPERIMENT_NAME``, and where this is
+            empty, ``lowrung``.
     """
 
     kind: str = "mlflow"
     uri: str | None = None
-    experiment: str = "lowrung"
+    experiment: str | None = None
 
 
 @dataclass

@@ -20,7 +20,7 @@ from lowrung.store.layout import JobFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
-from lowrung.track import recording
+from lowrung.track import base, recording
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks whether a run that another sweep trains has ended."""
@@ -209,7 +209,7 @@ class Queue:
             revision=preflight.revision,
             threads=self._engine.threads,
             tracking=recording.tracking_uri(run.config),
-            experiment=run.config.track.experiment,
+            experiment=base.chosen_experiment(run.config.track.experiment),
             run=self._track(run),
             datasets=[dataclasses.asdict(split) for split in preflight.splits],
         )
