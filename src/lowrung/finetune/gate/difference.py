@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -78,16 +78,14 @@ def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -
     Args:
         model: a causal language model, or a PEFT model around one.
         rows: ``input_ids`` and ``labels``, a label of -100 for each prompt token.
-        batch_size: the most rows of a forward pass; fewer where they hold more than `TOKENS` tokens together.
+        batch_size: rows per forward pass, at most; see `batches`.
 
     Returns:
         float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
     """
     logits, labels = [], []
-    size = max(1, min(batch_size, TOKENS // max(len(row["input_ids"]) for row in rows)))
     with torch.no_grad():
-        for start in range(0, len(rows), size):
-            batch = padded(rows[start : start + size], model)
+        for batch in batches(rows, model, batch_size):
             following = batch.pop("labels")[:, 1:]
             is_completion = following != -100
             all_logits = model(**batch).logits[:, :-1]
@@ -104,6 +102,13 @@ def mean_loss(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> float:
         total += functional.cross_entropy(logits, labels, reduction="sum").item()
         tokens += len(labels)
     return total / tokens
+
+
+def batches(rows: Sequence[Row], model: Any, batch_size: int = 8) -> Iterator[Batch]:
+    """Rows as padded batches of at most so many rows; of fewer where these would hold more than `TOKENS` tokens."""
+    size = max(1, min(batch_size, TOKENS // max(len(row["input_ids"]) for row in rows)))
+    for start in range(0, len(rows), size):
+        yield padded(rows[start : start + size], model)
 
 
 def padded(rows: Sequence[Row], model: Any) -> Batch:

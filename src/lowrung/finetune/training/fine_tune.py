@@ -18,7 +18,7 @@ from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.head import Row
+from lowrung.finetune.models.head import LabelledLogits, Row
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
@@ -35,6 +35,7 @@ class Trained:
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
         dtype: the coarsest precision of its weights.
+        labelled_logits: what its loss was computed from.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
     """
 
@@ -44,6 +45,7 @@ class Trained:
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     dtype: torch.dtype
+    labelled_logits: LabelledLogits
     ranks: Mapping[str, Mapping[str, float]]
 
 
@@ -116,7 +118,8 @@ def fine_tune(
         "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
-    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
+    dtype, logits = _lowest_dtype(model), trainer.labelled_logits
+    return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks)
 
 
 def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
