@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,9 @@ from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import context, generate, pretrained, quantization
 
 T = TypeVar("T")
+
+TokenIds = Sequence[Sequence[int]]
+"""Of each prompt, a list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,43 +95,45 @@ def answers(
     Raises:
         UsageError: when an adapter cannot be read or is another base's, or a prompt fills a model's context.
     """
-    require_room(models, prompts, new_tokens)
-    return _of_each(models, lambda adapters, model: _texts(adapters, model, prompts, new_tokens, batch_size))
+    asked = _asked(models, prompts, new_tokens)
+    return _of_each(models, lambda adapters, model: _texts(adapters, model, asked[model], new_tokens, batch_size))
 
 
 def answers_with_logits(models: Sequence[PromptedModel], prompts: Sequence[str], *, new_tokens: int) -> list[Answers]:
     """As `answers`, a prompt at a time, and with logits, which differ where models answer alike."""
+    asked = _asked(models, prompts, new_tokens)
 
     def generated(adapters: MultiAdapter, model: PromptedModel) -> Answers:
-        logits = [_next_logits(adapters.model, token_ids) for token_ids in model.prompt_ids(prompts)]
-        return Answers(_texts(adapters, model, prompts, new_tokens, batch_size=1), torch.stack(logits))
+        logits = [_next_logits(adapters.model, token_ids) for token_ids in asked[model]]
+        return Answers(_texts(adapters, model, asked[model], new_tokens, batch_size=1), torch.stack(logits))
 
-    require_room(models, prompts, new_tokens)
     return _of_each(models, generated)
 
 
-def require_room(models: Sequence[PromptedModel], prompts: Sequence[str], new_tokens: int) -> None:
-    """Says which answers will end with a model's context, before any weights are loaded.
+def _asked(
+    models: Sequence[PromptedModel], prompts: Sequence[str], new_tokens: int
+) -> Mapping[PromptedModel, TokenIds]:
+    """The prompts as each model reads them; a note says which answers end where the model's context does.
 
     Raises:
-        UsageError: when a prompt leaves no room for an answer.
+        UsageError: when a prompt leaves no room for an answer; no weights have been loaded.
     """
-    problems: dict[str, None] = {}
-    notes: dict[str, None] = {}
-    for model in models:
-        ids = model.prompt_ids(prompts)
+    asked = {model: model.prompt_ids(prompts) for model in models}
+    problems, notes = [], []
+    for model, token_ids in asked.items():
         limit = context.limit(pretrained.config_of(model.base))
-        for prompt, tokens_of, room in zip(prompts, ids, context.rooms(ids, new_tokens, limit), strict=True):
-            shown = textwrap.shorten(prompt, 50, placeholder=" …")
-            takes = f"{shown!r} takes {len(tokens_of)} of the {limit} tokens of {model.base.path}"
+        for prompt, ids, room in zip(prompts, token_ids, context.rooms(token_ids, new_tokens, limit), strict=True):
+            shown = repr(textwrap.shorten(prompt, 50, placeholder=" …"))
+            takes = f"{shown} takes {len(ids)} of the {limit} tokens that {model.base.path} reads"
             if room == 0:
-                problems[f"A prompt must leave room for an answer, but {takes}. Shorten it."] = None
+                problems.append(f"A prompt must leave room for an answer, but {takes}. Shorten it.")
             elif room < new_tokens:
-                notes[f"note: {takes}, so its answer ends after {room} more"] = None
+                notes.append(f"note: {takes}, so its answer ends after {room} at the latest")
     if problems:
-        raise UsageError(list(problems))
-    for note in notes:
+        raise UsageError(list(dict.fromkeys(problems)))
+    for note in dict.fromkeys(notes):
         print(note, file=sys.stderr)
+    return asked
 
 
 def loader_settings(model: PromptedModel) -> dict[str, Any]:
@@ -174,10 +179,8 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
 
 
 def _texts(
-    adapters: MultiAdapter, model: PromptedModel, prompts: Sequence[str], new_tokens: int, batch_size: int
+    adapters: MultiAdapter, model: PromptedModel, asked: TokenIds, new_tokens: int, batch_size: int
 ) -> list[str]:
     tokenizer = model.tokenizer
-    token_ids = generate.greedy(
-        adapters.model, tokenizer, model.prompt_ids(prompts), new_tokens=new_tokens, batch_size=batch_size
-    )
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in token_ids]
+    answered = generate.greedy(adapters.model, tokenizer, asked, new_tokens=new_tokens, batch_size=batch_size)
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answered]
