@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrung.adapters import compatibility, files, vocabulary
+from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
@@ -89,7 +90,7 @@ def export(
         LowrungError: when the merged model differs from the adapter.
     """
     saved = files.read(adapter)
-    compatibility.check(saved, base)
+    compatibility.check(saved, base, Use.MERGE)
     check_target(folder, _bytes(base, dtype))
     examples = f"{len(rows)} held-out examples" if rows else f"{len(TEXTS)} texts"
     compared = [*(rows or _text_rows(base, adapter)), *added_tokens.examples(pretrained.added_rows(base))]

@@ -68,7 +68,7 @@ class Coordinator:
         self._plan = plan
         self._composer = composer
         self._study = study
-        self._maker = RunMaker(plan, composer, engine.threads)
+        self._maker = RunMaker.of(plan, composer, engine.threads)
         self._tracking = SweepTracking(recording.make_tracker(plan.config), study, plan)
         self._results = Results(plan, self._tracking.tracker)
         self._progress = Progress()

@@ -13,7 +13,7 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import StoreError, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run
+from lowrung.sweeps import dry_run, folders
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
@@ -96,6 +96,8 @@ def _alone(plan: Plan) -> Iterator[None]:
                 f"study must not be in use, but another process runs {plan.study!r} in {plan.folder.path}. Wait for"
                 " it, stop it, or choose another name for this study."
             ) from None
+        if problems := list(folders.study_problems(plan.folder, plan.study)):  # since the plan was made
+            raise UsageError(problems)
         yield
 
 
