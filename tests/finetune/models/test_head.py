@@ -209,7 +209,7 @@ def test_choosing_leaves_the_mode_and_the_random_numbers():
 def test_the_rows_that_are_compared_are_the_ends_of_real_ones():
     one, other = {"input_ids": [*range(100)], "labels": [-100] * 90 + [*range(90, 100)]}, {"input_ids": [7, 8, 9]}
     first, second = head.probe_rows([one, {**other, "labels": [-100, 8, 9]}])
-    assert first == {"input_ids": [*range(36, 100)], "labels": [-100] * 54 + [*range(90, 100)]}
+    assert first == {"input_ids": [*range(68, 100)], "labels": [-100] * 22 + [*range(90, 100)]}
     assert second == {"input_ids": [7, 8, 9], "labels": [-100, 8, 9]}
     alone = head.probe_rows([one])
-    assert [len(row["input_ids"]) for row in alone] == [64, 32]
+    assert [len(row["input_ids"]) for row in alone] == [32, 16]
