@@ -73,7 +73,7 @@ class RunMaker:
             overrides: those of `half_the_batch`, where the run is tried again with them; None follows from the rest.
         """
         space = self.plan.space
-        wanted = overrides or [*space.overrides(params), *(f"seed={seed}" for _ in space.seeds[:1])]
+        wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
         name = leaderboard.name(space.texts(params))
