@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, OmegaConf, open_dict
+
+from lowrung.config.interpolation import own_hydra_node
 
 T = TypeVar("T")
 
@@ -406,6 +408,10 @@ class Config:
     store: str = "runs"
 
 
+PARTS = tuple(field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type))
+"""The parts of a config that are dataclasses themselves."""
+
+
 def register() -> None:
     """Makes the schema known to Hydra, and the resolvers ``twice`` and ``first`` to OmegaConf.
 
@@ -422,19 +428,40 @@ def register() -> None:
 def resolve(config: Any) -> Config:
     """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses.
 
+    A config that was recorded has values alone. It is held to the schema here: a setting that it lacks has the schema's
+    default, and one that the schema lacks is an error.
+
     Raises:
         ValueError: when a setting was taken out of it.
+        OmegaConfBaseException: when a value does not fit, or cannot be found.
     """
-    values: dict[str, Any] = {str(name): config[name] for name in config if name != "hydra"}
-    for name, value in values.items():
-        values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-    names = [field.name for field in dataclasses.fields(Config)]
-    if absent := [name for name in names if name not in values]:
-        raise ValueError(f"{', '.join(absent)} must have values, but have none")
+    with own_hydra_node(config):
+        ours = {str(name): config._get_node(name) for name in config if name != "hydra"}
+        names = [field.name for field in dataclasses.fields(Config)]
+        is_recorded = any(OmegaConf.get_type(ours[part]) is dict for part in PARTS if part in ours)
+        if not is_recorded and (absent := [name for name in names if name not in ours]):
+            raise ValueError(f"{', '.join(absent)} must have values, but have none")
+        source = _held_to_the_schema(config, ours) if is_recorded else config
+        values: dict[str, Any] = {}
+        for name in dict.fromkeys([*names, *ours]):
+            value = source[name]
+            values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     plain = Config(**{name: values.pop(name) for name in names})
     for name, value in values.items():  # added with a plus; `lowrung.config.rules` refuses it
         setattr(plain, name, value)
     return plain
+
+
+def _held_to_the_schema(config: Any, ours: Mapping[str, Any]) -> Any:
+    """A config of values alone with the schema's types; interpolations are still to be resolved."""
+    declared = {field.name for field in dataclasses.fields(Config)}
+    known = OmegaConf.create({name: ours[name] for name in ours if name in declared})
+    held: Any = OmegaConf.merge(OmegaConf.structured(Config), known)
+    with open_dict(held):
+        for name in ours.keys() - declared:
+            held[name] = ours[name]
+    OmegaConf.copy_cache(from_config=config, to_config=held)
+    return held
 
 
 def typed(kind: type[T], values: Mapping[str, Any]) -> T:
