@@ -11,8 +11,8 @@ from lowrung.finetune.data import corpus, prepared
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
-from lowrung.finetune.lora import fit
-from lowrung.finetune.models import added_tokens, pretrained, soundness
+from lowrung.finetune.lora import fit, injection, unadapted
+from lowrung.finetune.models import added_tokens, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -58,9 +58,10 @@ def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lo
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(base, data, examples, store)
+        found_rows = _prepared(base, data, examples, store)
     except UsageError as error:
         return Preflight(tuple(error.problems))
+    return dataclasses.replace(found_rows, notes=(*_model_notes(base, adapters), *found_rows.notes))
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
@@ -122,11 +123,20 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
-    found = list(dict.fromkeys(problem for lora in adapters for problem in fit.problems(skeleton, lora, rows)))
+    loras = [lora for lora in adapters if not lora.is_full]
+    found = list(dict.fromkeys(problem for lora in loras for problem in fit.problems(skeleton, lora, rows)))
+    found = found or injection.refusals(skeleton, loras, rows)
     context = getattr(skeleton.config, "max_position_embeddings", max_length)
     if max_length > context:
         found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
     return found
+
+
+def _model_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> list[str]:
+    skeleton = pretrained.skeleton(base)
+    plain = pretrained.plain_skeleton(pretrained.folder_of(base), trust_remote_code=base.trust_remote_code)
+    found = weights.notes(plain, pretrained.folder_of(base))
+    return list(dict.fromkeys([*found, *(note for lora in adapters for note in unadapted.notes(skeleton, lora))]))
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
