@@ -142,6 +142,12 @@ def _pair_rules(config: Config) -> Iterator[str]:
             f" model.quantization={config.model.quantization} would round what is left, and the adapter would not fit"
             " the original base. Use lora.init=default, or model.quantization=none."
         )
+    for option in ("use_bdlora", "velora_config"):
+        if quantized and config.lora.peft.get(option):
+            yield (
+                f"lora.peft.{option} needs layers that are not quantised, but model.quantization is"
+                f" {config.model.quantization}. Use model.quantization=none, or leave it out."
+            )
     if not quantized and config.lora.init == "loftq" and config.lora.method != "full":
         yield (
             "lora.init=loftq gives back what quantising took from the base, but model.quantization=none takes nothing."

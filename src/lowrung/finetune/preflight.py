@@ -12,8 +12,8 @@ from lowrung.finetune.data import corpus, prepared
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
-from lowrung.finetune.lora import fit
-from lowrung.finetune.models import added_tokens, context, pretrained, soundness
+from lowrung.finetune.lora import fit, injection, unadapted
+from lowrung.finetune.models import added_tokens, context, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -62,9 +62,10 @@ def check(
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(base, data, examples, store, new_tokens)
+        found_rows = _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
+    return dataclasses.replace(found_rows, notes=(*_model_notes(base, adapters), *found_rows.notes))
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
@@ -127,11 +128,20 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
-    found = list(dict.fromkeys(problem for lora in adapters for problem in fit.problems(skeleton, lora, rows)))
+    loras = [lora for lora in adapters if not lora.is_full]
+    found = list(dict.fromkeys(problem for lora in loras for problem in fit.problems(skeleton, lora, rows)))
+    found = found or injection.refusals(skeleton, loras, rows)
     limit = context.limit(skeleton.config)
     if limit is not None and max_length > limit:
         found.append(f"data.max_length must be at most the model's context of {limit}, but is {max_length}.")
     return found
+
+
+def _model_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> list[str]:
+    skeleton = pretrained.skeleton(base)
+    plain = pretrained.plain_skeleton(pretrained.folder_of(base), trust_remote_code=base.trust_remote_code)
+    found = weights.notes(plain, pretrained.folder_of(base))
+    return list(dict.fromkeys([*found, *(note for lora in adapters for note in unadapted.notes(skeleton, lora))]))
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
