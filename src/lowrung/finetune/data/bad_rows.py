@@ -32,7 +32,7 @@ def problems(bad: Sequence[BadRow]) -> list[str]:
     if not bad:
         return []
     more = [f"{len(bad) - SHOWN} more rows like these."] if len(bad) > SHOWN else []
-    *first, last = [*map(str, bad[:SHOWN]), *more]
+    *first, last = [*map(str, _first(bad)), *more]
     return [*first, f"{last} data.on_bad_rows=drop leaves {'it' if len(bad) == 1 else 'them'} out."]
 
 
@@ -40,6 +40,16 @@ def note(bad: Sequence[BadRow]) -> list[str]:
     """What was left out, in one line; none where nothing was."""
     if not bad:
         return []
-    named = "; ".join(f"{row.where}: {row.reason}" for row in bad[:SHOWN])
+    named = "; ".join(f"{row.where}: {row.reason}" for row in _first(bad))
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     return [f"data.on_bad_rows=drop left {len(bad)} {'row' if len(bad) == 1 else 'rows'} out: {named}{more}"]
+
+
+def _first(bad: Sequence[BadRow]) -> list[BadRow]:
+    """Those with the lowest lines; they come in the order in which the data was shuffled."""
+
+    def place(row: BadRow) -> tuple[str, int]:
+        before, _, line = row.where.rpartition(" ")
+        return (before, int(line)) if line.isdigit() else ("", 0)
+
+    return sorted(bad, key=place)[:SHOWN]

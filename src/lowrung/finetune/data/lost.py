@@ -201,6 +201,8 @@ def _squashed(text: str) -> str:
 
 def _shared(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
+    if other.startswith(one):
+        return len(one)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 

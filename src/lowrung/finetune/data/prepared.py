@@ -128,9 +128,7 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf,
     train, repeated = _without(train, held_out)
     for name, rows in (("train", train), ("evaluate", held_out)):
         if not rows:
-            raise UsageError(
-                [f"There must be examples to {name} on, but none is left.", *map(str, bad[: bad_rows.SHOWN])]
-            )
+            raise UsageError([f"There must be examples to {name} on, but none is left.", *bad_rows.problems(bad)])
     cut = {"train": _cut(train, data.max_length), "eval": _cut(held_out, data.max_length)}
     lost = [len(row.input_ids) - data.max_length for row in train if len(row.input_ids) > data.max_length]
     atomic.write_json(

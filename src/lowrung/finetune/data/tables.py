@@ -228,6 +228,11 @@ def _same(form: str | None, other: str | None) -> str:
 
 def _unknown_columns(names: list[str], source: SourceConf, setting: str) -> str:
     group = setting.rsplit(".", 1)[0]
+    if "conversations" in names:
+        return (
+            f"{setting}={source.path} must have the column {source.messages_column!r}, but it has {', '.join(names)}."
+            f" Use {group}.messages_column=conversations."
+        )
     return (
         f"{setting}={source.path} must have the column {source.messages_column!r}, or {source.prompt_column!r} and"
         f" {source.completion_column!r}, or {source.text_column!r}, but it has {', '.join(names) or 'none'}."

@@ -126,16 +126,13 @@ class Template:
                 )
             )
 
-        try:
-            return filled(messages)
-        except Exception as error:  # a template is code, and raises whatever it likes
-            refusal = RowError(f"the chat template refuses it: {str(error).strip() or type(error).__name__}")
-            if not any(message.get("tool_calls") for message in messages):
-                raise refusal from None
-        try:
-            return filled([_with_json_arguments(message) for message in messages])
-        except Exception:
-            raise refusal from None
+        refusal = ""
+        for way in (messages, *_other_ways(messages)):
+            try:
+                return filled(way)
+            except Exception as error:  # a template is code, and raises whatever it likes
+                refusal = refusal or str(error).strip() or type(error).__name__
+        raise RowError(f"the chat template refuses it: {refusal}")
 
     def turns(self, example: Example) -> Iterator[Turn]:
         """Each answer that is learnt, with what precedes it.
@@ -195,6 +192,15 @@ def _clock(date: str) -> str:
     codes = [*_CODES, *(f"-{code}" for code in _UNPADDED)]
     replaced = "".join(f".replace('%{code}', {day.strftime(f'%{code}')!r})" for code in codes)
     return f"{{% macro {CLOCK}(format) %}}{{{{ (format | string){replaced} }}}}{{% endmacro %}}"
+
+
+def _other_ways(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """The same messages as few templates expect them, where calls of tools are among them."""
+    if any(message.get("tool_calls") for message in messages):
+        as_texts = [_with_json_arguments(message) for message in messages]
+        yield as_texts
+        for way in (messages, as_texts):
+            yield [{"content": "", **message} for message in way]
 
 
 def _with_json_arguments(message: Message) -> Message:

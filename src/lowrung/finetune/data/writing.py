@@ -11,6 +11,9 @@ from lowrung.finetune.data.examples import Example
 from lowrung.finetune.data.template import CLOCK, Template, Turn
 from lowrung.finetune.data.tokens import Tokens
 
+CHUNK = 1024
+"""How many examples are turned into tokens at once."""
+
 
 class Writer:
     """Writes examples down, and counts what the user should know.
@@ -35,11 +38,19 @@ class Writer:
         """All examples as tokens, uncut, and those that cannot be learnt."""
         rows: list[Tokens] = []
         bad: list[BadRow] = []
-        for example in examples:
-            try:
-                rows += self._write(example)
-            except RowError as error:
-                bad.append(BadRow(example.shown, str(error)))
+        for start in range(0, len(examples), CHUNK):
+            filled: list[tuple[Example, Sequence[Turn]]] = []
+            for example in examples[start : start + CHUNK]:
+                try:
+                    filled.append((example, self._fill(example)))
+                except RowError as error:
+                    bad.append(BadRow(example.shown, str(error)))
+            ids = self._ids([turn for _, turns in filled for turn in turns])
+            for example, turns in filled:
+                try:
+                    rows += self._write(example, turns, ids)
+                except RowError as error:
+                    bad.append(BadRow(example.shown, str(error)))
         return rows, bad
 
     def notes(self) -> Iterator[str]:
@@ -49,13 +60,23 @@ class Writer:
         if self.template and self._asks_for_date:
             yield f"the chat template asks for the date: in all examples it is data.date={self.template.date}"
 
-    def _write(self, example: Example) -> list[Tokens]:
-        turns = list(self.template.turns(example)) if self.template and example.messages else []
-        if self.template and turns:
-            lost.refuse_lost_answers(example, turns, self.template)
-            rows = tokens.of_turns(turns, self.tokenizer)
-        else:
-            rows = tokens.tokenise(example, self.tokenizer)
+    def _fill(self, example: Example) -> Sequence[Turn]:
+        """The chat template's text of each answer, with all that was written in it; none without a template."""
+        if self.template is None or not example.messages:
+            return ()
+        turns = list(self.template.turns(example))
+        lost.refuse_lost_answers(example, turns, self.template)
+        return turns
+
+    def _ids(self, turns: Sequence[Turn]) -> dict[str, list[int]]:
+        """The tokens of all texts at once: this is three times as fast as one by one."""
+        texts = list(dict.fromkeys(text for turn in turns for text in (turn.asked, turn.answered)))
+        if not texts:
+            return {}
+        return dict(zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+
+    def _write(self, example: Example, turns: Sequence[Turn], ids: dict[str, list[int]]) -> list[Tokens]:
+        rows = tokens.of_turns(turns, ids.__getitem__) if turns else tokens.tokenise(example, self.tokenizer)
         for row in rows:
             if not row.cut(self.max_length).learnt:
                 raise RowError(
@@ -84,11 +105,13 @@ class Writer:
             yield f"some characters are not known to the tokenizer, and became {self.tokenizer.unk_token}"
 
     def _of_template(self, example: Example, turns: Sequence[Turn], template: Template) -> Iterator[str]:
-        for what in lost.of_context(example, turns[-1].answered):
-            if what not in self._remedies:
-                self._remedies[what] = lost.keeping(example, template, what)
-            remedy = self._remedies[what]
-            yield f"the chat template leaves out {what}" + (f" ({remedy} keeps them)" if remedy else "")
+        if left_out := lost.of_context(example, turns[-1].answered):
+            for what in left_out:
+                if what not in self._remedies:
+                    self._remedies[what] = lost.keeping(example, template, what)
+            settings = ((what, self._remedies[what]) for what in left_out)
+            named = (f"{what} ({setting} keeps it)" if setting else what for what, setting in settings)
+            yield f"the chat template leaves out {'; '.join(named)}"
         if any(not turn.answered.startswith(turn.asked) for turn in turns if turn.position):
             yield "the chat template opens an answer otherwise than it writes one, and what it writes is learnt"
         if not self._asks_for_date and CLOCK in template.source(example.tools):
