@@ -35,22 +35,22 @@ class Prepared:
     Attributes:
         train: rows of ``input_ids`` and ``labels``.
         eval: held-out rows of the same form.
-        digests: hashes of the rows of both, in this order.
         truncated: the number of training rows that were cut to length.
         truncated_tokens: the number of tokens that they lost.
         has_prompts: whether every row begins with a prompt, so that a model can answer it.
+        digests: hashes of the rows of train and eval.
         dropped: the number of examples that cannot be learnt and were left out, as ``data.on_bad_rows=drop`` says.
         remarks: what else the user should know about how they were written.
     """
 
     train: Dataset
     eval: Dataset
-    digests: Sequence[str]
     truncated: int
     truncated_tokens: int
     has_prompts: bool
-    dropped: int
-    remarks: Sequence[str]
+    digests: Sequence[str] = ()
+    dropped: int = 0
+    remarks: Sequence[str] = ()
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
