@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
     from lowrung.config.schema import ModelConf
     from lowrung.finetune.data.template import Format
-    from lowrung.finetune.models.score import Row
+    from lowrung.finetune.models.head import Row
 
 
 def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "ModelConf":

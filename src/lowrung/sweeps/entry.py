@@ -64,7 +64,7 @@ def run(
     points = composer.points(space, settings.goal)
     if problems := settings.search_problems(space, schedules(points)):
         raise UsageError(problems)
-    with closing(_make_engine(launcher, settings)) as engine:
+    with closing(_make_engine(launcher, settings, config)) as engine:
         require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
         planned = Plan.make(composer, space, points, settings, engine)
         if settings.dry_run:
@@ -99,7 +99,7 @@ def _alone(plan: Plan) -> Iterator[None]:
         yield
 
 
-def _make_engine(launcher: Any, settings: Settings) -> Engine:
+def _make_engine(launcher: Any, settings: Settings, config: DictConfig) -> Engine:
     """The engine of one of lowrung's launchers, or one that hands batches to another launcher of Hydra's.
 
     Raises:
@@ -115,7 +115,7 @@ def _make_engine(launcher: Any, settings: Settings) -> Engine:
             f"hydra/sweeper/pruner={settings.pruner['name']} must be able to stop a run, but hydra/launcher is"
             f" {type(launcher).__name__}, which runs whole batches. Leave the launcher or the pruner out."
         )
-    return BatchEngine(launcher)
+    return BatchEngine(launcher, config)
 
 
 def _open_study(plan: Plan) -> "Study":

@@ -22,6 +22,7 @@ from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import preflight
 from lowrung.sweeps.composer import Composer, GridPoint
 from lowrung.sweeps.settings import Settings
+from lowrung.track import recording
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -82,6 +83,7 @@ class Plan:
         name = config.study or _study_name(master, space, settings)
         with open_dict(master):
             master.study = name
+            master.track = recording.settled(config.track)
         folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
         if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
             raise UsageError(unwritable)
