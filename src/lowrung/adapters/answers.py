@@ -20,6 +20,7 @@ from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import context, generate, pretrained, quantization
 
@@ -33,12 +34,12 @@ class PromptedModel:
     Attributes:
         base: the base, or a whole model, which is its own base.
         adapter: the folder of the adapter on it, or None for the base alone.
-        format: how prompts are formatted (``data.format``).
+        format: how prompts are formatted: the run's.
     """
 
     base: ModelConf
     adapter: Path | None = None
-    format: str = "auto"
+    format: Format = dataclasses.field(default_factory=Format)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -48,8 +49,8 @@ class PromptedModel:
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt, formatted as in training before an answer."""
         tokenizer = self.tokenizer
-        chat = tokens.is_chat(self.format, tokenizer)
-        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, chat=chat) for prompt in prompts)
+        template = self.format.template(tokenizer)
+        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
         return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
 
 
@@ -145,8 +146,9 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
         dtype = pretrained.dtype_for(base.dtype, pretrained.device())
         config = quantization.config(base.quantization, dtype, double=base.double_quantization)
         options["quantization_config"] = json.loads(config.to_json_string())  # to_dict() would hold enums
-    is_chat = tokens.is_chat(model.format, model.tokenizer)
-    return {**where, "dtype": base.dtype, "options": options, "is_chat": is_chat}
+    template = model.format.template(model.tokenizer)
+    chat = None if template is None else {"template": template.source(), "variables": dict(template.variables)}
+    return {**where, "dtype": base.dtype, "options": options, "chat": chat}
 
 
 @torch.no_grad()

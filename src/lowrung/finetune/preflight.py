@@ -27,7 +27,7 @@ class Preflight:
         notes: what the user should know.
         model_fingerprint: a hash of the base model's content.
         revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
-        data_fingerprint: a hash of all examples, and of the user's own metrics.
+        data_fingerprint: a hash of all examples as tokens, and of the user's own metrics.
         splits: what is recorded of the examples.
         data_folder: the folder with the examples as tokens.
     """
@@ -75,13 +75,12 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         UsageError: when the tokenizer and the data do not go together, or the model and the tokens.
     """
     tokenizer = pretrained.tokenizer_of(base)
-    if problems := prepared.problems(examples, tokenizer, data.format):
+    if problems := prepared.problems(examples, tokenizer, data):
         raise UsageError(problems)
     fingerprint = pretrained.fingerprint(pretrained.folder_of(base))
-    added = f"-{schema.digest(base.added_tokens)}" if base.added_tokens else ""
-    key = f"{examples.fingerprint}-{fingerprint}{added}-{data.max_length}-{data.format}-v{prepared.VERSION}"
+    key = prepared.key(examples, tokenizer, data, f"{fingerprint}-{schema.digest(base.added_tokens)}")
     folder = layout.tokens_folder(store, key)
-    rows = prepared.prepare(examples, tokenizer, max_length=data.max_length, format=data.format, folder=folder)
+    rows = prepared.prepare(examples, tokenizer, data, folder)
     if data.metrics and not rows.has_prompts:
         raise UsageError(
             f"data.metrics must be empty for data without prompts, since metrics score answers, but is {data.metrics}."
@@ -89,11 +88,11 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         )
     read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
     return Preflight(
-        notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows), *read),
+        notes=(*examples.unread, *_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows), *read),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
-        data_fingerprint=examples.fingerprint + metrics.fingerprint(data.metrics),
-        splits=examples.splits,
+        data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
+        splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
     )
 
