@@ -12,6 +12,7 @@ from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers, loader_settings
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
 from tests import training
@@ -58,9 +59,9 @@ def answers_of(model):
 @pytest.mark.slow
 def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
-    one = PromptedModel(base, tmp_path, format)
+    one = PromptedModel(base, tmp_path, Format(format))
     expected = answers_of(one)
-    assert expected != answers_of(PromptedModel(base, format=format))
+    assert expected != answers_of(PromptedModel(base, format=Format(format)))
     assert loaded_answers(tmp_path, loader_settings(one)) == expected
 
 
@@ -92,7 +93,9 @@ def test_a_whole_model_is_its_own_base(tmp_path):
 
 
 def test_an_answer_ends_where_the_context_does_and_a_note_says_so(capsys):
-    gpt2 = PromptedModel(ModelConf("embedded:tiny_gpt2"), format="plain")  # which has no position beyond its 1024
+    gpt2 = PromptedModel(
+        ModelConf("embedded:tiny_gpt2"), format=Format("plain")
+    )  # which has no position beyond its 1024
     near = "x" * 1020
     ((answer, other),) = answers([gpt2], [near, "Write 47 in words."], new_tokens=8)
     noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]

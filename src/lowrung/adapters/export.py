@@ -138,7 +138,8 @@ def _text_rows(base: ModelConf, adapter: Path) -> list[Row]:
     tokenizer = vocabulary.tokenizer_of(base, adapter)
     return [
         {"input_ids": row.input_ids, "labels": row.labels}
-        for row in (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in TEXTS)
+        for text in TEXTS
+        for row in tokens.tokenise(Example(text=text), tokenizer)
     ]
 
 

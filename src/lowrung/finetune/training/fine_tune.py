@@ -118,6 +118,7 @@ def fine_tune(
         "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
+    measurements |= data.measurements
     dtype, logits = _lowest_dtype(model), trainer.labelled_logits
     return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks)
 
