@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hydra.types import TaskFunction
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lowrung.engine.base import Engine
 from lowrung.engine.interrupt import CtrlC
-from lowrung.errors import RunFailed
+from lowrung.errors import RunFailed, StoreError
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.report.tables import counted
@@ -118,7 +119,8 @@ class Coordinator:
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
         for run in self._queue.unfinished:
-            self._tracking.cancel(run, self._trial_of(run))
+            with suppress(StoreError):  # the study, where the tracker's id is, may be what broke off
+                self._tracking.cancel(run, self._trial_of(run))
         self._tracking.tracker.end_run(self._tracking.parent, Status.CANCELLED)
 
     def _loop(self, ctrl_c: CtrlC) -> None:
