@@ -102,8 +102,13 @@ def test_one_that_found_no_tracker_says_so(composer: Composer, capfd: pytest.Cap
 
 @pytest.mark.slow
 def test_sigterm_ends_it_with_a_checkpoint(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
-    signals = [signal.SIGTERM]
-    monkeypatch.setattr(recording.History, "add", lambda self, point: signals and signal.raise_signal(signals.pop()))
+    numbers = [signal.SIGTERM]
+
+    def add(*_: object) -> None:
+        if numbers:
+            signal.raise_signal(numbers.pop())
+
+    monkeypatch.setattr(recording.History, "add", add)
     returned, run = trial(composer, "train.eval_steps=3")
     assert returned == Ran(Status.CANCELLED, is_tracked=False)
     assert list(Path("runs").glob("*/checkpoints/checkpoint-1/complete.json"))

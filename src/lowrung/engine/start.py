@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -127,6 +127,7 @@ class Starter:
         Python 3.11 gives the server no `sys.path`, and the server would import from the working folder first. Hence
         the environment.
         """
+        resource_tracker.ensure_running()  # first: starting it would unblock the signals
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
         with cores.environment({**cores.thread_variables(self._threads), **CUDA_CHECK, **path}), _signals_blocked():
             forkserver.ensure_running()
