@@ -47,7 +47,7 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
         preflight=seen,
         threads=1,
         tracking=f"{uri}.lost" if lost else uri,
-        experiment=config.track.experiment,
+        experiment="lowrung",
         run=tracked,
     )
     context = HydraContext(composer.hydra.config_loader, callbacks=Silent())  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from typing import Any
 
 from lowrung import cli
@@ -18,9 +19,11 @@ def main() -> None:
     import hydra
 
     from lowrung.config import schema
-    from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE
+    from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE, show_help
     from lowrung.store.layout import ROOT
 
+    if show_help(sys.argv[1:]):
+        return
     schema.register()
     hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
 

@@ -173,7 +173,7 @@ def _train(
     if not config.verify.enabled:
         return outcome, None
     rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
-    return outcome, Evidence.of(trained.model, rows, trained.dtype)
+    return outcome, Evidence.of(trained.model, rows, trained.dtype, trained.labelled_logits)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:

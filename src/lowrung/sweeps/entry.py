@@ -158,5 +158,7 @@ def _study(plan: Plan) -> "Study":
         seed=plan.config.seed,
         sampler=settings.sampler,
         pruner=settings.pruner,
+        purpose=plan.purpose,
+        inputs=plan.inputs,
         lock=plan.folder.lock,
     )

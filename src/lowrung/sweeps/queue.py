@@ -21,7 +21,7 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
-from lowrung.track import recording
+from lowrung.track import base, recording
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks whether a run that another sweep trains has ended."""
@@ -222,7 +222,7 @@ class Queue:
             preflight=preflight,
             threads=threads,
             tracking=recording.tracking_uri(run.config),
-            experiment=run.config.track.experiment,
+            experiment=base.chosen_experiment(run.config.track.experiment),
             run=self._track(run),
         )
 
