@@ -1,6 +1,7 @@
 """What every command of lowrung shares: exit codes, and errors printed for people.
 
-Exit codes: 0 all done, 1 a trial failed, 2 bad usage, 130 interrupted. ``HYDRA_FULL_ERROR=1`` shows tracebacks.
+Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130, by SIGTERM 143, by SIGHUP 129.
+``HYDRA_FULL_ERROR=1`` shows tracebacks.
 """
 
 import contextlib
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from lowrung.errors import LowrungError, UsageError
+from lowrung.engine import interrupt
+from lowrung.errors import Interrupted, LowrungError, UsageError
 from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -32,7 +34,10 @@ def run(command: Callable[[], Any]) -> None:
     try:
         refuse_secrets(sys.argv[1:])
         sys.argv[1:] = _flags_first(sys.argv[1:])
-        command()
+        with interrupt.raised():
+            command()
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # `... --help | head`; Python would fail once more when it flushes

@@ -46,6 +46,18 @@ class RunFailed(LowrungError):  # noqa: N818  (it names an end; exit code 1)
         self.results = results
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another signal to end, has ended what was under way; the same command goes on from there.
+
+    Attributes:
+        exit_code: of the process: 128 and the signal's number, as shells have it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
 def install(extra: str) -> str:
     """What to type where the packages of one of lowrung's extras are missing."""
     checkout = f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
