@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lowrung.adapters import vocabulary
 from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.config.schema import ModelConf
+from lowrung.errors import blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare
@@ -135,7 +136,8 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
                 adapters.load(str(index), model.adapter)
         for index, model in on_base.items():
             adapters.switch(None if model.adapter is None else str(index))
-            found[index] = ask(adapters, model)
+            with blaming(f"The answers of {model.adapter or base.path}"):
+                found[index] = ask(adapters, model)
         del adapters
         gc.collect()
         torch.cuda.empty_cache()  # the next base needs the memory, or another process that is asked the same

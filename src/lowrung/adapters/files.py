@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowrung.adapters import vocabulary
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.finetune import library_options
 from lowrung.finetune.models import soundness
 
@@ -58,8 +58,9 @@ def read(folder: Path) -> Saved:
         UsageError: when the folder holds no LoRA adapter, only a pickle, or a file that is damaged.
     """
     file = folder / "adapter_config.json"
-    values = _values(file)
-    return Saved(folder, _config(file, values), _tensors(folder), _unknown(values))
+    with blaming(f"The adapter in {folder}", "Copy or save it again."):
+        values = _values(file)
+        return Saved(folder, _config(file, values), _tensors(folder), _unknown(values))
 
 
 def _values(file: Path) -> dict[str, Any]:
