@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lowrung.adapters import vocabulary
 from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.data.template import Format
@@ -177,7 +177,8 @@ def _of_each(
                 adapters.load(str(index), model.adapter)
         for index, model in on_base.items():
             adapters.switch(None if model.adapter is None else str(index))
-            found[index] = ask(adapters, model, asked[index])
+            with blaming(f"The answers of {model.adapter or base.path}"):
+                found[index] = ask(adapters, model, asked[index])
         del adapters
         gc.collect()
         torch.cuda.empty_cache()  # the next base needs the memory, or another process that is asked the same
