@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers, loader_settings
 from lowrung.config.schema import ModelConf
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
 from tests import training
@@ -57,9 +58,9 @@ def answers_of(model):
 @pytest.mark.slow
 def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
-    one = PromptedModel(base, tmp_path, format)
+    one = PromptedModel(base, tmp_path, Format(format))
     expected = answers_of(one)
-    assert expected != answers_of(PromptedModel(base, format=format))
+    assert expected != answers_of(PromptedModel(base, format=Format(format)))
     assert loaded_answers(tmp_path, loader_settings(one)) == expected
 
 

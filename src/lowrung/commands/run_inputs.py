@@ -13,7 +13,8 @@ from lowrung.store.layout import RunFolder
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
     from lowrung.config.schema import ModelConf
-    from lowrung.finetune.models.score import Row
+    from lowrung.finetune.data.template import Format
+    from lowrung.finetune.models.head import Row
 
 
 def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "ModelConf":
@@ -55,6 +56,13 @@ def config_of(run: RunFolder) -> dict[str, Any]:
     return dict(config)
 
 
+def format_of(run: RunFolder | None) -> "Format":
+    """How prompts are formatted: as in the run; without one, by the chat template where there is one."""
+    from lowrung.finetune.data.template import Format
+
+    return Format.of(config_of(run)["data"]) if run else Format()
+
+
 def held_out_prompts(run: RunFolder, count: int) -> list[str]:
     """The first prompts of a run's held-out examples; fewer where some are text alone.
 
@@ -68,7 +76,7 @@ def held_out_prompts(run: RunFolder, count: int) -> list[str]:
 
     data = schema.typed(schema.DataConf, config_of(run)["data"])
     prompts = (
-        next((text for role, text in example.messages if role == "user" and text.strip()), None)
+        next((m["content"] for m in example.messages if m["role"] == "user" and m["content"].strip()), None)
         for example in corpus.load(data).eval
     )
     return list(itertools.islice(filter(None, prompts), count))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.config.schema import LoraConf, is_converted
 from lowrung.finetune.lora import data_driven, peft_config, residual, settings
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
 
