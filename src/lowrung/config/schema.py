@@ -223,9 +223,10 @@ class LoraConf:
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names. Of a model that takes
             images or sound too, only the layers that text goes through are meant.
-        experts: adapts the experts of a mixture too, where the model holds them as stacks of matrices: these are no
-            linear layers, and without this they stay as they are. Each expert gets the rank. Needs ``dropout=0``, and
-            the init ``default`` or ``gaussian`` without DoRA. An empty ``target_modules`` adapts the experts alone.
+        experts: adapts the experts of a mixture too, where the model holds each layer's as one stack of matrices. These
+            are no linear layers, and without this they stay as they are. Each expert gets the rank. Needs
+            ``dropout=0`` and the init ``default`` or ``gaussian``, without DoRA. ``target_modules=[]`` adapts the
+            experts alone.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained separately from it, and the merged model holds both.
         trainable_token_indices: ids of tokens whose embeddings are trained and saved with the adapter, such as those
