@@ -104,6 +104,7 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         lora=LoraConf(r=8, alpha=16),
         train=settings,
         max_length=256,
+        format="auto",
         seed=seed,
         scores=(),
         threads=threads,

@@ -62,6 +62,7 @@ def fine_tune(
         lora=LoraConf("full" if is_full else "lora", **{**LORA, **(lora or {})}),
         train=TrainConf(**{**TRAIN, **changed}),
         max_length=256,
+        format="auto",
         seed=seed,
         scores=scores,
         threads=1,

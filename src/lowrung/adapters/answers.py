@@ -19,6 +19,7 @@ from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import generate, pretrained, quantization
+from lowrung.finetune.models.ends import Ends
 
 T = TypeVar("T")
 
@@ -41,6 +42,11 @@ class PromptedModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that was saved beside the adapter; else the base's."""
         return vocabulary.tokenizer_of(self.base, self.adapter)
+
+    @property
+    def ends(self) -> Ends:
+        """Where its answers end."""
+        return vocabulary.ends_of(self.base, self.adapter, format=self.format)
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt, formatted as in training before an answer."""
@@ -115,7 +121,8 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
         config = quantization.config(base.quantization, dtype, double=base.double_quantization)
         options["quantization_config"] = json.loads(config.to_json_string())  # to_dict() would hold enums
     is_chat = tokens.is_chat(model.format, model.tokenizer)
-    return {**where, "dtype": base.dtype, "options": options, "is_chat": is_chat}
+    ends = dataclasses.asdict(model.ends)
+    return {**where, "dtype": base.dtype, "options": options, "is_chat": is_chat, "ends": ends}
 
 
 @torch.no_grad()
@@ -145,8 +152,6 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
 def _texts(
     adapters: MultiAdapter, model: PromptedModel, prompts: Sequence[str], new_tokens: int, batch_size: int
 ) -> list[str]:
-    tokenizer = model.tokenizer
-    token_ids = generate.greedy(
-        adapters.model, tokenizer, model.prompt_ids(prompts), new_tokens=new_tokens, batch_size=batch_size
-    )
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in token_ids]
+    tokenizer, ends, asked = model.tokenizer, model.ends, model.prompt_ids(prompts)
+    given = generate.greedy(adapters.model, tokenizer, asked, ends=ends, new_tokens=new_tokens, batch_size=batch_size)
+    return [ends.answer(tokenizer, ids) for ids in given]

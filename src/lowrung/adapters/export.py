@@ -66,6 +66,7 @@ def export(
     adapter: Path,
     folder: Path,
     dtype: str,
+    format: str,
     rows: Sequence[Row],
     tolerance: ToleranceConf,
     card: Callable[[MergedModel], str],
@@ -80,6 +81,7 @@ def export(
         adapter: the adapter's folder.
         folder: where to; not there yet, or empty.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
+        format: how prompts are formatted (``data.format``), which says where answers end.
         rows: held-out examples to compare on; none for `TEXTS`.
         tolerance: how far the merged model may be from the adapter.
         card: makes the text of README.md.
@@ -96,6 +98,7 @@ def export(
 
     def fill(aside: Path) -> MergedModel:
         untrained, reference = _save_merged(base, adapter, aside, dtype, compared)
+        vocabulary.ends_of(base, adapter, format=format).write(aside)
         gc.collect()
         trusted = base.trust_remote_code
         reloaded = pretrained.load_model(aside, getattr(torch, dtype), pretrained.device(), trust_remote_code=trusted)

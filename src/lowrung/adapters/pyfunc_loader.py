@@ -4,6 +4,7 @@ A copy of this file goes with every model that `lowrung promote` registers. It i
 it uses nothing of lowrung. Its answers must be those of `lowrung.adapters.answers`: promoting compares both.
 """
 
+import copy
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 NEW_TOKENS = 64
 """The most tokens of an answer, unless ``params`` have ``new_tokens``."""
@@ -24,12 +25,14 @@ class Answering:
         model: in evaluation mode; with the adapter on it, if it is one.
         tokenizer: as it was saved after training.
         is_chat: whether prompts are formatted by the tokenizer's chat template.
+        ends: what ends an answer: ``tokens``, ids each of which does, and ``text``, which does where it is not empty.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, is_chat: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, is_chat: bool, ends: Mapping[str, Any]) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.is_chat = is_chat
+        self.ends = ends
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Answers each prompt of a data frame's first column, with at most ``params["new_tokens"]`` tokens."""
@@ -43,18 +46,29 @@ class Answering:
     @torch.no_grad()
     def _answer(self, prompt: str, new_tokens: int) -> str:
         ids = torch.tensor([self._chat(prompt) if self.is_chat else self._plain(prompt)], device=self.model.device)
-        output = self.model.generate(
+        # What is not set here transformers takes from the model's own generation config: a copy of the object has none.
+        plain = copy.copy(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
+        plain.generation_config = GenerationConfig()
+        text, width = self.ends["text"], ids.shape[1]
+
+        def is_done(so_far: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.tensor([text in self.tokenizer.decode(so_far[0, width:])], device=so_far.device)
+
+        output = type(plain).generate(
+            plain,
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            generation_config=GenerationConfig(
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=list(self.ends["tokens"]) or None,
+            ),
+            stopping_criteria=[is_done] if text else None,
         )
-        given = itertools.takewhile(
-            lambda token: token != self.tokenizer.eos_token_id, output[0, ids.shape[1] :].tolist()
-        )
-        return str(self.tokenizer.decode(list(given), skip_special_tokens=True)).strip()
+        given = itertools.takewhile(lambda token: token not in self.ends["tokens"], output[0, width:].tolist())
+        answer = str(self.tokenizer.decode(list(given), skip_special_tokens=True))
+        return (answer.partition(text)[0] if text else answer).strip()
 
     def _chat(self, prompt: str) -> list[int]:
         """The token ids before an answer: the template's, as far as they stay the same once the answer is there."""
@@ -78,7 +92,8 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
     Args:
         folder: the adapter's, or the merged model's.
         config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
-            and ``is_chat``. For a base in another folder: ``load_model(uri, model_config={"base": PATH})``.
+            ``is_chat``, and the ``ends`` of answers. For a base in another folder: ``load_model(uri,
+            model_config={"base": PATH})``.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -105,7 +120,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         model = PeftModel.from_pretrained(model, folder)
-    return Answering(model.eval(), tokenizer, is_chat=config["is_chat"])
+    return Answering(model.eval(), tokenizer, is_chat=config["is_chat"], ends=config["ends"])
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lowrung.commands.arguments import ADAPTER, NEW_TOKENS, Commands, add_base, add_new_tokens
 from lowrung.commands.names import Named, find_adapters_or_models
-from lowrung.commands.run_inputs import base_for, config_of, located
+from lowrung.commands.run_inputs import base_for, format_of, located
 from lowrung.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _model(found: Named, base: str | None, trust_remote_code: bool) -> "Prompted
     from lowrung.adapters.answers import PromptedModel
     from lowrung.config.schema import ModelConf
 
-    format = str(config_of(found.run)["data"]["format"]) if found.run else "auto"
+    format = format_of(found.run)
     if not found.is_adapter:
         return PromptedModel(located(ModelConf(str(found.folder), trust_remote_code=trust_remote_code)), format=format)
     trained_on = base_for(found, files.read(found.folder), base, trust_remote_code=trust_remote_code)

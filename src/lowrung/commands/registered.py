@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lowrung.commands import model_card
 from lowrung.commands.merge import gate_settings, merge
 from lowrung.commands.names import Named
-from lowrung.commands.run_inputs import base_for, config_of, located
+from lowrung.commands.run_inputs import base_for, config_of, format_of, located
 from lowrung.commands.studies import Candidate
 from lowrung.errors import LowrungError
 
@@ -140,12 +140,12 @@ def _write_merged(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     run = source.candidate.run
     merge(run.adapter, folder)
     card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
-    return PromptedModel(ModelConf(str(folder)), format=config_of(run)["data"]["format"]), card
+    return PromptedModel(ModelConf(str(folder)), format=format_of(run)), card
 
 
 def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     """Writes the adapter with a card; returns it, and its card without the head."""
-    from lowrung.adapters import compatibility, files
+    from lowrung.adapters import compatibility, files, vocabulary
     from lowrung.adapters.answers import PromptedModel
 
     run = source.candidate.run
@@ -153,11 +153,12 @@ def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     base = base_for(found, saved, None)
     compatibility.check(saved, base)
     shutil.copytree(run.adapter, folder)
+    vocabulary.ends_of(base, folder, format=format_of(run)).write(folder)  # a run of an older lowrung has not
     about = "A LoRA adapter trained by lowrung."
     card = model_card.body(found, saved, base, config, title=source.name, about=about)
     readme = model_card.with_head(card, base, library="peft", tags=("lora",))
     (folder / "README.md").write_text(readme, encoding="utf-8")
-    return PromptedModel(located(base), folder, config["data"]["format"]), card
+    return PromptedModel(located(base), folder, format_of(run)), card
 
 
 def _entry(source: Source, folder: Path, model: "PromptedModel", card: str) -> "Entry":

@@ -55,6 +55,11 @@ def config_of(run: RunFolder) -> dict[str, Any]:
     return dict(config)
 
 
+def format_of(run: RunFolder | None) -> str:
+    """How a run formats prompts (``data.format``); ``auto`` where there is no run."""
+    return str(config_of(run)["data"]["format"]) if run else "auto"
+
+
 def held_out_prompts(run: RunFolder, count: int) -> list[str]:
     """The first prompts of a run's held-out examples; fewer where some are text alone.
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from lowrung.config import schema
 from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data import corpus, prepared
+from lowrung.finetune.data import corpus, prepared, taught, tokens
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.lora import fit
-from lowrung.finetune.models import added_tokens, pretrained, soundness
+from lowrung.finetune.models import added_tokens, ends, pretrained, soundness
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -83,7 +83,12 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) ->
             " Use data.metrics=[]."
         )
     return Preflight(
-        notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows)),
+        notes=(
+            *_duplicate_notes(examples),
+            *rows.notes,
+            *_unseen_notes(base, rows),
+            *_end_notes(base, rows, data.format),
+        ),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
         data_fingerprint=examples.fingerprint + metrics.fingerprint(data.metrics),
@@ -142,6 +147,14 @@ def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
         if not unseen:
             return
     yield f"no training example holds {', '.join(unseen.values())}, so nothing is learnt of these added tokens"
+
+
+def _end_notes(base: ModelConf, rows: Prepared, format: str) -> Iterator[str]:
+    """Says where training teaches no end of an answer, or another one than the base has."""
+    if rows.has_prompts:
+        tokenizer = pretrained.tokenizer_of(base)
+        chat, listed = tokens.is_chat(format, tokenizer), ends.listed(pretrained.folder_of(base))
+        yield from taught.taught(tokenizer, chat=chat, listed=listed, rows=rows.train).notes(tokenizer)
 
 
 def _duplicate_notes(examples: Corpus) -> tuple[str, ...]:

@@ -156,6 +156,7 @@ def _train(
         lora=config.lora,
         train=config.train,
         max_length=config.data.max_length,
+        format=config.data.format,
         seed=config.seed,
         scores=config.data.metrics,
         threads=threads,
@@ -169,7 +170,7 @@ def _train(
     if not config.verify.enabled:
         return outcome, None
     rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
-    return outcome, Evidence.of(trained.model, rows, trained.dtype)
+    return outcome, Evidence.of(trained.model, rows, trained.dtype, trained.ends)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:

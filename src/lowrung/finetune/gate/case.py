@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate.difference import completion_logits
+from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.score import Row
 
 
@@ -21,16 +22,18 @@ class Evidence:
         rows: held-out rows.
         logits: the trained model's `completion_logits` of them, before it was saved.
         dtype: the precision that it was trained in.
+        ends: where its answers end, as what is saved must say; nothing is asked where there are none.
     """
 
     rows: Sequence[Row]
     logits: Tensor
     dtype: torch.dtype
+    ends: Ends = dataclasses.field(default_factory=Ends)
 
     @classmethod
-    def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype) -> "Evidence":
+    def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype, ends: Ends) -> "Evidence":
         """Takes it from a trained model."""
-        return cls(rows, completion_logits(model, rows)[0], dtype)
+        return cls(rows, completion_logits(model, rows)[0], dtype, ends)
 
     def tolerance(self, tolerances: Mapping[str, ToleranceConf]) -> ToleranceConf:
         """The tolerance, of those by dtype, for what was trained and the same reloaded."""

@@ -14,10 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
+from lowrung.finetune.data import taught, tokens
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
-from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models import ends, generate, pretrained
+from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.score import Row
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
@@ -36,6 +38,7 @@ class Trained:
         measurements: times and sizes of this run, by MLflow name.
         dtype: the coarsest precision of its weights.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
+        ends: where its answers end.
     """
 
     model: PreTrainedModel | PeftModel
@@ -45,6 +48,7 @@ class Trained:
     measurements: Mapping[str, float]
     dtype: torch.dtype
     ranks: Mapping[str, Mapping[str, float]]
+    ends: Ends
 
 
 def fine_tune(
@@ -54,6 +58,7 @@ def fine_tune(
     lora: LoraConf,
     train: TrainConf,
     max_length: int,
+    format: str,
     seed: int,
     scores: Sequence[str],
     threads: int,
@@ -73,6 +78,7 @@ def fine_tune(
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
         max_length: the most tokens of a row.
+        format: how the rows were written down (``data.format``); it says where answers end.
         seed: of the adapter's initial weights, the order of the rows and dropout.
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
         threads: CPU threads.
@@ -107,16 +113,18 @@ def fine_tune(
     model.eval()
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
+    answers_end = _ends(base, tokenizer, data, format)
     results = {
         "base/eval_loss": base_loss,
         **_eval_metrics(final_scores),
         **parameters.metrics,
         **_rank_metrics(ranks),
-        **_answer_metrics(scores, model, tokenizer, held_out, train.eval_batch_size),
+        **_answer_metrics(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size),
         "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
+    answers_end.write(folder)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
-    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
+    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks, answers_end)
 
 
 def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
@@ -124,17 +132,23 @@ def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
 
 
+def _ends(base: ModelConf, tokenizer: PreTrainedTokenizerBase, data: Prepared, format: str) -> Ends:
+    listed = ends.listed(pretrained.folder_of(base))
+    return taught.taught(tokenizer, chat=tokens.is_chat(format, tokenizer), listed=listed, rows=data.train).ends
+
+
 def _answer_metrics(
     scores: Sequence[str],
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
+    ends: Ends,
     batch_size: int,
 ) -> dict[str, float]:
     """The metrics of the model's answers by MLflow name; without any, nothing is generated."""
     if not scores:
         return {}
-    texts = generate.answers(model, tokenizer, rows, batch_size=batch_size)
+    texts = generate.answers(model, tokenizer, rows, ends=ends, batch_size=batch_size)
     return {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
 
 
