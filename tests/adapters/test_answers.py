@@ -7,12 +7,14 @@ import pandas
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
 
-from lowrung.adapters import pyfunc_loader
+from lowrung.adapters import export, pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers, loader_settings
-from lowrung.config.schema import ModelConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.ends import Ends
 from tests import training
 
 PROMPTS = ["Write 47 in words.", "Write 8 in words.", "a line\n", "The river had risen overnight."]
@@ -68,6 +70,43 @@ def test_added_tokens_are_read_and_generated(tmp_path):
     training.fine_tune(tmp_path, base=base, max_steps=3, eval_steps=3)
     one = PromptedModel(base, tmp_path / "adapter")
     assert loaded_answers(tmp_path / "adapter", loader_settings(one)) == answers_of(one)
+
+
+SETTINGS = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "temperature": 0.7, "do_sample": True, "num_beams": 3}
+
+
+@pytest.mark.parametrize("form", ["token", "text"])
+def test_answers_end_alike_everywhere_whatever_the_base_says_besides(tmp_path, form):
+    """Of an adapter, of an adapter as MLflow loads it, and of the merged model, which keeps what the base says."""
+    plain = ModelConf("embedded:tiny")
+    random_adapter(plain, tmp_path / "adapter")
+    whole = answers_of(PromptedModel(plain, tmp_path / "adapter"))
+    tokenizer = pretrained.load_tokenizer(tmp_path / "adapter")
+    ids = tokenizer(whole[0])["input_ids"]
+    ends = Ends((256, ids[3])) if form == "token" else Ends((256,), str(tokenizer.decode(ids[3:5])))
+    short = [ends.answer(tokenizer, tokenizer(text)["input_ids"]) for text in whole]
+    assert short[0] != whole[0]
+    shutil.copytree(pretrained.folder_of(plain), tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps({**SETTINGS, "eos_token_id": 256}))
+    one = PromptedModel(ModelConf(str(tmp_path / "base")), tmp_path / "adapter")
+    assert answers_of(one) == whole
+    ends.write(tmp_path / "adapter")
+    assert answers_of(one) == loaded_answers(tmp_path / "adapter", loader_settings(one)) == short
+    export.export(
+        base=one.base,
+        adapter=tmp_path / "adapter",
+        folder=tmp_path / "merged",
+        dtype="float32",
+        format="auto",
+        rows=[],
+        tolerance=ToleranceConf(1e-3, 1e-6, 0.99, 1e-4),
+        card=lambda merged: "",
+    )
+    merged = PromptedModel(ModelConf(str(tmp_path / "merged")))
+    assert answers_of(merged) == loaded_answers(tmp_path / "merged", loader_settings(merged)) == short
+    kept = GenerationConfig.from_pretrained(tmp_path / "merged")
+    assert kept.eos_token_id == ([*ends.tokens] if form == "token" else 256)
+    assert kept.to_dict().items() >= SETTINGS.items()
 
 
 def test_a_base_may_be_elsewhere(tmp_path):

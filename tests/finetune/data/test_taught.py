@@ -65,7 +65,9 @@ def test_what_the_template_writes_after_an_answer_ends_it(tokenizer, end, ends):
 def test_white_space_that_answers_hold_or_that_nobody_has_seen_ends_none(tokenizer, end):
     ending(tokenizer, end)
     many = learnt(tokenizer, "one", f"one{end}two")
-    assert not taught.taught(tokenizer, chat=True, listed=(), rows=many).is_shown
+    found = taught.taught(tokenizer, chat=True, listed=(), rows=many)
+    assert (found.ends, found.is_shown) == (Ends((256,)), False)
+    assert f"writes only {end!r} after an answer" in next(found.notes(tokenizer))
     assert not taught.taught(tokenizer, chat=True, listed=(), rows=None).is_shown
 
 

@@ -36,11 +36,13 @@ class Taught:
         ends: what ends them: what is written after each, and what the tokenizer and the base name besides.
         ignored: ids that tokenizer or base name, and that do not end an answer, since learnt answers hold them.
         is_shown: whether training shows what ends an answer.
+        written: the text that is written after each answer.
     """
 
     ends: Ends
     ignored: tuple[int, ...]
     is_shown: bool
+    written: str
 
     def notes(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
         """What the user should know about it."""
@@ -51,9 +53,10 @@ class Taught:
                 " generation config or its tokenizer says that it does"
             )
         if not self.is_shown:
+            text = f"only {self.written!r}" if self.written else "nothing"
             yield (
-                "the chat template writes nothing after an answer that would tell where it ends, so no end is learnt,"
-                " and answers are generated up to the limit. Let it end the assistant's turns: {{ eos_token }}"
+                f"the chat template writes {text} after an answer, which does not tell where it ends, so no end is"
+                " learnt, and answers are generated up to the limit. Let it end the assistant's turns: {{ eos_token }}"
             )
 
 
@@ -76,10 +79,10 @@ def taught(
     own = next((id for id in written if _is_end(tokenizer, id, listed)), None)
     others = dict.fromkeys(id for id in (tokenizer.eos_token_id, *listed) if id is not None and id != own)
     ignored = _inside(rows, set(others), written, tokenizer) if rows is not None and others else set()
-    if own is not None or (not text.strip() and (not text or rows is None or _holds(rows, text, tokenizer))):
-        text = ""
+    is_end = bool(text.strip()) or (bool(text) and rows is not None and not _holds(rows, text, tokenizer))
     found = [*([] if own is None else [own]), *(id for id in others if id not in ignored)]
-    return Taught(Ends(tuple(found), text), tuple(sorted(ignored)), is_shown=own is not None or bool(text))
+    ends = Ends(tuple(found), text if is_end and own is None else "")
+    return Taught(ends, tuple(sorted(ignored)), is_shown=own is not None or is_end, written=text)
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, *, chat: bool, rows: Dataset | None) -> tuple[list[int], str]:

@@ -22,13 +22,13 @@ class Evidence:
         rows: held-out rows.
         logits: the trained model's `completion_logits` of them, before it was saved.
         dtype: the precision that it was trained in.
-        ends: where its answers end, as what is saved must say; nothing is asked where there are none.
+        ends: where its answers end, as what is saved must say.
     """
 
     rows: Sequence[Row]
     logits: Tensor
     dtype: torch.dtype
-    ends: Ends = dataclasses.field(default_factory=Ends)
+    ends: Ends
 
     @classmethod
     def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype, ends: Ends) -> "Evidence":

@@ -54,14 +54,13 @@ def ends_failures(folder: Path, ends: Ends, tokenizer: PreTrainedTokenizerBase, 
         named = GenerationConfig.from_pretrained(folder).eos_token_id
     except OSError:
         named = None
-    listed = {*named} if isinstance(named, list) else {named}
-    if not ends.tokens or listed == {*ends.tokens}:
+    found = {*named} if isinstance(named, list) else {named} - {None}
+    if found == {*ends.tokens}:
         return []
-    wanted, found = (
-        ", ".join(str(tokenizer.decode([id])) for id in sorted(ids - {None})) or "none"
-        for ids in ({*ends.tokens}, listed)
+    wanted, instead = (
+        ", ".join(str(tokenizer.decode([id])) for id in sorted(ids)) or "nothing" for ids in ({*ends.tokens}, found)
     )
-    return [f"{what}: generation_config.json must end answers at {wanted}, but ends them at {found}"]
+    return [f"{what}: generation_config.json must end answers at {wanted}, but ends them at {instead}"]
 
 
 def vocabulary_failures(folder: Path, rows: int, what: str, *, trust_remote_code: bool) -> list[str]:
