@@ -31,7 +31,7 @@ from lowrung.finetune.data.prepared import prepare
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained, quantization
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 from lowrung.finetune.training import fine_tune
 from lowrung.store import atomic
 

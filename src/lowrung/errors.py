@@ -26,6 +26,10 @@ class StoreError(LowrungError):
     """A results folder holds something that lowrung did not write, or cannot be read or locked."""
 
 
+class FolderInUse(StoreError):  # noqa: N818  (it names a state)
+    """Another process, or another job, works in a folder."""
+
+
 class EngineError(LowrungError):
     """An engine was used outside its contract, or cannot run anything at all."""
 

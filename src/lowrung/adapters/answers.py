@@ -4,6 +4,8 @@ import dataclasses
 import gc
 import json
 import math
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from lowrung.adapters import vocabulary
 from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.config.schema import ModelConf
+from lowrung.errors import UsageError
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare
-from lowrung.finetune.models import generate, pretrained, quantization
+from lowrung.finetune.models import context, generate, pretrained, quantization
 from lowrung.finetune.models.ends import Ends
 
 T = TypeVar("T")
@@ -81,6 +84,8 @@ def answers(
 ) -> list[list[str]]:
     """Generates answers greedily. Each base is loaded once, and its adapters are switched.
 
+    A note on stderr counts answers for which the context has less room than ``new_tokens``: they end there.
+
     Args:
         models: the models; those on the same base share it.
         prompts: none of them empty; formatted as in training.
@@ -91,8 +96,9 @@ def answers(
         the answer to each prompt, a list for each model.
 
     Raises:
-        UsageError: when an adapter cannot be read or is another base's.
+        UsageError: when an adapter cannot be read or is another base's, or a prompt fills a model's context.
     """
+    require_room(models, prompts, new_tokens)
     return _of_each(models, lambda adapters, model: _texts(adapters, model, prompts, new_tokens, batch_size))
 
 
@@ -103,7 +109,32 @@ def answers_with_logits(models: Sequence[PromptedModel], prompts: Sequence[str],
         logits = [_next_logits(adapters.model, token_ids) for token_ids in model.prompt_ids(prompts)]
         return Answers(_texts(adapters, model, prompts, new_tokens, batch_size=1), torch.stack(logits))
 
+    require_room(models, prompts, new_tokens)
     return _of_each(models, generated)
+
+
+def require_room(models: Sequence[PromptedModel], prompts: Sequence[str], new_tokens: int) -> None:
+    """Says which answers will end with a model's context, before any weights are loaded.
+
+    Raises:
+        UsageError: when a prompt leaves no room for an answer.
+    """
+    problems: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    for model in models:
+        ids = model.prompt_ids(prompts)
+        limit = context.limit(pretrained.config_of(model.base))
+        for prompt, tokens_of, room in zip(prompts, ids, context.rooms(ids, new_tokens, limit), strict=True):
+            shown = textwrap.shorten(prompt, 50, placeholder=" …")
+            takes = f"{shown!r} takes {len(tokens_of)} of the {limit} tokens of {model.base.path}"
+            if room == 0:
+                problems[f"A prompt must leave room for an answer, but {takes}. Shorten it."] = None
+            elif room < new_tokens:
+                notes[f"note: {takes}, so its answer ends after {room} more"] = None
+    if problems:
+        raise UsageError(list(problems))
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def loader_settings(model: PromptedModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrung.adapters import compatibility, files, vocabulary
+from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
@@ -17,7 +18,7 @@ from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 from lowrung.store import atomic, disk
 
 TEXTS = (
@@ -91,7 +92,7 @@ def export(
         LowrungError: when the merged model differs from the adapter.
     """
     saved = files.read(adapter)
-    compatibility.check(saved, base)
+    compatibility.check(saved, base, Use.MERGE)
     check_target(folder, _bytes(base, dtype))
     examples = f"{len(rows)} held-out examples" if rows else f"{len(TEXTS)} texts"
     compared = [*(rows or _text_rows(base, adapter)), *added_tokens.examples(pretrained.added_rows(base))]

@@ -6,6 +6,7 @@ it uses nothing of lowrung. Its answers must be those of `lowrung.adapters.answe
 
 import copy
 import itertools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 NEW_TOKENS = 64
 """The most tokens of an answer, unless ``params`` have ``new_tokens``."""
+
+CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "model_max_length",
+)
+"""What configs call the most tokens that a model takes, prompt and answer together."""
 
 
 class Answering:
@@ -59,7 +71,7 @@ class Answering:
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=GenerationConfig(
-                max_new_tokens=new_tokens,
+                max_new_tokens=min(new_tokens, self._room(width)),
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=list(self.ends["tokens"]) or None,
@@ -69,6 +81,19 @@ class Answering:
         given = itertools.takewhile(lambda token: token not in self.ends["tokens"], output[0, width:].tolist())
         answer = str(self.tokenizer.decode(list(given), skip_special_tokens=True))
         return (answer.partition(text)[0] if text else answer).strip()
+
+    def _room(self, tokens: int) -> int:
+        """How many tokens the model's context has left behind a prompt of so many: an answer ends there.
+
+        Raises:
+            ValueError: when there is no room for an answer.
+        """
+        config = self.model.config.get_text_config()
+        stated = [getattr(config, name, None) for name in CONTEXT]
+        context = min((value for value in stated if isinstance(value, int) and value > 0), default=sys.maxsize)
+        if tokens >= context:
+            raise ValueError(f"a prompt must leave room for an answer, but takes {tokens} of {context} tokens")
+        return context - tokens
 
     def _chat(self, prompt: str) -> list[int]:
         """The token ids before an answer: the template's, as far as they stay the same once the answer is there."""

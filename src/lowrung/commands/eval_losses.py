@@ -11,7 +11,7 @@ from lowrung.report.tables import table
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import MultiAdapter
-    from lowrung.finetune.models.score import Row
+    from lowrung.finetune.models.head import Row
 
 BASE = "base"
 

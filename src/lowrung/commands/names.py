@@ -1,7 +1,6 @@
 """Finds what a command's argument names: an adapter or a model, by its folder, run, trial or MLflow's id."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import TypeVar
 from lowrung.commands.arguments import ADAPTER
 from lowrung.errors import UsageError, did_you_mean
 from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.track.base import URI as STORE
 from lowrung.track.base import TrackError, store_uri
 
 T = TypeVar("T")
 
 RUN_ID = re.compile("[0-9a-f]{32}")
 """MLflow's ids of runs."""
-
-STORE = "MLFLOW_TRACKING_URI"
-"""The environment variable with the address of MLflow's store, where that is not mlflow.db."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +67,7 @@ def find_runs(names: Sequence[str], here: Path) -> list[RunFolder]:
 
 def store_of_ids(here: Path) -> str:
     """The address of the store in which MLflow's ids are looked up."""
-    return store_uri(os.environ.get(STORE), here)
+    return store_uri(None, here)
 
 
 def _all(names: Iterable[str], find: Callable[[str], T]) -> list[T]:

@@ -13,7 +13,7 @@ from lowrung.store.layout import RunFolder
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
     from lowrung.config.schema import ModelConf
-    from lowrung.finetune.models.score import Row
+    from lowrung.finetune.models.head import Row
 
 
 def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_code: bool = False) -> "ModelConf":

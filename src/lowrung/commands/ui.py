@@ -10,7 +10,8 @@ def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
     parser = commands.add_parser("ui", help="open MLflow on the latest sweep")
     parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: %(default)s)")
-    parser.add_argument("--uri", help="where the runs are (default: sqlite:///mlflow.db, in this folder)")
+    default = "$MLFLOW_TRACKING_URI, else sqlite:///mlflow.db, in this folder"
+    parser.add_argument("--uri", help=f"where the runs are (default: {default})")
     parser.set_defaults(command=_run)
 
 

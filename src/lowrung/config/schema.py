@@ -212,6 +212,9 @@ class LoraConf:
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
         lora_plus_ratio: learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, where it is 16); null is the
             same rate for both.
+        peft: any other field of PEFT's ``LoraConfig``, such as ``{exclude_modules:[down_proj]}``; each is a setting of
+            its own too, ``lora.peft.exclude_modules=[down_proj]``, and can be swept. They are held to PEFT's dataclass
+            before the first run; a field that another setting of lowrung sets is refused.
     """
 
     method: str = "lora"
@@ -230,6 +233,7 @@ class LoraConf:
     alpha_pattern: Any = None
     layers_to_transform: list[int] | None = None
     lora_plus_ratio: float | None = None
+    peft: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_full(self) -> bool:
@@ -361,13 +365,15 @@ class TrackConf:
 
     Attributes:
         kind: ``mlflow`` or ``none``.
-        uri: MLflow's tracking URI; null is ``mlflow.db`` (SQLite) in the working folder.
-        experiment: MLflow's experiment.
+        uri: MLflow's tracking URI; null is that of the environment variable ``MLFLOW_TRACKING_URI``, and where this is
+            empty, ``mlflow.db`` (SQLite) in the working folder.
+        experiment: MLflow's experiment; null is that of the variable ``MLFLOW_EXPERIMENT_NAME``, and where this is
+            empty, ``lowrung``.
     """
 
     kind: str = "mlflow"
     uri: str | None = None
-    experiment: str = "lowrung"
+    experiment: str | None = None
 
 
 @dataclass
@@ -405,7 +411,10 @@ def register() -> None:
 
     Calling it again does no harm.
     """
-    ConfigStore.instance().store(name="schema", node=Config, provider="lowrung")
+    node = OmegaConf.structured(Config)
+    for options in (node.lora.peft,):  # any field of a library's dataclass is a key: `lora.peft.exclude_modules=[x]`
+        OmegaConf.set_struct(options, False)
+    ConfigStore.instance().store(name="schema", node=node, provider="lowrung")
     OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)
     OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v), None), replace=True)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from lowrung.config import schema
 from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.errors import UsageError
+from lowrung.finetune import forward
 from lowrung.finetune.data import corpus, prepared, taught, tokens
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.lora import fit
-from lowrung.finetune.models import added_tokens, ends, pretrained, soundness
+from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -40,7 +41,9 @@ class Preflight:
     data_folder: Path = Path()
 
 
-def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
+def check(
+    *, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf], new_tokens: int = 0
+) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
@@ -48,6 +51,7 @@ def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lo
         data: the task.
         store: the results' folder; the tokens are kept there.
         adapters: the settings of each adapter that is to be put on the model.
+        new_tokens: the most tokens that the gate generates from a prompt.
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
@@ -58,16 +62,16 @@ def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lo
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(base, data, examples, store)
+        return _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
 
 
-def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
-    """Turns the data into tokens.
+def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
+    """Turns the data into tokens, and lets the model read them.
 
     Raises:
-        UsageError: when the tokenizer and the data do not go together.
+        UsageError: when the tokenizer and the data do not go together, or the model and the tokens.
     """
     tokenizer = pretrained.tokenizer_of(base)
     if problems := prepared.problems(examples, tokenizer, data.format):
@@ -82,12 +86,14 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) ->
             f"data.metrics must be empty for data without prompts, since metrics score answers, but is {data.metrics}."
             " Use data.metrics=[]."
         )
+    read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
     return Preflight(
         notes=(
             *_duplicate_notes(examples),
             *rows.notes,
             *_unseen_notes(base, rows),
             *_end_notes(base, rows, data.format),
+            *read,
         ),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
@@ -128,9 +134,9 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
     found = list(dict.fromkeys(problem for lora in adapters for problem in fit.problems(skeleton, lora, rows)))
-    context = getattr(skeleton.config, "max_position_embeddings", max_length)
-    if max_length > context:
-        found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
+    limit = context.limit(skeleton.config)
+    if limit is not None and max_length > limit:
+        found.append(f"data.max_length must be at most the model's context of {limit}, but is {max_length}.")
     return found
 
 

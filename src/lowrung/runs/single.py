@@ -79,7 +79,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
 def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
     for note in notes(config, [preflight]):
         print(f"note: {note}")
-    prepare_folder(folder, config, preflight, threads)
+    claim = prepare_folder(folder, config, preflight, threads)
     tracker = recording.make_tracker(config)
     run_id = recording.start_single(tracker, config, folder)
     history = recording.History(tracker, run_id)
@@ -94,7 +94,13 @@ def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: i
             return str(Status.CANCELLED) if ctrl_c.was_pressed else None
 
         outcome = execution.execute(
-            config, folder, data=preflight.data_folder, threads=threads, on_point=on_point, stop_reason=stop_reason
+            config,
+            folder,
+            claim=claim,
+            data=preflight.data_folder,
+            threads=threads,
+            on_point=on_point,
+            stop_reason=stop_reason,
         )
         progress.end("run", "training", str(outcome.status))
     recording.record(tracker, run_id, folder, outcome, preflight.splits)

@@ -68,7 +68,7 @@ class Coordinator:
         self._plan = plan
         self._composer = composer
         self._study = study
-        self._maker = RunMaker(plan, composer, engine.threads)
+        self._maker = RunMaker.of(plan, composer, engine.threads)
         self._tracking = SweepTracking(recording.make_tracker(plan.config), study, plan)
         self._results = Results(plan, self._tracking.tracker)
         self._progress = Progress()
@@ -260,9 +260,9 @@ class Coordinator:
 
 
 def _ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
-    """A run for the leaderboard, without the facts that no table shows: the ranks by layer alone are 10 KB a run."""
+    """A run for the leaderboard, without what no table shows: the ranks by layer alone are 10 KB a run."""
     failures = finished.outcome.gate_failures
-    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {})
+    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {}, files={})
     return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
 
 

@@ -13,7 +13,7 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import StoreError, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run
+from lowrung.sweeps import dry_run, folders
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
@@ -64,7 +64,7 @@ def run(
     points = composer.points(space, settings.goal)
     if problems := settings.search_problems(space, schedules(points)):
         raise UsageError(problems)
-    with closing(_make_engine(launcher, settings)) as engine:
+    with closing(_make_engine(launcher, settings, config)) as engine:
         require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
         planned = Plan.make(composer, space, points, settings, engine)
         if settings.dry_run:
@@ -96,10 +96,12 @@ def _alone(plan: Plan) -> Iterator[None]:
                 f"study must not be in use, but another process runs {plan.study!r} in {plan.folder.path}. Wait for"
                 " it, stop it, or choose another name for this study."
             ) from None
+        if problems := list(folders.study_problems(plan.folder, plan.study)):  # since the plan was made
+            raise UsageError(problems)
         yield
 
 
-def _make_engine(launcher: Any, settings: Settings) -> Engine:
+def _make_engine(launcher: Any, settings: Settings, config: DictConfig) -> Engine:
     """The engine of one of lowrung's launchers, or one that hands batches to another launcher of Hydra's.
 
     Raises:
@@ -115,7 +117,7 @@ def _make_engine(launcher: Any, settings: Settings) -> Engine:
             f"hydra/sweeper/pruner={settings.pruner['name']} must be able to stop a run, but hydra/launcher is"
             f" {type(launcher).__name__}, which runs whole batches. Leave the launcher or the pruner out."
         )
-    return BatchEngine(launcher)
+    return BatchEngine(launcher, config)
 
 
 def _open_study(plan: Plan) -> "Study":

@@ -19,9 +19,10 @@ from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import preflight
+from lowrung.sweeps import folders, preflight
 from lowrung.sweeps.composer import Composer, GridPoint
 from lowrung.sweeps.settings import Settings
+from lowrung.track import recording
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -76,22 +77,24 @@ class Plan:
         """Names the study, and checks its models and data.
 
         Raises:
-            UsageError: with every problem that the preflight found.
+            UsageError: with every problem of the jobs' folders, or else of the preflight.
         """
         config, master, n_trials = points[0].config, composer.master, settings.n_trials
         name = config.study or _study_name(master, space, settings)
         with open_dict(master):
             master.study = name
+            master.track = recording.settled(config.track)
         folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
-        if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
-            raise UsageError(unwritable)
+        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
+        fixed = (text for text in space.fixed if not text.startswith("study="))
+        space = dataclasses.replace(space, fixed=(*fixed, f"study={_quoted(name)}"))
+        problems = [*disk.unwritable("hydra.sweep.dir", folder.path), *folders.study_problems(folder, name)]
+        if problems := problems or folders.Jobs(composer, space, folder).problems(points[:total]):
+            raise UsageError(problems)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         preflights = preflight.check_all(engine, [point.config for point in points], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
-        fixed = (text for text in space.fixed if not text.startswith("study="))
-        space = dataclasses.replace(space, fixed=(*fixed, f"study={_quoted(name)}"))
         return cls(name, folder, space, points, total, settings, config, preflights)
 
     @property

@@ -10,17 +10,18 @@ from hydra.types import HydraContext, TaskFunction
 
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
-from lowrung.errors import StoreError
+from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, prepare_folder
-from lowrung.runs.task import Assignment, Ran
-from lowrung.store import layout, mailbox
+from lowrung.runs.task import Assigned, Assignment, Ran
+from lowrung.store import layout, mailbox, results
 from lowrung.store.layout import JobFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
-from lowrung.track import recording
+from lowrung.track import base, recording
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks whether a run that another sweep trains has ended."""
@@ -101,7 +102,8 @@ class Queue:
     ) -> None:
         self._engine = engine
         self._plan = plan
-        self._make_task = hydra_job.task_maker(hydra_context, task_function)
+        self._make_task = hydra_job.task_maker(hydra_context)
+        self._task_function = task_function
         self._track = track
         self._progress = progress
         self._states: defaultdict[str, _State] = defaultdict(_State)
@@ -139,7 +141,7 @@ class Queue:
         elif len(self._running) >= self._engine.slots:
             self._for_a_slot.append(run)
         else:
-            self._submit(run, job)
+            self._submit(run)
         return outcome
 
     def wait(self, timeout: float) -> list[QueueEvent]:
@@ -196,34 +198,36 @@ class Queue:
             self._for_another = self._for_another[room:]
         return [Finished(run, outcome, is_reused=True) for run in ready if (outcome := self.add(run))]
 
-    def _submit(self, run: Run, job: JobFolder) -> None:
-        preflight = self._plan.preflight(run.config)
+    def _submit(self, run: Run) -> None:
         try:
-            prepare_folder(run.folder, inputs.pinned(run.config, preflight.revision), preflight, self._engine.threads)
-        except StoreError:
+            task = Assigned(self._task_function, self._assignment(run))
+            self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
+        except FolderInUse:
             self._wait_for_another_sweep(run)
             return
-        assignment = Assignment(
-            folder=str(run.folder.path),
-            data=str(preflight.data_folder),
-            revision=preflight.revision,
-            threads=self._engine.threads,
-            tracking=recording.tracking_uri(run.config),
-            experiment=run.config.track.experiment,
-            run=self._track(run),
-            datasets=[dataclasses.asdict(split) for split in preflight.splits],
-        )
-        assignment.write(job.assignment)
-        self._engine.submit(Job(run.key, run.folder.path, self._make_task(run.composed)))
         self._running[run.key] = run
         self._progress.start(run.key, run.title, run.steps)
+
+    def _assignment(self, run: Run) -> Assignment:
+        """What the run's job is to know. The run's folder is the job's from now on."""
+        preflight, threads = self._plan.preflight(run.config), self._engine.threads
+        pinned = inputs.pinned(run.config, preflight.revision)
+        return Assignment(
+            folder=run.folder,
+            claim=prepare_folder(run.folder, pinned, preflight, threads, self._progress.say),
+            preflight=preflight,
+            threads=threads,
+            tracking=recording.tracking_uri(run.config),
+            experiment=base.chosen_experiment(run.config.track.experiment),
+            run=self._track(run),
+        )
 
     def _wait_for_another_sweep(self, run: Run) -> None:
         """Puts off a run that another sweep trains: its outcome counts here too, or this run goes on from there."""
         state = self._states[run.key]
         if not state.is_elsewhere:
             self._progress.say(f"{run.title}: another process works in {run.folder.path}; waiting for it")
-        state.is_elsewhere = True
+        state.is_elsewhere, state.asked_to_end = True, None
         self._for_another.append(run)
 
     # -- ending --------------------------------------------------------------------------------------------------------
@@ -239,7 +243,11 @@ class Queue:
 
     def _ended(self, run: Run, ended: Ended) -> list[QueueEvent]:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
-        outcome, state = Outcome.read(run.folder.outcome), self._states.pop(run.key, _State())
+        raised = ended.value._return_value if isinstance(ended.value, JobReturn) else ended.value
+        if isinstance(raised, TakenBack):
+            self._wait_for_another_sweep(run)
+            return []
+        outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
         is_cancelled = state.asked_to_end is Status.CANCELLED
         is_lost = outcome is None and ended.exit is Exit.DIED and not is_cancelled
         if is_lost and state.losses < self._plan.settings.retries:
@@ -250,8 +258,7 @@ class Queue:
         outcome = outcome or Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
-        ran = ended.value._return_value if isinstance(ended.value, JobReturn) else None
-        is_tracked = isinstance(ran, Ran) and ran.is_tracked
+        is_tracked = isinstance(raised, Ran) and raised.is_tracked
         return [Finished(run, outcome, is_tracked=is_tracked), *self._twins(run, outcome)]
 
     def _twins(self, ended: Run, outcome: Outcome) -> list[Finished]:

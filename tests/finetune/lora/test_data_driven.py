@@ -10,7 +10,7 @@ from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import adapter, data_driven
 from lowrung.finetune.lora.settings import rank, targets
-from lowrung.finetune.models import pretrained, score
+from lowrung.finetune.models import head, pretrained, score
 from tests import training
 
 TINY = ModelConf("embedded:tiny")
@@ -91,7 +91,7 @@ class TestEva:
 def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):
     model, name = base(), "model.layers.1.self_attn.q_proj"
     for batch in batches(rows):
-        logits, labels = score.labelled_logits(model, batch)
+        logits, labels = head.on_labelled_tokens(model, batch)
         (score.negative_log_likelihood(logits, labels) / len(labels)).backward()
     left, _, right = torch.linalg.svd(model.get_submodule(name).weight.grad)
     layer = adapter.adapted_layers(adapter.attach(base(), settings(init="lora_ga"), rows))[name]

@@ -88,7 +88,7 @@ def test_answers_come_with_the_expected_ones(ends, end):
     class Parrot:
         """Says the right three tokens and stops, as a trained model would."""
 
-        training, device = False, torch.device("cpu")
+        training, device, config = False, torch.device("cpu"), tiny.config
 
         def eval(self):
             return self

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lowrung.finetune.models import score
+from lowrung.finetune.models import head, score
 from tests import architectures
 
 
@@ -35,7 +35,7 @@ def batch(some):
 
 def test_labelled_logits_are_the_model_s_own_where_there_is_a_label(model):
     inputs = batch(rows(5))
-    logits, labels = score.labelled_logits(model, inputs)
+    logits, labels = head.on_labelled_tokens(model, inputs)
     full = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
     chosen = inputs["labels"][:, 1:] != -100
     torch.testing.assert_close(logits, full[chosen])
@@ -44,7 +44,7 @@ def test_labelled_logits_are_the_model_s_own_where_there_is_a_label(model):
 
 def test_the_loss_is_the_model_s_own(model):
     inputs = batch(rows(5))
-    logits, labels = score.labelled_logits(model, inputs)
+    logits, labels = head.on_labelled_tokens(model, inputs)
     loss = score.negative_log_likelihood(logits, labels) / labels.numel()
     torch.testing.assert_close(loss, model(**inputs).loss)
 

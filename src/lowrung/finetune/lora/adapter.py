@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lowrung.config.schema import LoraConf, is_converted, pattern
 from lowrung.finetune.lora import data_driven, residual, settings
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
 

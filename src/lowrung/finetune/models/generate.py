@@ -2,13 +2,14 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from lowrung.finetune.models import context
 from lowrung.finetune.models.ends import Ends
 
 
@@ -37,7 +38,7 @@ def greedy(
     new_tokens: int,
     batch_size: int = 16,
 ) -> list[list[int]]:
-    """Continues each prompt with the most probable tokens, up to an end of the answer.
+    """Continues each prompt with the most probable tokens, up to an end of the answer or of the model's context.
 
     Args:
         model: a causal language model, or a PEFT model around one. Its generation config changes nothing.
@@ -48,32 +49,18 @@ def greedy(
         batch_size: prompts per forward pass; padded on the left.
 
     Returns:
-        the new tokens of each prompt, without padding and without a token that ends it; a text that ends it is kept.
+        the new tokens of each prompt, without padding and without a token that ends it, but with a text that does; none
+        where the prompt fills the context.
     """
     was_training = model.training
     model.eval()
     plain = _plain(model)
-    settings = GenerationConfig(
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=list(ends.tokens) or None,
-    )
-    continued: list[list[int]] = []
-    for ids, mask in _left_padded(prompts, int(tokenizer.pad_token_id), batch_size, model.device):
-        width = ids.shape[1]
-
-        def is_done(so_far: Tensor, *_: Any, width: int = width, **__: Any) -> Tensor:
-            return ends.reached(tokenizer, so_far[:, width:])
-
-        output = type(plain).generate(  # the class's: a base's own code may have put another one on the object
-            plain,
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=settings,
-            stopping_criteria=[is_done] if ends.text else None,
-        )
-        continued.extend(ends.cut(row) for row in output[:, width:].tolist())
+    continued: list[list[int]] = [[] for _ in prompts]
+    rooms = context.rooms(prompts, new_tokens, context.limit(model.config))
+    for numbers, room in context.batches(rooms, new_tokens, batch_size):
+        some = _continued(plain, tokenizer, [prompts[number] for number in numbers], ends, room)
+        for number, tokens in zip(numbers, some, strict=True):
+            continued[number] = tokens
     model.train(was_training)
     return continued
 
@@ -90,14 +77,42 @@ def _plain(model: Any) -> Any:
 
 
 def _left_padded(
-    prompts: Sequence[Sequence[int]], padding: int, batch_size: int, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, len(prompts), batch_size):
-        chunk = prompts[start : start + batch_size]
-        width = max(map(len, chunk))
-        ids = [[padding] * (width - len(prompt)) + list(prompt) for prompt in chunk]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in chunk]
-        yield torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    prompts: Sequence[Sequence[int]], padding: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, prompts))
+    ids = [[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _continued(
+    plain: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], ends: Ends, new_tokens: int
+) -> list[list[int]]:
+    """Continues the prompts of one batch."""
+    ids, mask = _left_padded(prompts, int(tokenizer.pad_token_id), plain.device)
+    width = ids.shape[1]
+
+    def is_done(so_far: Tensor, *_: Any, **__: Any) -> Tensor:
+        return ends.reached(tokenizer, so_far[:, width:])
+
+    output = type(plain).generate(  # the class's: a base's own code may have put another one on the object
+        plain,
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=GenerationConfig(
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=list(ends.tokens) or None,
+        ),
+        stopping_criteria=[is_done] if ends.text else None,
+    )
+    return [ends.cut(row) for row in output[:, width:].tolist()]
+
+
+def most_answer_tokens(rows: Sequence[Mapping[str, Any]]) -> int:
+    """The tokens that an answer is given: one more than the longest of the rows' own has, with what ends it."""
+    return max(len(answer_tokens(row)) for row in rows) + 1
 
 
 def answers(
@@ -114,6 +129,6 @@ def answers(
     """
     references = [answer_tokens(row) for row in rows]
     prompts = [prompt_tokens(row) for row in rows]
-    longest = max(map(len, references))  # with what ends it
-    given = greedy(model, tokenizer, prompts, ends=ends, new_tokens=longest + 1, batch_size=batch_size)
+    most = most_answer_tokens(rows)
+    given = greedy(model, tokenizer, prompts, ends=ends, new_tokens=most, batch_size=batch_size)
     return [ends.answer(tokenizer, ids) for ids in given], [ends.reference(tokenizer, ids) for ids in references]
