@@ -76,7 +76,7 @@ SETTINGS = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "temperature":
 
 
 def test_answers_end_alike_everywhere_whatever_the_base_says_besides(tmp_path):
-    """At a token and at a text: of an adapter, of an adapter as MLflow loads it, and of the merged model, which keeps what the base says."""
+    """At a token and at a text: of an adapter, as MLflow loads it too, and of the merged model, which keeps more."""
     plain = ModelConf("embedded:tiny")
     random_adapter(plain, tmp_path / "adapter")
     whole = answers_of(PromptedModel(plain, tmp_path / "adapter"))
