@@ -28,6 +28,7 @@ from lowrung.config import signature
 from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import prepare
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained, quantization
@@ -82,13 +83,9 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
     """Trains an adapter for 20 steps of 8 examples on the float32 base and saves it."""
     task, learning_rate = TASKS[name]
     base = ModelConf(f"embedded:{name}")
-    data = prepare(
-        corpus.load(DataConf(task, train_size=512, eval_size=32)),
-        pretrained.load_tokenizer(pretrained.folder_of(base)),
-        max_length=256,
-        format="auto",
-        folder=folder / "tokens",
-    )
+    source = DataConf(task, train_size=512, eval_size=32, max_length=256)
+    tokenizer = pretrained.load_tokenizer(pretrained.folder_of(base))
+    data = prepare(corpus.load(source), tokenizer, source, folder / "tokens")
     settings = TrainConf(
         learning_rate=learning_rate,
         max_steps=20,
@@ -104,7 +101,7 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         lora=LoraConf(r=8, alpha=16),
         train=settings,
         max_length=256,
-        format="auto",
+        format=Format(),
         seed=seed,
         scores=(),
         threads=threads,

@@ -121,9 +121,9 @@ class TestSignature:
         assert signature.of(config, **self.GIVEN) != before
 
     def test_differs_between_cpu_and_gpu(self, config, monkeypatch):
-        monkeypatch.setattr(signature, "_device_kind", lambda: "cuda")
+        monkeypatch.setattr(signature, "device_kind", lambda: "cuda")
         on_gpu = signature.of(config, **self.GIVEN)
-        monkeypatch.setattr(signature, "_device_kind", lambda: "cpu")
+        monkeypatch.setattr(signature, "device_kind", lambda: "cpu")
         assert signature.of(config, **self.GIVEN) != on_gpu
 
     @pytest.mark.slow

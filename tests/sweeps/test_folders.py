@@ -92,7 +92,7 @@ def test_a_failed_trial_comes_again_in_its_folder(here):
 
 
 def test_a_sweeps_folder_that_depends_on_the_trial_is_refused(here):
-    with pytest.raises(UsageError, match=r"a folder below the study's, .*/by-8, but gives .*/by-2/0"):
+    with pytest.raises(UsageError, match=r"hydra.sweep.dir must be the same for all trials"):
         here.sweep("lora.r=2,4", "hydra.sweep.dir='by-${lora.r}'")
 
 

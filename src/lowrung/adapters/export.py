@@ -15,6 +15,7 @@ from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
@@ -67,7 +68,7 @@ def export(
     adapter: Path,
     folder: Path,
     dtype: str,
-    format: str,
+    format: Format,
     rows: Sequence[Row],
     tolerance: ToleranceConf,
     card: Callable[[MergedModel], str],
@@ -82,7 +83,7 @@ def export(
         adapter: the adapter's folder.
         folder: where to; not there yet, or empty.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        format: how prompts are formatted (``data.format``), which says where answers end.
+        format: how prompts are formatted, which says where answers end.
         rows: held-out examples to compare on; none for `TEXTS`.
         tolerance: how far the merged model may be from the adapter.
         card: makes the text of README.md.
@@ -99,7 +100,7 @@ def export(
 
     def fill(aside: Path) -> MergedModel:
         untrained, reference = _save_merged(base, adapter, aside, dtype, compared)
-        vocabulary.ends_of(base, adapter, format=format).write(aside)
+        vocabulary.ends_of(base, adapter, format).write(aside)
         gc.collect()
         trusted = base.trust_remote_code
         reloaded = pretrained.load_model(aside, getattr(torch, dtype), pretrained.device(), trust_remote_code=trusted)
@@ -141,7 +142,8 @@ def _text_rows(base: ModelConf, adapter: Path) -> list[Row]:
     tokenizer = vocabulary.tokenizer_of(base, adapter)
     return [
         {"input_ids": row.input_ids, "labels": row.labels}
-        for row in (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in TEXTS)
+        for text in TEXTS
+        for row in tokens.tokenise(Example(text=text), tokenizer)
     ]
 
 

@@ -36,14 +36,15 @@ class Answering:
     Attributes:
         model: in evaluation mode; with the adapter on it, if it is one.
         tokenizer: as it was saved after training.
-        is_chat: whether prompts are formatted by the tokenizer's chat template.
+        chat: what formats prompts: ``template``, a chat template whose clock stands at the day of training, and its
+            ``variables``; None where prompts are plain.
         ends: what ends an answer: ``tokens``, ids each of which does, and ``text``, which does where it is not empty.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, is_chat: bool, ends: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, chat: Mapping[str, Any] | None, ends: Mapping[str, Any]) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.is_chat = is_chat
+        self.chat = chat
         self.ends = ends
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
@@ -57,7 +58,9 @@ class Answering:
 
     @torch.no_grad()
     def _answer(self, prompt: str, new_tokens: int) -> str:
-        ids = torch.tensor([self._chat(prompt) if self.is_chat else self._plain(prompt)], device=self.model.device)
+        ids = torch.tensor(
+            [self._plain(prompt) if self.chat is None else self._chat(prompt, **self.chat)], device=self.model.device
+        )
         # What is not set here transformers takes from the model's own generation config: a copy of the object has none.
         plain = copy.copy(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
         plain.generation_config = GenerationConfig()
@@ -95,11 +98,18 @@ class Answering:
             raise ValueError(f"a prompt must leave room for an answer, but takes {tokens} of {context} tokens")
         return context - tokens
 
-    def _chat(self, prompt: str) -> list[int]:
+    def _chat(self, prompt: str, template: str, variables: Mapping[str, Any]) -> list[int]:
         """The token ids before an answer: the template's, as far as they stay the same once the answer is there."""
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "."}]
         asked, answered = (
-            self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=is_open)
+            self.tokenizer.apply_chat_template(
+                turns,
+                chat_template=template,
+                tokenize=True,
+                return_dict=True,
+                add_generation_prompt=is_open,
+                **variables,
+            )
             for turns, is_open in ((messages[:1], True), (messages, False))
         )
         pairs = zip(asked["input_ids"], answered["input_ids"], strict=False)
@@ -117,8 +127,8 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
     Args:
         folder: the adapter's, or the merged model's.
         config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
-            ``is_chat``, and the ``ends`` of answers. For a base in another folder: ``load_model(uri,
-            model_config={"base": PATH})``.
+            ``chat`` and ``ends`` (see `Answering`). For a base in another folder:
+            ``load_model(uri, model_config={"base": PATH})``.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -145,7 +155,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         model = PeftModel.from_pretrained(model, folder)
-    return Answering(model.eval(), tokenizer, is_chat=config["is_chat"], ends=config["ends"])
+    return Answering(model.eval(), tokenizer, chat=config["chat"], ends=config["ends"])
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

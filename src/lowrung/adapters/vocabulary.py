@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import taught
-from lowrung.finetune.data.tokens import is_chat
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import settings
 from lowrung.finetune.models import added_tokens, ends, pretrained
 from lowrung.finetune.models.ends import Ends
@@ -27,7 +27,7 @@ def _has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer_config.json").is_file()
 
 
-def ends_of(base: ModelConf, adapter: Path | None = None, *, format: str = "auto") -> Ends:
+def ends_of(base: ModelConf, adapter: Path | None = None, format: Format | None = None) -> Ends:
     """Where the answers of an adapter end, or those of a base or another whole model, where there is none.
 
     lowrung has written it beside what it trained. Otherwise what ends them is what the template writes after an answer,
@@ -36,13 +36,14 @@ def ends_of(base: ModelConf, adapter: Path | None = None, *, format: str = "auto
     Args:
         base: the base, or a whole model.
         adapter: the adapter's folder.
-        format: how prompts are formatted (``data.format``).
+        format: how prompts are formatted; None is by the chat template where there is one.
     """
     folder = pretrained.folder_of(base)
     if stored := Ends.read(adapter or folder):
         return stored
     tokenizer = tokenizer_of(base, adapter)
-    return taught.taught(tokenizer, chat=is_chat(format, tokenizer), listed=ends.listed(folder)).ends
+    template = (format or Format()).template(tokenizer)
+    return taught.taught(tokenizer, template, listed=ends.listed(folder)).ends
 
 
 def added(folder: Path, base: ModelConf) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def _save(adapters: "MultiAdapter", first: Named, folder: Path) -> None:
 
     adapters.save(COMBINED, folder)
     tokenizer_of(adapters.base, first.folder).save_pretrained(folder)
-    ends_of(adapters.base, first.folder, format=format_of(first.run)).write(folder)
+    ends_of(adapters.base, first.folder, format_of(first.run)).write(folder)
 
 
 def _track(found: Sequence[Named], folder: Path, params: Mapping[str, str], losses: Losses) -> list[str]:

@@ -106,7 +106,7 @@ def _answer_facts(found: Named, base: "ModelConf") -> dict[str, Any]:
     """Where answers end, as generation_config.json says it, and what that file has no words for."""
     from lowrung.adapters.vocabulary import ends_of, tokenizer_of
 
-    ends = ends_of(base, found.folder, format=format_of(found.run))
+    ends = ends_of(base, found.folder, format_of(found.run))
     tokenizer = tokenizer_of(base, found.folder)
     tokens = ", ".join(f"`{tokenizer.decode([id])}`" for id in ends.tokens).replace("|", "\\|")
     text = f"`{ends.text!r}`: pass it to `generate` as `stop_strings`, to vLLM as `stop`".replace("|", "\\|")

@@ -153,7 +153,7 @@ def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     base = base_for(found, saved, None)
     compatibility.check(saved, base)
     shutil.copytree(run.adapter, folder)
-    vocabulary.ends_of(base, folder, format=format_of(run)).write(folder)  # a run of an older lowrung has not
+    vocabulary.ends_of(base, folder, format_of(run)).write(folder)  # a run of an older lowrung has not
     about = "A LoRA adapter trained by lowrung."
     card = model_card.body(found, saved, base, config, title=source.name, about=about)
     readme = model_card.with_head(card, base, library="peft", tags=("lora",))

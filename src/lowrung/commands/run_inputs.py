@@ -13,6 +13,7 @@ from lowrung.store.layout import RunFolder
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
     from lowrung.config.schema import ModelConf
+    from lowrung.finetune.data.template import Format
     from lowrung.finetune.models.head import Row
 
 
@@ -55,9 +56,11 @@ def config_of(run: RunFolder) -> dict[str, Any]:
     return dict(config)
 
 
-def format_of(run: RunFolder | None) -> str:
-    """How a run formats prompts (``data.format``); ``auto`` where there is no run."""
-    return str(config_of(run)["data"]["format"]) if run else "auto"
+def format_of(run: RunFolder | None) -> "Format":
+    """How prompts are formatted: as in the run; without one, by the chat template where there is one."""
+    from lowrung.finetune.data.template import Format
+
+    return Format.of(config_of(run)["data"]) if run else Format()
 
 
 def held_out_prompts(run: RunFolder, count: int) -> list[str]:
@@ -73,7 +76,7 @@ def held_out_prompts(run: RunFolder, count: int) -> list[str]:
 
     data = schema.typed(schema.DataConf, config_of(run)["data"])
     prompts = (
-        next((text for role, text in example.messages if role == "user" and text.strip()), None)
+        next((m["content"] for m in example.messages if m["role"] == "user" and m["content"].strip()), None)
         for example in corpus.load(data).eval
     )
     return list(itertools.islice(filter(None, prompts), count))

@@ -150,6 +150,7 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> tuple[Outcome, "Evidence | None"]:
     from lowrung.finetune.data.prepared import Prepared
+    from lowrung.finetune.data.template import Format
     from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.models import added_tokens, pretrained
     from lowrung.finetune.training import fine_tune
@@ -160,7 +161,7 @@ def _train(
         lora=config.lora,
         train=config.train,
         max_length=config.data.max_length,
-        format=config.data.format,
+        format=Format.of(config.data),
         seed=config.seed,
         scores=config.data.metrics,
         threads=threads,

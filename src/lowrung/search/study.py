@@ -57,9 +57,11 @@ class Study:
         seed: of the sampler.
         sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
         pruner: ends bad trials early; see `lowrung.search.pruning`. Another one may go on with a study.
+        purpose: texts by kind and name that trials share where they can be compared: space, goal, settings and more.
+        inputs: texts by name that say why the kind ``content`` differs.
 
     Raises:
-        UsageError: when the database does not open, or the study was made for another space or goal.
+        UsageError: when the database does not open, or the study was made for another purpose.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Study:
         seed: int,
         sampler: Mapping[str, Any] = samplers.DEFAULT,
         pruner: Mapping[str, Any] = pruning.DEFAULT,
+        purpose: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._distributions = space.distributions()
         self._objectives = dict(objectives)
@@ -89,7 +93,9 @@ class Study:
             load_if_exists=True,
         )
         self._asked = len(self.trials)
-        self._hold_to({**space.described(), "objectives": self._objectives, "constraints": dict(constraints)})
+        self._hold_to(
+            {**space.described(), "objectives": self._objectives, "constraints": dict(constraints), **purpose}, inputs
+        )
 
     @staticmethod
     def delete(name: str, storage: str) -> None:
@@ -98,15 +104,22 @@ class Study:
         with suppress(KeyError):
             optuna.delete_study(study_name=name, storage=opened)
 
-    def _hold_to(self, purpose: dict[str, Any]) -> None:
-        """Refuses another search. Optuna would keep the old objectives, and fail at a changed axis's first trial."""
+    def _hold_to(self, purpose: Mapping[str, Mapping[str, str]], inputs: Mapping[str, str]) -> None:
+        """Refuses another search.
+
+        Optuna would keep the old objectives, and fail at a changed axis's first trial. Trials of other settings would
+        feed the sampler and the pruner, although no result of them counts.
+        """
         made_for = self.facts.get("purpose")
         if made_for is None:
             self.note("purpose", purpose)
+            self.note("inputs", dict(inputs))
         elif made_for != purpose:
+            changes = list(_changes(made_for, purpose, self.facts.get("inputs", {}), inputs))
+            shown = [*changes[:_SHOWN], *([f"and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else [])]
             raise UsageError(
                 f"study must name a new study or one of the same search, but {self.name!r} was made for another:"
-                f" {'; '.join(_changes(made_for, purpose))}. Choose another name, or add hydra.sweeper.fresh=true; runs"
+                f" {'; '.join(shown)}. Choose another name, or add hydra.sweeper.fresh=true; runs"
                 " that are in the store are not trained again."
             )
 
@@ -284,14 +297,43 @@ def _opened(storage: str) -> RDBStorage:
         ) from error
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+_SHOWN = 12
+"""So many changes of a study are listed."""
+
+
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], inputs_before: Mapping[str, str], inputs: Mapping[str, str]
+) -> Iterator[str]:
     """The differences between two searches, as text."""
-    for kind in now:
-        old, new = before.get(kind) or {}, now[kind] or {}
+    searched = {*before.get("axes", ()), *now.get("axes", ())}
+    unset = {"settings": "unset"}
+    known = [kind for kind in now if kind in before]
+    named = 0
+    for kind in known:
+        old, new = before[kind] or {}, now[kind] or {}
         for key in {**old, **new}:
-            if key not in new:
-                yield f"{key} was {old[key]}, and is not searched now"
-            elif key not in old:
-                yield f"{key} is {new[key]} now, and was not searched"
-            elif old[key] != new[key]:
-                yield f"{key} was {old[key]}, and is {new[key]} now"
+            if old.get(key) == new.get(key) or (kind == "settings" and key in searched):
+                continue
+            if kind == "content":
+                yield from _new_content(key, inputs_before, inputs)
+            elif kind != "points" or named == 0:
+                yield _change(key, old, new, unset.get(kind, "not searched"))
+            named += 1
+    if len(known) < len(now) and not named:
+        yield "an earlier version of lowrung made it, which did not note its settings"
+
+
+def _change(key: str, old: Mapping[str, str], new: Mapping[str, str], unset: str) -> str:
+    if key not in new:
+        return f"{key} was {old[key]}, and is {unset} now"
+    if key not in old:
+        return f"{key} is {new[key]} now, and was {unset}"
+    return f"{key} was {old[key]}, and is {new[key]} now"
+
+
+def _new_content(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """Why the content of models or data is another: what was set, or else the files."""
+    changed = [key for key in {**before, **now} if key.startswith(f"{name}.") and before.get(key) != now.get(key)]
+    yield from (_change(key, before, now, "unset") for key in changed)
+    if not changed:
+        yield f"the content of its {name} has changed"

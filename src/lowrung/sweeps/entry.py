@@ -140,4 +140,6 @@ def _open_study(plan: Plan) -> "Study":
         seed=plan.config.seed,
         sampler=settings.sampler,
         pruner=settings.pruner,
+        purpose=plan.purpose,
+        inputs=plan.inputs,
     )

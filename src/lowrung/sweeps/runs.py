@@ -85,7 +85,7 @@ class RunMaker:
             UsageError: when a trial of other values has the job's folder.
         """
         space = self.plan.space
-        wanted = overrides or [*space.overrides(params), *(f"seed={seed}" for _ in space.seeds[:1])]
+        wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
         self.taken.take(hydra_job.output_folder(composed), params, seed)

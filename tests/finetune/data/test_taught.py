@@ -1,10 +1,13 @@
 """Templates that end turns in all the ways that they do, on a tokenizer of bytes."""
 
+import dataclasses
+
 import pytest
 from datasets import Dataset
 
 from lowrung.finetune.data import taught, tokens
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Template
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.ends import Ends
 
@@ -32,11 +35,16 @@ def ending(tokenizer, end, before=""):
     return tokenizer
 
 
-def learnt(tokenizer, *answers, chat=True, system=False):
+def learnt(tokenizer, *answers, is_chat=True, system=None):
     """Training examples with these answers."""
-    asked = ((("system", "s"),) if system else ()) + (("user", "?"),)
-    examples = [Example((*asked, ("assistant", answer)), learnt_from=len(asked)) for answer in answers]
-    return Dataset.from_list([vars(tokens.tokenise(one, tokenizer, chat=chat)) for one in examples])
+    before = [{"role": "system", "content": system}] if system else []
+    template = Template(tokenizer) if is_chat else None
+    rows = []
+    for answer in answers:
+        pair = Example.pair("?", answer)
+        example = dataclasses.replace(pair, messages=(*before, *pair.messages), learnt=(len(before) + 1,))
+        rows += [vars(row) for row in tokens.tokenise(example, tokenizer, template)]
+    return Dataset.from_list(rows)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,9 @@ def learnt(tokenizer, *answers, chat=True, system=False):
     ],
 )
 def test_what_the_template_writes_after_an_answer_ends_it(tokenizer, end, ends):
-    found = taught.taught(ending(tokenizer, end), chat=True, listed=(), rows=learnt(tokenizer, "one, two.", "three."))
+    found = taught.taught(
+        ending(tokenizer, end), Template(tokenizer), listed=(), rows=learnt(tokenizer, "one, two.", "three.")
+    )
     assert found.ends == ends
     assert found.is_shown == bool(end)
     assert [note[:39] for note in found.notes(tokenizer)] == (
@@ -65,23 +75,25 @@ def test_what_the_template_writes_after_an_answer_ends_it(tokenizer, end, ends):
 def test_white_space_that_answers_hold_or_that_nobody_has_seen_ends_none(tokenizer, end):
     ending(tokenizer, end)
     many = learnt(tokenizer, "one", f"one{end}two")
-    found = taught.taught(tokenizer, chat=True, listed=(), rows=many)
+    found = taught.taught(tokenizer, Template(tokenizer), listed=(), rows=many)
     assert (found.ends, found.is_shown) == (Ends((256,)), False)
     assert f"writes only {end!r} after an answer" in next(found.notes(tokenizer))
-    assert not taught.taught(tokenizer, chat=True, listed=(), rows=None).is_shown
+    assert not taught.taught(tokenizer, Template(tokenizer), listed=(), rows=None).is_shown
 
 
 def test_without_a_template_answers_end_with_the_text(tokenizer):
     ending(tokenizer, "<end>")
-    found = taught.taught(tokenizer, chat=False, listed=(MORE,), rows=learnt(tokenizer, "one", chat=False))
+    found = taught.taught(tokenizer, None, listed=(MORE,), rows=learnt(tokenizer, "one", is_chat=False))
     assert (found.ends, found.is_shown) == (Ends((256, MORE)), True)
 
 
 def test_what_the_base_names_is_an_end_unless_answers_hold_it(tokenizer):
     ending(tokenizer, "<end>\n")
     at_the_end = learnt(tokenizer, "one", "a call<more>")
-    assert taught.taught(tokenizer, chat=True, listed=(256, MORE), rows=at_the_end).ends == Ends((END, 256, MORE))
-    found = taught.taught(tokenizer, chat=True, listed=(256, MORE), rows=learnt(tokenizer, "one", "a<more>b"))
+    assert taught.taught(tokenizer, Template(tokenizer), listed=(256, MORE), rows=at_the_end).ends == Ends(
+        (END, 256, MORE)
+    )
+    found = taught.taught(tokenizer, Template(tokenizer), listed=(256, MORE), rows=learnt(tokenizer, "one", "a<more>b"))
     assert (found.ends, found.ignored) == (Ends((END, 256)), (MORE,))
     (note,) = found.notes(tokenizer)
     assert note.startswith("answers of the training examples hold <more>, so that ends no answer")
@@ -90,13 +102,13 @@ def test_what_the_base_names_is_an_end_unless_answers_hold_it(tokenizer):
 def test_an_end_that_an_answer_quotes_is_still_one(tokenizer):
     ending(tokenizer, "<end>")
     rows = learnt(tokenizer, "a<end>b", "c")
-    assert taught.taught(tokenizer, chat=True, listed=(END,), rows=rows).ends == Ends((END, 256))
+    assert taught.taught(tokenizer, Template(tokenizer), listed=(END,), rows=rows).ends == Ends((END, 256))
 
 
 def test_a_template_that_takes_no_mere_question_is_read_from_the_rows(tokenizer):
     refusing = "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}"
     ending(tokenizer, "<end>\n", before=refusing)
-    rows = learnt(tokenizer, "one", "two", "a long one that was cut", system=True)
+    rows = learnt(tokenizer, "one", "two", "a long one that was cut", system="s")
     rows = Dataset.from_list([{name: ids[:30] for name, ids in row.items()} for row in rows])
-    assert taught.taught(tokenizer, chat=True, listed=(), rows=rows).ends == Ends((END, 256))
-    assert taught.taught(tokenizer, chat=True, listed=(), rows=None).ends == Ends((256,))
+    assert taught.taught(tokenizer, Template(tokenizer), listed=(), rows=rows).ends == Ends((END, 256))
+    assert taught.taught(tokenizer, Template(tokenizer), listed=(), rows=None).ends == Ends((256,))

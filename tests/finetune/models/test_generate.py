@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -5,6 +7,7 @@ from transformers import GenerationConfig
 
 from lowrung.finetune.models import generate, pretrained
 from lowrung.finetune.models.ends import Ends
+from tests import architectures
 
 
 def loaded():
@@ -105,3 +108,15 @@ def test_answers_come_with_the_expected_ones(ends, end):
     said = tokenizer.decode(right).strip()
     assert given == [said] * 3
     assert expected == [said, tokenizer.decode(right[:1]).strip(), said]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_what_is_generated_ends_where_the_context_does(name):
+    """GPT-2 has no position beyond it; a Llama would go on."""
+    model = architectures.random_model(copy.deepcopy(architectures.CONFIGS[name]))
+    _, tokenizer = loaded()
+    prompts = [list(range(1, length + 1)) for length in (30, 61, 64, 58, 70)]
+    whole = generate.greedy(model, tokenizer, prompts, ends=Ends(), new_tokens=6)
+    model.config.max_position_embeddings = 64
+    given = generate.greedy(model, tokenizer, prompts, ends=Ends(), new_tokens=6)
+    assert given == [whole[0], whole[1][:3], [], whole[3], []]

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lowrung.finetune.data import tokens
+from lowrung.finetune.data.bad_rows import RowError
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Template
 from lowrung.finetune.data.tokens import IGNORED
 from lowrung.finetune.models.ends import Ends
 
@@ -61,7 +62,11 @@ class Taught:
 
 
 def taught(
-    tokenizer: PreTrainedTokenizerBase, *, chat: bool, listed: Sequence[int], rows: Dataset | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template | None,
+    *,
+    listed: Sequence[int],
+    rows: Dataset | None = None,
 ) -> Taught:
     """Where answers end.
 
@@ -71,11 +76,11 @@ def taught(
 
     Args:
         tokenizer: the model's.
-        chat: whether answers are written down by its chat template.
+        template: its chat template, where answers are written down by that.
         listed: the ids that end an answer by the base's generation config.
         rows: the training examples, as far as they are known: ``labels`` of -100 for all that is not learnt.
     """
-    written, text = _written(tokenizer, chat=chat, rows=rows)
+    written, text = _written(tokenizer, template, rows)
     own = next((id for id in written if _is_end(tokenizer, id, listed)), None)
     others = dict.fromkeys(id for id in (tokenizer.eos_token_id, *listed) if id is not None and id != own)
     ignored = _inside(rows, set(others), written, tokenizer) if rows is not None and others else set()
@@ -85,12 +90,14 @@ def taught(
     return Taught(ends, tuple(sorted(ignored)), is_shown=own is not None or is_end, written=text)
 
 
-def _written(tokenizer: PreTrainedTokenizerBase, *, chat: bool, rows: Dataset | None) -> tuple[list[int], str]:
+def _written(
+    tokenizer: PreTrainedTokenizerBase, template: Template | None, rows: Dataset | None
+) -> tuple[list[int], str]:
     """The tokens, and the text, that are written after every answer."""
     try:
-        probes = [tokens.tokenise(Example.pair("?", answer), tokenizer, chat=chat) for answer in PROBES]
+        probes = [tokens.tokenise(Example.pair("?", answer), tokenizer, template)[0] for answer in PROBES]
         answers = [next(_answers(probe.labels)) for probe in probes]
-    except TemplateError:  # it takes no mere question and answer
+    except RowError:  # it takes no mere question and answer
         answers = [] if rows is None else _uncut(rows[:SEEN]["labels"])
     if not answers:
         return [], ""

@@ -74,5 +74,5 @@ def _is_prose(text: str) -> bool:
 
 def _rows(base: ModelConf, count: int) -> list[Row]:
     tokenizer = pretrained.tokenizer_of(base)
-    written = (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in paragraphs(count))
-    return [vars(row.cut(MAX_TOKENS)) for row in written]
+    written = (tokens.tokenise(Example(text=text), tokenizer) for text in paragraphs(count))
+    return [vars(row.cut(MAX_TOKENS)) for rows in written for row in rows]

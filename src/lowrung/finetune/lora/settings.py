@@ -1,13 +1,15 @@
-"""What an adapter's settings mean on a model: which modules and rows are trained, with which ranks."""
+"""What an adapter's settings mean on a model: which modules, parameters and rows are trained, with which ranks."""
 
 import re
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowrung.config.schema import LoraConf, pattern
+from lowrung.finetune.models import text_path
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
 MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
@@ -29,14 +31,40 @@ def fits_pattern(key: str, name: str) -> bool:
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
-def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every linear layer that LoRA can target by its whole name: all but the head."""
+def linear_layers(model: PreTrainedModel, *, of_text: bool = True) -> dict[str, nn.Module]:
+    """Every linear layer by its whole name but the head; without ``of_text`` also those that text does not go through.
+
+    LoRA targets those of text. Only models that take images or sound too have others.
+    """
     head = model.get_output_embeddings()
+    modules = _text_modules(model) if of_text else dict(model.named_modules())
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if isinstance(module, nn.Linear | Conv1D) and module is not head
     }
+
+
+def stacks(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Every parameter that is a stack of matrices, by its whole name: the experts of a mixture, of shape (experts, …).
+
+    They are no linear layers. A convolution's weights are not meant, though they have three dimensions too.
+    """
+    return {
+        f"{module_name}.{name}": parameter
+        for module_name, module in _text_modules(model).items()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and not isinstance(module, _ConvNd)
+    }
+
+
+def _text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules by their whole names; of a model that takes images or sound too, those that text goes through."""
+    modules = dict(model.named_modules())
+    if not text_path.has_other_inputs(model):
+        return modules
+    inside = text_path.in_language_model(model)
+    return {name: module for name, module in modules.items() if name in inside}
 
 
 def targetable(model: PreTrainedModel) -> list[str]:
@@ -44,23 +72,60 @@ def targetable(model: PreTrainedModel) -> list[str]:
     return sorted({name.rsplit(".", 1)[-1] for name in linear_layers(model)})
 
 
-def targets(model: PreTrainedModel, wanted: str | Sequence[str], layers: Sequence[int] | None) -> list[str]:
-    """The whole names of the modules that are adapted, in the model's order.
+def targets(model: PreTrainedModel, lora: LoraConf) -> list[str]:
+    """The whole names of the linear layers that are adapted, in the model's order.
 
-    Args:
-        model: the base, or its skeleton.
-        wanted: ``all-linear``, ``attention``, ``mlp``, names as PEFT takes them (whole, or the end of a whole
-            name after a dot), or a regular expression over whole names.
-        layers: the numbers of the blocks that are adapted, or None for all.
+    They are those that ``lora.target_modules`` means, in the blocks of ``lora.layers_to_transform``, without those of
+    ``lora.peft.exclude_modules``.
     """
-    chosen = [name for name in linear_layers(model) if is_wanted(name, wanted)]
-    return chosen if layers is None else [name for name in chosen if layer_number(name) in layers]
+    excluded = lora.peft.get("exclude_modules") or []
+    return [
+        name
+        for name in linear_layers(model)
+        if is_wanted(name, lora.target_modules) and not _is_excluded(name, excluded) and is_in_layers(name, lora)
+    ]
+
+
+def target_parameters(model: PreTrainedModel, lora: LoraConf) -> list[str]:
+    """The whole names of the parameters that are adapted beside linear layers, in the model's order.
+
+    They are the experts in the blocks of ``lora.layers_to_transform`` where ``lora.experts`` is true, and those that
+    ``lora.peft.target_parameters`` names: whole names, or the end of a whole name after a dot.
+    """
+    ends = lora.peft.get("target_parameters") or []
+    experts = [name for name in stacks(model) if is_in_layers(name, lora)] if lora.experts else []
+    return [name for name, _ in model.named_parameters() if name in experts or ends_with_any(name, ends)]
+
+
+def _is_excluded(name: str, excluded: str | Sequence[str]) -> bool:
+    """Whether ``lora.peft.exclude_modules`` means a layer: a regular expression over whole names, or names."""
+    if isinstance(excluded, str):
+        return bool(excluded) and re.fullmatch(excluded, name) is not None
+    return ends_with_any(name, excluded)
+
+
+def ends_with_any(name: str, ends: Sequence[str]) -> bool:
+    """Whether a whole name is one of these names, or ends so after a dot, as PEFT matches them."""
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def is_in_layers(name: str, lora: LoraConf) -> bool:
+    """Whether a layer or parameter is in one of the blocks of ``lora.layers_to_transform``, or all are meant."""
+    if lora.layers_to_transform is None:
+        return True
+    return layer_number(name, lora.peft.get("layers_pattern") or []) in lora.layers_to_transform
 
 
 def is_wanted(name: str, wanted: str | Sequence[str]) -> bool:
-    """Whether ``lora.target_modules`` mean the linear layer of this whole name; see `targets`."""
+    """Whether ``lora.target_modules`` mean the linear layer of this whole name; see `targets`.
+
+    Args:
+        name: the layer's whole name.
+        wanted: ``all-linear``, ``attention``, ``mlp``, names as PEFT takes them (whole, or the end of a whole
+            name after a dot), or a regular expression over whole names.
+    """
     if not isinstance(wanted, str):
-        return any(name == target or name.endswith(f".{target}") for target in wanted)
+        return ends_with_any(name, wanted)
     if wanted == "all-linear":
         return True
     parent = name.rsplit(".", 1)[0]
@@ -69,9 +134,17 @@ def is_wanted(name: str, wanted: str | Sequence[str]) -> bool:
     return re.fullmatch(wanted, name) is not None
 
 
-def layer_number(name: str) -> int | None:
-    """The number of the block that a module is in, or None outside the blocks."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+def layer_number(name: str, lists: str | Sequence[str] = ()) -> int | None:
+    """The number of the block that a module is in, or None outside the blocks.
+
+    Args:
+        name: the module's whole name.
+        lists: what the list of the blocks is called, such as ``h``, or several names; none is the outermost list.
+    """
+    for blocks in [lists] if isinstance(lists, str) else lists:
+        if found := re.match(rf"(?:^|.*?\.){blocks}\.(\d+)\.", name):
+            return int(found.group(1))
+    return None if lists else next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def named(model: PreTrainedModel, name: str) -> list[str]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
-from lowrung.finetune.data import taught, tokens
+from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import ends, generate, pretrained
@@ -60,7 +61,7 @@ def fine_tune(
     lora: LoraConf,
     train: TrainConf,
     max_length: int,
-    format: str,
+    format: Format,
     seed: int,
     scores: Sequence[str],
     threads: int,
@@ -80,7 +81,7 @@ def fine_tune(
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
         max_length: the most tokens of a row.
-        format: how the rows were written down (``data.format``); it says where answers end.
+        format: how the rows were written down, which says where answers end.
         seed: of the adapter's initial weights, the order of the rows and dropout.
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
         threads: CPU threads.
@@ -126,6 +127,7 @@ def fine_tune(
     }
     answers_end.write(folder)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
+    measurements |= data.measurements
     dtype, logits = _lowest_dtype(model), trainer.labelled_logits
     return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks, answers_end)
 
@@ -135,9 +137,9 @@ def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
 
 
-def _ends(base: ModelConf, tokenizer: PreTrainedTokenizerBase, data: Prepared, format: str) -> Ends:
+def _ends(base: ModelConf, tokenizer: PreTrainedTokenizerBase, data: Prepared, format: Format) -> Ends:
     listed = ends.listed(pretrained.folder_of(base))
-    return taught.taught(tokenizer, chat=tokens.is_chat(format, tokenizer), listed=listed, rows=data.train).ends
+    return taught.taught(tokenizer, format.template(tokenizer), listed=listed, rows=data.train).ends
 
 
 def _answer_metrics(

@@ -148,6 +148,8 @@ def make_trainer(
     )
     _settle_whole_modules(model)
     trainer.labelled_logits = head.choose(model, trainer.batch(head.probe_rows(data.eval)))
+    if trainer.labelled_logits is head.on_all_tokens:
+        print("the head sees all tokens, since this model's forward pass needs them", flush=True)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(should_stop, saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
