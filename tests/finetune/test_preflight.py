@@ -32,6 +32,15 @@ def test_a_sound_config_has_fingerprints_and_no_problems(check):
     assert len(Prepared.load(found.data_folder).train) == 8
 
 
+def test_a_template_that_ends_no_answer_is_named(check, tmp_path):
+    shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+    )
+    (note,) = check(base={"path": str(tmp_path / "base")}).notes
+    assert note.startswith("the chat template writes nothing after an answer, which does not tell where it ends")
+
+
 def test_a_local_folder_is_the_same_model_under_another_name(check, tmp_path):
     shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "my model")
     found = check(base={"path": str(tmp_path / "my model")})

@@ -8,12 +8,13 @@ from lowrung.config import schema
 from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
-from lowrung.finetune.data import corpus, prepared
+from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import fit, injection, unadapted
-from lowrung.finetune.models import added_tokens, context, pretrained, soundness, weights
+from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -88,7 +89,14 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         )
     read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
     return Preflight(
-        notes=(*examples.unread, *_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows), *read),
+        notes=(
+            *examples.unread,
+            *_duplicate_notes(examples),
+            *rows.notes,
+            *_unseen_notes(base, rows),
+            *_end_notes(base, rows, data),
+            *read,
+        ),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
         data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
@@ -156,6 +164,14 @@ def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
         if not unseen:
             return
     yield f"no training example holds {', '.join(unseen.values())}, so nothing is learnt of these added tokens"
+
+
+def _end_notes(base: ModelConf, rows: Prepared, data: DataConf) -> Iterator[str]:
+    """Says where training teaches no end of an answer, or another one than the base has."""
+    if rows.has_prompts:
+        tokenizer = pretrained.tokenizer_of(base)
+        template, listed = Format.of(data).template(tokenizer), ends.listed(pretrained.folder_of(base))
+        yield from taught.taught(tokenizer, template, listed=listed, rows=rows.train).notes(tokenizer)
 
 
 def _duplicate_notes(examples: Corpus) -> tuple[str, ...]:
