@@ -57,9 +57,10 @@ class PromptedModel:
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt, formatted as in training before an answer."""
         tokenizer = self.tokenizer
-        template = self.format.template(tokenizer)
-        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
-        return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
+        with blaming(f"The tokenizer of {self.adapter or self.base.path}, or its chat template,"):
+            template = self.format.template(tokenizer)
+            rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
+            return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)
