@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.config import schema
-from lowrung.config.schema import DataConf, LoraConf, ModelConf
+from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import corpus, prepared
 from lowrung.finetune.data.corpus import Corpus
@@ -40,7 +40,14 @@ class Preflight:
     data_folder: Path = Path()
 
 
-def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
+def check(
+    *,
+    base: ModelConf,
+    data: DataConf,
+    store: Path,
+    adapters: Sequence[LoraConf],
+    trains: Sequence[TrainConf] = (),
+) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
@@ -48,17 +55,20 @@ def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lo
         data: the task.
         store: the results' folder; the tokens are kept there.
         adapters: the settings of each adapter that is to be put on the model.
+        trains: each way in which it is to be trained.
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    found = list(metrics.problems(data.metrics))
+    of_training, notes = _training(trains)
+    found = [*metrics.problems(data.metrics), *of_training]
     if _is_found(base, found):
         found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(base, data, examples, store)
+        found_data = _prepared(base, data, examples, store)
+        return dataclasses.replace(found_data, notes=(*notes, *found_data.notes))
     except UsageError as error:
         return Preflight(tuple(error.problems))
 
@@ -90,6 +100,16 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) ->
         splits=examples.splits,
         data_folder=folder,
     )
+
+
+def _training(trains: Sequence[TrainConf]) -> tuple[list[str], list[str]]:
+    """Problems and notes of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
+    special = [train for train in trains if train.sft or train.lr_scheduler_type not in SCHEDULES]
+    if not special:
+        return [], []
+    from lowrung.finetune.training import sft_trial
+
+    return sft_trial.problems(special), sft_trial.notes(special)
 
 
 def _cache_problems(path: str) -> list[str]:

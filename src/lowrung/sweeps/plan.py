@@ -16,7 +16,7 @@ from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
-from lowrung.search.space import Space
+from lowrung.search.space import Params, Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import preflight
@@ -88,7 +88,7 @@ class Plan:
         if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
             raise UsageError(unwritable)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
-        preflights = preflight.check_all(engine, [point.config for point in points], folder)
+        preflights = preflight.check_all(engine, [*(point.config for point in points), *ends(composer, space)], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
@@ -104,6 +104,13 @@ class Plan:
     def preflight(self, config: Config) -> "Preflight":
         """What was found for this config's model and data."""
         return self.preflights[preflight.key(config)]
+
+
+def ends(composer: Composer, space: Space) -> list[Config]:
+    """Configs at the high ends of the intervals; those of the grid's points stand at the low ends."""
+    highs: Params = {axis.key: int(axis.high) if axis.integer else axis.high for axis in space.intervals}
+    firsts = {axis.key: axis.values[0] for axis in space.choices}
+    return [composer.config(space.overrides({**firsts, **highs}))] if highs else []
 
 
 def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
