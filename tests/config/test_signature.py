@@ -50,6 +50,8 @@ class TestDetermining:
             ("lora.alpha", 9.0),
             ("lora.use_rslora", True),
             ("lora.target_modules", ["q_proj"]),
+            ("lora.experts", True),
+            ("lora.peft", {"exclude_modules": ["q_proj"]}),
             ("train.learning_rate", 1e-5),
             ("train.eval_batch_size", 1),
             ("train.sft", {"adam_beta2": 0.99}),
@@ -130,9 +132,9 @@ class TestSignature:
         assert signature.of(config, **self.GIVEN) != before
 
     def test_differs_between_cpu_and_gpu(self, config, monkeypatch):
-        monkeypatch.setattr(signature, "_device_kind", lambda: "cuda")
+        monkeypatch.setattr(signature, "device_kind", lambda: "cuda")
         on_gpu = signature.of(config, **self.GIVEN)
-        monkeypatch.setattr(signature, "_device_kind", lambda: "cpu")
+        monkeypatch.setattr(signature, "device_kind", lambda: "cpu")
         assert signature.of(config, **self.GIVEN) != on_gpu
 
     @pytest.mark.slow

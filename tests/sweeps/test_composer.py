@@ -40,7 +40,7 @@ class TestPoints:
         ran = here.sweep("train.sft={optim:sgd}", *axes, n_trials=2)
         assert [config.train.sft.keys() for config in ran] == [{"optim", "data_seed", "neftune_noise_alpha"}] * 2
         assert [config.train.sft["data_seed"] for config in ran] == [1, 2]
-        assert [config.train.sft["neftune_noise_alpha"] for config in seen] == [1, 1, 9]
+        assert [config.train.sft["neftune_noise_alpha"] for config in seen] == [1, 1, 9, 9]
 
     @pytest.mark.slow
     def test_with_the_grid_sampler_an_interval_is_a_list(self, here):

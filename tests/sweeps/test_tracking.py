@@ -67,7 +67,7 @@ class TestTracking:
 
     @pytest.mark.slow
     def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here, monkeypatch):
-        def full_disk(*_):
+        def full_disk(*_, **__):
             raise OSError("No space left on device")
 
         with monkeypatch.context() as patch:

@@ -40,5 +40,7 @@ def run(config: Any) -> Any:
     """Trains one run; Hydra calls it with the composed config, in a sweep once a trial."""
     from lowrung.runs import task
 
+    if task.assigned():  # the coordinator hears what the job raises
+        return task.run(config)
     with cli.ending_on_errors():
         return task.run(config)

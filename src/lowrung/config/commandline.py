@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import rules, schema
+from lowrung.config import grammar, rules, schema
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.config.keys import is_declared, suggest_key
 from lowrung.config.schema import Config
@@ -37,12 +37,12 @@ def alternatives(override: Override) -> list[str]:
     """
     key = override.get_key_element()
     if override.is_interval_sweep():
-        if key == "seed":
+        if key.lstrip("+") == "seed":
             return []
         sweep = interval(override)
         return [f"{key}={end}" for end in (sweep.start, sweep.end)]
     if override.is_sweep_override():
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+        return [f"{key}={grammar.quote(value)}" for value in override.sweep_iterator()]
     return [override.input_line or ""]
 
 

@@ -19,13 +19,20 @@ def is_declared(key: str) -> bool:
     return any(known == key or known.startswith(f"{key}.") for known in declared(Config))
 
 
-def declared(kind: Any, prefix: str = "") -> Iterator[str]:
+def declared(kind: Any) -> Iterator[str]:
     """Dotted names of all that a config dataclass declares."""
+    yield from types(kind)
+
+
+def types(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """The annotated type of all that a config dataclass declares, by dotted names."""
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            yield from declared(field.type, f"{prefix}{field.name}.")
+            found |= types(field.type, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}"
+            found[f"{prefix}{field.name}"] = field.type
+    return found
 
 
 def suggest_key(key: str, keys: Sequence[str]) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, OmegaConf, open_dict
+
+from lowrung.config.interpolation import own_hydra_node
 
 T = TypeVar("T")
 
@@ -19,6 +21,8 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 DATASETS = ("docstrings", "number_words", "file", "hub")
 FORMATS = ("auto", "chat", "plain")
+ON_BAD_ROWS = ("error", "drop")
+DATE = "2026-01-01"
 METRICS = ("exact_match", "rouge", "bleu")
 """The metrics of generated text that lowrung brings; any other is a dotted name of the user's."""
 
@@ -132,11 +136,16 @@ class SourceConf:
         path: for ``file`` a JSONL, CSV or Parquet file; for ``hub`` a dataset's id.
         subset: for ``hub``, the dataset's subset (its config's name); null where it has only one.
         split: for ``hub``, the split to train on.
-        messages_column: a column of chats, each a list of ``{role, content}``. Every turn of the assistant is learnt.
+        messages_column: a column of chats, each a list of ``{role, content}``. Every turn of the assistant is learnt,
+            unless it has ``weight: 0`` or ``train: false``. Other keys, such as ``tool_calls`` and
+            ``reasoning_content``, are passed on to the chat template.
         prompt_column: a column of prompts, each a text or a list of messages. Prompts are not learnt.
         completion_column: a column of completions, each a text or a list of one message. Completions are learnt.
         text_column: a column of texts, which are learnt whole. If the data has several of the three forms, the first
             of these is taken: messages, prompt and completion, text.
+        tools_column: a column of the tools that may be called, each a list of JSON schemas or such a list as a JSON
+            text. It is optional, and the chat template writes it. A column ``chat_template_kwargs`` is read too, as in
+            TRL: variables of the chat template for that row alone.
         weight: the source's share in a mixture, relative to the other sources' weights.
     """
 
@@ -148,6 +157,7 @@ class SourceConf:
     prompt_column: str = "prompt"
     completion_column: str = "completion"
     text_column: str = "text"
+    tools_column: str = "tools"
     weight: float = 1.0
 
 
@@ -168,6 +178,13 @@ class DataConf(SourceConf):
             data.
         format: how prompt and completion become one text: ``chat`` uses the tokenizer's chat template, ``plain`` puts
             the completion after the prompt, ``auto`` is ``chat`` if the tokenizer has a template, else ``plain``.
+        chat_template_kwargs: variables of the chat template, by name: ``{enable_thinking:false}``. They count wherever
+            the template is used, also when the model is asked later. On the command line a JSON text will do.
+        date: the day at which the clock of chat templates that ask for the time stands, such as those that write
+            "Today Date". A fixed day, so that a run repeats; a time may follow, as in ``2026-01-01T12:00``.
+        on_bad_rows: ``error`` refuses data with rows that cannot be learnt (an empty answer, a chat that the template
+            refuses, an answer that it leaves out, no room below ``max_length``), ``drop`` leaves them out and names
+            them. The run records their number as ``data/dropped_rows``.
         metrics: scores of greedily generated text: ``exact_match``, ``rouge``, ``bleu``, or the dotted name of a
             function ``(predictions, references) -> number`` of yours.
     """
@@ -180,6 +197,9 @@ class DataConf(SourceConf):
     max_length: int = MISSING
     seed: int = 0
     format: str = "auto"
+    chat_template_kwargs: Any = None
+    date: str = DATE
+    on_bad_rows: str = "error"
     metrics: list[str] = field(default_factory=list)
 
 
@@ -209,7 +229,12 @@ class LoraConf:
             some thousand tokens, which is several times the width of a small model's layers. CorDA's authors take 256
             long examples.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
-            block), a list of module names, or a regular expression over whole module names.
+            block), a list of module names, or a regular expression over whole module names. Of a model that takes
+            images or sound too, only the layers that text goes through are meant.
+        experts: adapts the experts of a mixture too, where the model holds each layer's as one stack of matrices. These
+            are no linear layers, and without this they stay as they are. Each expert gets the rank. Needs
+            ``dropout=0`` and the init ``default`` or ``gaussian``, without DoRA. ``target_modules=[]`` adapts the
+            experts alone.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained separately from it, and the merged model holds both.
         trainable_token_indices: ids of tokens whose embeddings are trained and saved with the adapter, such as those
@@ -235,6 +260,7 @@ class LoraConf:
     init: str = "default"
     init_examples: int = 128
     target_modules: Any = "all-linear"
+    experts: bool = False
     modules_to_save: list[str] = field(default_factory=list)
     trainable_token_indices: list[int] = field(default_factory=list)
     rank_pattern: Any = None
@@ -250,7 +276,7 @@ class LoraConf:
 
 
 def pattern(value: Any) -> dict[str, Any]:
-    """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
+    """``lora.rank_pattern`` or another setting of its kind as a dict; on the command line a JSON text will do.
 
     Raises:
         ValueError: when it is neither; the text goes on from what it must be.
@@ -420,6 +446,10 @@ class Config:
     store: str = "runs"
 
 
+PARTS = tuple(field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type))
+"""The parts of a config that are dataclasses themselves."""
+
+
 def register() -> None:
     """Makes the schema known to Hydra, and the resolvers ``twice`` and ``first`` to OmegaConf.
 
@@ -436,19 +466,40 @@ def register() -> None:
 def resolve(config: Any) -> Config:
     """Turns a composed Hydra config, with or without Hydra's own node, into plain dataclasses.
 
+    A config that was recorded has values alone. It is held to the schema here: a setting that it lacks has the schema's
+    default, and one that the schema lacks is an error.
+
     Raises:
         ValueError: when a setting was taken out of it.
+        OmegaConfBaseException: when a value does not fit, or cannot be found.
     """
-    values: dict[str, Any] = {str(name): config[name] for name in config if name != "hydra"}
-    for name, value in values.items():
-        values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-    names = [field.name for field in dataclasses.fields(Config)]
-    if absent := [name for name in names if name not in values]:
-        raise ValueError(f"{', '.join(absent)} must have values, but have none")
+    with own_hydra_node(config):
+        ours = {str(name): config._get_node(name) for name in config if name != "hydra"}
+        names = [field.name for field in dataclasses.fields(Config)]
+        is_recorded = any(OmegaConf.get_type(ours[part]) is dict for part in PARTS if part in ours)
+        if not is_recorded and (absent := [name for name in names if name not in ours]):
+            raise ValueError(f"{', '.join(absent)} must have values, but have none")
+        source = _held_to_the_schema(config, ours) if is_recorded else config
+        values: dict[str, Any] = {}
+        for name in dict.fromkeys([*names, *ours]):
+            value = source[name]
+            values[name] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     plain = Config(**{name: values.pop(name) for name in names})
     for name, value in values.items():  # added with a plus; `lowrung.config.rules` refuses it
         setattr(plain, name, value)
     return plain
+
+
+def _held_to_the_schema(config: Any, ours: Mapping[str, Any]) -> Any:
+    """A config of values alone with the schema's types; interpolations are still to be resolved."""
+    declared = {field.name for field in dataclasses.fields(Config)}
+    known = OmegaConf.create({name: ours[name] for name in ours if name in declared})
+    held: Any = OmegaConf.merge(OmegaConf.structured(Config), known)
+    with open_dict(held):
+        for name in ours.keys() - declared:
+            held[name] = ours[name]
+    OmegaConf.copy_cache(from_config=config, to_config=held)
+    return held
 
 
 def typed(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -35,7 +35,7 @@ def of(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads
             "model": model_fingerprint,
             "data": data_fingerprint,
             "threads": threads,
-            "device": _device_kind(),
+            "device": device_kind(),
             "versions": versions(_used(config)),
             "source": source.digest(),
         }
@@ -88,7 +88,7 @@ def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, t
         "versions": versions(RECORDED),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": _device_kind(),
+        "device": device_kind(),
         "threads": threads,
         "model_fingerprint": model_fingerprint,
         "data_fingerprint": data_fingerprint,
@@ -124,7 +124,7 @@ def git_commit() -> str:
         return "unknown"
 
 
-def _device_kind() -> str:
+def device_kind() -> str:
     """``cuda`` where an NVIDIA GPU is visible, else ``cpu``; asked without touching CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/gpus").exists()

@@ -30,6 +30,7 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
         "trains": list(trains.values()),
+        "new_tokens": max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
     }
 
 
