@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.config import schema
-from lowrung.config.schema import DataConf, LoraConf, ModelConf
+from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
 from lowrung.finetune.data import corpus, prepared, taught
@@ -43,7 +43,13 @@ class Preflight:
 
 
 def check(
-    *, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf], new_tokens: int = 0
+    *,
+    base: ModelConf,
+    data: DataConf,
+    store: Path,
+    adapters: Sequence[LoraConf],
+    trains: Sequence[TrainConf] = (),
+    new_tokens: int = 0,
 ) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
@@ -52,11 +58,13 @@ def check(
         data: the task.
         store: the results' folder; the tokens are kept there.
         adapters: the settings of each adapter that is to be put on the model.
+        trains: each way in which it is to be trained.
         new_tokens: the most tokens that the gate generates from a prompt.
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    found = list(metrics.problems(data.metrics))
+    of_training, notes = _training(trains)
+    found = [*metrics.problems(data.metrics), *of_training]
     if _is_found(base, found):
         found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
@@ -66,7 +74,7 @@ def check(
         found_rows = _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
-    return dataclasses.replace(found_rows, notes=(*_model_notes(base, adapters), *found_rows.notes))
+    return dataclasses.replace(found_rows, notes=(*notes, *_model_notes(base, adapters), *found_rows.notes))
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
@@ -103,6 +111,16 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
     )
+
+
+def _training(trains: Sequence[TrainConf]) -> tuple[list[str], list[str]]:
+    """Problems and notes of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
+    special = [train for train in trains if train.sft or train.lr_scheduler_type not in SCHEDULES]
+    if not special:
+        return [], []
+    from lowrung.finetune.training import sft_trial
+
+    return sft_trial.problems(special), sft_trial.notes(special)
 
 
 def _cache_problems(path: str) -> list[str]:
