@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from typing import Any
 
 from lowrung import cli
@@ -17,11 +18,12 @@ def main() -> None:
     """Runs what Hydra's options and overrides in ``sys.argv`` say."""
     import hydra
 
-    from lowrung.config import schema
+    from lowrung.config import arguments, schema
     from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE
     from lowrung.store.layout import ROOT
 
     schema.register()
+    sys.argv[1:] = arguments.prepared(sys.argv[1:])
     hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
 
 
