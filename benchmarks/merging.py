@@ -31,7 +31,7 @@ from lowrung.finetune.data.prepared import prepare
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained, quantization
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 from lowrung.finetune.training import fine_tune
 from lowrung.store import atomic
 
@@ -82,13 +82,9 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
     """Trains an adapter for 20 steps of 8 examples on the float32 base and saves it."""
     task, learning_rate = TASKS[name]
     base = ModelConf(f"embedded:{name}")
-    data = prepare(
-        corpus.load(DataConf(task, train_size=512, eval_size=32)),
-        pretrained.load_tokenizer(pretrained.folder_of(base)),
-        max_length=256,
-        format="auto",
-        folder=folder / "tokens",
-    )
+    source = DataConf(task, train_size=512, eval_size=32, max_length=256)
+    tokenizer = pretrained.load_tokenizer(pretrained.folder_of(base))
+    data = prepare(corpus.load(source), tokenizer, source, folder / "tokens")
     settings = TrainConf(
         learning_rate=learning_rate,
         max_steps=20,

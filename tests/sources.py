@@ -15,7 +15,12 @@ def source(**changed: Any) -> SourceConf:
 
 def load(**changed: Any) -> corpus.Corpus:
     """The examples of a file, or of another task; two are held out."""
-    return corpus.load(DataConf(**{"name": "file", "eval_size": 2, "max_length": 256, **changed}))
+    return corpus.load(task(**changed))
+
+
+def task(**changed: Any) -> DataConf:
+    """A file, or another task; two examples are held out."""
+    return DataConf(**{"name": "file", "eval_size": 2, "max_length": 256, **changed})
 
 
 def write_rows(file: Path, rows: list[Any]) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
@@ -21,9 +20,10 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Event, Exit, Job
 from lowrung.finetune.data.split import Split
+from lowrung.runs import task
 from lowrung.runs.task import Assignment
-from lowrung.store import mailbox
-from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store import mailbox, results
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.results import Results
 from lowrung.track.base import Point
@@ -97,6 +97,12 @@ def by_seed(*results: float | Status) -> Act:
     return act
 
 
+def leave(outcome: Outcome, run: Path) -> None:
+    """Leaves an outcome in a run's folder, as the job would that the folder was given to."""
+    folder = RunFolder(run)
+    results.save(outcome, folder, folder.claim.read_text())
+
+
 class Died(Exception):  # noqa: N818
     """What a task raises to play a process that is killed."""
 
@@ -167,6 +173,7 @@ class Stage:
         self.tracker = MemoryTracker()
         self.engine = InProcessEngine()
         self.ran: list[Config] = []
+        self.assigned: list[Assignment] = []
         self.results: Results | None = None
         """What the last sweep that came to its end returned."""
         self.returned: Any = "done"
@@ -180,7 +187,7 @@ class Stage:
         Where its overrides name no study it is called ``s``, and ``n_trials`` is no override: what was composed in
         another test need not be again.
         """
-        self.ran, self.engine, self.results = [], InProcessEngine(slots, seen), None
+        self.ran, self.assigned, self.engine, self.results = [], [], InProcessEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
         master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -211,12 +218,14 @@ class Stage:
     def _task(self, composed: DictConfig, act: Act) -> Any:
         config = schema.resolve(composed)
         self.ran.append(config)
-        assignment = Assignment.read(JobFolder(Path(HydraConfig.get().runtime.output_dir)).assignment)
-        folder = RunFolder(Path(assignment.folder))
+        assignment = task.assigned()
+        assert assignment is not None
+        self.assigned.append(assignment)
+        folder = assignment.folder
         mailbox.post(folder.path, dataclasses.asdict(Point(1, time.time(), {"train/loss": 2.5})))
         outcome = act(config)
         if outcome is not None:
-            outcome.write(folder.outcome)
+            results.save(outcome, folder, assignment.claim)
         return self.returned
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 import lowrung.finetune.training.fine_tune
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
+from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import Prepared, prepare
 from lowrung.finetune.models import pretrained
 from tests import sources
@@ -23,9 +24,9 @@ TRAIN: dict[str, Any] = {
 
 def prepared(folder: Path, base: ModelConf, *, max_length: int = 256, **source: Any) -> Prepared:
     """Few examples as the base's tokens; ``source`` has fields of a `DataConf`."""
-    corpus = sources.load(**{"name": "number_words", "train_size": 64, "eval_size": 24, **source})
-    tokenizer = pretrained.tokenizer_of(base)
-    return prepare(corpus, tokenizer, max_length=max_length, format="auto", folder=folder / "tokens")
+    few = {"name": "number_words", "train_size": 64, "eval_size": 24, "max_length": max_length}
+    data = sources.task(**{**few, **source})
+    return prepare(corpus.load(data), pretrained.tokenizer_of(base), data, folder / "tokens")
 
 
 def fine_tune(

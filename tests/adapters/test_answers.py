@@ -11,6 +11,8 @@ from peft import LoraConfig, get_peft_model
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers, loader_settings
 from lowrung.config.schema import ModelConf
+from lowrung.errors import UsageError
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
 from tests import training
@@ -57,9 +59,9 @@ def answers_of(model):
 @pytest.mark.slow
 def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     random_adapter(base, tmp_path, **lora)
-    one = PromptedModel(base, tmp_path, format)
+    one = PromptedModel(base, tmp_path, Format(format))
     expected = answers_of(one)
-    assert expected != answers_of(PromptedModel(base, format=format))
+    assert expected != answers_of(PromptedModel(base, format=Format(format)))
     assert loaded_answers(tmp_path, loader_settings(one)) == expected
 
 
@@ -88,3 +90,23 @@ def test_a_whole_model_is_its_own_base(tmp_path):
     settings = loader_settings(PromptedModel(ModelConf(str(tmp_path / "merged"))))
     assert "base" not in settings
     assert loaded_answers(tmp_path / "merged", settings) == answers_of(one)
+
+
+def test_an_answer_ends_where_the_context_does_and_a_note_says_so(capsys):
+    gpt2 = PromptedModel(
+        ModelConf("embedded:tiny_gpt2"), format=Format("plain")
+    )  # which has no position beyond its 1024
+    near = "x" * 1020
+    ((answer, other),) = answers([gpt2], [near, "Write 47 in words."], new_tokens=8)
+    noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    end = "takes 1021 of the 1024 tokens that embedded:tiny_gpt2 reads, so its answer ends after 3 at the latest"
+    assert len(noted) == 1
+    assert noted[0].endswith(end)
+    folder = pretrained.locate("embedded:tiny_gpt2")
+    loader = pyfunc_loader._load_pyfunc(str(folder), loader_settings(gpt2))
+    asked = pandas.DataFrame([near, "Write 47 in words."])
+    assert loader.predict(asked, {"new_tokens": 8}) == [answer, other]
+    with pytest.raises(UsageError, match=r"must leave room for an answer, but .* takes 1024 of the 1024 tokens"):
+        answers([gpt2], ["x" * 1023], new_tokens=8)
+    with pytest.raises(ValueError, match="takes 1024 of 1024 tokens"):
+        loader.predict(pandas.DataFrame(["x" * 1023]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lowrung.adapters import combine, files
+from lowrung.adapters import combine, files, updates
 from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
@@ -249,7 +249,7 @@ def update(folder):
         layer.name: layer.scaling
         * tensors[f"base_model.model.{layer.name}.lora_B.weight"]
         @ tensors[f"base_model.model.{layer.name}.lora_A.weight"]
-        for layer in files.layers(adapter)
+        for layer in updates.layers(adapter)
     }
 
 
@@ -395,7 +395,7 @@ class TestCombine:
         [
             ({"plain": 1, "rank2.rs": 1}, {"method": "linear"}, "plain has 4, rank2.rs has 2. Take svd"),
             ({"plain": 1, "rank2.rs": 1}, {"method": "ties", "density": 0.5}, "Take ties_svd"),
-            ({"plain": 1, "dora": 1}, {"method": "svd"}, "dora must be without DoRA to be combined"),
+            ({"plain": 1, "dora": 1}, {"method": "svd"}, "dora: use_dora must be unset for an adapter to be combined"),
             ({"plain": 1}, {"method": "svd"}, "combine needs at least two adapters, but has 1"),
             ({"plain": 1, "rank2.rs": 0}, {"method": "svd"}, "weights must be finite and not 0, but some are 0"),
             ({"plain": 1, "rank2.rs": 1}, {"method": "ties_svd"}, "density must be above 0"),

@@ -68,7 +68,6 @@ def change_config(here, signature, group, **values):
 @pytest.fixture
 def here(original, monkeypatch, tmp_path):
     """A copy of the store to work in."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "a folder"
     shutil.copytree(original, folder, symlinks=True)
     monkeypatch.chdir(folder)

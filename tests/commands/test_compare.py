@@ -92,7 +92,7 @@ def test_runs_on_one_base_answer_without_loading_it_twice(here, capsys, loads):
 def test_two_held_out_prompts_are_asked_by_default(here, capsys):
     printed = answers(output(capsys, "compare", "mine/0", "mine/1", *SHORT))
     held_out = sources.load(name="number_words", train_size=64, eval_size=24).eval[:2]
-    prompts = [example.messages[0][1] for example in held_out]
+    prompts = [example.messages[0]["content"] for example in held_out]
     asked = [argument for prompt in prompts for argument in ("--prompt", prompt)]
     assert printed == output(capsys, "generate", "mine/0", "mine/1", *asked, *SHORT)
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lowrung.__main__ import main
-from lowrung.adapters import files
+from lowrung.adapters import files, updates
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
 from lowrung.store import layout
@@ -60,7 +60,7 @@ def test_norms_and_scalings_are_those_of_the_update_that_peft_adds(tmp_path, set
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **settings)
     model = get_peft_model(pretrained.load_base(ModelConf("embedded:tiny"), torch.device("cpu")), config)
     model.save_pretrained(tmp_path)
-    layers = files.layers(files.read(tmp_path))
+    layers = updates.layers(files.read(tmp_path))
     assert len(layers) == 4
     for layer in layers:
         peft: Any = model.get_submodule(f"base_model.model.{layer.name}")

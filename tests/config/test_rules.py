@@ -125,6 +125,7 @@ class TestRules:
             ("lora.dropout", 0.0),
             ("lora.init", "pissa_niter_2"),
             ("lora.target_modules", ["q_proj"]),
+            ("lora.peft", {"anything": "is looked at with the library itself"}),
             ("train.learning_rate", 1e20),  # it may diverge; that is a result
             ("train.warmup_ratio", 1.0),
             ("train.warmup_ratio", 0.0),
@@ -161,6 +162,23 @@ class TestRules:
             (
                 ["lora=loftq", "model.quantization=nf4", "lora.use_dora=true"],
                 "lora.init=loftq must be without DoRA, but lora.use_dora is true: DoRA's magnitudes",
+            ),
+            (
+                ["lora.experts=true", "lora.dropout=0.1"],
+                "lora.experts=true needs lora.dropout=0, since no input is there",
+            ),
+            (["lora.experts=true", "lora=dora"], "lora.experts=true needs plain LoRA, but lora.use_dora is true"),
+            (
+                ["lora.peft.target_parameters=[experts.down_proj]", "lora=pissa"],
+                "lora.peft.target_parameters needs lora.init default or gaussian, but lora.init is pissa",
+            ),
+            (
+                ["lora=pissa", "lora.peft.use_bdlora={nblocks:2}"],
+                "lora.init=pissa starts with whole matrices, which lora.peft.use_bdlora holds in blocks",
+            ),
+            (
+                ["model.quantization=nf4", "lora.peft.velora_config={num_groups:8}"],
+                "lora.peft.velora_config needs layers that are not quantised, but model.quantization is nf4",
             ),
             (["lora=eva", "lora.init_examples=0"], "lora.init_examples must be at least 1, but is 0."),
             (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),

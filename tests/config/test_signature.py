@@ -50,6 +50,8 @@ class TestDetermining:
             ("lora.alpha", 9.0),
             ("lora.use_rslora", True),
             ("lora.target_modules", ["q_proj"]),
+            ("lora.experts", True),
+            ("lora.peft", {"exclude_modules": ["q_proj"]}),
             ("train.learning_rate", 1e-5),
             ("train.eval_batch_size", 1),
             ("verify.enabled", False),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from lowrung.engine.batches import BatchEngine
 from tests.terminal import succeeds, train
@@ -29,8 +30,8 @@ class TwoAtOnce:
 
 def test_the_size_of_a_batch_is_the_launchers():
     nothing: object = object()
-    assert BatchEngine(TwoAtOnce()).slots == 2  # type: ignore[arg-type]
-    assert BatchEngine(nothing).slots == 1  # type: ignore[arg-type]
+    assert BatchEngine(TwoAtOnce(), OmegaConf.create()).slots == 2  # type: ignore[arg-type]
+    assert BatchEngine(nothing, OmegaConf.create()).slots == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

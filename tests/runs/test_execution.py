@@ -29,10 +29,11 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
     with composing.composer() as composer:
         config = composer.config(*CONFIG, f"store='{folder / 'runs'}'")
     seen = inputs.preflight(config)
-    prepare_folder(RunFolder(folder / "run"), config, seen, threads=1)
+    claim = prepare_folder(RunFolder(folder / "run"), config, seen, threads=1)
     return execution.execute(
         config,
         RunFolder(folder / "run"),
+        claim=claim,
         data=seen.data_folder,
         threads=1,
         on_point=lambda point: None,

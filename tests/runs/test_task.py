@@ -1,6 +1,6 @@
 """A trial in its own process: what the job does that a coordinator has left an assignment for."""
 
-import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +11,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lowrung.config import schema
+from lowrung.errors import StoreError
 from lowrung.runs import execution, inputs, task
 from lowrung.runs.folder import prepare_folder
-from lowrung.runs.task import Assignment, Ran
+from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import layout
-from lowrung.store.layout import JobFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.store.results import TakenBack
 from lowrung.track import recording
 from tests import composing
 from tests.composing import Composer
-from tests.stage import Silent
+from tests.stage import SEEN, Silent
 
 SMALL = ("model=tiny", "data=number_words", "data.train_size=16", "data.eval_size=8", "train.max_steps=3")
 
@@ -37,22 +38,25 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
     config = schema.resolve(composed)
     seen = inputs.preflight(config)
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, seen, threads=1))
-    prepare_folder(folder, config, seen, threads=1)
+    claim = prepare_folder(folder, config, seen, threads=1)
     uri = recording.tracking_uri(config)
     tracked = recording.make_tracker(config).start_run("r=8")
-    Assignment(
-        folder=str(folder.path),
-        data=str(seen.data_folder),
-        revision=None,
+    assignment = Assignment(
+        folder=folder,
+        claim=claim,
+        preflight=seen,
         threads=1,
         tracking=f"{uri}.lost" if lost else uri,
-        experiment=config.track.experiment,
+        experiment="lowrung",
         run=tracked,
-        datasets=[dataclasses.asdict(split) for split in seen.splits],
-    ).write(JobFolder(Path("job")).assignment)
+    )
     context = HydraContext(composer.hydra.config_loader, callbacks=Silent())  # type: ignore[arg-type]
     returned = run_job(
-        hydra_context=context, task_function=task.run, config=composed, job_dir_key="hydra.run.dir", job_subdir_key=None
+        hydra_context=context,
+        task_function=Assigned(task.run, assignment),
+        config=composed,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
     )
     assert uri
     return returned.return_value, MlflowClient(uri).get_run(tracked)
@@ -61,6 +65,19 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_job_that_is_not_the_assigned_run_is_refused(composer: Composer) -> None:
+    config = schema.resolve(composer.compose(["model=tiny", "lora.r=4"]))
+    folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, SEEN, threads=1))  # type: ignore[arg-type]
+    assignment = Assignment(folder, "claim", SEEN, 1, None, "experiment", "run")  # type: ignore[arg-type]
+    of_rank_4 = Assigned(task.run, assignment)
+    with pytest.raises(StoreError, match=rf"the run that it was assigned, {folder.path.name}, but is [0-9a-f]+: its"):
+        of_rank_4(composer.compose(["model=tiny", "lora.r=16"]))
+    with pytest.raises(TakenBack):  # the right run, whose folder is not there
+        of_rank_4(composer.compose(["model=tiny", "lora.r=4"]))
+    assert task.assigned() is None
+    assert not folder.path.exists()
 
 
 @pytest.mark.slow
@@ -81,6 +98,21 @@ def test_one_that_found_no_tracker_says_so(composer: Composer, capfd: pytest.Cap
     assert returned == Ran(Status.COMPLETE, is_tracked=False)
     assert not run.data.metrics
     assert "nothing more is tracked from here on" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_with_a_checkpoint(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [signal.SIGTERM]
+
+    def add(*_: object) -> None:
+        if numbers:
+            signal.raise_signal(numbers.pop())
+
+    monkeypatch.setattr(recording.History, "add", add)
+    returned, run = trial(composer, "train.eval_steps=3")
+    assert returned == Ran(Status.CANCELLED, is_tracked=False)
+    assert list(Path("runs").glob("*/checkpoints/checkpoint-1/complete.json"))
+    assert run.info.status == "RUNNING"  # the coordinator closes it, or tries the run again
 
 
 @pytest.mark.slow

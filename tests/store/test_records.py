@@ -95,7 +95,7 @@ class TestWriter:
     def test_a_studys_records_are_of_its_runs_version(self, old_run, tmp_path):
         study = StudyFolder(tmp_path / "multirun" / "s")
         point_to(study.job(3).run, old_run.path)
-        for record in (study.leaderboard, study.job(3).assignment):
+        for record in (study.leaderboard, study.job(3).path / "any.json"):
             with pytest.raises(StoreError, match=rf"lowrung 0\.0\.9 wrote it.* Delete {record}, and"):
                 records.read(write(record, {}))["trial"]
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from lowrung.errors import StoreError, UsageError
 from lowrung.runs import execution
+from lowrung.store import results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import recording
@@ -65,12 +66,13 @@ def test_an_outcome_that_cannot_be_written_is_raised(tmp_path: Path) -> None:
         execution.execute(
             composer.config("model=tiny"),
             folder,
+            claim=results.claim(folder),
             data=tmp_path / "no tokens",
             threads=1,
             on_point=lambda point: None,
             stop_reason=lambda: None,
         )
-    assert [path.name for path in folder.path.iterdir()] == ["outcome.json"]
+    assert {path.name for path in folder.path.iterdir()} == {"outcome.json", "claim"}
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from lowrung.errors import UsageError
-from lowrung.runs.task import Assignment
 from tests.stage import SEEN
 
 
@@ -39,7 +38,7 @@ def test_a_hub_models_branch_is_pinned_to_the_commit_that_was_found(here):
     seen = copy.copy(SEEN)
     seen.revision = "c0ffee"
     here.sweep("lora.r=2,4", "model.path=some/model", "model.revision=main", seen=seen)
+    assert [assignment.preflight.revision for assignment in here.assigned] == ["c0ffee"] * 2
     for number in (0, 1):
         job = here.study.job(number)
-        assert Assignment.read(job.assignment).revision == "c0ffee"
         assert "revision: c0ffee" in (job.run / "config.yaml").read_text()

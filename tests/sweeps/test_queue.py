@@ -13,12 +13,12 @@ from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import RunFailed
 from lowrung.runs.folder import kept_outcome
-from lowrung.store import atomic
+from lowrung.store import atomic, results
 from lowrung.store.layout import RunFolder, StudyFolder
-from lowrung.store.outcome import Outcome
+from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import coordinator, queue
 from tests import stage
-from tests.stage import fails_at, ranks, trains
+from tests.stage import fails_at, leave, ranks, trains
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ class TestOutcome:
 
         def act(config: Config) -> Outcome:
             (folder,) = Path("runs").iterdir()
-            trains(config).write(folder / "outcome.json")
+            leave(trains(config), folder)
             raise RuntimeError("too late")
 
         here.sweep("lora.r=4", act=act)
@@ -100,6 +100,16 @@ class TestLostProcesses:
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 2
 
     @pytest.mark.slow
+    def test_one_that_was_told_to_stop_by_nobody_here_is_lost_too(self, here, capsys):
+        """A scheduler, or `kill`, sends SIGTERM to the worker alone; it ends with a checkpoint."""
+
+        def act(config: Config) -> Outcome:
+            return trains(config) if len(here.ran) > 1 else Outcome(Status.CANCELLED, cause="stopped at step 1")
+
+        assert ranks(here.sweep("lora.r=4", act=act)) == [4, 4]
+        assert "its process was lost (it was told to stop); tried again" in capsys.readouterr().out
+
+    @pytest.mark.slow
     def test_as_often_as_was_asked_for(self, here):
         def act(config: Config) -> Outcome:
             raise stage.Died
@@ -135,7 +145,7 @@ def test_a_run_that_another_sweep_trains_is_waited_for(here, monkeypatch):
     def the_other_ends(seconds):
         """Stands where the sweep waits for a while."""
         assert (run / "adapter").is_dir()
-        trains(config).write(run / "outcome.json")
+        leave(trains(config), run)
         held.close()
 
     monkeypatch.setattr("lowrung.sweeps.queue.time.sleep", the_other_ends)
@@ -144,6 +154,24 @@ def test_a_run_that_another_sweep_trains_is_waited_for(here, monkeypatch):
     assert here.sweep("lora.r=8", "study=second") == []
     assert (run / "adapter").is_dir()
     assert [trial.state for trial in here.trials(StudyFolder(Path("multirun/second")))] == [TrialState.COMPLETE]
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_another_sweep_took_is_waited_for(here, monkeypatch):
+    """The other one takes it after this one has prepared it, and before the job holds its lock."""
+
+    def act(config: Config) -> Outcome | None:
+        if len(here.ran) > 1:
+            return trains(config)
+        (run,) = (RunFolder(path) for path in Path("runs").iterdir())
+        mine = run.claim.read_text()
+        results.claim(run)
+        results.require_claim(run, mine)
+        return None
+
+    monkeypatch.setattr(queue, "CHECK_SECONDS", 0.0)
+    assert ranks(here.sweep("lora.r=8", "hydra.sweeper.retries=0", act=act)) == [8, 8]
+    assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
 
 
 def test_what_a_killed_run_had_not_deleted_goes(here):

@@ -11,9 +11,10 @@ from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
 from lowrung.errors import UsageError
+from lowrung.store import layout
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Outcome, Status
-from tests.stage import RATE, SEEN, interrupts_at, ranks, trains
+from tests.stage import RATE, SEEN, interrupts_at, leave, ranks, trains
 
 
 class TestReuse:
@@ -106,6 +107,30 @@ class TestReuse:
             here.sweep("train.max_steps=1,2", r"study='it\'s, mine'")
 
 
+class TestForeignJobs:
+    def test_another_run_in_a_trials_folder_is_not_the_trials(self, here):
+        here.sweep("lora.r=4,8")
+        job = here.study.job(1)
+        run, overrides = job.run.readlink(), (job.path / ".hydra" / "overrides.yaml").read_text()
+        (job.path / ".hydra" / "overrides.yaml").write_text("- lora.r=16\n")
+        (job.path / "assignment.json").write_text("{}")  # of an older version
+        layout.point_to(job.run, here.study.job(0).run)
+        assert here.sweep("lora.r=4,8") == []
+        assert job.run.readlink() == run
+        assert (job.path / ".hydra" / "overrides.yaml").read_text() == overrides
+        assert {row.point["lora.r"]: row.seeds[0].folder for row in here.results.trials}["8"] == str(job.run.resolve())
+
+    @pytest.mark.slow
+    def test_a_changed_adapter_is_trained_anew(self, here, capsys):
+        here.sweep("lora.r=4,8")
+        run = here.study.job(1).run.resolve()
+        (run / "adapter").mkdir()
+        (run / "adapter" / "adapter_model.safetensors").touch()
+        assert ranks(here.sweep("lora.r=4,8")) == [8]
+        assert f"warning: what is in {run} is not used" in capsys.readouterr().out
+        assert here.sweep("lora.r=4,8") == []
+
+
 class TestInterruption:
     def test_nothing_is_told_and_the_trial_goes_on_under_its_number(self, here, capsys):
         with pytest.raises(KeyboardInterrupt):
@@ -139,7 +164,7 @@ class TestInterruption:
     def test_a_result_that_was_left_but_not_told_is_taken_over(self, here):
         def act(config: Config) -> Outcome:
             (folder,) = Path("runs").iterdir()
-            trains(config).write(folder / "outcome.json")
+            leave(trains(config), folder)
             raise KeyboardInterrupt  # the coordinator dies just before it hears of it
 
         with pytest.raises(KeyboardInterrupt):

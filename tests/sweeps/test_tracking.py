@@ -1,9 +1,15 @@
 """A sweep in the tracker: a parent, and a child for each run."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from omegaconf import OmegaConf
+
+from lowrung.commands import studies
 from lowrung.errors import RunFailed
 from lowrung.runs import task
+from lowrung.store import addresses
+from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Status
 from lowrung.sweeps import queue
 from lowrung.sweeps.results import Results
@@ -61,7 +67,7 @@ class TestTracking:
 
     @pytest.mark.slow
     def test_a_sweep_that_breaks_off_leaves_no_run_open(self, here, monkeypatch):
-        def full_disk(*_):
+        def full_disk(*_, **__):
             raise OSError("No space left on device")
 
         with monkeypatch.context() as patch:
@@ -152,3 +158,18 @@ class TestTracking:
         here.tracker.runs.clear()
         here.sweep("lora.r=4,8")
         assert [run.name for run in here.tracker.runs.values()][1:] == ["lora.r=4", "lora.r=8"]
+
+    def test_a_sweep_notes_the_store_of_its_environment(self, here, monkeypatch):
+        """Later commands need not have the same environment; runs and studies are the same ones wherever tracked."""
+        folders = []
+        for uri in ("http://tracking:5000", "sqlite:///theirs.db"):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+            here.sweep("lora.r=4")
+            noted = OmegaConf.load(here.study.path / "multirun.yaml").track
+            assert (noted.uri, noted.experiment) == (uri, "mine")
+            folders.append(here.study.job(0).run.resolve())
+            monkeypatch.delenv("MLFLOW_TRACKING_URI")
+            assert studies.uri_of(RunFolder(folders[-1]), Path.cwd()) == addresses.absolute(uri, Path.cwd())
+        assert folders[0] == folders[1]
+        assert OmegaConf.load(RunFolder(folders[0]).config).track.uri == "http://tracking:5000"  # where it was trained

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrung.track.base import check_uri, store_uri
+from lowrung.track.base import check_uri, chosen_experiment, store_uri
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,55 @@ def test_store_uri_is_absolute(uri, expected):
     assert store_uri(uri, Path("/home/me/a b")) == expected
 
 
+class TestEnvironment:
+    """MLflow's own variables count where the settings are null."""
+
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ("http://tracking:5000", "http://tracking:5000"),
+            ("sqlite:///ml.db", "sqlite:////home/me/ml.db"),
+            ("", "sqlite:////home/me/mlflow.db"),
+        ],
+    )
+    def test_the_address(self, monkeypatch, value, expected):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", value)
+        assert store_uri(None, Path("/home/me")) == expected
+        assert store_uri("http://other:1", Path("/home/me")) == "http://other:1"
+
+    @pytest.mark.parametrize(("value", "expected"), [("mine", "mine"), ("", "lowrung"), (None, "lowrung")])
+    def test_the_experiment(self, monkeypatch, value, expected):
+        if value is not None:
+            monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", value)
+        assert chosen_experiment(None) == expected
+        assert chosen_experiment("other") == "other"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "https://me:hunter2@tracking.example",
+            "postgresql://me:hunter2@database/mlflow",
+            "https://tracking.example/?token=hunter2",
+            "https://hunter2@tracking.example",
+            "./mlruns",
+            "file:///home/me/mlruns",
+            "databricks",
+        ],
+    )
+    def test_what_cannot_be_used_is_named_and_not_repeated(self, monkeypatch, value):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", value)
+        (problem,) = check_uri(store_uri(None, Path("/home/me")))
+        assert problem.startswith("MLFLOW_TRACKING_URI must ")
+        assert "hunter2" not in problem
+
+
 @pytest.mark.parametrize(
     "uri",
     [
         "sqlite:////home/me@work/a:b@c/mlflow.db",
         "http://127.0.0.1:5000",
         "https://tracking.example/prefix",
+        "https://tracking.example/of@me",
         "postgresql+psycopg2://me@database:5432/mlflow",
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +16,17 @@ from transformers import PreTrainedTokenizerBase
 from lowrung.adapters import vocabulary
 from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.config.schema import ModelConf
+from lowrung.errors import UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare
-from lowrung.finetune.models import generate, pretrained, quantization
+from lowrung.finetune.models import context, generate, pretrained, quantization
 
 T = TypeVar("T")
+
+TokenIds = Sequence[Sequence[int]]
+"""Of each prompt, a list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +36,12 @@ class PromptedModel:
     Attributes:
         base: the base, or a whole model, which is its own base.
         adapter: the folder of the adapter on it, or None for the base alone.
-        format: how prompts are formatted (``data.format``).
+        format: how prompts are formatted: the run's.
     """
 
     base: ModelConf
     adapter: Path | None = None
-    format: str = "auto"
+    format: Format = dataclasses.field(default_factory=Format)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -45,8 +51,8 @@ class PromptedModel:
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt, formatted as in training before an answer."""
         tokenizer = self.tokenizer
-        chat = tokens.is_chat(self.format, tokenizer)
-        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, chat=chat) for prompt in prompts)
+        template = self.format.template(tokenizer)
+        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
         return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
 
 
@@ -75,6 +81,8 @@ def answers(
 ) -> list[list[str]]:
     """Generates answers greedily. Each base is loaded once, and its adapters are switched.
 
+    A note on stderr counts answers for which the context has less room than ``new_tokens``: they end there.
+
     Args:
         models: the models; those on the same base share it.
         prompts: none of them empty; formatted as in training.
@@ -85,19 +93,48 @@ def answers(
         the answer to each prompt, a list for each model.
 
     Raises:
-        UsageError: when an adapter cannot be read or is another base's.
+        UsageError: when an adapter cannot be read or is another base's, or a prompt fills a model's context.
     """
-    return _of_each(models, lambda adapters, model: _texts(adapters, model, prompts, new_tokens, batch_size))
+    return _of_each(
+        models,
+        _asked(models, prompts, new_tokens),
+        lambda adapters, model, asked: _texts(adapters, model, asked, new_tokens, batch_size),
+    )
 
 
 def answers_with_logits(models: Sequence[PromptedModel], prompts: Sequence[str], *, new_tokens: int) -> list[Answers]:
     """As `answers`, a prompt at a time, and with logits, which differ where models answer alike."""
 
-    def generated(adapters: MultiAdapter, model: PromptedModel) -> Answers:
-        logits = [_next_logits(adapters.model, token_ids) for token_ids in model.prompt_ids(prompts)]
-        return Answers(_texts(adapters, model, prompts, new_tokens, batch_size=1), torch.stack(logits))
+    def generated(adapters: MultiAdapter, model: PromptedModel, asked: TokenIds) -> Answers:
+        logits = [_next_logits(adapters.model, ids) for ids in asked]
+        return Answers(_texts(adapters, model, asked, new_tokens, batch_size=1), torch.stack(logits))
 
-    return _of_each(models, generated)
+    return _of_each(models, _asked(models, prompts, new_tokens), generated)
+
+
+def _asked(models: Sequence[PromptedModel], prompts: Sequence[str], new_tokens: int) -> list[TokenIds]:
+    """The prompts as each model reads them; a note says which answers end where the model's context does.
+
+    Raises:
+        UsageError: when a prompt leaves no room for an answer; no weights have been loaded.
+    """
+    asked: list[TokenIds] = [model.prompt_ids(prompts) for model in models]
+    problems, notes = [], []
+    for model, token_ids in zip(models, asked, strict=True):
+        limit = context.limit(pretrained.config_of(model.base))
+        for prompt, ids, room in zip(prompts, token_ids, context.rooms(token_ids, new_tokens, limit), strict=True):
+            text = " ".join(prompt.split())
+            shown = text if len(text) <= 50 else text[:47] + "..."
+            takes = f"{shown!r} takes {len(ids)} of the {limit} tokens that {model.base.path} reads"
+            if room == 0:
+                problems.append(f"A prompt must leave room for an answer, but {takes}. Shorten it.")
+            elif room < new_tokens:
+                notes.append(f"note: {takes}, so its answer ends after {room} at the latest")
+    if problems:
+        raise UsageError(list(dict.fromkeys(problems)))
+    for note in dict.fromkeys(notes):
+        print(note, file=sys.stderr)
+    return asked
 
 
 def loader_settings(model: PromptedModel) -> dict[str, Any]:
@@ -114,8 +151,9 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
         dtype = pretrained.dtype_for(base.dtype, pretrained.device())
         config = quantization.config(base.quantization, dtype, double=base.double_quantization)
         options["quantization_config"] = json.loads(config.to_json_string())  # to_dict() would hold enums
-    is_chat = tokens.is_chat(model.format, model.tokenizer)
-    return {**where, "dtype": base.dtype, "options": options, "is_chat": is_chat}
+    template = model.format.template(model.tokenizer)
+    chat = None if template is None else {"template": template.source(), "variables": dict(template.variables)}
+    return {**where, "dtype": base.dtype, "options": options, "chat": chat}
 
 
 @torch.no_grad()
@@ -124,7 +162,11 @@ def _next_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
     return logits.float().cpu()
 
 
-def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, PromptedModel], T]) -> list[T]:
+def _of_each(
+    models: Sequence[PromptedModel],
+    asked: Sequence[TokenIds],
+    ask: Callable[[MultiAdapter, PromptedModel, TokenIds], T],
+) -> list[T]:
     """Loads each base once, and asks each model while it is active there."""
     found: dict[int, T] = {}
     for base in dict.fromkeys(model.base for model in models):
@@ -135,7 +177,8 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
                 adapters.load(str(index), model.adapter)
         for index, model in on_base.items():
             adapters.switch(None if model.adapter is None else str(index))
-            found[index] = ask(adapters, model)
+            with blaming(f"The answers of {model.adapter or base.path}"):
+                found[index] = ask(adapters, model, asked[index])
         del adapters
         gc.collect()
         torch.cuda.empty_cache()  # the next base needs the memory, or another process that is asked the same
@@ -143,10 +186,8 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
 
 
 def _texts(
-    adapters: MultiAdapter, model: PromptedModel, prompts: Sequence[str], new_tokens: int, batch_size: int
+    adapters: MultiAdapter, model: PromptedModel, asked: TokenIds, new_tokens: int, batch_size: int
 ) -> list[str]:
     tokenizer = model.tokenizer
-    token_ids = generate.greedy(
-        adapters.model, tokenizer, model.prompt_ids(prompts), new_tokens=new_tokens, batch_size=batch_size
-    )
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in token_ids]
+    answered = generate.greedy(adapters.model, tokenizer, asked, new_tokens=new_tokens, batch_size=batch_size)
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answered]

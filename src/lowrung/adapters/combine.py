@@ -19,9 +19,10 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from lowrung.adapters import extras
+from lowrung.adapters import extras, options
 from lowrung.adapters.base_tensors import BaseTensors
 from lowrung.adapters.extras import LoadedAdapter, MatrixRows, module_of
+from lowrung.adapters.options import Use
 
 ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 """They need the same rank in every layer of every part."""
@@ -60,6 +61,7 @@ class Part:
         ranks: the ranks of its layers.
         narrowest: the smallest dimension of any layer that it adapts: no update has a higher rank.
         in_tied_rows: the matrices that are tied to each other and of which it trains single rows.
+        adapts_embedding: whether LoRA is on the embedding.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Part:
     ranks: frozenset[int]
     narrowest: int
     in_tied_rows: frozenset[str]
+    adapts_embedding: bool
 
     @classmethod
     def of(cls, name: str, weight: float, adapter: LoadedAdapter, model: Any, base: BaseTensors) -> "Part":
@@ -88,6 +91,7 @@ class Part:
             frozenset(int(layer.r[adapter.key]) for layer in layers),
             min(min(layer.in_features, layer.out_features) for layer in layers),
             frozenset(map(module_of, base.tied(adapter.rows))),
+            any(adapter.key in layer.lora_embedding_A for layer in layers),
         )
 
     @property
@@ -144,7 +148,8 @@ def _add_low_rank(parts: Sequence[Part], method: Method, key: str, model: Any) -
     settings = model.peft_config[first]
     # PEFT folds each part's scaling into the new factors and sets alpha to the rank, so that the new scaling is 1;
     # but it copies use_rslora from the first part, and then the scaling is sqrt(rank).
-    model.peft_config[first] = dataclasses.replace(settings, use_rslora=False)
+    has_biases = any(part.adapter.config.lora_bias for part in parts)
+    model.peft_config[first] = dataclasses.replace(settings, use_rslora=False, lora_bias=has_biases)
     try:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(method.seed)
@@ -159,7 +164,19 @@ def _add_low_rank(parts: Sequence[Part], method: Method, key: str, model: Any) -
             )
     finally:
         model.peft_config[first] = settings
+    _add_biases(parts, key, model)
     _make_contiguous(model, key)
+
+
+@torch.no_grad()
+def _add_biases(parts: Sequence[Part], key: str, model: Any) -> None:
+    """Sums the biases of LoRA, which PEFT leaves at zero. The new scaling is 1, so they take that of their part in."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and key in layer.lora_B and layer.lora_bias[key]:
+            for part in parts:
+                if layer.lora_bias.get(part.adapter.key):
+                    bias: Any = layer.lora_B[part.adapter.key].bias
+                    layer.lora_B[key].bias += part.weight * layer.scaling[part.adapter.key] * bias
 
 
 def _make_contiguous(model: Any, key: str) -> None:
@@ -209,12 +226,15 @@ def _number_problems(parts: Sequence[Part], method: Method) -> Iterator[str]:
 
 def _part_problems(parts: Sequence[Part], method: Method) -> Iterator[str]:
     for part in parts:
-        if part.adapter.config.use_dora:
-            yield (
-                f"{part.name} must be without DoRA to be combined, but was trained with it: DoRA's magnitudes have no"
-                " sum, and PEFT would drop them. Compare their answers (lowrung generate), or train without"
-                " lora.use_dora."
-            )
+        for problem in options.problems(part.adapter.config, Use.COMBINE):
+            yield f"{part.name}: {problem}"
+    if any(part.adapter.config.lora_bias for part in parts) and (
+        embeds := [part.name for part in parts if part.adapts_embedding]
+    ):
+        yield (
+            f"lora_bias must be unset beside an adapter of the embedding, since PEFT has no such biases there, but"
+            f" {' and '.join(embeds)} adapts it. Leave one out."
+        )
     if len({part.bias for part in parts}) > 1:
         listed = ", ".join(f"{part.name} has {part.bias}" for part in parts)
         yield f"bias must be the same in all adapters to be combined, but {listed}. Leave one out."

@@ -1,19 +1,20 @@
 """Whether a saved adapter is complete and compatible with its base; no weights of the base are loaded."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-from lowrung.adapters import files, vocabulary
+from lowrung.adapters import files, injected, options, updates, vocabulary
 from lowrung.adapters.files import Saved
+from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming, in_short
 from lowrung.finetune.models import pretrained, soundness
 
-MOVES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Inits that change the base's weights when PEFT loads an adapter that names them."""
+KEEPS_BASE = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
+"""Inits that leave the base's weights alone when PEFT loads an adapter that names them. PiSSA, OLoRA, CorDA, LoRA-GA
+and LoftQ do not, and what a later release may add is not known."""
 
 OTHER_BASE = "Was it trained on another base? Name that: --base PATH."
 
@@ -23,18 +24,26 @@ SHOWN = 3
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def problems(saved: Saved, base: ModelConf) -> list[str]:
-    """Why an adapter cannot be what was trained on a base, in words."""
-    return [*_adapter_problems(saved), *_base_problems(saved, base)]
+def problems(saved: Saved, base: ModelConf, use: Use = Use.LOAD) -> list[str]:
+    """Why an adapter cannot be what was trained on a base, or cannot be used so, in words."""
+    with blaming(f"The adapter in {saved.folder}, or its base, {base.path},"):
+        return _problems(saved, base, use)
 
 
-def check(saved: Saved, base: ModelConf) -> None:
+def _problems(saved: Saved, base: ModelConf, use: Use) -> list[str]:
+    refused = [*options.problems(saved.config, use), *options.unknown_problems(saved)]
+    found = [*refused, *_adapter_problems(saved)]
+    # With an option that is not understood, what the adapter needs of its base is not known either.
+    return found if refused else [*found, *_base_problems(saved, base, use)]
+
+
+def check(saved: Saved, base: ModelConf, use: Use = Use.LOAD) -> None:
     """Refuses an adapter with `problems`.
 
     Raises:
         UsageError: with all of them.
     """
-    if found := problems(saved, base):
+    if found := problems(saved, base, use):
         raise UsageError([f"{saved.folder}: {problem}" for problem in found])
 
 
@@ -42,7 +51,7 @@ def _adapter_problems(saved: Saved) -> Iterator[str]:
     config = saved.config
     if config.task_type not in (None, "CAUSAL_LM"):
         yield f"task_type must be CAUSAL_LM, a model that continues text, but is {config.task_type}."
-    if str(config.init_lora_weights).startswith(MOVES_BASE):
+    if str(config.init_lora_weights).lower() not in KEEPS_BASE:
         yield (
             f"init_lora_weights must not change the base when the adapter is loaded, but is {config.init_lora_weights}."
             " Save it again with PEFT's path_initial_model_for_weight_conversion, which converts it."
@@ -52,12 +61,15 @@ def _adapter_problems(saved: Saved) -> Iterator[str]:
             f"every number must be finite, but {_some(wrong)} hold NaN or infinity. Train again with a lower learning"
             " rate."
         )
-    found = files.layers(saved)
-    if wrong := [
-        f"{layer.name} ({layer.rank}, config {files.rank(config, layer.name)})"
-        for layer in found
-        if layer.rank != files.rank(config, layer.name)
-    ]:
+    found = updates.layers(saved)
+    # The rank of experts is counted with the base: the shapes of their factors are compared there.
+    if not config.target_parameters and (
+        wrong := [
+            f"{layer.name} ({layer.rank}, config {updates.rank(config, layer.name)})"
+            for layer in found
+            if layer.rank != updates.rank(config, layer.name)
+        ]
+    ):
         yield (
             f"ranks must be those of adapter_config.json, but are not in {_some(wrong)}: the scaling would be wrong."
             " Save the adapter again."
@@ -75,21 +87,43 @@ def base_problems(base: ModelConf) -> list[str]:
     return soundness.problems(base)
 
 
-def _base_problems(saved: Saved, base: ModelConf) -> list[str]:
+def _base_problems(saved: Saved, base: ModelConf, use: Use) -> list[str]:
     if found := base_problems(base):
         return found
     rows = {files.base_name(name): len(tensor) for name, tensor in saved.tensors.items() if tensor.dim()}
     if found := list(vocabulary.problems(saved.folder, saved.config, rows, base)):
         return found
     try:
-        needed, in_base = _needed(saved.config, base)
+        adapted = injected.model(saved.config, base)
     except ValueError as error:
         modules = {name for name, _ in pretrained.skeleton(base).named_modules()}
-        absent = [layer.name for layer in files.layers(saved) if layer.name not in modules]
-        reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
+        absent = [layer.name for layer in updates.layers(saved) if layer.name not in modules]
+        reason = f"{base.path} {f'has no {_some(absent)}' if absent else f'does not ({in_short(error)})'}"
         return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
-    misfits = _misfits(saved, needed, in_base)
-    return [f"it must fit its base, but {base.path} {misfit}. {OTHER_BASE}" for misfit in misfits]
+    misfits = list(_misfits(saved, *_shapes(adapted, base))) or list(_ignored(saved, adapted))
+    found = [f"it must fit its base, but {base.path} {misfit}. {OTHER_BASE}" for misfit in misfits]
+    return [*found, *(_bias_problems(saved.config, base) if use is Use.MERGE else ())]
+
+
+def check_biases(config: LoraConfig, base: ModelConf) -> None:
+    """Refuses to merge biases of LoRA into layers that have none.
+
+    Raises:
+        UsageError: when an adapter of these settings has some, and layers of its base have none.
+    """
+    if found := _bias_problems(config, base):
+        raise UsageError(found)
+
+
+def _bias_problems(config: LoraConfig, base: ModelConf) -> list[str]:
+    slots = injected.slots(injected.model(config, base)).values() if config.lora_bias else ()
+    lacking = [slot.target for slot in slots if not slot.has_bias]
+    if not lacking:
+        return []
+    return [
+        f"lora_bias needs biases in the base to be merged into, but {base.path} has none in {_some(lacking)}, and its"
+        " architecture has no room for them. Use the adapter unmerged (lowrung generate), or train without lora_bias."
+    ]
 
 
 def _misfits(saved: Saved, needed: Shapes, in_base: Shapes) -> Iterator[str]:
@@ -108,19 +142,26 @@ def _misfits(saved: Saved, needed: Shapes, in_base: Shapes) -> Iterator[str]:
         yield f"has other shapes: {_some(others)}"
 
 
-def _needed(config: LoraConfig, base: ModelConf) -> tuple[Shapes, Shapes]:
-    """The shapes of an adapter of these settings, by their names in a file, and of the base's parameters, by theirs.
+def _ignored(saved: Saved, adapted: PeftModel) -> Iterator[str]:
+    """Which tensors of a file PEFT would leave out without a word, as it says itself."""
+    tensors = {name: tensor.to("meta") for name, tensor in saved.tensors.items()}
+    loaded: Any = set_peft_model_state_dict(adapted, tensors)
+    if unexpected := loaded.unexpected_keys:
+        yield f"has no use for tensors of these names: {_some(unexpected)}"
+
+
+def _shapes(adapted: PeftModel, base: ModelConf) -> tuple[Shapes, Shapes]:
+    """The shapes of an adapter, by their names in a file, and of the base's parameters, by theirs.
 
     A file may hold parameters of the base too, such as trained biases or an embedding that has grown.
     """
-    config = copy.deepcopy(config)
-    config.init_lora_weights = True
-    config.inference_mode = True
-    skeleton: Any = pretrained.skeleton(base)
-    in_base = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
-    adapted = PeftModel(skeleton, config)
-    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}, in_base
+    bare = pretrained.skeleton(base).named_parameters(remove_duplicate=False)
+    with injected.without_warnings():
+        state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return (
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        {name: tuple(parameter.shape) for name, parameter in bare},
+    )
 
 
 def _some(names: Sequence[str]) -> str:

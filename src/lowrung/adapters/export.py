@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from lowrung.adapters import compatibility, files, vocabulary
+from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf, ToleranceConf
-from lowrung.errors import LowrungError, UsageError
+from lowrung.errors import LowrungError, UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 from lowrung.store import atomic, disk
 
 TEXTS = (
@@ -89,7 +90,7 @@ def export(
         LowrungError: when the merged model differs from the adapter.
     """
     saved = files.read(adapter)
-    compatibility.check(saved, base)
+    compatibility.check(saved, base, Use.MERGE)
     check_target(folder, _bytes(base, dtype))
     examples = f"{len(rows)} held-out examples" if rows else f"{len(TEXTS)} texts"
     compared = [*(rows or _text_rows(base, adapter)), *added_tokens.examples(pretrained.added_rows(base))]
@@ -98,8 +99,10 @@ def export(
         untrained, reference = _save_merged(base, adapter, aside, dtype, compared)
         gc.collect()
         trusted = base.trust_remote_code
-        reloaded = pretrained.load_model(aside, getattr(torch, dtype), pretrained.device(), trust_remote_code=trusted)
-        logits, labels = completion_logits(reloaded, compared)
+        with blaming("The merged model, reloaded from the disk,"):
+            device = pretrained.device()
+            reloaded = pretrained.load_model(aside, getattr(torch, dtype), device, trust_remote_code=trusted)
+            logits, labels = completion_logits(reloaded, compared)
         effect = compare(reference, untrained, labels).mean_kl
         merged = MergedModel(folder, dtype, compare(reference, logits, labels), effect, examples)
         _verify(merged, tolerance)
@@ -137,7 +140,8 @@ def _text_rows(base: ModelConf, adapter: Path) -> list[Row]:
     tokenizer = vocabulary.tokenizer_of(base, adapter)
     return [
         {"input_ids": row.input_ids, "labels": row.labels}
-        for row in (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in TEXTS)
+        for text in TEXTS
+        for row in tokens.tokenise(Example(text=text), tokenizer)
     ]
 
 
@@ -145,12 +149,16 @@ def _save_merged(
     base: ModelConf, adapter: Path, folder: Path, dtype: str, rows: Sequence[Row]
 ) -> tuple[Tensor, Tensor]:
     """Saves the merged model; returns the logits of the base and of the adapter before, in float32."""
-    model = merge.float32_base(base, pretrained.device())
-    untrained, _ = completion_logits(model, rows)
-    adapted = merge.with_adapter(model, adapter)
-    reference, _ = completion_logits(adapted, rows)
-    with pretrained.quiet():
-        merge.save(merge.merge(adapted), vocabulary.tokenizer_of(base, adapter), folder, getattr(torch, dtype))
+    with blaming(f"The base, {base.path},"):
+        model = merge.float32_base(base, pretrained.device())
+        untrained, _ = completion_logits(model, rows)
+    with blaming(f"The adapter in {adapter}"):
+        adapted = merge.with_adapter(model, adapter)
+        reference, _ = completion_logits(adapted, rows)
+        merged = merge.merge(adapted)
+    tokenizer = vocabulary.tokenizer_of(base, adapter)
+    with pretrained.quiet(), blaming(f"The merged model, or {folder.parent}, where it is saved,"):
+        merge.save(merged, tokenizer, folder, getattr(torch, dtype))
     return untrained, reference
 
 

@@ -8,9 +8,10 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from lowrung.adapters import files, vocabulary
+from lowrung.adapters import vocabulary
 from lowrung.adapters.base_tensors import BaseTensors
 from lowrung.adapters.files import PREFIX, ROWS, Saved, base_name
+from lowrung.adapters.injected import Slot
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
 
@@ -101,8 +102,13 @@ def low_rank_tensors(saved: Saved) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in saved.tensors.items() if ".lora_" in name}
 
 
-def low_rank_config(saved: Saved) -> LoraConfig:
-    """PEFT's settings for the low-rank part of an adapter."""
+def low_rank_config(saved: Saved, slots: Iterable[Slot]) -> LoraConfig:
+    """PEFT's settings for the low-rank part of an adapter.
+
+    Args:
+        saved: the adapter.
+        slots: where it changes its base.
+    """
     return dataclasses.replace(
         saved.config,
         inference_mode=True,
@@ -112,9 +118,9 @@ def low_rank_config(saved: Saved) -> LoraConfig:
         bias="none",
         modules_to_save=None,
         trainable_token_indices=None,
-        # The layers in the file, by their full names: PEFT combines no adapters whose settings name layers by a
-        # regular expression or by numbers.
-        target_modules=[layer.name for layer in files.layers(saved)],
+        # Its layers by their full names: PEFT combines no adapters whose settings name layers by a regular expression
+        # or by numbers.
+        target_modules=[slot.target for slot in slots if not slot.is_parameter],
         exclude_modules=None,
         layers_to_transform=None,
         layers_pattern=None,

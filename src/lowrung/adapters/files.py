@@ -1,22 +1,23 @@
-"""A saved adapter: read without running anything in it, and measured."""
+"""A saved adapter, read without running anything in it."""
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lowrung.adapters import vocabulary
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
+from lowrung.finetune import library_options
 from lowrung.finetune.models import soundness
 
 WEIGHTS = "adapter_model.safetensors"
@@ -36,35 +37,18 @@ class Saved:
         config: PEFT's settings.
         tensors: by their names in the file: A of shape (rank, in), B of shape (out, rank), and whatever else was
             trained.
+        unknown: the settings that the installed PEFT does not know and leaves out, where they say anything.
     """
 
     folder: Path
     config: LoraConfig
     tensors: Mapping[str, Tensor]
+    unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
         """How many numbers it holds."""
         return sum(tensor.numel() for tensor in self.tensors.values())
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """An adapter's update of one layer.
-
-    Attributes:
-        name: the layer's in the base.
-        rank: r, as the file has it.
-        scaling: alpha / r, or alpha / sqrt(r) with rsLoRA.
-        shape: (out, in) of the update.
-        norm: Frobenius norm of the update scaling·B·A; with DoRA the update changes the direction of the weights.
-    """
-
-    name: str
-    rank: int
-    scaling: float
-    shape: tuple[int, int]
-    norm: float
 
 
 def read(folder: Path) -> Saved:
@@ -73,10 +57,13 @@ def read(folder: Path) -> Saved:
     Raises:
         UsageError: when the folder holds no LoRA adapter, only a pickle, or a file that is damaged.
     """
-    return Saved(folder, _config(folder / "adapter_config.json"), _tensors(folder))
+    file = folder / "adapter_config.json"
+    with blaming(f"The adapter in {folder}", "Copy or save it again."):
+        values = _values(file)
+        return Saved(folder, _config(file, values), _tensors(folder), _unknown(values))
 
 
-def _config(file: Path) -> LoraConfig:
+def _values(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -86,12 +73,44 @@ def _config(file: Path) -> LoraConfig:
     kind = values.get("peft_type") if isinstance(values, dict) else None
     if kind != "LORA":
         raise UsageError(f"{file} must be a LoRA adapter's, but its peft_type is {kind!r}.")
+    return dict(values)
+
+
+def _config(file: Path, values: Mapping[str, Any]) -> LoraConfig:
     try:
-        config: LoraConfig = LoraConfig.from_pretrained(str(file.parent))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unexpected keyword arguments")  # `Saved.unknown` has them
+            config: LoraConfig = LoraConfig.from_pretrained(str(file.parent))
+        if problems := list(_type_problems(config, values)):
+            raise ValueError(" ".join(problems).removesuffix("."))
         _check_numbers(config)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise UsageError(f"{file} must hold PEFT's settings, but: {error}. Save the adapter again.") from None
     return config
+
+
+def _type_problems(config: LoraConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    """Which values have other types than PEFT's fields: PEFT takes them, and fails later or means something else."""
+    judged = (
+        "r",
+        "lora_alpha",
+        "init_lora_weights",
+    )  # by other checks: an alpha may be a float, and inits have more names
+    given = {
+        field.name: values[field.name]
+        for field in dataclasses.fields(LoraConfig)
+        # PEFT has built nested settings from their values, which may hold more than it takes.
+        if field.name in values
+        and field.name not in judged
+        and not dataclasses.is_dataclass(getattr(config, field.name))
+    }
+    return (problem.removeprefix("adapter.") for problem in library_options.problems(LoraConfig, given, {}, "adapter"))
+
+
+def _unknown(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that PEFT has no field for, except those that are off: releases add and remove such."""
+    known = {field.name for field in dataclasses.fields(LoraConfig)}
+    return {name: value for name, value in values.items() if name not in known and value}
 
 
 def _check_numbers(config: LoraConfig) -> None:
@@ -132,7 +151,8 @@ def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def base_name(tensor: str) -> str:
     """The name of a tensor in the base, from its name in a file or in PEFT's model."""
-    return tensor.removeprefix(PREFIX).replace(".token_adapter.", ".").replace(".base_layer.", ".")
+    parts = tensor.removeprefix(PREFIX).split(".")
+    return ".".join(part for part in parts if part not in ("token_adapter", "base_layer"))
 
 
 def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = False) -> ModelConf:
@@ -148,51 +168,6 @@ def base_of(saved: Saved, path: str | None = None, *, trust_remote_code: bool = 
     if soundness.problems(base):  # whoever loads it reports them
         return base
     return dataclasses.replace(base, added_tokens=list(vocabulary.added(saved.folder, base)))
-
-
-# -- measured ----------------------------------------------------------------------------------------------------------
-
-
-def layers(saved: Saved) -> list[Layer]:
-    """The layers that have both factors, in the file's order."""
-    found = []
-    for name, (a, b) in _factors(saved.tensors).items():
-        scaling = _alpha(saved.config, name) / _divisor(saved.config, a.shape[0])
-        found.append(Layer(name, a.shape[0], scaling, (b.shape[0], a.shape[1]), abs(scaling) * _product_norm(a, b)))
-    return found
-
-
-def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """A of shape (rank, in) and B of shape (out, rank) by layer, where they have these shapes."""
-    pairs = {}
-    for name, a in tensors.items():
-        for left, right, end in (("lora_A", "lora_B", ".weight"), ("lora_embedding_A", "lora_embedding_B", "")):
-            layer = name.removeprefix(PREFIX).removesuffix(f".{left}{end}")
-            b = tensors.get(f"{PREFIX}{layer}.{right}{end}")
-            if name.endswith(f".{left}{end}") and b is not None and a.dim() == b.dim() == 2:
-                pairs[layer] = (a, b)
-    return {layer: (a, b) for layer, (a, b) in pairs.items() if a.shape[0] == b.shape[1]}
-
-
-def _alpha(config: LoraConfig, layer: str) -> float:
-    pattern = config.alpha_pattern or {}
-    return float(pattern.get(get_pattern_key(list(pattern), layer), config.lora_alpha))
-
-
-def rank(config: LoraConfig, layer: str) -> int:
-    """The rank that an adapter's settings give a layer."""
-    pattern = config.rank_pattern or {}
-    return int(pattern.get(get_pattern_key(list(pattern), layer), config.r))
-
-
-def _divisor(config: LoraConfig, rank: int) -> float:
-    return math.sqrt(rank) if config.use_rslora else rank
-
-
-def _product_norm(a: Tensor, b: Tensor) -> float:
-    """The Frobenius norm of B·A from products of shape (rank, rank): ‖BA‖² = tr(BᵀB·AAᵀ)."""
-    a, b = a.double(), b.double()
-    return math.sqrt(max(((b.T @ b) * (a @ a.T)).sum().item(), 0.0)) if is_finite(a, b) else math.nan
 
 
 def is_finite(*tensors: Tensor) -> bool:

@@ -1,9 +1,7 @@
 """Several adapters beside each other on one base in memory: load, switch, merge, unmerge, combine, delete, unload."""
 
-import contextlib
 import copy
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,15 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lowrung.adapters import combine, compatibility, extras, files, vocabulary
+from lowrung.adapters import combine, compatibility, extras, files, injected, vocabulary
 from lowrung.adapters.base_tensors import BaseTensors
 from lowrung.adapters.combine import Method, Part
 from lowrung.adapters.extras import LoadedAdapter
 from lowrung.adapters.files import Saved
+from lowrung.adapters.injected import without_warnings
+from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import LowrungError, UsageError, blaming
 from lowrung.finetune.models import pretrained
 
 
@@ -55,7 +55,8 @@ class MultiAdapter:
         self.base = base
         self.active: str | None = None
         self.is_merged = False
-        self._model: Any = pretrained.load_base(base, device or pretrained.device())
+        with blaming(f"The base, {base.path},"):
+            self._model: Any = pretrained.load_base(base, device or pretrained.device())
         self._adapters: dict[str, LoadedAdapter] = {}
         self._made = 0
         self._base_tensors = BaseTensors(self._model)
@@ -97,10 +98,12 @@ class MultiAdapter:
         self._must_be_unmerged("load")
         self._must_be_new(name)
         saved = files.read(Path(folder))
-        compatibility.check(saved, self.base)
-        key = self._add(saved)
-        set_peft_model_state_dict(self._model, extras.low_rank_tensors(saved), adapter_name=key)
-        self._adapters[name] = LoadedAdapter.of(saved, key, self.base, self._base_tensors)
+        compatibility.check(saved, self.base, Use.SHARE)
+        self._check_experts(name, saved)
+        with blaming(f"The adapter in {saved.folder}"):
+            key = self._add(saved)
+            self._fill(key, saved)
+            self._adapters[name] = LoadedAdapter.of(saved, key, self.base, self._base_tensors)
         self.switch(self.active)
 
     def switch(self, name: str | None) -> None:
@@ -116,7 +119,7 @@ class MultiAdapter:
         if not self._adapters:
             return
         if adapter is None:
-            with _without_warnings():
+            with without_warnings():
                 self._model.base_model.disable_adapter_layers()
         else:
             self._model.base_model.enable_adapter_layers()
@@ -136,13 +139,14 @@ class MultiAdapter:
         self._must_be_unmerged("merge")
         if self.active is None:
             raise UsageError("An adapter must be active to be merged, but none is. Switch to one.")
+        compatibility.check_biases(self._adapter(self.active).config, self.base)
         if self.base.quantization != "none":
             raise UsageError(
                 f"merge needs a base that is not quantised, but model.quantization is {self.base.quantization}: the"
                 " merged weights would be rounded again. Load the base without it."
             )
         for name, parameter in list(self._model.named_parameters()):
-            if ".base_layer." in name:
+            if ".base_layer." in name and ".lora_" not in name:  # factors of experts lie inside of each other
                 self._base_tensors.replace(files.base_name(name), parameter.detach().clone())
         self._model.merge_adapter([self._adapter(self.active).key])
         self.is_merged = True
@@ -155,7 +159,7 @@ class MultiAdapter:
         """
         if not self.is_merged:
             raise UsageError("An adapter must be merged to be unmerged, but none is.")
-        with _without_warnings():
+        with without_warnings():
             self._model.unmerge_adapter()
         self.is_merged = False
         self.switch(self.active)
@@ -195,7 +199,8 @@ class MultiAdapter:
         chosen = Method(method, rank, density, seed)
         if found := combine.problems(parts, chosen):
             raise UsageError(found)
-        self._adapters[name] = combine.combine(parts, chosen, self._new_key(), self._model, self._base_tensors)
+        with blaming(f"The sum of {' and '.join(weights)} (method {method})"):
+            self._adapters[name] = combine.combine(parts, chosen, self._new_key(), self._model, self._base_tensors)
         self.switch(self.active)
 
     def delete(self, name: str) -> None:
@@ -209,7 +214,7 @@ class MultiAdapter:
         self.switch(None if self.active == name else self.active)
         del self._adapters[name]
         if self._adapters:
-            with _without_warnings():
+            with without_warnings():
                 self._model.delete_adapter(key)
             self.switch(self.active)  # PEFT switches to another one
         else:
@@ -234,7 +239,8 @@ class MultiAdapter:
         config = copy.deepcopy(adapter.config)
         config.base_model_name_or_path, config.revision = pretrained.origin_of(self.base)
         config.inference_mode = True
-        low_rank = get_peft_model_state_dict(self._model, adapter_name=adapter.key, save_embedding_layers=False)
+        with without_warnings():
+            low_rank = get_peft_model_state_dict(self._model, adapter_name=adapter.key, save_embedding_layers=False)
         state = adapter.tensors(low_rank)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -252,13 +258,35 @@ class MultiAdapter:
 
     def _add(self, saved: Saved) -> str:
         """Adds an adapter without its weights to PEFT's model, low-rank part only; returns PEFT's name of it."""
-        config = extras.low_rank_config(saved)
+        slots = injected.slots(injected.model(saved.config, self.base))
+        config = extras.low_rank_config(saved, slots.values())
         key = self._new_key()
-        if self._adapters:
-            self._model.add_adapter(key, config)
-        else:
-            self._model = PeftModel(self._model, config, adapter_name=key)
+        with without_warnings():
+            if self._adapters:
+                self._model.add_adapter(key, config)
+            else:
+                self._model = PeftModel(self._model, config, adapter_name=key)
         return key
+
+    def _fill(self, key: str, saved: Saved) -> None:
+        """Gives PEFT's model the low-rank tensors of a file: all that it has, and all that the model needs."""
+        with without_warnings():
+            done: Any = set_peft_model_state_dict(self._model, extras.low_rank_tensors(saved), adapter_name=key)
+        if left := [*done.unexpected_keys, *(name for name in done.missing_keys if f".{key}" in name)]:
+            raise LowrungError(
+                f"{saved.folder} must fill its low-rank layers exactly, but does not: {', '.join(left)}."
+            )
+
+    def _check_experts(self, name: str, saved: Saved) -> None:
+        """Refuses adapters of other parameters than those of the adapters that are loaded: PEFT nests their layers."""
+        wanted = set(saved.config.target_parameters or ())
+        for other, adapter in self._adapters.items():
+            known = set(adapter.config.target_parameters or ())
+            if wanted and known and wanted != known:
+                raise UsageError(
+                    f"target_parameters must be the same in all adapters on one base, but {name} has"
+                    f" {', '.join(sorted(wanted))}, and {other} has {', '.join(sorted(known))}. Load them apart."
+                )
 
     def _new_key(self) -> str:
         self._made += 1
@@ -277,14 +305,3 @@ class MultiAdapter:
     def _must_be_unmerged(self, action: str) -> None:
         if self.is_merged:
             raise UsageError(f"{action} needs an unmerged base, but {self.active} is merged. Unmerge it first.")
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Hides PEFT's warnings about biases, the adapter that it activates, and layers without the adapter.
-
-    None of them applies: biases are restored here, the right adapter is activated next, and such layers are usual.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield

@@ -5,6 +5,7 @@ it uses nothing of lowrung. Its answers must be those of `lowrung.adapters.answe
 """
 
 import itertools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 NEW_TOKENS = 64
 """The most tokens of an answer, unless ``params`` have ``new_tokens``."""
 
+CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "model_max_length",
+)
+"""What configs call the most tokens that a model takes, prompt and answer together."""
+
 
 class Answering:
     """Answers prompts greedily.
@@ -23,13 +35,14 @@ class Answering:
     Attributes:
         model: in evaluation mode; with the adapter on it, if it is one.
         tokenizer: as it was saved after training.
-        is_chat: whether prompts are formatted by the tokenizer's chat template.
+        chat: what formats prompts: ``template``, a chat template whose clock stands at the day of training, and its
+            ``variables``; None where prompts are plain.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, is_chat: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, chat: Mapping[str, Any] | None) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.is_chat = is_chat
+        self.chat = chat
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Answers each prompt of a data frame's first column, with at most ``params["new_tokens"]`` tokens."""
@@ -42,11 +55,14 @@ class Answering:
 
     @torch.no_grad()
     def _answer(self, prompt: str, new_tokens: int) -> str:
-        ids = torch.tensor([self._chat(prompt) if self.is_chat else self._plain(prompt)], device=self.model.device)
+        ids = torch.tensor(
+            [self._plain(prompt) if self.chat is None else self._chat(prompt, **self.chat)], device=self.model.device
+        )
+        room = self._room(ids.shape[1])
         output = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
+            max_new_tokens=min(new_tokens, room),
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
@@ -56,11 +72,31 @@ class Answering:
         )
         return str(self.tokenizer.decode(list(given), skip_special_tokens=True)).strip()
 
-    def _chat(self, prompt: str) -> list[int]:
+    def _room(self, tokens: int) -> int:
+        """How many tokens the model's context has left behind a prompt of so many: an answer ends there.
+
+        Raises:
+            ValueError: when there is no room for an answer.
+        """
+        config = self.model.config.get_text_config()
+        stated = [getattr(config, name, None) for name in CONTEXT]
+        context = min((value for value in stated if isinstance(value, int) and value > 0), default=sys.maxsize)
+        if tokens >= context:
+            raise ValueError(f"a prompt must leave room for an answer, but takes {tokens} of {context} tokens")
+        return context - tokens
+
+    def _chat(self, prompt: str, template: str, variables: Mapping[str, Any]) -> list[int]:
         """The token ids before an answer: the template's, as far as they stay the same once the answer is there."""
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "."}]
         asked, answered = (
-            self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=is_open)
+            self.tokenizer.apply_chat_template(
+                turns,
+                chat_template=template,
+                tokenize=True,
+                return_dict=True,
+                add_generation_prompt=is_open,
+                **variables,
+            )
             for turns, is_open in ((messages[:1], True), (messages, False))
         )
         pairs = zip(asked["input_ids"], answered["input_ids"], strict=False)
@@ -78,7 +114,8 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
     Args:
         folder: the adapter's, or the merged model's.
         config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
-            and ``is_chat``. For a base in another folder: ``load_model(uri, model_config={"base": PATH})``.
+            and ``chat`` (see `Answering`). For a base in another folder:
+            ``load_model(uri, model_config={"base": PATH})``.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -105,7 +142,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         model = PeftModel.from_pretrained(model, folder)
-    return Answering(model.eval(), tokenizer, is_chat=config["is_chat"])
+    return Answering(model.eval(), tokenizer, chat=config["chat"])
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.finetune.lora import settings
 from lowrung.finetune.models import added_tokens, pretrained
 
@@ -16,8 +16,10 @@ from lowrung.finetune.models import added_tokens, pretrained
 def tokenizer_of(base: ModelConf, adapter: Path | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved beside an adapter; the base's where there is none, and for the base alone."""
     if adapter is not None and _has_tokenizer(adapter):
-        return pretrained.load_tokenizer(adapter, trust_remote_code=base.trust_remote_code)
-    return pretrained.tokenizer_of(base)
+        with blaming(f"The tokenizer in {adapter}", "Save it again (tokenizer.save_pretrained)."):
+            return pretrained.load_tokenizer(adapter, trust_remote_code=base.trust_remote_code)
+    with blaming(f"The tokenizer of the base, {base.path},"):
+        return pretrained.tokenizer_of(base)
 
 
 def _has_tokenizer(folder: Path) -> bool:

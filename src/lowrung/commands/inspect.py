@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
 from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import base_for
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.report.tables import table
 from lowrung.store.outcome import Outcome
 
 if TYPE_CHECKING:
-    from lowrung.adapters.files import Layer, Saved
+    from lowrung.adapters.files import Saved
+    from lowrung.adapters.updates import Layer
     from lowrung.config.schema import ModelConf
 
 ABOUT = (
@@ -63,12 +64,15 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     Raises:
         UsageError: when there is no such adapter, or it cannot be read.
     """
-    from lowrung.adapters import compatibility, files
+    from lowrung.adapters import compatibility, files, injected, updates
 
     (found,) = find_adapters([name], Path.cwd())
     saved = files.read(found.folder)
-    origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
-    return Inspection(_text(found, saved, origin, files.layers(saved)), compatibility.problems(saved, origin))
+    with blaming(name):
+        origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
+        problems = compatibility.problems(saved, origin)
+        slots = None if problems else injected.slots(injected.model(saved.config, origin))
+        return Inspection(_text(found, saved, origin, updates.layers(saved, slots)), problems)
 
 
 def _text(found: Named, saved: "Saved", base: "ModelConf", layers: Sequence["Layer"]) -> str:
@@ -99,11 +103,14 @@ def gate(outcome: Outcome | None) -> str:
 
 
 def _settings(saved: "Saved") -> str:
+    from lowrung.adapters import options
+
     config = saved.config
     kinds = [name for name, used in (("DoRA", config.use_dora), ("rsLoRA", config.use_rslora)) if used]
     parts = [*(kinds or ["LoRA"]), f"r {config.r}", f"alpha {config.lora_alpha:g}", f"dropout {config.lora_dropout:g}"]
     parts += [f"bias {config.bias}"] if config.bias != "none" else []
     parts += [f"whole {', '.join(config.modules_to_save)}"] if config.modules_to_save else []
+    parts += [name for name in options.variants(config) if name != "use_dora"]
     parts += [f"{len(numbers)} rows of {matrix}" for matrix, numbers in _rows(config.trainable_token_indices).items()]
     return ", ".join(parts)
 
@@ -123,13 +130,13 @@ def _by_kind(layers: Sequence["Layer"]) -> Mapping[str, list["Layer"]]:
 
 
 def _row(kind: str, layers: Sequence["Layer"]) -> list[str]:
-    norms = [layer.norm for layer in layers]
+    norms = [layer.norm for layer in layers if layer.norm is not None]
     return [
         kind,
         str(len(layers)),
         "/".join(map(str, sorted({layer.rank for layer in layers}))),
         "/".join(f"{scaling:.4g}" for scaling in sorted({layer.scaling for layer in layers})),
-        "/".join(sorted({f"{layer.shape[0]} x {layer.shape[1]}" for layer in layers})),
-        f"{statistics.fmean(norms):.4g}",
-        f"{max(norms):.4g}",
+        "/".join(sorted({" x ".join(map(str, layer.shape)) for layer in layers})),
+        f"{statistics.fmean(norms):.4g}" if norms else "-",
+        f"{max(norms):.4g}" if norms else "-",
     ]

@@ -1,24 +1,21 @@
 """Finds what a command's argument names: an adapter or a model, by its folder, run, trial or MLflow's id."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from lowrung.commands.arguments import ADAPTER
-from lowrung.errors import UsageError, did_you_mean
+from lowrung.errors import UsageError, blaming, did_you_mean
 from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.track.base import URI as STORE
 from lowrung.track.base import TrackError, store_uri
 
 T = TypeVar("T")
 
 RUN_ID = re.compile("[0-9a-f]{32}")
 """MLflow's ids of runs."""
-
-STORE = "MLFLOW_TRACKING_URI"
-"""The environment variable with the address of MLflow's store, where that is not mlflow.db."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +67,7 @@ def find_runs(names: Sequence[str], here: Path) -> list[RunFolder]:
 
 def store_of_ids(here: Path) -> str:
     """The address of the store in which MLflow's ids are looked up."""
-    return store_uri(os.environ.get(STORE), here)
+    return store_uri(None, here)
 
 
 def _all(names: Iterable[str], find: Callable[[str], T]) -> list[T]:
@@ -78,7 +75,8 @@ def _all(names: Iterable[str], find: Callable[[str], T]) -> list[T]:
     problems: list[str] = []
     for name in names:
         try:
-            found.append(find(name))
+            with blaming(name):
+                found.append(find(name))
         except UsageError as error:
             problems += error.problems
     if problems:
@@ -133,7 +131,8 @@ def _tracked_folder(name: str, uri: str) -> Path:
     from lowrung.track import lookup
 
     try:
-        record = lookup.by_id(uri, name)
+        with blaming(f"The tracker, {uri},"):
+            record = lookup.by_id(uri, name)
     except TrackError as error:
         raise UsageError(
             f"{name} looks like a run of MLflow, but {uri} does not answer ({error}). Set {STORE} to its store's"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lowrung.commands import model_card
 from lowrung.commands.merge import gate_settings, merge
 from lowrung.commands.names import Named
-from lowrung.commands.run_inputs import base_for, config_of, located
+from lowrung.commands.run_inputs import base_for, config_of, format_of, located
 from lowrung.commands.studies import Candidate
 from lowrung.errors import LowrungError
 
@@ -140,7 +140,7 @@ def _write_merged(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     run = source.candidate.run
     merge(run.adapter, folder)
     card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
-    return PromptedModel(ModelConf(str(folder)), format=config_of(run)["data"]["format"]), card
+    return PromptedModel(ModelConf(str(folder)), format=format_of(run)), card
 
 
 def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
@@ -157,7 +157,7 @@ def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     card = model_card.body(found, saved, base, config, title=source.name, about=about)
     readme = model_card.with_head(card, base, library="peft", tags=("lora",))
     (folder / "README.md").write_text(readme, encoding="utf-8")
-    return PromptedModel(located(base), folder, config["data"]["format"]), card
+    return PromptedModel(located(base), folder, format_of(run)), card
 
 
 def _entry(source: Source, folder: Path, model: "PromptedModel", card: str) -> "Entry":

@@ -19,9 +19,11 @@ def main() -> None:
     import hydra
 
     from lowrung.config import arguments, schema
-    from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE
+    from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE, show_help
     from lowrung.store.layout import ROOT
 
+    if show_help(sys.argv[1:]):
+        return
     schema.register()
     sys.argv[1:] = arguments.prepared(sys.argv[1:])
     hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
@@ -39,5 +41,7 @@ def run(config: Any) -> Any:
     """Trains one run; Hydra calls it with the composed config, in a sweep once a trial."""
     from lowrung.runs import task
 
+    if task.assigned():  # the coordinator hears what the job raises
+        return task.run(config)
     with cli.ending_on_errors():
         return task.run(config)

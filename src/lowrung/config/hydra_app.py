@@ -1,16 +1,18 @@
 """Hydra as the command line sets it up, inside a process that may use Hydra itself."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
@@ -42,7 +44,37 @@ def hydra_app(config_dir: str | Path | None = None, config_path: str | None = No
         GlobalHydra.instance().clear()
         JobRuntime.instance().conf = OmegaConf.create()
         version.setbase(VERSION_BASE)
-        yield Hydra.create_main_hydra2(JOB_NAME, search_path)
+        hydra = Hydra(JOB_NAME, _Loader(search_path))
+        GlobalHydra.instance().initialize(hydra)
+        yield hydra
+
+
+def show_help(arguments: Sequence[str]) -> bool:
+    """Prints what ``--help`` or ``--hydra-help`` asks for, as Hydra does; returns whether one of them was there."""
+    parser = get_args_parser()
+    typed = parser.parse_args(arguments)
+    if not (typed.help or typed.hydra_help) or typed.config_path is not None:  # Hydra knows what that is relative to
+        return False
+    with hydra_app(typed.config_dir) as hydra:
+        show = hydra.app_help if typed.help else hydra.hydra_help
+        show(typed.config_name or CONFIG_NAME, parser, typed)
+    return True
+
+
+class _Loader(ConfigLoaderImpl):
+    """Hydra's, but it lists a group without a deep copy of every config: 5 ms each, and ``--help`` lists 96 groups."""
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """See Hydra's `ConfigLoader`. Only a root config or an override can change where it searches."""
+        if config_name is None and not overrides:
+            return self.repository.get_group_options(group_name, results_filter)
+        return super().get_group_options(group_name, results_filter, config_name, overrides)
 
 
 def _folder(config_dir: str | Path) -> Path:

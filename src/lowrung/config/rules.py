@@ -4,6 +4,7 @@ Rules that need the model and the data are those of `lowrung.finetune.preflight`
 """
 
 import dataclasses
+import datetime
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,9 +73,26 @@ def _data_rules(data: DataConf) -> Iterator[str]:
         yield "data.eval_size must say how many examples are held out, but is null. Give a number, or data.eval_path."
     yield from at_least("data.max_length", data.max_length, 8)
     yield from one_of("data.format", data.format, schema.FORMATS)
+    yield from one_of("data.on_bad_rows", data.on_bad_rows, schema.ON_BAD_ROWS)
+    yield from _template_rules(data)
     for metric in data.metrics:
         if "." not in metric:  # else a function of the user's
             yield from one_of("data.metrics", metric, schema.METRICS)
+
+
+def _template_rules(data: DataConf) -> Iterator[str]:
+    """Rules of what chat templates are given; whether one reads it is a rule of the preflight's."""
+    try:
+        datetime.datetime.fromisoformat(data.date)
+    except ValueError:
+        yield f"data.date must be a day as ISO 8601 writes it, but is {data.date!r}. An example: {schema.DATE}."
+    try:
+        schema.pattern(data.chat_template_kwargs)
+    except ValueError as error:
+        yield (
+            f"data.chat_template_kwargs must be variables of the chat template by name, {error}. An example:"
+            " 'data.chat_template_kwargs={enable_thinking:false}'."
+        )
 
 
 def _source_rules(name: str, source: SourceConf, names: Sequence[str] = schema.DATASETS) -> Iterator[str]:
@@ -142,6 +160,12 @@ def _pair_rules(config: Config) -> Iterator[str]:
             f" model.quantization={config.model.quantization} would round what is left, and the adapter would not fit"
             " the original base. Use lora.init=default, or model.quantization=none."
         )
+    for option in ("use_bdlora", "velora_config"):
+        if quantized and config.lora.peft.get(option):
+            yield (
+                f"lora.peft.{option} needs layers that are not quantised, but model.quantization is"
+                f" {config.model.quantization}. Use model.quantization=none, or leave it out."
+            )
     if not quantized and config.lora.init == "loftq" and config.lora.method != "full":
         yield (
             "lora.init=loftq gives back what quantising took from the base, but model.quantization=none takes nothing."

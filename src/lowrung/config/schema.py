@@ -22,6 +22,8 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 DATASETS = ("docstrings", "number_words", "file", "hub")
 FORMATS = ("auto", "chat", "plain")
+ON_BAD_ROWS = ("error", "drop")
+DATE = "2026-01-01"
 METRICS = ("exact_match", "rouge", "bleu")
 """The metrics of generated text that lowrung brings; any other is a dotted name of the user's."""
 
@@ -127,11 +129,16 @@ class SourceConf:
         path: for ``file`` a JSONL, CSV or Parquet file; for ``hub`` a dataset's id.
         subset: for ``hub``, the dataset's subset (its config's name); null where it has only one.
         split: for ``hub``, the split to train on.
-        messages_column: a column of chats, each a list of ``{role, content}``. Every turn of the assistant is learnt.
+        messages_column: a column of chats, each a list of ``{role, content}``. Every turn of the assistant is learnt,
+            unless it has ``weight: 0`` or ``train: false``. Other keys, such as ``tool_calls`` and
+            ``reasoning_content``, are passed on to the chat template.
         prompt_column: a column of prompts, each a text or a list of messages. Prompts are not learnt.
         completion_column: a column of completions, each a text or a list of one message. Completions are learnt.
         text_column: a column of texts, which are learnt whole. If the data has several of the three forms, the first
             of these is taken: messages, prompt and completion, text.
+        tools_column: a column of the tools that may be called, each a list of JSON schemas or such a list as a JSON
+            text. It is optional, and the chat template writes it. A column ``chat_template_kwargs`` is read too, as in
+            TRL: variables of the chat template for that row alone.
         weight: the source's share in a mixture, relative to the other sources' weights.
     """
 
@@ -143,6 +150,7 @@ class SourceConf:
     prompt_column: str = "prompt"
     completion_column: str = "completion"
     text_column: str = "text"
+    tools_column: str = "tools"
     weight: float = 1.0
 
 
@@ -163,6 +171,13 @@ class DataConf(SourceConf):
             data.
         format: how prompt and completion become one text: ``chat`` uses the tokenizer's chat template, ``plain`` puts
             the completion after the prompt, ``auto`` is ``chat`` if the tokenizer has a template, else ``plain``.
+        chat_template_kwargs: variables of the chat template, by name: ``{enable_thinking:false}``. They count wherever
+            the template is used, also when the model is asked later. On the command line a JSON text will do.
+        date: the day at which the clock of chat templates that ask for the time stands, such as those that write
+            "Today Date". A fixed day, so that a run repeats; a time may follow, as in ``2026-01-01T12:00``.
+        on_bad_rows: ``error`` refuses data with rows that cannot be learnt (an empty answer, a chat that the template
+            refuses, an answer that it leaves out, no room below ``max_length``), ``drop`` leaves them out and names
+            them. The run records their number as ``data/dropped_rows``.
         metrics: scores of greedily generated text: ``exact_match``, ``rouge``, ``bleu``, or the dotted name of a
             function ``(predictions, references) -> number`` of yours.
     """
@@ -175,6 +190,9 @@ class DataConf(SourceConf):
     max_length: int = MISSING
     seed: int = 0
     format: str = "auto"
+    chat_template_kwargs: Any = None
+    date: str = DATE
+    on_bad_rows: str = "error"
     metrics: list[str] = field(default_factory=list)
 
 
@@ -204,7 +222,12 @@ class LoraConf:
             some thousand tokens, which is several times the width of a small model's layers. CorDA's authors take 256
             long examples.
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
-            block), a list of module names, or a regular expression over whole module names.
+            block), a list of module names, or a regular expression over whole module names. Of a model that takes
+            images or sound too, only the layers that text goes through are meant.
+        experts: adapts the experts of a mixture too, where the model holds each layer's as one stack of matrices. These
+            are no linear layers, and without this they stay as they are. Each expert gets the rank. Needs
+            ``dropout=0`` and the init ``default`` or ``gaussian``, without DoRA. ``target_modules=[]`` adapts the
+            experts alone.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained separately from it, and the merged model holds both.
         trainable_token_indices: ids of tokens whose embeddings are trained and saved with the adapter, such as those
@@ -215,6 +238,9 @@ class LoraConf:
         layers_to_transform: the numbers of the blocks that are adapted, from 0; null is all.
         lora_plus_ratio: learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, where it is 16); null is the
             same rate for both.
+        peft: any other field of PEFT's ``LoraConfig``, such as ``{exclude_modules:[down_proj]}``; each is a setting of
+            its own too, ``lora.peft.exclude_modules=[down_proj]``, and can be swept. They are held to PEFT's dataclass
+            before the first run; a field that another setting of lowrung sets is refused.
     """
 
     method: str = "lora"
@@ -227,12 +253,14 @@ class LoraConf:
     init: str = "default"
     init_examples: int = 128
     target_modules: Any = "all-linear"
+    experts: bool = False
     modules_to_save: list[str] = field(default_factory=list)
     trainable_token_indices: list[int] = field(default_factory=list)
     rank_pattern: Any = None
     alpha_pattern: Any = None
     layers_to_transform: list[int] | None = None
     lora_plus_ratio: float | None = None
+    peft: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_full(self) -> bool:
@@ -241,7 +269,7 @@ class LoraConf:
 
 
 def pattern(value: Any) -> dict[str, Any]:
-    """``lora.rank_pattern`` or ``lora.alpha_pattern`` as a dict; on the command line a JSON text will do.
+    """``lora.rank_pattern`` or another setting of its kind as a dict; on the command line a JSON text will do.
 
     Raises:
         ValueError: when it is neither; the text goes on from what it must be.
@@ -364,13 +392,15 @@ class TrackConf:
 
     Attributes:
         kind: ``mlflow`` or ``none``.
-        uri: MLflow's tracking URI; null is ``mlflow.db`` (SQLite) in the working folder.
-        experiment: MLflow's experiment.
+        uri: MLflow's tracking URI; null is that of the environment variable ``MLFLOW_TRACKING_URI``, and where this is
+            empty, ``mlflow.db`` (SQLite) in the working folder.
+        experiment: MLflow's experiment; null is that of the variable ``MLFLOW_EXPERIMENT_NAME``, and where this is
+            empty, ``lowrung``.
     """
 
     kind: str = "mlflow"
     uri: str | None = None
-    experiment: str = "lowrung"
+    experiment: str | None = None
 
 
 @dataclass
@@ -386,8 +416,8 @@ class Config:
         track: where runs are recorded.
         sweeps: filled by ``sweeps=NAME``; holds nothing itself.
         seed: of the adapter's initial weights, the order of the data, and dropout. It is never searched.
-        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of the
-            search space.
+        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of
+            what the sweep is: settings, model and data, search space, versions.
         store: the folder where results are kept by signature.
     """
 
@@ -412,7 +442,10 @@ def register() -> None:
 
     Calling it again does no harm.
     """
-    ConfigStore.instance().store(name="schema", node=Config, provider="lowrung")
+    node = OmegaConf.structured(Config)
+    for options in (node.lora.peft,):  # any field of a library's dataclass is a key: `lora.peft.exclude_modules=[x]`
+        OmegaConf.set_struct(options, False)
+    ConfigStore.instance().store(name="schema", node=node, provider="lowrung")
     OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)
     OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v), None), replace=True)
 

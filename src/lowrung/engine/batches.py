@@ -1,17 +1,21 @@
 """Hydra's own launchers as an engine: ``hydra/launcher=basic`` and ``hydra/launcher=joblib``."""
 
 import contextlib
+import dataclasses
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.plugins.launcher import Launcher
+from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from lowrung.engine import cores, gpus, hydra_job, worker
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
+from lowrung.engine.hydra_job import HydraTask
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
 
@@ -24,11 +28,13 @@ class BatchEngine:
     ``basic`` a job that dies takes the coordinator with it. Each job sees the first GPU alone.
 
     Args:
-        launcher: Hydra's, set up for the sweep. A batch is as large as ``hydra.launcher.n_jobs``, or one job.
+        launcher: Hydra's. A batch is as large as ``hydra.launcher.n_jobs``, or one job.
+        config: the sweep's composed config, Hydra's node included.
     """
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, config: DictConfig) -> None:
         self._launcher = launcher
+        self._config = config
         self._slots = _batch_size(launcher)
         self._jobs: list[Job] = []
         self._locks = contextlib.ExitStack()
@@ -56,19 +62,23 @@ class BatchEngine:
         """Runs the batch to its end, whatever ``timeout`` says; see `lowrung.engine.base.Engine.wait`."""
         jobs, self._jobs = self._jobs, []
         with self._locks:
-            launched = [job for job in jobs if hydra_job.config_of(job.task) is not None]
+            launched = [job for job in jobs if isinstance(job.task, HydraTask)]
             ended = [run_here(job) for job in jobs if job not in launched]
             ended += self._launch(launched)
         reports = [Reported(job.key, report) for job in launched for report in mailbox.Reader(job.folder).read()]
         return [*reports, *ended]
 
     def _launch(self, jobs: Sequence[Job]) -> list[Ended]:
-        configs = [config for job in jobs if (config := hydra_job.config_of(job.task)) is not None]
-        if not configs:
+        tasks = [job.task for job in jobs if isinstance(job.task, HydraTask)]
+        if not tasks:
             return []
+        functions = {str(hydra_job.output_folder(task.config)): task.task_function for task in tasks}
+        self._launcher.setup(
+            hydra_context=tasks[0].hydra_context, task_function=_OfItsFolder(functions), config=self._config
+        )
         with cores.environment(cores.thread_variables(self.threads)):
             results = self._launcher.launch(
-                [_overrides(config) for config in configs], initial_job_idx=configs[0].hydra.job.num
+                [_overrides(task.config) for task in tasks], initial_job_idx=tasks[0].config.hydra.job.num
             )
         return [Ended(job.key, Exit.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
 
@@ -81,6 +91,16 @@ class BatchEngine:
         self._is_closed = True
         self._jobs = []
         self._locks.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfItsFolder:
+    """The task function that a launcher calls for all jobs of a batch: each job's own, known by the job's folder."""
+
+    functions: Mapping[str, TaskFunction]
+
+    def __call__(self, composed: DictConfig) -> Any:
+        return self.functions[HydraConfig.get().runtime.output_dir](composed)
 
 
 def run_here(job: Job) -> Ended:

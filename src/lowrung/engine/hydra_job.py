@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,37 +23,33 @@ from lowrung.store.layout import RunFolder
 log = logging.getLogger(__name__)
 
 
-def task_maker(
-    hydra_context: HydraContext, task_function: TaskFunction
-) -> Callable[[DictConfig], Callable[[], JobReturn]]:
+def task_maker(hydra_context: HydraContext) -> Callable[[TaskFunction, DictConfig], Callable[[], JobReturn]]:
     """Makes what packs a sweep's Hydra jobs, so that they can run in other processes.
 
     Args:
         hydra_context: as given to the launcher or sweeper.
-        task_function: the function below ``@hydra.main``.
 
     Returns:
-        a function of a job's composed config, with ``hydra.job.num`` and ``hydra.job.id`` set, that makes a task for an
-        engine. A task function that raises makes it return a `JobReturn` whose status is ``FAILED`` and whose return
-        value raises that exception; its traceback is printed.
+        a function of a job's task function, the one below ``@hydra.main``, and of its composed config, with
+        ``hydra.job.num`` and ``hydra.job.id`` set, that makes a task for an engine. A task function that raises makes
+        the task return a `JobReturn` whose status is ``FAILED`` and whose return value raises that exception; its
+        traceback is printed.
     """
     singletons = Singleton.get_state()  # once: to copy them takes 6 ms
-    return lambda config: _Task(hydra_context, task_function, config, singletons)
-
-
-def config_of(task: Callable[[], Any]) -> DictConfig | None:
-    """The composed config of a Hydra job's task; None where a task is something else."""
-    return task.config if isinstance(task, _Task) else None
+    return lambda task_function, config: HydraTask(hydra_context, task_function, config, singletons)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
+class HydraTask:
+    """A Hydra job, for a process of its own; see `task_maker`."""
+
     hydra_context: HydraContext
     task_function: TaskFunction
     config: DictConfig
     singletons: Any
 
     def __call__(self) -> JobReturn:
+        """Runs the job in its folder."""
         Singleton.set_state(self.singletons)
         setup_globals()
         result = run_job(
@@ -93,7 +90,7 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     log.info("Launching %d jobs, %d at a time", len(job_overrides), engine.slots)
-    make_task = task_maker(hydra_context, task_function)
+    make_task = task_maker(hydra_context)
     configs: dict[str, DictConfig] = {}
     results: dict[str, JobReturn] = {}
     for number, overrides in enumerate(job_overrides, start=initial_job_idx):
@@ -101,7 +98,7 @@ def launch(
             _collect(engine, configs, results)
         log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
         job_config = _compose(hydra_context, config, overrides, number)
-        engine.submit(Job(key=str(number), folder=output_folder(job_config), task=make_task(job_config)))
+        engine.submit(Job(key=str(number), folder=output_folder(job_config), task=make_task(task_function, job_config)))
         configs[str(number)] = job_config
     while len(results) < len(configs):
         _collect(engine, configs, results)
@@ -114,7 +111,8 @@ def output_folder(config: DictConfig) -> Path:
     before = current.cfg
     current.cfg = config  # set_config would copy it first, which takes longer than all else here
     try:
-        return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        folder = os.path.join(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))  # noqa: PTH118
+        return Path(os.path.abspath(folder))  # noqa: PTH100  (as `run_job` does; links are not followed)
     finally:
         current.cfg = before
 

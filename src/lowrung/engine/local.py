@@ -14,7 +14,7 @@ from lowrung.engine import cores, gpus, worker
 from lowrung.engine.base import Event, Exit, Job, Reported, require_room
 from lowrung.engine.process import Running
 from lowrung.engine.start import CUDA_CHECK, Method, Starter
-from lowrung.errors import EngineError, StoreError
+from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
 
@@ -130,7 +130,7 @@ class LocalEngine:
     def _refuse(self, job: Job, folder: Path) -> None:
         require_room(job, self._running, self._slots, is_closed=self._is_closed)
         if folder in (running.folder for running in self._running.values()):
-            raise StoreError(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
+            raise FolderInUse(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
 
     def _free_slot(self) -> int:
         """The first free slot on the GPUs where the fewest jobs run."""
@@ -177,7 +177,7 @@ def _prepare(folder: Path) -> None:
         try:
             with atomic.lock(RunFolder(folder).lock):
                 return mailbox.clear(folder)
-        except StoreError:
+        except FolderInUse:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.05)

@@ -7,12 +7,13 @@ from pathlib import Path
 from lowrung.config import schema
 from lowrung.config.schema import DataConf, LoraConf, ModelConf
 from lowrung.errors import UsageError
+from lowrung.finetune import forward
 from lowrung.finetune.data import corpus, prepared
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
-from lowrung.finetune.lora import fit
-from lowrung.finetune.models import added_tokens, pretrained, soundness
+from lowrung.finetune.lora import fit, injection, unadapted
+from lowrung.finetune.models import added_tokens, context, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -26,7 +27,7 @@ class Preflight:
         notes: what the user should know.
         model_fingerprint: a hash of the base model's content.
         revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
-        data_fingerprint: a hash of all examples, and of the user's own metrics.
+        data_fingerprint: a hash of all examples as tokens, and of the user's own metrics.
         splits: what is recorded of the examples.
         data_folder: the folder with the examples as tokens.
     """
@@ -40,7 +41,9 @@ class Preflight:
     data_folder: Path = Path()
 
 
-def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf]) -> Preflight:
+def check(
+    *, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf], new_tokens: int = 0
+) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
     Args:
@@ -48,6 +51,7 @@ def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lo
         data: the task.
         store: the results' folder; the tokens are kept there.
         adapters: the settings of each adapter that is to be put on the model.
+        new_tokens: the most tokens that the gate generates from a prompt.
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
@@ -58,36 +62,37 @@ def check(*, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[Lo
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(base, data, examples, store)
+        found_rows = _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
+    return dataclasses.replace(found_rows, notes=(*_model_notes(base, adapters), *found_rows.notes))
 
 
-def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
-    """Turns the data into tokens.
+def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
+    """Turns the data into tokens, and lets the model read them.
 
     Raises:
-        UsageError: when the tokenizer and the data do not go together.
+        UsageError: when the tokenizer and the data do not go together, or the model and the tokens.
     """
     tokenizer = pretrained.tokenizer_of(base)
-    if problems := prepared.problems(examples, tokenizer, data.format):
+    if problems := prepared.problems(examples, tokenizer, data):
         raise UsageError(problems)
     fingerprint = pretrained.fingerprint(pretrained.folder_of(base))
-    added = f"-{schema.digest(base.added_tokens)}" if base.added_tokens else ""
-    key = f"{examples.fingerprint}-{fingerprint}{added}-{data.max_length}-{data.format}-v{prepared.VERSION}"
+    key = prepared.key(examples, tokenizer, data, f"{fingerprint}-{schema.digest(base.added_tokens)}")
     folder = layout.tokens_folder(store, key)
-    rows = prepared.prepare(examples, tokenizer, max_length=data.max_length, format=data.format, folder=folder)
+    rows = prepared.prepare(examples, tokenizer, data, folder)
     if data.metrics and not rows.has_prompts:
         raise UsageError(
             f"data.metrics must be empty for data without prompts, since metrics score answers, but is {data.metrics}."
             " Use data.metrics=[]."
         )
+    read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
     return Preflight(
-        notes=(*_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows)),
+        notes=(*examples.unread, *_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows), *read),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
-        data_fingerprint=examples.fingerprint + metrics.fingerprint(data.metrics),
-        splits=examples.splits,
+        data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
+        splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
     )
 
@@ -122,11 +127,20 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
-    found = list(dict.fromkeys(problem for lora in adapters for problem in fit.problems(skeleton, lora, rows)))
-    context = getattr(skeleton.config, "max_position_embeddings", max_length)
-    if max_length > context:
-        found.append(f"data.max_length must be at most the model's context of {context}, but is {max_length}.")
+    loras = [lora for lora in adapters if not lora.is_full]
+    found = list(dict.fromkeys(problem for lora in loras for problem in fit.problems(skeleton, lora, rows)))
+    found = found or injection.refusals(skeleton, loras, rows)
+    limit = context.limit(skeleton.config)
+    if limit is not None and max_length > limit:
+        found.append(f"data.max_length must be at most the model's context of {limit}, but is {max_length}.")
     return found
+
+
+def _model_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> list[str]:
+    skeleton = pretrained.skeleton(base)
+    plain = pretrained.plain_skeleton(pretrained.folder_of(base), trust_remote_code=base.trust_remote_code)
+    found = weights.notes(plain, pretrained.folder_of(base))
+    return list(dict.fromkeys([*found, *(note for lora in adapters for note in unadapted.notes(skeleton, lora))]))
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:

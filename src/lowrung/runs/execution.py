@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError
-from lowrung.store import disk, mailbox
+from lowrung.store import disk, mailbox, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point
@@ -24,6 +24,7 @@ def execute(
     config: Config,
     folder: RunFolder,
     *,
+    claim: str,
     data: Path,
     threads: int,
     on_point: Callable[[Point], None],
@@ -36,6 +37,7 @@ def execute(
     Args:
         config: the run's, which has been checked.
         folder: the run's, locked by this process and prepared.
+        claim: of the job that runs it; see `lowrung.store.results.claim`.
         data: the folder with the examples as tokens.
         threads: CPU threads.
         on_point: called with each point of the run's history, after it was posted to the mailbox.
@@ -43,9 +45,11 @@ def execute(
 
     Raises:
         StoreError: when ``outcome.json`` cannot be written; the message gives the status of the run.
+        TakenBack: when the folder was given to another job, before the run or meanwhile.
     """
     from lowrung.finetune.training import memory
 
+    results.require_claim(folder, claim)
     scores: dict[str, float] = {}
 
     def on_report(step: int, metrics: Mapping[str, float]) -> None:
@@ -63,7 +67,7 @@ def execute(
     outcome = _outcome_of(run, folder, scores, stop_reason)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
-    _write(outcome, folder)  # before anything is deleted: a run that is killed now is not trained again
+    outcome = _save(outcome, folder, claim)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
 
@@ -105,9 +109,9 @@ def _no_space(folder: RunFolder) -> str:
     return f"no space left on the disk of {folder.path}; free some, and the same command goes on"
 
 
-def _write(outcome: Outcome, folder: RunFolder) -> None:
+def _save(outcome: Outcome, folder: RunFolder, claim: str) -> Outcome:
     try:
-        outcome.write(folder.outcome)
+        return results.save(outcome, folder, claim)
     except OSError as error:
         lost = f"the outcome ({outcome.status}) cannot be written: {error}"
         cause = _no_space(folder) if disk.is_full(error, folder.path) else lost
@@ -169,7 +173,7 @@ def _train(
     if not config.verify.enabled:
         return outcome, None
     rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
-    return outcome, Evidence.of(trained.model, rows, trained.dtype)
+    return outcome, Evidence.of(trained.model, rows, trained.dtype, trained.labelled_logits)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from lowrung.config import signature, source
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError
-from lowrung.store import atomic, layout, mailbox, records
+from lowrung.store import atomic, layout, mailbox, records, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
-    """The result of a run that need not be trained again, or None.
+    """The result of a run that need not be trained again, or None; one that is not what the run left does not count.
 
     Args:
         folder: the run's.
@@ -30,7 +30,9 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
     """
     outcome = Outcome.read(folder.outcome)
     statuses = {Status.COMPLETE, Status.DIVERGED} | ({Status.PRUNED} if also == Status.PRUNED else set())
-    return outcome if outcome is not None and outcome.status in statuses else None
+    if outcome is None or outcome.status not in statuses or results.doubt(folder, outcome):
+        return None
+    return outcome
 
 
 def notes(config: Config, preflights: Sequence["Preflight"]) -> Sequence[str]:
@@ -75,8 +77,15 @@ def _other_code(environment: Mapping[str, Any]) -> str | None:
     return " and ".join(f"{name} {then.get(name)}" for name in now if then.get(name) != now[name]) or None
 
 
-def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", threads: int) -> None:
+def prepare_folder(
+    folder: RunFolder, config: Config, preflight: "Preflight", threads: int, notify: Callable[[str], None] = print
+) -> str:
     """Deletes what an earlier attempt left, except its checkpoints, and writes the run's config and environment.
+
+    What is not the run's own is moved aside, and ``notify`` prints a line that says so.
+
+    Returns:
+        the claim of the run's job; see `lowrung.store.results.claim`.
 
     Raises:
         StoreError: when another process works in the folder; then nothing has changed.
@@ -88,10 +97,13 @@ def prepare_folder(folder: RunFolder, config: Config, preflight: "Preflight", th
         threads=threads,
     )
     with atomic.lock(folder.lock):
+        if moved := results.put_strangers_aside(folder):
+            notify(f"warning: {moved}")
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)
         folder.outcome.unlink(missing_ok=True)
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
-        atomic.write_json(folder.environment, environment)
+        atomic.write_json(folder.environment, {**environment, "signature": folder.path.name})
+        return results.claim(folder)

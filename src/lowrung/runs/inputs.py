@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config
+from lowrung.track import recording
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -27,14 +28,14 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
         "data": configs[0].data,
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
+        "new_tokens": max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
     }
 
 
 def pinned(config: Config, revision: str | None) -> Config:
-    """The config with the commit that the preflight found for a hub model's branch or tag."""
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, revision=revision or config.model.revision)
-    )
+    """The config with what the start of a run shows: the commit of a hub model's branch or tag, and the tracker."""
+    model = dataclasses.replace(config.model, revision=revision or config.model.revision)
+    return dataclasses.replace(config, model=model, track=recording.settled(config.track))
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:

@@ -1,56 +1,76 @@
 """Hydra's task: a single run, or one run of a sweep's trial in its own process."""
 
 import dataclasses
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
-from lowrung.finetune.data.split import Split
+from lowrung.engine.interrupt import StopSignals
+from lowrung.errors import StoreError
 from lowrung.runs import execution, inputs, single
+from lowrung.runs.folder import kept_outcome
 from lowrung.runs.single import SingleRun
-from lowrung.store import atomic, mailbox, records
+from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 from lowrung.track import recording
 
+if TYPE_CHECKING:
+    from lowrung.finetune.preflight import Preflight
+
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """What a sweep's coordinator decided for one job. It is a file in the job's folder.
+    """What a sweep's coordinator decided for one job. It travels with the job's task, so it is no other job's.
 
     Attributes:
-        folder: the run's folder in the store.
-        data: where the examples lie as tokens.
-        revision: the commit of a hub model.
+        folder: the run's in the store, named after its signature.
+        claim: of this job on the folder; see `lowrung.store.results.claim`.
+        preflight: what was found of the run's model and data.
         threads: CPU threads.
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
         run: the tracker's id of this run.
-        datasets: fields of each `lowrung.finetune.data.split.Split`, to be tracked.
     """
 
-    folder: str
-    data: str
-    revision: str | None
+    folder: RunFolder
+    claim: str
+    preflight: "Preflight"
     threads: int
     tracking: str | None
     experiment: str
     run: str
-    datasets: list[dict[str, Any]]
 
-    def write(self, path: Path) -> None:
-        """Writes it for the job."""
-        atomic.remove_leftovers(path.parent)
-        atomic.write_json(path, dataclasses.asdict(self))
 
-    @classmethod
-    def read(cls, path: Path) -> "Assignment":
-        """Reads what the coordinator wrote."""
-        return records.read(path).into(cls)
+_ASSIGNED: ContextVar[Assignment | None] = ContextVar("assigned", default=None)
+
+
+def assigned() -> Assignment | None:
+    """The assignment of the job that runs here now; None in a single run."""
+    return _ASSIGNED.get()
+
+
+@dataclasses.dataclass(frozen=True)
+class Assigned:
+    """A task function for one job of a sweep: `run` finds the job's assignment while it is called, and not after."""
+
+    task_function: TaskFunction
+    assignment: Assignment
+
+    def __call__(self, composed: DictConfig) -> Any:
+        """Calls the task function."""
+        before = _ASSIGNED.set(self.assignment)
+        try:
+            return self.task_function(composed)
+        finally:
+            _ASSIGNED.reset(before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +87,7 @@ class Ran:
 
 
 def run(composed: DictConfig) -> Ran | SingleRun:
-    """Trains one run: of a sweep's trial where the coordinator left an assignment, else a single one.
+    """Trains one run: of a sweep's trial where this job has an assignment, else a single one.
 
     Args:
         composed: the config that Hydra composed.
@@ -78,30 +98,58 @@ def run(composed: DictConfig) -> Ran | SingleRun:
     Raises:
         UsageError: when a single run's config cannot be run.
         RunFailed: when a single run did not complete.
+        StoreError: when a trial's run is not the one that was assigned.
     """
-    config = schema.resolve(composed)
-    job = JobFolder(Path(HydraConfig.get().runtime.output_dir))
-    if job.assignment.exists():
-        return _run_trial(config, Assignment.read(job.assignment))
-    return single.run(config, job)
+    config, assignment = schema.resolve(composed), assigned()
+    if assignment is not None:
+        return _run_trial(config, assignment)
+    return single.run(config, JobFolder(Path(HydraConfig.get().runtime.output_dir)))
 
 
 def _run_trial(config: Config, assignment: Assignment) -> Ran:
+    folder = assignment.folder
+    _require_the_assigned(config, assignment)
+    if (done := kept_outcome(folder)) is not None:  # a scheduler has started this very job again
+        return Ran(done.status, is_tracked=False)
+    with StopSignals() as signals:  # SIGTERM, which schedulers send to all processes
+        return _train(config, assignment, lambda: mailbox.stop_reason(folder.path) or _cancelled(signals))
+
+
+def _cancelled(signals: StopSignals) -> str | None:
+    return str(Status.CANCELLED) if signals.is_to_stop else None
+
+
+def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str | None]) -> Ran:
     """Trains, and tracks the results here: one coordinator of many slots would take too long for it."""
-    folder = RunFolder(Path(assignment.folder))
+    folder, preflight = assignment.folder, assignment.preflight
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
     outcome = execution.execute(
-        inputs.pinned(config, assignment.revision),
+        inputs.pinned(config, preflight.revision),
         folder,
-        data=Path(assignment.data),
+        claim=assignment.claim,
+        data=preflight.data_folder,
         threads=assignment.threads,
         on_point=history.add,
-        stop_reason=lambda: mailbox.stop_reason(folder.path),
+        stop_reason=stop_reason,
     )
     if not outcome.status.is_kept:  # the coordinator may try it again, in the same tracked run
         history.flush()
         return Ran(outcome.status, is_tracked=False)
-    data = [Split(**fields) for fields in assignment.datasets]
-    recording.record(tracker, assignment.run, folder, outcome, data)
+    recording.record(tracker, assignment.run, folder, outcome, preflight.splits)
     return Ran(outcome.status, tracker.has_all(assignment.run))
+
+
+def _require_the_assigned(config: Config, assignment: Assignment) -> None:
+    """Refuses a job whose config, libraries, source or device are not those that its folder is named after.
+
+    Raises:
+        StoreError: when they are not.
+    """
+    signature = inputs.run_signature(config, assignment.preflight, assignment.threads)
+    if signature != assignment.folder.path.name:
+        raise StoreError(
+            f"A trial's job must be the run that it was assigned, {assignment.folder.path.name}, but is {signature}:"
+            " its config, or the libraries, source code or device (CPU, CUDA) of its process, are not the sweep's."
+            " Start the sweep again, where its jobs run."
+        )

@@ -25,9 +25,14 @@ def absolute(uri: str, folder: Path) -> str:
 
 
 def holds_a_password(uri: str) -> bool:
-    """Whether an address has a password in it; configs are written to disk, and a password must not be."""
-    rest = uri.partition("://")[2]
-    return ":" in rest.rpartition("@")[0] or _SECRET_KEYS.search(rest) is not None
+    """Whether an address has a password or a token in it; configs are written to disk, and neither must be.
+
+    A database's user may be named. What stands before the host of a web server may be a token.
+    """
+    scheme, _, rest = uri.partition("://")
+    user = rest.rpartition("@")[0]
+    may_be_a_token = scheme.startswith("http") and user != "" and "/" not in user
+    return ":" in user or may_be_a_token or _SECRET_KEYS.search(rest) is not None
 
 
 def database_problems(setting: str, uri: str, kinds: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from lowrung.errors import StoreError
+from lowrung.errors import FolderInUse
 
 T = TypeVar("T")
 
@@ -82,14 +82,14 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         wait: wait for the present holder rather than raise.
 
     Raises:
-        StoreError: when another process holds the lock and ``wait`` is false.
+        FolderInUse: when another process holds the lock and ``wait`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path, thread_local=False)
     try:
         held.acquire(blocking=wait)
     except Timeout:
-        raise StoreError(f"Another process works in {path.parent}. Wait for it, or stop it, then try again.") from None
+        raise FolderInUse(f"Another process works in {path.parent}. Wait for it, or stop it, then try again.") from None
     try:
         yield
     finally:

@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / ".lock"
 
     @property
+    def claim(self) -> Path:
+        """Which job the folder was given to; only that one may leave a result."""
+        return self.path / "claim"
+
+    @property
     def log(self) -> Path:
         """Everything that the run's process printed."""
         return self.path / "log.txt"
@@ -98,11 +103,6 @@ class JobFolder:
     """``multirun/<study>/<n>/`` or ``outputs/<date>/<time>/``: Hydra's own files, and the way to the run."""
 
     path: Path
-
-    @property
-    def assignment(self) -> Path:
-        """What the coordinator decided for this job (see `lowrung.runs.task.Assignment`)."""
-        return self.path / "assignment.json"
 
     @property
     def run(self) -> Path:
@@ -149,6 +149,11 @@ def run_folder(store: Path, signature: str) -> RunFolder:
 def tokens_folder(store: Path, key: str) -> Path:
     """Where a task's examples lie as tokens, for all runs that share them."""
     return store / ".tokens" / key
+
+
+def points_to(link: Path, target: Path) -> bool:
+    """Whether ``link`` is a link to ``target``."""
+    return link.is_symlink() and (link.parent.resolve() / link.readlink()).resolve() == target.resolve()
 
 
 def point_to(link: Path, target: Path) -> None:

@@ -78,6 +78,8 @@ class Outcome:
         measurements: what varies with the machine (seconds, bytes, tokens per second), by MLflow name.
         cause: for anything but ``complete``, one line that says why.
         facts: what else describes the result and is not a number (warnings, the ranks as trained).
+        signature: of the run; see `lowrung.store.results.save`.
+        files: the SHA-256 of each file that the run trained, by its path in the run's folder.
     """
 
     status: Status
@@ -85,6 +87,8 @@ class Outcome:
     measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
     cause: str | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    signature: str | None = None
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from lowrung.sweeps.runs import RunMaker
 
 def render(plan: Plan, composer: Composer, engine: Engine) -> str:
     """The points of a sweep's grid, and how much of each is in the store, as text."""
-    space, maker = plan.space, RunMaker(plan, composer, engine.threads)
+    space, maker = plan.space, RunMaker.of(plan, composer, engine.threads)
     searched = {axis.key: str(axis) for axis in space.intervals}
     rows = []
     for point in plan.points[: plan.n_trials]:

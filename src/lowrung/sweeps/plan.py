@@ -18,10 +18,11 @@ from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import identity, preflight
+from lowrung.sweeps import folders, identity, preflight
 from lowrung.sweeps.composer import Composer, GridPoint
 from lowrung.sweeps.identity import Purpose
 from lowrung.sweeps.settings import Settings
+from lowrung.track import recording
 
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
@@ -80,20 +81,26 @@ class Plan:
         """Names the study, and checks its models and data.
 
         Raises:
-            UsageError: with every problem that the preflight found.
+            UsageError: with every problem of the jobs' folders, or else of the preflight.
         """
-        config, n_trials = points[0].config, settings.n_trials
-        folder = _folder(composer.master, config.study)  # of its name, which may follow from what is found
+        config, master, n_trials = points[0].config, composer.master, settings.n_trials
+        with open_dict(master):
+            master.track = recording.settled(config.track)
+        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
+        folder = _folder(master, config.study)  # of its name, which may follow from what is found
+        if problems := folders.Jobs(composer, space, folder).problems(points[:total]):
+            raise UsageError(problems)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         configs = [config for point in points for config in point.configs]
         preflights = preflight.check_all(engine, configs, folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
         ends = [*configs, *(point.at_high_ends for point in points)]
         purpose = identity.purpose(ends, preflights.values(), space, settings.goal)
-        name = config.study or f"{_task(composer.master)}-{identity.digest(purpose, settings)}"
-        folder = _folder(composer.master, name)
+        name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
+        folder = _folder(master, name)
+        if problems := list(folders.study_problems(folder, grammar.literal(name))):
+            raise UsageError(problems)
         space = space.with_study(f"study={grammar.quote(grammar.literal(name))}")
         return cls(name, folder, space, points, total, settings, config, preflights, purpose, identity.inputs(ends))
 

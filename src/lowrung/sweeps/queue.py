@@ -10,17 +10,18 @@ from hydra.types import HydraContext, TaskFunction
 
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
-from lowrung.errors import StoreError
+from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, prepare_folder
-from lowrung.runs.task import Assignment, Ran
-from lowrung.store import layout, mailbox
+from lowrung.runs.task import Assigned, Assignment, Ran
+from lowrung.store import layout, mailbox, results
 from lowrung.store.layout import JobFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
-from lowrung.track import recording
+from lowrung.track import base, recording
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks whether a run that another sweep trains has ended."""
@@ -101,7 +102,8 @@ class Queue:
     ) -> None:
         self._engine = engine
         self._plan = plan
-        self._make_task = hydra_job.task_maker(hydra_context, task_function)
+        self._make_task = hydra_job.task_maker(hydra_context)
+        self._task_function = task_function
         self._track = track
         self._progress = progress
         self._states: defaultdict[str, _State] = defaultdict(_State)
@@ -139,7 +141,7 @@ class Queue:
         elif len(self._running) >= self._engine.slots:
             self._for_a_slot.append(run)
         else:
-            self._submit(run, job)
+            self._submit(run)
         return outcome
 
     def wait(self, timeout: float) -> list[QueueEvent]:
@@ -162,12 +164,16 @@ class Queue:
             self._ask_to_end(run, Status.PRUNED)
 
     def drop(self, trial: int) -> list[Run]:
-        """Forgets a trial's runs that have no slot; returns those that have one."""
-        for run in self.unfinished:
-            if run.trial == trial and run.key not in self._running:
-                self._states.pop(run.key, None)
+        """Forgets a trial's runs that have no slot, and returns them."""
+        dropped = [run for run in (*self._for_a_slot, *self._for_another) if run.trial == trial]
+        for run in dropped:
+            self._states.pop(run.key, None)
         self._for_a_slot = [run for run in self._for_a_slot if run.trial != trial]
         self._for_another = [run for run in self._for_another if run.trial != trial]
+        return dropped
+
+    def running_of(self, trial: int) -> list[Run]:
+        """A trial's runs that have a slot."""
         return [run for run in self._running.values() if run.trial == trial]
 
     def wind_down(self) -> None:
@@ -196,34 +202,36 @@ class Queue:
             self._for_another = self._for_another[room:]
         return [Finished(run, outcome, is_reused=True) for run in ready if (outcome := self.add(run))]
 
-    def _submit(self, run: Run, job: JobFolder) -> None:
-        preflight = self._plan.preflight(run.config)
+    def _submit(self, run: Run) -> None:
         try:
-            prepare_folder(run.folder, inputs.pinned(run.config, preflight.revision), preflight, self._engine.threads)
-        except StoreError:
+            task = Assigned(self._task_function, self._assignment(run))
+            self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
+        except FolderInUse:
             self._wait_for_another_sweep(run)
             return
-        assignment = Assignment(
-            folder=str(run.folder.path),
-            data=str(preflight.data_folder),
-            revision=preflight.revision,
-            threads=self._engine.threads,
-            tracking=recording.tracking_uri(run.config),
-            experiment=run.config.track.experiment,
-            run=self._track(run),
-            datasets=[dataclasses.asdict(split) for split in preflight.splits],
-        )
-        assignment.write(job.assignment)
-        self._engine.submit(Job(run.key, run.folder.path, self._make_task(run.composed)))
         self._running[run.key] = run
         self._progress.start(run.key, run.title, run.steps)
+
+    def _assignment(self, run: Run) -> Assignment:
+        """What the run's job is to know. The run's folder is the job's from now on."""
+        preflight, threads = self._plan.preflight(run.config), self._engine.threads
+        pinned = inputs.pinned(run.config, preflight.revision)
+        return Assignment(
+            folder=run.folder,
+            claim=prepare_folder(run.folder, pinned, preflight, threads, self._progress.say),
+            preflight=preflight,
+            threads=threads,
+            tracking=recording.tracking_uri(run.config),
+            experiment=base.chosen_experiment(run.config.track.experiment),
+            run=self._track(run),
+        )
 
     def _wait_for_another_sweep(self, run: Run) -> None:
         """Puts off a run that another sweep trains: its outcome counts here too, or this run goes on from there."""
         state = self._states[run.key]
         if not state.is_elsewhere:
             self._progress.say(f"{run.title}: another process works in {run.folder.path}; waiting for it")
-        state.is_elsewhere = True
+        state.is_elsewhere, state.asked_to_end = True, None
         self._for_another.append(run)
 
     # -- ending --------------------------------------------------------------------------------------------------------
@@ -239,19 +247,25 @@ class Queue:
 
     def _ended(self, run: Run, ended: Ended) -> list[QueueEvent]:
         """Finds out how a run ended: its own record is trusted first, then what its process left behind."""
-        outcome, state = Outcome.read(run.folder.outcome), self._states.pop(run.key, _State())
+        raised = ended.value._return_value if isinstance(ended.value, JobReturn) else ended.value
+        if isinstance(raised, TakenBack):
+            self._wait_for_another_sweep(run)
+            return []
+        outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
         is_cancelled = state.asked_to_end is Status.CANCELLED
-        is_lost = outcome is None and ended.exit is Exit.DIED and not is_cancelled
-        if is_lost and state.losses < self._plan.settings.retries:
-            self._progress.end(run.key, run.title, f"its process was lost ({ended.cause}); tried again")
+        is_stopped = outcome is not None and outcome.status is Status.CANCELLED  # by a signal to its process alone
+        is_lost = (is_stopped or (outcome is None and ended.exit is Exit.DIED)) and not is_cancelled
+        if is_lost and ended.exit is not Exit.TIMED_OUT and state.losses < self._plan.settings.retries:
+            cause = ended.cause or "it was told to stop"
+            self._progress.end(run.key, run.title, f"its process was lost ({cause}); tried again")
             self._states[run.key] = dataclasses.replace(state, losses=state.losses + 1, asked_to_end=None)
             self._for_a_slot.insert(0, run)
             return []
-        outcome = outcome or Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
+        if outcome is None or (is_stopped and ended.exit is Exit.TIMED_OUT):
+            outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
-        ran = ended.value._return_value if isinstance(ended.value, JobReturn) else None
-        is_tracked = isinstance(ran, Ran) and ran.is_tracked
+        is_tracked = isinstance(raised, Ran) and raised.is_tracked
         return [Finished(run, outcome, is_tracked=is_tracked), *self._twins(run, outcome)]
 
     def _twins(self, ended: Run, outcome: Outcome) -> list[Finished]:

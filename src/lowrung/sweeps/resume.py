@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lowrung.engine import hydra_job
 from lowrung.runs.folder import kept_outcome
+from lowrung.store import layout
+from lowrung.store.layout import JobFolder
 from lowrung.sweeps.agenda import Agenda
 from lowrung.sweeps.queue import Finished
-from lowrung.sweeps.runs import RunMaker
+from lowrung.sweeps.runs import Run, RunMaker
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -40,7 +43,18 @@ def kept_trials(
 
 def _kept(trial: "FrozenTrial", seed: int, facts: Mapping[str, Any], maker: RunMaker) -> Finished | None:
     run = maker.make(trial.number, trial.params, seed, facts.get("overrides"))
-    outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))
-    if outcome is None or run.folder.path.name != facts.get("signature"):
+    if run.folder.path.name != facts.get("signature"):
         return None
+    outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))
+    if outcome is None:
+        return None
+    _put_back(run)
     return Finished(run, outcome, is_reused=True)
+
+
+def _put_back(run: Run) -> None:
+    """Makes a trial's job folder lead to the trial's run again, where another run was started in it since."""
+    job = JobFolder(hydra_job.output_folder(run.composed))
+    if not layout.points_to(job.run, run.folder.path):
+        layout.point_to(job.run, run.folder.path)
+        hydra_job.leave_files(run.composed)

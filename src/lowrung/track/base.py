@@ -4,6 +4,7 @@ There are two levels of runs only: a sweep is a parent, each of its trials a chi
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,9 @@ from lowrung.errors import LowrungError
 from lowrung.finetune.data.split import Split
 from lowrung.store import addresses
 from lowrung.store.outcome import Status
+
+URI, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
+"""MLflow's environment variables, which count where ``track.uri`` and ``track.experiment`` are null."""
 
 
 class TrackError(LowrungError):
@@ -22,32 +26,49 @@ class TrackerLostError(TrackError):
     """A tracker could not be reached: its server or its database is away, and the next record would fare no better."""
 
 
+def chosen_uri(uri: str | None) -> str:
+    """The address that ``track.uri`` stands for; where it is null, that of the environment, else ``mlflow.db``."""
+    return uri or os.environ.get(URI) or "sqlite:///mlflow.db"
+
+
+def chosen_experiment(name: str | None) -> str:
+    """The experiment that ``track.experiment`` stands for; where it is null, that of the environment, else lowrung."""
+    return name or os.environ.get(EXPERIMENT) or "lowrung"
+
+
 def store_uri(uri: str | None, folder: Path) -> str:
     """The address to open, the same from every working folder.
 
     Args:
-        uri: what ``track.uri`` says; None stands for ``mlflow.db`` in ``folder``.
+        uri: what ``track.uri`` says; see `chosen_uri`.
         folder: what a relative SQLite path is relative to.
     """
-    return addresses.absolute(uri or "sqlite:///mlflow.db", folder)
+    return addresses.absolute(chosen_uri(uri), folder)
+
+
+def named_by(uri: str) -> str:
+    """What gave an address, for messages: the environment variable, or the setting."""
+    given = os.environ.get(URI)
+    return URI if given and uri in (given, addresses.absolute(given, Path.cwd())) else "track.uri"
 
 
 def check_uri(uri: str) -> list[str]:
-    """What is wrong with ``track.uri``, one sentence or two each. A password is never repeated.
+    """What is wrong with a store's address, one sentence or two each. A password is never repeated.
 
     Nothing is opened: whether the store exists and answers is found out later.
     """
+    name = named_by(uri)
     if addresses.sqlite_path(uri):
         return []
     scheme, _, rest = uri.partition("://")
     if not rest or scheme == "file":
         return [
-            "track.uri must be a database or a server (sqlite:///mlflow.db, postgresql://..., http://...), "
+            f"{name} must be a database or a server (sqlite:///mlflow.db, postgresql://..., http://...), "
             "but it is a folder or names nothing. Write sqlite:/// and the path of a file, relative or absolute."
         ]
     if addresses.holds_a_password(uri):
         return [
-            f"track.uri must hold no password, but this {scheme} address does, and addresses are written to disk. "
+            f"{name} must hold no password, but this {scheme} address does, and addresses are written to disk. "
             "Take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD "
             "(PostgreSQL) in the environment."
         ]
@@ -91,7 +112,7 @@ class Tracker(Protocol):
         """
 
     def has_run(self, run: str) -> bool:
-        """Whether the run is known and can be written to; a store may have been deleted since it was opened."""
+        """Whether the experiment has the run and it can be written to; a store may have been deleted since."""
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """Adds moments to the run's history.

@@ -23,7 +23,7 @@ from lowrung.errors import UsageError
 from lowrung.finetune.data.split import Split
 from lowrung.store import addresses, atomic
 from lowrung.store.outcome import Status
-from lowrung.track.base import Point, TrackerLostError, TrackError, check_uri
+from lowrung.track.base import EXPERIMENT, Point, TrackerLostError, TrackError, check_uri
 
 # A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
 for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
@@ -85,8 +85,8 @@ def create_store(uri: str, experiment: str, artifacts: Path) -> None:
             client.create_experiment(experiment, artifact_location=location)
         elif found.lifecycle_stage != "active":
             raise UsageError(
-                f"track.experiment must name an experiment that is in use, but {experiment!r} was deleted in MLflow. "
-                "Restore it there, or choose another name."
+                f"track.experiment (or {EXPERIMENT}) must name an experiment that is in use, but {experiment!r} was "
+                "deleted in MLflow. Restore it there, or choose another name."
             )
 
 
@@ -142,7 +142,8 @@ class MlflowTracker:
     def has_run(self, run: str) -> bool:
         """See `Tracker`."""
         try:
-            return bool(self._client.get_run(run).info.lifecycle_stage == "active")
+            found = self._client.get_run(run).info
+            return bool(found.lifecycle_stage == "active" and found.experiment_id == self._experiment)
         except MlflowException as error:
             if error.error_code in UNKNOWN:
                 return False

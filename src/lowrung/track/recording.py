@@ -6,13 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowrung.config import signature
-from lowrung.config.schema import Config
+from lowrung.config.schema import Config, TrackConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data.split import Split
 from lowrung.store import addresses, atomic, disk, mailbox, records
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome
-from lowrung.track.base import NullTracker, Point, Tracker, TrackError, check_uri, store_uri
+from lowrung.track.base import (
+    EXPERIMENT,
+    EXPERIMENT_ID,
+    NullTracker,
+    Point,
+    Tracker,
+    TrackError,
+    check_uri,
+    chosen_experiment,
+    chosen_uri,
+    named_by,
+    store_uri,
+)
 from lowrung.track.tolerant import Tolerant
 
 FLUSH_SECONDS = 1.0
@@ -24,19 +36,36 @@ def tracking_problems(config: Config) -> list[str]:
     uri = tracking_uri(config)
     if uri is None:
         return []
-    if problems := check_uri(uri):
+    if problems := [*check_uri(uri), *_experiment_problems(config)]:
         return problems
     database = addresses.sqlite_path(uri)
     if database is None:
         return []
     if database.exists() and not (database.is_file() and os.access(database, os.W_OK)):  # MLflow would try on and on
-        return [f"track.uri must name a file that can be written, but {database} is not one. Name another file."]
-    return disk.unwritable("track.uri", database.parent)
+        return [f"{named_by(uri)} must name a file that can be written, but {database} is not one. Name another file."]
+    return disk.unwritable(named_by(uri), database.parent)
+
+
+def _experiment_problems(config: Config) -> list[str]:
+    """MLflow would take an id too: to pass it over would put the runs where nobody expects them."""
+    if not os.environ.get(EXPERIMENT_ID) or config.track.experiment or os.environ.get(EXPERIMENT):
+        return []
+    return [
+        f"MLflow's experiment must be given by its name, but the environment has {EXPERIMENT_ID} alone. Set"
+        f" {EXPERIMENT} or track.experiment to its name."
+    ]
 
 
 def tracking_uri(config: Config) -> str | None:
     """The tracker's absolute address, or None where nothing is tracked."""
     return store_uri(config.track.uri, Path.cwd()) if config.track.kind == "mlflow" else None
+
+
+def settled(track: TrackConf) -> TrackConf:
+    """What a run or a sweep notes of where it is tracked: a later command need not have the same environment."""
+    if track.kind != "mlflow":
+        return track
+    return TrackConf(track.kind, chosen_uri(track.uri), chosen_experiment(track.experiment))
 
 
 def make_tracker(config: Config) -> Tolerant:
@@ -45,18 +74,19 @@ def make_tracker(config: Config) -> Tolerant:
     Raises:
         UsageError: when the store does not answer. Later on that is a warning: see `Tolerant`.
     """
-    uri = tracking_uri(config)
+    uri, experiment = tracking_uri(config), chosen_experiment(config.track.experiment)
     if uri is None:
         return Tolerant(NullTracker())
     from lowrung.track import mlflow
 
+    print(f"tracking: {uri}, experiment {experiment}", flush=True)
     try:
-        mlflow.create_store(uri, config.track.experiment, Path.cwd() / "mlruns")
-        return Tolerant(mlflow.MlflowTracker(uri, config.track.experiment))
+        mlflow.create_store(uri, experiment, Path.cwd() / "mlruns")
+        return Tolerant(mlflow.MlflowTracker(uri, experiment))
     except TrackError as error:
         raise UsageError(
-            f"track.uri must be a store that answers, but {uri} does not ({error}). Start it, name another one, or do"
-            " without: track=none."
+            f"{named_by(uri)} must be a store that answers, but {uri} does not ({error}). Start it, name another one,"
+            " or do without: track=none."
         ) from error
 
 

@@ -12,7 +12,7 @@ EMBEDDED = pytest.mark.parametrize("name", ["docstrings", "number_words"])
 
 
 def prompts(examples):
-    return [example.messages[0][1] for example in examples]
+    return [example.messages[0]["content"] for example in examples]
 
 
 @EMBEDDED
@@ -58,7 +58,7 @@ def with_src():
 
 def test_docstrings_are_sentences_of_people():
     examples = load(name="docstrings", train_size=2000, eval_size=100).train
-    completions = [example.messages[1][1] for example in examples]
+    completions = [example.messages[1]["content"] for example in examples]
     assert all(prompt.startswith("What does `") and " at 0x" not in prompt for prompt in prompts(examples))
     assert all(20 <= len(text) <= 300 and text == text.strip() for text in completions)
     assert len(set(completions)) == len(completions)

@@ -6,7 +6,7 @@ from pyarrow import parquet
 
 from lowrung.config.schema import SourceConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data import tables
+from lowrung.finetune.data import bad_rows, tables
 from lowrung.finetune.data.examples import Example
 from tests.sources import pairs, write_rows
 
@@ -15,14 +15,22 @@ EXPECTED = [Example.pair(row["prompt"], row["completion"]) for row in ROWS]
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
 
-def read(path, **columns):
+def table(path, **columns):
     return tables.read_file(SourceConf("file", str(path), **columns), "data.path")
 
 
+def read(path, **columns):
+    found = table(path, **columns)
+    assert not found.bad
+    return found.examples
+
+
 def problems(path, **columns):
-    with pytest.raises(UsageError) as caught:
-        read(path, **columns)
-    return caught.value.problems
+    """Those of the file, or else of its rows."""
+    try:
+        return bad_rows.problems(table(path, **columns).bad)
+    except UsageError as error:
+        return error.problems
 
 
 def csv_text(rows):
@@ -60,13 +68,13 @@ class TestForms:
 
     def test_messages_are_a_chat(self, tmp_path):
         (example,) = read(write_rows(tmp_path / "rows.jsonl", [{"messages": CHAT}]))
-        assert example == Example((("user", "Hi"), ("assistant", "Hello")), is_chat=True)
+        assert example == Example(tuple(CHAT), (1,), is_chat=True)
 
     def test_prompt_and_completion_may_be_messages(self, tmp_path):
         system = {"role": "system", "content": "Be brief."}
         row = {"prompt": [system, CHAT[0]], "completion": [CHAT[1]]}
         (example,) = read(write_rows(tmp_path / "rows.jsonl", [row]))
-        assert example == Example((("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")), 2, is_chat=True)
+        assert example == Example((system, *CHAT), (2,), is_chat=True)
 
     def test_text_is_learnt_whole(self, tmp_path):
         assert read(write_rows(tmp_path / "rows.jsonl", [{"text": "Once"}])) == [Example(text="Once")]
@@ -144,7 +152,10 @@ class TestBadRows:
             ("Hi", "messages must be a list of {role, content}, but is 'Hi' (str)"),
             ([], "messages must not be empty"),
             (CHAT[:1], "must hold an assistant's message to learn, but has none"),
-            ([{"role": "bot", "content": "x"}], "messages[0].role must be one of system, user, assistant, tool"),
+            (
+                [{"role": "bot", "content": "x"}],
+                "messages[0].role must be one of system, developer, user, assistant, tool, function, but is 'bot'",
+            ),
             ([CHAT[0], {"role": "assistant", "content": ""}], "messages[1].content must not be empty"),
             ([CHAT[0], {"role": "assistant", "content": None}], "messages[1].content must be a text, but is None"),
             (["Hi"], "messages[0] must be {role, content}"),
@@ -161,7 +172,7 @@ class TestBadRows:
         file.write_text("prompt,completion\na,b\nc\nd,e,f\n")
         assert [problem.split(", line ")[1] for problem in problems(file)] == [
             "3: it has more or fewer cells than the header, which has 2.",
-            "4: it has more or fewer cells than the header, which has 2.",
+            "4: it has more or fewer cells than the header, which has 2. data.on_bad_rows=drop leaves them out.",
         ]
 
     def test_of_broken_json(self, tmp_path):
@@ -180,13 +191,13 @@ class TestBadRows:
         path = write_rows(tmp_path / "a.jsonl", [ROWS[0], *[{"prompt": "x", "completion": ""}] * 50])
         found = problems(path)
         assert len(found) == 4
-        assert found[3] == f"data.path={path}: 47 more rows like these."
+        assert found[3] == "47 more rows like these. data.on_bad_rows=drop leaves them out."
 
 
 class TestHub:
     def test_a_dataset_is_read_like_a_file(self, tmp_path):
         write_rows(tmp_path / "train.jsonl", ROWS)
-        assert tables.read_hub(SourceConf("hub", str(tmp_path), split="train"), "data.path") == EXPECTED
+        assert tables.read_hub(SourceConf("hub", str(tmp_path), split="train"), "data.path").examples == EXPECTED
 
     def test_an_unknown_split_is_refused(self, tmp_path):
         write_rows(tmp_path / "train.jsonl", ROWS)

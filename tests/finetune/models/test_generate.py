@@ -1,6 +1,10 @@
+import copy
+
+import pytest
 import torch
 
 from lowrung.finetune.models import generate, pretrained
+from tests import architectures
 
 
 def loaded():
@@ -39,7 +43,7 @@ def test_answers_come_with_the_expected_ones():
     class Parrot:
         """Says the right three tokens and stops, as a trained model would."""
 
-        training, device = False, torch.device("cpu")
+        training, device, config = False, torch.device("cpu"), tiny.config
 
         def eval(self):
             return self
@@ -56,3 +60,15 @@ def test_answers_come_with_the_expected_ones():
     said = tokenizer.decode(right).strip()
     assert given == [said] * 3
     assert expected == [said, tokenizer.decode(right[:1]).strip(), said]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_what_is_generated_ends_where_the_context_does(name):
+    """GPT-2 has no position beyond it; a Llama would go on."""
+    model = architectures.random_model(copy.deepcopy(architectures.CONFIGS[name]))
+    _, tokenizer = loaded()
+    prompts = [list(range(1, length + 1)) for length in (30, 61, 64, 58, 70)]
+    whole = generate.greedy(model, tokenizer, prompts, new_tokens=6)
+    model.config.max_position_embeddings = 64
+    given = generate.greedy(model, tokenizer, prompts, new_tokens=6)
+    assert given == [whole[0], whole[1][:3], [], whole[3], []]

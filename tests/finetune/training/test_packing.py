@@ -7,7 +7,7 @@ from lowrung.config.schema import LoraConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data.prepared import FEATURES, Prepared
 from lowrung.finetune.lora import adapter
-from lowrung.finetune.models import pretrained, score
+from lowrung.finetune.models import head, pretrained, score
 from lowrung.finetune.training.packing import leakage, pack, require_separation
 from lowrung.finetune.training.trainer import make_trainer
 from tests import architectures, training
@@ -70,7 +70,7 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
     model = random_model(name)
     with torch.no_grad():
         alone = sum(
-            score.negative_log_likelihood(*score.labelled_logits(model, {k: torch.tensor([v]) for k, v in row.items()}))
+            score.negative_log_likelihood(*head.on_all_tokens(model, {k: torch.tensor([v]) for k, v in row.items()}))
             for row in rows()
         )
     dataset = Dataset.from_list(rows(), features=FEATURES)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lowrung.config.schema import DataConf, SourceConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data import docstrings, number_words, tables
+from lowrung.finetune.data import bad_rows, docstrings, number_words, tables
+from lowrung.finetune.data.bad_rows import BadRow
 from lowrung.finetune.data.examples import Example
-from lowrung.finetune.data.split import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Corpus:
         train: what is learnt from.
         eval: held-out examples; none of them is among the training ones.
         duplicates: the number of training examples that were dropped, since they are held out as well.
+        bad: the rows that are no examples, where ``data.on_bad_rows`` lets them be left out.
+        unread: the columns that are not read, in words, for each source that has some.
     """
 
     name: str
@@ -34,26 +36,28 @@ class Corpus:
     train: Sequence[Example]
     eval: Sequence[Example]
     duplicates: int = 0
+    bad: Sequence[BadRow] = ()
+    unread: Sequence[str] = ()
 
     @property
     def fingerprint(self) -> str:
         """A hash of all examples in their order (16 hex digits)."""
-        return hashlib.sha256("/".join(split.digest for split in self.splits).encode()).hexdigest()[:16]
+        total = hashlib.sha256()
+        for part in (self.train, self.eval):
+            for example in part:
+                total.update(example.key + b"\n")
+            total.update(b"/")
+        return total.hexdigest()[:16]
 
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """Both splits, as they are recorded."""
-        both = (("training", self.train), ("evaluation", self.eval))
-        return tuple(Split(self.name, digest(rows), self.source, context, len(rows)) for context, rows in both)
 
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """The examples of a source in the order of the seed, with the source in words."""
 
-def digest(examples: Sequence[Example]) -> str:
-    """A hash of examples in their order (16 hex digits)."""
-    total = hashlib.sha256()
-    for example in examples:
-        line = json.dumps([example.messages, example.learnt_from, example.text, example.is_chat], ensure_ascii=False)
-        total.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return total.hexdigest()[:16]
+    examples: Sequence[Example]
+    described: str
+    bad: Sequence[BadRow] = ()
+    unread: Sequence[str] = ()
 
 
 def load(data: DataConf) -> Corpus:
@@ -62,24 +66,27 @@ def load(data: DataConf) -> Corpus:
     Held-out examples are the same whatever the training size is.
 
     Raises:
-        UsageError: when a source cannot be read, or has fewer examples than are asked for.
+        UsageError: when a source cannot be read, has fewer examples than are asked for, or has rows that are no
+            examples although ``data.on_bad_rows`` is ``error``.
     """
     if data.name == "mixture":
         return _mixture(data)
     if data.eval_path is not None or data.eval_split is not None:
         return _two_parts(data)
     assert data.eval_size is not None  # a rule of lowrung.config.rules
-    return _held_out(data, "data", data.train_size, data.eval_size, data.seed)
+    return _held_out(data, data, "data", data.train_size, data.eval_size)
 
 
-def _held_out(source: SourceConf, setting: str, train_size: int | None, eval_size: int, seed: int) -> Corpus:
+def _held_out(source: SourceConf, data: DataConf, setting: str, train_size: int | None, eval_size: int) -> Corpus:
     """Holds the first examples of a source out, so that they stay the same whatever the training size is."""
-    examples, described = _read(source, f"{setting}.path", seed, None if train_size is None else train_size + eval_size)
+    drawn = _read(source, data, f"{setting}.path", None if train_size is None else train_size + eval_size)
+    examples = drawn.examples
     train, duplicates = _without(examples[eval_size:], examples[:eval_size])
     wanted = len(train) if train_size is None else train_size
     if len(examples) <= eval_size or wanted > len(train):
         raise UsageError(_too_few(source.name, setting, train_size, eval_size, len(examples), duplicates))
-    return Corpus(source.name, described, train[:wanted], examples[:eval_size], duplicates)
+    held_out = examples[:eval_size]
+    return Corpus(source.name, drawn.described, train[:wanted], held_out, duplicates, drawn.bad, drawn.unread)
 
 
 def _too_few(name: str, setting: str, train_size: int | None, eval_size: int, available: int, duplicates: int) -> str:
@@ -98,20 +105,20 @@ def _too_few(name: str, setting: str, train_size: int | None, eval_size: int, av
 def _two_parts(data: DataConf) -> Corpus:
     """Trains and evaluates on two files, or two splits of a hub's dataset."""
     problems: list[str] = []
-    parts: list[tuple[list[Example], str]] = []
+    parts: list[_Drawn] = []
     if data.eval_path is not None:
         evaluated = ("data.eval_path", dataclasses.replace(data, path=data.eval_path))
     else:
         evaluated = ("data.path", dataclasses.replace(data, split=str(data.eval_split)))
     for setting, source in (("data.path", data), evaluated):
         try:
-            parts.append(_read(source, setting, data.seed, None))
+            parts.append(_read(source, data, setting, None))
         except UsageError as error:
             problems += error.problems
     if problems:
         raise UsageError(problems)
-    (examples, described), (evaluation, _) = parts
-    train, duplicates = _without(examples, evaluation[: data.eval_size])
+    evaluation = parts[1].examples
+    train, duplicates = _without(parts[0].examples, evaluation[: data.eval_size])
     problems = [
         f"data.{name}_size must be at most the {len(available)} examples that there are, but is {size}. Lower it."
         for name, size, available in (("train", data.train_size, train), ("eval", data.eval_size, evaluation))
@@ -124,7 +131,15 @@ def _two_parts(data: DataConf) -> Corpus:
         )
     if problems:
         raise UsageError(problems)
-    return Corpus(data.name, described, train[: data.train_size], evaluation[: data.eval_size], duplicates)
+    return Corpus(
+        data.name,
+        parts[0].described,
+        train[: data.train_size],
+        evaluation[: data.eval_size],
+        duplicates,
+        [row for part in parts for row in part.bad],
+        [words for part in parts for words in part.unread],
+    )
 
 
 def _mixture(data: DataConf) -> Corpus:
@@ -137,7 +152,7 @@ def _mixture(data: DataConf) -> Corpus:
     problems: list[str] = []
     for number, (source, train, held_out) in enumerate(zip(data.sources, asked, evals, strict=True)):
         try:
-            parts.append(_held_out(source, f"data.sources[{number}]", train, held_out, data.seed))
+            parts.append(_held_out(source, data, f"data.sources[{number}]", train, held_out))
         except UsageError as error:
             problems += error.problems
     if problems:
@@ -152,7 +167,15 @@ def _mixture(data: DataConf) -> Corpus:
         random.Random(data.seed).shuffle(examples)
     names = "+".join(part.name for part in parts)
     described = "; ".join(f"{part.source} (weight {weight:g})" for part, weight in zip(parts, weights, strict=True))
-    return Corpus(names, described, learnt, evaluation, duplicates + sum(part.duplicates for part in parts))
+    return Corpus(
+        names,
+        described,
+        learnt,
+        evaluation,
+        duplicates + sum(part.duplicates for part in parts),
+        [row for part in parts for row in part.bad],
+        [words for part in parts for words in part.unread],
+    )
 
 
 def _shares(total: int, weights: Sequence[float]) -> list[int]:
@@ -172,29 +195,31 @@ def _without(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[
     return left, len(examples) - len(left)
 
 
-def _read(source: SourceConf, setting: str, seed: int, wanted: int | None) -> tuple[list[Example], str]:
-    """All examples of a source in the order of the seed, and the source in words.
+def _read(source: SourceConf, data: DataConf, setting: str, wanted: int | None) -> _Drawn:
+    """All examples of a source in the order of the seed.
 
     Args:
         source: what is read.
+        data: the whole task, whose seed draws or shuffles them.
         setting: what names its path, for messages: ``data.path``.
-        seed: draws or shuffles them.
         wanted: the number that is needed, or None for all; a source that generates its examples makes no more.
     """
     if source.name == "docstrings":
-        return _docstrings(seed), f"docstrings of the standard library of Python {platform.python_version()}"
+        described = f"docstrings of the standard library of Python {platform.python_version()}"
+        return _Drawn(_docstrings(data.seed), described)
     if source.name == "number_words":
         count = number_words.MOST if wanted is None else min(wanted, number_words.MOST)
-        drawn = [Example.pair(*pair) for pair in number_words.pairs(seed, count)]
-        return drawn, "numbers from 0 to 999,999, by code"
+        drawn = [Example.pair(*pair) for pair in number_words.pairs(data.seed, count)]
+        return _Drawn(drawn, "numbers from 0 to 999,999, by code")
     if source.name == "file":
-        examples = tables.read_file(source, setting)
-        described = Path(str(source.path)).name
+        table, described = tables.read_file(source, setting), Path(str(source.path)).name
     else:
-        examples = tables.read_hub(source, setting)
-        described = f"{source.path}, split {source.split}"
-    random.Random(seed).shuffle(examples)
-    return examples, described
+        table, described = tables.read_hub(source, setting), f"{source.path}, split {source.split}"
+    if table.bad and data.on_bad_rows == "error":
+        raise UsageError(bad_rows.problems(table.bad))
+    examples = list(table.examples)
+    random.Random(data.seed).shuffle(examples)
+    return _Drawn(examples, described, table.bad, [table.unread] if table.unread else [])
 
 
 def _docstrings(seed: int) -> list[Example]:

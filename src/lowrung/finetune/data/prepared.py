@@ -1,25 +1,29 @@
 """A corpus as tokens, cut to length, in one folder for all runs."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import jinja2
+import tokenizers
+import transformers
 from datasets import Dataset, Features, List, Value, disable_progress_bars, load_from_disk
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from lowrung.config import schema, source
+from lowrung.config.schema import DataConf
 from lowrung.errors import UsageError
-from lowrung.finetune.data import tokens
+from lowrung.finetune.data import bad_rows
+from lowrung.finetune.data.bad_rows import BadRow
 from lowrung.finetune.data.corpus import Corpus
-from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.split import Split
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.data.tokens import Tokens
+from lowrung.finetune.data.writing import Writer
 from lowrung.store import atomic, records
-
-VERSION = 1
-"""Part of a prepared folder's name; raised when tokens or labels of the same example change."""
-
-SHOWN = 3
-"""How many examples a message names."""
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
@@ -34,6 +38,9 @@ class Prepared:
         truncated: the number of training rows that were cut to length.
         truncated_tokens: the number of tokens that they lost.
         has_prompts: whether every row begins with a prompt, so that a model can answer it.
+        digests: hashes of the rows of train and eval.
+        dropped: the number of examples that cannot be learnt and were left out, as ``data.on_bad_rows=drop`` says.
+        remarks: what else the user should know about how they were written.
     """
 
     train: Dataset
@@ -41,6 +48,9 @@ class Prepared:
     truncated: int
     truncated_tokens: int
     has_prompts: bool
+    digests: Sequence[str] = ()
+    dropped: int = 0
+    remarks: Sequence[str] = ()
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
@@ -50,100 +60,153 @@ class Prepared:
         return cls(load_from_disk(folder / "train"), load_from_disk(folder / "eval"), **facts)
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of all tokens and labels in their order (16 hex digits): what a run learns and is measured on."""
+        return schema.digest(self.digests)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about it."""
         if not self.truncated:
-            return ()
+            return tuple(self.remarks)
         return (
             f"{self.truncated} of {len(self.train)} training examples are longer than data.max_length and were cut;"
             f" they lost {self.truncated_tokens} tokens",
+            *self.remarks,
         )
 
+    @property
+    def measurements(self) -> dict[str, float]:
+        """What is recorded of it with a run, by MLflow name."""
+        return {"data/dropped_rows": float(self.dropped)} if self.dropped else {}
 
-def prepare(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, max_length: int, format: str, folder: Path
-) -> Prepared:
+    def splits(self, name: str, source: str) -> tuple[Split, ...]:
+        """Both parts, as they are recorded: of a dataset of this name, from this source."""
+        both = zip(("training", "evaluation"), self.digests, (self.train, self.eval), strict=True)
+        return tuple(Split(name, digest, source, context, len(rows)) for context, digest, rows in both)
+
+
+def key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, model: str) -> str:
+    """Names the folder of a corpus's tokens: a hash of all that determines what is in it.
+
+    Args:
+        corpus: the examples.
+        tokenizer: the model's.
+        data: says how they are written down.
+        model: what else the tokenizer depends on: a hash of the model's files, and the added tokens.
+    """
+    libraries = [library.__version__ for library in (transformers, tokenizers, jinja2)]
+    written = [data.max_length, data.format, data.date, schema.pattern(data.chat_template_kwargs), data.on_bad_rows]
+    bad = [str(row) for row in corpus.bad]
+    return schema.digest([corpus.fingerprint, bad, model, tokenizer.chat_template, written, libraries, source.digest()])
+
+
+def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, folder: Path) -> Prepared:
     """Turns a corpus into tokens, once; a folder that is there is opened.
 
     Args:
         corpus: the examples.
         tokenizer: the model's.
-        max_length: tokens after which an example is cut.
-        format: ``chat``, ``plain``, or ``auto`` for chat where the tokenizer has a template.
+        data: says how they are written down, after how many tokens they are cut, and what becomes of bad rows.
         folder: where it is kept; its name holds all that determines the content.
 
     Raises:
         UsageError: when examples cannot be written down, or leave nothing to learn.
     """
-    chat = tokens.is_chat(format, tokenizer)
-    atomic.make_folder_once(folder, lambda aside: _prepare(corpus, tokenizer, max_length, chat, aside))
+    atomic.make_folder_once(folder, lambda aside: _prepare(corpus, tokenizer, data, aside))
     return Prepared.load(folder)
 
 
-def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, chat: bool, folder: Path) -> None:
+def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, folder: Path) -> None:
     disable_progress_bars()
-    train, problems = _tokenised(corpus.train, tokenizer, chat, max_length)
-    held_out, more = _tokenised(corpus.eval, tokenizer, chat, max_length)
-    problems += more
-    if problems:
-        raise UsageError([*problems[:SHOWN], *_more(len(problems) - SHOWN)])
-    lost = [len(row.input_ids) - max_length for row in train if len(row.input_ids) > max_length]
-    facts = {
-        "truncated": len(lost),
-        "truncated_tokens": sum(lost),
-        "has_prompts": all(example.messages for example in (*corpus.train, *corpus.eval)),
-    }
-    for part, rows in (("train", train), ("eval", held_out)):
-        cut = [vars(row.cut(max_length)) for row in rows]
-        Dataset.from_list(cut, features=FEATURES).save_to_disk(folder / part)
-    atomic.write_json(folder / "facts.json", facts)
+    writer = Writer(tokenizer, Format.of(data).template(tokenizer), data.max_length)
+    held_out, bad = writer.rows(corpus.eval)
+    train, more = writer.rows(corpus.train)
+    bad = [*more, *bad]
+    if bad and data.on_bad_rows == "error":
+        raise UsageError(bad_rows.problems(bad))
+    train, repeated = _without(train, held_out)
+    for name, rows in (("train", train), ("evaluate", held_out)):
+        if not rows:
+            raise UsageError([f"There must be examples to {name} on, but none is left.", *bad_rows.problems(bad)])
+    cut = {"train": _cut(train, data.max_length), "eval": _cut(held_out, data.max_length)}
+    lost = [len(row.input_ids) - data.max_length for row in train if len(row.input_ids) > data.max_length]
+    atomic.write_json(
+        folder / "facts.json",
+        {
+            "digests": [_digest(rows) for rows in cut.values()],
+            "truncated": len(lost),
+            "truncated_tokens": sum(lost),
+            "has_prompts": all(example.messages for example in (*corpus.train, *corpus.eval)),
+            "dropped": len(corpus.bad) + len(bad),
+            "remarks": [
+                *_remarks([*corpus.bad, *bad], repeated),
+                *_cut_notes(held_out, data.max_length),
+                *writer.notes(),
+            ],
+        },
+    )
+    for part, rows in cut.items():
+        Dataset.from_list([vars(row) for row in rows], features=FEATURES).save_to_disk(folder / part)
 
 
-def _more(count: int) -> list[str]:
-    return [f"{count} more examples have such problems."] if count > 0 else []
+def _cut(rows: Iterable[Tokens], max_length: int) -> list[Tokens]:
+    return [row.cut(max_length) for row in rows]
 
 
-def _tokenised(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat: bool, max_length: int
-) -> tuple[list[Tokens], list[str]]:
-    """All examples as tokens, uncut, and what is wrong with some of them."""
-    rows: list[Tokens] = []
-    problems: list[str] = []
-    for example in examples:
-        try:
-            row = tokens.tokenise(example, tokenizer, chat=chat)
-        except TemplateError as error:
-            problems.append(f"The chat template must take every example, but refuses {_shown(example)}: {error}.")
-            continue
-        if row.cut(max_length).learnt:
-            rows.append(row)
-        else:
-            problems.append(
-                f"data.max_length must leave room for what is learnt, but is {max_length}, and the prompt of"
-                f" {_shown(example)} takes {len(row.input_ids) - row.learnt} tokens. Raise it, or leave that"
-                " example out."
-            )
-    return rows, problems
+def _cut_notes(held_out: Sequence[Tokens], max_length: int) -> Iterator[str]:
+    """Of answers that have lost their end: no other answer can be the same, however right it is."""
+    if cut := sum(len(row.input_ids) > max_length for row in held_out):
+        yield (
+            f"{cut} of {len(held_out)} held-out examples are longer than data.max_length and were cut: scores compare"
+            " with what is left of them"
+        )
 
 
-def _shown(example: Example) -> str:
-    """An example by the beginning of its text."""
-    text = " ".join((example.text or example.messages[0][1]).split())
-    return repr(text if len(text) <= 50 else text[:47] + "...")
+def _without(train: Sequence[Tokens], held_out: Sequence[Tokens]) -> tuple[list[Tokens], int]:
+    """The rows that are not held out as other examples that the template writes alike; and the number of the others."""
+    taken = {tuple(row.input_ids) for row in held_out}
+    left = [row for row in train if tuple(row.input_ids) not in taken]
+    return left, len(train) - len(left)
 
 
-def problems(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, format: str) -> list[str]:
+def _remarks(bad: Sequence[BadRow], repeated: int) -> list[str]:
+    told = bad_rows.note(bad)
+    if repeated:
+        told.append(f"{repeated} training rows are written like held-out ones, and were left out of training")
+    return told
+
+
+def _digest(rows: Iterable[Tokens]) -> str:
+    total = hashlib.sha256()
+    for row in rows:
+        for values in (row.input_ids, row.labels):
+            total.update(f"{len(values)}:".encode() + array("q", values).tobytes())
+    return total.hexdigest()[:16]
+
+
+def problems(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf) -> list[str]:
     """Why this tokenizer cannot write this corpus as text."""
     remedy = "Take an instruct model, or put a chat_template.jinja beside its tokenizer."
-    found = []
+    found: list[str] = []
     needs_template = any(example.is_chat for example in (*corpus.train, *corpus.eval))
-    if format == "plain" and needs_template:
+    if data.format == "plain" and needs_template:
         found.append("data.format=plain cannot write roles, but the data holds messages. Use data.format=chat.")
-    elif tokenizer.chat_template is None and (needs_template or format == "chat"):
+    elif tokenizer.chat_template is None and (needs_template or data.format == "chat"):
         why = "the data holds messages" if needs_template else "data.format is chat"
         found.append(f"model.path must have a tokenizer with a chat template, since {why}, but it has none. {remedy}")
+    else:
+        found += _variable_problems(Format.of(data), tokenizer)
     if tokenizer.eos_token_id is None:
         found.append(
             "model.path must have a tokenizer with an end-of-text token, but it has none: no answer would end."
         )
     return found
+
+
+def _variable_problems(format: Format, tokenizer: PreTrainedTokenizerBase) -> Iterable[Any]:
+    if template := format.template(tokenizer):
+        return template.problems()
+    if format.variables:
+        return ["data.chat_template_kwargs are variables of a chat template, but none is used. Leave them out."]
+    return []

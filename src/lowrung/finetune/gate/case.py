@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lowrung.config.schema import ModelConf, ToleranceConf
-from lowrung.finetune.gate.difference import completion_logits
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.gate.difference import Difference, batches, compare, completion_logits
+from lowrung.finetune.models.head import LabelledLogits, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +21,29 @@ class Evidence:
         rows: held-out rows.
         logits: the trained model's `completion_logits` of them, before it was saved.
         dtype: the precision that it was trained in.
+        training: how far the logits that its loss was computed from are from those.
     """
 
     rows: Sequence[Row]
     logits: Tensor
     dtype: torch.dtype
+    training: Difference | None = None
 
     @classmethod
-    def of(cls, model: Any, rows: Sequence[Row], dtype: torch.dtype) -> "Evidence":
-        """Takes it from a trained model."""
-        return cls(rows, completion_logits(model, rows)[0], dtype)
+    def of(
+        cls, model: Any, rows: Sequence[Row], dtype: torch.dtype, labelled_logits: LabelledLogits | None = None
+    ) -> "Evidence":
+        """Takes it from a trained model; ``labelled_logits`` is how its loss was computed."""
+        logits, labels = completion_logits(model, rows)
+        if labelled_logits is None:
+            return cls(rows, logits, dtype)
+        with torch.no_grad():
+            trained = torch.cat([labelled_logits(model, batch)[0].float().cpu() for batch in batches(rows, model)])
+        return cls(rows, logits, dtype, compare(logits, trained, labels))
+
+    def failures(self, tolerances: Mapping[str, ToleranceConf]) -> list[str]:
+        """Was the loss computed from what the model itself says?"""
+        return self.training.violations(self.tolerance(tolerances), "training") if self.training else []
 
     def tolerance(self, tolerances: Mapping[str, ToleranceConf]) -> ToleranceConf:
         """The tolerance, of those by dtype, for what was trained and the same reloaded."""

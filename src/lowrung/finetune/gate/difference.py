@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lowrung.config.schema import ToleranceConf
-from lowrung.finetune.models import score
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Batch, Row
+
+TOKENS = 2048
+"""The most tokens of a forward pass over several rows: with 49,152 words, their logits are 0.4 GB in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,32 +71,47 @@ class Difference:
 
 
 def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> tuple[Tensor, Tensor]:
-    """Next-token logits over the completion tokens of rows.
+    """Next-token logits over the completion tokens of rows, by nothing but the model's own forward pass.
+
+    It shares no code with what training computes, which it is compared with.
 
     Args:
         model: a causal language model, or a PEFT model around one.
         rows: ``input_ids`` and ``labels``, a label of -100 for each prompt token.
-        batch_size: rows per forward pass.
+        batch_size: rows per forward pass, at most; see `batches`.
 
     Returns:
         float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
     """
     logits, labels = [], []
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            some_logits, some_labels = score.labelled_logits(model, padded(rows[start : start + batch_size], model))
-            logits.append(some_logits.float().cpu())
-            labels.append(some_labels.cpu())
+        for batch in batches(rows, model, batch_size):
+            following = batch.pop("labels")[:, 1:]
+            is_completion = following != -100
+            all_logits = model(**batch).logits[:, :-1]
+            logits.append(all_logits[is_completion.to(all_logits.device)].float().cpu())
+            labels.append(following[is_completion].cpu())
     return torch.cat(logits), torch.cat(labels)
 
 
 def mean_loss(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> float:
     """Mean negative log-likelihood of the completion tokens of rows, in nats; it does not depend on the batch size."""
-    batches = (padded(rows[start : start + batch_size], model) for start in range(0, len(rows), batch_size))
-    return score.evaluate(model, batches).loss
+    total, tokens = 0.0, 0
+    for start in range(0, len(rows), batch_size):
+        logits, labels = completion_logits(model, rows[start : start + batch_size], batch_size=batch_size)
+        total += functional.cross_entropy(logits, labels, reduction="sum").item()
+        tokens += len(labels)
+    return total / tokens
 
 
-def padded(rows: Sequence[Row], model: Any) -> score.Batch:
+def batches(rows: Sequence[Row], model: Any, batch_size: int = 8) -> Iterator[Batch]:
+    """Rows as padded batches of at most so many rows; of fewer where these would hold more than `TOKENS` tokens."""
+    size = max(1, min(batch_size, TOKENS // max(len(row["input_ids"]) for row in rows)))
+    for start in range(0, len(rows), size):
+        yield padded(rows[start : start + size], model)
+
+
+def padded(rows: Sequence[Row], model: Any) -> Batch:
     """Rows padded on the right; the padding is masked, so that any token will do."""
     width = max(len(row["input_ids"]) for row in rows)
 

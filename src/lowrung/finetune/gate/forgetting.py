@@ -19,7 +19,7 @@ from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import mean_loss
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 
 MAX_TOKENS = 64
 """Tokens of a paragraph: with SmolLM2-135M, 48 paragraphs with and without an adapter take 18 s of one CPU thread."""
@@ -74,5 +74,5 @@ def _is_prose(text: str) -> bool:
 
 def _rows(base: ModelConf, count: int) -> list[Row]:
     tokenizer = pretrained.tokenizer_of(base)
-    written = (tokens.tokenise(Example(text=text), tokenizer, chat=False) for text in paragraphs(count))
-    return [vars(row.cut(MAX_TOKENS)) for row in written]
+    written = (tokens.tokenise(Example(text=text), tokenizer) for text in paragraphs(count))
+    return [vars(row.cut(MAX_TOKENS)) for rows in written for row in rows]

@@ -15,8 +15,8 @@ from lowrung.finetune.gate import metadata
 from lowrung.finetune.gate.case import Case
 from lowrung.finetune.gate.difference import compare, completion_logits, padded, with_remedy
 from lowrung.finetune.lora import merge
-from lowrung.finetune.models import generate, pretrained, score
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models.head import Row
 
 TIMED_PASSES = 3
 
@@ -165,10 +165,10 @@ def speedup(adapter: Any, merged: Any, rows: Sequence[Row]) -> float:
     """Seconds per forward pass of the adapter over those of the merged model: medians of interleaved passes."""
 
     def seconds(model: Any) -> float:
-        batch = padded(rows, model)
+        batch = {name: tensor for name, tensor in padded(rows, model).items() if name != "labels"}
         started = time.perf_counter()
         with torch.no_grad():
-            score.labelled_logits(model, batch)[0].sum().item()  # .item() waits for the GPU
+            model(**batch).logits.sum().item()  # .item() waits for the GPU
         return time.perf_counter() - started
 
     passes = [(seconds(adapter), seconds(merged)) for _ in range(TIMED_PASSES)]

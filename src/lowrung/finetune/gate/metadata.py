@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import Row
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What safetensors calls precisions; indices and masks have others, which no rule is about."""

@@ -8,7 +8,6 @@ tokenizers, the precision that weights are stored in, and whether head and embed
 """
 
 import dataclasses
-import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +69,7 @@ def verify(case: Case, *, keep: Path | None = None) -> Gate:
     except Exception as error:
         if device.type == "cpu" or not memory.is_out_of_memory(error):
             raise
-        _free_memory()
+        memory.free()
         on_one_device = dataclasses.replace(case.base, device_map=None)
         gate = _verify_on(torch.device("cpu"), dataclasses.replace(case, base=on_one_device))
     kept = case.scratch / case.merge_dtype
@@ -88,6 +87,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
         tokenizer, case.adapter_folder, case.rows[0], "saved adapter", trust_remote_code=case.base.trust_remote_code
     )
     failures += metadata.origin_failures(case.adapter_folder, case.base)
+    failures += case.evidence.failures(case.tolerances)
     try:
         failures += reloading.failures(case, device)
     except (KeyError, IndexError, RuntimeError) as error:  # for tensors, rows or dimensions that are not there
@@ -109,7 +109,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
             del adapter
         found = merged.comparison(case, dtype, model, reference, tokenizer, is_right_in_float32=is_right)
         del model
-        _free_memory()
+        memory.free()
         is_right = found.is_right
         failures += found.failures
         metrics |= found.metrics
@@ -136,19 +136,13 @@ def verify_model(
     model = pretrained.load_model(model_folder, evidence.dtype, device, trust_remote_code=trusted)
     saved, labels = completion_logits(model, evidence.rows)
     del model
-    _free_memory()
+    memory.free()
     untrained, _ = completion_logits(pretrained.load_base(base, device), evidence.rows)
     difference = compare(evidence.logits, saved, labels)
     effect = compare(evidence.logits, untrained, labels).mean_kl
-    failures = difference.violations(evidence.tolerance(tolerances), what)
+    failures = [*evidence.failures(tolerances), *difference.violations(evidence.tolerance(tolerances), what)]
     failures += difference.control_failures(effect, what)
     tokenizer = pretrained.tokenizer_of(base)
     failures += metadata.tokenizer_failures(tokenizer, model_folder, evidence.rows[0], what, trust_remote_code=trusted)
     metrics = {f"merge/{name}": value for name, value in dataclasses.asdict(difference).items()}
     return Gate.of(device, failures, {**metrics, "merge/adapter_effect": effect})
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from lowrung.config.schema import LoraConf
 from lowrung.errors import UsageError
 from lowrung.finetune.lora import settings
-from lowrung.finetune.models import score
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models import head, score
+from lowrung.finetune.models.head import Row
 
 RHO = 2
 """How many times its own rank EVA may give a layer; the paper's choice."""
@@ -39,7 +39,7 @@ def prepare_corda(model: PreTrainedModel, config: LoraConfig, names: Sequence[st
     @torch.no_grad()
     def pass_all() -> None:
         for batch in _each(model, rows, "corda"):
-            _backbone(model, batch)
+            _forward(model, batch)
         _require(names, lambda layer: layer.sample_count > 0, model, "corda", len(rows))
 
     preprocess_corda(model, config, run_model=pass_all)
@@ -56,7 +56,7 @@ def prepare_lora_ga(model: PreTrainedModel, config: LoraConfig, names: Sequence[
 
     def pass_all() -> None:
         for batch in _each(model, rows, "lora_ga"):
-            logits, labels = score.labelled_logits(model, batch)
+            logits, labels = head.on_all_tokens(model, batch)
             (score.negative_log_likelihood(logits, labels) / labels.numel()).backward()  # type: ignore[no-untyped-call]
         _require(names, lambda layer: layer._peft_loraga_grad_count > 0, model, "lora_ga", len(rows))
 
@@ -128,7 +128,7 @@ def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Sequence[Row])
     try:
         for batch in _each(model, rows, "eva"):
             is_learnt = (batch["labels"] != -100).flatten()
-            _backbone(model, batch)
+            _forward(model, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -136,7 +136,7 @@ def _scatters(model: PreTrainedModel, names: Sequence[str], rows: Sequence[Row])
     return {name: products[name] - torch.outer(sums[name], sums[name]) / counts[name] for name in names}
 
 
-def _each(model: PreTrainedModel, rows: Sequence[Row], init: str) -> Iterator[score.Batch]:
+def _each(model: PreTrainedModel, rows: Sequence[Row], init: str) -> Iterator[head.Batch]:
     """One row at a time on the model's device; prints its progress four times."""
     interval = max(1, len(rows) // 4)
     for number, row in enumerate(rows, 1):
@@ -145,9 +145,9 @@ def _each(model: PreTrainedModel, rows: Sequence[Row], init: str) -> Iterator[sc
             print(f"lora.init={init}: {number} of {len(rows)} examples", flush=True)
 
 
-def _backbone(model: Any, batch: score.Batch) -> None:
-    """All but the head, to which no adapter goes."""
-    getattr(model, model.base_model_prefix)(input_ids=batch["input_ids"], use_cache=False)
+def _forward(model: Any, batch: head.Batch) -> None:
+    """The model's own forward pass: some have layers behind all that their ``base_model`` holds."""
+    model(input_ids=batch["input_ids"], use_cache=False)
 
 
 def _require(

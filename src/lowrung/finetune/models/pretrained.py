@@ -201,6 +201,11 @@ def added_rows(base: ModelConf) -> range:
     return range(min(*numbers, own), max(numbers) + 1)
 
 
+def config_of(base: ModelConf) -> Any:
+    """The config of a base, as transformers reads it."""
+    return AutoConfig.from_pretrained(folder_of(base), trust_remote_code=base.trust_remote_code)
+
+
 def skeleton(base: ModelConf) -> PreTrainedModel:
     """The base without weights, on the meta device: names and shapes in milliseconds."""
     model = plain_skeleton(folder_of(base), trust_remote_code=base.trust_remote_code)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError, install
-from lowrung.finetune.models import hub, pretrained
+from lowrung.finetune.models import hub, pretrained, weights
 
 CONVERT = (
     "A pickle can run any code when it is loaded. If you trust it, convert it once, to another folder:"
@@ -70,11 +71,19 @@ def _folder_problems(base: ModelConf, folder: Path) -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"model.path must have a config.json that is a mapping, but {folder / 'config.json'} is not."
         return
-    yield from _weight_problems(config, folder)
+    no_weights = list(_weight_problems(config, folder))
+    yield from no_weights
     if code_problem := _remote_code_problem(base, config, folder):
         yield code_problem
-    else:  # a tokenizer is chosen by the config: one mistake, one message
-        yield from list(_architecture_problems(base, config, folder)) or _tokenizer_problems(base, folder)
+        return
+    try:
+        model = _skeleton(base, config, folder)
+    except UsageError as error:  # tokenizer and weights go with the config: one mistake, one message
+        yield from error.problems
+        return
+    if not no_weights:
+        yield from weights.problems(model, folder)
+    yield from _tokenizer_problems(base, folder)
 
 
 def _weight_problems(config: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -100,19 +109,25 @@ def _remote_code_problem(base: ModelConf, config: dict[str, Any], folder: Path) 
     )
 
 
-def _architecture_problems(base: ModelConf, config: dict[str, Any], folder: Path) -> Iterator[str]:
+def _skeleton(base: ModelConf, config: dict[str, Any], folder: Path) -> PreTrainedModel:
+    """The model without weights.
+
+    Raises:
+        UsageError: when it is no causal language model, or cannot be built.
+    """
     named = config.get("architectures") or []
     if named and not base.trust_remote_code and not {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}.intersection(named):
-        yield (
+        raise UsageError(
             f"model.path must be a causal language model, which continues text, but config.json in {folder} names"
             f" {', '.join(named)}."
         )
-        return
     attention = None if list(_flash_problems(base)) else base.attn_implementation  # one mistake, one message
     try:
-        pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code, attention=attention)
+        return pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code, attention=attention)
     except Exception as error:  # whatever a foreign config, or foreign code, makes transformers raise
-        yield f"model.path={base.path} cannot be built from config.json in {folder}: {_in_short(error)}"
+        raise UsageError(
+            f"model.path={base.path} cannot be built from config.json in {folder}: {_in_short(error)}"
+        ) from None
 
 
 def _tokenizer_problems(base: ModelConf, folder: Path) -> Iterator[str]:

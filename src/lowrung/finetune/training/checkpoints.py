@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lowrung.store import atomic, records
 
 MARK = "complete.json"
-"""Written last. The trainer's own files do not show whether a checkpoint is complete: without ``optimizer.pt`` or
-``rng_state.pth`` it resumes silently, with other results."""
+"""Written last, with the name of the run's folder. The trainer's own files do not show whether a checkpoint is
+complete: without ``optimizer.pt`` or ``rng_state.pth`` it resumes silently, with other results."""
 
 History = list[tuple[int, dict[str, float]]]
 """What was reported: steps and their metrics."""
@@ -51,10 +51,15 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def delete_torn(folder: Path) -> None:
-    """Deletes the checkpoints in a folder that were not written to their end."""
+    """Deletes the checkpoints in a folder that were not written to their end, or were written by another run."""
     for path in _checkpoints(folder):
-        if not (path / MARK).exists():
+        if not (path / MARK).exists() or records.read(path / MARK).get("run") != _run_of(folder):
             shutil.rmtree(path)
+
+
+def _run_of(folder: Path) -> str:
+    """The name of the run's folder, its signature, that a folder of checkpoints lies in."""
+    return folder.resolve().parent.name
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -91,7 +96,7 @@ class Keep(TrainerCallback):
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         has_ended = control.should_training_stop and not self._is_cut_short()
         result = (best if args.load_best_model_at_end and best else path.name) if has_ended else None
-        mark = {"step": state.global_step, "history": list(self._history()), "result": result}
+        mark = {"run": _run_of(folder), "step": state.global_step, "history": list(self._history()), "result": result}
         atomic.write_json(path / MARK, mark)
         older = [other for other in _checkpoints(folder) if other != path and other.name != best]
         for stale in older[: max(0, len(older) - (self._limit - 1))]:

@@ -18,7 +18,7 @@ from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.score import Row
+from lowrung.finetune.models.head import LabelledLogits, Row
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
@@ -35,6 +35,7 @@ class Trained:
         metrics: exact results, by MLflow name.
         measurements: times and sizes of this run, by MLflow name.
         dtype: the coarsest precision of its weights.
+        labelled_logits: what its loss was computed from.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
     """
 
@@ -44,6 +45,7 @@ class Trained:
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     dtype: torch.dtype
+    labelled_logits: LabelledLogits
     ranks: Mapping[str, Mapping[str, float]]
 
 
@@ -116,7 +118,9 @@ def fine_tune(
         "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
-    return Trained(model, held_out, parameters, results, measurements, _lowest_dtype(model), ranks)
+    measurements |= data.measurements
+    dtype, logits = _lowest_dtype(model), trainer.labelled_logits
+    return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks)
 
 
 def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
@@ -147,7 +151,7 @@ def _trainable(
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
     if lora.is_full:
-        # A step is often smaller than what bfloat16 can add to a weight; autocast computes in it all the same.
+        # A step is often smaller than what bfloat16 can add to a weight.
         dtype = torch.float32 if base.dtype == "auto" else None
         return pretrained.load_base(base, pretrained.device(), dtype=dtype).requires_grad_(True), None
     model = pretrained.load_base(base, pretrained.device())

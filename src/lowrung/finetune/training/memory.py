@@ -1,5 +1,6 @@
-"""How much memory a run took."""
+"""How much memory a run took, and what gives it back."""
 
+import gc
 import resource
 import sys
 
@@ -17,3 +18,10 @@ def peak_bytes() -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was short, on the GPU or in main memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def free() -> None:
+    """Gives back what no object holds any more, the GPU's memory too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from lowrung.config.schema import LoraConf, TrainConf, total_steps
 from lowrung.finetune.data.prepared import Prepared
-from lowrung.finetune.models import score
+from lowrung.finetune.models import head, score
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
@@ -27,7 +27,12 @@ class LabelledTrainer(SFTTrainer):
     """SFTTrainer that runs the head where there is a label, and evaluates by sums over tokens.
 
     The stock trainer's eval loss is a mean of batch means, which moves by 0.03 with the batch size.
+
+    Attributes:
+        labelled_logits: how the logits are computed; `make_trainer` chooses it by what the model itself says.
     """
+
+    labelled_logits: head.LabelledLogits
 
     tokens_seen = 0
     step_seconds = 0.0
@@ -62,7 +67,7 @@ class LabelledTrainer(SFTTrainer):
         """The sum over labelled tokens, divided by their number in all accumulated batches of the step."""
         mask = inputs.get("attention_mask")  # packed rows have no padding, and no mask
         self.tokens_seen += inputs["input_ids"].numel() if mask is None else int(mask.sum())
-        logits, labels = score.labelled_logits(model, inputs)
+        logits, labels = self.labelled_logits(model, inputs)
         total = score.negative_log_likelihood(logits, labels)
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
@@ -78,7 +83,7 @@ class LabelledTrainer(SFTTrainer):
     def scores(self) -> dict[str, float]:
         """Scores the held-out rows with the present weights."""
         assert self.model is not None
-        scores = score.evaluate(self.model, self._batches_by_length(self.eval_dataset))
+        scores = score.evaluate(self.model, self._batches_by_length(self.eval_dataset), self.labelled_logits)
         return {
             "eval_loss": scores.loss,
             "eval_perplexity": math.exp(scores.loss) if scores.loss < 700 else math.inf,
@@ -90,8 +95,13 @@ class LabelledTrainer(SFTTrainer):
         ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
         size = self.args.per_device_eval_batch_size
         for start in range(0, len(ordered), size):
-            chunk = [{k: row[k] for k in ("input_ids", "labels")} for row in ordered[start : start + size]]
-            yield self._prepare_inputs(self.data_collator(chunk))
+            yield self.batch(ordered[start : start + size])
+
+    def batch(self, rows: Sequence[head.Row]) -> head.Batch:
+        """Rows as training gets them: padded, or with ``train.packing`` one behind the other."""
+        chosen = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
+        batch: head.Batch = self._prepare_inputs(self.data_collator(chosen))
+        return batch
 
 
 def make_trainer(
@@ -137,6 +147,9 @@ def make_trainer(
         optimizers=(_optimizer(model, lora, train), None),
     )
     _settle_whole_modules(model)
+    trainer.labelled_logits = head.choose(model, trainer.batch(head.probe_rows(data.eval)))
+    if trainer.labelled_logits is head.on_all_tokens:
+        print("the head sees all tokens, since this model's forward pass needs them", flush=True)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(should_stop, saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
@@ -191,7 +204,7 @@ def _arguments(train: TrainConf, rows: int, max_length: int, seed: int, checkpoi
         logging_nan_inf_filter=False,  # with the default, a NaN loss is logged as 0.0
         gradient_checkpointing=train.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        bf16=False,  # no autocast: a forward pass is in the precision of its weights, here as in the gate
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
         disable_tqdm=True,

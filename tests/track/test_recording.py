@@ -1,0 +1,88 @@
+"""Which store records runs: the settings', else that of MLflow's own environment variables, else mlflow.db."""
+
+import shutil
+
+import pytest
+from mlflow import MlflowClient
+
+from lowrung.config.schema import Config, TrackConf
+from lowrung.store.layout import RunFolder
+from lowrung.track import recording
+
+URI, EXPERIMENT, ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
+
+
+@pytest.fixture
+def environment(made, tmp_path, monkeypatch):
+    """A store and an experiment of the user's environment; the working folder has none."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "work").mkdir()
+    shutil.copy(made / "mlflow.db", tmp_path / "theirs" / "mlflow.db")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv(URI, "sqlite:///../theirs/mlflow.db")
+    monkeypatch.setenv(EXPERIMENT, "mine")
+    return tmp_path
+
+
+def config(**track):
+    made = Config(track=TrackConf(**track))
+    made.model.path, made.data.name, made.lora.r, made.train.learning_rate = "embedded:tiny", "number_words", 4, 1e-3
+    return made
+
+
+def test_runs_go_where_the_environment_says_and_it_is_printed(environment, tmp_path, capsys):
+    tracker = recording.make_tracker(config())
+    run = recording.start_single(tracker, config(), RunFolder(tmp_path))
+    uri = f"sqlite:///{environment / 'work' / '..' / 'theirs' / 'mlflow.db'}"
+    assert capsys.readouterr().out == f"tracking: {uri}, experiment mine\n"
+    client = MlflowClient(uri)
+    assert client.get_experiment(client.get_run(run).info.experiment_id).name == "mine"
+    assert not (environment / "work" / "mlflow.db").exists()
+
+
+def test_settings_come_before_the_environment(environment, made, capsys):
+    shutil.copy(made / "mlflow.db", environment / "work" / "ours.db")
+    recording.make_tracker(config(uri="sqlite:///ours.db", experiment="lowrung"))
+    assert capsys.readouterr().out == f"tracking: sqlite:///{environment / 'work' / 'ours.db'}, experiment lowrung\n"
+
+
+def test_without_a_tracker_the_environment_says_nothing(environment, monkeypatch, capsys):
+    monkeypatch.setenv(URI, "./mlruns")
+    monkeypatch.setenv(ID, "7")
+    monkeypatch.delenv(EXPERIMENT)
+    off = config(kind="none")
+    assert recording.tracking_problems(off) == []
+    assert recording.make_tracker(off).start_run("r=4") == ""
+    assert recording.settled(off.track) == off.track
+    assert capsys.readouterr().out == ""
+
+
+def test_another_experiment_has_none_of_the_runs(environment, monkeypatch):
+    """A study that goes on with it is recorded there as a whole."""
+    first = recording.make_tracker(config())
+    run = first.start_run("r=4")
+    monkeypatch.setenv(EXPERIMENT, "lowrung")
+    second = recording.make_tracker(config())
+    assert first.has_run(run)
+    assert not second.has_run(run)
+
+
+def test_problems_name_the_variable(environment, monkeypatch):
+    (environment / "work" / "file").touch()
+    monkeypatch.setenv(URI, "sqlite:///file/mlflow.db")
+    (problem,) = recording.tracking_problems(config())
+    assert problem.startswith(f"{URI} must")
+    monkeypatch.delenv(URI)
+    assert recording.tracking_problems(config()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "is_refused"), [(None, None, True), ("mine", None, False), (None, "x", False)]
+)
+def test_an_experiment_by_its_id_alone_is_refused(environment, monkeypatch, name, setting, is_refused):
+    monkeypatch.setenv(ID, "7")
+    monkeypatch.delenv(EXPERIMENT)
+    if name:
+        monkeypatch.setenv(EXPERIMENT, name)
+    problems = recording.tracking_problems(config(experiment=setting))
+    assert [ID in problem for problem in problems] == [True] * is_refused
