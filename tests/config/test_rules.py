@@ -267,7 +267,7 @@ class TestOverrides:
         ("~seed", "No setting may be deleted, but `~seed` deletes seed. Leave that out; `seed=...` sets it."),
         ("~lora", "No setting may be deleted, but `~lora` deletes lora. Leave that out; `lora=...` sets it."),
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
-        ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
+        ("lora.r=???", "lora.r must have a value, but has none. Write lora.r=VALUE"),
         ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
         ("train.sft=3", "train.sft must be a mapping such as {name:value}, but is '3'."),
         ("lora.peft=[a]", "lora.peft must be a mapping such as {name:value}, but is '[a]'."),

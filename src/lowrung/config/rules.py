@@ -188,11 +188,19 @@ def _pair_rules(config: Config) -> Iterator[str]:
 
 def _study_rules(study: str | None) -> Iterator[str]:
     """A study is a folder, and its trials are named by it: ``STUDY/3``."""
-    if study is not None and (study in (".", "..") or "/" in study or len(study.encode()) > LONGEST_NAME):
+    if study is not None and not _is_file_name(study):
         yield (
             f"study must be the name of a folder, without '/' and of {LONGEST_NAME} bytes at most, but is {study!r}."
-            " hydra.sweep.dir says where the folders of studies are."
+            " hydra.sweep.dir says where the folders of studies are; study=null names the study by what it is."
         )
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+        return False
+    return name not in (".", "..") and not {"/", "\0"} & set(name) and 0 < length <= LONGEST_NAME
 
 
 def _verify_rules(config: Config) -> Iterator[str]:

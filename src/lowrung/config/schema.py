@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from lowrung.config.interpolation import own_hydra_node
+from lowrung.errors import UsageError
 
 T = TypeVar("T")
 
@@ -429,8 +430,8 @@ class Config:
         track: where runs are recorded.
         sweeps: filled by ``sweeps=NAME``; holds nothing itself.
         seed: of the adapter's initial weights, the order of the data, and dropout. It is never searched.
-        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of the
-            search space.
+        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of
+            what the sweep is: settings, model and data, search space, versions.
         store: the folder where results are kept by signature.
     """
 
@@ -471,6 +472,7 @@ def resolve(config: Any) -> Config:
 
     Raises:
         ValueError: when a setting was taken out of it.
+        UsageError: when a recorded config was given a group's choice.
         OmegaConfBaseException: when a value does not fit, or cannot be found.
     """
     with own_hydra_node(config):
@@ -493,6 +495,11 @@ def resolve(config: Any) -> Config:
 def _held_to_the_schema(config: Any, ours: Mapping[str, Any]) -> Any:
     """A config of values alone with the schema's types; interpolations are still to be resolved."""
     declared = {field.name for field in dataclasses.fields(Config)}
+    if choices := [part for part in PARTS if part in ours and not OmegaConf.is_dict(ours[part])]:
+        raise UsageError(
+            f"{', '.join(choices)} must be set by settings, such as {choices[0]}.NAME=VALUE, since a recorded config"
+            " has values and no groups to choose from."
+        )
     known = OmegaConf.create({name: ours[name] for name in ours if name in declared})
     held: Any = OmegaConf.merge(OmegaConf.structured(Config), known)
     with open_dict(held):

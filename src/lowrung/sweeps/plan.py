@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.config import grammar, interpolation
+from lowrung.config import grammar
 from lowrung.config.schema import Config
+from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.runs.folder import notes
@@ -99,7 +100,7 @@ class Plan:
         purpose = identity.purpose(ends, preflights.values(), space, settings.goal)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, name)
-        if problems := list(folders.study_problems(folder, name)):
+        if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
         space = space.with_study(f"study={grammar.quote(grammar.literal(name))}")
         return cls(name, folder, space, points, total, settings, config, preflights, purpose, identity.inputs(ends))
@@ -140,8 +141,7 @@ def _folder(master: DictConfig, study: str | None) -> StudyFolder:
     """
     with open_dict(master):
         master.study = None if study is None else grammar.literal(study)
-    with interpolation.own_hydra_node(master):
-        folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
+    folder = StudyFolder(Path(hydra_job.sweep_folder(master)).absolute())
     if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
         raise UsageError(unwritable)
     return folder
