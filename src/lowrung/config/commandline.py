@@ -258,6 +258,8 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
         names = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
         wanted = kind.group(1) or kind.group(2)
         return f"{key} must be {names.get(wanted, wanted)}, but is {value!r}."
+    if is_known and "." in key and isinstance(OmegaConf.select(defaults, key), DictConfig):
+        return f"{key} must be a mapping such as {{name:value}}, but is {value!r}."
     return f"`{override}` is refused: {_first_line(error)}"
 
 
