@@ -1,6 +1,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import Qwen3MoeConfig
 
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
@@ -37,8 +38,17 @@ def test_of_a_model_that_reads_the_data_there_is_nothing_to_say(notes):
 
 
 def test_a_note_says_that_the_head_sees_all_tokens(notes):
-    (note,) = notes(models.changing_logits(models.smoothed), prepared(20, 40))
+    note, _ = notes(models.changing_logits(models.smoothed), prepared(20, 40))
     assert note.startswith("this model's forward pass does more with its head than predict each token by itself")
+
+
+def test_a_note_says_that_training_leaves_a_router_s_loss_out(notes):
+    config = Qwen3MoeConfig(
+        **architectures.SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, output_router_logits=True
+    )
+    (note,) = notes(architectures.random_model(config), prepared(20, 40))
+    assert note.startswith("this model computes a loss of its own, ")
+    assert note.endswith(": training takes that of the tokens, without terms such as a router's")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -3,7 +3,8 @@
 No config tells what a model does beside its head, or how many tokens it takes: only the model does.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow.compute
@@ -14,7 +15,7 @@ from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.gate.difference import padded
-from lowrung.finetune.models import context, generate, head, pretrained
+from lowrung.finetune.models import context, generate, head, pretrained, score
 from lowrung.finetune.models.head import LabelledLogits
 from lowrung.finetune.training import memory
 
@@ -31,7 +32,8 @@ def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[
         scores: the metrics of generated text.
 
     Returns:
-        what the user should know: that the head sees all tokens, and that answers end where the context does.
+        what the user should know: that the head sees all tokens, that the model would add to the loss, and that
+        answers end where the context does.
 
     Raises:
         UsageError: when the model cannot read the rows.
@@ -54,8 +56,10 @@ def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[
 
 
 def _notes(model: Any, rows: Prepared, new_tokens: int) -> list[str]:
-    way = head.choose(model, padded(head.probe_rows(rows.eval), model))
+    batch = padded(head.probe_rows(rows.eval), model)
+    way = head.choose(model, batch)
     found = [] if way is head.on_labelled_tokens else [_HEAD_NOTE]
+    found += _loss_notes(model, batch)
     prompts = [generate.prompt_tokens(row) for row in rows.eval]
     limit = context.limit(model.config)
     rooms = context.rooms(prompts, new_tokens, limit)
@@ -73,6 +77,22 @@ _HEAD_NOTE = (
     "this model's forward pass does more with its head than predict each token by itself, so training computes the"
     " logits of all tokens, not of the labelled ones alone: right, but slower"
 )
+
+
+@torch.no_grad()
+def _loss_notes(model: Any, batch: head.Batch) -> Iterator[str]:
+    """Compares the loss that training computes with the one that the model computes itself, where it computes any."""
+    logits, labels = head.on_all_tokens(model, batch)
+    ours = score.negative_log_likelihood(logits, labels).item() / labels.numel()
+    try:
+        own = float(model(**batch).loss)
+    except Exception:  # not every forward pass takes labels
+        return
+    if not math.isclose(ours, own, rel_tol=1e-4):
+        yield (
+            f"this model computes a loss of its own, {own:.4g} where that of its tokens is {ours:.4g}: training takes"
+            " that of the tokens, without terms such as a router's"
+        )
 
 
 def _longest(rows: Dataset) -> list[int]:

@@ -42,6 +42,13 @@ def test_truncation_is_counted(tokenizer, tmp_path):
     assert note.startswith(f"{rows.truncated} of 4 training examples are longer than data.max_length")
 
 
+def test_held_out_examples_that_are_scored_without_their_end_are_counted(tokenizer, tmp_path):
+    held_out = [Example.pair("held", answer) for answer in ("out", "answer " * 9, "answer " * 8)]
+    rows = prepared.prepare(corpus([Example.pair("a", "b")], held_out), tokenizer, data(), tmp_path / "tokens")
+    (note,) = rows.notes
+    assert note.startswith("2 of 3 held-out examples are longer than data.max_length and were cut")
+
+
 def test_without_a_cut_there_is_no_note(tokenizer, tmp_path):
     assert prepare(tokenizer, tmp_path, max_length=512).notes == ()
 
