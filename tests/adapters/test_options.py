@@ -300,6 +300,13 @@ class TestUnknown:
         change(adapter, lora_magic=value, enable_lora=None, merge_weights=False)
         assert problems_of(adapter) == ""
 
+    @pytest.mark.parametrize("values", [{"arrow_config": {"top_k": 2}}, {"megatron_config": {"hidden_size": 64}}])
+    def test_one_that_no_use_understands(self, adapter, values):
+        change(adapter, **values)
+        assert problems_of(adapter).startswith(
+            f"{next(iter(values))} must be unset for an adapter to be loaded, but is"
+        )
+
     def test_an_init_that_nobody_knows(self, adapter):
         change(adapter, init_lora_weights="magic")
         assert "init_lora_weights must not change the base when the adapter is loaded" in problems_of(adapter)
@@ -358,6 +365,25 @@ class TestExperts:
         adapters.load("both", tmp_path / "both")
         with pytest.raises(UsageError, match=r"target_parameters must be the same .* one has mlp\.experts\.gate_up"):
             adapters.load("one", tmp_path / "one")
+
+    def test_those_of_older_transformers_are_what_peft_makes_of_them(self, tmp_path, bases):
+        """A Mixtral's experts were a module each, with w1 and w3 apart, before transformers 5."""
+        base, folder = bases("mixtral"), tmp_path / "it"
+        LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["w1", "w2", "w3"]).save_pretrained(str(folder))
+        torch.manual_seed(0)
+        sizes = {"w1": (128, 64), "w2": (64, 128), "w3": (128, 64)}
+        tensors = {
+            f"{files.PREFIX}model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}.{factor}.weight": value * 0.1
+            for layer in range(2)
+            for expert in range(4)
+            for name, (out, into) in sizes.items()
+            for factor, value in (("lora_A", torch.randn(4, into)), ("lora_B", torch.randn(out, 4)))
+        }
+        save_file(tensors, folder / files.WEIGHTS)
+        expected = logits(loaded(base, folder))
+        assert compatibility.problems(files.read(folder), base, Use.MERGE) == []
+        shared(base, folder, expected)
+        merged(base, folder, expected)
 
     def test_biases_of_lora_are_not_combined_with_an_adapter_of_the_embedding(self, tmp_path):
         base, adapters = architectures.base("llama"), MultiAdapter(architectures.base("llama"), CPU)

@@ -1,9 +1,11 @@
 """Whether a saved adapter is complete and compatible with its base; no weights of the base are loaded."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
 from lowrung.adapters import files, injected, options, updates, vocabulary
 from lowrung.adapters.files import Saved
@@ -94,6 +96,7 @@ def _base_problems(saved: Saved, base: ModelConf, use: Use) -> list[str]:
     if found := list(vocabulary.problems(saved.folder, saved.config, rows, base)):
         return found
     try:
+        saved = as_installed(saved, base)
         adapted = injected.model(saved.config, base)
     except ValueError as error:
         modules = {name for name, _ in pretrained.skeleton(base).named_modules()}
@@ -103,6 +106,25 @@ def _base_problems(saved: Saved, base: ModelConf, use: Use) -> list[str]:
     misfits = list(_misfits(saved, *_shapes(adapted, base))) or list(_ignored(saved, adapted))
     found = [f"it must fit its base, but {base.path} {misfit}. {OTHER_BASE}" for misfit in misfits]
     return [*found, *(_bias_problems(saved.config, base) if use is Use.MERGE else ())]
+
+
+def as_installed(saved: Saved, base: ModelConf) -> Saved:
+    """The adapter with the layers that the installed transformers has, into which PEFT converts older ones.
+
+    Experts were a module each before transformers 5, and are one parameter since.
+
+    Raises:
+        ValueError: when PEFT cannot give the base such an adapter.
+    """
+    if not any(".experts." in name for name in saved.tensors):
+        return saved
+    adapted = injected.model(saved.config, base)
+    config = adapted.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    if set(config.target_parameters or ()) == set(saved.config.target_parameters or ()):
+        return saved
+    tensors = convert_peft_adapter_state_dict_for_transformers(adapted, config, dict(saved.tensors), "default")
+    return dataclasses.replace(saved, config=config, tensors=tensors)
 
 
 def check_biases(config: LoraConfig, base: ModelConf) -> None:

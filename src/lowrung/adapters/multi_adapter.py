@@ -101,6 +101,7 @@ class MultiAdapter:
         compatibility.check(saved, self.base, Use.SHARE)
         self._check_experts(name, saved)
         with blaming(f"The adapter in {saved.folder}"):
+            saved = compatibility.as_installed(saved, self.base)
             key = self._add(saved)
             self._fill(key, saved)
             self._adapters[name] = LoadedAdapter.of(saved, key, self.base, self._base_tensors)
@@ -279,7 +280,7 @@ class MultiAdapter:
 
     def _check_experts(self, name: str, saved: Saved) -> None:
         """Refuses adapters of other parameters than those of the adapters that are loaded: PEFT nests their layers."""
-        wanted = set(saved.config.target_parameters or ())
+        wanted = set(compatibility.as_installed(saved, self.base).config.target_parameters or ())
         for other, adapter in self._adapters.items():
             known = set(adapter.config.target_parameters or ())
             if wanted and known and wanted != known:

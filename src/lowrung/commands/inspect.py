@@ -71,7 +71,10 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
     with blaming(name):
         origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
         problems = compatibility.problems(saved, origin)
-        slots = None if problems else injected.slots(injected.model(saved.config, origin))
+        if problems:
+            return Inspection(_text(found, saved, origin, updates.layers(saved)), problems)
+        saved = compatibility.as_installed(saved, origin)
+        slots = injected.slots(injected.model(saved.config, origin))
         return Inspection(_text(found, saved, origin, updates.layers(saved, slots)), problems)
 
 
