@@ -1,7 +1,9 @@
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.finetune import preflight
@@ -162,3 +164,21 @@ def test_added_tokens_that_cannot_be_trained_as_asked_are_found(check):
     assert check(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [259]}).problems == ()
     (beyond,) = check(base={"added_tokens": ["Write"]}, lora={"trainable_token_indices": [260]}).problems
     assert "0 to 259, but holds 260" in beyond
+
+
+def test_what_the_weights_lack_and_what_peft_would_refuse_is_found(check, copy):
+    owned, unknown = check(lora={"peft": {"r": 8, "exclude_module": ["q_proj"]}}).problems
+    assert owned == "lora.peft.r must be left out: lora.r sets it. Use lora.r."
+    assert unknown.startswith(f"lora.peft.exclude_module is not a field of LoraConfig (peft {version('peft')}).")
+    assert unknown.endswith("Did you mean exclude_modules?")
+    (refusal,) = check(lora={"use_dora": True, "peft": {"velora_config": {"num_groups": 8}}}).problems
+    assert refusal.startswith("PEFT refuses these settings of lora: ")
+    held = load_file(copy / "model.safetensors")
+    save_file({**held, "visual.weight": held["lm_head.weight"].clone()}, copy / "model.safetensors", {"format": "pt"})
+    assert check(base={"path": str(copy)}).notes == (
+        f"1 tensors in {copy} are not of the model, and are left out: visual.weight",
+    )
+    del held["lm_head.weight"]
+    save_file(held, copy / "model.safetensors", {"format": "pt"})
+    (absent,) = check(base={"path": str(copy)}).problems
+    assert f"1 of 21 are not in {copy}: lm_head.weight" in absent

@@ -22,6 +22,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a router": ("mixtral", {"peft": {"target_parameters": ["gate.weight"]}, "rank_pattern": {"gate.weight": 2}}),
     "Gemma 4": ("gemma4", {}),
     "Gemma 4, an expression": ("gemma4", {"target_modules": r".*\.q_proj", "init": "pissa"}),
+    "Gemma 4, embedding": ("gemma4", {"modules_to_save": ["embed_tokens"]}),
     "Gemma 3": ("gemma3", {"use_dora": True}),
 }
 """Each with its base, an architecture's name, and settings of the adapter."""

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -35,6 +36,10 @@ def merge(model: PeftModel) -> PreTrainedModel:
     A float32 model loses nothing but rounding. Cast it afterwards: merging in a lower precision rounds twice.
     """
     merged: PreTrainedModel = model.merge_and_unload()
+    head: Any = merged.get_output_embeddings()
+    if head is not None and head.weight is not merged.get_input_embeddings().weight:
+        # PEFT says so of the whole model alone; of one with several parts, transformers reads the language model's.
+        merged.config.get_text_config().tie_word_embeddings = False
     return merged
 
 
