@@ -52,6 +52,7 @@ def test_the_card_states_base_data_config_metrics_and_the_gate(here):
         "| which is | a Llama of 2 layers with random weights |",
         "| run | ab12 |",
         "| rank | 4 |",
+        "| end with | `<\\|im_end\\|>` |",
         "| name | number_words |",
         "| batch_size | 1 |",
         "The merged-vs-adapter gate after training: passed.",

@@ -47,11 +47,12 @@ def test_a_text_ends_an_answer_as_soon_as_it_is_whole(tokenizer):
 
 def test_a_file_keeps_what_it_says_besides(tmp_path):
     """Strict saving refuses a temperature without sampling, which many bases have."""
-    base = {"eos_token_id": 7, "temperature": 0.6, "do_sample": False, "of_another": [1]}
+    base = {"eos_token_id": 7, "temperature": 0.6, "do_sample": False, "of_another": [1], "_from_model_config": True}
     (tmp_path / ends.FILE).write_text(json.dumps(base))
     Ends((3, 7), "|").write(tmp_path)
     config: Any = GenerationConfig.from_pretrained(tmp_path)
     assert (config.eos_token_id, config.temperature, config.of_another) == ([3, 7], 0.6, [1])
+    assert "_from_model_config" not in json.loads((tmp_path / ends.FILE).read_text())
     assert (Ends.read(tmp_path), ends.listed(tmp_path)) == (Ends((3, 7), "|"), (3, 7))
 
 

@@ -56,6 +56,7 @@ class Ends:
         """Writes the ends into a folder's generation config; what else it says stays, valid or not."""
         file = folder / FILE
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known.pop("_from_model_config", None)  # transformers 4 would take the ends of config.json instead
         tokens: Any = list(self.tokens) if len(self.tokens) > 1 else next(iter(self.tokens), None)
         file.write_text(
             json.dumps({**known, "eos_token_id": tokens, TEXT: self.text}, indent=2) + "\n", encoding="utf-8"
