@@ -12,8 +12,9 @@ from lowrung.store.layout import ROOT
 PACKAGE = ROOT / "src" / "lowrung"
 SCORE = "finetune/models/score.py"
 
-CARRIERS = ("errors", "store", "track.base")
-"""What a run imports without a change to its numbers: refusals, what lies on disk, and whom it hands its points."""
+CARRIERS = ("config.source", "errors", "store", "track.base")
+"""What a run imports without a change to its numbers: the hash of the code, refusals, what lies on disk, and whom it
+hands its points."""
 
 
 @pytest.fixture
