@@ -12,9 +12,8 @@ from lowrung.store.layout import ROOT
 PACKAGE = ROOT / "src" / "lowrung"
 SCORE = "finetune/models/score.py"
 
-CARRIERS = ("config.source", "errors", "store", "track.base")
-"""What a run imports without a change to its numbers: the hash of the code, refusals, what lies on disk, and whom it
-hands its points."""
+CARRIERS = ("config.interpolation", "config.source", "errors", "store", "track.base")
+"""What a run imports without a change to its numbers: values, refusals, what lies on disk, whom it hands its points."""
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from lowrung.engine import cores, gpus, local, process, worker
 from lowrung.engine.base import Ended, Engine, Exit, Job
+from lowrung.engine.interrupt import StopSignals
 from lowrung.engine.local import LocalEngine
 from lowrung.errors import EngineError
 from lowrung.store import atomic, mailbox
@@ -316,6 +317,25 @@ def test_ctrl_c_does_not_reach_a_job(engine: Engine, tmp_path: Path) -> None:
     os.kill(await_report(engine).report["pid"], signal.SIGINT)
     mailbox.ask_to_stop(tmp_path)
     assert end_of(engine, "a").value == "stopped"
+
+
+def wait_for_sigterm(folder: Path) -> str:
+    """Ends in good order, as a run does."""
+    with StopSignals() as signals:
+        mailbox.post(folder, {"pid": os.getpid(), "server": os.getppid()})
+        while not signals.is_to_stop:
+            time.sleep(0.01)
+    return "stopped"
+
+
+def test_sigterm_to_all_processes_lets_a_job_end_in_good_order(engine: Engine, tmp_path: Path) -> None:
+    """As a scheduler sends it; a fork server that it ended would take its jobs' answers along."""
+    engine.submit(Job("a", tmp_path, partial(wait_for_sigterm, tmp_path)))
+    report = await_report(engine).report
+    for name in ("server", "pid"):
+        if report[name] != os.getpid():
+            os.kill(report[name], signal.SIGTERM)
+    assert end_of(engine, "a") == Ended("a", Exit.RETURNED, "stopped")
 
 
 def ignore_sigterm(folder: Path) -> None:

@@ -54,10 +54,12 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_single_run_goes_on_where_it_was_stopped_and_where_it_was_killed(tmp_path, undisturbed):
-    stopped = signalled(tmp_path, "step 0/", signal.SIGINT, *SMALL)
-    assert stopped.returncode == 130, stopped.stderr
+    stopped = signalled(tmp_path, "step 0/", signal.SIGTERM, *SMALL)
+    assert stopped.returncode == 143, stopped.stderr
     assert "interrupted; the same command goes on from here" in stopped.stdout
     assert "Traceback" not in stopped.stderr
+    (run,) = tracked(tmp_path, "run")
+    assert run.info.status == "KILLED"
     killed = signalled(tmp_path, "step 40/", signal.SIGKILL, *SMALL)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "going on from step 1\n" in killed.stdout

@@ -1,5 +1,6 @@
 """A trial in its own process: what the job does that a coordinator has left an assignment for."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,21 @@ def test_one_that_found_no_tracker_says_so(composer: Composer, capfd: pytest.Cap
     assert returned == Ran(Status.COMPLETE, is_tracked=False)
     assert not run.data.metrics
     assert "nothing more is tracked from here on" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_with_a_checkpoint(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [signal.SIGTERM]
+
+    def add(*_: object) -> None:
+        if numbers:
+            signal.raise_signal(numbers.pop())
+
+    monkeypatch.setattr(recording.History, "add", add)
+    returned, run = trial(composer, "train.eval_steps=3")
+    assert returned == Ran(Status.CANCELLED, is_tracked=False)
+    assert list(Path("runs").glob("*/checkpoints/checkpoint-1/complete.json"))
+    assert run.info.status == "RUNNING"  # the coordinator closes it, or tries the run again
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Studies in a real database."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,11 @@ MIXED = ("lora.r=4,8", "train.learning_rate=tag(log,interval(1e-5,1e-1))")
 LOSS = {"eval/loss": "minimize"}
 
 Opener = Callable[..., Study]
+
+
+def waits_by(monkeypatch: pytest.MonkeyPatch, module: str, wait: Callable[..., object]) -> None:
+    """Puts something in the place of a module's own `time.sleep`."""
+    monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
 
 
 @pytest.fixture(scope="package")

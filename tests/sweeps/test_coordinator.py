@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
-from lowrung.errors import RunFailed
+from lowrung.errors import Interrupted, RunFailed
 from lowrung.store.outcome import Outcome, Status
 from tests import stage
 from tests.stage import by_seed, fails_at, interrupts_at, ranks, trains
@@ -209,3 +209,18 @@ def test_a_ctrl_c_that_python_drops_is_not_lost(here):
     with pytest.raises(KeyboardInterrupt):
         here.sweep("lora.r=2,4,8", act=act)
     assert ranks(here.ran) == [2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
+def test_other_signals_to_end_are_what_ctrl_c_is(here, number):
+    def act(config: Config) -> Outcome:
+        signal.raise_signal(number)
+        return trains(config)
+
+    with pytest.raises(Interrupted) as caught:
+        here.sweep("lora.r=2,4,8", act=act)
+    assert caught.value.exit_code == 128 + number
+    assert ranks(here.ran) == [2]
+    assert here.tracker.runs["run0"].status is Status.CANCELLED
+    assert ranks(here.sweep("lora.r=2,4,8")) == [4, 8]

@@ -15,7 +15,7 @@ from lowrung.errors import RunFailed
 from lowrung.runs.folder import kept_outcome
 from lowrung.store import atomic, results
 from lowrung.store.layout import RunFolder, StudyFolder
-from lowrung.store.outcome import Outcome
+from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import coordinator, queue
 from tests import stage
 from tests.stage import fails_at, leave, ranks, trains
@@ -98,6 +98,16 @@ class TestLostProcesses:
         assert ranks(here.sweep("lora.r=4,8", act=act)) == [4, 4, 8]
         assert "its process was lost (SIGKILL); tried again" in capsys.readouterr().out
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 2
+
+    @pytest.mark.slow
+    def test_one_that_was_told_to_stop_by_nobody_here_is_lost_too(self, here, capsys):
+        """A scheduler, or `kill`, sends SIGTERM to the worker alone; it ends with a checkpoint."""
+
+        def act(config: Config) -> Outcome:
+            return trains(config) if len(here.ran) > 1 else Outcome(Status.CANCELLED, cause="stopped at step 1")
+
+        assert ranks(here.sweep("lora.r=4", act=act)) == [4, 4]
+        assert "its process was lost (it was told to stop); tried again" in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_as_often_as_was_asked_for(self, here):

@@ -76,10 +76,12 @@ class TestReuse:
         assert ranks(here.sweep("lora.r=4,8", "study=second")) == [8]
 
     @pytest.mark.slow
-    def test_a_changed_model_is_trained_anew(self, here):
+    def test_a_changed_model_is_another_study(self, here):
         here.sweep("lora.r=4,8")
         changed = SimpleNamespace(**{**vars(SEEN), "model_fingerprint": "another"})
-        assert ranks(here.sweep("lora.r=4,8", seen=changed)) == [4, 8]
+        with pytest.raises(UsageError, match="'s' was made for another: the content of its model has changed"):
+            here.sweep("lora.r=4,8", seen=changed)
+        assert ranks(here.sweep("lora.r=4,8", "hydra.sweeper.fresh=true", seen=changed)) == [4, 8]
         assert len(list(Path("runs").iterdir())) == 4
 
     @pytest.mark.slow

@@ -7,7 +7,10 @@ from typing import Any
 from lowrung.config.schema import Config
 from lowrung.errors import did_you_mean
 
-SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
+SPELLINGS = {
+    **{"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"},
+    **{name: f"train.sft.{name}" for name in ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "warmup_steps")},
+}
 """What people type when they mean a setting whose name looks different."""
 
 
@@ -16,13 +19,20 @@ def is_declared(key: str) -> bool:
     return any(known == key or known.startswith(f"{key}.") for known in declared(Config))
 
 
-def declared(kind: Any, prefix: str = "") -> Iterator[str]:
+def declared(kind: Any) -> Iterator[str]:
     """Dotted names of all that a config dataclass declares."""
+    yield from types(kind)
+
+
+def types(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """The annotated type of all that a config dataclass declares, by dotted names."""
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            yield from declared(field.type, f"{prefix}{field.name}.")
+            found |= types(field.type, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}"
+            found[f"{prefix}{field.name}"] = field.type
+    return found
 
 
 def suggest_key(key: str, keys: Sequence[str]) -> str:

@@ -20,13 +20,16 @@ def problems(lora: LoraConf) -> Iterator[str]:
         yield from above("lora.alpha", lora.alpha, 0)
     if not 0 <= lora.dropout < 1:
         yield f"lora.dropout must be in [0, 1), but is {lora.dropout}. Use 0 for no dropout."
-    yield from _target_rules(lora.target_modules)
+    if not (_adapts_parameters(lora) and lora.target_modules == []):
+        yield from _target_rules(lora.target_modules)
     for name, least in (("rank_pattern", 1), ("alpha_pattern", 0)):
         yield from _pattern_rules(f"lora.{name}", getattr(lora, name), least)
     tokens = lora.trainable_token_indices
     if min(tokens, default=0) < 0 or len(set(tokens)) < len(tokens):
         yield f"lora.trainable_token_indices must be token numbers from 0, each once, but is {tokens}."
     yield from _init_rules(lora)
+    if _adapts_parameters(lora):
+        yield from _parameter_rules(lora)
     for layer in lora.layers_to_transform or ():
         yield from at_least("lora.layers_to_transform", layer, 0)
     if lora.layers_to_transform is not None and _is_regex(lora.target_modules):
@@ -36,6 +39,25 @@ def problems(lora: LoraConf) -> Iterator[str]:
         )
     if lora.lora_plus_ratio is not None:
         yield from above("lora.lora_plus_ratio", lora.lora_plus_ratio, 0)
+
+
+def _adapts_parameters(lora: LoraConf) -> bool:
+    """Whether parameters that are no linear layers are adapted, such as experts."""
+    return lora.experts or bool(lora.peft.get("target_parameters"))
+
+
+def _parameter_rules(lora: LoraConf) -> Iterator[str]:
+    """What PEFT cannot do with a parameter, to which it adds the update before the weights meet an input."""
+    setting = "lora.experts=true" if lora.experts else "lora.peft.target_parameters"
+    if lora.dropout:
+        yield f"{setting} needs lora.dropout=0, since no input is there to drop, but lora.dropout is {lora.dropout}."
+    if lora.use_dora:
+        yield f"{setting} needs plain LoRA, but lora.use_dora is true. Use lora.use_dora=false."
+    if lora.init not in ("default", "gaussian"):
+        yield f"{setting} needs lora.init default or gaussian, but lora.init is {lora.init}. Use lora.init=default."
+    for option in ("lora_bias", "velora_config", "use_bdlora"):
+        if lora.peft.get(option):
+            yield f"{setting} needs plain LoRA, but lora.peft.{option} is set. Leave one of them out."
 
 
 def _init_rules(lora: LoraConf) -> Iterator[str]:
@@ -53,6 +75,12 @@ def _init_rules(lora: LoraConf) -> Iterator[str]:
         yield (
             f"lora.lora_plus_ratio must be null with lora.init=mica, which leaves B fixed, but is"
             f" {lora.lora_plus_ratio:g}. Use lora.lora_plus_ratio=null."
+        )
+
+    if schema.is_converted(lora.init) and lora.peft.get("use_bdlora"):
+        yield (
+            f"lora.init={lora.init} starts with whole matrices, which lora.peft.use_bdlora holds in blocks. Use"
+            " lora.init=default, or leave lora.peft.use_bdlora out."
         )
 
 

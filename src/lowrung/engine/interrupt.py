@@ -1,39 +1,105 @@
-"""Ctrl-C: once to end in good order, twice to end now."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first to end in good order, the second to end now."""
 
+import contextlib
+import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from lowrung.errors import Interrupted
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end: Ctrl-C; schedulers, `docker stop` and `kill`; a terminal that was closed."""
 
 
-class CtrlC:
-    """While the block runs, the first Ctrl-C is only remembered; the second raises KeyboardInterrupt.
+class StopSignals:
+    """While the block runs, the first signal to end is only remembered; the second raises `Interrupted`.
 
-    It is remembered too, since Python drops an exception that comes inside a finaliser. Outside the main thread, where
-    no signal arrives, it does nothing.
+    It is remembered too, since Python drops an exception that comes inside a finaliser. A signal that this process
+    ignores stays ignored: Ctrl-C in a worker, SIGHUP below `nohup`. What was remembered is passed on to such a block
+    around this one. Outside the main thread, where no signal arrives, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.presses = 0
+        self._came: list[int] = []
+        self._before: dict[int, object] = {}
 
     @property
-    def was_pressed(self) -> bool:
+    def is_to_stop(self) -> bool:
         """Whether to end in good order."""
-        return self.presses > 0
+        return bool(self._came)
+
+    @property
+    def interruption(self) -> Interrupted:
+        """What to raise at the end."""
+        return Interrupted(self._came[0] if self._came else signal.SIGINT)
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt when Ctrl-C was pressed a second time."""
-        if self.presses > 1:
-            raise KeyboardInterrupt
+        """Raises `Interrupted` when a second signal has come."""
+        if len(self._came) > 1:
+            raise self.interruption
 
-    def __enter__(self) -> "CtrlC":
-        self._is_listening = threading.current_thread() is threading.main_thread()
-        if self._is_listening:
-            self._before = signal.signal(signal.SIGINT, self._press)
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_listening:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopSignals):
+                outer._came += [came for came in self._came if came == number]
 
-    def _press(self, *_: object) -> None:
-        self.presses += 1
+    def _take(self, number: int, _: FrameType | None) -> None:
+        self._came.append(number)
+        if number == signal.SIGHUP:
+            _leave_the_terminal()
         self.check()
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP raise `Interrupted` while the block runs, where Python leaves them to the system.
+
+    So what the program has opened is closed, as it is after Ctrl-C.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        _leave_the_terminal()
+    raise Interrupted(number)
+
+
+def _leave_the_terminal() -> None:
+    """Drops what is printed from now on, where it would go to a terminal that is gone: each line would raise."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if stream.isatty() or not _can_be_written(stream.fileno()):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _can_be_written(descriptor: int) -> bool:
+    try:
+        os.write(descriptor, b"")
+    except OSError:
+        return False
+    return True

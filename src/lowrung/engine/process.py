@@ -77,7 +77,12 @@ class Running:
             self.kill_at = time.monotonic() + GRACE_SECONDS
 
     def enforce_limits(self) -> None:
-        """Stops the job at its time limit, and kills it when the grace is over."""
+        """Stops the job at its time limit, and kills it when the grace is over.
+
+        A run ends in good order after SIGTERM, and at once after a second: what is cancelled gets both.
+        """
+        if self.stopped is not None and self.stopped[0] is Exit.CANCELLED:
+            self._signal(signal.SIGTERM)
         if self.time_limit is not None and time.monotonic() >= self._time_is_up_at:
             self.stop(Exit.TIMED_OUT, f"ran past hydra.launcher.time_limit={durations.text(self.time_limit)}")
         if time.monotonic() >= self.kill_at:
@@ -90,11 +95,11 @@ class Running:
         code = self.process.exitcode
         self.process.close()
         self.link.close()
-        if self.answer is not None:
-            return Ended(self.key, *worker.read_answer(self.answer))
-        if self.stopped is not None:
+        if self.stopped is not None:  # an answer that came later is that of a task which heard SIGTERM
             exit, cause = self.stopped
             return Ended(self.key, exit, cause=cause)
+        if self.answer is not None:
+            return Ended(self.key, *worker.read_answer(self.answer))
         return Ended(self.key, Exit.DIED, cause=_describe_exit(code or 0))
 
     def _signal(self, number: int) -> None:

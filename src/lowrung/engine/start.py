@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from lowrung.engine import cores, worker
+from lowrung.engine.interrupt import STOPS
 from lowrung.errors import EngineError
 
 Method = Literal["forkserver", "spawn"]
@@ -100,7 +101,7 @@ class Starter:
             if self._forks:
                 self._fork(process)
             else:
-                with cores.environment(variables), _sigint_blocked():
+                with cores.environment(variables), _signals_blocked():
                     process.start()
         return process
 
@@ -126,8 +127,9 @@ class Starter:
         Python 3.11 gives the server no `sys.path`, and the server would import from the working folder first. Hence
         the environment.
         """
+        resource_tracker.ensure_running()  # first: starting it would unblock the signals
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        with cores.environment({**cores.thread_variables(self._threads), **CUDA_CHECK, **path}), _sigint_blocked():
+        with cores.environment({**cores.thread_variables(self._threads), **CUDA_CHECK, **path}), _signals_blocked():
             forkserver.ensure_running()
 
     def _spawn_from_now_on(self, reason: str) -> None:
@@ -151,9 +153,13 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Keeps Ctrl-C from a process that is started in the block, from before its first line: it inherits the mask."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_blocked() -> Iterator[None]:
+    """Keeps signals to end from a process that is started in the block, from before its first line.
+
+    It inherits the mask. A scheduler sends SIGTERM to all processes, and jobs whose fork server has gone count as lost.
+    A job takes SIGTERM again when it has begun; see `lowrung.engine.worker.main`.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:

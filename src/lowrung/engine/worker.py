@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from lowrung.engine.base import Exit
+from lowrung.engine.interrupt import STOPS
 from lowrung.errors import EngineError
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder
@@ -41,7 +42,9 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
         variables: the whole environment of the process.
     """
     os.setsid()  # a process group of its own, so that what the task starts can be ended with it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the coordinator's terminal
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     multiprocessing.set_start_method(None, force=True)  # the task's own processes start as they do elsewhere
     redirect_output(RunFolder(folder).log)
     os.environ.clear()

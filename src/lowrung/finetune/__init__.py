@@ -13,5 +13,9 @@ warnings.filterwarnings(
     "ignore", message="Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
 )
 warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied after merging")
+# PEFT compares them with modules alone; `lowrung.finetune.lora.fit` has compared them with adapted parameters too.
+warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
+# It takes the biases of `lora.peft.lora_bias` for matrices that were not gathered from several processes.
+warnings.filterwarnings("ignore", message=r"Adapter '\w+': \d+ LoRA tensor\(s\) have invalid shape")
 # Printed at every start of every process: a faster kernel is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.config import source
-from lowrung.config.schema import DataConf, LoraConf, ModelConf
+from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
-from lowrung.finetune.data import corpus, prepared
+from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
-from lowrung.finetune.lora import fit
-from lowrung.finetune.models import added_tokens, context, pretrained, soundness
+from lowrung.finetune.data.template import Format
+from lowrung.finetune.lora import fit, injection, unadapted
+from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -42,7 +43,13 @@ class Preflight:
 
 
 def check(
-    *, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf], new_tokens: int = 0
+    *,
+    base: ModelConf,
+    data: DataConf,
+    store: Path,
+    adapters: Sequence[LoraConf],
+    trains: Sequence[TrainConf] = (),
+    new_tokens: int = 0,
 ) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
@@ -51,20 +58,23 @@ def check(
         data: the task.
         store: the results' folder; the tokens are kept there.
         adapters: the settings of each adapter that is to be put on the model.
+        trains: each way in which it is to be trained.
         new_tokens: the most tokens that the gate generates from a prompt.
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    found = list(metrics.problems(data.metrics))
+    of_training, notes = _training(trains)
+    found = [*metrics.problems(data.metrics), *of_training]
     if _is_found(base, found):
         found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        return _prepared(base, data, examples, store, new_tokens)
+        found_rows = _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
+    return dataclasses.replace(found_rows, notes=(*notes, *_model_notes(base, adapters), *found_rows.notes))
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
@@ -87,13 +97,30 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         )
     read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
     return Preflight(
-        notes=(*examples.unread, *_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows), *read),
+        notes=(
+            *examples.unread,
+            *_duplicate_notes(examples),
+            *rows.notes,
+            *_unseen_notes(base, rows),
+            *_end_notes(base, rows, data),
+            *read,
+        ),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
         data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
     )
+
+
+def _training(trains: Sequence[TrainConf]) -> tuple[list[str], list[str]]:
+    """Problems and notes of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
+    special = [train for train in trains if train.sft or train.lr_scheduler_type not in SCHEDULES]
+    if not special:
+        return [], []
+    from lowrung.finetune.training import sft_trial
+
+    return sft_trial.problems(special), sft_trial.notes(special)
 
 
 def _cache_problems(path: str) -> list[str]:
@@ -126,11 +153,20 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
     if found := soundness.problems(base):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
-    found = list(dict.fromkeys(problem for lora in adapters for problem in fit.problems(skeleton, lora, rows)))
+    loras = [lora for lora in adapters if not lora.is_full]
+    found = list(dict.fromkeys(problem for lora in loras for problem in fit.problems(skeleton, lora, rows)))
+    found = found or injection.refusals(skeleton, loras, rows)
     limit = context.limit(skeleton.config)
     if limit is not None and max_length > limit:
         found.append(f"data.max_length must be at most the model's context of {limit}, but is {max_length}.")
     return found
+
+
+def _model_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> list[str]:
+    skeleton = pretrained.skeleton(base)
+    plain = pretrained.plain_skeleton(pretrained.folder_of(base), trust_remote_code=base.trust_remote_code)
+    found = weights.notes(plain, pretrained.folder_of(base))
+    return list(dict.fromkeys([*found, *(note for lora in adapters for note in unadapted.notes(skeleton, lora))]))
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
@@ -146,6 +182,14 @@ def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
         if not unseen:
             return
     yield f"no training example holds {', '.join(unseen.values())}, so nothing is learnt of these added tokens"
+
+
+def _end_notes(base: ModelConf, rows: Prepared, data: DataConf) -> Iterator[str]:
+    """Says where training teaches no end of an answer, or another one than the base has."""
+    if rows.has_prompts:
+        tokenizer = pretrained.tokenizer_of(base)
+        template, listed = Format.of(data).template(tokenizer), ends.listed(pretrained.folder_of(base))
+        yield from taught.taught(tokenizer, template, listed=listed, rows=rows.train).notes(tokenizer)
 
 
 def _duplicate_notes(examples: Corpus) -> tuple[str, ...]:

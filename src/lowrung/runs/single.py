@@ -8,7 +8,7 @@ from lowrung.config import rules
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
 from lowrung.engine.cores import usable_cores
-from lowrung.engine.interrupt import CtrlC
+from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import RunFailed, UsageError
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
@@ -47,7 +47,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     Raises:
         UsageError: when the config cannot be run; nothing has been trained then.
         RunFailed: when the run did not complete.
-        KeyboardInterrupt: when Ctrl-C stopped it, after its checkpoint.
+        Interrupted: when Ctrl-C or SIGTERM stopped it, after its checkpoint.
     """
     problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
@@ -65,10 +65,11 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     if outcome is not None:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
-        outcome = _train(config, folder, preflight, threads)
-    if outcome.status is Status.CANCELLED:
-        print("interrupted; the same command goes on from here")
-        raise KeyboardInterrupt
+        with StopSignals() as signals:
+            outcome = _train(config, folder, preflight, threads, signals)
+        if outcome.status is Status.CANCELLED:
+            print("interrupted; the same command goes on from here")
+            raise signals.interruption
     print(_summary(outcome, folder, job))
     single = SingleRun(outcome, folder)
     if outcome.status is not Status.COMPLETE:
@@ -76,14 +77,14 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     return single
 
 
-def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int) -> Outcome:
+def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int, signals: StopSignals) -> Outcome:
     for note in notes(config, [preflight]):
         print(f"note: {note}")
     claim = prepare_folder(folder, config, preflight, threads)
     tracker = recording.make_tracker(config)
     run_id = recording.start_single(tracker, config, folder)
     history = recording.History(tracker, run_id)
-    with atomic.lock(folder.lock), CtrlC() as ctrl_c, Progress() as progress:
+    with atomic.lock(folder.lock), Progress() as progress:
         progress.start("run", "training", inputs.steps(config, preflight))
 
         def on_point(point: Point) -> None:
@@ -91,7 +92,7 @@ def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: i
             progress.update("run", point.step, point.metrics)
 
         def stop_reason() -> str | None:
-            return str(Status.CANCELLED) if ctrl_c.was_pressed else None
+            return str(Status.CANCELLED) if signals.is_to_stop else None
 
         outcome = execution.execute(
             config,

@@ -1,6 +1,7 @@
 """Hydra's task: a single run, or one run of a sweep's trial in its own process."""
 
 import dataclasses
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
+from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import StoreError
 from lowrung.runs import execution, inputs, single
 from lowrung.runs.folder import kept_outcome
@@ -105,11 +107,21 @@ def run(composed: DictConfig) -> Ran | SingleRun:
 
 
 def _run_trial(config: Config, assignment: Assignment) -> Ran:
-    """Trains, and tracks the results here: one coordinator of many slots would take too long for it."""
-    folder, preflight = assignment.folder, assignment.preflight
+    folder = assignment.folder
     _require_the_assigned(config, assignment)
     if (done := kept_outcome(folder)) is not None:  # a scheduler has started this very job again
         return Ran(done.status, is_tracked=False)
+    with StopSignals() as signals:  # SIGTERM, which schedulers send to all processes
+        return _train(config, assignment, lambda: mailbox.stop_reason(folder.path) or _cancelled(signals))
+
+
+def _cancelled(signals: StopSignals) -> str | None:
+    return str(Status.CANCELLED) if signals.is_to_stop else None
+
+
+def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str | None]) -> Ran:
+    """Trains, and tracks the results here: one coordinator of many slots would take too long for it."""
+    folder, preflight = assignment.folder, assignment.preflight
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
     outcome = execution.execute(
@@ -119,7 +131,7 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
         data=preflight.data_folder,
         threads=assignment.threads,
         on_point=history.add,
-        stop_reason=lambda: mailbox.stop_reason(folder.path),
+        stop_reason=stop_reason,
     )
     if not outcome.status.is_kept:  # the coordinator may try it again, in the same tracked run
         history.flush()

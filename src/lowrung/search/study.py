@@ -4,7 +4,6 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,16 +11,15 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from lowrung.errors import UsageError
 from lowrung.search import pruning, samplers
 from lowrung.search.constraints import parse
+from lowrung.search.lease import Lease
 from lowrung.search.space import Params, Space
-from lowrung.store import addresses, disk
+from lowrung.search.storage import Storage
 from lowrung.store.outcome import Outcome, Status
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -57,9 +55,14 @@ class Study:
         seed: of the sampler.
         sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
         pruner: ends bad trials early; see `lowrung.search.pruning`. Another one may go on with a study.
+        purpose: texts by kind and name that trials share where they can be compared: space, goal, settings and more.
+        inputs: texts by name that say why the kind ``content`` differs.
+        lock: a file that this process has locked, which makes it the study's one coordinator until `close`; None for a
+            process that is alone by other means.
 
     Raises:
-        UsageError: when the database does not open, or the study was made for another space or goal.
+        UsageError: when the database does not open, or the study was made for another purpose.
+        StudyTaken: when another process is the study's coordinator.
     """
 
     def __init__(
@@ -73,6 +76,9 @@ class Study:
         seed: int,
         sampler: Mapping[str, Any] = samplers.DEFAULT,
         pruner: Mapping[str, Any] = pruning.DEFAULT,
+        purpose: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        inputs: Mapping[str, str] = MappingProxyType({}),
+        lock: Path | None = None,
     ) -> None:
         self._distributions = space.distributions()
         self._objectives = dict(objectives)
@@ -84,29 +90,59 @@ class Study:
         self._unit_tokens: int | None = None  # a copy: the facts are a query, and each report needs them
         self._study = optuna.create_study(
             study_name=name,
-            storage=_opened(storage),
+            storage=Storage(storage),
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             load_if_exists=True,
         )
+        self._lease = None if lock is None else Lease(Storage(storage), self._study._study_id, lock)
         self._asked = len(self.trials)
-        self._hold_to({**space.described(), "objectives": self._objectives, "constraints": dict(constraints)})
+        goal = {"objectives": self._objectives, "constraints": dict(constraints)}
+        try:
+            self._hold_to({**space.described(), **goal, **purpose}, inputs)
+        except BaseException:
+            self.close()
+            raise
 
     @staticmethod
-    def delete(name: str, storage: str) -> None:
-        """Deletes the study of this name, if there is one."""
-        opened = _opened(storage)
-        with suppress(KeyError):
-            optuna.delete_study(study_name=name, storage=opened)
+    def delete(name: str, storage: str, lock: Path) -> None:
+        """Deletes the study of this name, if there is one.
 
-    def _hold_to(self, purpose: dict[str, Any]) -> None:
-        """Refuses another search. Optuna would keep the old objectives, and fail at a changed axis's first trial."""
+        Raises:
+            StudyTaken: when another process is its coordinator.
+        """
+        opened = Storage(storage)
+        try:
+            study_id = opened.get_study_id_from_name(name)
+        except KeyError:
+            return
+        Lease(Storage(storage), study_id, lock).release()
+        optuna.delete_study(study_name=name, storage=opened)
+
+    def close(self) -> None:
+        """Gives the study up to other processes."""
+        if self._lease is not None:
+            self._lease.release()
+
+    def _require_sole(self) -> None:
+        if self._lease is not None:
+            self._lease.require()
+
+    def _hold_to(self, purpose: Mapping[str, Mapping[str, str]], inputs: Mapping[str, str]) -> None:
+        """Refuses another search.
+
+        Optuna would keep the old objectives, and fail at a changed axis's first trial. Trials of other settings would
+        feed the sampler and the pruner, although no result of them counts.
+        """
         made_for = self.facts.get("purpose")
         if made_for is None:
             self.note("purpose", purpose)
+            self.note("inputs", dict(inputs))
         elif made_for != purpose:
+            changes = list(_changes(made_for, purpose, self.facts.get("inputs", {}), inputs))
+            shown = [*changes[:_SHOWN], *([f"and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else [])]
             raise UsageError(
                 f"study must name a new study or one of the same search, but {self.name!r} was made for another:"
-                f" {'; '.join(_changes(made_for, purpose))}. Choose another name, or add hydra.sweeper.fresh=true; runs"
+                f" {'; '.join(shown)}. Choose another name, or add hydra.sweeper.fresh=true; runs"
                 " that are in the store are not trained again."
             )
 
@@ -135,6 +171,7 @@ class Study:
         Raises:
             UsageError: when a package that the sampler needs is missing.
         """
+        self._require_sole()
         sampler = samplers.make(self._sampler, seed=self._seed, trial_number=self._asked)
         self._asked += 1
         with warnings.catch_warnings():
@@ -182,6 +219,7 @@ class Study:
         judged = self._judged_of(trial)
         if step not in judged.steps:
             judged.steps.add(step)
+            self._require_sole()
             trial.report(value, step)
             if self._pruner["name"] != "none" and self._is_to_be_pruned(trial):
                 trial.set_user_attr(_PRUNED, True)
@@ -246,6 +284,7 @@ class Study:
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Ends a trial. Every trial that is asked for is told exactly once, here."""
+        self._require_sole()
         self._judged.pop(trial.number, None)
         trial.set_user_attr("status", str(outcome.status))
         if outcome.cause:
@@ -259,39 +298,43 @@ class Study:
         self._study.tell(trial, values, state=state)
 
 
-def _opened(storage: str) -> RDBStorage:
-    """The database, made where it is a file.
-
-    Raises:
-        StoreError: when there is no space left for it.
-        UsageError: when it does not open for any other reason.
-    """
-    file = addresses.sqlite_path(storage)
-    try:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        return RDBStorage(storage)
-    except (ImportError, OSError, SQLAlchemyError, RuntimeError, ValueError) as error:
-        if disk.is_full(error, Path.cwd()):
-            raise disk.no_space(error) from error
-        which = f"this {storage.partition('://')[0]} one" if file is None else file
-        remedy = "Start it, or correct the address; a password goes into the environment."
-        if file is not None:
-            remedy = "Name another file, or move this one away: results are in the store, and are taken from there."
-        raise UsageError(
-            f"hydra.sweeper.storage must be a database that opens, but {which} does not:"
-            f" {str(error).splitlines()[0].rstrip('.')}. {remedy}"
-        ) from error
+_SHOWN = 12
+"""So many changes of a study are listed."""
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], inputs_before: Mapping[str, str], inputs: Mapping[str, str]
+) -> Iterator[str]:
     """The differences between two searches, as text."""
-    for kind in now:
-        old, new = before.get(kind) or {}, now[kind] or {}
+    searched = {*before.get("axes", ()), *now.get("axes", ())}
+    unset = {"settings": "unset"}
+    known = [kind for kind in now if kind in before]
+    named = 0
+    for kind in known:
+        old, new = before[kind] or {}, now[kind] or {}
         for key in {**old, **new}:
-            if key not in new:
-                yield f"{key} was {old[key]}, and is not searched now"
-            elif key not in old:
-                yield f"{key} is {new[key]} now, and was not searched"
-            elif old[key] != new[key]:
-                yield f"{key} was {old[key]}, and is {new[key]} now"
+            if old.get(key) == new.get(key) or (kind == "settings" and key in searched):
+                continue
+            if kind == "content":
+                yield from _new_content(key, inputs_before, inputs)
+            elif kind != "points" or named == 0:
+                yield _change(key, old, new, unset.get(kind, "not searched"))
+            named += 1
+    if len(known) < len(now) and not named:
+        yield "an earlier version of lowrung made it, which did not note its settings"
+
+
+def _change(key: str, old: Mapping[str, str], new: Mapping[str, str], unset: str) -> str:
+    if key not in new:
+        return f"{key} was {old[key]}, and is {unset} now"
+    if key not in old:
+        return f"{key} is {new[key]} now, and was {unset}"
+    return f"{key} was {old[key]}, and is {new[key]} now"
+
+
+def _new_content(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """Why the content of models or data is another: what was set, or else the files."""
+    changed = [key for key in {**before, **now} if key.startswith(f"{name}.") and before.get(key) != now.get(key)]
+    yield from (_change(key, before, now, "unset") for key in changed)
+    if not changed:
+        yield f"the content of its {name} has changed"

@@ -7,11 +7,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from lowrung.config import commandline, rules, schema, signature
+from lowrung.config import commandline, interpolation, repeats, rules, schema, signature
 from lowrung.config.schema import Config
+from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
 from lowrung.search import objectives, space
 from lowrung.search.space import Params, Space
+from lowrung.sweeps import agreement
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.templates import Templates
 from lowrung.track import recording
@@ -19,10 +21,34 @@ from lowrung.track import recording
 
 @dataclasses.dataclass(frozen=True)
 class GridPoint:
-    """A point of the grid. In ``config``, an interval's value is not chosen yet, and stands at its low end."""
+    """A point of the grid.
+
+    Attributes:
+        params: its values.
+        configs: one for each seed of the sweep's. An interval's value is not chosen yet, and stands at its low end.
+        at_high_ends: the first seed's, with each interval at its high end.
+        folders: the values of ``hydra.sweep.dir``.
+    """
 
     params: Params
-    config: Config
+    configs: tuple[Config, ...]
+    at_high_ends: Config
+    folders: tuple[str, ...]
+
+    @property
+    def config(self) -> Config:
+        """The first seed's."""
+        return self.configs[0]
+
+    @property
+    def identity(self) -> str:
+        """Equal for points that give the same runs."""
+        return schema.digest(
+            [
+                [signature.determining(config), vars(config.model), dataclasses.asdict(config.data)]
+                for config in (*self.configs, self.at_high_ends)
+            ]
+        )
 
 
 @dataclasses.dataclass
@@ -53,19 +79,22 @@ class Composer:
         """
         n_values = settings.n_values
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        readable = [override for text in overrides if (override := commandline.parsed(text, parser))]
+        read = [(text, commandline.parsed(text, parser)) for text in overrides]
+        in_force = repeats.in_force([override for _, override in read if override], parser)
+        unreadable = [text for text, override in read if not override]
+        texts = [override.input_line or "" for override in in_force]
         problems = [
-            *commandline.problems(overrides, self.compose, parser, _rules),
-            *space.problems(readable, settings.n_trials, needs_n_trials=n_values is None),
+            *commandline.problems([*unreadable, *texts], self._unnumbered, parser, _rules),
+            *space.problems(in_force, settings.n_trials, needs_n_trials=n_values is None),
             *settings.problems(),
             *also,
         ]
         if problems:
             raise UsageError(problems)
-        read = space.parse(overrides, parser)
+        made = space.parse(texts, parser)
         if n_values is None or n_values < 2:  # `samplers.problems` refuses a grid of one value
-            return read
-        return read.on_a_grid(n_values)
+            return made
+        return made.on_a_grid(n_values)
 
     def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
         """The grid's points; points with equal configs are one.
@@ -77,18 +106,32 @@ class Composer:
         Raises:
             UsageError: when points break a rule.
         """
-        points: dict[str, GridPoint] = {}
+        found = [self._point(space, params) for params in space.grid()]
         problems = dict.fromkeys(_interval_problems(space))
-        for params in space.grid():
-            config = self.config(space.overrides(params))
+        for config in (config for point in found for config in point.configs):
             problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
-            identity = schema.digest(
-                [signature.determining(config), vars(config.model), dataclasses.asdict(config.data)]
-            )
-            points.setdefault(identity, GridPoint(params, config))
+        if not problems:
+            problems.update(dict.fromkeys(agreement.problems(space, found)))
         if problems:
             raise UsageError(list(problems))
-        return list(points.values())
+        distinct: dict[str, GridPoint] = {}
+        for point in found:
+            distinct.setdefault(point.identity, point)
+        return list(distinct.values())
+
+    def _point(self, space: Space, params: Params) -> GridPoint:
+        seeds = space.seeds or (None,)
+        composed = [self._unnumbered(space.overrides(params, seed=seed)) for seed in seeds]
+        folders = dict.fromkeys(hydra_job.sweep_folder(one) for one in composed)
+        configs = tuple(schema.resolve(one) for one in composed)
+        high = configs[0]
+        if space.intervals:
+            high = schema.resolve(self._unnumbered(space.overrides(params, seed=seeds[0], is_high=True)))
+        return GridPoint(params, configs, high, tuple(folders))
+
+    def _unnumbered(self, overrides: Sequence[str]) -> DictConfig:
+        """A job's config before the job has a number; see `lowrung.sweeps.agreement.NO_NUMBER`."""
+        return self.job(overrides, agreement.NO_NUMBER, "")
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """A job's config, Hydra's node included."""
@@ -106,6 +149,8 @@ class Composer:
                 composed.hydra.sweep.subdir = f"{composed.hydra.sweep._get_node('subdir')._value()}/{subfolder}"
             composed.hydra.job.num = number
             composed.hydra.job.id = str(number)
+        with interpolation.own_hydra_node(composed):  # a setting may follow the job's folder
+            interpolation.set_output_folder(composed, composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
         return composed
 
 

@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hydra.types import TaskFunction
 from omegaconf import OmegaConf
 
 from lowrung.engine.base import Engine
-from lowrung.engine.interrupt import CtrlC
-from lowrung.errors import RunFailed
+from lowrung.engine.interrupt import StopSignals
+from lowrung.errors import RunFailed, StoreError
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.report.tables import counted
@@ -68,7 +69,7 @@ class Coordinator:
         self._plan = plan
         self._composer = composer
         self._study = study
-        self._maker = RunMaker(plan, composer, engine.threads)
+        self._maker = RunMaker.of(plan, composer, engine.threads)
         self._tracking = SweepTracking(recording.make_tracker(plan.config), study, plan)
         self._results = Results(plan, self._tracking.tracker)
         self._progress = Progress()
@@ -83,8 +84,8 @@ class Coordinator:
     def run(self) -> None:
         """Runs all trials that are still to run.
 
-        Ctrl-C once lets those that are running write a checkpoint and end, twice ends them at once; the same command
-        goes on from there.
+        Ctrl-C or SIGTERM once lets those that are running write a checkpoint and end, twice ends them at once; the same
+        command goes on from there.
         """
         atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
@@ -93,8 +94,8 @@ class Coordinator:
             done = len(self._results.trials)
             self._progress.say(f"study {self._plan.study}: {counted(self._plan.n_trials, 'trial')}, {done} done before")
             try:
-                with CtrlC() as ctrl_c:
-                    self._loop(ctrl_c)
+                with StopSignals() as signals:
+                    self._loop(signals)
             except BaseException as error:
                 self._break_off(error)
                 raise
@@ -118,16 +119,17 @@ class Coordinator:
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
         for run in self._queue.unfinished:
-            self._tracking.cancel(run, self._trial_of(run))
+            with suppress(StoreError):  # the study, where the tracker's id is, may be what broke off
+                self._tracking.cancel(run, self._trial_of(run))
         self._tracking.tracker.end_run(self._tracking.parent, Status.CANCELLED)
 
-    def _loop(self, ctrl_c: CtrlC) -> None:
+    def _loop(self, signals: StopSignals) -> None:
         while True:
-            ctrl_c.check()
-            if ctrl_c.was_pressed:
+            signals.check()
+            if signals.is_to_stop:
                 self._queue.wind_down()
                 if not self._queue.running:
-                    raise KeyboardInterrupt
+                    raise signals.interruption
             else:
                 while self._queue.has_room and (trial := self._agenda.next()):
                     self._start(trial)
@@ -220,7 +222,9 @@ class Coordinator:
             position = self._plan.seeds.index(seed) + 1
             pending.is_pruned |= self._study.report_seed(pending.trial, position, outcome.metrics)
         if pending.is_pruned or outcome.status is not Status.COMPLETE:
-            going = self._queue.drop(pending.trial.number)
+            for run in self._queue.drop(pending.trial.number):
+                self._tracking.cancel(run, pending.trial)  # it may have been opened, where its process was lost
+            going = self._queue.running_of(pending.trial.number)
             pending.seeds = [run.seed for run in going]
             if pending.is_pruned or outcome.status is Status.PRUNED:
                 for run in going:

@@ -11,7 +11,7 @@ from lowrung.sweeps.runs import RunMaker
 
 def render(plan: Plan, composer: Composer, engine: Engine) -> str:
     """The points of a sweep's grid, and how much of each is in the store, as text."""
-    space, maker = plan.space, RunMaker(plan, composer, engine.threads)
+    space, maker = plan.space, RunMaker.of(plan, composer, engine.threads)
     searched = {axis.key: str(axis) for axis in space.intervals}
     rows = []
     for point in plan.points[: plan.n_trials]:
@@ -27,9 +27,7 @@ def render(plan: Plan, composer: Composer, engine: Engine) -> str:
 
 def _in_store(maker: RunMaker, point: GridPoint) -> str:
     """How many of a point's runs, one for each seed, have their results in the store."""
-    plan = maker.plan
-    overrides = [[*plan.space.overrides(point.params), f"seed={seed}"] for seed in plan.seeds]
-    folders = [maker.folder(maker.composer.config(one)) for one in overrides]
+    folders = [maker.folder(config) for config in point.configs]
     kept = sum(kept_outcome(folder) is not None for folder in folders)
     if kept == len(folders):
         return "in the store"

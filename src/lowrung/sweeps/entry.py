@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
-from lowrung.errors import StoreError, UsageError
+from lowrung.errors import FolderInUse, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run
+from lowrung.sweeps import dry_run, folders
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
@@ -70,8 +70,8 @@ def run(
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
             return Results(planned, NullTracker())
-        with _alone(planned):
-            coordinator = Coordinator(_open_study(planned), planned, composer, task_function, engine)
+        with _alone(planned), closing(_open_study(planned)) as study:
+            coordinator = Coordinator(study, planned, composer, task_function, engine)
             coordinator.run()
     return coordinator.report()
 
@@ -91,12 +91,18 @@ def _alone(plan: Plan) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(atomic.lock(plan.folder.lock))
-        except StoreError:
-            raise UsageError(
-                f"study must not be in use, but another process runs {plan.study!r} in {plan.folder.path}. Wait for"
-                " it, stop it, or choose another name for this study."
-            ) from None
+        except FolderInUse:
+            raise _in_use(plan, f"another process in {plan.folder.path}") from None
+        if problems := list(folders.study_problems(plan.folder, plan.study)):  # since the plan was made
+            raise UsageError(problems)
         yield
+
+
+def _in_use(plan: Plan, holder: str) -> UsageError:
+    return UsageError(
+        f"study must not be in use, but {plan.study!r} is run by {holder}. Wait for it, stop it, or choose another name"
+        " for this study."
+    )
 
 
 def _make_engine(launcher: Any, settings: Settings, config: DictConfig) -> Engine:
@@ -119,13 +125,27 @@ def _make_engine(launcher: Any, settings: Settings, config: DictConfig) -> Engin
 
 
 def _open_study(plan: Plan) -> "Study":
-    """Opens the study. ``fresh`` deletes its record and its jobs' folders first; results stay in the store."""
+    """Opens the study, as its one coordinator, wherever its storage is.
+
+    Raises:
+        UsageError: when the storage does not open, or another process is the study's coordinator.
+    """
+    from lowrung.search.lease import StudyTaken
+
+    try:
+        return _study(plan)
+    except StudyTaken as error:
+        raise _in_use(plan, str(error)) from None
+
+
+def _study(plan: Plan) -> "Study":
+    """The study. ``fresh`` deletes its record and its jobs' folders first; results stay in the store."""
     from lowrung.search.study import Study
 
     settings = plan.settings
     storage = addresses.absolute(settings.storage or f"sqlite:///{plan.folder.database}", Path.cwd())
     if settings.fresh:
-        Study.delete(plan.study, storage)
+        Study.delete(plan.study, storage, plan.folder.lock)
         for job in plan.folder.path.iterdir():
             if job.name.isdigit():
                 shutil.rmtree(job)
@@ -138,4 +158,7 @@ def _open_study(plan: Plan) -> "Study":
         seed=plan.config.seed,
         sampler=settings.sampler,
         pruner=settings.pruner,
+        purpose=plan.purpose,
+        inputs=plan.inputs,
+        lock=plan.folder.lock,
     )

@@ -1,17 +1,16 @@
 """What a sweep is to do: its space, its grid, its settings, and what the preflight found."""
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.config import schema
+from lowrung.config import grammar
 from lowrung.config.schema import Config
+from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.runs.folder import notes
@@ -19,8 +18,9 @@ from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import preflight
+from lowrung.sweeps import folders, identity, preflight
 from lowrung.sweeps.composer import Composer, GridPoint
+from lowrung.sweeps.identity import Purpose
 from lowrung.sweeps.settings import Settings
 from lowrung.track import recording
 
@@ -34,7 +34,7 @@ def require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
     Raises:
         UsageError: when a point's model has no device map.
     """
-    if gpus > 1 and any(point.config.model.device_map != "auto" for point in points):
+    if gpus > 1 and any(config.model.device_map != "auto" for point in points for config in point.configs):
         raise UsageError(
             f"hydra.launcher.gpus_per_trial={gpus} needs a model that is spread over them, but model.device_map is"
             " null. Add model.device_map=auto."
@@ -54,6 +54,8 @@ class Plan:
         settings: the fields of ``hydra.sweeper``.
         config: of the first point, for what is the same in all.
         preflights: what was found of each model and data; see `Plan.preflight`.
+        purpose: what the trials share; see `lowrung.sweeps.identity`.
+        inputs: where models and data are from.
     """
 
     study: str
@@ -64,6 +66,8 @@ class Plan:
     settings: Settings
     config: Config
     preflights: Mapping[str, "Preflight"]
+    purpose: Purpose
+    inputs: Mapping[str, str]
 
     @classmethod
     def make(
@@ -77,24 +81,29 @@ class Plan:
         """Names the study, and checks its models and data.
 
         Raises:
-            UsageError: with every problem that the preflight found.
+            UsageError: with every problem of the jobs' folders, or else of the preflight.
         """
         config, master, n_trials = points[0].config, composer.master, settings.n_trials
-        name = config.study or _study_name(master, space, settings)
         with open_dict(master):
-            master.study = name
             master.track = recording.settled(config.track)
-        folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
-        if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
-            raise UsageError(unwritable)
+        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
+        folder = _folder(master, config.study)  # of its name, which may follow from what is found
+        if problems := folders.Jobs(composer, space, folder).problems(points[:total]):
+            raise UsageError(problems)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
-        preflights = preflight.check_all(engine, [point.config for point in points], folder)
+        configs = [config for point in points for config in point.configs]
+        ends = [*configs, *(point.at_high_ends for point in points)]
+        known = {preflight.key(config) for config in configs}
+        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
-        fixed = (text for text in space.fixed if not text.startswith("study="))
-        space = dataclasses.replace(space, fixed=(*fixed, f"study={_quoted(name)}"))
-        return cls(name, folder, space, points, total, settings, config, preflights)
+        purpose = identity.purpose(ends, preflights.values(), space, settings.goal)
+        name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
+        folder = _folder(master, name)
+        if problems := list(folders.study_problems(folder, grammar.literal(name))):
+            raise UsageError(problems)
+        space = space.with_study(f"study={grammar.quote(grammar.literal(name))}")
+        return cls(name, folder, space, points, total, settings, config, preflights, purpose, identity.inputs(ends))
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -102,29 +111,44 @@ class Plan:
         return self.space.seeds or (self.config.seed,)
 
     def preflight(self, config: Config) -> "Preflight":
-        """What was found for this config's model and data."""
-        return self.preflights[preflight.key(config)]
+        """What was found for this config's model and data.
+
+        Raises:
+            UsageError: when nothing was, since they follow a value that was drawn.
+        """
+        key = preflight.key(config)
+        if key not in self.preflights:
+            raise UsageError(
+                "model and data must not follow from an interval, but what is read differs between two of its values."
+                " Models and data are checked before the first run: give a list of values instead."
+            )
+        return self.preflights[key]
 
 
 def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
     """When the runs of these points are evaluated."""
     return [
         Schedule(train.eval_steps, train.max_steps or sys.maxsize, train.batch_size * train.gradient_accumulation_steps)
-        for train in (point.config.train for point in points)
+        for train in (config.train for point in points for config in point.configs)
     ]
 
 
-def _study_name(master: DictConfig, space: Space, settings: Settings) -> str:
-    """The name of the preset or the task with a hash of the search; tracking and paths do not count."""
+def _folder(master: DictConfig, study: str | None) -> StudyFolder:
+    """The folder of a study of this name, which the sweep has from now on.
+
+    Raises:
+        UsageError: when no file can be written there.
+    """
+    with open_dict(master):
+        master.study = None if study is None else grammar.literal(study)
+    folder = StudyFolder(Path(hydra_job.sweep_folder(master)).absolute())
+    if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
+        raise UsageError(unwritable)
+    return folder
+
+
+def _task(master: DictConfig) -> str:
+    """The name of the preset or of the data."""
     choices = OmegaConf.to_container(master.hydra.runtime.choices)
     assert isinstance(choices, dict)
-    task = str(choices.get("sweeps") or choices.get("data") or "sweep").replace("/", "_")
-    fixed = sorted(text for text in space.fixed if not text.startswith(("track", "store=", "study=", "sweeps=")))
-    axes = {axis.key: axis.distinct for axis in space.choices}
-    searched = [dataclasses.asdict(axis) for axis in space.intervals]
-    return f"{task}-{schema.digest([fixed, axes, searched, space.seeds, settings.goal])[:6]}"
-
-
-def _quoted(name: str) -> str:
-    """A study's name as an override's value; quoted where Hydra would read more than a word."""
-    return name if re.fullmatch(r"[A-Za-z_][\w-]*", name) else QuotedString(name, Quote.single).with_quotes()
+    return str(choices.get("sweeps") or choices.get("data") or "sweep").replace("/", "_")

@@ -164,12 +164,16 @@ class Queue:
             self._ask_to_end(run, Status.PRUNED)
 
     def drop(self, trial: int) -> list[Run]:
-        """Forgets a trial's runs that have no slot; returns those that have one."""
-        for run in self.unfinished:
-            if run.trial == trial and run.key not in self._running:
-                self._states.pop(run.key, None)
+        """Forgets a trial's runs that have no slot, and returns them."""
+        dropped = [run for run in (*self._for_a_slot, *self._for_another) if run.trial == trial]
+        for run in dropped:
+            self._states.pop(run.key, None)
         self._for_a_slot = [run for run in self._for_a_slot if run.trial != trial]
         self._for_another = [run for run in self._for_another if run.trial != trial]
+        return dropped
+
+    def running_of(self, trial: int) -> list[Run]:
+        """A trial's runs that have a slot."""
         return [run for run in self._running.values() if run.trial == trial]
 
     def wind_down(self) -> None:
@@ -249,13 +253,16 @@ class Queue:
             return []
         outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
         is_cancelled = state.asked_to_end is Status.CANCELLED
-        is_lost = outcome is None and ended.exit is Exit.DIED and not is_cancelled
-        if is_lost and state.losses < self._plan.settings.retries:
-            self._progress.end(run.key, run.title, f"its process was lost ({ended.cause}); tried again")
+        is_stopped = outcome is not None and outcome.status is Status.CANCELLED  # by a signal to its process alone
+        is_lost = (is_stopped or (outcome is None and ended.exit is Exit.DIED)) and not is_cancelled
+        if is_lost and ended.exit is not Exit.TIMED_OUT and state.losses < self._plan.settings.retries:
+            cause = ended.cause or "it was told to stop"
+            self._progress.end(run.key, run.title, f"its process was lost ({cause}); tried again")
             self._states[run.key] = dataclasses.replace(state, losses=state.losses + 1, asked_to_end=None)
             self._for_a_slot.insert(0, run)
             return []
-        outcome = outcome or Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
+        if outcome is None or (is_stopped and ended.exit is Exit.TIMED_OUT):
+            outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
         is_tracked = isinstance(raised, Ran) and raised.is_tracked

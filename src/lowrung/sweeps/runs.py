@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
+from lowrung.engine import hydra_job
 from lowrung.report import leaderboard
 from lowrung.runs import inputs
 from lowrung.search.space import Value
 from lowrung.store import layout
 from lowrung.store.layout import RunFolder
 from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.folders import Taken
 from lowrung.sweeps.plan import Plan
 
 
@@ -57,11 +59,18 @@ class RunMaker:
         plan: the sweep's.
         composer: makes the jobs' configs.
         threads: CPU threads of each run.
+        taken: the folders of the jobs that were made.
     """
 
     plan: Plan
     composer: Composer
     threads: int
+    taken: Taken
+
+    @classmethod
+    def of(cls, plan: Plan, composer: Composer, threads: int) -> "RunMaker":
+        """One that has made none yet."""
+        return cls(plan, composer, threads, Taken(plan.folder))
 
     def make(self, trial: int, params: Mapping[str, Value], seed: int, overrides: Sequence[str] | None = None) -> Run:
         """A trial's run.
@@ -71,11 +80,15 @@ class RunMaker:
             params: the trial's values.
             seed: one of the sweep's.
             overrides: those of `half_the_batch`, where the run is tried again with them; None follows from the rest.
+
+        Raises:
+            UsageError: when a trial of other values has the job's folder.
         """
         space = self.plan.space
-        wanted = overrides or [*space.overrides(params), *(f"seed={seed}" for _ in space.seeds[:1])]
+        wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
+        self.taken.take(hydra_job.output_folder(composed), params, seed)
         name = leaderboard.name(space.texts(params))
         return Run(
             trial=trial,

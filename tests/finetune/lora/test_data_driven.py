@@ -37,7 +37,7 @@ def batches(rows):
 def start_of_eva(rows, **changed):
     model = base()
     torch.manual_seed(0)
-    return data_driven.eva(model, targets(model, "all-linear", None), settings(**changed), rows)
+    return data_driven.eva(model, targets(model, settings()), settings(**changed), rows)
 
 
 def inputs_at_learnt_tokens(rows, name):
@@ -67,7 +67,7 @@ class TestEva:
     def test_ranks_are_shared_out_anew(self, rows, pattern):
         lora = settings(rank_pattern=pattern)
         given = {name: len(factor) for name, factor in start_of_eva(rows, rank_pattern=pattern).items()}
-        names = targets(base(), "all-linear", None)
+        names = targets(base(), settings())
         assert sum(given.values()) == sum(rank(lora, name) for name in names)
         assert all(got <= 2 * rank(lora, name) for name, got in given.items())
         assert len(set(given.values())) > 1
@@ -85,7 +85,7 @@ class TestEva:
         given = start_of_eva(rows, r=1, alpha=2.0)
         adapted = adapter.adapted_layers(adapter.attach(base(), settings(init="eva", r=1, alpha=2.0), rows))
         assert adapted.keys() == given.keys()
-        assert len(given) < len(targets(base(), "all-linear", None))
+        assert len(given) < len(targets(base(), settings()))
 
 
 def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):

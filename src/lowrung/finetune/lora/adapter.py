@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.config import CordaConfig, LoraGAConfig
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
-from lowrung.config.schema import LoraConf, is_converted, pattern
-from lowrung.finetune.lora import data_driven, residual, settings
+from lowrung.config.schema import LoraConf, is_converted
+from lowrung.finetune.lora import data_driven, peft_config, residual, settings
 from lowrung.finetune.models.head import Row
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
@@ -40,11 +39,11 @@ def attach(
     Raises:
         UsageError: when none of these examples reaches an adapted layer.
     """
-    names = settings.targets(model, lora.target_modules, lora.layers_to_transform)
+    names = settings.targets(model, lora)
     if lora.init == "eva":
         adapted = _attach_eva(model, lora, data_driven.eva(model, names, lora, rows), added_rows)
     else:
-        config = _config(model, lora, names, added_rows)
+        config = peft_config.make(model, lora, names, added_rows)
         if lora.init == "corda":
             data_driven.prepare_corda(model, config, names, rows)
         elif lora.init == "lora_ga":
@@ -85,45 +84,25 @@ def _attach_eva(
         for name, rank in ranks.items()
     }
     lora = dataclasses.replace(lora, init="default", rank_pattern=ranks, alpha_pattern=alphas)
-    adapted = get_peft_model(model, _config(model, lora, list(ranks), added_rows))
+    adapted = get_peft_model(model, peft_config.make(model, lora, list(ranks), added_rows))
     for name, layer in adapted_layers(adapted).items():
         layer.lora_A["default"].weight.data.copy_(start[name])
     return adapted
 
 
 def adapted_layers(model: PeftModel) -> dict[str, Any]:
-    """The layers with an adapter, by their whole names in the base."""
-    return {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    """The layers with an adapter, by their whole names in the base; of an adapted parameter, by the parameter's."""
+    layers = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    return {_adapted_name(name, layer): layer for name, layer in layers.items()}
 
 
-def _config(model: PreTrainedModel, lora: LoraConf, names: Sequence[str], added_rows: Sequence[int]) -> LoraConfig:
-    linear = settings.linear_layers(model)
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it, a float will do
-        lora_dropout=lora.dropout,
-        bias=lora.bias,  # type: ignore[arg-type]  # one of the literals, as lowrung.config.rules has seen
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
-        init_lora_weights=True if lora.init in ("default", "loftq") else lora.init,  # type: ignore[arg-type]
-        corda_config=CordaConfig() if lora.init == "corda" else None,
-        lora_ga_config=LoraGAConfig() if lora.init == "lora_ga" else None,
-        target_modules=_as_peft_names_them(names, linear),
-        fan_in_fan_out=all(isinstance(linear[name], Conv1D) for name in names),
-        # Whole names: PEFT takes any module whose name ends so, with "norm" also each block's input_layernorm.
-        modules_to_save=[name for wanted in lora.modules_to_save for name in settings.named(model, wanted)] or None,
-        trainable_token_indices=settings.token_rows(model, lora, added_rows) or None,
-        rank_pattern=pattern(lora.rank_pattern),
-        alpha_pattern=pattern(lora.alpha_pattern),
-    )
-
-
-def _as_peft_names_them(chosen: Sequence[str], linear: Mapping[str, nn.Module]) -> list[str]:
-    """The shortest names that mean the chosen layers and no others: last parts where they suffice, else whole names."""
-    last = {name.rsplit(".", 1)[-1] for name in chosen}
-    meant = [name for name in linear if name.rsplit(".", 1)[-1] in last]
-    return sorted(last) if len(meant) == len(chosen) else list(chosen)
+def _adapted_name(name: str, layer: LoraLayer) -> str:
+    """PEFT wraps a module once for each of its parameters that is adapted, one wrapper within the other."""
+    if not isinstance(layer, ParamWrapper):
+        return name
+    while name.endswith(".base_layer"):
+        name = name.removesuffix(".base_layer")
+    return f"{name}.{layer.parameter_name}"
 
 
 def prepare_quantized(model: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
@@ -141,13 +120,15 @@ def factors(model: PeftModel) -> dict[str, Tensor]:
 
 
 def _factor(name: str) -> str | None:
-    return next((factor for factor in ("lora_A", "lora_B") if f".{factor}." in name), None)
+    """Which factor a tensor is; a bias of B, by `lora.peft.lora_bias`, is none."""
+    return next((factor for factor in ("lora_A", "lora_B") if name.endswith(f".{factor}.weight")), None)
 
 
 def ranks(model: PeftModel) -> dict[str, dict[str, float]]:
     """Each adapted layer's rank, as it is trained, and the scaling of its update, by the layer's whole name.
 
-    The saved adapter of an init that is converted has twice the rank at the same scaling.
+    Of experts it is the rank of each. The saved adapter of an init that is converted has twice the rank at the same
+    scaling.
     """
     return {
         name: {"rank": layer.r["default"], "scaling": layer.scaling["default"]}
@@ -189,9 +170,9 @@ def save(
         config, state = for_original_base(config, state, initial)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    save_file(
-        {name: t.contiguous() for name, t in state.items()}, folder / "adapter_model.safetensors", {"format": "pt"}
-    )
+    # Copies: where PEFT ties what it trains, two names have one tensor, which the file must hold twice.
+    held = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    save_file(held, folder / "adapter_model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(folder)
     return (folder / "adapter_model.safetensors").stat().st_size
 

@@ -1,5 +1,6 @@
 """What keeps an adapter's settings from fitting a model, found without the model's weights."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
@@ -7,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowrung.config.schema import LoraConf, is_converted, pattern
-from lowrung.finetune.lora import settings
+from lowrung.finetune.lora import peft_options, settings
 from lowrung.finetune.models import added_tokens
 
 
@@ -19,10 +20,12 @@ def problems(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] =
         lora: the adapter's settings.
         added_rows: the rows of embedding and head that are not the base's; see `pretrained.added_rows`.
     """
+    if options := peft_options.problems(lora):
+        yield from options
+        return
     linear = settings.linear_layers(model)
-    found = _target_problems(model, lora, settings.targetable(model))
+    found = [*_target_problems(model, lora, settings.targetable(model)), *_parameter_problems(model, lora)]
     yield from found
-    chosen = settings.targets(model, lora.target_modules, lora.layers_to_transform)
     for name in lora.modules_to_save:
         if not settings.named(model, name):
             yield f"lora.modules_to_save must name modules of the model, but it has no {name}."
@@ -30,10 +33,14 @@ def problems(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] =
     yield from _added_row_problems(model, lora, added_rows)
     if found:
         return
+    chosen = settings.targets(model, lora)
+    adapted = [*chosen, *settings.target_parameters(model, lora)]
     for field in ("rank_pattern", "alpha_pattern"):
         for key in pattern(getattr(lora, field)):
-            if not any(settings.fits_pattern(key, name) for name in chosen):
-                yield f"lora.{field} must name adapted modules, but {key!r} fits none of {_some(chosen)}."
+            if not any(settings.fits_pattern(key, name) for name in adapted):
+                yield f"lora.{field} must name adapted modules, but {key!r} fits none of {some(adapted)}."
+    if lora.peft.get("lora_bias"):
+        yield from _bias_problems({name: linear[name] for name in chosen})
     if is_converted(lora.init) or lora.init in ("loftq", "mica"):
         yield from _init_problems(lora, {name: linear[name] for name in chosen})
 
@@ -52,20 +59,50 @@ def _target_problems(model: PreTrainedModel, lora: LoraConf, available: Sequence
     if unknown := [name for name in names if not any(settings.is_wanted(layer, [name]) for layer in linear)]:
         found.append(
             f"lora.target_modules must name linear modules of the model, but it has no {', '.join(unknown)}."
-            f" It has {', '.join(available)}."
+            f" It has {', '.join(available)}.{_taken(model, unknown)}"
         )
-    if not found and not settings.targets(model, wanted, None):
+    anywhere = dataclasses.replace(lora, layers_to_transform=None)
+    if not found and wanted != [] and not settings.targets(model, anywhere):
         found.append(
-            f"lora.target_modules must fit linear modules of the model, but {wanted!r} fits none. It has"
-            f" {_some(list(linear))}."
+            f"lora.target_modules must fit linear modules of the model, but {wanted!r} fits none{_excluding(lora)}."
+            f" It has {some(list(linear))}."
         )
-    last = max((number for name in linear if (number := settings.layer_number(name)) is not None), default=-1)
-    if beyond := [layer for layer in layers or () if layer > last]:
+    lists = lora.peft.get("layers_pattern") or []
+    last = max((number for name in linear if (number := settings.layer_number(name, lists)) is not None), default=-1)
+    if lists and last < 0:
+        found.append(f"lora.peft.layers_pattern must name a list of the model's blocks, but no layer is in {lists!r}.")
+    elif beyond := [layer for layer in layers or () if layer > last]:
         found.append(
             f"lora.layers_to_transform must be blocks of the model, 0 to {last}, but holds"
             f" {', '.join(map(str, beyond))}."
         )
     return found
+
+
+def _parameter_problems(model: PreTrainedModel, lora: LoraConf) -> Iterator[str]:
+    if lora.experts and not settings.experts(model):
+        yield "lora.experts=true needs a mixture with stacked experts, but the model has none. Leave it out."
+    known = dict(model.named_parameters())
+    for wanted in lora.peft.get("target_parameters") or []:
+        meant = [parameter for name, parameter in known.items() if settings.ends_with_any(name, [wanted])]
+        if not meant:
+            yield (
+                f"lora.peft.target_parameters must name parameters of the model, but it has no {wanted}. It has"
+                f" {some(list(settings.experts(model)) or list(known))}."
+            )
+        elif any(parameter.ndim not in (2, 3) for parameter in meant):
+            yield (
+                f"lora.peft.target_parameters must name matrices or stacks of them, but {wanted} has the shape"
+                f" {tuple(meant[0].shape)}."
+            )
+
+
+def _bias_problems(chosen: Mapping[str, nn.Module]) -> Iterator[str]:
+    if without := [name for name, module in chosen.items() if getattr(module, "bias", None) is None]:
+        yield (
+            f"lora.peft.lora_bias needs adapted layers that have biases, to which merging adds it, but {some(without)}"
+            " have none. Leave lora.peft.lora_bias out, or those layers with lora.target_modules."
+        )
 
 
 def _token_problems(model: PreTrainedModel, lora: LoraConf) -> Iterator[str]:
@@ -124,5 +161,16 @@ def _init_problems(lora: LoraConf, chosen: Mapping[str, nn.Module]) -> Iterator[
             return
 
 
-def _some(names: Sequence[str]) -> str:
+def _taken(model: PreTrainedModel, names: Sequence[str]) -> str:
+    taken = sorted({name.rsplit(".", 1)[-1] for name in names} & settings.taken_names(model))
+    return f" PEFT takes {', '.join(taken)} for names of experts: use lora.experts=true." if taken else ""
+
+
+def _excluding(lora: LoraConf) -> str:
+    excluded = lora.peft.get("exclude_modules")
+    return f" that lora.peft.exclude_modules={excluded!r} leaves" if excluded else ""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first four names, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,13 +1,20 @@
-"""What an adapter's settings mean on a model: which modules and rows are trained, with which ranks."""
+"""What an adapter's settings mean on a model: which modules, parameters and rows are trained, with which ranks."""
 
+import copy
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowrung.config.schema import LoraConf, pattern
+from lowrung.finetune.models import text_path
 
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)$")
 MLP = re.compile(r"(^|\.)(\w*mlp\w*|\w*feed_forward\w*|\w*ffn\w*|experts(\.\d+)?)$")
@@ -30,13 +37,85 @@ def fits_pattern(key: str, name: str) -> bool:
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every linear layer that LoRA can target by its whole name: all but the head."""
+    """Every linear layer that LoRA can target by its whole name.
+
+    That is all but the head, routers that return more than a product, layers whose names PEFT takes for others
+    (`taken_names`), and, of a model that takes images or sound too, layers that text does not go through.
+    """
+    taken = taken_names(model)
+    reached = _text_modules(model)
+    return {
+        name: module
+        for name, module in all_linear_layers(model).items()
+        if name in reached and name.rsplit(".", 1)[-1] not in taken
+    }
+
+
+def all_linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Every linear layer by its whole name but the head and routers, whether LoRA can target it or not."""
     head = model.get_output_embeddings()
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and _gives_a_product(module)
     }
+
+
+def _gives_a_product(module: nn.Module) -> bool:
+    """Whether a layer returns one tensor, as PEFT expects; routers that are linear layers may return several."""
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward) or hasattr(module, "source_cls"):  # or is quantised
+        return True
+    weight: Any = module.weight
+    try:
+        given = copy.deepcopy(module).to("meta")(torch.empty(2, weight.shape[-1], dtype=weight.dtype, device="meta"))
+    except Exception:  # it takes more than one input, or reads numbers
+        return True
+    return isinstance(given, Tensor)
+
+
+def taken_names(model: PreTrainedModel) -> set[str]:
+    """The last parts of linear layers' names that PEFT takes for something else in this architecture.
+
+    It reads ``gate_proj`` as an expert's in models whose experts had that name in transformers 4, also where it is the
+    name of a dense layer or of shared experts; no spelling of these reaches PEFT.
+    """
+    names = {name.rsplit(".", 1)[-1] for name in all_linear_layers(model)}
+    return {name for name in names if name not in _converted(model, name)}
+
+
+def _converted(model: PreTrainedModel, name: str) -> set[str]:
+    """What PEFT makes of the name of a target."""
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model=model, conversions=None)
+    except ValueError:  # "without also targeting": it is a part of what is fused
+        return set()
+    return set(config.target_modules or ())
+
+
+def experts(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Every parameter that holds a matrix for each expert of a mixture, (experts, …, …), by its whole name.
+
+    They are no linear layers. Other parameters have three dimensions too, so the first one must be a number of experts
+    in the config, and the module no convolution.
+    """
+    config = model.config.get_text_config().to_dict()
+    counts = {value for name, value in config.items() if "expert" in name and isinstance(value, int) and value > 1}
+    return {
+        f"{module_name}.{name}": parameter
+        for module_name, module in _text_modules(model).items()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.shape[0] in counts and not isinstance(module, _ConvNd)
+    }
+
+
+def _text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules by their whole names; of a model that takes images or sound too, those that text goes through."""
+    modules = dict(model.named_modules())
+    if not text_path.has_other_inputs(model):
+        return modules
+    inside = text_path.in_language_model(model)
+    return {name: module for name, module in modules.items() if name in inside}
 
 
 def targetable(model: PreTrainedModel) -> list[str]:
@@ -44,23 +123,60 @@ def targetable(model: PreTrainedModel) -> list[str]:
     return sorted({name.rsplit(".", 1)[-1] for name in linear_layers(model)})
 
 
-def targets(model: PreTrainedModel, wanted: str | Sequence[str], layers: Sequence[int] | None) -> list[str]:
-    """The whole names of the modules that are adapted, in the model's order.
+def targets(model: PreTrainedModel, lora: LoraConf) -> list[str]:
+    """The whole names of the linear layers that are adapted, in the model's order.
 
-    Args:
-        model: the base, or its skeleton.
-        wanted: ``all-linear``, ``attention``, ``mlp``, names as PEFT takes them (whole, or the end of a whole
-            name after a dot), or a regular expression over whole names.
-        layers: the numbers of the blocks that are adapted, or None for all.
+    They are those that ``lora.target_modules`` means, in the blocks of ``lora.layers_to_transform``, without those of
+    ``lora.peft.exclude_modules``.
     """
-    chosen = [name for name in linear_layers(model) if is_wanted(name, wanted)]
-    return chosen if layers is None else [name for name in chosen if layer_number(name) in layers]
+    excluded = lora.peft.get("exclude_modules") or []
+    return [
+        name
+        for name in linear_layers(model)
+        if is_wanted(name, lora.target_modules) and not _is_excluded(name, excluded) and is_in_layers(name, lora)
+    ]
+
+
+def target_parameters(model: PreTrainedModel, lora: LoraConf) -> list[str]:
+    """The whole names of the parameters that are adapted beside linear layers, in the model's order.
+
+    They are the experts in the blocks of ``lora.layers_to_transform`` where ``lora.experts`` is true, and those that
+    ``lora.peft.target_parameters`` names: whole names, or the end of a whole name after a dot.
+    """
+    ends = lora.peft.get("target_parameters") or []
+    stacked = [name for name in experts(model) if is_in_layers(name, lora)] if lora.experts else []
+    return [name for name, _ in model.named_parameters() if name in stacked or ends_with_any(name, ends)]
+
+
+def _is_excluded(name: str, excluded: str | Sequence[str]) -> bool:
+    """Whether ``lora.peft.exclude_modules`` means a layer: a regular expression over whole names, or names."""
+    if isinstance(excluded, str):
+        return bool(excluded) and re.fullmatch(excluded, name) is not None
+    return ends_with_any(name, excluded)
+
+
+def ends_with_any(name: str, ends: Sequence[str]) -> bool:
+    """Whether a whole name is one of these names, or ends so after a dot, as PEFT matches them."""
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def is_in_layers(name: str, lora: LoraConf) -> bool:
+    """Whether a layer or parameter is in one of the blocks of ``lora.layers_to_transform``, or all are meant."""
+    if lora.layers_to_transform is None:
+        return True
+    return layer_number(name, lora.peft.get("layers_pattern") or []) in lora.layers_to_transform
 
 
 def is_wanted(name: str, wanted: str | Sequence[str]) -> bool:
-    """Whether ``lora.target_modules`` mean the linear layer of this whole name; see `targets`."""
+    """Whether ``lora.target_modules`` mean the linear layer of this whole name; see `targets`.
+
+    Args:
+        name: the layer's whole name.
+        wanted: ``all-linear``, ``attention``, ``mlp``, names as PEFT takes them (whole, or the end of a whole
+            name after a dot), or a regular expression over whole names.
+    """
     if not isinstance(wanted, str):
-        return any(name == target or name.endswith(f".{target}") for target in wanted)
+        return ends_with_any(name, wanted)
     if wanted == "all-linear":
         return True
     parent = name.rsplit(".", 1)[0]
@@ -69,9 +185,17 @@ def is_wanted(name: str, wanted: str | Sequence[str]) -> bool:
     return re.fullmatch(wanted, name) is not None
 
 
-def layer_number(name: str) -> int | None:
-    """The number of the block that a module is in, or None outside the blocks."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+def layer_number(name: str, lists: str | Sequence[str] = ()) -> int | None:
+    """The number of the block that a module is in, or None outside the blocks.
+
+    Args:
+        name: the module's whole name.
+        lists: what the list of the blocks is called, such as ``h``, or several names; none is the outermost list.
+    """
+    for blocks in [lists] if isinstance(lists, str) else lists:
+        if found := re.match(rf"(?:^|.*?\.){blocks}\.(\d+)\.", name):
+            return int(found.group(1))
+    return None if lists else next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def named(model: PreTrainedModel, name: str) -> list[str]:
