@@ -182,3 +182,92 @@ def test_what_the_weights_lack_and_what_peft_would_refuse_is_found(check, copy):
     save_file(held, copy / "model.safetensors", {"format": "pt"})
     (absent,) = check(base={"path": str(copy)}).problems
     assert f"1 of 21 are not in {copy}: lm_head.weight" in absent
+
+
+class TestBadRows:
+    """Rows that cannot be learnt."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        rows = [*pairs(6), {"prompt": "?", "completion": ""}, {"prompt": "x" * 200, "completion": "y"}]
+        return write_rows(tmp_path / "rows.jsonl", rows)
+
+    def test_they_are_refused_by_default(self, check, path):
+        (problem,) = check(name="file", path=path, train_size=None, eval_size=2).problems
+        assert (
+            problem == f"data.path={path}, line 7: completion must not be empty. data.on_bad_rows=drop leaves it out."
+        )
+
+    def test_they_are_left_out_and_named_on_request(self, check, path, tmp_path):
+        settings = {"name": "file", "train_size": None, "eval_size": 2, "on_bad_rows": "drop"}
+        found = check(path=path, **settings)
+        assert found.problems == ()
+        (note,) = found.notes
+        assert note.startswith(f"data.on_bad_rows=drop left 2 rows out: data.path={path}, line 7: completion must not")
+        assert f"; data.path={path}, line 8: data.max_length must leave room" in note
+        rows = Prepared.load(found.data_folder)
+        assert sum(split.rows for split in found.splits) == len(rows.train) + len(rows.eval) == 6
+        assert rows.measurements == {"data/dropped_rows": 2.0}
+
+    def test_what_is_left_identifies_the_data(self, check, path, tmp_path):
+        settings = {
+            "name": "file",
+            "train_size": None,
+            "eval_path": write_rows(tmp_path / "eval.jsonl", pairs(2, "held")),
+        }
+        good = write_rows(tmp_path / "good.jsonl", pairs(6))
+        found = check(path=path, eval_size=None, on_bad_rows="drop", **settings)
+        clean = check(path=good, eval_size=None, **settings)
+        assert (found.problems, clean.problems) == ((), ())
+        trained = [sorted(Prepared.load(each.data_folder).train["input_ids"]) for each in (found, clean)]
+        assert trained[0] == trained[1]
+
+    def test_if_nothing_is_left_it_is_refused(self, check, tmp_path):
+        path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "x" * 200, "completion": f"{n}"} for n in range(4)])
+        problems = check(name="file", path=path, train_size=None, eval_size=1, on_bad_rows="drop").problems
+        assert problems[0] == "There must be examples to train on, but none is left."
+
+
+class TestDate:
+    """A template that asks for the time."""
+
+    @pytest.fixture
+    def dated(self, tmp_path):
+        folder = tmp_path / "dated"
+        shutil.copytree(pretrained.locate("embedded:tiny"), folder)
+        template = folder / "chat_template.jinja"
+        template.write_text("{{ 'Today is ' + strftime_now('%d %b %Y %H:%M:%S.%f') + '\\n' }}" + template.read_text())
+        return {"path": str(folder)}
+
+    def test_it_is_the_day_of_the_setting_and_told(self, check, dated):
+        found = check(base=dated, max_length=256)
+        assert found.notes == ("the chat template asks for the date: in all examples it is data.date=2026-01-01",)
+        tokenizer = pretrained.load_tokenizer(Path(dated["path"]))
+        text = str(tokenizer.decode(Prepared.load(found.data_folder).train["input_ids"][0]))
+        assert text.startswith("Today is 01 Jan 2026 00:00:00.000000\n")
+
+    def test_another_day_is_other_data(self, check, dated):
+        fingerprints = {check(base=dated, date=day).data_fingerprint for day in ("2026-01-01", "2026-01-02")}
+        assert len(fingerprints) == 2
+
+    def test_a_template_that_does_not_ask_makes_the_same_data_on_each_day(self, check):
+        fingerprints = {check(date=day).data_fingerprint for day in ("2026-01-01", "2026-01-02")}
+        assert len(fingerprints) == 1
+
+
+def test_variables_that_the_template_does_not_read_are_refused(check):
+    (problem,) = check(chat_template_kwargs={"enable_thinking": True}).problems
+    assert "it does not read 'enable_thinking'; it reads none" in problem
+
+
+def test_data_is_what_is_written_of_it(check, tmp_path):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+    def fingerprint(name, key):
+        path = write_rows(tmp_path / f"{name}.jsonl", [{"messages": [*chat[:1], {**chat[1], **key}]}] * 4)
+        held_out = write_rows(tmp_path / "eval.jsonl", pairs(2))
+        found = check(name="file", path=path, eval_path=held_out, train_size=None, eval_size=None)
+        assert found.problems == ()
+        return found.data_fingerprint
+
+    assert fingerprint("plain", {}) == fingerprint("tagged", {"mood": "glad"})

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lowrung.config import schema
+from lowrung.config import source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
@@ -87,7 +87,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
     if problems := prepared.problems(examples, tokenizer, data):
         raise UsageError(problems)
     fingerprint = pretrained.fingerprint(pretrained.folder_of(base))
-    key = prepared.key(examples, tokenizer, data, f"{fingerprint}-{schema.digest(base.added_tokens)}")
+    key = prepared.key(examples, tokenizer, data, fingerprint, base.added_tokens, source.digest())
     folder = layout.tokens_folder(store, key)
     rows = prepared.prepare(examples, tokenizer, data, folder)
     if data.metrics and not rows.has_prompts:

@@ -194,6 +194,102 @@ class TestBadRows:
         assert found[3] == "47 more rows like these. data.on_bad_rows=drop leaves them out."
 
 
+class TestBrokenFiles:
+    """What people's files hold by accident: the line is named, or the row is read as it should be."""
+
+    GOOD = '{"prompt": "a", "completion": "b"}'
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            ('{"prompt": "a", "completion": "so funny \\ud83d"}', "half of a character, \\ud83d, after"),
+            ('{"prompt": "a", "completion": "\\udc8d"}', "half of a character, \\udc8d"),
+            ('{"prompt": "a", "completion": "b", "completion": "c"}', "it has 'completion' more than once"),
+            ('{"prompt": "a", "completion": NaN}', "it is not JSON: NaN is no JSON number"),
+            ('{"prompt": "a", "completion": -Infinity}', "it is not JSON: -Infinity is no JSON number"),
+            ('{"prompt": "a", "completion": ' + "9" * 5000 + "}", "it is not JSON: Exceeds the limit"),
+            ('{"prompt": "a", "completion": 1' + "0" * 30 + "}", "completion must be a text, but is 1000000"),
+            ('{"prompt": "a", "completion": ' + "[" * 100_000, "it is not JSON that can be read"),
+            ('{"prompt": "a", "completion": "b"} {}', "it is not JSON: Extra data"),
+            ("null", "it must be an object with named cells, but is a NoneType"),
+        ],
+        ids=["high", "low", "twice", "nan", "infinity", "digits", "number", "deep", "two", "null"],
+    )
+    def test_of_json(self, tmp_path, line, reason):
+        (tmp_path / "a.jsonl").write_text(f"{self.GOOD}\n{line}\n{self.GOOD}\n")
+        (problem,) = problems(tmp_path / "a.jsonl")
+        assert ", line 2: " in problem
+        assert reason in problem
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("\\ud83d\\ude00", "😀"), ("a\\u0000b", "a\0b"), ("a\u2028b", "a\u2028b"), ("a\\nb", "a\nb")],
+        ids=["pair", "nul", "separator", "newline"],
+    )
+    def test_odd_characters_are_read(self, tmp_path, text, expected):
+        (tmp_path / "a.jsonl").write_text(f'{{"prompt": "a", "completion": "{text}"}}\n', encoding="utf-8")
+        assert read(tmp_path / "a.jsonl") == [Example.pair("a", expected)]
+
+    @pytest.mark.parametrize("ending", ["jsonl", "csv"])
+    def test_other_bytes(self, tmp_path, ending):
+        rows = [self.GOOD, '{"prompt": "a", "completion": "é"}'] if ending == "jsonl" else ["prompt,completion", "a,é"]
+        (tmp_path / f"a.{ending}").write_bytes("\n".join([*rows, rows[0].replace("é", "e")]).encode("latin-1"))
+        (problem,) = problems(tmp_path / f"a.{ending}")
+        assert ", line 2: it must be UTF-8, but has the byte 0xe9 after " in problem
+
+    def test_a_header_that_names_a_column_twice(self, tmp_path):
+        (tmp_path / "a.csv").write_text("prompt,completion,completion\na,b,c\n")
+        assert "its header has 'completion' more than once" in problems(tmp_path / "a.csv")[0]
+
+    def test_a_quote_that_is_not_closed(self, tmp_path):
+        (tmp_path / "a.csv").write_text('prompt,completion\na,b\nc,"d\n')
+        assert "after line 2: unexpected end of data" in problems(tmp_path / "a.csv")[0]
+
+    def test_a_first_row_that_is_bad_does_not_say_what_form_all_have(self, tmp_path):
+        path = write_rows(tmp_path / "a.jsonl", [{"id": 1}, *ROWS])
+        (problem,) = problems(path)
+        assert ", line 1: it has none of the columns that are learnt" in problem
+
+    def test_columns_that_are_not_read_are_named(self, tmp_path):
+        path = write_rows(tmp_path / "a.jsonl", [{**row, "id": 1, "source": "x"} for row in ROWS])
+        assert table(path).unread == f"data.path={path}: not read: id, source"
+
+    def test_sharegpt_is_told_its_column(self, tmp_path):
+        chat = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+        path = write_rows(tmp_path / "a.jsonl", [{"conversations": chat}])
+        assert problems(path)[0].endswith("Use data.messages_column=conversations.")
+        assert read(path, messages_column="conversations") == [Example(tuple(CHAT), (1,), is_chat=True)]
+
+
+TOOLS = [{"type": "function", "function": {"name": "stock"}}]
+
+
+class TestTools:
+    @pytest.mark.parametrize("as_text", [False, True])
+    def test_they_are_a_column(self, tmp_path, as_text):
+        row = {"messages": CHAT, "tools": json.dumps(TOOLS) if as_text else TOOLS}
+        (example,) = read(write_rows(tmp_path / "a.jsonl", [row]))
+        assert example.tools == TOOLS
+
+    @pytest.mark.parametrize("tools", [None, "", []])
+    def test_there_may_be_none(self, tmp_path, tools):
+        assert read(write_rows(tmp_path / "a.jsonl", [{"messages": CHAT, "tools": tools}]))[0].tools is None
+
+    @pytest.mark.parametrize("tools", ["stock", {"name": "stock"}, ["stock"]])
+    def test_others_are_refused(self, tmp_path, tools):
+        path = write_rows(tmp_path / "a.jsonl", [{"messages": CHAT, "tools": tools}])
+        assert "tools must be a list of JSON schemas, or such a JSON text, but is" in problems(path)[0]
+
+    def test_parquet_gives_calls_only_the_fields_that_they_have(self, tmp_path):
+        def calling(arguments):
+            return [CHAT[0], {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]
+
+        rows = [{"messages": calling({"item": 3})}, {"messages": calling({"size": "m"})}]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+        called = [example.messages[1]["tool_calls"][0]["function"] for example in read(tmp_path / "a.parquet")]
+        assert called == [{"name": "f", "arguments": {"item": 3}}, {"name": "f", "arguments": {"size": "m"}}]
+
+
 class TestHub:
     def test_a_dataset_is_read_like_a_file(self, tmp_path):
         write_rows(tmp_path / "train.jsonl", ROWS)

@@ -65,7 +65,7 @@ class Example:
         return isinstance(other, Example) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return hash((self.text, *(message.get("content") for message in self.messages)))
 
     @property
     def shown(self) -> str:

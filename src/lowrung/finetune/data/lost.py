@@ -39,9 +39,11 @@ def of_context(example: Example, written: str) -> list[str]:
         written: the text up to its last answer that is learnt.
     """
     last = example.learnt[-1]
-    pieces = [piece for position in range(last + 1) for piece in _pieces(example, position)]
+    # Answers come first: of two equal texts the one that is there is theirs, as was checked.
+    positions = sorted(range(last + 1), key=lambda position: position not in example.learnt)
+    pieces = [piece for position in positions for piece in _pieces(example, position)]
     tools = [("tools", text) for tool in example.tools or () for text in _of_tool(tool)]
-    found = {what: None for what, _ in _lost([*tools, *pieces], written) if what not in ANSWERS}
+    found = {what: None for what, _ in _lost([*pieces, *tools], written) if what not in ANSWERS}
     if last + 1 < len(example.messages):
         found["messages after the last answer that is learnt"] = None
     return list(found)

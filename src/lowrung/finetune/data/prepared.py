@@ -13,7 +13,7 @@ import transformers
 from datasets import Dataset, Features, List, Value, disable_progress_bars, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from lowrung.config import schema, source
+from lowrung.config import schema
 from lowrung.config.schema import DataConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data import bad_rows
@@ -86,19 +86,19 @@ class Prepared:
         return tuple(Split(name, digest, source, context, len(rows)) for context, digest, rows in both)
 
 
-def key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, model: str) -> str:
+def key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, *others: object) -> str:
     """Names the folder of a corpus's tokens: a hash of all that determines what is in it.
 
     Args:
         corpus: the examples.
         tokenizer: the model's.
         data: says how they are written down.
-        model: what else the tokenizer depends on: a hash of the model's files, and the added tokens.
+        others: what else it depends on, as JSON: hashes of the model's files and of the code, and the added tokens.
     """
     libraries = [library.__version__ for library in (transformers, tokenizers, jinja2)]
     written = [data.max_length, data.format, data.date, schema.pattern(data.chat_template_kwargs), data.on_bad_rows]
     bad = [str(row) for row in corpus.bad]
-    return schema.digest([corpus.fingerprint, bad, model, tokenizer.chat_template, written, libraries, source.digest()])
+    return schema.digest([corpus.fingerprint, bad, tokenizer.chat_template, written, libraries, *others])
 
 
 def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, folder: Path) -> Prepared:

@@ -127,7 +127,7 @@ def _csv(file: Path) -> Iterator[NumberedRow]:
                 ragged = RowError(f"it has more or fewer cells than the header, which has {len(names)}")
                 yield f"line {reader.line_num}", ragged if is_ragged else _other_bytes("\0".join(row.values())) or row
         except csv.Error as error:
-            raise csv.Error(f"line {reader.line_num}: {error}") from None
+            raise csv.Error(f"after line {reader.line_num}: {error}") from None
 
 
 def _parquet(file: Path) -> Iterator[NumberedRow]:

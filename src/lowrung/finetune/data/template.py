@@ -157,7 +157,7 @@ class Template:
         text = str(self.tokenizer.get_chat_template())
         text = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", text)  # a tag of transformers' own
         tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)  # noqa: S701  (it is only read)
-        given = {*_GIVEN, *self.tokenizer.special_tokens_map}
+        given = {*_GIVEN, *self.tokenizer.SPECIAL_TOKENS_ATTRIBUTES, *self.tokenizer.special_tokens_map}
         return tuple(sorted(meta.find_undeclared_variables(tree) - given))
 
     def problems(self) -> Iterator[str]:
