@@ -9,16 +9,23 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
+    Gemma4Config,
     GemmaConfig,
+    GitConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Phi3Config,
+    PhimoeConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from lowrung.config.schema import ModelConf
@@ -94,3 +101,65 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
+
+
+MIXTURES: dict[str, PreTrainedConfig] = {
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    "qwen3 moe": Qwen3MoeConfig(
+        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, decoder_sparse_step=1
+    ),
+    "gpt oss": GptOssConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=2, layer_types=["sliding_attention", "full_attention"]
+    ),
+    # A router that is a linear layer and returns two tensors.
+    "phi moe": PhimoeConfig(
+        **{name: size for name, size in SIZES.items() if name != "head_dim"}, num_local_experts=4, num_experts_per_tok=2
+    ),
+    # Its dense layer has names that PEFT takes for those of experts.
+    "partly dense": Qwen3MoeConfig(
+        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, mlp_only_layers=[0]
+    ),
+}
+"""Mixtures of experts, by name; each layer's experts are stacked in two parameters."""
+
+_TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+MULTIMODAL: dict[str, PreTrainedConfig] = {
+    "gemma3": Gemma3Config(
+        text_config={**SIZES, "sliding_window": 16},
+        vision_config={**_TOWER, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=261,
+    ),
+    # The layers of its tower are wrappers around linear ones, and have the names of the language model's layers.
+    "gemma4": Gemma4Config(
+        text_config={
+            **SIZES,
+            "global_head_dim": 16,
+            "vocab_size_per_layer_input": 264,
+            "hidden_size_per_layer_input": 8,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        vision_config={**_TOWER, "num_key_value_heads": 2, "head_dim": 16},
+        audio_config=None,
+    ),
+    "git": GitConfig(
+        vision_config=_TOWER,
+        **{name: size for name, size in SIZES.items() if name not in ("head_dim", "num_key_value_heads")},
+    ),
+}
+"""Models that take images too, by name."""
+
+
+def saved(config: PreTrainedConfig, folder: Path) -> ModelConf:
+    """A random model of this config in a folder, with the tokenizer of `embedded:tiny`."""
+    with pretrained.quiet():
+        random_model(config).save_pretrained(folder)
+    pretrained.load_tokenizer(pretrained.folder_of(ModelConf("embedded:tiny"))).save_pretrained(folder)
+    return ModelConf(str(folder))

@@ -11,7 +11,7 @@ from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 
 from lowrung import cli
-from lowrung.config import commandline
+from lowrung.config import commandline, grammar
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.engine import cores, gpus
 from lowrung.errors import LowrungError, RunFailed, UsageError
@@ -145,7 +145,7 @@ _CALL_SWEEP = "Call lowrung.sweep to run a trial for each."
 def _texts(overrides: Sequence[Overrides]) -> list[str]:
     texts = [text for given in overrides for text in ([given] if isinstance(given, str) else given)]
     cli.refuse_secrets(texts)
-    return texts
+    return [grammar.as_typed(text) for text in texts]
 
 
 def _composed(hydra: Hydra, overrides: Sequence[str]) -> Any:

@@ -9,10 +9,11 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lowrung.engine import interrupt
-from lowrung.errors import Interrupted, LowrungError, UsageError
+from lowrung.errors import SHOW, InputError, Interrupted, LowrungError, UsageError, in_short, is_out_of_memory
 from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -51,7 +52,7 @@ def run(command: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def ending_on_errors() -> Iterator[None]:
-    """Ends the process on an error that was foreseen. For Hydra's task, since Hydra prints lines of its own."""
+    """Ends the process on an error, in words. For Hydra's task, since Hydra prints lines of its own."""
     try:
         yield
     except Exception as error:
@@ -82,25 +83,23 @@ def refuse_secrets(arguments: list[str]) -> None:
 
 
 def _exit(error: Exception) -> NoReturn:
-    """Prints what is known of an error and exits; raises it where nobody foresaw it."""
-    if not isinstance(error, LowrungError):
-        error = disk.in_words(error) or error
-    problems = _problems(error)
-    if problems is None:
-        raise error
-    print(_message(problems), file=sys.stderr)
-    sys.exit(USAGE if not isinstance(error, LowrungError) or isinstance(error, UsageError) else FAILED)
+    """Prints what is known of an error and exits."""
+    if isinstance(error, InputError) and disk.is_full(error, Path.cwd()):
+        error = disk.no_space(error.__cause__ or error)
+    elif not isinstance(error, LowrungError):
+        error = disk.in_words(error) or _foreseen(error)
+    print(_message(error.problems if isinstance(error, UsageError) else [str(error)]), file=sys.stderr)
+    sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
 
 
-def _problems(error: Exception) -> list[str] | None:
-    """What to tell the user, or None for an error that nobody foresaw."""
-    if isinstance(error, UsageError):
-        return error.problems
-    if isinstance(error, LowrungError):
-        return [str(error)]
+def _foreseen(error: Exception) -> LowrungError:
+    """What to tell the user of an error that Hydra has raised about the command line, or that nobody foresaw."""
     from lowrung.config import commandline
 
-    return commandline.explain(error, sys.argv[1:])
+    if problems := commandline.explain(error, sys.argv[1:]):
+        return UsageError(problems)
+    what = "needs more memory than there is" if is_out_of_memory(error) else "failed, which was not foreseen"
+    return LowrungError(f"This command {what} ({in_short(error)}). {SHOW}")
 
 
 def _message(problems: list[str]) -> str:

@@ -1,8 +1,16 @@
 """The errors that lowrung raises on purpose: each states the rule, the value and the remedy."""
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+SHOW = "HYDRA_FULL_ERROR=1 before the command shows where it was raised."
+"""How to see a traceback."""
+
+_NO_MEMORY = ("OutOfMemoryError", "MemoryError")
+_NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 class LowrungError(Exception):
@@ -28,6 +36,10 @@ class StoreError(LowrungError):
 
 class FolderInUse(StoreError):  # noqa: N818  (it names a state)
     """Another process, or another job, works in a folder."""
+
+
+class InputError(LowrungError):
+    """A library cannot use a part of what it was given; see `blaming`. The command ends with exit code 1."""
 
 
 class EngineError(LowrungError):
@@ -56,6 +68,39 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def blaming(part: str, remedy: str = "") -> Iterator[None]:
+    """Turns whatever a library raises in the block into one sentence about the part of the input that it worked on.
+
+    Errors that are for the user already pass, and so does a reader of our output that has gone.
+
+    Args:
+        part: what is to blame, such as ``the adapter in FOLDER``.
+        remedy: what to do about it, a sentence.
+
+    Raises:
+        InputError: where a library raised anything.
+    """
+    try:
+        yield
+    except (LowrungError, BrokenPipeError):
+        raise
+    except Exception as error:
+        what = "needs more memory than there is" if is_out_of_memory(error) else "cannot be used"
+        raise InputError(" ".join(filter(None, (f"{part} {what} ({in_short(error)}).", remedy, SHOW)))) from error
+
+
+def in_short(error: BaseException) -> str:
+    """An error in one line: its kind, and what it says."""
+    said = textwrap.shorten(str(error), 300, placeholder=" …")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up, a GPU's or the machine's."""
+    return type(error).__name__ in _NO_MEMORY or any(words in str(error) for words in _NO_MEMORY_WORDS)
 
 
 def install(extra: str) -> str:

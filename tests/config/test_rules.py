@@ -125,6 +125,7 @@ class TestRules:
             ("lora.dropout", 0.0),
             ("lora.init", "pissa_niter_2"),
             ("lora.target_modules", ["q_proj"]),
+            ("lora.peft", {"anything": "is looked at with the library itself"}),
             ("train.learning_rate", 1e20),  # it may diverge; that is a result
             ("train.warmup_ratio", 1.0),
             ("train.warmup_ratio", 0.0),
@@ -161,6 +162,23 @@ class TestRules:
             (
                 ["lora=loftq", "model.quantization=nf4", "lora.use_dora=true"],
                 "lora.init=loftq must be without DoRA, but lora.use_dora is true: DoRA's magnitudes",
+            ),
+            (
+                ["lora.experts=true", "lora.dropout=0.1"],
+                "lora.experts=true needs lora.dropout=0, since no input is there",
+            ),
+            (["lora.experts=true", "lora=dora"], "lora.experts=true needs plain LoRA, but lora.use_dora is true"),
+            (
+                ["lora.peft.target_parameters=[experts.down_proj]", "lora=pissa"],
+                "lora.peft.target_parameters needs lora.init default or gaussian, but lora.init is pissa",
+            ),
+            (
+                ["lora=pissa", "lora.peft.use_bdlora={nblocks:2}"],
+                "lora.init=pissa starts with whole matrices, which lora.peft.use_bdlora holds in blocks",
+            ),
+            (
+                ["model.quantization=nf4", "lora.peft.velora_config={num_groups:8}"],
+                "lora.peft.velora_config needs layers that are not quantised, but model.quantization is nf4",
             ),
             (["lora=eva", "lora.init_examples=0"], "lora.init_examples must be at least 1, but is 0."),
             (["lora=full", "model.dtype=float16"], "lora=full needs model.dtype float32 or bfloat16"),
@@ -249,8 +267,11 @@ class TestOverrides:
         ("~seed", "No setting may be deleted, but `~seed` deletes seed. Leave that out; `seed=...` sets it."),
         ("~lora", "No setting may be deleted, but `~lora` deletes lora. Leave that out; `lora=...` sets it."),
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
-        ("lora.r=???", "`lora.r=???` is refused: Missing mandatory value: lora.r"),
+        ("lora.r=???", "lora.r must have a value, but has none. Write lora.r=VALUE"),
         ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
+        ("train.sft=3", "train.sft must be a mapping such as {name:value}, but is '3'."),
+        ("lora.peft=[a]", "lora.peft must be a mapping such as {name:value}, but is '[a]'."),
+        ("train.adam_beta2=0.9", "train.adam_beta2 is not a setting. Did you mean train.sft.adam_beta2?"),
         ("lora=4", "`lora=4` is refused: Config group override must be a string or a list. Got int"),
         *(
             (text, f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range")
@@ -392,5 +413,5 @@ class TestExplain:
 
 def test_the_spellings_name_settings(config):
     for name in keys.SPELLINGS.values():
-        group, field = name.split(".")
+        group, field, *_ = name.split(".")  # what is in train.sft is TRL's to know
         assert field in {known.name for known in dataclasses.fields(getattr(config, group))}

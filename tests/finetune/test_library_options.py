@@ -38,7 +38,7 @@ class Options:
     names: list[str] | str | None = None
     numbers: dict[str, list[int]] | None = None
     ranks: dict[str, Any] | None = None
-    inner: Inner | None = None
+    inner: Inner | dict[str, Any] | None = None
     pairs: list[tuple[int, int]] | None = None
     anything: Any = None
     held: int = 0

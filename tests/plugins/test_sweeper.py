@@ -5,7 +5,6 @@ not know, and expects batches, of which it has none.
 """
 
 import ast
-import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -27,7 +26,6 @@ from hydra_plugins.lowrung.sweeper import LowrungSweeper
 from lowrung.search import pruning, samplers
 from lowrung.store.layout import ROOT
 from lowrung.sweeps import entry
-from lowrung.sweeps.settings import Settings
 from tests import composing
 from tests.composing import Composer
 
@@ -173,17 +171,3 @@ class TestSweep:
     def test_a_presets_space_comes_before_the_command_lines(self, handed):
         got = handed("sweeps=rank_ladder", "lora.r=2,4")
         assert got["overrides"] == ["lora.r=2,4,8,16,32", "sweeps=rank_ladder", "lora.r=2,4"]
-
-    @pytest.mark.parametrize(
-        ("given", "override"),
-        [(None, "x=null"), (4, "x=4"), (1e-4, "x=0.0001"), ("1,2", "x=1,2"), (True, "x=True"), ([1, 2], "x=[1, 2]")],
-    )
-    def test_a_presets_values_become_overrides(self, monkeypatch, given, override):
-        got: list[list[str]] = []
-        monkeypatch.setattr(entry, "run", lambda overrides, **_: got.append(overrides))
-        defaults = {field.name: None for field in dataclasses.fields(Settings)}
-        sweeper = LowrungSweeper(**{**defaults, "params": {"x": given}})
-        nothing: Any = SimpleNamespace()
-        sweeper.hydra_context, sweeper.config, sweeper.task_function, sweeper.launcher = (nothing,) * 4
-        sweeper.sweep(["y=1"])
-        assert got == [[override, "y=1"]]

@@ -19,6 +19,8 @@ SAME = [
     ["data=number_words", "model=tiny", "train.max_steps=7"],
     ["lora.target_modules=[q_proj,v_proj]"],
     ["+lora.rank_pattern={q_proj:4}", "lora.r=2"],
+    ["lora.peft={exclude_modules:[q_proj]}", "lora.peft.layers_pattern=h", "lora=dora"],
+    ["lora.peft.use_bdlora.nblocks=2", "lora.r=2"],
     ["lora.alpha=16", "lora.r=4", "lora.alpha=32"],
     ["study='it\\'s, mine'"],
     ["train.max_steps=null", "train.epochs=2"],

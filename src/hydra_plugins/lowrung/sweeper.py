@@ -49,6 +49,7 @@ class LowrungSweeper(Sweeper):
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
         """Runs the sweep; returns its `lowrung.sweeps.results.Results`."""
+        from lowrung.config import grammar, presets
         from lowrung.sweeps import entry
         from lowrung.sweeps.settings import Settings
 
@@ -56,9 +57,10 @@ class LowrungSweeper(Sweeper):
         assert self.config is not None
         absent: Dict[str, Any] = {"objectives": {"eval/loss": "minimize"}, "constraints": {}}  # noqa: UP006
         given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
-        preset = [f"{key}={'null' if value is None else value}" for key, value in self.settings["params"].items()]
+        written: Any = OmegaConf.to_container(self.config.hydra.sweeper.params)
+        preset = presets.overrides(written, self.settings["params"])
         return entry.run(
-            preset + list(arguments),
+            [*preset, *map(grammar.as_typed, arguments)],
             hydra_context=self.hydra_context,
             task_function=self.task_function,
             config=self.config,

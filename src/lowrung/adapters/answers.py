@@ -5,7 +5,6 @@ import gc
 import json
 import math
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +16,18 @@ from transformers import PreTrainedTokenizerBase
 from lowrung.adapters import vocabulary
 from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import context, generate, pretrained, quantization
+from lowrung.finetune.models.ends import Ends
 
 T = TypeVar("T")
+
+TokenIds = Sequence[Sequence[int]]
+"""Of each prompt, a list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +49,18 @@ class PromptedModel:
         """The tokenizer that was saved beside the adapter; else the base's."""
         return vocabulary.tokenizer_of(self.base, self.adapter)
 
+    @property
+    def ends(self) -> Ends:
+        """Where its answers end."""
+        return vocabulary.ends_of(self.base, self.adapter, self.format)
+
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt, formatted as in training before an answer."""
         tokenizer = self.tokenizer
-        template = self.format.template(tokenizer)
-        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
-        return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
+        with blaming(f"The tokenizer of {self.adapter or self.base.path}, or its chat template,"):
+            template = self.format.template(tokenizer)
+            rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
+            return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,43 +102,46 @@ def answers(
     Raises:
         UsageError: when an adapter cannot be read or is another base's, or a prompt fills a model's context.
     """
-    require_room(models, prompts, new_tokens)
-    return _of_each(models, lambda adapters, model: _texts(adapters, model, prompts, new_tokens, batch_size))
+    return _of_each(
+        models,
+        _asked(models, prompts, new_tokens),
+        lambda adapters, model, asked: _texts(adapters, model, asked, new_tokens, batch_size),
+    )
 
 
 def answers_with_logits(models: Sequence[PromptedModel], prompts: Sequence[str], *, new_tokens: int) -> list[Answers]:
     """As `answers`, a prompt at a time, and with logits, which differ where models answer alike."""
 
-    def generated(adapters: MultiAdapter, model: PromptedModel) -> Answers:
-        logits = [_next_logits(adapters.model, token_ids) for token_ids in model.prompt_ids(prompts)]
-        return Answers(_texts(adapters, model, prompts, new_tokens, batch_size=1), torch.stack(logits))
+    def generated(adapters: MultiAdapter, model: PromptedModel, asked: TokenIds) -> Answers:
+        logits = [_next_logits(adapters.model, ids) for ids in asked]
+        return Answers(_texts(adapters, model, asked, new_tokens, batch_size=1), torch.stack(logits))
 
-    require_room(models, prompts, new_tokens)
-    return _of_each(models, generated)
+    return _of_each(models, _asked(models, prompts, new_tokens), generated)
 
 
-def require_room(models: Sequence[PromptedModel], prompts: Sequence[str], new_tokens: int) -> None:
-    """Says which answers will end with a model's context, before any weights are loaded.
+def _asked(models: Sequence[PromptedModel], prompts: Sequence[str], new_tokens: int) -> list[TokenIds]:
+    """The prompts as each model reads them; a note says which answers end where the model's context does.
 
     Raises:
-        UsageError: when a prompt leaves no room for an answer.
+        UsageError: when a prompt leaves no room for an answer; no weights have been loaded.
     """
-    problems: dict[str, None] = {}
-    notes: dict[str, None] = {}
-    for model in models:
-        ids = model.prompt_ids(prompts)
+    asked: list[TokenIds] = [model.prompt_ids(prompts) for model in models]
+    problems, notes = [], []
+    for model, token_ids in zip(models, asked, strict=True):
         limit = context.limit(pretrained.config_of(model.base))
-        for prompt, tokens_of, room in zip(prompts, ids, context.rooms(ids, new_tokens, limit), strict=True):
-            shown = textwrap.shorten(prompt, 50, placeholder=" …")
-            takes = f"{shown!r} takes {len(tokens_of)} of the {limit} tokens of {model.base.path}"
+        for prompt, ids, room in zip(prompts, token_ids, context.rooms(token_ids, new_tokens, limit), strict=True):
+            text = " ".join(prompt.split())
+            shown = text if len(text) <= 50 else text[:47] + "..."
+            takes = f"{shown!r} takes {len(ids)} of the {limit} tokens that {model.base.path} reads"
             if room == 0:
-                problems[f"A prompt must leave room for an answer, but {takes}. Shorten it."] = None
+                problems.append(f"A prompt must leave room for an answer, but {takes}. Shorten it.")
             elif room < new_tokens:
-                notes[f"note: {takes}, so its answer ends after {room} more"] = None
+                notes.append(f"note: {takes}, so its answer ends after {room} at the latest")
     if problems:
-        raise UsageError(list(problems))
-    for note in notes:
+        raise UsageError(list(dict.fromkeys(problems)))
+    for note in dict.fromkeys(notes):
         print(note, file=sys.stderr)
+    return asked
 
 
 def loader_settings(model: PromptedModel) -> dict[str, Any]:
@@ -148,7 +160,8 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
         options["quantization_config"] = json.loads(config.to_json_string())  # to_dict() would hold enums
     template = model.format.template(model.tokenizer)
     chat = None if template is None else {"template": template.source(), "variables": dict(template.variables)}
-    return {**where, "dtype": base.dtype, "options": options, "chat": chat}
+    ends = dataclasses.asdict(model.ends)
+    return {**where, "dtype": base.dtype, "options": options, "chat": chat, "ends": ends}
 
 
 @torch.no_grad()
@@ -157,7 +170,11 @@ def _next_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
     return logits.float().cpu()
 
 
-def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, PromptedModel], T]) -> list[T]:
+def _of_each(
+    models: Sequence[PromptedModel],
+    asked: Sequence[TokenIds],
+    ask: Callable[[MultiAdapter, PromptedModel, TokenIds], T],
+) -> list[T]:
     """Loads each base once, and asks each model while it is active there."""
     found: dict[int, T] = {}
     for base in dict.fromkeys(model.base for model in models):
@@ -168,7 +185,8 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
                 adapters.load(str(index), model.adapter)
         for index, model in on_base.items():
             adapters.switch(None if model.adapter is None else str(index))
-            found[index] = ask(adapters, model)
+            with blaming(f"The answers of {model.adapter or base.path}"):
+                found[index] = ask(adapters, model, asked[index])
         del adapters
         gc.collect()
         torch.cuda.empty_cache()  # the next base needs the memory, or another process that is asked the same
@@ -176,10 +194,8 @@ def _of_each(models: Sequence[PromptedModel], ask: Callable[[MultiAdapter, Promp
 
 
 def _texts(
-    adapters: MultiAdapter, model: PromptedModel, prompts: Sequence[str], new_tokens: int, batch_size: int
+    adapters: MultiAdapter, model: PromptedModel, asked: TokenIds, new_tokens: int, batch_size: int
 ) -> list[str]:
-    tokenizer = model.tokenizer
-    token_ids = generate.greedy(
-        adapters.model, tokenizer, model.prompt_ids(prompts), new_tokens=new_tokens, batch_size=batch_size
-    )
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in token_ids]
+    tokenizer, ends = model.tokenizer, model.ends
+    given = generate.greedy(adapters.model, tokenizer, asked, ends=ends, new_tokens=new_tokens, batch_size=batch_size)
+    return [ends.answer(tokenizer, ids) for ids in given]

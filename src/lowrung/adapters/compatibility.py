@@ -9,7 +9,7 @@ from lowrung.adapters import files, injected, options, updates, vocabulary
 from lowrung.adapters.files import Saved
 from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming, in_short
 from lowrung.finetune.models import pretrained, soundness
 
 KEEPS_BASE = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
@@ -26,6 +26,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def problems(saved: Saved, base: ModelConf, use: Use = Use.LOAD) -> list[str]:
     """Why an adapter cannot be what was trained on a base, or cannot be used so, in words."""
+    with blaming(f"The adapter in {saved.folder}, or its base, {base.path},"):
+        return _problems(saved, base, use)
+
+
+def _problems(saved: Saved, base: ModelConf, use: Use) -> list[str]:
     refused = [*options.problems(saved.config, use), *options.unknown_problems(saved)]
     found = [*refused, *_adapter_problems(saved)]
     # With an option that is not understood, what the adapter needs of its base is not known either.
@@ -93,7 +98,7 @@ def _base_problems(saved: Saved, base: ModelConf, use: Use) -> list[str]:
     except ValueError as error:
         modules = {name for name, _ in pretrained.skeleton(base).named_modules()}
         absent = [layer.name for layer in updates.layers(saved) if layer.name not in modules]
-        reason = f"{base.path} has no {_some(absent)}" if absent else str(error).splitlines()[0]
+        reason = f"{base.path} {f'has no {_some(absent)}' if absent else f'does not ({in_short(error)})'}"
         return [f"it must fit its base, but {reason}. {OTHER_BASE}"]
     misfits = list(_misfits(saved, *_shapes(adapted, base))) or list(_ignored(saved, adapted))
     found = [f"it must fit its base, but {base.path} {misfit}. {OTHER_BASE}" for misfit in misfits]

@@ -12,9 +12,10 @@ from torch import Tensor
 from lowrung.adapters import compatibility, files, vocabulary
 from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf, ToleranceConf
-from lowrung.errors import LowrungError, UsageError
+from lowrung.errors import LowrungError, UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
@@ -67,6 +68,7 @@ def export(
     adapter: Path,
     folder: Path,
     dtype: str,
+    format: Format,
     rows: Sequence[Row],
     tolerance: ToleranceConf,
     card: Callable[[MergedModel], str],
@@ -81,6 +83,7 @@ def export(
         adapter: the adapter's folder.
         folder: where to; not there yet, or empty.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
+        format: how prompts are formatted, which says where answers end.
         rows: held-out examples to compare on; none for `TEXTS`.
         tolerance: how far the merged model may be from the adapter.
         card: makes the text of README.md.
@@ -97,10 +100,13 @@ def export(
 
     def fill(aside: Path) -> MergedModel:
         untrained, reference = _save_merged(base, adapter, aside, dtype, compared)
+        vocabulary.ends_of(base, adapter, format).write(aside)
         gc.collect()
         trusted = base.trust_remote_code
-        reloaded = pretrained.load_model(aside, getattr(torch, dtype), pretrained.device(), trust_remote_code=trusted)
-        logits, labels = completion_logits(reloaded, compared)
+        with blaming("The merged model, reloaded from the disk,"):
+            device = pretrained.device()
+            reloaded = pretrained.load_model(aside, getattr(torch, dtype), device, trust_remote_code=trusted)
+            logits, labels = completion_logits(reloaded, compared)
         effect = compare(reference, untrained, labels).mean_kl
         merged = MergedModel(folder, dtype, compare(reference, logits, labels), effect, examples)
         _verify(merged, tolerance)
@@ -147,12 +153,16 @@ def _save_merged(
     base: ModelConf, adapter: Path, folder: Path, dtype: str, rows: Sequence[Row]
 ) -> tuple[Tensor, Tensor]:
     """Saves the merged model; returns the logits of the base and of the adapter before, in float32."""
-    model = merge.float32_base(base, pretrained.device())
-    untrained, _ = completion_logits(model, rows)
-    adapted = merge.with_adapter(model, adapter)
-    reference, _ = completion_logits(adapted, rows)
-    with pretrained.quiet():
-        merge.save(merge.merge(adapted), vocabulary.tokenizer_of(base, adapter), folder, getattr(torch, dtype))
+    with blaming(f"The base, {base.path},"):
+        model = merge.float32_base(base, pretrained.device())
+        untrained, _ = completion_logits(model, rows)
+    with blaming(f"The adapter in {adapter}"):
+        adapted = merge.with_adapter(model, adapter)
+        reference, _ = completion_logits(adapted, rows)
+        merged = merge.merge(adapted)
+    tokenizer = vocabulary.tokenizer_of(base, adapter)
+    with pretrained.quiet(), blaming(f"The merged model, or {folder.parent}, where it is saved,"):
+        merge.save(merged, tokenizer, folder, getattr(torch, dtype))
     return untrained, reference
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowrung.adapters import vocabulary
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.finetune import library_options
 from lowrung.finetune.models import soundness
 
@@ -58,8 +58,9 @@ def read(folder: Path) -> Saved:
         UsageError: when the folder holds no LoRA adapter, only a pickle, or a file that is damaged.
     """
     file = folder / "adapter_config.json"
-    values = _values(file)
-    return Saved(folder, _config(file, values), _tensors(folder), _unknown(values))
+    with blaming(f"The adapter in {folder}", "Copy or save it again."):
+        values = _values(file)
+        return Saved(folder, _config(file, values), _tensors(folder), _unknown(values))
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -80,9 +81,9 @@ def _config(file: Path, values: Mapping[str, Any]) -> LoraConfig:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unexpected keyword arguments")  # `Saved.unknown` has them
             config: LoraConfig = LoraConfig.from_pretrained(str(file.parent))
-        _check_numbers(config)
         if problems := list(_type_problems(config, values)):
             raise ValueError(" ".join(problems).removesuffix("."))
+        _check_numbers(config)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise UsageError(f"{file} must hold PEFT's settings, but: {error}. Save the adapter again.") from None
     return config
@@ -90,7 +91,11 @@ def _config(file: Path, values: Mapping[str, Any]) -> LoraConfig:
 
 def _type_problems(config: LoraConfig, values: Mapping[str, Any]) -> Iterator[str]:
     """Which values have other types than PEFT's fields: PEFT takes them, and fails later or means something else."""
-    judged = ("init_lora_weights", "lora_alpha")  # its type leaves inits out; a float will do, and PEFT divides it
+    judged = (
+        "r",
+        "lora_alpha",
+        "init_lora_weights",
+    )  # by other checks: an alpha may be a float, and inits have more names
     given = {
         field.name: values[field.name]
         for field in dataclasses.fields(LoraConfig)

@@ -18,7 +18,7 @@ from lowrung.adapters.files import Saved
 from lowrung.adapters.injected import without_warnings
 from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf
-from lowrung.errors import LowrungError, UsageError
+from lowrung.errors import LowrungError, UsageError, blaming
 from lowrung.finetune.models import pretrained
 
 
@@ -55,7 +55,8 @@ class MultiAdapter:
         self.base = base
         self.active: str | None = None
         self.is_merged = False
-        self._model: Any = pretrained.load_base(base, device or pretrained.device())
+        with blaming(f"The base, {base.path},"):
+            self._model: Any = pretrained.load_base(base, device or pretrained.device())
         self._adapters: dict[str, LoadedAdapter] = {}
         self._made = 0
         self._base_tensors = BaseTensors(self._model)
@@ -99,9 +100,10 @@ class MultiAdapter:
         saved = files.read(Path(folder))
         compatibility.check(saved, self.base, Use.SHARE)
         self._check_experts(name, saved)
-        key = self._add(saved)
-        self._fill(key, saved)
-        self._adapters[name] = LoadedAdapter.of(saved, key, self.base, self._base_tensors)
+        with blaming(f"The adapter in {saved.folder}"):
+            key = self._add(saved)
+            self._fill(key, saved)
+            self._adapters[name] = LoadedAdapter.of(saved, key, self.base, self._base_tensors)
         self.switch(self.active)
 
     def switch(self, name: str | None) -> None:
@@ -197,7 +199,8 @@ class MultiAdapter:
         chosen = Method(method, rank, density, seed)
         if found := combine.problems(parts, chosen):
             raise UsageError(found)
-        self._adapters[name] = combine.combine(parts, chosen, self._new_key(), self._model, self._base_tensors)
+        with blaming(f"The sum of {' and '.join(weights)} (method {method})"):
+            self._adapters[name] = combine.combine(parts, chosen, self._new_key(), self._model, self._base_tensors)
         self.switch(self.active)
 
     def delete(self, name: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lowrung.commands.arguments import Commands
-from lowrung.errors import StoreError, UsageError, did_you_mean
+from lowrung.errors import StoreError, UsageError, blaming, did_you_mean
 from lowrung.store import atomic
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome
@@ -36,7 +36,8 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    print(clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
+    with blaming(f"The study {chosen.study}"):
+        print(clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
-from lowrung.commands.eval_losses import BASE, Losses, as_metrics, as_table, eval_losses
+from lowrung.commands.eval_losses import BASE, Losses, as_metrics, as_table, eval_losses, examples_of
 from lowrung.commands.loading import load
 from lowrung.commands.names import Named, find_adapters
+from lowrung.commands.run_inputs import format_of
 from lowrung.commands.studies import tracked_run
-from lowrung.errors import UsageError
+from lowrung.errors import InputError, UsageError, blaming
 from lowrung.store import atomic, disk
 from lowrung.store.outcome import Status
 from lowrung.track.base import Point, TrackError
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import MultiAdapter
+    from lowrung.track.lookup import TrackedRun
 
 ABOUT = (
     "Makes one adapter of several on the same base, and scores it beside its parts on the held-out examples of"
@@ -99,6 +101,7 @@ def combine(
     from lowrung.adapters.export import check_target
 
     check_target(folder, sum(path.stat().st_size for one in found for path in one.folder.glob("*.safetensors")))
+    examples = examples_of(found)
     adapters = load(found, base, trust_remote_code)
     adapters.combine(
         COMBINED, dict(zip(names, shares, strict=True)), method=method, rank=rank, density=density, seed=seed
@@ -106,7 +109,8 @@ def combine(
     atomic.make_folder(folder, functools.partial(_save, adapters, found[0]))
     adapters.delete(COMBINED)
     adapters.load(COMBINED, folder)
-    losses = eval_losses(adapters, found)
+    with blaming(f"Scoring {' and '.join(names)}", f"The combined adapter is in {folder}."):
+        losses = eval_losses(adapters, examples)
     facts = {
         "parts": ", ".join(names),
         "weights": ", ".join(f"{share:g}" for share in shares),
@@ -134,20 +138,28 @@ def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> l
 
 
 def _save(adapters: "MultiAdapter", first: Named, folder: Path) -> None:
-    from lowrung.adapters.vocabulary import tokenizer_of
+    from lowrung.adapters.vocabulary import ends_of, tokenizer_of
 
-    adapters.save(COMBINED, folder)
-    tokenizer_of(adapters.base, first.folder).save_pretrained(folder)
+    tokenizer = tokenizer_of(adapters.base, first.folder)
+    ends = ends_of(adapters.base, first.folder, format_of(first.run))
+    with blaming(f"The combined adapter, or {folder.parent}, where it is saved,"):
+        adapters.save(COMBINED, folder)
+        tokenizer.save_pretrained(folder)
+        ends.write(folder)
 
 
 def _track(found: Sequence[Named], folder: Path, params: Mapping[str, str], losses: Losses) -> list[str]:
     """Tracks the result beside its parts, where one of them was tracked; says where, or why not."""
     try:
         parts = [part for one in found if one.run and (part := tracked_run(one.run, Path.cwd()))]
-    except (TrackError, UsageError) as error:
+        with blaming("The tracker"):
+            return _recorded(parts, folder, params, losses) if parts else []
+    except (InputError, TrackError, UsageError) as error:
         return [f"not tracked: the store of the parts does not answer ({error})"]
-    if not parts:
-        return []
+
+
+def _recorded(parts: Sequence["TrackedRun"], folder: Path, params: Mapping[str, str], losses: Losses) -> list[str]:
+    """Records the result in the store of the first part; says where."""
     from lowrung.config import signature
     from lowrung.track import recording
 

@@ -9,7 +9,7 @@ from lowrung.commands.arguments import ADAPTER, Commands, add_new_tokens, add_tr
 from lowrung.commands.generate import generate, prompt_problems, side_by_side
 from lowrung.commands.names import find_runs
 from lowrung.commands.run_inputs import config_of, held_out_prompts
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.report.tables import number, table
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -70,7 +70,8 @@ def compare(
     runs = dict(zip(names, find_runs(names, Path.cwd()), strict=True))
     if problems := [*_run_problems(runs), *prompt_problems(prompts, new_tokens, least=0)]:
         raise UsageError(problems)
-    outcomes = [Outcome.read(run.outcome) for run in runs.values()]
+    with blaming("The records of " + " or ".join(names)):
+        outcomes = [Outcome.read(run.outcome) for run in runs.values()]
     statuses = [str(outcome.status) if outcome else "unfinished" for outcome in outcomes]
     metrics = _columns([outcome.metrics if outcome else {} for outcome in outcomes])
     yield _table("settings that differ", names, _differing([_flat(config_of(run)) for run in runs.values()]))

@@ -19,23 +19,20 @@ Losses = Mapping[str, Mapping[str, float]]
 """In nats, by the name of the adapter or `BASE`, then by the name of the adapter whose run has the examples."""
 
 
-def eval_losses(adapters: "MultiAdapter", parts: Sequence[Named]) -> Losses:
-    """The losses of the base and of each loaded adapter.
-
-    Args:
-        adapters: all adapters to score.
-        parts: those whose held-out examples are scored where they are there; runs of the same data count once.
-
-    Returns:
-        the losses; none where no part has its held-out examples.
-    """
-    from lowrung.finetune.gate.difference import mean_loss
-
+def examples_of(parts: Sequence[Named]) -> "Mapping[str, Sequence[Row]]":
+    """The held-out examples of adapters' runs, where they are there, by name; runs of the same data count once."""
     data: dict[str, Sequence[Row]] = {}
     for part in parts:
         rows = held_out(part.run) if part.run else ()
         if rows and not any(rows == known for known in data.values()):
             data[part.name] = rows
+    return data
+
+
+def eval_losses(adapters: "MultiAdapter", data: "Mapping[str, Sequence[Row]]") -> Losses:
+    """The losses of the base and of each loaded adapter on examples; none where there are no examples."""
+    from lowrung.finetune.gate.difference import mean_loss
+
     losses = {}
     for name in (None, *adapters.names) if data else ():
         adapters.switch(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lowrung.commands.arguments import ADAPTER, NEW_TOKENS, Commands, add_base, add_new_tokens
 from lowrung.commands.names import Named, find_adapters_or_models
 from lowrung.commands.run_inputs import base_for, format_of, located
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 
 if TYPE_CHECKING:
     from lowrung.adapters.answers import PromptedModel
@@ -72,7 +72,10 @@ def generate(
     from lowrung.adapters.answers import PromptedModel, answers
     from lowrung.config.schema import ModelConf
 
-    models = {each.name: _model(each, base, trust_remote_code) for each in find_adapters_or_models(names, Path.cwd())}
+    models = {}
+    for each in find_adapters_or_models(names, Path.cwd()):
+        with blaming(each.name):
+            models[each.name] = _model(each, base, trust_remote_code)
     if base is not None and not names:
         models[base] = PromptedModel(located(ModelConf(base, trust_remote_code=trust_remote_code)))
     if with_base:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
 from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import base_for
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.report.tables import table
 from lowrung.store.outcome import Outcome
 
@@ -68,10 +68,11 @@ def inspect(name: str, base: str | None, *, trust_remote_code: bool = False) -> 
 
     (found,) = find_adapters([name], Path.cwd())
     saved = files.read(found.folder)
-    origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
-    problems = compatibility.problems(saved, origin)
-    slots = None if problems else injected.slots(injected.model(saved.config, origin))
-    return Inspection(_text(found, saved, origin, updates.layers(saved, slots)), problems)
+    with blaming(name):
+        origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
+        problems = compatibility.problems(saved, origin)
+        slots = None if problems else injected.slots(injected.model(saved.config, origin))
+        return Inspection(_text(found, saved, origin, updates.layers(saved, slots)), problems)
 
 
 def _text(found: Named, saved: "Saved", base: "ModelConf", layers: Sequence["Layer"]) -> str:

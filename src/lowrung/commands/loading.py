@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import base_for, located
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 
 if TYPE_CHECKING:
     from lowrung.adapters.multi_adapter import MultiAdapter
@@ -54,7 +54,11 @@ def load(found: Sequence[Named], base: str | None, trust_remote_code: bool) -> "
 def _shared_base(found: Sequence[Named], path: str | None, trust_remote_code: bool) -> "ModelConf":
     from lowrung.adapters import files
 
-    bases = [located(base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)) for one in found]
+    bases = []
+    for one in found:
+        with blaming(one.name):
+            trained_on = base_for(one, files.read(one.folder), path, trust_remote_code=trust_remote_code)
+            bases.append(located(trained_on))
     if len(set(bases)) > 1:
         listed = ", ".join(f"{one.name} has {_shown(base)}" for one, base in zip(found, bases, strict=True))
         if len({dataclasses.replace(base, added_tokens=[]) for base in bases}) == 1:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lowrung.commands import model_card
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
 from lowrung.commands.names import Named, find_adapters
-from lowrung.commands.run_inputs import base_for, config_of, held_out
-from lowrung.errors import UsageError
+from lowrung.commands.run_inputs import base_for, config_of, format_of, held_out
+from lowrung.errors import UsageError, blaming
 from lowrung.store import disk
 from lowrung.store.layout import ROOT
 
@@ -83,15 +83,17 @@ def merge(
     from lowrung.adapters import export, files
 
     saved = files.read(found.folder)
-    origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
-    config = config_of(found.run) if found.run else {}
-    gate = gate_settings(config)
+    with blaming(str(adapter)):
+        origin = base_for(found, saved, base, trust_remote_code=trust_remote_code)
+        config = config_of(found.run) if found.run else {}
+        gate = gate_settings(config)
     dtype = dtype or gate.merge_dtype
     return export.export(
         base=origin,
         adapter=found.folder,
         folder=folder,
         dtype=dtype,
+        format=format_of(found.run),
         rows=held_out(found.run)[: gate.prompts] if found.run else [],
         tolerance=gate.tolerances[dtype],
         card=lambda merged: _card(found, saved, origin, config, merged),

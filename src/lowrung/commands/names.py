@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lowrung.commands.arguments import ADAPTER
-from lowrung.errors import UsageError, did_you_mean
+from lowrung.errors import UsageError, blaming, did_you_mean
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.track.base import URI as STORE
 from lowrung.track.base import TrackError, store_uri
@@ -75,7 +75,8 @@ def _all(names: Iterable[str], find: Callable[[str], T]) -> list[T]:
     problems: list[str] = []
     for name in names:
         try:
-            found.append(find(name))
+            with blaming(name):
+                found.append(find(name))
         except UsageError as error:
             problems += error.problems
     if problems:
@@ -130,7 +131,8 @@ def _tracked_folder(name: str, uri: str) -> Path:
     from lowrung.track import lookup
 
     try:
-        record = lookup.by_id(uri, name)
+        with blaming(f"The tracker, {uri},"):
+            record = lookup.by_id(uri, name)
     except TrackError as error:
         raise UsageError(
             f"{name} looks like a run of MLflow, but {uri} does not answer ({error}). Set {STORE} to its store's"

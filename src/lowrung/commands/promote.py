@@ -13,7 +13,7 @@ from lowrung.commands.names import RUN_ID, find_adapters, store_of_ids
 from lowrung.commands.registered import Source, make
 from lowrung.commands.run_inputs import config_of
 from lowrung.commands.studies import Candidate
-from lowrung.errors import UsageError, did_you_mean
+from lowrung.errors import UsageError, blaming, did_you_mean
 from lowrung.store import atomic
 from lowrung.track.base import TrackError
 
@@ -104,12 +104,14 @@ def promote(
     tracked, registry = _opened(name, candidate, registered, alias)
     form = MERGED if merged else ADAPTER
     identity = {"lowrung.signature": run.path.name, "lowrung.form": form}
-    version = registry.known(registered, identity)
+    with blaming(f"The registry, {tracked.uri},"):
+        version = registry.known(registered, identity)
     verified = "was registered and verified before"
     if version is None:
-        with atomic.lock(run.lock):
+        with atomic.lock(run.lock), blaming(f"{candidate.name}, or the registry, {tracked.uri},"):
             version, verified = make(registry, Source(candidate, tracked.run, registered, identity, merged))
-    before = registry.point(registered, alias, version)
+    with blaming(f"The registry, {tracked.uri},"):
+        before = registry.point(registered, alias, version)
     lines = [
         *(f"passed over: {other.name}, since {other.refusal}" for other in passed_over),
         f"registered:  {registered}, version {version}: {FORMS[form]} of {_described(candidate)}",
@@ -188,8 +190,9 @@ def _opened(name: str | None, candidate: Candidate, registered: str, alias: str)
     if problems := registry.problems(registered, alias):
         raise UsageError(problems)
     try:
-        tracked = lookup.by_id(uri, str(name)) if is_id else lookup.by_signature(uri, candidate.run.path.name)
-        opened = registry.Registry(uri)
+        with blaming(f"The tracker, {uri},"):
+            tracked = lookup.by_id(uri, str(name)) if is_id else lookup.by_signature(uri, candidate.run.path.name)
+            opened = registry.Registry(uri)
     except TrackError as error:
         raise UsageError(
             f"{candidate.name} must be in a store that answers and has a model registry, but {uri} does not ({error})."

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowrung.commands.names import Named
-from lowrung.errors import UsageError
+from lowrung.errors import StoreError, UsageError, blaming
 from lowrung.store import layout, records
 from lowrung.store.layout import RunFolder
+
+AGAIN = "Run it again, or name a copy of its adapter's folder alone."
+"""What to do about a run's record that cannot be used."""
 
 if TYPE_CHECKING:
     from lowrung.adapters.files import Saved
@@ -31,7 +34,8 @@ def base_for(found: Named, saved: "Saved", path: str | None, *, trust_remote_cod
 
     if path is not None or found.run is None:
         return base_of(saved, path, trust_remote_code=trust_remote_code)
-    return ModelConf(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
+    with blaming(f"The config of the run, {found.run.config},", AGAIN):
+        return ModelConf(**{**config_of(found.run)["model"], "trust_remote_code": trust_remote_code})
 
 
 def located(base: "ModelConf") -> "ModelConf":
@@ -49,10 +53,19 @@ def located(base: "ModelConf") -> "ModelConf":
 
 
 def config_of(run: RunFolder) -> dict[str, Any]:
-    """A run's config as plain values."""
+    """A run's config as plain values.
+
+    Raises:
+        InputError: when the file cannot be read.
+        StoreError: when it is no run's config.
+    """
     from omegaconf import OmegaConf
 
-    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    with blaming(f"The config of the run, {run.config},", AGAIN):
+        config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    groups = ("model", "data", "lora", "train")
+    if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in groups):
+        raise StoreError(f"{run.config} must hold a run's config, with {', '.join(groups)}, but does not. {AGAIN}")
     return dict(config)
 
 
@@ -74,19 +87,22 @@ def held_out_prompts(run: RunFolder, count: int) -> list[str]:
     from lowrung.config import schema
     from lowrung.finetune.data import corpus
 
-    data = schema.typed(schema.DataConf, config_of(run)["data"])
-    prompts = (
-        next((m["content"] for m in example.messages if m["role"] == "user" and m["content"].strip()), None)
-        for example in corpus.load(data).eval
-    )
-    return list(itertools.islice(filter(None, prompts), count))
+    with blaming(f"The data of the run in {run.path}"):
+        data = schema.typed(schema.DataConf, config_of(run)["data"])
+        prompts = (
+            next((m["content"] for m in example.messages if m["role"] == "user" and m["content"].strip()), None)
+            for example in corpus.load(data).eval
+        )
+        return list(itertools.islice(filter(None, prompts), count))
 
 
 def held_out(run: RunFolder) -> Sequence["Row"]:
     """The held-out examples of a run as tokens; none where they were deleted."""
     from lowrung.finetune.data.prepared import Prepared
 
-    folder = layout.tokens_folder(run.path.parent, records.read(run.environment)["tokens"])
+    with blaming(f"The record of the run's environment, {run.environment},", AGAIN):
+        folder = layout.tokens_folder(run.path.parent, records.read(run.environment)["tokens"])
     if not folder.is_dir():
         return []
-    return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in Prepared.load(folder).eval]
+    with blaming(f"The examples of the run as tokens, in {folder},", f"Delete that folder. {AGAIN}"):
+        return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in Prepared.load(folder).eval]

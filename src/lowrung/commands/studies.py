@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrung.commands.run_inputs import config_of
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, blaming
 from lowrung.store import addresses, records, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
@@ -106,12 +106,16 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
             " again with the same command: it continues."
         )
     objective, _ = next(iter(_objectives(found).items()))
-    for row in records.read_list(found.leaderboard):
-        for run in row["runs"]:
-            trial = found.path / str(row["trial"])
-            job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{run['seed']}")
-            name = f"{found.path.name}/{job.path.relative_to(found.path)}"
-            yield _candidate(RunFolder(job.run.resolve()), name, objective, row["broken"])
+    with blaming(f"The leaderboard, {found.leaderboard},", "Start the study again: it is written anew."):
+        listed = [
+            (found.path / str(row["trial"]), run["seed"], list(row["broken"]))
+            for row in records.read_list(found.leaderboard)
+            for run in row["runs"]
+        ]
+    for trial, seed, broken in listed:
+        job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{seed}")
+        name = f"{found.path.name}/{job.path.relative_to(found.path)}"
+        yield _candidate(RunFolder(job.run.resolve()), name, objective, broken)
 
 
 def of_run(run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
@@ -135,7 +139,8 @@ def setting(found: StudyFolder, name: str) -> Any:
     from omegaconf import OmegaConf
 
     file = found.path / "multirun.yaml"
-    return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
+    with blaming(f"The study's config, {file},"):
+        return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
 
 
 def uri_of(run: RunFolder, here: Path) -> str | None:
@@ -167,7 +172,8 @@ def tracked_run(run: RunFolder, here: Path) -> "TrackedRun | None":
         return None
     from lowrung.track import lookup  # imports mlflow (2 s)
 
-    return lookup.by_signature(uri, run.path.name)
+    with blaming(f"The tracker, {uri},"):
+        return lookup.by_signature(uri, run.path.name)
 
 
 def _objectives(found: StudyFolder) -> dict[str, str]:

@@ -18,13 +18,14 @@ def main() -> None:
     """Runs what Hydra's options and overrides in ``sys.argv`` say."""
     import hydra
 
-    from lowrung.config import schema
+    from lowrung.config import arguments, schema
     from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE, show_help
     from lowrung.store.layout import ROOT
 
     if show_help(sys.argv[1:]):
         return
     schema.register()
+    sys.argv[1:] = arguments.prepared(sys.argv[1:])
     hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lowrung.commands.arguments import Commands
+from lowrung.errors import blaming
 
 
 def add_to(commands: Commands) -> None:
@@ -18,4 +19,9 @@ def add_to(commands: Commands) -> None:
 def _run(chosen: argparse.Namespace) -> None:
     from lowrung.track import base, server
 
-    server.serve(base.store_uri(chosen.uri, Path.cwd()), chosen.port)
+    uri = base.store_uri(chosen.uri, Path.cwd())
+    try:
+        with blaming(f"The tracker, {uri},"):
+            server.serve(uri, chosen.port)
+    except base.TrackError as error:
+        raise base.TrackError(f"{uri} cannot be shown: {error}") from error

@@ -1,13 +1,14 @@
 """Values in the grammar of Hydra's overrides: what lowrung writes into an override is read as what it was."""
 
 import functools
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.grammar.utils import escape_special_characters
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 
 from lowrung.config import keys
@@ -61,6 +62,17 @@ def as_typed(override: str) -> str:
     return f"{name}={_kept(written, value)}"
 
 
+def is_number(text: str) -> bool:
+    """Whether Hydra reads a text as a number."""
+    value = _parsed(text)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_sweep(override: str) -> bool:
+    """Whether an override has several values; not where it cannot be read."""
+    return isinstance(_parsed(override.partition("=")[2]), Sweep | Glob)
+
+
 def _kept(written: str, value: Any) -> str:
     """A text as it was written, where Hydra reads a number or a truth value that is written otherwise."""
     is_number = isinstance(value, bool | int | float)
@@ -103,9 +115,27 @@ def _parser() -> OverridesParser:
     return OverridesParser.create()
 
 
-def example(override: str) -> Iterator[str]:
-    """How an override that cannot be read may be written: with its value as one text."""
+def example(override: str) -> str | None:
+    """How an override that cannot be read is written if its value is one text; None where that does not help."""
     name, equals, value = override.partition("=")
-    written = f"{name}={quote(value)}"
-    if equals and value and _parsed(quote(value)) is not _UNREADABLE:
-        yield written
+    written = quote(value)
+    is_key = re.fullmatch(r"[+~]*[A-Za-z_][\w./@-]*", name, re.ASCII) is not None
+    return f"{name}={written}" if equals and value and is_key and _parsed(written) == value else None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names, and the values as an override has them."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = _written(value)
+    return found
+
+
+def _written(value: Any) -> str:
+    try:
+        return quote(value)
+    except ValueError:
+        return json.dumps(value, sort_keys=True, default=str)

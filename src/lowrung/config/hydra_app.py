@@ -26,17 +26,18 @@ CONFIG_NAME, VERSION_BASE, JOB_NAME = "config", "1.3", "train"
 
 
 @contextlib.contextmanager
-def hydra_app(config_dir: str | Path | None = None) -> Iterator[Hydra]:
+def hydra_app(config_dir: str | Path | None = None, config_path: str | None = None) -> Iterator[Hydra]:
     """Sets Hydra up while the block runs, and then puts back what was set up before.
 
     Args:
-        config_dir: a folder of the user's whose groups and files come before lowrung's own, as with ``--config-dir``.
+        config_dir: a folder of the user's with groups and files beside lowrung's own, as with ``--config-dir``.
+        config_path: a folder that is used instead of lowrung's own, as with ``--config-path``; absolute.
 
     Raises:
         UsageError: when it is no folder.
     """
     schema.register()
-    search_path = create_config_search_path(str(ROOT / "conf"))
+    search_path = create_config_search_path(config_path or str(ROOT / "conf"))
     if config_dir is not None:
         search_path.prepend("command-line", f"file://{_folder(config_dir)}", SearchPathQuery(provider="schema"))
     with _state_put_back():

@@ -24,22 +24,20 @@ def own_hydra_node(composed: DictConfig) -> Iterator[None]:
     before = singleton.cfg
     singleton.cfg = composed  # set_config would copy it first, which takes longer than all else here
     try:
-        set_output_folder(composed)
+        if OmegaConf.is_missing(composed.hydra.runtime, "output_dir") and composed.hydra.mode is not RunMode.MULTIRUN:
+            set_output_folder(composed, composed.hydra.run.dir)
         yield
     finally:
         HydraConfig.instance().cfg = before  # asked for again: a job puts copies of such objects in place
 
 
-def set_output_folder(composed: DictConfig) -> None:
-    """Sets ``hydra.runtime.output_dir`` as `run_job` will; not where it follows from the number that a job still lacks.
+def set_output_folder(composed: DictConfig, *parts: str) -> None:
+    """Sets ``hydra.runtime.output_dir`` as `run_job` will.
 
     Args:
-        composed: the current config, with Hydra's node.
+        composed: a config with Hydra's node.
+        parts: of the folder.
     """
-    node = composed.hydra
-    is_trial = node.mode is RunMode.MULTIRUN
-    if not OmegaConf.is_missing(node.runtime, "output_dir") or (is_trial and OmegaConf.is_missing(node.job, "num")):
-        return
-    folder = os.path.join(node.sweep.dir, str(node.sweep.subdir)) if is_trial else node.run.dir  # noqa: PTH118
-    with read_write(node.runtime), open_dict(node.runtime):
-        node.runtime.output_dir = os.path.abspath(folder)  # noqa: PTH100  (as `run_job` does)
+    node = composed.hydra.runtime
+    with read_write(node), open_dict(node):
+        node.output_dir = os.path.abspath(os.path.join(*parts))  # noqa: PTH100, PTH118  (as `run_job` does)

@@ -133,7 +133,8 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
                 f" but train.save_steps is {train.save_steps} and train.eval_steps is {train.eval_steps}."
                 " Leave train.save_steps out."
             )
-    yield from one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
+    schedules = (*schema.SCHEDULES, *schema.SCHEDULES_WITH_SETTINGS)
+    yield from one_of("train.lr_scheduler_type", train.lr_scheduler_type, schedules)
     if not 0 <= train.warmup_ratio <= 1:
         yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
     for name in ("weight_decay", "max_grad_norm"):
@@ -187,11 +188,19 @@ def _pair_rules(config: Config) -> Iterator[str]:
 
 def _study_rules(study: str | None) -> Iterator[str]:
     """A study is a folder, and its trials are named by it: ``STUDY/3``."""
-    if study is not None and (study in (".", "..") or "/" in study or len(study.encode()) > LONGEST_NAME):
+    if study is not None and not _is_file_name(study):
         yield (
             f"study must be the name of a folder, without '/' and of {LONGEST_NAME} bytes at most, but is {study!r}."
-            " hydra.sweep.dir says where the folders of studies are."
+            " hydra.sweep.dir says where the folders of studies are; study=null names the study by what it is."
         )
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+        return False
+    return name not in (".", "..") and not {"/", "\0"} & set(name) and 0 < length <= LONGEST_NAME
 
 
 def _verify_rules(config: Config) -> Iterator[str]:

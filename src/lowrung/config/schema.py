@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from lowrung.config.interpolation import own_hydra_node
+from lowrung.errors import UsageError
 
 T = TypeVar("T")
 
@@ -75,6 +76,14 @@ SCHEDULES = (
     "inverse_sqrt",
 )
 """The schedules of transformers that need no further settings."""
+
+SCHEDULES_WITH_SETTINGS = (
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "reduce_lr_on_plateau",
+)
+"""Those that take theirs from ``train.sft.lr_scheduler_kwargs``."""
 TRACKERS = ("mlflow", "none")
 
 
@@ -223,9 +232,10 @@ class LoraConf:
         target_modules: ``all-linear`` (every linear layer but the head), ``attention`` or ``mlp`` (those of each
             block), a list of module names, or a regular expression over whole module names. Of a model that takes
             images or sound too, only the layers that text goes through are meant.
-        experts: adapts the experts of a mixture too, where the model holds them as stacks of matrices: these are no
-            linear layers, and without this they stay as they are. Each expert gets the rank. Needs ``dropout=0``, and
-            the init ``default`` or ``gaussian`` without DoRA. An empty ``target_modules`` adapts the experts alone.
+        experts: adapts the experts of a mixture too, where the model holds each layer's as one stack of matrices. These
+            are no linear layers, and without this they stay as they are. Each expert gets the rank. Needs
+            ``dropout=0`` and the init ``default`` or ``gaussian``, without DoRA. ``target_modules=[]`` adapts the
+            experts alone.
         modules_to_save: modules that are trained whole and saved with the adapter, such as ``[lm_head]``. A head that
             the base ties to its embedding is trained separately from it, and the merged model holds both.
         trainable_token_indices: ids of tokens whose embeddings are trained and saved with the adapter, such as those
@@ -302,8 +312,9 @@ class TrainConf:
         save_total_limit: how many checkpoints are kept, the newest ones; with early stopping the best one too.
         early_stopping: ends the run when the eval loss has not improved for this many evaluations, and takes the
             weights of the best evaluation; null never ends it early.
-        lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES`.
-        warmup_ratio: share of the steps over which the learning rate rises.
+        lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES` or `SCHEDULES_WITH_SETTINGS`. What it
+            takes beside the number of steps is ``train.sft.lr_scheduler_kwargs``, such as ``{min_lr_rate:0.1}``.
+        warmup_ratio: share of the steps over which the learning rate rises; ``train.sft.warmup_steps`` takes its part.
         weight_decay: AdamW's. 0, since the adapter starts at zero and is trained for few steps.
         max_grad_norm: a gradient with a larger norm is scaled down to this one; 0 never scales.
         packing: fills each row of a batch with several examples, up to ``data.max_length`` tokens, so that there is
@@ -311,6 +322,10 @@ class TrainConf:
             on the model before training, and a model where they do (one with a recurrent state) is refused.
         gradient_checkpointing: computes activations a second time instead of keeping them. It needs less memory and is
             about a third slower.
+        sft: other fields of TRL's ``SFTConfig``, such as ``{optim:adamw_8bit,adam_beta2:0.99,neftune_noise_alpha:5}``;
+            each is a setting of its own too, ``train.sft.adam_beta2=0.99``, and can be swept. They are held to TRL's
+            dataclass and tried out before the first run. A field that another setting of lowrung sets, or that its
+            trainer does not read, is refused.
     """
 
     learning_rate: float = MISSING
@@ -329,6 +344,7 @@ class TrainConf:
     max_grad_norm: float = 1.0
     packing: bool = False
     gradient_checkpointing: bool = False
+    sft: dict[str, Any] = field(default_factory=dict)
 
 
 def total_steps(train: TrainConf, rows: int) -> int:
@@ -414,8 +430,8 @@ class Config:
         track: where runs are recorded.
         sweeps: filled by ``sweeps=NAME``; holds nothing itself.
         seed: of the adapter's initial weights, the order of the data, and dropout. It is never searched.
-        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of the
-            search space.
+        study: the name of the sweep and of its folder; null is the task's or the preset's name with a short hash of
+            what the sweep is: settings, model and data, search space, versions.
         store: the folder where results are kept by signature.
     """
 
@@ -441,7 +457,7 @@ def register() -> None:
     Calling it again does no harm.
     """
     node = OmegaConf.structured(Config)
-    for options in (node.lora.peft,):  # any field of a library's dataclass is a key: `lora.peft.exclude_modules=[x]`
+    for options in (node.lora.peft, node.train.sft):  # any field of a library's dataclass is a key
         OmegaConf.set_struct(options, False)
     ConfigStore.instance().store(name="schema", node=node, provider="lowrung")
     OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)
@@ -456,6 +472,7 @@ def resolve(config: Any) -> Config:
 
     Raises:
         ValueError: when a setting was taken out of it.
+        UsageError: when a recorded config was given a group's choice.
         OmegaConfBaseException: when a value does not fit, or cannot be found.
     """
     with own_hydra_node(config):
@@ -478,6 +495,11 @@ def resolve(config: Any) -> Config:
 def _held_to_the_schema(config: Any, ours: Mapping[str, Any]) -> Any:
     """A config of values alone with the schema's types; interpolations are still to be resolved."""
     declared = {field.name for field in dataclasses.fields(Config)}
+    if choices := [part for part in PARTS if part in ours and not OmegaConf.is_dict(ours[part])]:
+        raise UsageError(
+            f"{', '.join(choices)} must be set by settings, such as {choices[0]}.NAME=VALUE, since a recorded config"
+            " has values and no groups to choose from."
+        )
     known = OmegaConf.create({name: ours[name] for name in ours if name in declared})
     held: Any = OmegaConf.merge(OmegaConf.structured(Config), known)
     with open_dict(held):

@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lowrung.config.interpolation import own_hydra_node
 from lowrung.engine import worker
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import EngineError
@@ -114,6 +115,12 @@ def output_folder(config: DictConfig) -> Path:
         return Path(os.path.abspath(folder))  # noqa: PTH100  (as `run_job` does; links are not followed)
     finally:
         current.cfg = before
+
+
+def sweep_folder(config: DictConfig) -> str:
+    """The folder of all of a sweep's jobs, as a job's config has it."""
+    with own_hydra_node(config):
+        return str(config.hydra.sweep.dir)
 
 
 def leave_files(config: DictConfig) -> None:

@@ -98,7 +98,7 @@ def _read(model: Any, ids: Sequence[int], labelled_logits: LabelledLogits) -> No
             raise
         raise UsageError(
             "The model must be able to read the longest row, or the longest prompt with what is generated from it, but"
-            f" with {len(ids)} tokens it raises {_in_short(error)}. Lower data.max_length."
+            f" with {len(ids)} tokens it raises {_in_short(error)}. Lower data.max_length or verify.new_tokens."
         ) from error
 
 

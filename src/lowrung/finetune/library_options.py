@@ -70,11 +70,15 @@ def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    """What a union is of; a text beside an enum only spells it, so that it is left out."""
+    """What a union is of, without a text beside an enum and a mapping beside a dataclass, which only spell these."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = list(typing.get_args(hint)) if is_union else [hint]
-    is_spelt = any(isinstance(kind, type) and issubclass(kind, Enum) for kind in kinds)
-    return [kind for kind in kinds if not (is_spelt and kind is str)]
+    spellings: list[Any] = []
+    if any(isinstance(kind, type) and issubclass(kind, Enum) for kind in kinds):
+        spellings.append(str)
+    if any(dataclasses.is_dataclass(kind) for kind in kinds):
+        spellings.append(dict)
+    return [kind for kind in kinds if (typing.get_origin(kind) or kind) not in spellings]
 
 
 def _choices(kind: Any) -> Sequence[Any]:

@@ -1,7 +1,10 @@
 """Records: JSON objects on the disk that one version of lowrung writes and another may read."""
 
 import dataclasses
+import functools
 import json
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +44,8 @@ class Record(dict[str, Any]):
         """A dataclass with these fields.
 
         Raises:
-            StoreError: when the record lacks a field that has no default, or has one that the dataclass lacks.
+            StoreError: when the record lacks a field that has no default, has one that the dataclass lacks, or one of
+                another type.
         """
         fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
         for name in self:
@@ -50,7 +54,27 @@ class Record(dict[str, Any]):
         for name, field in fields.items():
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 self[name]  # raises where it is missing
+        for name, value in self.items():
+            if not _fits(value, _hints(kind)[name]):  # type: ignore[arg-type]
+                raise self._error(f"has another type of {name} than this version knows: {value!r}", name)
         return kind(**self)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type; what a list or an object holds is not looked at."""
+    origin = typing.get_origin(hint) or hint
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, kind) for kind in typing.get_args(hint))
+    if origin is float:
+        origin = (int, float)
+    if isinstance(value, bool) and origin not in (Any, bool, object):
+        return False
+    return origin is Any or not isinstance(origin, type | tuple) or isinstance(value, origin)
 
 
 def read(path: Path) -> Record:

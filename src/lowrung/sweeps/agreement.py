@@ -1,5 +1,6 @@
 """What all runs of a sweep must have in common, whatever they are swept over."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ SHARED = {
     "track.experiment": "the sweep is recorded in it as a whole",
 }
 """Settings of a whole sweep, and why."""
+
+
+NO_NUMBER = 987654321
+"""Stands for a trial's number while the grid is composed: a setting that has it in its value follows from it."""
 
 
 def problems(space: Space, points: Sequence["GridPoint"]) -> Iterator[str]:
@@ -40,6 +45,7 @@ def problems(space: Space, points: Sequence["GridPoint"]) -> Iterator[str]:
                 f" is {' and '.join(map(grammar.quote, distinct[:2]))} for two of them. Give it one value, or run a"
                 " sweep for each."
             )
+    yield from _numbered(configs)
     searched = ", ".join(axis.key for axis in space.intervals)
     for group in ("model", "data"):
         if any(getattr(point.config, group) != getattr(point.at_high_ends, group) for point in points):
@@ -48,6 +54,20 @@ def problems(space: Space, points: Sequence["GridPoint"]) -> Iterator[str]:
                 " Models and data are checked before the first run, so every value must be known: give a list of"
                 " values instead."
             )
+
+
+def _numbered(configs: Sequence[Config]) -> Iterator[str]:
+    """Settings that follow from a trial's number, or from its folder."""
+    number = str(NO_NUMBER)
+    for config in configs:
+        if number in repr(config):
+            for key, text in grammar.flat(dataclasses.asdict(config)).items():
+                if number in text:
+                    yield (
+                        f"{key} must not follow from a trial's number or folder, but is"
+                        f" {text.replace(number, 'NUMBER')}: the same command must give the same runs. Give a list of"
+                        " values."
+                    )
 
 
 def _value(config: Config, key: str) -> str | None:

@@ -1,14 +1,17 @@
 """From overrides to configs: the search space is read, its grid composed, and both are held to the rules."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import commandline, interpolation, repeats, rules, schema, signature
 from lowrung.config.schema import Config
+from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
 from lowrung.search import objectives, space
 from lowrung.search.space import Params, Space
@@ -63,6 +66,8 @@ class Composer:
     master: DictConfig
 
     def __post_init__(self) -> None:
+        with contextlib.suppress(OmegaConfBaseException):  # said of the jobs, where it does not resolve
+            hydra_job.sweep_folder(self.master)  # `${now:...}` is read once: jobs copy what the sweep's config has
         self._templates = Templates(self.hydra_context.config_loader, self.master)
 
     def space(self, overrides: Sequence[str], settings: Settings, also: Sequence[str] = ()) -> Space:
@@ -83,7 +88,7 @@ class Composer:
         unreadable = [text for text, override in read if not override]
         texts = [override.input_line or "" for override in in_force]
         problems = [
-            *commandline.problems([*unreadable, *texts], self.compose, parser, _rules),
+            *commandline.problems([*unreadable, *texts], self._unnumbered, parser, _rules),
             *space.problems(in_force, settings.n_trials, needs_n_trials=n_values is None),
             *settings.problems(),
             *also,
@@ -120,15 +125,17 @@ class Composer:
 
     def _point(self, space: Space, params: Params) -> GridPoint:
         seeds = space.seeds or (None,)
-        composed = [self.compose(space.overrides(params, seed=seed)) for seed in seeds]
-        folders = []
-        for one in composed:
-            with interpolation.own_hydra_node(one):
-                folders.append(str(one.hydra.sweep.dir))
+        composed = [self._unnumbered(space.overrides(params, seed=seed)) for seed in seeds]
+        folders = dict.fromkeys(hydra_job.sweep_folder(one) for one in composed)
         configs = tuple(schema.resolve(one) for one in composed)
-        is_open = bool(space.intervals)
-        high = self.config(space.overrides(params, seed=seeds[0], is_high=True)) if is_open else configs[0]
-        return GridPoint(params, configs, high, tuple(dict.fromkeys(folders)))
+        high = configs[0]
+        if space.intervals:
+            high = schema.resolve(self._unnumbered(space.overrides(params, seed=seeds[0], is_high=True)))
+        return GridPoint(params, configs, high, tuple(folders))
+
+    def _unnumbered(self, overrides: Sequence[str]) -> DictConfig:
+        """A job's config before the job has a number; see `lowrung.sweeps.agreement.NO_NUMBER`."""
+        return self.job(overrides, agreement.NO_NUMBER, "")
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """A job's config, Hydra's node included."""
@@ -146,8 +153,9 @@ class Composer:
                 composed.hydra.sweep.subdir = f"{composed.hydra.sweep._get_node('subdir')._value()}/{subfolder}"
             composed.hydra.job.num = number
             composed.hydra.job.id = str(number)
-        with interpolation.own_hydra_node(composed):  # the job's folder, which a setting may follow
-            return composed
+        with interpolation.own_hydra_node(composed):  # a setting may follow the job's folder
+            interpolation.set_output_folder(composed, composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
+        return composed
 
 
 def _interval_problems(space: Space) -> Iterator[str]:

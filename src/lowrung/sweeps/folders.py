@@ -160,7 +160,7 @@ def _study_in(folder: Path) -> str | None:
     mark = folder / _MARK
     if not mark.is_file():
         return None
-    line = re.search(r"^study:.*", mark.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    line = re.search(r"^study:.*(?:\n(?:[ \t].*)?)*", mark.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     try:
         name = yaml.safe_load(line.group())["study"] if line else None
     except yaml.YAMLError:

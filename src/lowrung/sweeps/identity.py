@@ -1,7 +1,6 @@
 """What a study is: the resolved configs of its runs, what they read and what they run with, and what is searched."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ def purpose(
         goal: objectives and constraints.
     """
     found = list(preflights)
-    flat = [_flat(signature.determining(config)) for config in configs]
+    flat = [grammar.flat(signature.determining(config)) for config in configs]
     same = _same(flat)
     return {
         **space.described(),
@@ -52,7 +51,7 @@ def purpose(
 def inputs(configs: Sequence[Config]) -> dict[str, str]:
     """Where a study's models and data are from, as far as all points share it: it explains a changed content."""
     return _same(
-        [_flat({"model": config.model.__dict__, "data": dataclasses.asdict(config.data)}) for config in configs]
+        [grammar.flat({"model": config.model.__dict__, "data": dataclasses.asdict(config.data)}) for config in configs]
     )
 
 
@@ -64,21 +63,3 @@ def digest(purpose: Purpose, settings: Settings) -> str:
 def _same(flat: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """What is equal in all of them."""
     return {name: text for name, text in flat[0].items() if all(one.get(name) == text for one in flat[1:])}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names and the values as they are written in an override."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = _text(value)
-    return flat
-
-
-def _text(value: Any) -> str:
-    try:
-        return grammar.quote(value)
-    except ValueError:
-        return json.dumps(value, sort_keys=True, default=str)

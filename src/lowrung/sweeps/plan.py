@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.config import grammar, interpolation
+from lowrung.config import grammar
 from lowrung.config.schema import Config
+from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.runs.folder import notes
@@ -91,14 +92,15 @@ class Plan:
             raise UsageError(problems)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         configs = [config for point in points for config in point.configs]
-        preflights = preflight.check_all(engine, configs, folder)
+        ends = [*configs, *(point.at_high_ends for point in points)]
+        known = {preflight.key(config) for config in configs}
+        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        ends = [*configs, *(point.at_high_ends for point in points)]
         purpose = identity.purpose(ends, preflights.values(), space, settings.goal)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, name)
-        if problems := list(folders.study_problems(folder, name)):
+        if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
         space = space.with_study(f"study={grammar.quote(grammar.literal(name))}")
         return cls(name, folder, space, points, total, settings, config, preflights, purpose, identity.inputs(ends))
@@ -139,8 +141,7 @@ def _folder(master: DictConfig, study: str | None) -> StudyFolder:
     """
     with open_dict(master):
         master.study = None if study is None else grammar.literal(study)
-    with interpolation.own_hydra_node(master):
-        folder = StudyFolder(Path(master.hydra.sweep.dir).absolute())
+    folder = StudyFolder(Path(hydra_job.sweep_folder(master)).absolute())
     if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
         raise UsageError(unwritable)
     return folder

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,11 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf,
             "truncated_tokens": sum(lost),
             "has_prompts": all(example.messages for example in (*corpus.train, *corpus.eval)),
             "dropped": len(corpus.bad) + len(bad),
-            "remarks": [*_remarks([*corpus.bad, *bad], repeated), *writer.notes()],
+            "remarks": [
+                *_remarks([*corpus.bad, *bad], repeated),
+                *_cut_notes(held_out, data.max_length),
+                *writer.notes(),
+            ],
         },
     )
     for part, rows in cut.items():
@@ -148,6 +152,15 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf,
 
 def _cut(rows: Iterable[Tokens], max_length: int) -> list[Tokens]:
     return [row.cut(max_length) for row in rows]
+
+
+def _cut_notes(held_out: Sequence[Tokens], max_length: int) -> Iterator[str]:
+    """Of answers that have lost their end: no other answer can be the same, however right it is."""
+    if cut := sum(len(row.input_ids) > max_length for row in held_out):
+        yield (
+            f"{cut} of {len(held_out)} held-out examples are longer than data.max_length and were cut: scores compare"
+            " with what is left of them"
+        )
 
 
 def _without(train: Sequence[Tokens], held_out: Sequence[Tokens]) -> tuple[list[Tokens], int]:

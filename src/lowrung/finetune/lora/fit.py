@@ -59,7 +59,7 @@ def _target_problems(model: PreTrainedModel, lora: LoraConf, available: Sequence
     if unknown := [name for name in names if not any(settings.is_wanted(layer, [name]) for layer in linear)]:
         found.append(
             f"lora.target_modules must name linear modules of the model, but it has no {', '.join(unknown)}."
-            f" It has {', '.join(available)}."
+            f" It has {', '.join(available)}.{_taken(model, unknown)}"
         )
     anywhere = dataclasses.replace(lora, layers_to_transform=None)
     if not found and wanted != [] and not settings.targets(model, anywhere):
@@ -80,15 +80,15 @@ def _target_problems(model: PreTrainedModel, lora: LoraConf, available: Sequence
 
 
 def _parameter_problems(model: PreTrainedModel, lora: LoraConf) -> Iterator[str]:
-    if lora.experts and not settings.stacks(model):
-        yield "lora.experts=true needs experts that are stacks of matrices, but the model has none. Leave it out."
+    if lora.experts and not settings.experts(model):
+        yield "lora.experts=true needs a mixture with stacked experts, but the model has none. Leave it out."
     known = dict(model.named_parameters())
     for wanted in lora.peft.get("target_parameters") or []:
         meant = [parameter for name, parameter in known.items() if settings.ends_with_any(name, [wanted])]
         if not meant:
             yield (
                 f"lora.peft.target_parameters must name parameters of the model, but it has no {wanted}. It has"
-                f" {some(list(settings.stacks(model)) or list(known))}."
+                f" {some(list(settings.experts(model)) or list(known))}."
             )
         elif any(parameter.ndim not in (2, 3) for parameter in meant):
             yield (
@@ -159,6 +159,11 @@ def _init_problems(lora: LoraConf, chosen: Mapping[str, nn.Module]) -> Iterator[
                 " lora.rank_pattern."
             )
             return
+
+
+def _taken(model: PreTrainedModel, names: Sequence[str]) -> str:
+    taken = sorted({name.rsplit(".", 1)[-1] for name in names} & settings.taken_names(model))
+    return f" PEFT takes {', '.join(taken)} for names of experts: use lora.experts=true." if taken else ""
 
 
 def _excluding(lora: LoraConf) -> str:

@@ -33,6 +33,8 @@ def refusals(model: PreTrainedModel, adapters: Sequence[LoraConf], added_rows: S
 
 
 def _refusals(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> Iterator[str]:
+    if lora.init == "eva":  # which PEFT gets as an adapter that starts at random
+        lora = dataclasses.replace(lora, init="default")
     names = settings.targets(model, lora)
     try:
         config = peft_config.make(model, lora, names, added_rows)

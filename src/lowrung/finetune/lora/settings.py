@@ -1,9 +1,14 @@
 """What an adapter's settings mean on a model: which modules, parameters and rows are trained, with which ranks."""
 
+import copy
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -31,30 +36,76 @@ def fits_pattern(key: str, name: str) -> bool:
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
-def linear_layers(model: PreTrainedModel, *, of_text: bool = True) -> dict[str, nn.Module]:
-    """Every linear layer by its whole name but the head; without ``of_text`` also those that text does not go through.
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Every linear layer that LoRA can target by its whole name.
 
-    LoRA targets those of text. Only models that take images or sound too have others.
+    That is all but the head, routers that return more than a product, layers whose names PEFT takes for others
+    (`taken_names`), and, of a model that takes images or sound too, layers that text does not go through.
     """
-    head = model.get_output_embeddings()
-    modules = _text_modules(model) if of_text else dict(model.named_modules())
+    taken = taken_names(model)
+    reached = _text_modules(model)
     return {
         name: module
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        for name, module in all_linear_layers(model).items()
+        if name in reached and name.rsplit(".", 1)[-1] not in taken
     }
 
 
-def stacks(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Every parameter that is a stack of matrices, by its whole name: the experts of a mixture, of shape (experts, …).
+def all_linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Every linear layer by its whole name but the head and routers, whether LoRA can target it or not."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and _gives_a_product(module)
+    }
 
-    They are no linear layers. A convolution's weights are not meant, though they have three dimensions too.
+
+def _gives_a_product(module: nn.Module) -> bool:
+    """Whether a layer returns one tensor, as PEFT expects; routers that are linear layers may return several."""
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward) or hasattr(module, "source_cls"):  # or is quantised
+        return True
+    weight: Any = module.weight
+    try:
+        given = copy.deepcopy(module).to("meta")(torch.empty(2, weight.shape[-1], dtype=weight.dtype, device="meta"))
+    except Exception:  # it takes more than one input, or reads numbers
+        return True
+    return isinstance(given, Tensor)
+
+
+def taken_names(model: PreTrainedModel) -> set[str]:
+    """The last parts of linear layers' names that PEFT takes for something else in this architecture.
+
+    It reads ``gate_proj`` as an expert's in models whose experts had that name in transformers 4, also where it is the
+    name of a dense layer or of shared experts; no spelling of these reaches PEFT.
     """
+    names = {name.rsplit(".", 1)[-1] for name in all_linear_layers(model)}
+    return {name for name in names if name not in _converted(model, name)}
+
+
+def _converted(model: PreTrainedModel, name: str) -> set[str]:
+    """What PEFT makes of the name of a target."""
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model=model, conversions=None)
+    except ValueError:  # "without also targeting": it is a part of what is fused
+        return set()
+    return set(config.target_modules or ())
+
+
+def experts(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Every parameter that holds a matrix for each expert of a mixture, (experts, …, …), by its whole name.
+
+    They are no linear layers. Other parameters have three dimensions too, so the first one must be a number of experts
+    in the config, and the module no convolution.
+    """
+    config = model.config.get_text_config().to_dict()
+    counts = {value for name, value in config.items() if "expert" in name and isinstance(value, int) and value > 1}
     return {
         f"{module_name}.{name}": parameter
         for module_name, module in _text_modules(model).items()
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and not isinstance(module, _ConvNd)
+        if parameter.ndim == 3 and parameter.shape[0] in counts and not isinstance(module, _ConvNd)
     }
 
 
@@ -93,8 +144,8 @@ def target_parameters(model: PreTrainedModel, lora: LoraConf) -> list[str]:
     ``lora.peft.target_parameters`` names: whole names, or the end of a whole name after a dot.
     """
     ends = lora.peft.get("target_parameters") or []
-    experts = [name for name in stacks(model) if is_in_layers(name, lora)] if lora.experts else []
-    return [name for name, _ in model.named_parameters() if name in experts or ends_with_any(name, ends)]
+    stacked = [name for name in experts(model) if is_in_layers(name, lora)] if lora.experts else []
+    return [name for name, _ in model.named_parameters() if name in stacked or ends_with_any(name, ends)]
 
 
 def _is_excluded(name: str, excluded: str | Sequence[str]) -> bool:

@@ -18,9 +18,15 @@ def notes(model: PreTrainedModel, lora: LoraConf) -> Iterator[str]:
         lora: settings that fit it.
     """
     yield from _expert_notes(model, lora)
-    linear = settings.linear_layers(model, of_text=False)
-    outside = sorted(linear.keys() - settings.linear_layers(model).keys())
-    if outside := [name for name in outside if settings.is_wanted(name, lora.target_modules)]:
+    taken, possible = settings.taken_names(model), settings.linear_layers(model)
+    wanted = [name for name in settings.all_linear_layers(model) if settings.is_wanted(name, lora.target_modules)]
+    beyond = [name for name in wanted if name not in possible]
+    if named := [name for name in beyond if name.rsplit(".", 1)[-1] in taken]:
+        yield (
+            f"{len(named)} linear layers that lora.target_modules means stay as they are, since PEFT takes their names"
+            f" for those of experts: {some(named)}"
+        )
+    if outside := [name for name in beyond if name not in named]:
         yield (
             f"{len(outside)} linear layers that lora.target_modules means stay as they are, since text does not go"
             f" through them: {some(outside)}"
@@ -37,7 +43,7 @@ def _expert_notes(model: PreTrainedModel, lora: LoraConf) -> Iterator[str]:
     if lora.experts or lora.target_modules not in ("all-linear", "mlp"):
         return
     adapted = settings.target_parameters(model, lora)
-    left = {name: stack for name, stack in settings.stacks(model).items() if name not in adapted}
+    left = {name: stack for name, stack in settings.experts(model).items() if name not in adapted}
     if left:
         kinds = sorted({".".join(name.split(".")[-2:]) for name in left})
         share = sum(stack.numel() for stack in left.values()) / model.num_parameters()

@@ -1,0 +1,62 @@
+"""The trainer's losses are those that the model itself gives, whatever its forward pass does."""
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn import functional
+
+from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.finetune.data.prepared import FEATURES, Prepared
+from lowrung.finetune.models import head, pretrained
+from lowrung.finetune.training.trainer import make_trainer
+from tests import models, training
+
+ROWS = [{"input_ids": [*range(1, n)], "labels": [-100] * 3 + [*range(4, n)]} for n in (9, 6, 14, 7)]
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    def trainer(model, **changed):
+        rows = Dataset.from_list(ROWS, features=FEATURES)
+        made, _, _ = make_trainer(
+            model,
+            pretrained.load_tokenizer(pretrained.locate("embedded:tiny")),
+            data=Prepared(rows, rows, truncated=0, truncated_tokens=0, has_prompts=True),
+            lora=LoraConf("full"),
+            train=TrainConf(**{**training.TRAIN, "eval_batch_size": 3, **changed}),
+            max_length=32,
+            seed=0,
+            checkpoints=tmp_path,
+            on_report=lambda step, metrics: None,
+            should_stop=lambda: False,
+        )
+        return made
+
+    return trainer
+
+
+def own_loss(model):
+    logits = [model(input_ids=torch.tensor([row["input_ids"]])).logits[0, 2:-1] for row in ROWS]
+    return functional.cross_entropy(torch.cat(logits), torch.cat([torch.tensor(row["labels"][3:]) for row in ROWS]))
+
+
+def halved(model, logits):
+    return 0.5 * logits + model.extra
+
+
+@pytest.mark.parametrize(
+    ("change", "way", "packing"),
+    [
+        (halved, head.on_labelled_tokens, False),
+        (halved, head.on_labelled_tokens, True),
+        (models.smoothed, head.on_all_tokens, False),
+    ],
+    ids=["each token by itself", "packed", "all positions"],
+)
+def test_the_losses_are_the_model_s_own(trainer, change, way, packing):
+    model = models.changing_logits(change).requires_grad_(True)
+    made = trainer(model, packing=packing)
+    assert made.labelled_logits is way
+    expected = own_loss(model)
+    assert made.scores()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(made.compute_loss(model, made.batch(ROWS)), expected)
