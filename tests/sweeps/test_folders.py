@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,7 +102,8 @@ def test_a_sweeps_folder_that_depends_on_the_trial_is_refused(here):
 def test_the_clock_is_read_once_for_all_jobs(here, monkeypatch):
     """``hydra.sweep.dir`` has the time in it as long as the study has no name."""
     ticks = itertools.count()
-    monkeypatch.setattr("hydra.core.utils.strftime", lambda *_: str(next(ticks)))
+    moment = SimpleNamespace(strftime=lambda pattern: str(next(ticks)))
+    monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda: moment))
     assert ranks(here.sweep("lora.r=2,4", "study=null")) == [2, 4]
 
 
