@@ -16,7 +16,7 @@ from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers
 from lowrung.commands import promote, studies
 from lowrung.config.schema import ModelConf
-from lowrung.store import atomic, layout
+from lowrung.store import atomic, layout, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import lookup
@@ -257,6 +257,18 @@ class TestRefused:
         message = refused("promote", "ab12")
         assert "the gate was off (verify=none). Train it with verify=default." in message
         assert "The best run of mine that can be promoted is mine/1." in message
+
+    def test_an_adapter_that_was_changed_since_its_run(self, here, tracked, refused):
+        run = RunFolder(here / "runs" / "ab12")
+        known = Outcome.read(run.outcome)
+        assert known is not None
+        results.save(known, run, results.claim(run))
+        file = run.adapter / "adapter_model.safetensors"
+        file.write_bytes(file.read_bytes() + b" ")
+        message = refused("promote", "ab12")
+        assert (
+            "it must be what its run left, but adapter/adapter_model.safetensors is not what the run left." in message
+        )
 
     def test_a_study_of_which_none_passed_with_each_reason(self, here, tracked, refused):
         without_gate(here, "ab12")

@@ -1,6 +1,8 @@
 """The folders of jobs: what would mix trials or studies is refused before anything starts."""
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,6 +96,15 @@ def test_a_failed_trial_comes_again_in_its_folder(here):
 def test_a_sweeps_folder_that_depends_on_the_trial_is_refused(here):
     with pytest.raises(UsageError, match=r"hydra.sweep.dir must be the same for all trials"):
         here.sweep("lora.r=2,4", "hydra.sweep.dir='by-${lora.r}'")
+
+
+@pytest.mark.slow
+def test_the_clock_is_read_once_for_all_jobs(here, monkeypatch):
+    """``hydra.sweep.dir`` has the time in it as long as the study has no name."""
+    ticks = itertools.count()
+    moment = SimpleNamespace(strftime=lambda pattern: str(next(ticks)))
+    monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda: moment))
+    assert ranks(here.sweep("lora.r=2,4", "study=null")) == [2, 4]
 
 
 class TestOtherStudies:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError, blaming
-from lowrung.store import addresses, records
+from lowrung.store import addresses, records, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import store_uri
@@ -196,6 +196,8 @@ def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> 
         return f"it must meet the study's constraints, but breaks {' and '.join(broken)}. Name it to promote it anyway."
     if not run.adapter.is_dir():
         return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
+    if outcome.signature and (doubt := results.doubt(run, outcome)):  # older versions wrote none
+        return f"it must be what its run left, but {doubt}. Run it again."
     if outcome.passed_gate is None:
         return "it must have passed the gate, but the gate was off (verify=none). Train it with verify=default."
     if not outcome.passed_gate:

@@ -1,11 +1,13 @@
 """From overrides to configs: the search space is read, its grid composed, and both are held to the rules."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from lowrung.config import commandline, interpolation, repeats, rules, schema, signature
 from lowrung.config.schema import Config
@@ -64,6 +66,8 @@ class Composer:
     master: DictConfig
 
     def __post_init__(self) -> None:
+        with contextlib.suppress(OmegaConfBaseException):  # said of the jobs, where it does not resolve
+            hydra_job.sweep_folder(self.master)  # `${now:...}` is read once: jobs copy what the sweep's config has
         self._templates = Templates(self.hydra_context.config_loader, self.master)
 
     def space(self, overrides: Sequence[str], settings: Settings, also: Sequence[str] = ()) -> Space:
