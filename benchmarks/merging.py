@@ -28,6 +28,7 @@ from lowrung.config import signature
 from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import prepare
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained, quantization
@@ -100,6 +101,7 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         lora=LoraConf(r=8, alpha=16),
         train=settings,
         max_length=256,
+        format=Format(),
         seed=seed,
         scores=(),
         threads=threads,

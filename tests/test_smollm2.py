@@ -7,6 +7,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models.ends import Ends
 from tests.terminal import succeeds
 
 pytestmark = pytest.mark.slow
@@ -62,7 +63,9 @@ def test_the_merge_is_verified_in_both_precisions(results):
 def answer(loaded, tokenizer, question):
     messages = [{"role": "user", "content": question}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-    return tokenizer.decode(generate.greedy(loaded, tokenizer, [prompt], new_tokens=8)[0])
+    return tokenizer.decode(
+        generate.greedy(loaded, tokenizer, [prompt], ends=Ends((tokenizer.eos_token_id,)), new_tokens=8)[0]
+    )
 
 
 def test_the_base_is_the_model_that_it_says(results):

@@ -8,6 +8,7 @@ import lowrung.finetune.training.fine_tune
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import Prepared, prepare
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.models import pretrained
 from tests import sources
 
@@ -63,6 +64,7 @@ def fine_tune(
         lora=LoraConf("full" if is_full else "lora", **{**LORA, **(lora or {})}),
         train=TrainConf(**{**TRAIN, **changed}),
         max_length=256,
+        format=Format(),
         seed=seed,
         scores=scores,
         threads=1,

@@ -7,14 +7,16 @@ import pandas
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
 
-from lowrung.adapters import pyfunc_loader
+from lowrung.adapters import export, pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers, loader_settings
-from lowrung.config.schema import ModelConf
+from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.ends import Ends
 from tests import training
 
 PROMPTS = ["Write 47 in words.", "Write 8 in words.", "a line\n", "The river had risen overnight."]
@@ -70,6 +72,44 @@ def test_added_tokens_are_read_and_generated(tmp_path):
     training.fine_tune(tmp_path, base=base, max_steps=3, eval_steps=3)
     one = PromptedModel(base, tmp_path / "adapter")
     assert loaded_answers(tmp_path / "adapter", loader_settings(one)) == answers_of(one)
+
+
+SETTINGS = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "temperature": 0.7, "do_sample": True, "num_beams": 3}
+
+
+def test_answers_end_alike_everywhere_whatever_the_base_says_besides(tmp_path):
+    """At a token and at a text: of an adapter, as MLflow loads it too, and of the merged model, which keeps more."""
+    plain = ModelConf("embedded:tiny")
+    random_adapter(plain, tmp_path / "adapter")
+    whole = answers_of(PromptedModel(plain, tmp_path / "adapter"))
+    tokenizer = pretrained.load_tokenizer(tmp_path / "adapter")
+    one_token, text = tokenizer(whole[0])["input_ids"][3], whole[1][2:4]
+    ends = Ends((256, one_token), text)
+    short = [ends.answer(tokenizer, tokenizer(answer)["input_ids"]) for answer in whole]
+    assert all(map(str.startswith, whole[:2], short[:2]))
+    assert short[0] != whole[0]
+    assert short[1] != whole[1]
+    shutil.copytree(pretrained.folder_of(plain), tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps({**SETTINGS, "eos_token_id": 256}))
+    one = PromptedModel(ModelConf(str(tmp_path / "base")), tmp_path / "adapter")
+    assert answers_of(one) == whole
+    ends.write(tmp_path / "adapter")
+    assert answers_of(one) == loaded_answers(tmp_path / "adapter", loader_settings(one)) == short
+    export.export(
+        base=one.base,
+        adapter=tmp_path / "adapter",
+        folder=tmp_path / "merged",
+        dtype="float32",
+        format=Format(),
+        rows=[],
+        tolerance=ToleranceConf(1e-3, 1e-6, 0.99, 1e-4),
+        card=lambda merged: "",
+    )
+    merged = PromptedModel(ModelConf(str(tmp_path / "merged")))
+    assert answers_of(merged) == loaded_answers(tmp_path / "merged", loader_settings(merged)) == short
+    kept = GenerationConfig.from_pretrained(tmp_path / "merged")
+    assert kept.eos_token_id == [*ends.tokens]
+    assert kept.to_dict().items() >= SETTINGS.items()
 
 
 def test_a_base_may_be_elsewhere(tmp_path):

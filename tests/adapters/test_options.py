@@ -23,6 +23,7 @@ from lowrung.adapters.multi_adapter import MultiAdapter
 from lowrung.adapters.options import OPTIONS, Use
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import InputError, UsageError
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.models import pretrained
 from tests import architectures
 
@@ -184,7 +185,14 @@ def merged(base: ModelConf, folder: Path, expected: Tensor) -> None:
     """Checks the merged model as it is reloaded."""
     to = folder.parent / "merged"
     export.export(
-        base=base, adapter=folder, folder=to, dtype="float32", rows=[], tolerance=EXACT, card=lambda model: "card"
+        base=base,
+        adapter=folder,
+        folder=to,
+        dtype="float32",
+        format=Format(),
+        rows=[],
+        tolerance=EXACT,
+        card=lambda model: "card",
     )
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(to)), expected, atol=1e-4)
 

@@ -10,6 +10,7 @@ from lowrung.__main__ import main
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models.ends import Ends
 
 PROMPT = "Write 47 in words."
 
@@ -19,7 +20,8 @@ def alone(model, folder, prompt):
     tokenizer: Any = pretrained.load_tokenizer(folder)
     messages = [{"role": "user", "content": prompt}]
     ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
-    (given,) = generate.greedy(model, tokenizer, [ids["input_ids"]], new_tokens=8)
+    ends = Ends((tokenizer.eos_token_id,))
+    (given,) = generate.greedy(model, tokenizer, [ids["input_ids"]], ends=ends, new_tokens=8)
     return tokenizer.decode(given, skip_special_tokens=True).strip()
 
 

@@ -269,6 +269,9 @@ class TestOverrides:
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
         ("lora.r=???", "lora.r must have a value, but has none. Write lora.r=VALUE"),
         ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
+        ("train.sft=3", "train.sft must be a mapping such as {name:value}, but is '3'."),
+        ("lora.peft=[a]", "lora.peft must be a mapping such as {name:value}, but is '[a]'."),
+        ("train.adam_beta2=0.9", "train.adam_beta2 is not a setting. Did you mean train.sft.adam_beta2?"),
         ("lora=4", "`lora=4` is refused: Config group override must be a string or a list. Got int"),
         *(
             (text, f"`{text}` must be a list of single values, or one interval, range or glob alone. Write out a range")
@@ -444,5 +447,5 @@ class TestExplain:
 
 def test_the_spellings_name_settings(config):
     for name in keys.SPELLINGS.values():
-        group, field = name.split(".")
+        group, field, *_ = name.split(".")  # what is in train.sft is TRL's to know
         assert field in {known.name for known in dataclasses.fields(getattr(config, group))}

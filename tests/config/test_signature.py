@@ -54,6 +54,7 @@ class TestDetermining:
             ("lora.peft", {"exclude_modules": ["q_proj"]}),
             ("train.learning_rate", 1e-5),
             ("train.eval_batch_size", 1),
+            ("train.sft", {"adam_beta2": 0.99}),
             ("verify.enabled", False),
             ("verify.prompts", 3),
             ("verify.forgetting", 8),
@@ -62,6 +63,14 @@ class TestDetermining:
     )
     def test_keeps_what_matters(self, config, key, value):
         assert signature.determining(changed(config, key, value)) != signature.determining(config)
+
+    def test_a_warm_up_in_steps_leaves_the_ratio_unused(self, composer):
+        steps = "train.sft.warmup_steps=4"
+        one, two, other = (
+            signature.determining(composer.config(*texts))
+            for texts in ([steps], [steps, "train.warmup_ratio=0.5"], ["train.sft={warmup_steps:5}"])
+        )
+        assert one == two != other
 
     def test_full_fine_tuning_has_no_adapter_whose_settings_count(self, composer):
         full = signature.determining(composer.config("lora=full"))

@@ -3,22 +3,24 @@ from pathlib import Path
 
 import pytest
 
-from lowrung.config.schema import DataConf, LoraConf, ModelConf
+from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.finetune import preflight
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import pretrained
+from tests import training
 from tests.sources import pairs, write_rows
 
 
 @pytest.fixture
 def check(tmp_path):
-    def check(*, base=None, lora=None, **task):
+    def check(*, base=None, lora=None, train=None, **task):
         data = {"name": "number_words", "train_size": 8, "eval_size": 4, "max_length": 128}
         return preflight.check(
             base=ModelConf(**{"path": "embedded:tiny", **(base or {})}),
             data=DataConf(**{**data, **task}),
             store=tmp_path / "runs",
             adapters=[LoraConf(**{"r": 4, "alpha": 8.0, **(lora or {})})],
+            trains=[TrainConf(**{**training.TRAIN, **(train or {})})],
         )
 
     return check
@@ -30,6 +32,24 @@ def test_a_sound_config_has_fingerprints_and_no_problems(check):
     assert found.model_fingerprint == pretrained.fingerprint(pretrained.locate("embedded:tiny"))
     assert [(split.context, split.rows) for split in found.splits] == [("training", 8), ("evaluation", 4)]
     assert len(Prepared.load(found.data_folder).train) == 8
+
+
+def test_a_template_that_ends_no_answer_is_named(check, tmp_path):
+    shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+    )
+    (note,) = check(base={"path": str(tmp_path / "base")}).notes
+    assert note.startswith("the chat template writes nothing after an answer, which does not tell where it ends")
+
+
+def test_what_goes_to_trl_is_checked_with_the_rest(check):
+    found = check(max_length=4096, train={"sft": {"output_dir": "x"}})
+    assert [problem.split()[0] for problem in found.problems] == ["train.sft.output_dir", "data.max_length"]
+    (problem,) = check(train={"lr_scheduler_type": "cosine_with_min_lr"}).problems
+    assert problem.startswith("train.sft.lr_scheduler_kwargs must be what cosine_with_min_lr takes")
+    (note,) = check(train={"sft": {"warmup_steps": 4}, "warmup_ratio": 0.1}).notes
+    assert note == "train.sft.warmup_steps=4 takes the part of train.warmup_ratio=0.1"
 
 
 def test_a_local_folder_is_the_same_model_under_another_name(check, tmp_path):

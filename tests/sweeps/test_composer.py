@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.errors import UsageError
+from lowrung.sweeps import preflight
 from tests.stage import RATE, ranks
 
 
@@ -25,6 +26,21 @@ class TestPoints:
     @pytest.mark.slow
     def test_the_command_line_changes_a_preset(self, here):
         assert ranks(here.sweep("sweeps=rank_ladder", "lora.r=4,64")) == [4, 64]
+
+    def test_fields_of_libraries_are_axes_like_any_other_setting(self, here, monkeypatch):
+        """The preflight sees an interval's high end too: what it must be is known to the library alone."""
+        check, seen = preflight.check_all, []
+
+        def watched(engine, configs, folder):
+            seen.extend(configs)
+            return check(engine, configs, folder)
+
+        monkeypatch.setattr(preflight, "check_all", watched)
+        axes = ["train.sft.data_seed=1,2", "train.sft.neftune_noise_alpha=interval(1,9)"]
+        ran = here.sweep("train.sft={optim:sgd}", *axes, n_trials=2)
+        assert [config.train.sft.keys() for config in ran] == [{"optim", "data_seed", "neftune_noise_alpha"}] * 2
+        assert [config.train.sft["data_seed"] for config in ran] == [1, 2]
+        assert [config.train.sft["neftune_noise_alpha"] for config in seen] == [1, 1, 9, 9]
 
     @pytest.mark.slow
     def test_with_the_grid_sampler_an_interval_is_a_list(self, here):

@@ -16,7 +16,10 @@ from tests.stage import trains
 class TestOneCoordinator:
     def test_a_second_one_is_refused_before_it_asks(self, here):
         here.sweep("lora.r=4")
-        with atomic.lock(here.study.lock), pytest.raises(UsageError, match=r"another process runs 's' in .*multirun"):
+        with (
+            atomic.lock(here.study.lock),
+            pytest.raises(UsageError, match=r"'s' is run by another process in .*multirun"),
+        ):
             here.sweep("lora.r=4")
         assert len(here.trials()) == 1
 

@@ -22,6 +22,7 @@ from lowrung.finetune.data.examples import Example
 from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare
 from lowrung.finetune.models import context, generate, pretrained, quantization
+from lowrung.finetune.models.ends import Ends
 
 T = TypeVar("T")
 
@@ -48,12 +49,18 @@ class PromptedModel:
         """The tokenizer that was saved beside the adapter; else the base's."""
         return vocabulary.tokenizer_of(self.base, self.adapter)
 
+    @property
+    def ends(self) -> Ends:
+        """Where its answers end."""
+        return vocabulary.ends_of(self.base, self.adapter, self.format)
+
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt, formatted as in training before an answer."""
         tokenizer = self.tokenizer
-        template = self.format.template(tokenizer)
-        rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
-        return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
+        with blaming(f"The tokenizer of {self.adapter or self.base.path}, or its chat template,"):
+            template = self.format.template(tokenizer)
+            rows = (tokens.tokenise(Example.pair(prompt, "."), tokenizer, template)[0] for prompt in prompts)
+            return [generate.prompt_tokens({"input_ids": row.input_ids, "labels": row.labels}) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +160,8 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
         options["quantization_config"] = json.loads(config.to_json_string())  # to_dict() would hold enums
     template = model.format.template(model.tokenizer)
     chat = None if template is None else {"template": template.source(), "variables": dict(template.variables)}
-    return {**where, "dtype": base.dtype, "options": options, "chat": chat}
+    ends = dataclasses.asdict(model.ends)
+    return {**where, "dtype": base.dtype, "options": options, "chat": chat, "ends": ends}
 
 
 @torch.no_grad()
@@ -188,6 +196,6 @@ def _of_each(
 def _texts(
     adapters: MultiAdapter, model: PromptedModel, asked: TokenIds, new_tokens: int, batch_size: int
 ) -> list[str]:
-    tokenizer = model.tokenizer
-    answered = generate.greedy(adapters.model, tokenizer, asked, new_tokens=new_tokens, batch_size=batch_size)
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answered]
+    tokenizer, ends = model.tokenizer, model.ends
+    given = generate.greedy(adapters.model, tokenizer, asked, ends=ends, new_tokens=new_tokens, batch_size=batch_size)
+    return [ends.answer(tokenizer, ids) for ids in given]

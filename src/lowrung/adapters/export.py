@@ -15,6 +15,7 @@ from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import LowrungError, UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.gate.difference import Difference, compare, completion_logits, with_remedy
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import added_tokens, pretrained
@@ -67,6 +68,7 @@ def export(
     adapter: Path,
     folder: Path,
     dtype: str,
+    format: Format,
     rows: Sequence[Row],
     tolerance: ToleranceConf,
     card: Callable[[MergedModel], str],
@@ -81,6 +83,7 @@ def export(
         adapter: the adapter's folder.
         folder: where to; not there yet, or empty.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
+        format: how prompts are formatted, which says where answers end.
         rows: held-out examples to compare on; none for `TEXTS`.
         tolerance: how far the merged model may be from the adapter.
         card: makes the text of README.md.
@@ -97,6 +100,7 @@ def export(
 
     def fill(aside: Path) -> MergedModel:
         untrained, reference = _save_merged(base, adapter, aside, dtype, compared)
+        vocabulary.ends_of(base, adapter, format).write(aside)
         gc.collect()
         trusted = base.trust_remote_code
         with blaming("The merged model, reloaded from the disk,"):

@@ -4,6 +4,7 @@ A copy of this file goes with every model that `lowrung promote` registers. It i
 it uses nothing of lowrung. Its answers must be those of `lowrung.adapters.answers`: promoting compares both.
 """
 
+import copy
 import itertools
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 NEW_TOKENS = 64
 """The most tokens of an answer, unless ``params`` have ``new_tokens``."""
@@ -37,12 +38,14 @@ class Answering:
         tokenizer: as it was saved after training.
         chat: what formats prompts: ``template``, a chat template whose clock stands at the day of training, and its
             ``variables``; None where prompts are plain.
+        ends: what ends an answer: ``tokens``, ids each of which does, and ``text``, which does where it is not empty.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, chat: Mapping[str, Any] | None) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, chat: Mapping[str, Any] | None, ends: Mapping[str, Any]) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.chat = chat
+        self.ends = ends
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Answers each prompt of a data frame's first column, with at most ``params["new_tokens"]`` tokens."""
@@ -58,19 +61,29 @@ class Answering:
         ids = torch.tensor(
             [self._plain(prompt) if self.chat is None else self._chat(prompt, **self.chat)], device=self.model.device
         )
-        room = self._room(ids.shape[1])
-        output = self.model.generate(
+        # What is not set here transformers takes from the model's own generation config: a copy of the object has none.
+        plain = copy.copy(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
+        plain.generation_config = GenerationConfig()
+        text, width = self.ends["text"], ids.shape[1]
+
+        def is_done(so_far: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.tensor([text in self.tokenizer.decode(so_far[0, width:])], device=so_far.device)
+
+        output = type(plain).generate(
+            plain,
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=min(new_tokens, room),
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            generation_config=GenerationConfig(
+                max_new_tokens=min(new_tokens, self._room(width)),
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=list(self.ends["tokens"]) or None,
+            ),
+            stopping_criteria=[is_done] if text else None,
         )
-        given = itertools.takewhile(
-            lambda token: token != self.tokenizer.eos_token_id, output[0, ids.shape[1] :].tolist()
-        )
-        return str(self.tokenizer.decode(list(given), skip_special_tokens=True)).strip()
+        given = itertools.takewhile(lambda token: token not in self.ends["tokens"], output[0, width:].tolist())
+        answer = str(self.tokenizer.decode(list(given), skip_special_tokens=True))
+        return (answer.partition(text)[0] if text else answer).strip()
 
     def _room(self, tokens: int) -> int:
         """How many tokens the model's context has left behind a prompt of so many: an answer ends there.
@@ -114,7 +127,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
     Args:
         folder: the adapter's, or the merged model's.
         config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
-            and ``chat`` (see `Answering`). For a base in another folder:
+            ``chat`` and ``ends`` (see `Answering`). For a base in another folder:
             ``load_model(uri, model_config={"base": PATH})``.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -142,7 +155,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         model = PeftModel.from_pretrained(model, folder)
-    return Answering(model.eval(), tokenizer, chat=config["chat"])
+    return Answering(model.eval(), tokenizer, chat=config["chat"], ends=config["ends"])
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""An adapter's tokenizer, the tokens that it adds to its base, and whether the adapter holds their rows."""
+"""An adapter's tokenizer, where its answers end, the tokens that it adds, and whether it holds their rows."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,8 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError, blaming
+from lowrung.finetune.data import taught
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import settings
-from lowrung.finetune.models import added_tokens, pretrained
+from lowrung.finetune.models import added_tokens, ends, pretrained
+from lowrung.finetune.models.ends import Ends
 
 
 def tokenizer_of(base: ModelConf, adapter: Path | None = None) -> PreTrainedTokenizerBase:
@@ -24,6 +27,25 @@ def tokenizer_of(base: ModelConf, adapter: Path | None = None) -> PreTrainedToke
 
 def _has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer_config.json").is_file()
+
+
+def ends_of(base: ModelConf, adapter: Path | None = None, format: Format | None = None) -> Ends:
+    """Where the answers of an adapter end, or those of a base or another whole model, where there is none.
+
+    lowrung has written it beside what it trained. Otherwise what ends them is what the template writes after an answer,
+    what the tokenizer names, and what the base's generation config names.
+
+    Args:
+        base: the base, or a whole model.
+        adapter: the adapter's folder.
+        format: how prompts are formatted; None is by the chat template where there is one.
+    """
+    folder = pretrained.folder_of(base)
+    if stored := Ends.read(adapter or folder):
+        return stored
+    tokenizer = tokenizer_of(base, adapter)
+    template = (format or Format()).template(tokenizer)
+    return taught.taught(tokenizer, template, listed=ends.listed(folder)).ends
 
 
 def added(folder: Path, base: ModelConf) -> tuple[str, ...]:

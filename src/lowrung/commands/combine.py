@@ -11,6 +11,7 @@ from lowrung.commands.arguments import ADAPTER, Commands, add_base
 from lowrung.commands.eval_losses import BASE, Losses, as_metrics, as_table, eval_losses, examples_of
 from lowrung.commands.loading import load
 from lowrung.commands.names import Named, find_adapters
+from lowrung.commands.run_inputs import format_of
 from lowrung.commands.studies import tracked_run
 from lowrung.errors import InputError, UsageError, blaming
 from lowrung.store import atomic, disk
@@ -137,12 +138,14 @@ def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> l
 
 
 def _save(adapters: "MultiAdapter", first: Named, folder: Path) -> None:
-    from lowrung.adapters.vocabulary import tokenizer_of
+    from lowrung.adapters.vocabulary import ends_of, tokenizer_of
 
     tokenizer = tokenizer_of(adapters.base, first.folder)
+    ends = ends_of(adapters.base, first.folder, format_of(first.run))
     with blaming(f"The combined adapter, or {folder.parent}, where it is saved,"):
         adapters.save(COMBINED, folder)
         tokenizer.save_pretrained(folder)
+        ends.write(folder)
 
 
 def _track(found: Sequence[Named], folder: Path, params: Mapping[str, str], losses: Losses) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lowrung.commands import model_card
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
 from lowrung.commands.names import Named, find_adapters
-from lowrung.commands.run_inputs import base_for, config_of, held_out
+from lowrung.commands.run_inputs import base_for, config_of, format_of, held_out
 from lowrung.errors import UsageError, blaming
 from lowrung.store import disk
 from lowrung.store.layout import ROOT
@@ -93,6 +93,7 @@ def merge(
         adapter=found.folder,
         folder=folder,
         dtype=dtype,
+        format=format_of(found.run),
         rows=held_out(found.run)[: gate.prompts] if found.run else [],
         tolerance=gate.tolerances[dtype],
         card=lambda merged: _card(found, saved, origin, config, merged),

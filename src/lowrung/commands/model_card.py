@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrung.commands.inspect import gate
 from lowrung.commands.names import Named
+from lowrung.commands.run_inputs import format_of
 from lowrung.report.tables import number
 from lowrung.store.outcome import Outcome
 
@@ -41,6 +42,7 @@ def body(
         about,
         _section("Base", _base_facts(base)),
         _section("Adapter", _adapter_facts(found, saved)),
+        _section("Answers", _answer_facts(found, base)),
     ]
     if found.run:
         sections += [_section(name, config[key]) for name, key in (("Data", "data"), ("Training", "train"))]
@@ -98,6 +100,17 @@ def _adapter_facts(found: Named, saved: "Saved") -> dict[str, Any]:
         "modules": ", ".join(sorted(settings.target_modules or ())),
         "parameters": f"{saved.parameters:,}",
     }
+
+
+def _answer_facts(found: Named, base: "ModelConf") -> dict[str, Any]:
+    """Where answers end, as generation_config.json says it, and what that file has no words for."""
+    from lowrung.adapters.vocabulary import ends_of, tokenizer_of
+
+    ends = ends_of(base, found.folder, format_of(found.run))
+    tokenizer = tokenizer_of(base, found.folder)
+    tokens = ", ".join(f"`{tokenizer.decode([id])}`" for id in ends.tokens).replace("|", "\\|")
+    text = f"`{ends.text!r}`: pass it to `generate` as `stop_strings`, to vLLM as `stop`".replace("|", "\\|")
+    return {"end with": tokens, "end with the text": text if ends.text else None}
 
 
 def _section(title: str, facts: Mapping[str, Any]) -> str:

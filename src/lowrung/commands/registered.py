@@ -145,7 +145,7 @@ def _write_merged(source: Source, folder: Path) -> tuple["PromptedModel", str]:
 
 def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     """Writes the adapter with a card; returns it, and its card without the head."""
-    from lowrung.adapters import compatibility, files
+    from lowrung.adapters import compatibility, files, vocabulary
     from lowrung.adapters.answers import PromptedModel
 
     run = source.candidate.run
@@ -153,6 +153,7 @@ def _write_adapter(source: Source, folder: Path) -> tuple["PromptedModel", str]:
     base = base_for(found, saved, None)
     compatibility.check(saved, base)
     shutil.copytree(run.adapter, folder)
+    vocabulary.ends_of(base, folder, format_of(run)).write(folder)  # a run of an older lowrung has not
     about = "A LoRA adapter trained by lowrung."
     card = model_card.body(found, saved, base, config, title=source.name, about=about)
     readme = model_card.with_head(card, base, library="peft", tags=("lora",))

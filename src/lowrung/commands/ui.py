@@ -20,5 +20,8 @@ def _run(chosen: argparse.Namespace) -> None:
     from lowrung.track import base, server
 
     uri = base.store_uri(chosen.uri, Path.cwd())
-    with blaming(f"The tracker, {uri},"):
-        server.serve(uri, chosen.port)
+    try:
+        with blaming(f"The tracker, {uri},"):
+            server.serve(uri, chosen.port)
+    except base.TrackError as error:
+        raise base.TrackError(f"{uri} cannot be shown: {error}") from error

@@ -263,6 +263,8 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     if is_refused and not is_known:
         alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
         return f"{key} is not a setting.{suggest_key(key, alike)}"
+    if is_known and "." in key and isinstance(OmegaConf.select(defaults, key), DictConfig):
+        return f"{key} must be a mapping such as {{name:value}}, but is {value!r}."
     return f"`{override}` is refused: {_first_line(error)}"
 
 

@@ -7,7 +7,10 @@ from typing import Any
 from lowrung.config.schema import Config
 from lowrung.errors import did_you_mean
 
-SPELLINGS = {"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"}
+SPELLINGS = {
+    **{"rank": "lora.r", "lr": "train.learning_rate", "steps": "train.max_steps", "rslora": "lora.use_rslora"},
+    **{name: f"train.sft.{name}" for name in ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "warmup_steps")},
+}
 """What people type when they mean a setting whose name looks different."""
 
 

@@ -133,7 +133,8 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
                 f" but train.save_steps is {train.save_steps} and train.eval_steps is {train.eval_steps}."
                 " Leave train.save_steps out."
             )
-    yield from one_of("train.lr_scheduler_type", train.lr_scheduler_type, schema.SCHEDULES)
+    schedules = (*schema.SCHEDULES, *schema.SCHEDULES_WITH_SETTINGS)
+    yield from one_of("train.lr_scheduler_type", train.lr_scheduler_type, schedules)
     if not 0 <= train.warmup_ratio <= 1:
         yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
     for name in ("weight_decay", "max_grad_norm"):

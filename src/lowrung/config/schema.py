@@ -76,6 +76,14 @@ SCHEDULES = (
     "inverse_sqrt",
 )
 """The schedules of transformers that need no further settings."""
+
+SCHEDULES_WITH_SETTINGS = (
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "reduce_lr_on_plateau",
+)
+"""Those that take theirs from ``train.sft.lr_scheduler_kwargs``."""
 TRACKERS = ("mlflow", "none")
 
 
@@ -304,8 +312,9 @@ class TrainConf:
         save_total_limit: how many checkpoints are kept, the newest ones; with early stopping the best one too.
         early_stopping: ends the run when the eval loss has not improved for this many evaluations, and takes the
             weights of the best evaluation; null never ends it early.
-        lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES`.
-        warmup_ratio: share of the steps over which the learning rate rises.
+        lr_scheduler_type: a schedule's name in transformers, one of `SCHEDULES` or `SCHEDULES_WITH_SETTINGS`. What it
+            takes beside the number of steps is ``train.sft.lr_scheduler_kwargs``, such as ``{min_lr_rate:0.1}``.
+        warmup_ratio: share of the steps over which the learning rate rises; ``train.sft.warmup_steps`` takes its part.
         weight_decay: AdamW's. 0, since the adapter starts at zero and is trained for few steps.
         max_grad_norm: a gradient with a larger norm is scaled down to this one; 0 never scales.
         packing: fills each row of a batch with several examples, up to ``data.max_length`` tokens, so that there is
@@ -313,6 +322,10 @@ class TrainConf:
             on the model before training, and a model where they do (one with a recurrent state) is refused.
         gradient_checkpointing: computes activations a second time instead of keeping them. It needs less memory and is
             about a third slower.
+        sft: other fields of TRL's ``SFTConfig``, such as ``{optim:adamw_8bit,adam_beta2:0.99,neftune_noise_alpha:5}``;
+            each is a setting of its own too, ``train.sft.adam_beta2=0.99``, and can be swept. They are held to TRL's
+            dataclass and tried out before the first run. A field that another setting of lowrung sets, or that its
+            trainer does not read, is refused.
     """
 
     learning_rate: float = MISSING
@@ -331,6 +344,7 @@ class TrainConf:
     max_grad_norm: float = 1.0
     packing: bool = False
     gradient_checkpointing: bool = False
+    sft: dict[str, Any] = field(default_factory=dict)
 
 
 def total_steps(train: TrainConf, rows: int) -> int:
@@ -443,7 +457,7 @@ def register() -> None:
     Calling it again does no harm.
     """
     node = OmegaConf.structured(Config)
-    for options in (node.lora.peft,):  # any field of a library's dataclass is a key: `lora.peft.exclude_modules=[x]`
+    for options in (node.lora.peft, node.train.sft):  # any field of a library's dataclass is a key
         OmegaConf.set_struct(options, False)
     ConfigStore.instance().store(name="schema", node=node, provider="lowrung")
     OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)

@@ -36,10 +36,17 @@ def of(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads
             "data": data_fingerprint,
             "threads": threads,
             "device": device_kind(),
-            "versions": versions(PACKAGES),
+            "versions": versions(_used(config)),
             "source": source.digest(),
         }
     )
+
+
+def _used(config: Config) -> tuple[str, ...]:
+    """The packages that compute a run: bitsandbytes too, where the base or the optimiser is held in few bits."""
+    optimizer = str(config.train.sft.get("optim", ""))
+    holds = any(part in optimizer for part in ("8bit", "paged", "lion", "ademamix", "bnb"))
+    return (*PACKAGES, "bitsandbytes") if holds or config.model.quantization != "none" else PACKAGES
 
 
 def determining(config: Config) -> dict[str, Any]:
@@ -54,6 +61,8 @@ def determining(config: Config) -> dict[str, Any]:
         del values["model"][name]
     values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
     values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
+    if "warmup_steps" in config.train.sft:
+        del values["train"]["warmup_ratio"]
     if config.model.quantization != "nf4":
         del values["model"]["double_quantization"]
     if config.lora.init not in schema.DATA_INITS:

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.config import schema
-from lowrung.config.schema import DataConf, LoraConf, ModelConf
+from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
-from lowrung.finetune.data import corpus, prepared
+from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import fit, injection, unadapted
-from lowrung.finetune.models import added_tokens, context, pretrained, soundness, weights
+from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
 from lowrung.store import disk, layout
 
@@ -42,7 +43,13 @@ class Preflight:
 
 
 def check(
-    *, base: ModelConf, data: DataConf, store: Path, adapters: Sequence[LoraConf], new_tokens: int = 0
+    *,
+    base: ModelConf,
+    data: DataConf,
+    store: Path,
+    adapters: Sequence[LoraConf],
+    trains: Sequence[TrainConf] = (),
+    new_tokens: int = 0,
 ) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
@@ -51,11 +58,13 @@ def check(
         data: the task.
         store: the results' folder; the tokens are kept there.
         adapters: the settings of each adapter that is to be put on the model.
+        trains: each way in which it is to be trained.
         new_tokens: the most tokens that the gate generates from a prompt.
     """
     if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
         return Preflight(tuple(problems))
-    found = list(metrics.problems(data.metrics))
+    of_training, notes = _training(trains)
+    found = [*metrics.problems(data.metrics), *of_training]
     if _is_found(base, found):
         found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
@@ -65,7 +74,7 @@ def check(
         found_rows = _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
-    return dataclasses.replace(found_rows, notes=(*_model_notes(base, adapters), *found_rows.notes))
+    return dataclasses.replace(found_rows, notes=(*notes, *_model_notes(base, adapters), *found_rows.notes))
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
@@ -88,13 +97,30 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         )
     read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
     return Preflight(
-        notes=(*examples.unread, *_duplicate_notes(examples), *rows.notes, *_unseen_notes(base, rows), *read),
+        notes=(
+            *examples.unread,
+            *_duplicate_notes(examples),
+            *rows.notes,
+            *_unseen_notes(base, rows),
+            *_end_notes(base, rows, data),
+            *read,
+        ),
         model_fingerprint=fingerprint,
         revision=pretrained.origin_of(base)[1],
         data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
     )
+
+
+def _training(trains: Sequence[TrainConf]) -> tuple[list[str], list[str]]:
+    """Problems and notes of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
+    special = [train for train in trains if train.sft or train.lr_scheduler_type not in SCHEDULES]
+    if not special:
+        return [], []
+    from lowrung.finetune.training import sft_trial
+
+    return sft_trial.problems(special), sft_trial.notes(special)
 
 
 def _cache_problems(path: str) -> list[str]:
@@ -156,6 +182,14 @@ def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:
         if not unseen:
             return
     yield f"no training example holds {', '.join(unseen.values())}, so nothing is learnt of these added tokens"
+
+
+def _end_notes(base: ModelConf, rows: Prepared, data: DataConf) -> Iterator[str]:
+    """Says where training teaches no end of an answer, or another one than the base has."""
+    if rows.has_prompts:
+        tokenizer = pretrained.tokenizer_of(base)
+        template, listed = Format.of(data).template(tokenizer), ends.listed(pretrained.folder_of(base))
+        yield from taught.taught(tokenizer, template, listed=listed, rows=rows.train).notes(tokenizer)
 
 
 def _duplicate_notes(examples: Corpus) -> tuple[str, ...]:

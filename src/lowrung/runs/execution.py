@@ -150,6 +150,7 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> tuple[Outcome, "Evidence | None"]:
     from lowrung.finetune.data.prepared import Prepared
+    from lowrung.finetune.data.template import Format
     from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.models import added_tokens, pretrained
     from lowrung.finetune.training import fine_tune
@@ -160,6 +161,7 @@ def _train(
         lora=config.lora,
         train=config.train,
         max_length=config.data.max_length,
+        format=Format.of(config.data),
         seed=config.seed,
         scores=config.data.metrics,
         threads=threads,
@@ -173,7 +175,7 @@ def _train(
     if not config.verify.enabled:
         return outcome, None
     rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
-    return outcome, Evidence.of(trained.model, rows, trained.dtype, trained.labelled_logits)
+    return outcome, Evidence.of(trained.model, rows, trained.dtype, trained.ends, trained.labelled_logits)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:

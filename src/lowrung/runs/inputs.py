@@ -22,12 +22,14 @@ def preflight(config: Config) -> "Preflight":
 
 def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
     """The preflight's arguments for configs that share their model and data."""
+    trains = {schema.digest(config.train): config.train for config in configs}
     adapters = {schema.digest(config.lora): config.lora for config in configs if not config.lora.is_full}
     return {
         "base": configs[0].model,
         "data": configs[0].data,
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
+        "trains": list(trains.values()),
         "new_tokens": max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
     }
 

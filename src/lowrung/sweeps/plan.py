@@ -92,10 +92,11 @@ class Plan:
             raise UsageError(problems)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         configs = [config for point in points for config in point.configs]
-        preflights = preflight.check_all(engine, configs, folder)
+        ends = [*configs, *(point.at_high_ends for point in points)]
+        known = {preflight.key(config) for config in configs}
+        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        ends = [*configs, *(point.at_high_ends for point in points)]
         purpose = identity.purpose(ends, preflights.values(), space, settings.goal)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, name)

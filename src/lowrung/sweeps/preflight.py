@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def key(config: Config) -> str:
     """Equal for configs that share their model and their data, and so their preflight."""
     arguments = inputs.preflight_arguments([config])
-    return schema.digest({name: value for name, value in arguments.items() if name not in ("adapters", "new_tokens")})
+    alike = ("adapters", "trains", "new_tokens")
+    return schema.digest({name: value for name, value in arguments.items() if name not in alike})
 
 
 def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, "Preflight"]:

@@ -49,7 +49,7 @@ def train(folder: Path) -> None:
             base = dataclasses.replace(base, added_tokens=TOKENS)
         trained, _ = training.fine_tune(folder / name, base=base, lora=lora, max_steps=3, eval_steps=3)
         rows = [*trained.held_out[:4], *added_tokens.examples(pretrained.added_rows(base))]
-        evidence = Evidence.of(trained.model, rows, trained.dtype)
+        evidence = Evidence.of(trained.model, rows, trained.dtype, trained.ends)
         gate = verify.verify(
             Case(
                 base=base,

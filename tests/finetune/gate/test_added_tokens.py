@@ -46,7 +46,7 @@ def train(folder, base=TINY, **kind):
     """What was trained, and the evidence for the gate."""
     trained, _ = training.fine_tune(folder, base=base, max_steps=3, eval_steps=3, **kind)
     rows = [*trained.held_out[:4], *added_tokens.examples(pretrained.added_rows(base))]
-    return trained, Evidence.of(trained.model, rows, trained.dtype)
+    return trained, Evidence.of(trained.model, rows, trained.dtype, trained.ends)
 
 
 def gate(folder, evidence, base=TINY, keep=None):

@@ -5,6 +5,7 @@ from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.gate.case import Evidence
 from lowrung.finetune.gate.difference import completion_logits, mean_loss
 from lowrung.finetune.models import head
+from lowrung.finetune.models.ends import Ends
 from tests import models
 
 ROWS = [{"input_ids": [*range(1, n)], "labels": [-100, *range(2, n)]} for n in (9, 5, 12)]
@@ -30,6 +31,6 @@ def test_a_loss_that_was_not_computed_from_it_fails_the_gate(model):
         is_labelled = batch["labels"][:, 1:] != -100
         return model.lm_head(hidden[:, :-1][is_labelled]), batch["labels"][:, 1:][is_labelled]
 
-    assert Evidence.of(model, ROWS, torch.float32, head.on_all_tokens).failures(TOLERANCES) == []
-    failures = Evidence.of(model, ROWS, torch.float32, short).failures(TOLERANCES)
+    assert Evidence.of(model, ROWS, torch.float32, Ends(), head.on_all_tokens).failures(TOLERANCES) == []
+    failures = Evidence.of(model, ROWS, torch.float32, Ends(), short).failures(TOLERANCES)
     assert failures[0].startswith("training: max |Δlogit| must be <= 0.001, but is ")

@@ -14,10 +14,13 @@ from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.lora import adapter
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.ends import Ends
 from tests import architectures, training
 
 CPU = torch.device("cpu")
 TOLERANCES = {"float32": ToleranceConf(1e-3, 1e-6, 0.99, 1e-4)}
+
+ENDS = Ends((256,))
 
 START = 1e-4
 """Largest logit difference from the base before training. Measured: 0 with default and gaussian; 5.7e-6 with pissa and
@@ -73,7 +76,7 @@ def gate(folder, base, rows, trained_logits, keep=None):
         Case(
             base=base,
             adapter_folder=folder / "adapter",
-            evidence=Evidence(rows, trained_logits, torch.float32),
+            evidence=Evidence(rows, trained_logits, torch.float32, ENDS),
             new_tokens=2,
             merge_dtype="float32",
             tolerances=TOLERANCES,
@@ -235,7 +238,7 @@ def verified(full, folder):
     return verify.verify_model(
         base=base,
         model_folder=folder,
-        evidence=Evidence(rows, trained, torch.float32),
+        evidence=Evidence(rows, trained, torch.float32, ENDS),
         tolerances=TOLERANCES,
     )
 
@@ -277,7 +280,8 @@ def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, 
         Case(
             base=base,
             adapter_folder=tmp_path / "adapter",
-            evidence=Evidence(rows, before, trained.dtype),  # SFTTrainer holds a quantised base's adapter in bfloat16
+            # SFTTrainer holds a quantised base's adapter in bfloat16.
+            evidence=Evidence(rows, before, trained.dtype, trained.ends),
             new_tokens=2,
             merge_dtype="float32",
             tolerances={**TOLERANCES, "bfloat16": ToleranceConf(4.0, 1e-2, 0.85, 6e-2)},

@@ -14,6 +14,7 @@ from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.ends import Ends
 from tests import architectures, model_with_code, training
 
 TOLERANCES = {
@@ -24,6 +25,7 @@ TOLERANCES = {
 
 
 TINY = ModelConf("embedded:tiny")
+ENDS = Ends((256,))
 
 
 def train(folder, base=TINY, **kind):
@@ -49,7 +51,7 @@ def gate(trained, tmp_path):
             Case(
                 base=base,
                 adapter_folder=folder or adapter,
-                evidence=Evidence(rows, logits, torch.float32),
+                evidence=Evidence(rows, logits, torch.float32, ENDS),
                 new_tokens=4,
                 merge_dtype=merge_dtype,
                 tolerances=TOLERANCES,
@@ -220,10 +222,23 @@ def test_fault_the_base_has_changed_under_its_name(gate, tmp_path):
 def test_fault_the_adapters_tokenizer_is_not_saved(gate, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path)
     for file in folder.iterdir():
-        if not file.name.startswith("adapter_"):
+        if file.name.startswith(("tokenizer", "chat_template")):
             file.unlink()
     (failure,) = gate(folder).failures
     assert failure.startswith("saved adapter: its tokenizer must be saved beside it, but cannot be loaded")
+
+
+@pytest.mark.slow
+def test_fault_the_ends_of_answers_are_not_saved(gate, trained, tmp_path, monkeypatch):
+    folder = copy_of(trained[0], tmp_path)
+    (folder / "generation_config.json").unlink()
+    write = Ends.write
+    monkeypatch.setattr(Ends, "write", lambda self, folder: write(Ends((257,)), folder))
+    wrong = "generation_config.json must end answers at <|im_end|>, but ends them at"
+    assert list(gate(folder).failures) == [
+        f"saved adapter: {wrong} nothing",
+        *(f"merged in {dtype}: {wrong} <|pad|>" for dtype in ("float32", "bfloat16")),
+    ]
 
 
 # -- what is merged ----------------------------------------------------------------------------------------------------
@@ -358,7 +373,7 @@ def test_what_merging_into_the_quantised_base_would_cost_is_recorded(gate, tmp_p
         Case(
             base=base,
             adapter_folder=tmp_path / "adapter",
-            evidence=Evidence(rows, completion_logits(result.model, rows)[0], result.dtype),
+            evidence=Evidence(rows, completion_logits(result.model, rows)[0], result.dtype, result.ends),
             new_tokens=1,
             merge_dtype="float32",
             tolerances=TOLERANCES,

@@ -56,6 +56,25 @@ def test_weights_that_are_quantised_already(copy):
     assert f"must have weights that are not quantised, but those in {copy} are (gptq)" in problem
 
 
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("{", False),
+        ('{"temperature": 0.6, "do_sample": false, "unknown": [1]}', False),
+        ('{"max_new_tokens": -1}', True),
+        ('{"cache_implementation": "none"}', True),
+        ("[]", True),
+    ],
+)
+def test_a_generation_config_that_transformers_refuses(copy, text, refused):
+    (copy / "generation_config.json").write_text(text)
+    found = soundness.problems(ModelConf(str(copy)))
+    rule = "model.path must have a generation_config.json that transformers can load, or none, but that in "
+    assert [problem.startswith(rule) for problem in found] == [True] * refused
+    if not found:
+        pretrained.load_base(ModelConf(str(copy)), CPU)
+
+
 @pytest.mark.parametrize(("text", "words"), [("{", "is not: Expecting"), ("[]", "that is a mapping")])
 def test_a_broken_config(copy, text, words):
     (copy / "config.json").write_text(text)

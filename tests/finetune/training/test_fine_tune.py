@@ -153,6 +153,10 @@ class TestResume:
                 {"lora": {"dropout": 0.1, "lora_plus_ratio": 4}, "gradient_accumulation_steps": 2},
                 marks=pytest.mark.slow,
             ),
+            pytest.param(
+                {"lora": {"r": 64}, "sft": {"optim": "adamw_8bit", "neftune_noise_alpha": 5, "data_seed": 7}},
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_the_result_is_equal_to_the_bit(self, tmp_path, settings):

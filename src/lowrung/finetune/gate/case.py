@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.finetune.gate.difference import Difference, batches, compare, completion_logits
+from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.head import LabelledLogits, Row
 
 
@@ -21,25 +22,32 @@ class Evidence:
         rows: held-out rows.
         logits: the trained model's `completion_logits` of them, before it was saved.
         dtype: the precision that it was trained in.
+        ends: where its answers end, as what is saved must say.
         training: how far the logits that its loss was computed from are from those.
     """
 
     rows: Sequence[Row]
     logits: Tensor
     dtype: torch.dtype
+    ends: Ends
     training: Difference | None = None
 
     @classmethod
     def of(
-        cls, model: Any, rows: Sequence[Row], dtype: torch.dtype, labelled_logits: LabelledLogits | None = None
+        cls,
+        model: Any,
+        rows: Sequence[Row],
+        dtype: torch.dtype,
+        ends: Ends,
+        labelled_logits: LabelledLogits | None = None,
     ) -> "Evidence":
         """Takes it from a trained model; ``labelled_logits`` is how its loss was computed."""
         logits, labels = completion_logits(model, rows)
         if labelled_logits is None:
-            return cls(rows, logits, dtype)
+            return cls(rows, logits, dtype, ends)
         with torch.no_grad():
             trained = torch.cat([labelled_logits(model, batch)[0].float().cpu() for batch in batches(rows, model)])
-        return cls(rows, logits, dtype, compare(logits, trained, labels))
+        return cls(rows, logits, dtype, ends, compare(logits, trained, labels))
 
     def failures(self, tolerances: Mapping[str, ToleranceConf]) -> list[str]:
         """Was the loss computed from what the model itself says?"""

@@ -73,6 +73,7 @@ def save(case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device) -
     with pretrained.quiet():
         for dtype in case.dtypes:
             merge.save(merged, tokenizer, case.scratch / dtype, getattr(torch, dtype))
+            case.evidence.ends.write(case.scratch / dtype)
 
 
 def vocabulary_failures(case: Case, rows: int) -> list[str]:
@@ -130,6 +131,7 @@ def _saved_failures(
     return [
         *metadata.tokenizer_failures(tokenizer, folder, case.rows[0], what, trust_remote_code=trusted),
         *metadata.precision_failures(folder, dtype),
+        *metadata.ends_failures(folder, case.evidence.ends, tokenizer, what),
         *metadata.tying_failures(model, case.adapter_folder, was_tied=was_tied, what=what),
     ]
 
@@ -147,7 +149,7 @@ def requantized(case: Case, expected: Reference, device: torch.device) -> dict[s
 
 def _greedy(case: Case, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     prompts = [generate.prompt_tokens(row) for row in case.rows]
-    return generate.greedy(model, tokenizer, prompts, new_tokens=case.new_tokens)
+    return generate.greedy(model, tokenizer, prompts, ends=case.evidence.ends, new_tokens=case.new_tokens)
 
 
 def _agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:

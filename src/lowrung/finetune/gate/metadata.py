@@ -1,14 +1,15 @@
-"""What the logits of a saved adapter or model do not show: the base that it names, tokenizer, precision and tying."""
+"""What the logits of a saved adapter or model do not show: its base, tokenizer, ends of answers, precision, tying."""
 
 from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
 from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.head import Row
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -45,6 +46,21 @@ def tokenizer_failures(
     if saved(text)["input_ids"] == tokenizer(text)["input_ids"]:
         return []
     return [f"{what}: the tokenizer saved beside it splits text differently"]
+
+
+def ends_failures(folder: Path, ends: Ends, tokenizer: PreTrainedTokenizerBase, what: str) -> list[str]:
+    """Does the generation config beside it say where its answers end? Whoever serves it stops there, or goes on."""
+    try:
+        named = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        named = None
+    found = {*named} if isinstance(named, list) else {named} - {None}
+    if found == {*ends.tokens}:
+        return []
+    wanted, instead = (
+        ", ".join(str(tokenizer.decode([id])) for id in sorted(ids)) or "nothing" for ids in ({*ends.tokens}, found)
+    )
+    return [f"{what}: generation_config.json must end answers at {wanted}, but ends them at {instead}"]
 
 
 def vocabulary_failures(folder: Path, rows: int, what: str, *, trust_remote_code: bool) -> list[str]:

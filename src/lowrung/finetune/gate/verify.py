@@ -87,6 +87,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
         tokenizer, case.adapter_folder, case.rows[0], "saved adapter", trust_remote_code=case.base.trust_remote_code
     )
     failures += metadata.origin_failures(case.adapter_folder, case.base)
+    failures += metadata.ends_failures(case.adapter_folder, case.evidence.ends, tokenizer, "saved adapter")
     failures += case.evidence.failures(case.tolerances)
     try:
         failures += reloading.failures(case, device)
@@ -144,5 +145,6 @@ def verify_model(
     failures += difference.control_failures(effect, what)
     tokenizer = pretrained.tokenizer_of(base)
     failures += metadata.tokenizer_failures(tokenizer, model_folder, evidence.rows[0], what, trust_remote_code=trusted)
+    failures += metadata.ends_failures(model_folder, evidence.ends, tokenizer, what)
     metrics = {f"merge/{name}": value for name, value in dataclasses.asdict(difference).items()}
     return Gate.of(device, failures, {**metrics, "merge/adapter_effect": effect})

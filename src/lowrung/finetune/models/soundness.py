@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError, install
-from lowrung.finetune.models import hub, pretrained, weights
+from lowrung.finetune.models import ends, hub, pretrained, weights
 
 CONVERT = (
     "A pickle can run any code when it is loaded. If you trust it, convert it once, to another folder:"
@@ -84,6 +84,7 @@ def _folder_problems(base: ModelConf, folder: Path) -> Iterator[str]:
     if not no_weights:
         yield from weights.problems(model, folder)
     yield from _tokenizer_problems(base, folder)
+    yield from _generation_problems(folder)
 
 
 def _weight_problems(config: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -145,6 +146,16 @@ def _tokenizer_problems(base: ModelConf, folder: Path) -> Iterator[str]:
             f"model.added_tokens must be new to the model, but {base.path} has {', '.join(known)} already. Leave them"
             " out; lora.trainable_token_indices trains tokens that a model has"
             f" ({', '.join(str(vocabulary[token]) for token in known)})."
+        )
+
+
+def _generation_problems(folder: Path) -> Iterator[str]:
+    try:
+        ends.listed(folder)
+    except Exception as error:  # values that transformers refuses when it loads the model, of whatever kind
+        yield (
+            f"model.path must have a {ends.FILE} that transformers can load, or none, but that in {folder} cannot be"
+            f" loaded: {_in_short(error)} Correct it, or delete it."
         )
 
 

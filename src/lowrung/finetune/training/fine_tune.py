@@ -14,10 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
+from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
+from lowrung.finetune.data.template import Format
 from lowrung.finetune.lora import adapter, loftq
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
-from lowrung.finetune.models import generate, pretrained
+from lowrung.finetune.models import ends, generate, pretrained
+from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.head import LabelledLogits, Row
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
@@ -37,6 +40,7 @@ class Trained:
         dtype: the coarsest precision of its weights.
         labelled_logits: what its loss was computed from.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
+        ends: where its answers end.
     """
 
     model: PreTrainedModel | PeftModel
@@ -47,6 +51,7 @@ class Trained:
     dtype: torch.dtype
     labelled_logits: LabelledLogits
     ranks: Mapping[str, Mapping[str, float]]
+    ends: Ends
 
 
 def fine_tune(
@@ -56,6 +61,7 @@ def fine_tune(
     lora: LoraConf,
     train: TrainConf,
     max_length: int,
+    format: Format,
     seed: int,
     scores: Sequence[str],
     threads: int,
@@ -75,6 +81,7 @@ def fine_tune(
         lora: the adapter's settings, which may say that all weights are trained.
         train: how to train.
         max_length: the most tokens of a row.
+        format: how the rows were written down, which says where answers end.
         seed: of the adapter's initial weights, the order of the rows and dropout.
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
         threads: CPU threads.
@@ -109,18 +116,20 @@ def fine_tune(
     model.eval()
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
+    answers_end = _ends(base, tokenizer, data, format)
     results = {
         "base/eval_loss": base_loss,
         **_eval_metrics(final_scores),
         **parameters.metrics,
         **_rank_metrics(ranks),
-        **_answer_metrics(scores, model, tokenizer, held_out, train.eval_batch_size),
+        **_answer_metrics(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size),
         "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
+    answers_end.write(folder)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
     measurements |= data.measurements
     dtype, logits = _lowest_dtype(model), trainer.labelled_logits
-    return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks)
+    return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks, answers_end)
 
 
 def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
@@ -128,17 +137,23 @@ def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
 
 
+def _ends(base: ModelConf, tokenizer: PreTrainedTokenizerBase, data: Prepared, format: Format) -> Ends:
+    listed = ends.listed(pretrained.folder_of(base))
+    return taught.taught(tokenizer, format.template(tokenizer), listed=listed, rows=data.train).ends
+
+
 def _answer_metrics(
     scores: Sequence[str],
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
+    ends: Ends,
     batch_size: int,
 ) -> dict[str, float]:
     """The metrics of the model's answers by MLflow name; without any, nothing is generated."""
     if not scores:
         return {}
-    texts = generate.answers(model, tokenizer, rows, batch_size=batch_size)
+    texts = generate.answers(model, tokenizer, rows, ends=ends, batch_size=batch_size)
     return {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
 
 

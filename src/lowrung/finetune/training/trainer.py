@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from lowrung.config.schema import LoraConf, TrainConf, total_steps
+from lowrung.finetune import library_options
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import head, score
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
@@ -138,13 +139,14 @@ def make_trainer(
     if train.packing:
         require_separation(model)
         rows = pack(rows, max_length)
+    args = arguments(train, rows=len(rows), max_length=max_length, seed=seed, checkpoints=checkpoints)
     trainer = LabelledTrainer(
         model=model,
-        args=_arguments(train, len(rows), max_length, seed, checkpoints),
+        args=args,
         train_dataset=rows,
         eval_dataset=data.eval,
         processing_class=tokenizer,
-        optimizers=(_optimizer(model, lora, train), None),
+        optimizers=(_optimizer(model, lora, train, args), None),
     )
     _settle_whole_modules(model)
     trainer.labelled_logits = head.choose(model, trainer.batch(head.probe_rows(data.eval)))
@@ -173,53 +175,66 @@ def _settle_whole_modules(model: nn.Module) -> None:
             module.modules_to_save.to(held)
 
 
-def _arguments(train: TrainConf, rows: int, max_length: int, seed: int, checkpoints: Path) -> SFTConfig:
+def arguments(train: TrainConf, *, rows: int, max_length: int, seed: int, checkpoints: Path) -> SFTConfig:
+    """What TRL's trainer is given: lowrung's settings, and the fields of ``train.sft``.
+
+    Args:
+        train: how to train; its ``sft`` is without problems (see `lowrung.finetune.training.sft_trial`).
+        rows: how many there are to train on.
+        max_length: the most tokens of a row.
+        seed: of the order of the rows and of dropout.
+        checkpoints: a folder for checkpoints.
+    """
     on_gpu = torch.cuda.is_available()
     steps = total_steps(train, rows)
     saves = train.save_steps != 0
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        learning_rate=train.learning_rate,
-        max_steps=steps,
-        per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.eval_batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        lr_scheduler_type=train.lr_scheduler_type,
+    ours: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "learning_rate": train.learning_rate,
+        "max_steps": steps,
+        "per_device_train_batch_size": train.batch_size,
+        "per_device_eval_batch_size": train.eval_batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "lr_scheduler_type": train.lr_scheduler_type,
         # A share below 1, or steps: transformers reads 1.0 as one step.
-        warmup_steps=steps if train.warmup_ratio == 1 else train.warmup_ratio,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        max_length=max_length,
-        packing=train.packing,
-        eval_packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},  # it came as tokens, packed if it is to be
-        seed=seed,
-        eval_strategy="steps",
-        eval_steps=train.eval_steps,
-        save_strategy="steps" if saves else "no",
-        save_steps=train.save_steps or train.eval_steps,
-        load_best_model_at_end=train.early_stopping is not None,
-        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # with the default, a NaN loss is logged as 0.0
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
-        bf16=False,  # no autocast: a forward pass is in the precision of its weights, here as in the gate
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
-        disable_tqdm=True,
-        report_to="none",
-    )
+        "warmup_steps": steps if train.warmup_ratio == 1 else train.warmup_ratio,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "max_length": max_length,
+        "packing": train.packing,
+        "eval_packing": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # it came as tokens, packed if it is to be
+        "seed": seed,
+        "eval_strategy": "steps",
+        "eval_steps": train.eval_steps,
+        "save_strategy": "steps" if saves else "no",
+        "save_steps": train.save_steps or train.eval_steps,
+        "load_best_model_at_end": train.early_stopping is not None,
+        "restore_callback_states_from_checkpoint": True,  # how long early stopping has waited
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # with the default, a NaN loss is logged as 0.0
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if train.gradient_checkpointing else None,
+        "bf16": False,  # no autocast: a forward pass is in the precision of its weights, here as in the gate
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    return SFTConfig(**{**ours, **library_options.arguments(SFTConfig, train.sft)})
 
 
-def _optimizer(model: nn.Module, lora: LoraConf, train: TrainConf) -> torch.optim.Optimizer | None:
-    """With LoRA+ (arXiv:2402.12354), AdamW with a rate for B that is so many times A's; None is the trainer's own."""
+def _optimizer(model: nn.Module, lora: LoraConf, train: TrainConf, args: SFTConfig) -> torch.optim.Optimizer | None:
+    """With LoRA+ (arXiv:2402.12354), one with a rate for B that is so many times A's; None is the trainer's own."""
     if lora.is_full or lora.lora_plus_ratio is None:
         return None
+    kind, settings = SFTTrainer.get_optimizer_cls_and_kwargs(args)
+    if "optim" not in train.sft:  # AdamW too, but the trainer's own default is fused, which rounds otherwise
+        settings.pop("fused", None)
     return create_loraplus_optimizer(
         model,  # type: ignore[arg-type]
-        torch.optim.AdamW,
-        lr=train.learning_rate,
+        kind,
+        **settings,
         loraplus_lr_ratio=lora.lora_plus_ratio,
         loraplus_weight_decay=train.weight_decay,
     )
