@@ -271,7 +271,7 @@ class TestOverrides:
         ("~lora", "No setting may be deleted, but `~lora` deletes lora. Leave that out; `lora=...` sets it."),
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
         ("lora.r=???", "lora.r must have a value, but has none. Write lora.r=VALUE"),
-        ("lora.alpha=${no.such}", "`lora.alpha=${no.such}` is refused: Interpolation key 'no.such' not found"),
+        ("lora.alpha=${no.such}", "lora.alpha cannot be resolved: Interpolation key 'no.such' not found"),
         ("train.sft=3", "train.sft must be a mapping such as {name:value}, but is '3'."),
         ("lora.peft=[a]", "lora.peft must be a mapping such as {name:value}, but is '[a]'."),
         ("train.adam_beta2=0.9", "train.adam_beta2 is not a setting. Did you mean train.sft.adam_beta2?"),
@@ -388,6 +388,40 @@ class TestExplain:
             "lora.r must be a whole number, but is 'abc'.",
             "lora.rank is not a setting. Did you mean lora.r?",
         ]
+
+    @pytest.mark.parametrize(
+        ("override", "text", "problem"),
+        [
+            ("+mine=x", "# @package _global_\ntrain:\n  max_steps: 40\n", None),
+            (
+                "+mine=x",
+                "# @package _global_\ntrain:\n  max_stepz: 40\n",
+                "train.max_stepz, in mine=x, is not a setting. Did you mean train.max_steps?",
+            ),
+            (
+                "+mine=x",
+                "train:\n  max_steps: 40\n",
+                "mine=x must set settings of lowrung, but its file sets them below 'mine', which is none. Write"
+                " `# @package _global_` as its first line.",
+            ),
+            (
+                "+mine=x",
+                "# @package _global_\nlora:\n  r: 2,4\n",
+                "lora.r, in mine=x, must be a whole number, but is '2,4'. The values of a sweep go below"
+                " hydra.sweeper.params, as `lora.r: 2,4`.",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("option", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+    def test_a_file_of_the_users_is_composed_too(self, tmp_path, option, override, text, problem):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "x.yaml").write_text(text)
+        found = commandline.explain(HydraException("x"), [option.format(tmp_path), override, "lora.rank=4"])
+        assert found == [*([problem] if problem else []), "lora.rank is not a setting. Did you mean lora.r?"]
+
+    def test_how_a_name_is_quoted(self):
+        (found,) = commandline.explain(HydraException("x"), ["study=größe"]) or []
+        assert found.endswith("""Quote values with special characters: "study='größe'\"""")
 
     def test_several_values_need_the_flag(self):
         found = commandline.explain(HydraException("sweep"), ["lora.r=2,4", "lora=default"])

@@ -29,6 +29,10 @@ class TestInterpolations:
         part, name = key.split(".")
         assert [getattr(getattr(config, part), name) for config in here.sweep(*overrides)] == values
 
+    def test_the_clock_stands_still(self, here):
+        ran = here.sweep("data.path=${now:%f}", "lora.r=4,8")
+        assert len({config.data.path for config in ran}) == 1
+
 
 class TestRefused:
     @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
         single = axis.singles[0] if len(axis.singles) == 1 else ""
         if re.match(r"hydra/|hydra\.searchpath=|\+[\w/]+=", single):
             with contextlib.suppress(*COMPOSITION_ERRORS):
-                compose([single])
+                compose([*parts, single])
                 parts.append(single)
     return parts
 

@@ -94,7 +94,7 @@ def _list(key: str, values: Sequence[Any]) -> str:
 
 def _kind(key: str) -> Any:
     """list, Any, or dict for a field of a dict, where a list may be a value; None where it cannot be one."""
-    kinds = keys.types(Config)
+    kinds, key = keys.types(Config), key.lstrip("+")
     if key not in kinds:
         return dict if any(key.startswith(f"{known}.") and _is_free(kind) for known, kind in kinds.items()) else None
     options = typing.get_args(kinds[key]) if isinstance(kinds[key], types.UnionType) else (kinds[key],)

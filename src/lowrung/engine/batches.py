@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.plugins.launcher import Launcher
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from lowrung.config import grammar
 from lowrung.engine import cores, gpus, hydra_job, worker
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
 from lowrung.engine.hydra_job import HydraTask
@@ -123,5 +123,4 @@ def _overrides(config: DictConfig) -> list[str]:
     composed = OmegaConf.to_container(config.hydra.overrides.task)
     assert isinstance(composed, list)
     folder = hydra_job.output_folder(config).relative_to(Path(config.hydra.sweep.dir).absolute())
-    quoted = QuotedString(str(folder), Quote.single).with_quotes()
-    return [*map(str, composed), f"hydra.sweep.subdir={quoted}"]
+    return [*map(str, composed), f"hydra.sweep.subdir={grammar.quote(grammar.literal(str(folder)))}"]

@@ -138,8 +138,10 @@ class Composer:
         return self.job(overrides, agreement.NO_NUMBER, "")
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """A job's config, Hydra's node included."""
-        return self._templates.compose(overrides)
+        """A job's config, Hydra's node included. The clock stands still in a sweep: what one job reads, all read."""
+        composed = self._templates.compose(overrides)
+        composed._metadata.resolver_cache = self.master._metadata.resolver_cache
+        return composed
 
     def config(self, overrides: Sequence[str]) -> Config:
         """A job's config as plain dataclasses."""
