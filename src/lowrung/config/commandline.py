@@ -100,7 +100,7 @@ def problems(
 
 def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
     """What others may rest on, and composes: ``hydra/sweeper/pruner=asha`` and ``+mine=x`` bring settings."""
-    parts = []
+    parts: list[str] = []
     for axis in axes:
         single = axis.singles[0] if len(axis.singles) == 1 else ""
         if re.match(r"hydra/|hydra\.searchpath=|\+[\w/]+=", single):
@@ -301,7 +301,8 @@ def _of_a_setting(error: Exception, override: str = "") -> str | None:
         return f"{name}{where} must be {_KINDS.get(wanted, wanted)}, but is {shown!r}.{several}"
     if "issing mandatory value" in text:
         return f"{name}{where} must have a value, but has none. Write {name}=VALUE."
-    return f"{name}{where} cannot be resolved: {_reason(text)}"
+    is_interpolation = re.search("interpolation", text, re.IGNORECASE) is not None
+    return f"{name}{where} cannot be resolved: {_reason(text)}" if is_interpolation else None
 
 
 def _meant(name: str) -> str:
