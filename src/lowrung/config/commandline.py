@@ -254,7 +254,7 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     if available:
         options = available.group(2).split()
         return f"{key} must be one of {', '.join(options)}, but is {value!r}.{did_you_mean(value, options)}"
-    if "No match in the defaults list" in text:
+    if "No match in the defaults list" in text and "/" not in key:
         return f"{key} is no group of the defaults. Write +{override} to add it, where it is a group of yours."
     if words := _of_a_setting(error, override):
         return words
