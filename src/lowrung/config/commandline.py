@@ -281,7 +281,8 @@ def _of_a_setting(error: Exception, override: str = "") -> str | None:
     key, _, value = override.lstrip("+~").partition("=")
     text = f"{error}\n{error.__cause__ or ''}"
     named = re.search(r"full_key: (\S+)", text)
-    if named is None or key.startswith(f"{named.group(1)}."):  # a part of what was typed: `sweeper.n_trials`
+    # a part of what was typed, as in `sweeper.n_trials`, or a group, is explained by what was typed
+    if named is None or "/" in named.group(1) or key.startswith(f"{named.group(1)}."):
         return None
     name = named.group(1)
     is_inside = bool(override) and name != key and not name.startswith(f"{key}.")
