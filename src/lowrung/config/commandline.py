@@ -293,6 +293,8 @@ def _of_a_setting(error: Exception, override: str = "") -> str | None:
                 f"{key}={value} must set settings of lowrung, but its file sets them below {name!r}, which is none."
                 " Write `# @package _global_` as its first line."
             )
+        if name == key:
+            return None
         return f"{name}{where} is not a setting.{_meant(name)}"
     if kind := re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text):
         wanted = kind.group(1) or kind.group(2)
