@@ -100,7 +100,7 @@ def problems(
 
 def _parts(axes: Sequence["_Axis"], compose: Compose) -> list[str]:
     """What others may rest on, and composes: ``hydra/sweeper/pruner=asha`` and ``+mine=x`` bring settings."""
-    parts = []
+    parts: list[str] = []
     for axis in axes:
         single = axis.singles[0] if len(axis.singles) == 1 else ""
         if re.match(r"hydra/|hydra\.searchpath=|\+[\w/]+=", single):
@@ -254,7 +254,7 @@ def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
     if available:
         options = available.group(2).split()
         return f"{key} must be one of {', '.join(options)}, but is {value!r}.{did_you_mean(value, options)}"
-    if "No match in the defaults list" in text:
+    if "No match in the defaults list" in text and "/" not in key:
         return f"{key} is no group of the defaults. Write +{override} to add it, where it is a group of yours."
     if words := _of_a_setting(error, override):
         return words
@@ -281,7 +281,8 @@ def _of_a_setting(error: Exception, override: str = "") -> str | None:
     key, _, value = override.lstrip("+~").partition("=")
     text = f"{error}\n{error.__cause__ or ''}"
     named = re.search(r"full_key: (\S+)", text)
-    if named is None:
+    # a part of what was typed, as in `sweeper.n_trials`, or a group, is explained by what was typed
+    if named is None or "/" in named.group(1) or key.startswith(f"{named.group(1)}."):
         return None
     name = named.group(1)
     is_inside = bool(override) and name != key and not name.startswith(f"{key}.")
@@ -292,6 +293,8 @@ def _of_a_setting(error: Exception, override: str = "") -> str | None:
                 f"{key}={value} must set settings of lowrung, but its file sets them below {name!r}, which is none."
                 " Write `# @package _global_` as its first line."
             )
+        if name == key:
+            return None
         return f"{name}{where} is not a setting.{_meant(name)}"
     if kind := re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text):
         wanted = kind.group(1) or kind.group(2)
@@ -301,7 +304,8 @@ def _of_a_setting(error: Exception, override: str = "") -> str | None:
         return f"{name}{where} must be {_KINDS.get(wanted, wanted)}, but is {shown!r}.{several}"
     if "issing mandatory value" in text:
         return f"{name}{where} must have a value, but has none. Write {name}=VALUE."
-    return f"{name}{where} cannot be resolved: {_reason(text)}"
+    is_interpolation = re.search("interpolation", text, re.IGNORECASE) is not None
+    return f"{name}{where} cannot be resolved: {_reason(text)}" if is_interpolation else None
 
 
 def _meant(name: str) -> str:
