@@ -101,6 +101,7 @@ class TestBadUsage:
             lowrung.run(SMALL, config_dir="absent")
 
 
+@pytest.mark.slow
 def test_an_app_of_the_users_keeps_its_hydra(folder):
     (folder / "app.yaml").write_text("mine: 1\n")
     with initialize_config_dir(str(folder), version_base="1.2", job_name="app"):

@@ -149,6 +149,7 @@ class TestBadUsage:
         assert refused(folder, "lora.r=0") == ["lora.r must be at least 1, but is 0: a rank of 0 trains nothing."]
         assert {Path(name).parts[0] for name in files(folder)} == {"outputs"}  # Hydra's own log
 
+    @pytest.mark.slow
     def test_a_sweep_all_at_once(self, folder):
         sweep = ["-m", "lora.r=4,0", "lora=rslra,default", "train.learning_rate=tag(log,interval(1e-5,1e-3))"]
         assert [problem.split()[0] for problem in refused(folder, *sweep)] == [
@@ -158,6 +159,7 @@ class TestBadUsage:
         ]
         assert files(folder) == set()
 
+    @pytest.mark.slow
     def test_the_sweepers_and_the_launchers_settings_all_at_once(self, folder):
         settings = ["hydra.sweeper.timeout=never", "hydra.launcher.workers=0", "hydra.launcher.time_limit=soon"]
         problems = refused(folder, "-m", "lora.r=2,4", *settings)

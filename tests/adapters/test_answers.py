@@ -67,6 +67,7 @@ def test_an_adapter_answers_as_in_lowrung(tmp_path, base, lora, format):
     assert loaded_answers(tmp_path, loader_settings(one)) == expected
 
 
+@pytest.mark.slow
 def test_added_tokens_are_read_and_generated(tmp_path):
     base = ModelConf("embedded:tiny", added_tokens=["Write", "seventy", "<think>"])
     training.fine_tune(tmp_path, base=base, max_steps=3, eval_steps=3)
@@ -77,6 +78,7 @@ def test_added_tokens_are_read_and_generated(tmp_path):
 SETTINGS = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "temperature": 0.7, "do_sample": True, "num_beams": 3}
 
 
+@pytest.mark.slow
 def test_answers_end_alike_everywhere_whatever_the_base_says_besides(tmp_path):
     """At a token and at a text: of an adapter, as MLflow loads it too, and of the merged model, which keeps more."""
     plain = ModelConf("embedded:tiny")

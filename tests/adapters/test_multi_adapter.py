@@ -214,6 +214,7 @@ def test_added_tokens_are_rows_of_the_base_that_adapters_fill(with_tokens, tmp_p
     assert all(torch.equal(found[name], weight) for name, weight in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_adapters_with_added_tokens_are_refused_where_they_do_not_fit(with_tokens):
     base, paths, _ = with_tokens
@@ -253,6 +254,7 @@ def update(folder):
     }
 
 
+@pytest.mark.slow
 class TestCombine:
     @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
     @pytest.mark.parametrize("weights", [{"plain": 0.5, "rank2.rs": 2.0}, {"rank2.rs": 1.0, "plain": -0.3}])

@@ -43,6 +43,7 @@ def answers(printed):
     return dict(line.split(": ", 1) for line in printed.removesuffix("\n").split("\n  ")[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ef56", "alone"])
 def test_inspect_tells_them(run, capsys, name):
     main(["inspect", name])
@@ -104,6 +105,7 @@ def test_rows_that_are_not_in_the_file_are_missed(run, here, refused):
     assert not (here / "merged").exists()
 
 
+@pytest.mark.slow
 def test_combine_adds_their_rows_too(run, here, capsys):
     main(["combine", "ef56", "alone", "--to", "both", "--method", "cat", "--weights", "0.5", "0.5"])
     table = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[3:]}

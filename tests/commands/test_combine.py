@@ -58,6 +58,7 @@ def test_without_held_out_examples_it_says_so(here, capsys):
     assert "not scored: no adapter is in a run whose held-out examples" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 class TestTracked:
     @pytest.fixture
     def part(self, store):

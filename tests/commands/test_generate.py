@@ -40,6 +40,7 @@ def separate(here):
     return output | {"base": alone(tiny(), folders["ab12"], PROMPT)}
 
 
+@pytest.mark.slow
 def test_adapters_side_by_side_say_what_each_says_alone(here, separate, capsys):
     main(["generate", "mine/0", "mine/1", "--with-base", "--prompt", PROMPT, "--prompt", "And 8?", "--new-tokens", "8"])
     printed = capsys.readouterr().out

@@ -50,6 +50,7 @@ def test_merge_returns_where_the_model_is_and_how_far_it_is_from_the_adapter(her
     assert {"config.json", "model.safetensors", "README.md"} <= {file.name for file in merged.folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_answers_come_by_the_names_of_the_models(here):
     answers = generate(["mine/0", "mine/1"], PROMPTS, new_tokens=8, with_base=True)
     assert list(answers) == ["mine/0", "mine/1", "base"]

@@ -28,6 +28,7 @@ def mine(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+@pytest.mark.slow
 def test_help_is_as_hydra_shows_it_without_a_copy_of_all_configs_for_each_group(mine, capsys, monkeypatch):
     typed = ["--help", "--config-dir", mine, "lora.r=3"]
     hydras_own(typed)

@@ -389,6 +389,7 @@ class TestExplain:
             "lora.rank is not a setting. Did you mean lora.r?",
         ]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("override", "text", "problem"),
         [

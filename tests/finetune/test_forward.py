@@ -51,6 +51,7 @@ def test_a_note_says_that_training_leaves_a_router_s_loss_out(notes):
     assert note.endswith(": training takes that of the tokens, without terms such as a router's")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_note_counts_the_prompts_near_the_end_of_the_context(notes, name):
     rows = prepared(20, 64, 60, 55)

@@ -54,6 +54,7 @@ def test_what_goes_to_trl_is_checked_with_the_rest(check):
     assert note == "train.sft.warmup_steps=4 takes the part of train.warmup_ratio=0.1"
 
 
+@pytest.mark.slow
 def test_a_local_folder_is_the_same_model_under_another_name(check, tmp_path):
     shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "my model")
     found = check(base={"path": str(tmp_path / "my model")})
@@ -84,6 +85,7 @@ def test_all_problems_come_at_once(check):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["q_proj"], ["self_attn.q_proj", "mlp.up_proj"], "attention", ".*q_proj"])
 def test_modules_may_be_named_in_many_ways(check, names):
     assert check(lora={"target_modules": names}).problems == ()
@@ -136,6 +138,7 @@ def test_the_same_data_is_tokenised_once(check):
     assert check(max_length=129).data_folder != first
 
 
+@pytest.mark.slow
 def test_added_tokens_make_other_tokens_of_the_same_data(check):
     plain = check()
     found = check(base={"added_tokens": ["Write", "words"]})
@@ -209,6 +212,7 @@ class TestBadRows:
         assert sum(split.rows for split in found.splits) == len(rows.train) + len(rows.eval) == 6
         assert rows.measurements == {"data/dropped_rows": 2.0}
 
+    @pytest.mark.slow
     def test_what_is_left_identifies_the_data(self, check, path, tmp_path):
         settings = {
             "name": "file",
@@ -228,6 +232,7 @@ class TestBadRows:
         assert problems[0] == "There must be examples to train on, but none is left."
 
 
+@pytest.mark.slow
 class TestDate:
     """A template that asks for the time."""
 
@@ -260,6 +265,7 @@ def test_variables_that_the_template_does_not_read_are_refused(check):
     assert "it does not read 'enable_thinking'; it reads none" in problem
 
 
+@pytest.mark.slow
 def test_data_is_what_is_written_of_it(check, tmp_path):
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 

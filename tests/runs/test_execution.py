@@ -41,6 +41,7 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
     )
 
 
+@pytest.mark.slow
 def test_added_tokens_are_trained_and_pass_the_gate(tmp_path: Path) -> None:
     outcome = run(tmp_path)
     assert outcome.facts["gate_failures"] == []

@@ -5,6 +5,7 @@ import pytest
 from lowrung.errors import UsageError
 
 
+@pytest.mark.slow
 class TestInterpolations:
     def test_data_may_follow_the_seed(self, here):
         ran = here.sweep("data.seed=${seed}", "seed=0,1", "lora.r=4")

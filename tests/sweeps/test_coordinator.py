@@ -145,6 +145,7 @@ class TestFailure:
 
 
 class TestHalfTheBatch:
+    @pytest.mark.slow
     def test_a_run_that_is_out_of_memory_is_tried_once_with_half_the_batch(self, here):
         def act(config: Config) -> Outcome:
             return trains(config) if config.train.batch_size == 4 else Outcome(Status.OOM, cause="out of memory")

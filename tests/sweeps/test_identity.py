@@ -24,6 +24,7 @@ def name(here, capsys):
     return name_of
 
 
+@pytest.mark.slow
 class TestName:
     @pytest.mark.parametrize(
         "other",
@@ -70,6 +71,7 @@ class TestName:
         assert first != name("lora.r=4,8", "train.max_steps=${oc.env:STEPS}")
 
 
+@pytest.mark.slow
 class TestNamedStudy:
     def test_what_has_changed_is_said_and_old_trials_teach_nothing(self, here):
         search = ["lora.r=4,8", RATE]

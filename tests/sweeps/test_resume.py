@@ -132,6 +132,7 @@ class TestForeignJobs:
 
 
 class TestInterruption:
+    @pytest.mark.slow
     def test_nothing_is_told_and_the_trial_goes_on_under_its_number(self, here, capsys):
         with pytest.raises(KeyboardInterrupt):
             here.sweep("lora.r=2,4,8", act=interrupts_at(4))

@@ -159,6 +159,7 @@ class TestTracking:
         here.sweep("lora.r=4,8")
         assert [run.name for run in here.tracker.runs.values()][1:] == ["lora.r=4", "lora.r=8"]
 
+    @pytest.mark.slow
     def test_a_sweep_notes_the_store_of_its_environment(self, here, monkeypatch):
         """Later commands need not have the same environment; runs and studies are the same ones wherever tracked."""
         folders = []

@@ -70,6 +70,7 @@ def test_docstrings_do_not_depend_on_where_python_lies():
     assert not [prompt for prompt in prompts(examples) if sys.executable in prompt]
 
 
+@pytest.mark.slow
 @EMBEDDED
 def test_too_many_examples_are_refused_with_the_number_there_is(name):
     with pytest.raises(UsageError, match=rf"at most the \d+ examples of {name}, but is 900000 \+ 10 = 900010"):

@@ -150,6 +150,7 @@ def once(folder, base):
     return Once(base, folder, evidence)
 
 
+@pytest.mark.slow
 def test_the_gate_is_silent_about_rows_that_are_filled(untied, tmp_path):
     """transformers tells how it draws those that AutoPeft makes room for."""
     said: list[str] = []
@@ -192,6 +193,7 @@ def test_fault_the_rows_of_the_added_tokens_are_not_saved(untied, tmp_path, lost
     assert failure.startswith("reloaded adapter: it must load on its base, but KeyError")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["model.embed_tokens", "lm_head"])
 def test_fault_the_adapter_forgets_that_it_trained_rows(untied, tmp_path, lost):
     """AutoPeft fills them with what it draws, and says nothing."""

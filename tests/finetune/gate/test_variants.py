@@ -152,6 +152,7 @@ def test_mica_trains_a_alone(tmp_path):
             assert torch.equal(b, left[:, -4:])
 
 
+@pytest.mark.slow
 def test_fault_a_conversion_that_drops_the_magnitudes_fails_the_gate(tmp_path):
     """PEFT's own conversion of pissa and olora does so."""
     _, rows, trained = train(tmp_path, TINY, lora={"init": "pissa", "use_dora": True})
@@ -296,6 +297,7 @@ def test_a_quantised_base_trains_on_the_cpu_and_is_merged_dequantised(tmp_path, 
     )  # int8 rounds activations too; training changed them by 1 and more
 
 
+@pytest.mark.slow
 def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
     """Gemma 3's; AutoPeft would enlarge the model, which then gives logits for tokens that it never had."""
     shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")

@@ -142,6 +142,7 @@ def losses(reports, name):
     return {step: metrics[name] for step, metrics in reports if name in metrics}
 
 
+@pytest.mark.slow
 def test_noise_on_embeddings_is_in_training_alone(tmp_path):
     """At a rate that changes nothing: the loss of training has the noise, evaluations have not."""
     still: dict[str, Any] = {"learning_rate": 1e-12, "max_steps": 2, "eval_steps": 1, "batch_size": 4}
