@@ -102,7 +102,7 @@ VARIANTS = {
         refused=refused("target_parameters", Use.COMBINE),
     ),
 }
-QUICK = ("biases of LoRA", "kasa", "experts")
+QUICK = ("biases of LoRA",)
 
 
 @pytest.fixture(scope="module")
