@@ -53,7 +53,7 @@ def problems(**given: Any) -> list[str]:
 @pytest.mark.parametrize(
     "given",
     [
-        {"rate": 1, "steps": 3, "is_on": True, "text": "", "anything": object()},
+        {"rate": 1, "steps": 3, "is_on": True, "text": "", "anything": {"a": [1]}},
         {"way": "cosine", "bias": "all", "start": False},
         {"start": "eva", "names": "a.*", "ranks": {"a": 1}, "inner": {"beta": 1, "pairs": [[0, 1]]}},
         {"names": ["a", "b"], "numbers": {"a": [1]}, "pairs": [[0, 1], (2, 3)]},

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from lowrung.errors import did_you_mean
 
 
@@ -46,7 +48,7 @@ def arguments(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         given: options without `problems`.
     """
     hints = typing.get_type_hints(kind)
-    return {name: _built(value, hints[name]) for name, value in given.items()}
+    return {name: _read(value, hints[name]) for name, value in given.items()}
 
 
 def _title(kind: Any) -> str:
@@ -58,15 +60,25 @@ def _title(kind: Any) -> str:
 
 def _misfits(value: Any, hint: Any, name: str) -> Iterator[str]:
     kinds = _alternatives(hint)
-    if any(_fits(value, kind) for kind in kinds):
-        return
     nested = next((kind for kind in kinds if isinstance(value, Mapping) and dataclasses.is_dataclass(kind)), None)
     if nested is not None:
         yield from problems(nested, value, {}, name)
         return
-    words = list(dict.fromkeys(_words(kind) for kind in kinds))
-    choices = [str(choice) for kind in kinds for choice in _choices(kind)]
-    yield f"{name} must be {' or '.join(words)}, but is {_shown(value)}.{did_you_mean(str(value), choices)}"
+    try:
+        _read(value, typing.Union[tuple(kinds)])  # noqa: UP007  (of kinds that are only known here)
+    except ValidationError:
+        words = list(dict.fromkeys(_words(kind) for kind in kinds))
+        choices = [str(choice) for kind in kinds for choice in _choices(kind)]
+        yield f"{name} must be {' or '.join(words)}, but is {_shown(value)}.{did_you_mean(str(value), choices)}"
+
+
+def _read(value: Any, hint: Any) -> Any:
+    """A plain value as its type has it, by pydantic's strict rules for JSON, where a list may stand for a tuple.
+
+    Raises:
+        ValidationError: when it does not fit.
+    """
+    return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
 
 
 def _alternatives(hint: Any) -> list[Any]:
@@ -85,47 +97,6 @@ def _choices(kind: Any) -> Sequence[Any]:
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
     return [choice.value for choice in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value will do for a type; a type that is none of those below is the library's to judge."""
-    kinds = _alternatives(hint)
-    if len(kinds) > 1:
-        return any(_fits(value, kind) for kind in kinds)
-    kind = kinds[0]
-    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if choices := _choices(kind):
-        return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
-    if origin in (None, type(None)):
-        return value is None
-    if origin in (int, float, str):
-        allowed = (int, float) if origin is float else origin
-        return isinstance(value, allowed) and not isinstance(value, bool)
-    if origin in (list, set, tuple):
-        return isinstance(value, list | tuple) and _members_fit(value, origin, inner)
-    if origin is dict:
-        of_key, of_value = inner or (Any, Any)
-        return isinstance(value, Mapping) and all(_fits(k, of_key) and _fits(v, of_value) for k, v in value.items())
-    if dataclasses.is_dataclass(origin):
-        return isinstance(value, Mapping) and not problems(origin, value, {}, "")
-    return isinstance(value, bool) if origin is bool else True
-
-
-def _members_fit(values: Sequence[Any], origin: Any, inner: Sequence[Any]) -> bool:
-    if origin is tuple and inner and inner[-1] is not Ellipsis:
-        return len(values) == len(inner) and all(map(_fits, values, inner))
-    return all(_fits(value, inner[0]) for value in values) if inner else True
-
-
-def _built(value: Any, hint: Any) -> Any:
-    """A plain value as its type has it."""
-    kind = next((kind for kind in _alternatives(hint) if _fits(value, kind)), hint)
-    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if isinstance(value, Mapping) and isinstance(origin, type) and dataclasses.is_dataclass(origin):
-        return origin(**arguments(origin, value))
-    if origin in (list, set, tuple) and not isinstance(value, str):
-        return origin(_built(member, inner[0] if inner else Any) for member in value)
-    return value
 
 
 WORDS = {
