@@ -87,12 +87,16 @@ class Plan:
         with open_dict(master):
             master.track = recording.settled(config.track)
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
-        folder = _folder(master, config.study)  # of its name, which may follow from what is found
-        if problems := folders.Jobs(composer, space, folder).problems(points[:total]):
-            raise UsageError(problems)
-        print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         configs = [config for point in points for config in point.configs]
         ends = [*configs, *(point.at_high_ends for point in points)]
+        # The name follows from what the preflight finds. Until then: a name that the same command gives again, so that
+        # what a killed preflight has left is found and deleted.
+        purpose = identity.purpose(ends, (), space, settings.goal)
+        given = config.study or f".{_task(master)}-{identity.digest(purpose, settings)}"
+        folder = _folder(master, given)
+        if problems := folders.Jobs(composer, _named(space, given), folder).problems(points[:total]):
+            raise UsageError(problems)
+        print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         known = {preflight.key(config) for config in configs}
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
@@ -102,7 +106,7 @@ class Plan:
         folder = _folder(master, name)
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
-        space = space.with_study(f"study={grammar.quote(grammar.literal(name))}")
+        space = _named(space, name)
         return cls(name, folder, space, points, total, settings, config, preflights, purpose, identity.inputs(ends))
 
     @property
@@ -133,14 +137,19 @@ def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
     ]
 
 
-def _folder(master: DictConfig, study: str | None) -> StudyFolder:
+def _named(space: Space, study: str) -> Space:
+    """The space whose trials belong to a study of this name."""
+    return space.with_study(f"study={grammar.quote(grammar.literal(study))}")
+
+
+def _folder(master: DictConfig, study: str) -> StudyFolder:
     """The folder of a study of this name, which the sweep has from now on.
 
     Raises:
         UsageError: when no file can be written there.
     """
     with open_dict(master):
-        master.study = None if study is None else grammar.literal(study)
+        master.study = grammar.literal(study)
     folder = StudyFolder(Path(hydra_job.sweep_folder(master)).absolute())
     if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
         raise UsageError(unwritable)
