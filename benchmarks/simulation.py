@@ -202,7 +202,8 @@ class SimulatedEngine:
         loss = self._draw.uniform(1, 4)
         metrics = {"eval/loss": loss, **{name: self._draw.random() for name in METRICS}, "merge/passed": 1.0}
         measurements = {name: self._draw.random() for name in MEASUREMENTS}
-        Outcome(Status.COMPLETE, metrics, measurements).write(RunFolder(due.job.folder).outcome)
+        outcome = Outcome(Status.COMPLETE, metrics, measurements, signature=due.job.folder.name)
+        outcome.write(RunFolder(due.job.folder).outcome)
         returned = JobReturn(status=JobStatus.COMPLETED)
         returned.return_value = Simulated(Status.COMPLETE, is_tracked=True, loss=loss)
         return Ended(due.job.key, Exit.RETURNED, returned)

@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import gc
+import signal
 import sys
 
 import absl.logging
@@ -18,6 +19,9 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 # What a tester's own shell tells MLflow; tests set what they need.
 for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
     os.environ.pop(_name, None)
+
+# A shell's background jobs ignore Ctrl-C, and so would all that tests start: what is ignored stays ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # To import the libraries takes 13.9 s of CPU time with the collector and 11.2 s without it.
 gc.disable()

@@ -210,17 +210,14 @@ class TestTraining:
         assert done.stdout.endswith("all is well\n")
 
     def test_a_trial_that_fails_leaves_the_others_results(self, folder):
+        (folder / "mine.py").write_text("def score(predictions, references):\n    raise OSError('away')\n")
         (folder / "script.py").write_text(
             textwrap.dedent(
                 f"""
-                import lowrung, shutil
-                from lowrung.finetune.models import pretrained
+                import lowrung
 
-                shutil.copytree(pretrained.locate("embedded:tiny"), "broken")
-                with open("broken/model.safetensors", "r+b") as weights:
-                    weights.truncate(1000)
                 try:
-                    lowrung.sweep({SMALL!r}, "model.path=embedded:tiny,broken", "lora.r=2")
+                    lowrung.sweep({SMALL!r}, "data.metrics=[],[mine.score]", "lora.r=2")
                 except lowrung.RunFailed as error:
                     print([str(row.outcome.status) for row in error.results.trials], error.results.best.number)
                 """
