@@ -391,33 +391,32 @@ class TestExplain:
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("override", "text", "problem"),
+        ("option", "text", "problem"),
         [
-            ("+mine=x", "# @package _global_\ntrain:\n  max_steps: 40\n", None),
+            ("--config-dir={}", "# @package _global_\ntrain:\n  max_steps: 40\n", None),
             (
-                "+mine=x",
+                "hydra.searchpath=[file://{}]",
                 "# @package _global_\ntrain:\n  max_stepz: 40\n",
                 "train.max_stepz, in mine=x, is not a setting. Did you mean train.max_steps?",
             ),
             (
-                "+mine=x",
+                "--config-dir={}",
                 "train:\n  max_steps: 40\n",
                 "mine=x must set settings of lowrung, but its file sets them below 'mine', which is none. Write"
                 " `# @package _global_` as its first line.",
             ),
             (
-                "+mine=x",
+                "hydra.searchpath=[file://{}]",
                 "# @package _global_\nlora:\n  r: 2,4\n",
                 "lora.r, in mine=x, must be a whole number, but is '2,4'. The values of a sweep go below"
                 " hydra.sweeper.params, as `lora.r: 2,4`.",
             ),
         ],
     )
-    @pytest.mark.parametrize("option", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
-    def test_a_file_of_the_users_is_composed_too(self, tmp_path, option, override, text, problem):
+    def test_a_file_of_the_users_is_composed_too(self, tmp_path, option, text, problem):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "x.yaml").write_text(text)
-        found = commandline.explain(HydraException("x"), [option.format(tmp_path), override, "lora.rank=4"])
+        found = commandline.explain(HydraException("x"), [option.format(tmp_path), "+mine=x", "lora.rank=4"])
         assert found == [*([problem] if problem else []), "lora.rank is not a setting. Did you mean lora.r?"]
 
     def test_how_a_name_is_quoted(self):
