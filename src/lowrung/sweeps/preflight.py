@@ -43,7 +43,8 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     alike: dict[str, list[Config]] = {}
     for config in configs:
         alike.setdefault(key(config), []).append(config)
-    existing, own = disk.nearest(folder.path), RunFolder(folder.preflight)
+    # Without the folder itself: a preflight that was killed may have left it, with nothing else in it.
+    existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
     found = {name: _check(engine, name, inputs.preflight_arguments(group), own) for name, group in alike.items()}
     shutil.rmtree(own.path, ignore_errors=True)
     _remove_empty(folder.path, existing)
