@@ -25,6 +25,13 @@ class TestDryRun:
         assert "1 trial, 1 at a time" in capsys.readouterr().out
         assert not Path("elsewhere").exists()
 
+    def test_what_a_killed_preflight_has_left_goes(self, here):
+        left = Path("elsewhere/deep/preflight")
+        left.mkdir(parents=True)
+        (left / "log.txt").touch()
+        here.sweep("hydra.sweep.dir=elsewhere/deep", "hydra.sweeper.dry_run=true")
+        assert list(Path("elsewhere").iterdir()) == []
+
     @pytest.mark.slow
     def test_what_is_in_the_store_is_told_apart(self, here, capsys):
         here.sweep("lora.r=4", "seed=0,1")
