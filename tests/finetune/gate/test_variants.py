@@ -114,7 +114,7 @@ def test_a_variant_starts_as_the_base_and_is_saved_and_merged_as_it_was_trained(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("init", "use_dora"),
-    [(init, dora) for init in ("default", "orthogonal", "pissa", "eva", "lora_ga", "corda") for dora in (False, True)],
+    [(init, dora) for init in ("default", "pissa", "eva", "lora_ga", "corda") for dora in (False, True)],
 )
 def test_variants_of_conv1d_layers(tmp_path, init, use_dora):
     lora = {**GPT2_PATTERNS, "init": init, "init_examples": 16, "use_dora": use_dora}
