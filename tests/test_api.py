@@ -67,6 +67,7 @@ class TestThePackage:
 class TestBadUsage:
     """One error that says all, before anything is written."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("call", [lowrung.run, lowrung.sweep])
     @pytest.mark.parametrize(
         ("overrides", "keys"),

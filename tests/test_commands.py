@@ -119,6 +119,7 @@ def test_a_reader_that_had_enough_is_no_crash(folder):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -75,6 +75,7 @@ def alone(folder, rows):
     )
 
 
+@pytest.mark.slow
 def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, adapters):
     paths, rows = folders
     expected = {name: alone(folder, rows) for name, folder in paths.items()}

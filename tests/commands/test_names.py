@@ -28,6 +28,7 @@ def test_a_run_is_named_by_its_id(here, ids, capsys):
     assert "lora.alpha" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_store_may_be_elsewhere(here, ids, monkeypatch, capsys):
     (here / "mlflow.db").rename(here / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here / 'other.db'}")

@@ -166,6 +166,7 @@ def test_the_coordinators_environment_is_left_alone(tmp_path: Path) -> None:
             assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("visible", "found", "size", "given"),
     [

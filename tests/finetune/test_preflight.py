@@ -103,6 +103,7 @@ def test_without_a_chat_template_pairs_are_written_plainly_and_chats_refused(che
     assert "must have a tokenizer with a chat template, since the data holds messages" in problem
 
 
+@pytest.mark.slow
 def test_a_missing_folder_does_not_hide_a_problem_of_the_data(check):
     assert len(check(base={"path": "./nowhere"}, train_size=200_000).problems) == 2
 

@@ -11,6 +11,7 @@ from tests.stage import RATE, ranks, trains
 
 
 class TestGrid:
+    @pytest.mark.slow
     def test_every_point_once_in_command_line_order(self, here, capsys):
         ran = here.sweep("lora.r=8,4,8", "train.max_steps=2,1", "seed=3")
         assert [(config.lora.r, config.train.max_steps) for config in ran] == [(8, 2), (8, 1), (4, 2), (4, 1)]

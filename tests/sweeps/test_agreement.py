@@ -35,6 +35,7 @@ class TestInterpolations:
         assert len({config.data.path for config in ran}) == 1
 
 
+@pytest.mark.slow
 class TestRefused:
     @pytest.mark.parametrize(
         ("overrides", "message"),

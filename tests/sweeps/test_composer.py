@@ -98,6 +98,7 @@ class TestUsage:
         with pytest.raises(UsageError, match=r"hydra\.sweeper\.timeout must be seconds or a duration"):
             here.sweep("lora.r=2,4", f"hydra.sweeper.timeout={timeout}")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "message"),
         [

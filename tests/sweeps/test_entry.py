@@ -70,6 +70,7 @@ class TestStorage:
             here.sweep("lora.r=4,8")
         assert here.study.database.read_text() == "a text"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("storage", "message"),
         [

@@ -97,6 +97,7 @@ class TestNamedStudy:
             here.sweep("lora.r=4", "data.seed=3", seen=seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["größe ü=1", "a,b", "it's", "{x}", "${x}", "1e3", "true", " a", "-x", "a.", "😀"])
 def test_any_name_that_a_folder_can_have(here, study):
     from lowrung.config import grammar

@@ -11,6 +11,7 @@ from lowrung.store.outcome import Status
 from tests.stage import RATE, Stage
 
 
+@pytest.mark.slow
 def test_a_sweep_returns_its_trials_best_first(here: Stage) -> None:
     here.sweep("lora.r=4,8", "seed=0,1")
     results = here.results

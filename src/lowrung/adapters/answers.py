@@ -160,8 +160,14 @@ def loader_settings(model: PromptedModel) -> dict[str, Any]:
         options["quantization_config"] = json.loads(config.to_json_string())  # to_dict() would hold enums
     template = model.format.template(model.tokenizer)
     chat = None if template is None else {"template": template.source(), "variables": dict(template.variables)}
-    ends = dataclasses.asdict(model.ends)
-    return {**where, "dtype": base.dtype, "options": options, "chat": chat, "ends": ends}
+    return {
+        **where,
+        "dtype": base.dtype,
+        "options": options,
+        "chat": chat,
+        "ends": dataclasses.asdict(model.ends),
+        "context": context.limit(pretrained.config_of(base)),
+    }
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from lowrung.adapters import files, injected, options, updates, vocabulary
 from lowrung.adapters.files import Saved
 from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError, blaming, in_short
+from lowrung.errors import UsageError, blaming, in_short, some
 from lowrung.finetune.models import pretrained, soundness
 
 KEEPS_BASE = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
@@ -187,5 +187,4 @@ def _shapes(adapted: PeftModel, base: ModelConf) -> tuple[Shapes, Shapes]:
 
 
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(name.removeprefix(files.PREFIX) for name in names[:SHOWN])
-    return listed if len(names) <= SHOWN else f"{listed} and {len(names) - SHOWN} more"
+    return some([name.removeprefix(files.PREFIX) for name in names], SHOWN)

@@ -18,17 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 NEW_TOKENS = 64
 """The most tokens of an answer, unless ``params`` have ``new_tokens``."""
 
-CONTEXT = (
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "max_seq_len",
-    "max_seq_length",
-    "max_sequence_length",
-    "model_max_length",
-)
-"""What configs call the most tokens that a model takes, prompt and answer together."""
-
 
 class Answering:
     """Answers prompts greedily.
@@ -39,13 +28,23 @@ class Answering:
         chat: what formats prompts: ``template``, a chat template whose clock stands at the day of training, and its
             ``variables``; None where prompts are plain.
         ends: what ends an answer: ``tokens``, ids each of which does, and ``text``, which does where it is not empty.
+        context: the tokens that the model takes, prompt and answer together; None for any number.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, chat: Mapping[str, Any] | None, ends: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        chat: Mapping[str, Any] | None,
+        ends: Mapping[str, Any],
+        context: int | None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.chat = chat
         self.ends = ends
+        self.context = context
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Answers each prompt of a data frame's first column, with at most ``params["new_tokens"]`` tokens."""
@@ -91,9 +90,7 @@ class Answering:
         Raises:
             ValueError: when there is no room for an answer.
         """
-        config = self.model.config.get_text_config()
-        stated = [getattr(config, name, None) for name in CONTEXT]
-        context = min((value for value in stated if isinstance(value, int) and value > 0), default=sys.maxsize)
+        context = sys.maxsize if self.context is None else self.context
         if tokens >= context:
             raise ValueError(f"a prompt must leave room for an answer, but takes {tokens} of {context} tokens")
         return context - tokens
@@ -127,7 +124,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
     Args:
         folder: the adapter's, or the merged model's.
         config: ``base`` and ``revision`` of an adapter's base, ``dtype``, further ``options`` of ``from_pretrained``,
-            ``chat`` and ``ends`` (see `Answering`). For a base in another folder:
+            ``chat``, ``ends`` and ``context`` (see `Answering`). For a base in another folder:
             ``load_model(uri, model_config={"base": PATH})``.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -155,7 +152,7 @@ def _load_pyfunc(folder: str, config: Mapping[str, Any]) -> Answering:
         if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         model = PeftModel.from_pretrained(model, folder)
-    return Answering(model.eval(), tokenizer, chat=config["chat"], ends=config["ends"])
+    return Answering(model.eval(), tokenizer, chat=config["chat"], ends=config["ends"], context=config["context"])
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,9 +1,8 @@
-"""What was typed: Hydra overrides, every problem that they have, and Hydra's refusals in words for people."""
+"""What was typed: Hydra overrides, and every problem that they have."""
 
 import contextlib
 import dataclasses
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 from hydra._internal.hydra import Hydra
@@ -16,20 +15,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import grammar, rules, schema
+from lowrung.config import grammar, rules, schema, words
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.config.interpolation import own_hydra_node
-from lowrung.config.keys import declared, is_declared, suggest_key
+from lowrung.config.keys import is_declared
 from lowrung.config.schema import Config
-from lowrung.errors import UsageError, did_you_mean
+from lowrung.errors import UsageError
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes a config, Hydra's own node included, from overrides; raises what Hydra raises."""
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 """What Hydra raises for an override that it cannot take; ``lora=4`` is a ValueError."""
-
-_WHOLE = "a whole number"
 
 
 def alternatives(override: Override) -> list[str]:
@@ -75,7 +72,7 @@ def problems(
         try:
             override = _parse(text, parser)
         except (HydraException, ValueError) as error:
-            found.append(f"`{text}` cannot be read: {_grammar(error)}. {_how_to_quote(text, error)}")
+            found.append(f"`{text}` cannot be read: {words.of_grammar(error)}. {words.how_to_quote(text, error)}")
         else:
             if problem := _form_problem(text, override):
                 found.append(problem)
@@ -125,7 +122,7 @@ class _Axis:
         if self.override.is_interval_sweep():
             sweep = interval(self.override)
             hint = f" Write int(interval({sweep.start:g},{sweep.end:g})) to search whole numbers."
-        return [problem + (hint if _WHOLE in problem else "") for problem in problems.values() if problem]
+        return [problem + (hint if words.WHOLE in problem else "") for problem in problems.values() if problem]
 
 
 def parsed(text: str, parser: OverridesParser) -> Override | None:
@@ -201,8 +198,8 @@ def _hydras_words(error: Exception) -> list[str]:
     """What Hydra says, where the error is one of its own; in our words where it names a setting."""
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return []
-    in_our_words = _of_a_setting(error) if isinstance(error, OmegaConfBaseException) else None
-    return [in_our_words or _first_line(error)]
+    in_our_words = words.of_setting(error) if isinstance(error, OmegaConfBaseException) else None
+    return [in_our_words or words.first_line(error)]
 
 
 def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
@@ -243,114 +240,8 @@ def _composition_problem(override: str, compose: Compose, defaults: DictConfig) 
             with own_hydra_node(config):
                 OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
     except COMPOSITION_ERRORS as error:
-        return _in_our_words(override, error, defaults)
+        return words.of_override(override, error, defaults)
     return None
-
-
-def _in_our_words(override: str, error: Exception, defaults: DictConfig) -> str:
-    key, _, value = override.lstrip("+~").partition("=")
-    text = f"{error}\n{error.__cause__ or ''}"
-    available = re.search(r"Available options in '(.*?)':\n((?:\t.*\n?)+)", text)
-    if available:
-        options = available.group(2).split()
-        return f"{key} must be one of {', '.join(options)}, but is {value!r}.{did_you_mean(value, options)}"
-    if "No match in the defaults list" in text and "/" not in key:
-        return f"{key} is no group of the defaults. Write +{override} to add it, where it is a group of yours."
-    if words := _of_a_setting(error, override):
-        return words
-    is_known = "/" not in key and "@" not in key and OmegaConf.select(defaults, key) is not None
-    is_refused = "is not in struct" in text or re.search(r"Key '.*' not in '", text) or "Could not override" in text
-    if is_refused and not is_known:
-        alike = [known for known in _leaves(defaults) if ("/" in known) == ("/" in key)]
-        return f"{key} is not a setting.{suggest_key(key, alike)}"
-    if is_known and "." in key and isinstance(OmegaConf.select(defaults, key), DictConfig):
-        return f"{key} must be a mapping such as {{name:value}}, but is {value!r}."
-    return f"`{override}` is refused: {_first_line(error)}"
-
-
-_KINDS = {"Integer": _WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
-
-
-def _of_a_setting(error: Exception, override: str = "") -> str | None:
-    """What is wrong with one setting, which the error names; None where it names none.
-
-    Args:
-        error: OmegaConf's, or Hydra's that quotes it.
-        override: what was composed; a group's choice brings settings of its file.
-    """
-    key, _, value = override.lstrip("+~").partition("=")
-    text = f"{error}\n{error.__cause__ or ''}"
-    named = re.search(r"full_key: (\S+)", text)
-    # a part of what was typed, as in `sweeper.n_trials`, or a group, is explained by what was typed
-    if named is None or "/" in named.group(1) or key.startswith(f"{named.group(1)}."):
-        return None
-    name = named.group(1)
-    is_inside = bool(override) and name != key and not name.startswith(f"{key}.")
-    where = f", in {key}={value}," if is_inside else ""
-    if re.search(r"Key '.*' (is )?not in ", text):
-        if override.startswith("+") and name == key and text.startswith("In '"):
-            return (
-                f"{key}={value} must set settings of lowrung, but its file sets them below {name!r}, which is none."
-                " Write `# @package _global_` as its first line."
-            )
-        if name == key:
-            return None
-        return f"{name}{where} is not a setting.{_meant(name)}"
-    if kind := re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text):
-        wanted = kind.group(1) or kind.group(2)
-        given = re.search(r"Value '(.*?)' (?:of type|could not|is not)", text)
-        shown = given.group(1) if given and name != key else value
-        several = "" if not is_inside or not re.search(r"[,\[(]", shown) else _in_params(name)
-        return f"{name}{where} must be {_KINDS.get(wanted, wanted)}, but is {shown!r}.{several}"
-    if "issing mandatory value" in text:
-        return f"{name}{where} must have a value, but has none. Write {name}=VALUE."
-    is_interpolation = re.search("interpolation", text, re.IGNORECASE) is not None
-    return f"{name}{where} cannot be resolved: {_reason(text)}" if is_interpolation else None
-
-
-def _meant(name: str) -> str:
-    """What was meant by a key that is none, as the end of a message."""
-    known = list(declared(schema.Config))
-    if name in known:  # as one word of a YAML file
-        group, _, last = name.rpartition(".")
-        return f" A file nests it: `{group}: {{{last}: VALUE}}`.{_in_params(name)}"
-    is_in_a_dict = any(name.startswith(f"{key}.") for key in known)
-    return "" if is_in_a_dict else suggest_key(name, known)
-
-
-def _in_params(name: str) -> str:
-    return f" The values of a sweep go below hydra.sweeper.params, as `{name}: 2,4`."
-
-
-def _reason(text: str) -> str:
-    """What OmegaConf says of a value, in one sentence."""
-    lines = text.strip().splitlines()
-    line = lines[1] if lines[0].startswith("In '") and len(lines) > 1 else lines[0]
-    return re.sub(r"^\w+ raised while resolving interpolation: ", "", line).strip("\"'").rstrip(".") + "."
-
-
-def _how_to_quote(override: str, error: Exception) -> str:
-    written = grammar.example(override) if "token recognition" in str(error) else None
-    if written is None:
-        return "Quote values with special characters."
-    for_a_shell = shlex.quote(written) if set(written) & set('"$`\\!') else f'"{written}"'
-    return f"Quote values with special characters: {for_a_shell}"
-
-
-def _leaves(config: DictConfig) -> Iterator[str]:
-    """Dotted names of all settings: ours, and the sweeper's and the launcher's; and the groups, as they are chosen."""
-    groups = ("model", "data", "lora", "train", "verify", "track")
-    for group in (*groups, "hydra.sweeper", "hydra.launcher"):
-        node = OmegaConf.select(config, group)
-        yield from (f"{group}.{name}" for name in node if not str(name).startswith("_"))
-    yield from ("seed", "study", "store", "sweeps", *groups)
-    yield from ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
-
-
-def _grammar(error: Exception) -> str:
-    """Why Hydra cannot read an override, without the names of all that it could have read."""
-    reason = _first_line(error).partition(" expecting ")[0]
-    return reason.replace("mismatched input '<EOF>'", "it ends where a value should follow")
 
 
 def _form_problem(text: str, override: Override) -> str | None:
@@ -372,7 +263,3 @@ def _is_nested(override: Override) -> bool:
     """Whether a list holds what itself stands for several values; Hydra fails over them later on."""
     value = override.value()
     return isinstance(value, ChoiceSweep) and any(isinstance(one, Sweep | Glob) for one in value.list)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or str(error.__cause__) or type(error).__name__).strip().splitlines()[0]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -40,4 +41,9 @@ def set_output_folder(composed: DictConfig, *parts: str) -> None:
     """
     node = composed.hydra.runtime
     with read_write(node), open_dict(node):
-        node.output_dir = os.path.abspath(os.path.join(*parts))  # noqa: PTH100, PTH118  (as `run_job` does)
+        node.output_dir = str(absolute(*parts))
+
+
+def absolute(*parts: str) -> Path:
+    """A job's folder as `run_job` makes it absolute: links are not followed."""
+    return Path(os.path.abspath(os.path.join(*parts)))  # noqa: PTH100, PTH118

@@ -2,19 +2,17 @@
 
 import dataclasses
 import logging
-import os
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.config.interpolation import own_hydra_node
+from lowrung.config.interpolation import absolute, own_hydra_node
 from lowrung.engine import worker
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import EngineError
@@ -107,14 +105,8 @@ def launch(
 
 def output_folder(config: DictConfig) -> Path:
     """The folder that `run_job` will use for a job of a sweep; its config may refer to itself by ``${hydra:...}``."""
-    current: Any = HydraConfig.instance()
-    before = current.cfg
-    current.cfg = config  # set_config would copy it first, which takes longer than all else here
-    try:
-        folder = os.path.join(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))  # noqa: PTH118
-        return Path(os.path.abspath(folder))  # noqa: PTH100  (as `run_job` does; links are not followed)
-    finally:
-        current.cfg = before
+    with own_hydra_node(config):
+        return absolute(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
 
 
 def sweep_folder(config: DictConfig) -> str:

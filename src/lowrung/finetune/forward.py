@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, in_short, is_out_of_memory
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.gate.difference import padded
 from lowrung.finetune.models import context, generate, head, pretrained, score
@@ -45,9 +45,9 @@ def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[
     except UsageError:
         raise
     except Exception as error:  # whatever a foreign model's code raises
-        if not memory.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise UsageError(
-                f"The model must load and read a row of the data, but {base.path} raises {_in_short(error)}. Take"
+                f"The model must load and read a row of the data, but {base.path} raises {in_short(error)}. Take"
                 " another model.path, or other settings under model."
             ) from error
         found = []
@@ -114,13 +114,9 @@ def _read(model: Any, ids: Sequence[int], labelled_logits: LabelledLogits) -> No
     try:
         labelled_logits(model, {"input_ids": tokens, "labels": labels})
     except Exception as error:
-        if memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise UsageError(
             "The model must be able to read the longest row, or the longest prompt with what is generated from it, but"
-            f" with {len(ids)} tokens it raises {_in_short(error)}. Lower data.max_length or verify.new_tokens."
+            f" with {len(ids)} tokens it raises {in_short(error)}. Lower data.max_length or verify.new_tokens."
         ) from error
-
-
-def _in_short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(". ")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.config.schema import Config
-from lowrung.errors import StoreError
+from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.store import disk, mailbox, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -94,14 +94,14 @@ def _outcome_of(
 
 def _failure(error: Exception, folder: RunFolder) -> Outcome:
     """The outcome that an error means. On a full disk, half-written files are deleted to make room for it."""
-    from lowrung.finetune.training import checkpoints, memory
+    from lowrung.finetune.training import checkpoints
 
     if disk.is_full(error, folder.path):
         for half in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(half, ignore_errors=True)
         checkpoints.delete_torn(folder.checkpoints)
         return Outcome(Status.FAILED, cause=_no_space(folder))
-    status = Status.OOM if memory.is_out_of_memory(error) else Status.FAILED
+    status = Status.OOM if is_out_of_memory(error) else Status.FAILED
     return Outcome(status, cause=f"{type(error).__name__}: {error}".splitlines()[0])
 
 

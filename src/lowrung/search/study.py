@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lowrung.errors import UsageError
 from lowrung.search import pruning, samplers
+from lowrung.search import purpose as purposes
 from lowrung.search.constraints import parse
 from lowrung.search.lease import Lease
 from lowrung.search.space import Params, Space
@@ -33,6 +34,9 @@ _RUN = "run/"
 
 
 _PRUNED = "is_to_be_pruned"
+
+_SHOWN = 12
+"""So many changes of a study are listed."""
 
 
 @dataclasses.dataclass
@@ -138,7 +142,7 @@ class Study:
             self.note("purpose", purpose)
             self.note("inputs", dict(inputs))
         elif made_for != purpose:
-            changes = list(_changes(made_for, purpose, self.facts.get("inputs", {}), inputs))
+            changes = list(purposes.changes(made_for, purpose, self.facts.get("inputs", {}), inputs))
             shown = [*changes[:_SHOWN], *([f"and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else [])]
             raise UsageError(
                 f"study must name a new study or one of the same search, but {self.name!r} was made for another:"
@@ -296,45 +300,3 @@ class Study:
             state = TrialState.FAIL if state is TrialState.COMPLETE else state
         values = [outcome.metrics[name] for name in self._objectives] if state is TrialState.COMPLETE else None
         self._study.tell(trial, values, state=state)
-
-
-_SHOWN = 12
-"""So many changes of a study are listed."""
-
-
-def _changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], inputs_before: Mapping[str, str], inputs: Mapping[str, str]
-) -> Iterator[str]:
-    """The differences between two searches, as text."""
-    searched = {*before.get("axes", ()), *now.get("axes", ())}
-    unset = {"settings": "unset"}
-    known = [kind for kind in now if kind in before]
-    named = 0
-    for kind in known:
-        old, new = before[kind] or {}, now[kind] or {}
-        for key in {**old, **new}:
-            if old.get(key) == new.get(key) or (kind == "settings" and key in searched):
-                continue
-            if kind == "content":
-                yield from _new_content(key, inputs_before, inputs)
-            elif kind != "points" or named == 0:
-                yield _change(key, old, new, unset.get(kind, "not searched"))
-            named += 1
-    if len(known) < len(now) and not named:
-        yield "an earlier version of lowrung made it, which did not note its settings"
-
-
-def _change(key: str, old: Mapping[str, str], new: Mapping[str, str], unset: str) -> str:
-    if key not in new:
-        return f"{key} was {old[key]}, and is {unset} now"
-    if key not in old:
-        return f"{key} is {new[key]} now, and was {unset}"
-    return f"{key} was {old[key]}, and is {new[key]} now"
-
-
-def _new_content(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """Why the content of models or data is another: what was set, or else the files."""
-    changed = [key for key in {**before, **now} if key.startswith(f"{name}.") and before.get(key) != now.get(key)]
-    yield from (_change(key, before, now, "unset") for key in changed)
-    if not changed:
-        yield f"the content of its {name} has changed"

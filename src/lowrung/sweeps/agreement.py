@@ -21,8 +21,9 @@ SHARED = {
 """Settings of a whole sweep, and why."""
 
 
-NO_NUMBER = 987654321
-"""Stands for a trial's number while the grid is composed: a setting that has it in its value follows from it."""
+NO_NUMBER = 9_182_736_455_463
+"""Stands for a trial's number while the grid is composed: a setting that has it in its value follows from it. Seeds end
+at 2^32."""
 
 
 def problems(space: Space, points: Sequence["GridPoint"]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lowrung.config.schema import ModelConf, ToleranceConf
+from lowrung.errors import is_out_of_memory
 from lowrung.finetune.gate import merged, metadata, reloading
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
@@ -67,7 +68,7 @@ def verify(case: Case, *, keep: Path | None = None) -> Gate:
     try:
         gate = _verify_on(device, case)
     except Exception as error:
-        if device.type == "cpu" or not memory.is_out_of_memory(error):
+        if device.type == "cpu" or not is_out_of_memory(error):
             raise
         memory.free()
         on_one_device = dataclasses.replace(case.base, device_map=None)
@@ -92,7 +93,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
     try:
         failures += reloading.failures(case, device)
     except (KeyError, IndexError, RuntimeError) as error:  # for tensors, rows or dimensions that are not there
-        if memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
         return Gate.of(device, [*failures, lost])

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowrung.config.schema import LoraConf, is_converted, pattern
+from lowrung.errors import some
 from lowrung.finetune.lora import peft_options, settings
 from lowrung.finetune.models import added_tokens
 
@@ -169,8 +170,3 @@ def _taken(model: PreTrainedModel, names: Sequence[str]) -> str:
 def _excluding(lora: LoraConf) -> str:
     excluded = lora.peft.get("exclude_modules")
     return f" that lora.peft.exclude_modules={excluded!r} leaves" if excluded else ""
-
-
-def some(names: Sequence[str]) -> str:
-    """The first four names, and how many more there are."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import re
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from lowrung.config.schema import LoraConf
+from lowrung.errors import said
 from lowrung.finetune.lora import adapter, peft_config, settings
 
 
@@ -104,5 +104,5 @@ def _is_whole(name: str, model: PreTrainedModel, lora: LoraConf) -> bool:
 
 
 def _in_short(error: Exception) -> str:
-    text = textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
+    text = said(error)
     return text if text.endswith((".", "…", "!")) else f"{text}."

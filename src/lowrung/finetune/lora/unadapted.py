@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from transformers import PreTrainedModel
 
 from lowrung.config.schema import LoraConf
+from lowrung.errors import some
 from lowrung.finetune.lora import settings
-from lowrung.finetune.lora.fit import some
 from lowrung.finetune.models import text_path
 
 

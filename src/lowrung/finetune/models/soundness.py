@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lowrung.config.schema import ModelConf
-from lowrung.errors import UsageError, install
+from lowrung.errors import UsageError, install, said
 from lowrung.finetune.models import ends, hub, pretrained, weights
 
 CONVERT = (
@@ -127,7 +126,7 @@ def _skeleton(base: ModelConf, config: dict[str, Any], folder: Path) -> PreTrain
         return pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code, attention=attention)
     except Exception as error:  # whatever a foreign config, or foreign code, makes transformers raise
         raise UsageError(
-            f"model.path={base.path} cannot be built from config.json in {folder}: {_in_short(error)}"
+            f"model.path={base.path} cannot be built from config.json in {folder}: {said(error)}"
         ) from None
 
 
@@ -136,7 +135,7 @@ def _tokenizer_problems(base: ModelConf, folder: Path) -> Iterator[str]:
         tokenizer = pretrained.load_tokenizer(folder, trust_remote_code=base.trust_remote_code)
     except Exception as error:  # as above
         yield (
-            f"model.path must have a tokenizer, but none can be loaded from {folder}: {_in_short(error)}"
+            f"model.path must have a tokenizer, but none can be loaded from {folder}: {said(error)}"
             " Save it beside the weights with its save_pretrained."
         )
         return
@@ -155,9 +154,5 @@ def _generation_problems(folder: Path) -> Iterator[str]:
     except Exception as error:  # values that transformers refuses when it loads the model, of whatever kind
         yield (
             f"model.path must have a {ends.FILE} that transformers can load, or none, but that in {folder} cannot be"
-            f" loaded: {_in_short(error)} Correct it, or delete it."
+            f" loaded: {said(error)} Correct it, or delete it."
         )
-
-
-def _in_short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__

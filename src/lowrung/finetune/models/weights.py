@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, some
 from lowrung.finetune.models import pretrained
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,12 +60,12 @@ def notes(model: PreTrainedModel, folder: Path) -> list[str]:
     if loaded["unexpected_keys"]:
         found.append(
             f"{len(loaded['unexpected_keys'])} tensors in {folder} are not of the model, and are left out:"
-            f" {_some(sorted(loaded['unexpected_keys']))}"
+            f" {some(sorted(loaded['unexpected_keys']))}"
         )
     if loaded["missing_keys"]:  # of buffers alone
         found.append(
             f"{len(loaded['missing_keys'])} constants of the model are not in {folder}, and have the values that"
-            f" transformers gives them: {_some(sorted(loaded['missing_keys']))}"
+            f" transformers gives them: {some(sorted(loaded['missing_keys']))}"
         )
     return found
 
@@ -75,7 +75,7 @@ def _missing(names: list[str], count: int, foreign: Collection[str], folder: Pat
         return
     rule = (
         f"model.path must have all weights of its model, but {len(names)} of {count} are not in {folder}:"
-        f" {_some(names)}. They would be random numbers."
+        f" {some(names)}. They would be random numbers."
     )
     prefixes = Counter(
         known.removesuffix(name) for name in names for known in foreign if known.endswith(name) and known != name
@@ -148,7 +148,7 @@ def _files(model: PreTrainedModel, folder: Path) -> list[Path]:
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise UsageError(
             f"model.path must have every file of its weights, but {len(absent)} of {len(names)} that {index} lists are"
-            f" not there: {_some(absent)}. Fetch or copy the model again."
+            f" not there: {some(absent)}. Fetch or copy the model again."
         )
     return [*(folder / name for name in names), *also]
 
@@ -178,10 +178,6 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             f"model.path must have weights that can be read, but {file} ({file.stat().st_size:,} bytes) is cut off or"
             f" no safetensors: {error}. Fetch or copy it again."
         ) from None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _and_more(wrong: list[Any]) -> str:

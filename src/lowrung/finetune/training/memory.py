@@ -15,11 +15,6 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was short, on the GPU or in main memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 def free() -> None:
     """Gives back what no object holds any more, the GPU's memory too."""
     gc.collect()

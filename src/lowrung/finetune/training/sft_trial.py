@@ -14,7 +14,7 @@ from transformers.integrations.neftune import neftune_post_forward_hook
 from trl import SFTConfig, SFTTrainer
 
 from lowrung.config.schema import TrainConf
-from lowrung.errors import did_you_mean
+from lowrung.errors import did_you_mean, said
 from lowrung.finetune import library_options
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training import sft_fields
@@ -45,7 +45,7 @@ def _problems(train: TrainConf) -> list[str]:
     try:
         tried = arguments(train, rows=1, max_length=8, seed=0, checkpoints=Path("unused"))
     except Exception as error:
-        return [f"train.sft must be what SFTConfig takes, but it says: {_first_line(error)}"]
+        return [f"train.sft must be what SFTConfig takes, but it says: {said(error)}"]
     return [*_optimizer_problems(tried, given), *_schedule_problems(tried, given, train), *_number_problems(given)]
 
 
@@ -87,12 +87,12 @@ def _optimizer_problems(tried: SFTConfig, given: dict[str, Any]) -> Iterator[str
         _step(tried)
     except ImportError as error:
         yield (
-            f"train.sft.optim={name} needs a package that is not installed: {_first_line(error)}. For bitsandbytes:"
+            f"train.sft.optim={name} needs a package that is not installed: {said(error)}. For bitsandbytes:"
             " pip install 'lowrung[quantization]'."
         )
         return
     except Exception as error:
-        yield f"train.sft must be what the optimiser {name} takes, but it says: {_first_line(error)}"
+        yield f"train.sft must be what the optimiser {name} takes, but it says: {said(error)}"
         return
     for field in ("adam_beta1", "adam_beta2", "adam_epsilon"):
         if field in given and _kwargs(tried) == _kwargs(tried, **{field: given[field] + 1}):
@@ -131,7 +131,7 @@ def _schedule_problems(tried: SFTConfig, given: dict[str, Any], train: TrainConf
     try:
         rates = _rates(tried, steps, kwargs, tried.get_warmup_steps(steps))
     except Exception as error:
-        yield f"train.sft.lr_scheduler_kwargs must be what {name} takes, but it says: {_first_line(error)}"
+        yield f"train.sft.lr_scheduler_kwargs must be what {name} takes, but it says: {said(error)}"
         return
     if any(not (math.isfinite(rate) and rate >= 0) for rate in rates):
         yield f"train.sft.lr_scheduler_kwargs must give rates of at least 0, but with {name} one is {min(rates):g}."
@@ -191,7 +191,3 @@ def _noise_is_possible(alpha: float) -> bool:
 
 def _spelling(optim: Any) -> str:
     return str(getattr(optim, "value", optim))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
