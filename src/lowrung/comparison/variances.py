@@ -1,0 +1,56 @@
+"""The parts of a difference's variance: what examples, seeds, and both together add (`lowrung.comparison.paired`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known of training noise from more trials than the two that are compared (`lowrung.comparison.noise`).
+
+    Attributes:
+        variance: of the difference of two runs of one seed, from seed to seed.
+        degrees: its degrees of freedom.
+    """
+
+    variance: float
+    degrees: float
+
+
+def freedom_of_ratio(tokens: Floats) -> float:
+    """Bell and McCaffrey's degrees of freedom of V_examples, (trace A)^2 / trace A^2.
+
+    V_examples is a quadratic form in independent examples whose variance grows with their tokens. Its matrix A is
+    P W P with P = I - q q', q = sqrt(h), and W = diag(h / (1 - h)^2), so that the traces are sums over examples.
+    """
+    share = tokens / tokens.sum()
+    weight = share / (1 - share) ** 2
+    trace = (weight * (1 - share)).sum()
+    squared = np.square(weight).sum() - 2 * (share * weight**2).sum() + (share * weight).sum() ** 2
+    return float(trace**2 / squared)
+
+
+def of_seed_means(parts: Sequence[Floats], noise: Noise | None) -> Noise | None:
+    """Of the mean over seeds; the parts, (seeds,) each, are independent. None where no seed is repeated."""
+    if noise is not None:  # half of it is each trial's, where seeds do not pair
+        return Noise(noise.variance * sum(1 / len(part) for part in parts) / len(parts), noise.degrees)
+    if min(map(len, parts)) < 2:
+        return None
+    variances = [float(part.var(ddof=1)) / len(part) for part in parts]
+    if not (total := sum(variances)):
+        return Noise(0.0, min(len(part) - 1 for part in parts))
+    degrees = 1 / sum((one / total) ** 2 / (len(part) - 1) for one, part in zip(variances, parts, strict=True))
+    return Noise(total, degrees)
+
+
+def together(residual: Floats) -> float:
+    """The sum of squares of what is neither an example's nor a seed's own, (seeds, n), for the mean over seeds."""
+    seeds = len(residual)
+    if seeds < 2:
+        return 0.0
+    return float(np.square(residual - residual.mean(axis=0)).sum()) / (seeds * (seeds - 1))
