@@ -21,6 +21,7 @@ The interval is Student's t. For several seeds its degrees of freedom are Satter
 V^2 / (V_examples^2 / degrees + V_seeds^2 / (seeds - 1)). docs/comparison.md says what simulations show of it.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
-from lowrung.comparison.variances import Floats, Noise, freedom_of_ratio, of_seed_means, together
+from lowrung.comparison.variances import Floats, Noise, freedom_of_ratio, of_seed_means, satterthwaite, together
 from lowrung.errors import LowrungError
 
 LEVEL = 0.95
@@ -68,29 +69,35 @@ class Difference:
 
     Attributes:
         estimate: the difference.
-        standard_error: its standard error.
-        degrees: degrees of freedom of t.
-        level: how often such an interval holds the true difference.
-        half_width: of the interval around the estimate at this level.
-        p_value: how often so large a difference, to either side, would be seen of two trials that are equally good.
+        of_examples: the part of its variance that more held-out examples make smaller; 0 for a metric without sums.
+        of_seeds: the part that more seeds make smaller; 0 with one seed, where it is not known.
+        examples_degrees: degrees of freedom of the first part alone.
+        degrees: degrees of freedom of both together.
         examples: the held-out examples that were compared; 0 for a metric without sums.
         seeds: the seeds of the runs that were compared.
         has_training_noise: whether the interval holds what another seed would change; with one seed it cannot.
-        of_examples: the part of the squared standard error that more held-out examples make smaller.
-        of_seeds: the part that more seeds make smaller; 0 with one seed, where it is not known.
+        level: how often such an interval holds the true difference.
     """
 
     estimate: float
-    standard_error: float
+    of_examples: float
+    of_seeds: float
+    examples_degrees: float
     degrees: float
-    level: float
-    half_width: float
-    p_value: float
     examples: int
     seeds: tuple[int, ...]
     has_training_noise: bool
-    of_examples: float
-    of_seeds: float
+    level: float = LEVEL
+
+    @property
+    def standard_error(self) -> float:
+        """The root of the variance."""
+        return math.sqrt(self.of_examples + self.of_seeds)
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval around the estimate."""
+        return self.standard_error * float(stdtrit(self.degrees, (1 + self.level) / 2))
 
     @property
     def low(self) -> float:
@@ -101,6 +108,13 @@ class Difference:
     def high(self) -> float:
         """The interval's upper end."""
         return self.estimate + self.half_width
+
+    @property
+    def p_value(self) -> float:
+        """How often two trials that are equally good would differ so much, to either side."""
+        if not self.standard_error:  # every example has the same difference
+            return float(self.estimate == 0)
+        return 2 * float(stdtr(self.degrees, -abs(self.estimate) / self.standard_error))
 
 
 def difference(one: Runs, other: Runs, *, level: float = LEVEL, noise: Noise | None = None) -> Difference:
@@ -133,22 +147,10 @@ def difference(one: Runs, other: Runs, *, level: float = LEVEL, noise: Noise | N
     if any(sums) and any(values):
         raise NotComparable("Some runs have sums of each held-out example, and others have none.")
     found = _of_sums(sums, bool(common), noise) if any(sums) else _of_values(values, bool(common), noise)
-    return _interval(found, level, tuple(common or sorted({*one, *other})))
+    return dataclasses.replace(found, level=level, seeds=tuple(common or sorted({*one, *other})))
 
 
-@dataclass(frozen=True)
-class _Estimate:
-    """An estimate, the parts of its variance, and the degrees of freedom of both together."""
-
-    value: float
-    of_examples: float
-    of_seeds: float
-    degrees: float
-    examples: int
-    has_training_noise: bool
-
-
-def _of_sums(sides: Sequence[Sequence[Sums]], is_paired: bool, noise: Noise | None) -> _Estimate:
+def _of_sums(sides: Sequence[Sequence[Sums]], is_paired: bool, noise: Noise | None) -> Difference:
     tokens, stacks = _stacked(sides)
     parts = [stacks[0] - stacks[1]] if is_paired else [stacks[0], -stacks[1]]
     each_seed = [part.sum(axis=1) / tokens.sum() for part in parts]
@@ -158,18 +160,16 @@ def _of_sums(sides: Sequence[Sequence[Sums]], is_paired: bool, noise: Noise | No
     counted = 2 * max(run.unit for side in sides for run in side) ** 2 / tokens.sum() ** 2
     of_examples = scale * float(np.square(sum(residual.mean(axis=0) for residual in residuals)).sum()) + counted
     both = scale * sum(map(together, residuals))
+    value, degrees, n = float(sum(of.mean() for of in each_seed)), freedom_of_ratio(tokens), len(tokens)
     seeds = of_seed_means(each_seed, noise)
-    value, examples_degrees = float(sum(of.mean() for of in each_seed)), freedom_of_ratio(tokens)
     if seeds is None:
-        return _Estimate(value, of_examples, 0.0, examples_degrees, len(tokens), has_training_noise=False)
+        return Difference(value, of_examples, 0.0, degrees, degrees, n, (), has_training_noise=False)
     of_seeds = max(0.0, seeds.variance - both)
-    degrees = examples_degrees
-    if total := of_examples + of_seeds:
-        degrees = total**2 / (of_examples**2 / examples_degrees + seeds.variance**2 / seeds.degrees)
-    return _Estimate(value, of_examples, of_seeds, degrees, len(tokens), has_training_noise=True)
+    freedom = satterthwaite(of_examples + of_seeds, (of_examples, degrees), (seeds.variance, seeds.degrees))
+    return Difference(value, of_examples, of_seeds, degrees, freedom, n, (), has_training_noise=True)
 
 
-def _of_values(sides: Sequence[Sequence[float]], is_paired: bool, noise: Noise | None) -> _Estimate:
+def _of_values(sides: Sequence[Sequence[float]], is_paired: bool, noise: Noise | None) -> Difference:
     one, other = (np.asarray(side, np.float64) for side in sides)
     parts = [one - other] if is_paired else [one, -other]
     if not all(np.isfinite(part).all() for part in parts):
@@ -177,8 +177,8 @@ def _of_values(sides: Sequence[Sequence[float]], is_paired: bool, noise: Noise |
     seeds = of_seed_means(parts, noise)
     if seeds is None:
         raise NotComparable("At least 2 seeds are needed to compare what has one value a run, but there is 1.")
-    value = float(sum(part.mean() for part in parts))
-    return _Estimate(value, 0.0, seeds.variance, seeds.degrees, 0, has_training_noise=True)
+    value, degrees = float(sum(part.mean() for part in parts)), seeds.degrees
+    return Difference(value, 0.0, seeds.variance, degrees, degrees, 0, (), has_training_noise=True)
 
 
 def _stacked(sides: Sequence[Sequence[Sums]]) -> tuple[Floats, list[Floats]]:
@@ -210,22 +210,3 @@ def _check(run: Sums, tokens: Floats) -> None:
         raise NotComparable(f"The runs have other held-out data: {len(tokens)} and {len(own)} examples.")
     if (own != tokens).any():
         raise NotComparable("The runs have other held-out data: their examples differ in length.")
-
-
-def _interval(found: _Estimate, level: float, seeds: tuple[int, ...]) -> Difference:
-    error = math.sqrt(found.of_examples + found.of_seeds)
-    # without an error, every example has the same difference
-    p_value = 2 * float(stdtr(found.degrees, -abs(found.value) / error)) if error else float(found.value == 0)
-    return Difference(
-        estimate=found.value,
-        standard_error=error,
-        degrees=found.degrees,
-        level=level,
-        half_width=error * float(stdtrit(found.degrees, (1 + level) / 2)),
-        p_value=p_value,
-        examples=found.examples,
-        seeds=seeds,
-        has_training_noise=found.has_training_noise,
-        of_examples=found.of_examples,
-        of_seeds=found.of_seeds,
-    )

@@ -36,16 +36,28 @@ def freedom_of_ratio(tokens: Floats) -> float:
 
 
 def of_seed_means(parts: Sequence[Floats], noise: Noise | None) -> Noise | None:
-    """Of the mean over seeds; the parts, (seeds,) each, are independent. None where no seed is repeated."""
-    if noise is not None:  # half of it is each trial's, where seeds do not pair
-        return Noise(noise.variance * sum(1 / len(part) for part in parts) / len(parts), noise.degrees)
+    """Of the mean over seeds; the parts, (seeds,) each, are independent. None where no seed is repeated.
+
+    Noise of other trials is without what a seed does to all, which only drops out where seeds pair (one part).
+    """
+    if noise is not None and len(parts) == 1:
+        return Noise(noise.variance / len(parts[0]), noise.degrees)
     if min(map(len, parts)) < 2:
         return None
-    variances = [float(part.var(ddof=1)) / len(part) for part in parts]
-    if not (total := sum(variances)):
-        return Noise(0.0, min(len(part) - 1 for part in parts))
-    degrees = 1 / sum((one / total) ** 2 / (len(part) - 1) for one, part in zip(variances, parts, strict=True))
-    return Noise(total, degrees)
+    variances = [(float(part.var(ddof=1)) / len(part), len(part) - 1) for part in parts]
+    total = sum(variance for variance, _ in variances)
+    return Noise(total, satterthwaite(total, *variances))
+
+
+def satterthwaite(total: float, *parts: tuple[float, float]) -> float:
+    """Degrees of freedom of a variance that is made of independent parts, total^2 / sum (part^2 / degrees).
+
+    Args:
+        total: the variance.
+        parts: each part's variance and degrees of freedom.
+    """
+    spread = sum(variance**2 / degrees for variance, degrees in parts)
+    return total**2 / spread if spread else min(degrees for _, degrees in parts)
 
 
 def together(residual: Floats) -> float:
