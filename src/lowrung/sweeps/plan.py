@@ -91,7 +91,7 @@ class Plan:
         ends = [*configs, *(point.at_high_ends for point in points)]
         # The name follows from what the preflight finds. Until then: a name that the same command gives again, so that
         # what a killed preflight has left is found and deleted.
-        purpose = identity.purpose(ends, (), space, settings.goal)
+        purpose = identity.purpose(ends, (), space, settings)
         given = config.study or f".{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, given)
         if problems := folders.Jobs(composer, _named(space, given), folder).problems(points[:total]):
@@ -101,7 +101,7 @@ class Plan:
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        purpose = identity.purpose(ends, preflights.values(), space, settings.goal)
+        purpose = identity.purpose(ends, preflights.values(), space, settings)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, name)
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
@@ -113,6 +113,12 @@ class Plan:
     def seeds(self) -> Sequence[int]:
         """What every point is trained with."""
         return self.space.seeds or (self.config.seed,)
+
+    @property
+    def over_seeds(self) -> dict[str, str]:
+        """The metrics that are not the mean over a trial's seeds, each with what they are."""
+        how = self.settings.over_seeds
+        return dict.fromkeys(self.settings.directions, how) if len(self.seeds) > 1 and how != "mean" else {}
 
     def preflight(self, config: Config) -> "Preflight":
         """What was found for this config's model and data.
