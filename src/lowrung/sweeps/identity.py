@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrung.config import grammar, schema, signature, source
 from lowrung.config.schema import Config
-from lowrung.search.space import Space
+from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
 from lowrung.version import __version__
 
@@ -18,23 +18,23 @@ Purpose = dict[str, dict[str, str]]
 
 
 def purpose(
-    configs: Sequence[Config], preflights: Iterable["Preflight"], space: Space, goal: Mapping[str, Any]
+    configs: Sequence[Config], preflights: Iterable["Preflight"], search: Search, goal: Mapping[str, Any]
 ) -> Purpose:
     """What the trials of a study share, so that their results can be compared. Paths and the tracker do not count.
 
     Args:
         configs: of all points and seeds, intervals at both of their ends.
         preflights: what was found of their models and data, whose content counts rather than where it lies.
-        space: what is searched.
+        search: what is searched.
         goal: objectives and constraints.
     """
     found = list(preflights)
     flat = [grammar.flat(signature.determining(config)) for config in configs]
     same = _same(flat)
     return {
-        **space.described(),
+        **search.described(),
         **{kind: {name: str(text) for name, text in (parts or {}).items()} for kind, parts in goal.items()},
-        "settings": {name: text for name, text in same.items() if name not in space.keys},
+        "settings": {name: text for name, text in same.items() if name not in search.keys},
         "points": {"what follows from the point": schema.digest(sorted({schema.digest(one) for one in flat}))},
         "content": {
             "model": schema.digest(sorted({one.model_fingerprint for one in found})),
