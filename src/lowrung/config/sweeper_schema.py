@@ -19,6 +19,9 @@ class SweeperConf:
             (A dict as the default could be added to on the command line, but not be replaced.)
         constraints: metrics with limits that the best trial must keep to, such as ``{params/trainable:"<=1e6"}``. The
             samplers tpe, nsga2 and gp learn which settings break them. null is none.
+        over_seeds: what a trial's value is over its seeds, for objectives and constraints: ``mean``, ``median``, or
+            ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
+            bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
         spaces: a union of spaces: a list of dicts like ``params``, each joined with ``params``. What is searched is all
             of their points, so a setting can have values of its own beside each value of another. null is one space.
@@ -45,6 +48,7 @@ class SweeperConf:
     timeout: Any = None
     objectives: Any = None
     constraints: Any = None
+    over_seeds: str = "mean"
     params: dict[str, Any] = field(default_factory=dict)
     spaces: Any = None
     stages: Any = None

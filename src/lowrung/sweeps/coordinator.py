@@ -118,7 +118,7 @@ class Coordinator:
         begun = Begun(stage, self._plan.points[stage.name])
         for trial, point, finished in resume.kept_trials(self._study, begun, self._maker):
             ended = {seed: _ended_run(run, self._tracking.keep(run, trial)) for seed, run in finished.items()}
-            outcome = _over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
+            outcome = self._over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
             self._results.add(trial.number, point.space.texts(trial.params), outcome, ended, is_reused=True)
         return begun
 
@@ -251,7 +251,7 @@ class Coordinator:
         Raises:
             RunFailed: when it is one failure too many.
         """
-        trial, outcome = pending.trial, _over_seeds(pending.ended, pending.is_pruned)
+        trial, outcome = pending.trial, self._over_seeds(pending.ended, pending.is_pruned)
         del self._pending[trial.number]
         self._study.tell(trial, outcome)
         self._ended += 1
@@ -261,6 +261,16 @@ class Coordinator:
         self._results.log_best(self._tracking.parent, self._ended)
         self._results.show(self._progress, self._queue.running)
         self._count_failure(outcome)
+
+    def _over_seeds(self, ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
+        """A trial's outcome, of its runs that have ended."""
+        settings = self._plan.settings
+        by_seed = {seed: run.outcome for seed, run in ended.items()}
+        outcome = over_seeds(by_seed, settings.over_seeds, settings.directions)
+        if not is_pruned or outcome.status is not Status.COMPLETE:
+            return outcome
+        cause = f"worse than the best trial over {len(ended)} seeds"
+        return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
 
     def _count_failure(self, outcome: Outcome) -> None:
         """Ends a sweep whose trials all fail: the next ones would most likely fail too.
@@ -282,12 +292,3 @@ def _ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
     failures = finished.outcome.gate_failures
     outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {}, files={})
     return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
-
-
-def _over_seeds(ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
-    """A trial's outcome, of its runs that have ended."""
-    outcome = over_seeds({seed: run.outcome for seed, run in ended.items()})
-    if not is_pruned or outcome.status is not Status.COMPLETE:
-        return outcome
-    cause = f"worse than the best trial over {len(ended)} seeds"
-    return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lowrung.config import grammar, schema, signature, source
 from lowrung.config.schema import Config
@@ -17,8 +17,11 @@ Purpose = dict[str, dict[str, str]]
 """Texts by kind and name. Two studies are the same where all of them are equal."""
 
 
+OVER_SEEDS = "hydra.sweeper.over_seeds"
+
+
 def purpose(
-    configs: Sequence[Config], preflights: Iterable["Preflight"], search: Search, goal: Mapping[str, Any]
+    configs: Sequence[Config], preflights: Iterable["Preflight"], search: Search, settings: Settings
 ) -> Purpose:
     """What the trials of a study share, so that their results can be compared. Paths and the tracker do not count.
 
@@ -26,8 +29,9 @@ def purpose(
         configs: of all points and seeds, intervals at both of their ends.
         preflights: what was found of their models and data, whose content counts rather than where it lies.
         search: what is searched.
-        goal: objectives and constraints.
+        settings: the fields of ``hydra.sweeper``: the goal, and what a trial's value is over its seeds.
     """
+    goal = {**settings.goal, **({"over seeds": {OVER_SEEDS: settings.over_seeds}} if search.seeds > 1 else {})}
     found = list(preflights)
     flat = [grammar.flat(signature.determining(config)) for config in configs]
     same = _same(flat)

@@ -94,7 +94,7 @@ class Plan:
         ends = [*configs, *(point.at_high_ends for point in every)]
         # The name follows from what the preflight finds. Until then: a name that the same command gives again, so that
         # what a killed preflight has left is found and deleted.
-        purpose = identity.purpose(ends, (), search, settings.goal)
+        purpose = identity.purpose(ends, (), search, settings)
         given = config.study or f".{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, given)
         if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
@@ -104,7 +104,7 @@ class Plan:
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        purpose = identity.purpose(ends, preflights.values(), search, settings.goal)
+        purpose = identity.purpose(ends, preflights.values(), search, settings)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, name)
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
@@ -131,6 +131,12 @@ class Plan:
         """How many trials there are, in words."""
         is_known = all(stage.start != TIES for stage in self.search.stages)
         return f"{'' if is_known else 'at most '}{counted(self.at_most, 'trial')}"
+
+    @property
+    def over_seeds(self) -> dict[str, str]:
+        """The metrics that are not the mean over a trial's seeds, each with what they are."""
+        how = self.settings.over_seeds
+        return dict.fromkeys(self.settings.directions, how) if self.search.seeds > 1 and how != "mean" else {}
 
     def preflight(self, config: Config) -> "Preflight":
         """What was found for this config's model and data.

@@ -49,6 +49,11 @@ class Search:
         """Those of all stages."""
         return [space for each in self.spaces.values() for space in each]
 
+    @property
+    def seeds(self) -> int:
+        """The most seeds that any trial is trained with."""
+        return max(len(space.seeds) or 1 for space in self.all_spaces)
+
     def problems(self) -> list[str]:
         """What keeps the spaces from being parts of one study."""
         return union.problems(self.all_spaces)
