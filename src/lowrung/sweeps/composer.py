@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
@@ -100,12 +100,12 @@ class Composer:
             return made
         return made.on_a_grid(n_values)
 
-    def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
+    def points(self, space: Space, goal: Mapping[str, Iterable[str]]) -> list[GridPoint]:
         """The grid's points; points with equal configs are one.
 
         Args:
             space: the search space.
-            goal: the objectives and constraints; see `lowrung.sweeps.settings.Settings.goal`.
+            goal: the metrics that runs must have; see `lowrung.sweeps.settings.Settings.measured`.
 
         Raises:
             UsageError: when points break a rule.

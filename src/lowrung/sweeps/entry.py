@@ -61,7 +61,7 @@ def run(
     """
     composer = Composer(hydra_context, config)
     space = composer.space(overrides, settings, also=_launcher_problems(launcher))
-    points = composer.points(space, settings.goal)
+    points = composer.points(space, settings.measured)
     if problems := settings.search_problems(space, schedules(points)):
         raise UsageError(problems)
     with closing(_make_engine(launcher, settings, config)) as engine:

@@ -18,7 +18,7 @@ from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import folders, identity, preflight
+from lowrung.sweeps import answer, folders, identity, preflight
 from lowrung.sweeps.composer import Composer, GridPoint
 from lowrung.sweeps.identity import Purpose
 from lowrung.sweeps.settings import Settings
@@ -99,7 +99,7 @@ class Plan:
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         known = {preflight.key(config) for config in configs}
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
-        for note in notes(config, list(preflights.values())):
+        for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), space, settings)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
