@@ -35,7 +35,7 @@ def test_ties_and_the_cheapest_of_them(tmp_path):
 #  trial  lora.r  trainable  eval loss      against the best  merged vs adapter  seconds
 1      1       8      2,000  4.000 → 2.568  best
 2      0       4      1,000  4.000 → 2.569  tie
-3      2      16      4,000  4.000 → 2.868  +0.300 ± 0.016
+3      2      16      4,000  4.000 → 2.868  +0.300 ± 0.012
 
 verdict: lora.r=4 and 8 tie (95%); the cheapest is lora.r=4 (trial 0, 1,000 trainable parameters)
 {ONE_SEED}
@@ -49,7 +49,7 @@ def test_a_winner_and_by_how_much(tmp_path):
 #  trial  lora.r  trainable  eval loss      against the best  merged vs adapter  seconds
 1      1       8      2,000  4.000 → 2.568  best
 2      2      16      4,000  4.000 → 2.668  +0.100 ± 0.012
-3      0       4      1,000  4.000 → 3.068  +0.500 ± 0.017
+3      0       4      1,000  4.000 → 3.068  +0.500 ± 0.016
 
 verdict: lora.r=8 (trial 1) is better than all others: the next, lora.r=16, is worse by
   0.100 ± 0.012

@@ -94,7 +94,10 @@ def _edge(
 def _further(key: str, text: str, most: str, more: str, interval: tuple[float, float, bool] | None) -> str:
     if interval is None:
         return f"{key}={shown(text)} is the {most} that was tried: try {more} ones."
-    return f"{key}={shown(text)} is near the {most} of its interval ({interval[most == 'largest']:g}): try {more} ones."
+    end = "upper" if most == "largest" else "lower"
+    return (
+        f"{key}={shown(text)} is near the {end} end of its interval ({interval[most == 'largest']:g}): try {more} ones."
+    )
 
 
 def _ends(values: Collection[float], interval: tuple[float, float, bool] | None) -> tuple[float, float]:
