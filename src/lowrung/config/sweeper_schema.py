@@ -12,7 +12,7 @@ class SweeperConf:
 
     Attributes:
         n_trials: trials in total. It is needed if there is an interval. If there is none, every point of the grid is
-            run once, and a smaller number ends the sweep earlier.
+            run once, and a smaller number ends the sweep earlier. Stages have their own.
         timeout: no trial starts after this time: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs
             that have started run to their ends. The same command goes on, with as much time again. null is no limit.
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is ``eval/loss`` minimised.
@@ -28,6 +28,12 @@ class SweeperConf:
         difference: the smallest difference of the first objective that matters to you. Where an interval is wider, a
             warning says how many held-out examples or seeds would do. null does not ask.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
+        spaces: a union of spaces: a list of dicts like ``params``, each joined with ``params``. What is searched is all
+            of their points, so a setting can have values of its own beside each value of another. null is one space.
+        stages: searches that start from what an earlier one found: a list of dicts. ``name`` names the stage;
+            ``params``, ``spaces`` and ``n_trials`` are its own; ``of`` names the stage that it starts from (the one
+            before), and ``start`` what of it: ``best``, a number of the best trials, or ``ties``, the best and all that
+            the held-out examples cannot tell from it. null is one search.
         sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
             together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
@@ -51,6 +57,8 @@ class SweeperConf:
     prefer: Any = None
     difference: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    spaces: Any = None
+    stages: Any = None
     sampler: Any = MISSING
     pruner: Any = MISSING
     storage: str | None = None

@@ -16,7 +16,7 @@ from lowrung.sweeps.settings import Settings
 if TYPE_CHECKING:
     from lowrung.finetune.preflight import Preflight
     from lowrung.report.verdict import Verdict
-    from lowrung.search.space import Interval
+    from lowrung.search.axes import Interval
 
 NOTE_LENGTH = 8000
 """Characters that MLflow keeps of a run's description."""

@@ -34,8 +34,8 @@ class Results:
         self.folder = plan.folder
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
-        self._total = plan.n_trials
-        self._runs_per_trial = len(plan.seeds)
+        self._total = plan.at_most
+        self._runs_per_trial = max(len(point.seeds) for each in plan.points.values() for point in each)
         self._over_seeds = plan.over_seeds
         self._tracker = tracker
         self._logged: int | None = None
@@ -58,7 +58,9 @@ class Results:
     @property
     def answer(self) -> Answer:
         """The leaderboard with its verdict."""
-        return Answer.of(self.trials, self._plan.settings, self._recipes, self._plan.space.intervals)
+        points = [point for each in self._plan.points.values() for point in each]
+        intervals = [axis for point in points for axis in point.space.intervals]
+        return Answer.of(self.trials, self._plan.settings, self._recipes, intervals)
 
     def note(self, run: Run) -> None:
         """Takes what of a trial's settings decides whether it can be compared with others."""
