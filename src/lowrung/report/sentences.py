@@ -156,11 +156,9 @@ class Sentences:
             return
         if self._found.method is Method.SEEDS:
             yield f"± is the {_LEVEL} t interval over {seeds}, paired; over examples {self._found.metric} has no sums."
-        elif fewest > 1:
-            yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired, and {seeds}."
         else:
-            noise = "one seed: training noise is not in it" if most == 1 else f"{seeds}: not all hold training noise"
-            yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired; {noise}."
+            noise = _noise([one.found.has_training_noise for one in found if one.found], most, seeds)
+            yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired{noise}."
         yield "Worse is what Holm's test over all pairs shows (wrongly in at most 5% of sweeps); else a tie."
 
     def _bounds(self) -> Iterator[str]:
@@ -200,6 +198,15 @@ class Sentences:
             yield f"Not compared: {trials(sorted(numbers))}. {reason}"
         if unended := [row.number for row in self._rows if row.outcome.status is Status.PRUNED]:
             yield f"Not judged: {trials(sorted(unended))}, pruned before the end of training."
+
+
+def _noise(has_noise: Sequence[bool], most: int, seeds: str) -> str:
+    """Whether the intervals hold what another seed would change, as the end of a sentence."""
+    if all(has_noise):
+        return f", and {seeds}"
+    if any(has_noise):
+        return f", and {seeds}; with one seed training noise is not in it"
+    return f"; {'one seed' if most == 1 else seeds}: training noise is not in it"
 
 
 def _cost(name: str, row: TrialRow) -> str:
