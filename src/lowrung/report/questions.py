@@ -15,7 +15,7 @@ ALIKE = 1.05
 """Trials are trained alike where none sees more than so many times the examples of another: last batches differ."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
     """What decides whether two trials can be compared fairly.
 
@@ -88,22 +88,22 @@ def unfair(recipes: Collection[Recipe]) -> list[str]:
 
 
 def _ranks_at_one_rate(recipes: Sequence[Recipe]) -> Iterator[str]:
-    rates = _rates([((one.variant, one.rank, one.scaling), one.rate) for one in recipes if one.rank])
-    pairs = [
-        (one, other)
-        for one, other in _at_one_rate(rates)
-        if one[0] == other[0] and one[1] != other[1] and math.isclose(one[2], other[2])
-    ]
-    if pairs:
-        ranks = sorted({rank for pair in pairs for _, rank, _ in pair})
-        one, other = pairs[0]
-        rate, scaling = min(rates[one], rates[other], key=len), one[2]
-        root = "sqrt(r)" if "rslora" in one[0] else "r"
-        yield (
-            f"ranks {listed([str(rank) for rank in ranks])} are compared at one learning rate ({''.join(rate)}) with"
-            f" alpha / {root} at {scaling:g}: a larger rank then takes larger steps, so that this compares rates. Set"
-            " lora.alpha=32, or search train.learning_rate too."
-        )
+    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for one in recipes:
+        if one.rank:
+            alike.setdefault((one.variant, f"{one.scaling:.6g}"), []).append((one.rank, one.rate))
+    for (variant, scaling), tried in alike.items():
+        rates = _rates(tried)
+        if pairs := _at_one_rate(rates):
+            ranks = sorted({rank for pair in pairs for rank in pair})
+            rate = min((rates[rank] for rank in ranks), key=len)
+            root = "sqrt(r)" if "rslora" in variant else "r"
+            yield (
+                f"ranks {listed([str(rank) for rank in ranks])} are compared at one learning rate ({''.join(rate)})"
+                f" with alpha / {root} at {scaling}: a larger rank then takes larger steps, so that this compares"
+                " rates. Set lora.alpha=32, or search train.learning_rate too."
+            )
+            return
 
 
 def _variants_at_one_rate(recipes: Sequence[Recipe]) -> Iterator[str]:
