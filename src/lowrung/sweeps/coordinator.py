@@ -127,6 +127,7 @@ class Coordinator:
             self._results.promote(number, stage.name)
         for trial, point, finished in resume.kept_trials(self._study, begun, self._maker):
             ended = {seed: _ended_run(run, self._tracking.keep(run, trial)) for seed, run in finished.items()}
+            self._results.note(next(iter(finished.values())).run)
             outcome = self._over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
             self._results.add(
                 trial.number, point.space.texts(trial.params), outcome, ended, is_reused=True, stage=stage.name
@@ -259,6 +260,7 @@ class Coordinator:
         """Adds a run's outcome to its trial. A trial that cannot become complete starts no further run."""
         seed, outcome = finished.run.seed, finished.outcome
         pending.ended[seed] = _ended_run(finished, tracked)
+        self._results.note(finished.run)
         pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:
