@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,13 @@ class Leaderboard:
     def to_pandas(self) -> "DataFrame":
         """A row for each trial, best first: its settings, metrics and measurements by their names, and the rest.
 
+        With several objectives ``pareto`` says whether no other trial is better in all of them.
         ``results`` is the folder of the trial's run, or with several seeds the first run; `TrialRow.seeds` has all.
         """
         import pandas
 
-        return pandas.DataFrame([_cells(row) for row in self.trials])
+        in_front = leaderboard.pareto_set(self.trials, self.objectives) if len(self.objectives) > 1 else None
+        return pandas.DataFrame([_cells(row, in_front) for row in self.trials])
 
     def __str__(self) -> str:
         """The table as the command line prints it."""
@@ -186,7 +188,7 @@ def _leaderboard(results: Results) -> Leaderboard:
     return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path)
 
 
-def _cells(row: TrialRow) -> dict[str, Any]:
+def _cells(row: TrialRow, in_front: Collection[int] | None) -> dict[str, Any]:
     """A trial as a frame's row, with the numbers in its point as numbers."""
     outcome = row.outcome
     return {
@@ -194,6 +196,7 @@ def _cells(row: TrialRow) -> dict[str, Any]:
         **{key: _value(text) for key, text in row.point.items()},
         "status": str(outcome.status),
         **outcome.numbers,
+        **({} if in_front is None else {"pareto": row.number in in_front}),
         "broken": ", ".join(row.broken),
         "reused": row.is_reused,
         "cause": outcome.cause,

@@ -31,8 +31,9 @@ class Results:
         self.folder = plan.folder
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
-        self._total = plan.n_trials
-        self._runs_per_trial = len(plan.seeds)
+        self._total = plan.at_most
+        self._runs_per_trial = max(len(point.seeds) for each in plan.points.values() for point in each)
+        self._over_seeds = plan.over_seeds
         self._tracker = tracker
         self._logged: int | None = None
         self._rows: dict[int, leaderboard.TrialRow] = {}
@@ -68,7 +69,8 @@ class Results:
             is_reused: whether the store had all of their results.
         """
         broken = [str(constraint) for constraint in self._constraints if constraint.violation(outcome.metrics) > 0]
-        row = leaderboard.TrialRow(number, point, outcome, [runs[seed] for seed in sorted(runs)], is_reused, broken)
+        by_seed = [runs[seed] for seed in sorted(runs)]
+        row = leaderboard.TrialRow(number, point, outcome, by_seed, is_reused, broken, self._over_seeds)
         self._rows[number] = row
         self._counts[outcome.status] += 1
         if outcome.status is Status.COMPLETE and not broken:
