@@ -43,6 +43,9 @@ class Agenda:
         plan: the sweep's.
         begin: finds a stage's points, and counts the trials that it has had.
         notify: prints a line for the user.
+
+    Attributes:
+        begun: the stages that have begun, by name.
     """
 
     def __init__(
@@ -53,27 +56,27 @@ class Agenda:
         self._begin = begin
         self._notify = notify
         self._interrupted = study.interrupted()
-        self._begun: dict[str, Begun] = {}
+        self.begun: dict[str, Begun] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
 
     def begin(self) -> None:
         """Begins each stage that can: the first one, and those whose starting points are known."""
         for stage in self._plan.search.stages:
-            if stage.name not in self._begun and (not stage.of or self._is_over(stage.of)):
-                self._begun[stage.name] = self._begin(stage)
+            if stage.name not in self.begun and (not stage.of or self._is_over(stage.of)):
+                self.begun[stage.name] = self._begin(stage)
 
     def _is_over(self, name: str) -> bool:
-        return name in self._begun and self._begun[name].is_over
+        return name in self.begun and self.begun[name].is_over
 
     def next(self) -> Due | None:
         """The next trial; None where there is none now, though there may be when others have ended."""
         if self._is_time_up():
             return None
         self.begin()
-        for begun in self._begun.values():
+        for begun in self.begun.values():
             if due := self._adopted(begun) or self._asked(begun):
-                begun.start(due.trial.number, due.point)
+                begun.start(due.trial.number, due.point, due.trial.params)
                 return due
         return None
 

@@ -15,7 +15,7 @@ from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
 from lowrung.search import objectives, space
-from lowrung.search.axes import Params
+from lowrung.search.axes import Interval, Params
 from lowrung.search.space import Space
 from lowrung.sweeps import agreement
 from lowrung.sweeps.points import GridPoint
@@ -113,6 +113,8 @@ class Composer:
                 found[name] = self.points(spaces, goal)
             except UsageError as error:
                 problems.update(dict.fromkeys(error.problems))
+        if not problems:
+            problems.update(dict.fromkeys(_idle_problems(search, found)))
         every = [point for each in found.values() for point in each]
         problems = problems or dict.fromkeys(agreement.problems(every))
         if problems:
@@ -139,6 +141,14 @@ class Composer:
         for point in found:
             distinct.setdefault(point.identity, point)
         return list(distinct.values())
+
+    def exact(self, space: Space, params: Params) -> GridPoint:
+        """The one point that has these values, of intervals too."""
+        parts = tuple(
+            f"{part.prefix}{part.key}={params[part.key]}" if isinstance(part, Interval) else part
+            for part in space.parts
+        )
+        return self._point(dataclasses.replace(space, parts=parts), params)
 
     def _point(self, space: Space, params: Params) -> GridPoint:
         seeds = space.seeds or (None,)
@@ -185,6 +195,19 @@ def _interval_problems(space: Space) -> Iterator[str]:
                 f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval. Models and data are"
                 " checked before the first run, so every value must be known."
             )
+
+
+def _idle_problems(search: Search, points: Mapping[str, Sequence[GridPoint]]) -> Iterator[str]:
+    """Stages whose points are all those of the stage that they start from."""
+    for stage in search.stages:
+        if stage.of and not any(space.intervals for space in search.own[stage.name]):
+            before = {point.identity for point in points[stage.of]}
+            if all(point.identity in before for point in points[stage.name]):
+                yield (
+                    f"stage {stage.name!r} must change something of what it starts from, but all its points are those"
+                    f" of {stage.of!r}. (What is typed on the command line takes precedence over its values.) Leave it"
+                    " out, or give it other values."
+                )
 
 
 def _rules(config: Config) -> list[str]:

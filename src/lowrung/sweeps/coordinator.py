@@ -16,11 +16,12 @@ from lowrung.report.progress import Progress
 from lowrung.runs import execution
 from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status, over_seeds
-from lowrung.sweeps import resume, runs
+from lowrung.sweeps import resume, runs, starting
 from lowrung.sweeps.agenda import Agenda, Due
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
 from lowrung.sweeps.results import Results, ending
 from lowrung.sweeps.runs import Run, RunMaker
@@ -95,11 +96,11 @@ class Coordinator:
         """
         atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
-        self._agenda.begin()
         with self._progress:
-            done = len(self._results.trials)
-            self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
             try:
+                self._agenda.begin()
+                done = len(self._results.rows)
+                self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
                 with StopSignals() as signals:
                     self._loop(signals)
             except BaseException as error:
@@ -114,13 +115,40 @@ class Coordinator:
         return self._results
 
     def _begin(self, stage: Stage) -> Begun:
-        """Finds a stage's points, and takes over the trials that an earlier start of this study finished."""
-        begun = Begun(stage, self._plan.points[stage.name])
+        """Finds a stage's points, and takes over the trials that they have had, in other stages and earlier starts.
+
+        Raises:
+            RunFailed: when nothing was found that the stage could start from.
+        """
+        begun = Begun(stage, self._points(stage))
+        earlier = list(self._agenda.begun.values())
+        begun.share(starting.shared(begun, earlier, self._results.rows, self._composer))
+        for number in begun.ended:
+            self._results.promote(number, stage.name)
         for trial, point, finished in resume.kept_trials(self._study, begun, self._maker):
             ended = {seed: _ended_run(run, self._tracking.keep(run, trial)) for seed, run in finished.items()}
             outcome = self._over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
-            self._results.add(trial.number, point.space.texts(trial.params), outcome, ended, is_reused=True)
+            self._results.add(
+                trial.number, point.space.texts(trial.params), outcome, ended, is_reused=True, stage=stage.name
+            )
+        self._results.total = self._plan.total(self._agenda.begun | {stage.name: begun})
         return begun
+
+    def _points(self, stage: Stage) -> Sequence[GridPoint]:
+        if not stage.of:
+            return self._plan.points[stage.name]
+        before, objectives = self._agenda.begun[stage.of], self._results.objectives
+        rows = [row for row in self._results.rows.values() if row.number in before.ended]
+        starts = starting.chosen(stage, rows, objectives)
+        if not starts:
+            raise RunFailed(
+                f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete and keeps"
+                " to the constraints. Their results are kept; the same command runs again those that failed.",
+                self._results,
+            )
+        named = ", ".join(f"trial {row.number}" for row in starts)
+        self._progress.say(f"stage {stage.name}: starts from {named} of {stage.of}")
+        return starting.points(stage, [before.ended[row.number] for row in starts], self._plan, self._composer)
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
@@ -257,9 +285,10 @@ class Coordinator:
         self._ended += 1
         pending.due.begun.end(trial.number)
         point = pending.due.point.space.texts(trial.params)
-        self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused)
+        stage = pending.due.begun.stage.name
+        self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused, stage=stage)
         self._results.log_best(self._tracking.parent, self._ended)
-        self._results.show(self._progress, self._queue.running)
+        self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
         self._count_failure(outcome)
 
     def _over_seeds(self, ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
