@@ -70,17 +70,22 @@ def problems(spaces: Sequence[Space]) -> list[str]:
 
 def _axes(spaces: Sequence[Space]) -> dict[str, list[Axis]]:
     """All that a key has in the spaces, by key, where it is an axis in any or not the same in all."""
-    found: dict[str, list[Axis]] = {}
-    for space in spaces:
-        for part in space.parts:
-            if axis := _axis(part, space.keys):
-                found.setdefault(axis.key, []).append(axis)
-    swept = {part.key for space in spaces for part in space.parts if not isinstance(part, str)}
+    each = [_by_key(space) for space in spaces]
+    swept = {key for space in spaces for key in space.keys}
+    keys = dict.fromkeys(key for one in each for key in one)
     return {
-        key: axes
-        for key, axes in found.items()
-        if key in swept or len(axes) < len(spaces) or any(str(axis) != str(axes[0]) for axis in axes)
+        key: [axis for one in each for axis in one.get(key, ())]
+        for key in keys
+        if key in swept or len({tuple(map(str, one.get(key, ()))) for one in each}) > 1
     }
+
+
+def _by_key(space: Space) -> dict[str, list[Axis]]:
+    found: dict[str, list[Axis]] = {}
+    for part in space.parts:
+        if axis := _axis(part, space.keys):
+            found.setdefault(axis.key, []).append(axis)
+    return found
 
 
 def _axis(part: str | Axis, swept: Sequence[str] = ()) -> Axis | None:

@@ -101,46 +101,36 @@ class Composer:
         return repeats.in_force([override for override in read if override], self._parser)
 
     def points_of(self, search: Search, goal: Mapping[str, Mapping[str, str]]) -> dict[str, list[GridPoint]]:
-        """The points of each stage, or all that it may have, by the stage's name; see `points`.
-
-        Raises:
-            UsageError: with the problems of all stages.
-        """
-        found: dict[str, list[GridPoint]] = {}
-        problems: dict[str, None] = {}
-        for name, spaces in search.spaces.items():
-            try:
-                found[name] = self.points(spaces, goal)
-            except UsageError as error:
-                problems.update(dict.fromkeys(error.problems))
-        if not problems:
-            problems.update(dict.fromkeys(_idle_problems(search, found)))
-        every = [point for each in found.values() for point in each]
-        problems = problems or dict.fromkeys(agreement.problems(every))
-        if problems:
-            raise UsageError(list(problems))
-        return found
-
-    def points(self, spaces: Sequence[Space], goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
-        """The grid's points; points with equal configs are one.
+        """The points of each stage, or all that it may have, by the stage's name; points with equal configs are one.
 
         Args:
-            spaces: the search space, or those whose union it is.
+            search: what is searched.
             goal: the objectives and constraints; see `lowrung.sweeps.settings.Settings.goal`.
 
         Raises:
             UsageError: when points break a rule.
         """
-        found = [self._point(space, params) for space in spaces for params in space.grid()]
-        problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
-        for config in (config for point in found for config in point.configs):
-            problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
-        if problems:
-            raise UsageError(list(problems))
-        distinct: dict[str, GridPoint] = {}
-        for point in found:
-            distinct.setdefault(point.identity, point)
-        return list(distinct.values())
+        found = {name: self._points(spaces) for name, spaces in search.spaces.items()}
+        every = [point for each in found.values() for point in each]
+        problems = _point_problems(search.all_spaces, every, goal) or list(agreement.problems(every))
+        distinct = {name: _distinct(each) for name, each in found.items()}
+        if problems := problems or list(_idle_problems(search, distinct)):
+            raise UsageError(list(dict.fromkeys(problems)))
+        return distinct
+
+    def points(self, spaces: Sequence[Space], goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
+        """The points of a stage that begins; see `points_of`.
+
+        Raises:
+            UsageError: when points break a rule, as can be where a value was drawn from an interval.
+        """
+        found = self._points(spaces)
+        if problems := _point_problems(spaces, found, goal):
+            raise UsageError(problems)
+        return _distinct(found)
+
+    def _points(self, spaces: Sequence[Space]) -> list[GridPoint]:
+        return [self._point(space, params) for space in spaces for params in space.grid()]
 
     def exact(self, space: Space, params: Params) -> GridPoint:
         """The one point that has these values, of intervals too."""
@@ -195,6 +185,23 @@ def _interval_problems(space: Space) -> Iterator[str]:
                 f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval. Models and data are"
                 " checked before the first run, so every value must be known."
             )
+
+
+def _point_problems(
+    spaces: Sequence[Space], points: Sequence[GridPoint], goal: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
+    for config in (config for point in points for config in point.configs):
+        problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
+    return list(problems)
+
+
+def _distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
+    """The points, those with equal configs once."""
+    distinct: dict[str, GridPoint] = {}
+    for point in points:
+        distinct.setdefault(point.identity, point)
+    return list(distinct.values())
 
 
 def _idle_problems(search: Search, points: Mapping[str, Sequence[GridPoint]]) -> Iterator[str]:

@@ -139,16 +139,18 @@ class Coordinator:
             return self._plan.points[stage.name]
         before, objectives = self._agenda.begun[stage.of], self._results.objectives
         rows = [row for row in self._results.rows.values() if row.number in before.ended]
-        starts = starting.chosen(stage, rows, objectives)
-        if not starts:
+        start = starting.chosen(stage, rows, objectives)
+        if not start.rows:
             raise RunFailed(
                 f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete and keeps"
                 " to the constraints. Their results are kept; the same command runs again those that failed.",
                 self._results,
             )
-        named = ", ".join(f"trial {row.number}" for row in starts)
+        named = ", ".join(f"trial {row.number}" for row in start.rows)
         self._progress.say(f"stage {stage.name}: starts from {named} of {stage.of}")
-        return starting.points(stage, [before.ended[row.number] for row in starts], self._plan, self._composer)
+        for note in start.notes:
+            self._progress.say(f"stage {stage.name}: {note}")
+        return starting.points(stage, [before.ended[row.number] for row in start.rows], self._plan, self._composer)
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""

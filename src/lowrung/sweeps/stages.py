@@ -174,7 +174,7 @@ def _stages(written: Any, resolved: Any) -> tuple[list[Stage], list[str]]:
         reader.problems += _field_problems(where, one, its_values, names, i)
         params = reader.params(f"{where}.params", one["params"], its_values["params"]) if "params" in one else ()
         spaces = reader.spaces(one.get("spaces"), its_values.get("spaces"))
-        if i and spaces == [()] and not reader.problems:
+        if i and not params and spaces == [()] and not reader.problems:
             reader.problems.append(
                 f"{where} must change something of what it starts from, but has neither params nor spaces."
             )

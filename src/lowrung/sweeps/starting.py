@@ -1,8 +1,10 @@
 """Where a later stage of a sweep starts: what it takes over from the trials of an earlier one."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lowrung.comparison import standings
+from lowrung.comparison.standings import Place
 from lowrung.report import leaderboard
 from lowrung.report.leaderboard import TrialRow
 from lowrung.store.outcome import Status
@@ -13,8 +15,21 @@ from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.stages import TIES, Stage
 
 
-def chosen(stage: Stage, rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> list[TrialRow]:
-    """The trials that a stage starts from, best first; none where no trial is fit to.
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What a stage starts from.
+
+    Attributes:
+        rows: the trials, best first; none where no trial is fit.
+        notes: why trials were left out that may be as good, a sentence each.
+    """
+
+    rows: Sequence[TrialRow]
+    notes: Sequence[str] = ()
+
+
+def chosen(stage: Stage, rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> Chosen:
+    """The trials that a stage starts from.
 
     It follows from the results alone, so a sweep that goes on makes the same choice.
 
@@ -26,9 +41,14 @@ def chosen(stage: Stage, rows: Sequence[TrialRow], objectives: Mapping[str, str]
     fit = [row for row in rows if row.outcome.status is Status.COMPLETE and not row.broken]
     best = leaderboard.ranked(fit, objectives)
     if stage.start == TIES:
-        ties = {row.number for row in standings.tied_with_best(best, objectives)}
-        return [row for row in best if row.number in ties]
-    return best[: stage.start if isinstance(stage.start, int) else 1]
+        found = standings.standings(best, objectives)
+        notes = [
+            f"trial {number} could not be compared with the best, and is left out: {found.of[number].reason}"
+            for number in found.at(Place.UNKNOWN)
+            if number != found.best
+        ]
+        return Chosen([row for row in best if row.number in found.ties or row.number == found.best], notes)
+    return Chosen(best[: stage.start if isinstance(stage.start, int) else 1])
 
 
 def points(stage: Stage, starts: Sequence[Ended], plan: Plan, composer: Composer) -> list[GridPoint]:
