@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from lowrung.sweeps.results import Results
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from lowrung.report.verdict import Verdict
 
 Overrides = str | Sequence[str]
 """One Hydra override, such as ``"lora.r=4"``, or several."""
@@ -51,25 +53,44 @@ class Leaderboard:
         best: the first of them, where it is complete and keeps to all constraints.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         folder: the study's.
+        verdict: which trials tie with the best, which one to take, and what the data do not allow to say. Its
+            ``standings`` hold each trial's difference from the best, with its interval.
     """
 
     trials: Sequence[TrialRow]
     best: TrialRow | None
     objectives: Mapping[str, str]
     folder: Path
+    verdict: "Verdict | None" = None
 
     def to_pandas(self) -> "DataFrame":
         """A row for each trial, best first: its settings, metrics and measurements by their names, and the rest.
 
+        With several objectives ``pareto`` says whether no other trial is better in all of them.
+        ``against_best`` is ``best``, ``tie``, ``worse``, or ``unknown`` where a trial could not be compared;
+        ``difference`` and ``half_width`` are its interval, and ``tie`` says whether it ties with the best.
         ``results`` is the folder of the trial's run, or with several seeds the first run; `TrialRow.seeds` has all.
         """
         import pandas
 
-        return pandas.DataFrame([_cells(row) for row in self.trials])
+        in_front = leaderboard.pareto_set(self.trials, self.objectives) if len(self.objectives) > 1 else None
+        return pandas.DataFrame([{**_cells(row, in_front), **self._against_best(row)} for row in self.trials])
+
+    def _against_best(self, row: TrialRow) -> dict[str, Any]:
+        """Where a trial stands; nothing for one that takes no part, such as a pruned one."""
+        standing = self.verdict.standings.of.get(row.number) if self.verdict else None
+        return {
+            "against_best": None if standing is None else str(standing.place),
+            "difference": None if standing is None else standing.difference,
+            "half_width": None if standing is None else standing.half_width,
+            "tie": standing is not None and standing.place in ("best", "tie"),
+        }
 
     def __str__(self) -> str:
-        """The table as the command line prints it."""
-        return leaderboard.render(self.trials, self.objectives)
+        """The table and the verdict as the command line prints them."""
+        if self.verdict is None:
+            return leaderboard.render(self.trials, self.objectives)
+        return f"{leaderboard.render(self.trials, self.objectives, self.verdict.cells)}\n\n{self.verdict}"
 
 
 def run(*overrides: Overrides, config_dir: str | Path | None = None) -> RunOutcome:
@@ -183,10 +204,11 @@ def _run_outcome(single: Any) -> RunOutcome:
 
 
 def _leaderboard(results: Results) -> Leaderboard:
-    return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path)
+    verdict = results.answer.verdict
+    return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path, verdict)
 
 
-def _cells(row: TrialRow) -> dict[str, Any]:
+def _cells(row: TrialRow, in_front: Collection[int] | None) -> dict[str, Any]:
     """A trial as a frame's row, with the numbers in its point as numbers."""
     outcome = row.outcome
     return {
@@ -194,6 +216,7 @@ def _cells(row: TrialRow) -> dict[str, Any]:
         **{key: _value(text) for key, text in row.point.items()},
         "status": str(outcome.status),
         **outcome.numbers,
+        **({} if in_front is None else {"pareto": row.number in in_front}),
         "broken": ", ".join(row.broken),
         "reused": row.is_reused,
         "cause": outcome.cause,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from typing import Any
 
@@ -49,6 +50,43 @@ class TestRanking:
 
     def test_zero_is_a_score(self):
         assert order([row(0, 0.5), row(1, 0.0)], LOSS) == [1, 0]
+
+
+TWO = {"eval/exact_match": "maximize", "params/trainable": "minimize"}
+SEVERAL = (
+    row(0, 1.0, eval__exact_match=0.5, params__trainable=10),
+    row(1, 1.0, eval__exact_match=0.9, params__trainable=90),
+    row(2, 1.0, eval__exact_match=0.8, params__trainable=95),  # 1 is better in both
+    row(3, 1.0, eval__exact_match=0.5, params__trainable=10),  # 0's equal
+    row(4, 1.0, eval__exact_match=0.5, params__trainable=11),
+    row(5, 1.0, eval__exact_match=0.95),
+    row(6, 1.0, eval__exact_match=float("nan"), params__trainable=1),
+    row(7, 1.0, status=Status.PRUNED, eval__exact_match=1.0, params__trainable=1),
+    dataclasses.replace(row(8, 1.0, eval__exact_match=1.0, params__trainable=1), broken=["eval/loss <= 0.5"]),
+)
+
+
+class TestSeveralObjectives:
+    def test_whom_no_other_is_better_than_comes_first_then_the_first_objective_counts(self):
+        assert leaderboard.pareto_set(SEVERAL, TWO) == {0, 1, 3}
+        assert order([*SEVERAL], TWO) == [1, 0, 3, 5, 2, 4, 8, 6, 7]
+
+    def test_equals_in_the_first_objective_go_by_the_next(self):
+        rows = [row(0, 1.0, adapter__bytes=5), row(1, 1.0, adapter__bytes=4)]
+        assert order(rows, {"eval/loss": "minimize", "adapter/bytes": "minimize"}) == [1, 0]
+
+    def test_the_table_and_the_record_mark_it(self, tmp_path):
+        lines = leaderboard.render(SEVERAL, TWO).splitlines()[1:]
+        assert [line.endswith("Pareto") for line in lines] == [True] * 3 + [False] * 6
+        finite = [trial for trial in SEVERAL if trial.number != 6]
+        leaderboard.write(tmp_path / "leaderboard.json", finite, TWO)
+        board = json.loads((tmp_path / "leaderboard.json").read_text())
+        assert [record["trial"] for record in board if record["pareto"]] == [1, 0, 3]
+
+    def test_one_objective_has_no_such_set(self, tmp_path):
+        assert leaderboard.pareto_set(SEVERAL, LOSS) == frozenset()
+        leaderboard.write(tmp_path / "leaderboard.json", ROWS, LOSS)
+        assert all("pareto" not in record for record in json.loads((tmp_path / "leaderboard.json").read_text()))
 
 
 ROWS = [
@@ -138,6 +176,18 @@ def test_several_seeds_show_their_spread():
     assert "4.000 → 3.100 ± 0.1" in leaderboard.render([trial], LOSS)
 
 
+def test_the_head_says_which_value_over_the_seeds_is_not_the_mean(tmp_path):
+    seeds = [Seed(seed, Outcome(Status.COMPLETE, {"base/eval_loss": 4.0, "eval/loss": loss}), "") for seed, loss in
+             enumerate((3.0, 3.1, 3.5))]  # fmt: skip
+    outcome = over_seeds({seed.seed: seed.outcome for seed in seeds}, "median", LOSS)
+    trial = TrialRow(0, {}, outcome, seeds, over_seeds={"eval/loss": "median"})
+    head, line = leaderboard.render([trial], LOSS).splitlines()
+    assert "eval loss (median)" in head
+    assert "4.000 → 3.100 ± 0.26" in line
+    leaderboard.write(tmp_path / "leaderboard.json", [trial], LOSS)
+    assert json.loads((tmp_path / "leaderboard.json").read_text())[0]["over_seeds"] == {"eval/loss": "median"}
+
+
 def test_the_record_holds_it_all_best_first(tmp_path):
     leaderboard.write(tmp_path / "leaderboard.json", ROWS, LOSS)
     best, second, failed = json.loads((tmp_path / "leaderboard.json").read_text())
@@ -151,9 +201,11 @@ def test_the_record_holds_it_all_best_first(tmp_path):
         "measurements": {"time/total_seconds": 59.5},
         "reused": True,
         "broken": [],
+        "over_seeds": {},
         "runs": [
             {"seed": 0, "status": "complete", "metrics": dict(ROWS[1].outcome.metrics), "results": "runs/b"},
         ],
+        "against_best": None,
     }
     assert (failed["status"], failed["cause"]) == ("diverged", "train/loss is not finite")
 

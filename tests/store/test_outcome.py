@@ -93,3 +93,27 @@ def test_broken_rules_of_the_gate_are_told_with_their_seed():
     assert FULL.gate_failures == ["top-1 agreement"]
     assert Outcome(Status.COMPLETE).gate_failures == ()
     assert over_seeds({3: FULL, 4: Outcome(Status.COMPLETE)}).gate_failures == ["seed 3: top-1 agreement"]
+
+
+SEEDS = {
+    seed: Outcome(Status.COMPLETE, {"eval/loss": loss, "eval/exact_match": match, "adapter/bytes": size})
+    for seed, (loss, match, size) in enumerate([(1.0, 0.9, 4), (5.0, 0.2, 8), (2.0, 0.8, 6), (2.5, 0.4, 6)])
+}
+GOAL = {"eval/loss": "minimize", "eval/exact_match": "maximize", "eval/bleu": "maximize"}
+
+
+class TestOverSeeds:
+    @pytest.mark.parametrize(
+        ("how", "loss", "match"), [("mean", 2.625, 0.575), ("median", 2.25, 0.6), ("worst", 5.0, 0.2)]
+    )
+    def test_what_trials_are_judged_by_has_the_value_that_was_asked_for_the_rest_its_mean(self, how, loss, match):
+        found = over_seeds(SEEDS, how, GOAL).metrics
+        assert found == pytest.approx({"eval/loss": loss, "eval/exact_match": match, "adapter/bytes": 6.0})
+
+    @pytest.mark.parametrize("how", ["mean", "median", "worst"])
+    def test_one_alone_is_the_trials_and_without_any_complete_one_there_is_no_value(self, how):
+        assert over_seeds({4: SEEDS[1]}, how, GOAL) is SEEDS[1]
+        failed = Outcome(Status.FAILED, {"eval/loss": 1.0}, cause="so")
+        assert over_seeds({0: failed, 1: failed}, how, GOAL).metrics == {}
+        ended = over_seeds({0: SEEDS[0], 1: failed}, how, GOAL)
+        assert (ended.status, ended.metrics["eval/loss"], ended.cause) == (Status.FAILED, 1.0, "seed 1: so")

@@ -8,7 +8,7 @@ import pytest
 from lowrung.errors import UsageError
 from lowrung.report import leaderboard
 from lowrung.store.outcome import Status
-from tests.stage import RATE, Stage
+from tests.stage import RATE, Stage, by_seed
 
 
 @pytest.mark.slow
@@ -59,3 +59,39 @@ class TestConstraints:
         here.sweep("lora.r=4,8", self.SMALL)
         with pytest.raises(UsageError, match=r"params/trainable was <=400, and is not searched now"):
             here.sweep("lora.r=4,8")
+
+
+class TestOverSeeds:
+    @pytest.mark.slow
+    def test_the_worst_seed_can_be_what_counts(self, here, capsys):
+        act = by_seed(0.0, 0.3, 0.9)
+        here.sweep("lora.r=8", "seed=0,1,2", "hydra.sweeper.over_seeds=worst", act=act)
+        worst = max(run["metrics"]["eval/loss"] for run in json.loads(here.study.leaderboard.read_text())[0]["runs"])
+        assert here.trials()[0].value == worst
+        assert here.results.best.outcome.metrics["eval/loss"] == worst
+        assert "eval loss (worst)" in capsys.readouterr().out
+        with pytest.raises(UsageError, match=r"hydra\.sweeper\.over_seeds was worst, and is median now"):
+            here.sweep("lora.r=8", "seed=0,1,2", "hydra.sweeper.over_seeds=median", act=act)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (["hydra.sweeper.over_seeds=max"], r"over_seeds must be one of mean, median, worst, but is 'max'"),
+            (
+                ["hydra.sweeper.over_seeds=worst", 'hydra.sweeper.constraints={eval/loss:">=1"}'],
+                r"needs one direction for each metric, but eval/loss is to minimize and is limited by >=\. Take mean",
+            ),
+        ],
+    )
+    def test_what_has_no_meaning(self, here, settings, message):
+        with pytest.raises(UsageError, match=message):
+            here.sweep("lora.r=8", "seed=0,1", *settings)
+
+
+@pytest.mark.slow
+def test_the_best_of_several_objectives_is_the_first_of_the_pareto_set(here, capsys):
+    goal = "hydra.sweeper.objectives={params/trainable:minimize,eval/loss:minimize}"
+    here.sweep("lora.r=16,2,4,8", goal)
+    assert [trial.point["lora.r"] for trial in here.results.trials] == ["2", "4", "8", "16"]
+    assert here.results.best == here.results.trials[0]
+    assert capsys.readouterr().out.count("Pareto") == 3

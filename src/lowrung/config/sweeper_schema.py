@@ -12,14 +12,28 @@ class SweeperConf:
 
     Attributes:
         n_trials: trials in total. It is needed if there is an interval. If there is none, every point of the grid is
-            run once, and a smaller number ends the sweep earlier.
+            run once, and a smaller number ends the sweep earlier. Stages have their own.
         timeout: no trial starts after this time: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs
             that have started run to their ends. The same command goes on, with as much time again. null is no limit.
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is ``eval/loss`` minimised.
             (A dict as the default could be added to on the command line, but not be replaced.)
         constraints: metrics with limits that the best trial must keep to, such as ``{params/trainable:"<=1e6"}``. The
             samplers tpe, nsga2 and gp learn which settings break them. null is none.
+        over_seeds: what a trial's value is over its seeds, for objectives and constraints: ``mean``, ``median``, or
+            ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
+            bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
+        prefer: metrics or measurements that decide between trials that tie with the best: the smallest value wins, and
+            the next one decides between equals. null is ``[params/trainable]``: of models that cannot be told apart the
+            smallest is the cheapest to keep and to serve. ``[time/total_seconds]`` is the fastest to train.
+        difference: the smallest difference of the first objective that matters to you. Where an interval is wider, a
+            warning says how many held-out examples or seeds would do. null does not ask.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
+        spaces: a union of spaces: a list of dicts like ``params``, each joined with ``params``. What is searched is all
+            of their points, so a setting can have values of its own beside each value of another. null is one space.
+        stages: searches that start from what an earlier one found: a list of dicts. ``name`` names the stage;
+            ``params``, ``spaces`` and ``n_trials`` are its own; ``of`` names the stage that it starts from (the one
+            before), and ``start`` what of it: ``best``, a number of the best trials, or ``ties``, the best and all that
+            the held-out examples cannot tell from it. null is one search.
         sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
             together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
@@ -39,7 +53,12 @@ class SweeperConf:
     timeout: Any = None
     objectives: Any = None
     constraints: Any = None
+    over_seeds: str = "mean"
+    prefer: Any = None
+    difference: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    spaces: Any = None
+    stages: Any = None
     sampler: Any = MISSING
     pruner: Any = MISSING
     storage: str | None = None

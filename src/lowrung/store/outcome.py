@@ -8,6 +8,7 @@ import statistics
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lowrung.store import atomic, records
@@ -135,21 +136,30 @@ def passed_gate(metrics: Mapping[str, float]) -> bool | None:
     """Whether the gate found nothing wrong, or None where it did not run.
 
     Args:
-        metrics: a run's, or the means of those of a trial's runs: a trial has passed when all its runs have.
+        metrics: a run's, or the means over a trial's runs: a trial has passed when all its runs have.
     """
     passed = metrics.get("merge/passed")
     return None if passed is None else passed == 1
 
 
-def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
+OVER_SEEDS = ("mean", "median", "worst")
+"""What a trial's value can be over its runs."""
+
+
+def over_seeds(
+    outcomes: Mapping[int, Outcome], how: str = "mean", directions: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
     """A trial's outcome from those of its runs: the means of what was measured in all, if all are complete.
 
     Args:
         outcomes: by seed; one alone is the trial's.
+        how: one of `OVER_SEEDS`, for the metrics that trials are judged by; any other metric has its mean.
+        directions: those metrics, each with ``minimize`` or ``maximize``. The worst value of one that is minimised is
+            the largest.
 
     Returns:
-        complete with the means; or else the status and the cause of the first run that is not complete, with the means
-        of those that are.
+        complete with these values; or else the status and the cause of the first run that is not complete, with the
+        values of those that are.
     """
     if len(outcomes) == 1:
         return next(iter(outcomes.values()))
@@ -157,8 +167,8 @@ def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
     bad = next(((seed, outcome) for seed, outcome in outcomes.items() if outcome.status is not Status.COMPLETE), None)
     return Outcome(
         Status.COMPLETE if bad is None else bad[1].status,
-        _means([outcome.metrics for outcome in complete]),
-        _means([outcome.measurements for outcome in complete]),
+        _values([outcome.metrics for outcome in complete], how, directions),
+        _values([outcome.measurements for outcome in complete]),
         cause=None if bad is None else f"seed {bad[0]}: {bad[1].cause}",
         facts={
             "gate_failures": [
@@ -168,6 +178,18 @@ def over_seeds(outcomes: Mapping[int, Outcome]) -> Outcome:
     )
 
 
-def _means(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _values(
+    numbers: Sequence[Mapping[str, float]], how: str = "mean", directions: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, float]:
     names = [name for name in numbers[0] if all(name in others for others in numbers)] if numbers else []
-    return {name: statistics.fmean(values[name] for values in numbers) for name in names}
+    return {name: _value([values[name] for values in numbers], how, directions.get(name)) for name in names}
+
+
+def _value(values: Sequence[float], how: str, direction: str | None) -> float:
+    match how if direction else "mean":
+        case "median":
+            return statistics.median(values)
+        case "worst":
+            return max(values) if direction == "minimize" else min(values)
+        case _:
+            return statistics.fmean(values)

@@ -1,14 +1,16 @@
 """The order of a sweep's trials, and its end: the number of trials, or the deadline."""
 
+import dataclasses
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
-from lowrung.search.space import Value
+from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.stages import Stage
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -16,51 +18,84 @@ if TYPE_CHECKING:
     from lowrung.search.study import Study
 
 
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """A trial that is to be run.
+
+    Attributes:
+        trial: Optuna's.
+        point: that it belongs to.
+        begun: its stage.
+    """
+
+    trial: "Trial"
+    point: GridPoint
+    begun: Begun
+
+
 class Agenda:
-    """The order of trials: interrupted ones first, then at the points of the grid in turn.
+    """The order of trials: of one stage after the other; of each, interrupted ones first, then at its points in turn.
+
+    A stage begins when the one that it starts from is over. Until then, and after it, others may run.
 
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
+        begin: finds a stage's points, and counts the trials that it has had.
         notify: prints a line for the user.
+
+    Attributes:
+        begun: the stages that have begun, by name.
     """
 
-    def __init__(self, study: "Study", plan: Plan, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self, study: "Study", plan: Plan, begin: Callable[[Stage], Begun], notify: Callable[[str], None]
+    ) -> None:
         self._study = study
         self._plan = plan
+        self._begin = begin
         self._notify = notify
         self._interrupted = study.interrupted()
-        self._trials_at: Counter[int] = Counter()  # by the point's index in the grid; those under way included
+        self.begun: dict[str, Begun] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
 
-    def next(self) -> "Trial | None":
-        """The next trial: one that was interrupted, else at the point of the grid that has had the fewest trials."""
+    def begin(self) -> None:
+        """Begins each stage that can: the first one, and those whose starting points are known."""
+        for stage in self._plan.search.stages:
+            if stage.name not in self.begun and (not stage.of or self._is_over(stage.of)):
+                self.begun[stage.name] = self._begin(stage)
+
+    def _is_over(self, name: str) -> bool:
+        return name in self.begun and self.begun[name].is_over
+
+    def next(self) -> Due | None:
+        """The next trial; None where there is none now, though there may be when others have ended."""
         if self._is_time_up():
             return None
-        if self._interrupted:
-            trial = self._interrupted.pop(0)
-            self.count(trial.params)
-            return trial
-        if self._trials_at.total() >= self._plan.n_trials:
+        self.begin()
+        for begun in self.begun.values():
+            if due := self._adopted(begun) or self._asked(begun):
+                begun.start(due.trial.number, due.point, due.trial.params)
+                return due
+        return None
+
+    def _adopted(self, begun: Begun) -> Due | None:
+        """A trial of the stage that was interrupted; one that is at none of its points ends as failed."""
+        of_stage = [trial for trial in self._interrupted if self._study.stage_of(trial) == begun.stage.name]
+        for trial in of_stage:
+            self._interrupted.remove(trial)
+            if point := begun.point_of(trial.params):
+                return Due(trial, point, begun)
+            self._study.abandon(trial)
+        return None
+
+    def _asked(self, begun: Begun) -> Due | None:
+        point = begun.next_point
+        if point is None:
             return None
-        index = min(range(len(self._plan.points)), key=lambda i: self._trials_at[i])
-        self._trials_at[index] += 1
-        return self._study.ask(self._plan.points[index].params)
-
-    def count(self, params: Mapping[str, Value]) -> None:
-        """Counts a trial with these values as one of its point's."""
-        self._trials_at[self._index(params)] += 1
-
-    def is_repeat(self, params: Mapping[str, Value]) -> bool:
-        """Whether an exact grid has had a trial at the point with these values."""
-        index = self._index(params)
-        return index >= 0 and self._trials_at[index] > 0 and not self._plan.space.intervals
-
-    def _index(self, params: Mapping[str, Value]) -> int:
-        """Which point of the grid has these values; -1 where the grid has no such point."""
-        at = {axis.key: params[axis.key] for axis in self._plan.space.choices}
-        return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
+        space = point.space if self._plan.search.is_united else None
+        return Due(self._study.ask(point.params, space=space, stage=begun.stage.name), point, begun)
 
     def _is_time_up(self) -> bool:
         """Whether the deadline has passed; a line says so once."""

@@ -1,0 +1,100 @@
+"""A stage that has begun: its points, and how many trials each of them has had."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowrung.search.axes import Params, Value
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.stages import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A trial that has ended, as a part of a stage.
+
+    Attributes:
+        point: that it is at.
+        params: its values.
+    """
+
+    point: GridPoint
+    params: Params
+
+
+@dataclasses.dataclass
+class Begun:
+    """A stage whose points are known.
+
+    Attributes:
+        stage: as it was asked for.
+        points: of its grids.
+        pending: the trials that have not ended, by number.
+        ended: those that have, in order.
+        shared: how many of these were run for an earlier stage.
+    """
+
+    stage: Stage
+    points: Sequence[GridPoint]
+    pending: dict[int, Ended] = dataclasses.field(default_factory=dict)
+    ended: dict[int, Ended] = dataclasses.field(default_factory=dict)
+    shared: int = 0
+    _trials_at: Counter[int] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials in total. Without an interval each point has one."""
+        return total(self.stage, len(self.points), is_open=any(point.is_open for point in self.points))
+
+    @property
+    def runs_left(self) -> int:
+        """Runs of the trials that have not ended."""
+        return max(0, self.n_trials - len(self.ended)) * len(self.points[0].seeds)
+
+    @property
+    def next_point(self) -> GridPoint | None:
+        """The point that has had the fewest trials; one without intervals has one at most. None at the stage's end."""
+        if self._trials_at.total() >= self.n_trials:
+            return None
+        due = [i for i, point in enumerate(self.points) if point.is_open or not self._trials_at[i]]
+        return self.points[min(due, key=lambda i: self._trials_at[i])] if due else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its trials have ended."""
+        return self.next_point is None and not self.pending
+
+    def point_of(self, params: Mapping[str, Value]) -> GridPoint | None:
+        """The point that a trial with these values belongs to."""
+        return next((point for point in self.points if point.is_of(params)), None)
+
+    def is_repeat(self, point: GridPoint) -> bool:
+        """Whether a point without intervals has had its trial."""
+        return not point.is_open and self._trials_at[self.points.index(point)] > 0
+
+    def start(self, number: int, point: GridPoint, params: Params) -> None:
+        """Counts a trial that is under way."""
+        self._trials_at[self.points.index(point)] += 1
+        self.pending[number] = Ended(point, params)
+
+    def end(self, number: int) -> None:
+        """A trial that was under way has ended."""
+        self.ended[number] = self.pending.pop(number)
+
+    def keep(self, number: int, point: GridPoint, params: Params) -> None:
+        """Counts a trial that has ended before."""
+        self.start(number, point, params)
+        self.end(number)
+
+    def share(self, trials: Mapping[int, Ended]) -> None:
+        """Counts trials of earlier stages that are at its points."""
+        for number, ended in trials.items():
+            self.keep(number, ended.point, ended.params)
+        self.shared = len(trials)
+
+
+def total(stage: Stage, n_points: int, *, is_open: bool) -> int:
+    """The trials of a stage with so many points, of which any may be open: have an interval."""
+    if is_open and stage.n_trials:
+        return stage.n_trials
+    return min(stage.n_trials or n_points, n_points)
