@@ -23,6 +23,9 @@ class SweeperConf:
             ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
             bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
+        first: points that are tried first, as a list of dicts: ``[{train.learning_rate:3e-4,lora.r:8},{lora.r:16}]``.
+            For what is known to be good. What a point leaves out is drawn, or taken from the grid in turn. Each is one
+            of the ``n_trials``; if there is no interval, they only change the order. null is none.
         sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
             together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
@@ -44,6 +47,7 @@ class SweeperConf:
     constraints: Any = None
     over_seeds: str = "mean"
     params: dict[str, Any] = field(default_factory=dict)
+    first: Any = None
     sampler: Any = MISSING
     pruner: Any = MISSING
     storage: str | None = None

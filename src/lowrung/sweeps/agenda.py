@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
+from lowrung.search import first
 from lowrung.search.space import Value
 from lowrung.sweeps.plan import Plan
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Agenda:
-    """The order of trials: interrupted ones first, then at the points of the grid in turn.
+    """The order of trials: interrupted ones, then what is to be tried first, then at the points of the grid in turn.
 
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
@@ -33,9 +34,13 @@ class Agenda:
         self._trials_at: Counter[int] = Counter()  # by the point's index in the grid; those under way included
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
+        self._first = list(plan.first)  # those that no trial has had
 
     def next(self) -> "Trial | None":
-        """The next trial: one that was interrupted, else at the point of the grid that has had the fewest trials."""
+        """The next trial: one that was interrupted, else at the point of the grid that has had the fewest trials.
+
+        What is to be tried first may fix some values, and so some of the grid's points.
+        """
         if self._is_time_up():
             return None
         if self._interrupted:
@@ -43,14 +48,21 @@ class Agenda:
             self.count(trial.params)
             return trial
         if self._trials_at.total() >= self._plan.n_trials:
+            self._say_what_was_not_tried()
             return None
-        index = min(range(len(self._plan.points)), key=lambda i: self._trials_at[i])
-        self._trials_at[index] += 1
-        return self._study.ask(self._plan.points[index].params)
+        asked = self._first[0] if self._first else {}
+        grid = [point.params for point in self._plan.points]
+        index = min((i for i, at in enumerate(grid) if first.fits(asked, at)), key=lambda i: self._trials_at[i])
+        params = {**grid[index], **asked}
+        self.count(params)
+        return self._study.ask(params)
 
     def count(self, params: Mapping[str, Value]) -> None:
-        """Counts a trial with these values as one of its point's."""
+        """Counts a trial with these values as one of its point's, and as the one that was to be tried first."""
         self._trials_at[self._index(params)] += 1
+        had = [point for point in self._first if point.items() <= params.items()]
+        if had:
+            self._first.remove(max(had, key=len))
 
     def is_repeat(self, params: Mapping[str, Value]) -> bool:
         """Whether an exact grid has had a trial at the point with these values."""
@@ -61,6 +73,15 @@ class Agenda:
         """Which point of the grid has these values; -1 where the grid has no such point."""
         at = {axis.key: params[axis.key] for axis in self._plan.space.choices}
         return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
+
+    def _say_what_was_not_tried(self) -> None:
+        """A study that goes on may have had its trials before it was given points to try first."""
+        if self._first:
+            self._notify(
+                f"{len(self._first)} of the points in {first.NAME} were not tried: the study has had its"
+                f" {self._plan.n_trials} trials. Raise hydra.sweeper.n_trials to try them"
+            )
+            self._first = []
 
     def _is_time_up(self) -> bool:
         """Whether the deadline has passed; a line says so once."""

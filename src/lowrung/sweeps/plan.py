@@ -14,8 +14,9 @@ from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.runs.folder import notes
+from lowrung.search import first
 from lowrung.search.pruning import Schedule
-from lowrung.search.space import Space
+from lowrung.search.space import Params, Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import folders, identity, preflight
@@ -56,6 +57,7 @@ class Plan:
         preflights: what was found of each model and data; see `Plan.preflight`.
         purpose: what the trials share; see `lowrung.sweeps.identity`.
         inputs: where models and data are from.
+        first: points of a search that are tried first; those of an exact grid are the first in ``points``.
     """
 
     study: str
@@ -68,6 +70,7 @@ class Plan:
     preflights: Mapping[str, "Preflight"]
     purpose: Purpose
     inputs: Mapping[str, str]
+    first: Sequence[Params] = ()
 
     @classmethod
     def make(
@@ -87,6 +90,7 @@ class Plan:
         with open_dict(master):
             master.track = recording.settled(config.track)
         total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
+        points, tried_first = _in_turn(points, space, settings, total)
         configs = [config for point in points for config in point.configs]
         ends = [*configs, *(point.at_high_ends for point in points)]
         # The name follows from what the preflight finds. Until then: a name that the same command gives again, so that
@@ -107,7 +111,8 @@ class Plan:
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
         space = _named(space, name)
-        return cls(name, folder, space, points, total, settings, config, preflights, purpose, identity.inputs(ends))
+        inputs = identity.inputs(ends)
+        return cls(name, folder, space, points, total, settings, config, preflights, purpose, inputs, tried_first)
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -133,6 +138,36 @@ class Plan:
                 " Models and data are checked before the first run: give a list of values instead."
             )
         return self.preflights[key]
+
+
+def _in_turn(
+    points: Sequence[GridPoint], space: Space, settings: Settings, n_trials: int
+) -> tuple[Sequence[GridPoint], Sequence[Params]]:
+    """The points in the order in which they are tried, and those of a search that come before all turns.
+
+    Raises:
+        UsageError: when points that are to be tried first are too many, or are not in the grid.
+    """
+    asked = first.read(settings.first, space)
+    if len(asked) > n_trials:
+        raise UsageError(
+            f"{first.NAME} must have no more points than there are trials, {n_trials}, but has {len(asked)}. Leave some"
+            " out, or raise hydra.sweeper.n_trials."
+        )
+    grid = [point.params for point in points]
+    chosen = first.in_turn(asked, grid)
+    absent = [
+        not any(first.fits(point, at) for at in grid) if space.intervals else i < 0
+        for i, point in zip(chosen, asked, strict=True)
+    ]
+    if lost := [str(number) for number, is_absent in enumerate(absent, start=1) if is_absent]:
+        raise UsageError(
+            f"{first.NAME} must have points whose runs differ, but the runs of point {', '.join(lost)} are those of"
+            " another point, which is tried anyway. Leave it out."
+        )
+    if space.intervals:
+        return points, asked
+    return [*(points[i] for i in chosen), *(point for i, point in enumerate(points) if i not in chosen)], ()
 
 
 def schedules(points: Sequence[GridPoint]) -> list[Schedule]:

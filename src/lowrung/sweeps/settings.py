@@ -81,10 +81,11 @@ class Settings(SweeperConf):
             )
 
     def search_problems(self, space: Space, schedules: Sequence[Schedule]) -> list[str]:
-        """What the sampler and the pruner cannot do with this space and these schedules."""
-        from lowrung.search import pruning, samplers
+        """What the sampler and the pruner cannot do with this space and these schedules, and points outside of it."""
+        from lowrung.search import first, pruning, samplers
 
         return [
             *samplers.problems(self.sampler, self.objectives, space),
             *pruning.problems(self.pruner, self.objectives, schedules, seeds=len(space.seeds) or 1),
+            *first.problems(self.first, space),
         ]
