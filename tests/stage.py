@@ -20,7 +20,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Event, Exit, Job
 from lowrung.finetune.data.split import Split
-from lowrung.runs import task
+from lowrung.runs import inputs, task
 from lowrung.runs.task import Assignment
 from lowrung.store import mailbox, results
 from lowrung.store.layout import RunFolder, StudyFolder
@@ -41,6 +41,7 @@ SEEN = SimpleNamespace(
     problems=(),
     notes=(),
     model_fingerprint="model",
+    learning_rate=3e-4,
     revision=None,
     data_fingerprint="data",
     splits=(Split("docstrings", "digest", "simulated", "training", 512),),
@@ -51,7 +52,7 @@ SEEN = SimpleNamespace(
 
 def trains(config: Config) -> Outcome:
     """A run whose loss is least at rank 8 and a rate of 1e-3."""
-    loss = 1 + abs(math.log2(config.lora.r / 8)) + abs(math.log10(config.train.learning_rate) + 3)
+    loss = 1 + abs(math.log2(config.lora.r / 8)) + abs(math.log10(config.train.peak_rate) + 3)
     metrics = {"base/eval_loss": 9.0, "eval/loss": loss, "params/trainable": 100.0 * config.lora.r}
     return Outcome(Status.COMPLETE, metrics, {"time/total_seconds": 1.0})
 
@@ -216,10 +217,10 @@ class Stage:
         return self.engine
 
     def _task(self, composed: DictConfig, act: Act) -> Any:
-        config = schema.resolve(composed)
-        self.ran.append(config)
         assignment = task.assigned()
         assert assignment is not None
+        config = inputs.pinned(schema.resolve(composed), assignment.preflight)
+        self.ran.append(config)
         self.assigned.append(assignment)
         folder = assignment.folder
         mailbox.post(folder.path, dataclasses.asdict(Point(1, time.time(), {"train/loss": 2.5})))

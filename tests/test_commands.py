@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from optuna import load_study
 from optuna.trial import FrozenTrial, TrialState
 
+from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import ROOT
 from lowrung.track.base import store_uri
 from tests.composing import LORAS
@@ -276,7 +277,10 @@ class TestASweep:
         measured = {"train/tokens_per_second", "time/train_seconds", "time/total_seconds", "memory/peak_bytes"}
         assert measured | {"merge/speedup"} <= done["measurements"].keys()
         assert done["metrics"].keys().isdisjoint(done["measurements"])
-        assert {tuple(layer.items()) for layer in done["facts"]["ranks"].values()} == {(("rank", 4), ("scaling", 2.0))}
+        run = (study_of(swept[0], "rank_ladder") / "1" / "run").resolve()
+        scored = HeldOut.read(run / "held_out.parquet")
+        assert scored.answers["exact_match"].mean() == done["metrics"]["eval/exact_match"]
+        assert {tuple(layer.items()) for layer in done["facts"]["ranks"].values()} == {(("rank", 4), ("scaling", 8.0))}
 
     def test_mlflow_has_a_parent_and_two_children(self, swept):
         folder, printed = swept
@@ -294,7 +298,7 @@ class TestASweep:
             history = client.get_metric_history(child.info.run_id, "train/loss")
             assert [point.step for point in history] == [1, 2]
             kept = {item.path for item in client.list_artifacts(child.info.run_id)}
-            assert {"adapter", "config.yaml", "environment.json", "outcome.json"} <= kept
+            assert {"adapter", "config.yaml", "environment.json", "held_out.parquet", "outcome.json"} <= kept
             adapter = client.list_artifacts(child.info.run_id, "adapter")
             assert "adapter/adapter_model.safetensors" in [item.path for item in adapter]
 

@@ -75,22 +75,22 @@ def test_every_preset_is_a_sweep_that_passes(composer, name):
 def test_a_trial_of_a_preset_is_an_ordinary_config(composer):
     master = composer.compose(["sweeps=rank_ladder"], RunMode.MULTIRUN)
     job = composer.hydra.config_loader.load_sweep_config(master, ["sweeps=rank_ladder", "lora.r=32"])
-    assert (job.lora.r, job.lora.alpha) == (32, 64)
+    assert (job.lora.r, job.lora.alpha) == (32, 32)
 
 
 @pytest.mark.parametrize(
     ("overrides", "alpha"),
     [
-        ([], 16.0),
-        (["lora.r=4"], 8.0),
-        (["lora.r=64"], 128.0),
+        ([], 32.0),
+        (["lora.r=4"], 32.0),
+        (["lora.r=64", "lora.alpha='${twice:${lora.r}}'"], 128.0),
         (["lora.r=4", "lora.alpha=3"], 3.0),
         (["lora=rslora"], 8.0),
         (["lora=rslora", "lora.r=64"], 8.0),
         (["lora=rslora", "lora.r=64", "lora.alpha=16"], 16.0),
     ],
 )
-def test_alpha_follows_r_but_is_held_for_rslora(composer, overrides, alpha):
+def test_alpha_is_the_same_at_every_rank(composer, overrides, alpha):
     assert composer.config(*overrides).lora.alpha == alpha
 
 

@@ -88,7 +88,7 @@ def test_every_choice_is_there(page):
 
 def test_rows_have_types_and_composed_defaults(page):
     assert row(page, "lora.r")[:2] == ["int", "`8`"]
-    assert row(page, "lora.alpha")[:2] == ["float", "`16.0`"]
+    assert row(page, "lora.alpha")[:2] == ["float", "`32.0`"]
     assert row(page, "model.revision")[:2] == ["str or null", "`null`"]
     assert row(page, "store")[:2] == ["str", "`runs`"]
     assert row(page, "hydra.launcher.workers")[:2] == ["any", "`auto`"]

@@ -105,7 +105,7 @@ class TestDetermining:
     def test_equal_numbers_are_equal_however_they_are_written(self, composer):
         written = [("lora.alpha=16", "train.learning_rate=3e-4"), ("lora.alpha=16.0", "train.learning_rate=0.0003")]
         first, second = (schema.digest(signature.determining(composer.config(*overrides))) for overrides in written)
-        assert first == second == schema.digest(signature.determining(composer.config()))
+        assert first == second
 
 
 class TestSignature:

@@ -12,7 +12,15 @@ from lowrung.store.layout import ROOT
 PACKAGE = ROOT / "src" / "lowrung"
 SCORE = "finetune/models/score.py"
 
-CARRIERS = ("config.interpolation", "config.source", "errors", "store", "track.base")
+CARRIERS = (
+    "config.interpolation",
+    "config.prior",
+    "config.resolvers",
+    "config.source",
+    "errors",
+    "store",
+    "track.base",
+)
 """What a run imports without a change to its numbers: values, refusals, what lies on disk, whom it hands its points."""
 
 

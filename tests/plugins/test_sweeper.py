@@ -130,7 +130,7 @@ class TestSweep:
     def handed(self, composer: Composer, monkeypatch: pytest.MonkeyPatch) -> Any:
         def hand(*overrides: str) -> dict[str, Any]:
             got: dict[str, Any] = {}
-            monkeypatch.setattr(entry, "run", lambda overrides, **named: got.update(named, overrides=overrides))
+            monkeypatch.setattr(entry, "run", lambda asked, **named: got.update(named, asked=asked))
             master = composer.compose(overrides, RunMode.MULTIRUN)
             context = HydraContext(composer.hydra.config_loader, callbacks=SimpleNamespace())  # type: ignore[arg-type]
             sweeper = Plugins.instance().instantiate_sweeper(
@@ -143,7 +143,7 @@ class TestSweep:
 
     def test_the_default_is_the_least_eval_loss(self, handed):
         got = handed("lora.r=2,4")
-        assert got["overrides"] == ["lora.r=2,4"]
+        assert got["asked"].stages[0].spaces == (("lora.r=2,4",),)
         assert (got["settings"].n_trials, got["settings"].objectives) == (None, {"eval/loss": "minimize"})
         assert got["settings"].sampler == {"name": "tpe", "n_startup_trials": 10, "multivariate": None}
         assert got["settings"].pruner == {"name": "none"}
@@ -152,7 +152,7 @@ class TestSweep:
 
     def test_its_settings_come_along(self, handed):
         got = handed("lora.r=2,4", "hydra.sweeper.n_trials=3", "hydra.sweeper.objectives={eval/exact_match:maximize}")
-        assert got["overrides"] == ["lora.r=2,4"]
+        assert got["asked"].stages[0].spaces == (("lora.r=2,4",),)
         assert got["settings"].n_trials == 3
         assert got["settings"].objectives == {"eval/exact_match": "maximize"}
 

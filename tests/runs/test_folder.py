@@ -31,7 +31,7 @@ def said(composer, tmp_path):
             if written.pop("is_finished", True):
                 atomic.write_json(folder.outcome, {})
             atomic.write_json(folder.environment, {k: v for k, v in written.items() if v is not None})
-        config = composer.config("model=tiny", f"store={tmp_path}")
+        config = composer.config("model=tiny", "train.learning_rate=1e-3", f"store={tmp_path}")
         return notes(config, [Preflight(**HERE, notes=found)])
 
     return of

@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lowrung.errors import UsageError
 from lowrung.search import first
-from lowrung.search.space import Params, parse
+from lowrung.search.space import parse
 
 SPACE = parse(
     [
@@ -44,7 +44,7 @@ SPACE = parse(
     ],
 )
 def test_values_are_those_of_the_space(written, expected):
-    (point,) = first.read([written], SPACE)
+    (point,) = first.read([written], [SPACE])
     assert point == expected
     assert {key: type(value) for key, value in point.items()} == {key: type(value) for key, value in expected.items()}
 
@@ -76,7 +76,7 @@ def test_values_are_those_of_the_space(written, expected):
 )
 def test_what_is_no_point_is_said_of_all_of_them(points, problems):
     with pytest.raises(UsageError) as caught:
-        first.read(points, SPACE)
+        first.read(points, [SPACE])
     assert len(caught.value.problems) == len(problems)
     for found, expected in zip(caught.value.problems, problems, strict=True):
         with pytest.raises(ValueError, match=expected):
@@ -84,10 +84,23 @@ def test_what_is_no_point_is_said_of_all_of_them(points, problems):
 
 
 def test_none_is_no_point():
-    assert first.read(None, SPACE) == []
+    assert first.read(None, [SPACE]) == []
 
 
 def test_a_part_takes_what_a_whole_point_leaves():
-    grid: list[Params] = [{"a": a, "b": b} for a in (1, 2) for b in (1, 2)]
+    space = parse(["a=1,2", "b=1,2"], OverridesParser.create())
+    grid = [(at, space) for at in space.grid()]
     assert first.in_turn([{"a": 1}, {"a": 1, "b": 1}, {"b": 2}], grid) == [1, 0, 3]
     assert first.in_turn([{"a": 1}, {"a": 1}, {"a": 1}], grid) == [0, 1, -1]
+
+
+def test_a_point_of_a_union_lies_in_one_of_its_spaces():
+    low, high = (
+        parse([f"lora={lora}", f"train.learning_rate=interval({ends})"], OverridesParser.create())
+        for lora, ends in (("default,dora", "1e-4,1e-3"), ("full,rslora", "1e-6,1e-5"))
+    )
+    points = [{"lora": "full", "train.learning_rate": 1e-6}, {"train.learning_rate": 1e-3}, {"lora": "dora"}]
+    assert first.read(points, [low, high]) == points
+    with pytest.raises(UsageError, match=r"in none: lora must .* Or: train\.learning_rate must be in interval\(1e-06"):
+        first.read([{"lora": "full", "train.learning_rate": 1e-3}], [low, high])
+    assert [first.fits({"train.learning_rate": 5e-4}, {"lora": "x"}, space) for space in (low, high)] == [True, False]

@@ -6,7 +6,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lowrung.search.space import Interval, Space, parse, problems
+from lowrung.search.axes import Interval
+from lowrung.search.space import Space, parse, problems
 from tests import composing
 
 PARSER = OverridesParser.create()

@@ -113,7 +113,7 @@ class TestFailure:
 
     def test_a_diverged_trial_is_a_result(self, here, capsys):
         def act(config: Config) -> Outcome:
-            return Outcome(Status.DIVERGED, cause="too fast") if config.train.learning_rate > 1 else trains(config)
+            return Outcome(Status.DIVERGED, cause="too fast") if config.train.peak_rate > 1 else trains(config)
 
         overrides = ("train.learning_rate=1e-3,1e20", "lora.r=4")
         assert len(here.sweep(*overrides, act=act)) == 2

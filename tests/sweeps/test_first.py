@@ -10,7 +10,7 @@ from tests.stage import RATE, fails_at, ranks, trains
 FIRST = "hydra.sweeper.first=[{lora.r:8,train.learning_rate:3e-3},{train.learning_rate:1e-2},{lora.r:8}]"
 
 
-def points(configs: list[Config]) -> list[tuple[int, float]]:
+def points(configs: list[Config]) -> list[tuple[int, float | None]]:
     return [(config.lora.r, config.train.learning_rate) for config in configs]
 
 
@@ -26,9 +26,9 @@ class TestGrid:
     def test_fewer_trials_begin_with_them(self, here, capsys):
         asked = "hydra.sweeper.first=[{lora.r:16}]"
         here.sweep("lora.r=2,4,16", asked, "hydra.sweeper.dry_run=true", n_trials=2)
-        shown = capsys.readouterr().out
-        assert shown.index("\n16 ") < shown.index("\n2 ")
-        assert "\n4 " not in shown
+        *_, head, one, other, _, last = capsys.readouterr().out.splitlines()
+        assert [head.split()[0], one.split()[0], other.split()[0]] == ["lora.r", "16", "2"]
+        assert last.startswith("a dry run")
         assert ranks(here.sweep("lora.r=2,4,16", asked, n_trials=2)) == [16, 2]
 
 
@@ -99,7 +99,7 @@ class TestBadPoints:
 
     @pytest.mark.slow
     def test_a_point_whose_runs_are_another_ones(self, here):
-        alike = ["lora=default,rslora", "lora.use_rslora=false", "lora.r=2,4"]
+        alike = ["train.save_steps=1,2", "lora.r=2,4"]
         with pytest.raises(UsageError, match="the runs of point 2 are those of another point"):
-            here.sweep(*alike, "hydra.sweeper.first=[{lora.r:4},{lora:rslora}]")
+            here.sweep(*alike, "hydra.sweeper.first=[{lora.r:4},{train.save_steps:2}]")
         assert ranks(here.sweep(*alike, "hydra.sweeper.first=[{lora.r:4}]")) == [4, 2]

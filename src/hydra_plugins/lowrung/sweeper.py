@@ -49,18 +49,17 @@ class LowrungSweeper(Sweeper):
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
         """Runs the sweep; returns its `lowrung.sweeps.results.Results`."""
-        from lowrung.config import grammar, presets
-        from lowrung.sweeps import entry
+        from lowrung.config import grammar
+        from lowrung.sweeps import entry, stages
         from lowrung.sweeps.settings import Settings
 
         assert self.hydra_context is not None
         assert self.config is not None
         absent: Dict[str, Any] = {"objectives": {"eval/loss": "minimize"}, "constraints": {}}  # noqa: UP006
         given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
-        written: Any = OmegaConf.to_container(self.config.hydra.sweeper.params)
-        preset = presets.overrides(written, self.settings["params"])
+        written: Any = OmegaConf.to_container(self.config.hydra.sweeper)
         return entry.run(
-            [*preset, *map(grammar.as_typed, arguments)],
+            stages.read(written, self.settings, list(map(grammar.as_typed, arguments))),
             hydra_context=self.hydra_context,
             task_function=self.task_function,
             config=self.config,

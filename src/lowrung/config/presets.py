@@ -1,4 +1,4 @@
-"""The search space of a preset, ``hydra.sweeper.params``, as overrides."""
+"""The search space of a preset, ``hydra.sweeper.params`` and its like, as overrides."""
 
 import types
 import typing
@@ -10,13 +10,16 @@ from lowrung.config.schema import Config
 from lowrung.errors import UsageError
 
 
-def overrides(params: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
+def overrides(
+    params: Mapping[str, Any], resolved: Mapping[str, Any], setting: str = "hydra.sweeper.params"
+) -> list[str]:
     """A preset's values as overrides: a text as on the command line, a list of a setting's values as choices.
 
     Args:
         params: as written: dotted keys, or nested ones.
         resolved: the same, with interpolations resolved in the sweep's config. One that gives several values is taken
             so (``lora.r: ${oc.env:RANKS}``); any other is left to the trials, where it may follow a swept setting.
+        setting: where they are written.
 
     Raises:
         UsageError: when values can be meant in two ways, or cannot be written as an override.
@@ -29,7 +32,7 @@ def overrides(params: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[st
             is_several = _has_interpolation(written) and isinstance(value, str) and grammar.is_sweep(f"{key}={value}")
             found.append(grammar.as_typed(f"{key}={_text(key, value if is_several else written)}"))
         except ValueError as error:
-            problems.append(f"hydra.sweeper.params.{key} {error}.")
+            problems.append(f"{setting}.{key} {error}.")
     if problems:
         raise UsageError(problems)
     return found

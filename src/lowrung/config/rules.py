@@ -104,7 +104,9 @@ def _source_rules(name: str, source: SourceConf, names: Sequence[str] = schema.D
 
 
 def _train_rules(train: TrainConf) -> Iterator[str]:
-    yield from above("train.learning_rate", train.learning_rate, 0)
+    if train.learning_rate is not None:
+        yield from above("train.learning_rate", train.learning_rate, 0)
+    yield from above("train.rate_factor", train.rate_factor, 0)
     for name in ("batch_size", "eval_batch_size", "gradient_accumulation_steps", "eval_steps", "save_total_limit"):
         yield from at_least(f"train.{name}", getattr(train, name), 1)
     if train.max_steps is None and train.epochs is None:
@@ -205,6 +207,7 @@ def _is_file_name(name: str) -> bool:
 
 def _verify_rules(config: Config) -> Iterator[str]:
     verify = config.verify
+    yield from one_of("verify.runs", verify.runs, schema.VERIFIED)
     yield from at_least("verify.prompts", verify.prompts, 1)
     yield from at_least("verify.new_tokens", verify.new_tokens, 1)
     yield from at_least("verify.forgetting", verify.forgetting, 0)

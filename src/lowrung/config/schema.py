@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
+from lowrung.config import resolvers
 from lowrung.config.interpolation import own_hydra_node
 from lowrung.errors import UsageError
 
@@ -85,6 +86,7 @@ SCHEDULES_WITH_SETTINGS = (
 )
 """Those that take theirs from ``train.sft.lr_scheduler_kwargs``."""
 TRACKERS = ("mlflow", "none")
+VERIFIED = ("all", "finalists")
 
 
 @dataclass
@@ -211,8 +213,10 @@ class LoraConf:
     Attributes:
         method: ``lora``, or ``full``: all weights are trained and there is no adapter; the other fields are unused.
         r: rank of the update B·A.
-        alpha: numerator of the scaling alpha / r (rsLoRA: alpha / sqrt(r)). The default is twice r: the scaling is then
-            the same at every rank, so that a sweep over r does not also change the size of the update.
+        alpha: numerator of the scaling alpha / r (rsLoRA: alpha / sqrt(r)). 32 at every rank, as in "LoRA Without
+            Regret" (Thinking Machines, 2025): with AdamW, every entry of B moves by about the learning rate, so that at
+            a constant alpha / r the update grows with r, and a sweep over r compares learning rates.
+            ``${twice:${lora.r}}`` keeps alpha / r constant all the same.
         dropout: probability with which an input of A is dropped in training.
         bias: which biases are trained: ``none``, ``all`` of the model, or ``lora_only``, those of adapted layers.
         use_rslora: rank-stabilised scaling, arXiv:2312.03732.
@@ -299,7 +303,11 @@ class TrainConf:
     """How to train.
 
     Attributes:
-        learning_rate: peak rate of AdamW.
+        learning_rate: peak rate of AdamW; null takes the model's prior: 5e-4 · (2000 / hidden size)^0.781, or ^0.0775
+            for Qwen, and a tenth of it with ``lora=full``. It was fitted for ``lora.alpha=32``, where the best rate
+            hardly depends on the rank; see `lowrung.config.prior`.
+        rate_factor: ``learning_rate`` is multiplied by this: a search over ``train.rate_factor=0.3,1,3`` asks every
+            model the same question, whatever its own rate is.
         max_steps: optimiser steps; null where ``epochs`` is given.
         epochs: passes over the training examples; null where ``max_steps`` is given.
         batch_size: examples per forward pass.
@@ -328,7 +336,8 @@ class TrainConf:
             trainer does not read, is refused.
     """
 
-    learning_rate: float = MISSING
+    learning_rate: float | None = None
+    rate_factor: float = 1.0
     max_steps: int | None = None
     epochs: float | None = None
     batch_size: int = MISSING
@@ -345,6 +354,12 @@ class TrainConf:
     packing: bool = False
     gradient_checkpointing: bool = False
     sft: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def peak_rate(self) -> float:
+        """The largest rate of the schedule, once ``learning_rate`` is known."""
+        assert self.learning_rate is not None  # `lowrung.runs.inputs.pinned`
+        return self.learning_rate * self.rate_factor
 
 
 def total_steps(train: TrainConf, rows: int) -> int:
@@ -379,6 +394,8 @@ class VerifyConf:
 
     Attributes:
         enabled: whether complete runs are verified.
+        runs: which runs of a sweep are: ``all``, or with ``finalists`` those of the last of ``hydra.sweeper.stages``
+            alone. A run that an earlier stage has trained without the gate is trained once more then.
         prompts: held-out examples that are compared.
         new_tokens: tokens that are generated greedily from each prompt.
         merge_dtype: the precision that a merged model would be exported in, and that ``lowrung merge`` saves. The gate
@@ -392,6 +409,7 @@ class VerifyConf:
     """
 
     enabled: bool = True
+    runs: str = "all"
     prompts: int = MISSING
     new_tokens: int = MISSING
     merge_dtype: str = MISSING
@@ -452,16 +470,12 @@ PARTS = tuple(field.name for field in dataclasses.fields(Config) if dataclasses.
 
 
 def register() -> None:
-    """Makes the schema known to Hydra, and the resolvers ``twice`` and ``first`` to OmegaConf.
-
-    Calling it again does no harm.
-    """
+    """Makes the schema known to Hydra, and lowrung's resolvers to OmegaConf. Calling it again does no harm."""
     node = OmegaConf.structured(Config)
     for options in (node.lora.peft, node.train.sft):  # any field of a library's dataclass is a key
         OmegaConf.set_struct(options, False)
     ConfigStore.instance().store(name="schema", node=node, provider="lowrung")
-    OmegaConf.register_new_resolver("twice", lambda value: 2 * value, replace=True)
-    OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v), None), replace=True)
+    resolvers.register()
 
 
 def resolve(config: Any) -> Config:

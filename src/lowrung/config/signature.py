@@ -61,6 +61,8 @@ def determining(config: Config) -> dict[str, Any]:
         del values["model"][name]
     values["data"] = {name: values["data"][name] for name in ("max_length", "format", "metrics")}
     values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
+    if config.train.learning_rate is not None:
+        values["train"]["learning_rate"] *= values["train"].pop("rate_factor")
     if "warmup_steps" in config.train.sft:
         del values["train"]["warmup_ratio"]
     if config.model.quantization != "nf4":
@@ -69,7 +71,8 @@ def determining(config: Config) -> dict[str, Any]:
         del values["lora"]["init_examples"]
     if config.lora.is_full:
         values["lora"] = {"method": "full"}
-    values["verify"].pop("keep_merged")
+    for name in ("keep_merged", "runs"):
+        del values["verify"][name]
     if not config.verify.enabled:
         values["verify"] = {"enabled": False}
     else:

@@ -12,7 +12,7 @@ class SweeperConf:
 
     Attributes:
         n_trials: trials in total. It is needed if there is an interval. If there is none, every point of the grid is
-            run once, and a smaller number ends the sweep earlier.
+            run once, and a smaller number ends the sweep earlier. Stages have their own.
         timeout: no trial starts after this time: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs
             that have started run to their ends. The same command goes on, with as much time again. null is no limit.
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is ``eval/loss`` minimised.
@@ -23,6 +23,12 @@ class SweeperConf:
             ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
             bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
+        spaces: a union of spaces: a list of dicts like ``params``, each joined with ``params``. What is searched is all
+            of their points, so a setting can have values of its own beside each value of another. null is one space.
+        stages: searches that start from what an earlier one found: a list of dicts. ``name`` names the stage;
+            ``params``, ``spaces`` and ``n_trials`` are its own; ``of`` names the stage that it starts from (the one
+            before), and ``start`` what of it: ``best``, a number of the best trials, or ``ties``, the best and all that
+            the held-out examples cannot tell from it. null is one search.
         first: points that are tried first, as a list of dicts: ``[{train.learning_rate:3e-4,lora.r:8},{lora.r:16}]``.
             For what is known to be good. What a point leaves out is drawn, or taken from the grid in turn. Each is one
             of the ``n_trials``; if there is no interval, they only change the order. null is none.
@@ -47,6 +53,8 @@ class SweeperConf:
     constraints: Any = None
     over_seeds: str = "mean"
     params: dict[str, Any] = field(default_factory=dict)
+    spaces: Any = None
+    stages: Any = None
     first: Any = None
     sampler: Any = MISSING
     pruner: Any = MISSING

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from lowrung.config import source
+from lowrung.config import prior, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
@@ -27,6 +28,7 @@ class Preflight:
         problems: what the user must change first; when there are any, the other fields are empty.
         notes: what the user should know.
         model_fingerprint: a hash of the base model's content.
+        learning_rate: the model's prior for LoRA; see `lowrung.config.prior`.
         revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
         data_fingerprint: a hash of all examples as tokens, and of the user's own metrics.
         splits: what is recorded of the examples.
@@ -36,6 +38,7 @@ class Preflight:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     model_fingerprint: str = ""
+    learning_rate: float = 0.0
     revision: str | None = None
     data_fingerprint: str = ""
     splits: tuple[Split, ...] = ()
@@ -106,6 +109,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
             *read,
         ),
         model_fingerprint=fingerprint,
+        learning_rate=_prior(base),
         revision=pretrained.origin_of(base)[1],
         data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
         splits=rows.splits(examples.name, examples.source),
@@ -113,9 +117,20 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
     )
 
 
+def _prior(base: ModelConf) -> float:
+    skeleton = pretrained.skeleton(base)
+    embedding: Any = skeleton.get_input_embeddings()
+    width = getattr(skeleton.config.get_text_config(), "hidden_size", embedding.weight.shape[1])
+    return prior.learning_rate(skeleton.config.model_type, int(width))
+
+
 def _training(trains: Sequence[TrainConf]) -> tuple[list[str], list[str]]:
     """Problems and notes of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
-    special = [train for train in trains if train.sft or train.lr_scheduler_type not in SCHEDULES]
+    special = [
+        dataclasses.replace(train, learning_rate=train.learning_rate or prior.RATE)  # any rate will do
+        for train in trains
+        if train.sft or train.lr_scheduler_type not in SCHEDULES
+    ]
     if not special:
         return [], []
     from lowrung.finetune.training import sft_trial

@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.store import disk, mailbox, results
+from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point
@@ -155,9 +158,10 @@ def _train(
     from lowrung.finetune.models import added_tokens, pretrained
     from lowrung.finetune.training import fine_tune
 
+    rows = Prepared.load(data)
     trained = fine_tune.fine_tune(
         base=config.model,
-        data=Prepared.load(data),
+        data=rows,
         lora=config.lora,
         train=config.train,
         max_length=config.data.max_length,
@@ -170,12 +174,15 @@ def _train(
         on_report=on_report,
         should_stop=should_stop,
     )
+    scores, answers = trained.scores, {name: np.array(each) for name, each in trained.answers.items()}
+    HeldOut(rows.digests[-1], scores.tokens, scores.nll, scores.right, answers).write(folder.held_out)
     facts = {"parameters": str(trained.parameters), "ranks": trained.ranks}
     outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
     if not config.verify.enabled:
         return outcome, None
-    rows = [*trained.held_out[: config.verify.prompts], *added_tokens.examples(pretrained.added_rows(config.model))]
-    return outcome, Evidence.of(trained.model, rows, trained.dtype, trained.ends, trained.labelled_logits)
+    added = added_tokens.examples(pretrained.added_rows(config.model))
+    compared = [*trained.held_out[: config.verify.prompts], *added]
+    return outcome, Evidence.of(trained.model, compared, trained.dtype, trained.ends, trained.labelled_logits)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:

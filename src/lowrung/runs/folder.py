@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lowrung.config import signature, source
+from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError
 from lowrung.store import atomic, layout, mailbox, records, results
@@ -38,8 +39,19 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
 def notes(config: Config, preflights: Sequence["Preflight"]) -> Sequence[str]:
     """What to say before the first run, each once: of models, data and the store."""
     store = Path(config.store).absolute()
-    found = [[*preflight.notes, _results_of_other_code(store, preflight)] for preflight in preflights]
+    found = [
+        [_prior(config, preflight), *preflight.notes, _results_of_other_code(store, preflight)]
+        for preflight in preflights
+    ]
     return list(dict.fromkeys(note for each in found for note in each if note))
+
+
+def _prior(config: Config, preflight: "Preflight") -> str | None:
+    """The learning rate that follows from the model, where none was set."""
+    if config.train.learning_rate is not None:
+        return None
+    rate = preflight.learning_rate
+    return f"train.learning_rate is {rate:g}, the prior for a model of this width ({rate * FULL:g} with lora=full)"
 
 
 def _results_of_other_code(store: Path, preflight: "Preflight") -> str | None:
@@ -101,7 +113,8 @@ def prepare_folder(
             notify(f"warning: {moved}")
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)
-        folder.outcome.unlink(missing_ok=True)
+        for stale in (folder.outcome, folder.held_out):
+            stale.unlink(missing_ok=True)
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrung.config import schema, signature
+from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
 from lowrung.track import recording
 
@@ -34,16 +35,18 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
     }
 
 
-def pinned(config: Config, revision: str | None) -> Config:
-    """The config with what the start of a run shows: the commit of a hub model's branch or tag, and the tracker."""
-    model = dataclasses.replace(config.model, revision=revision or config.model.revision)
-    return dataclasses.replace(config, model=model, track=recording.settled(config.track))
+def pinned(config: Config, preflight: "Preflight") -> Config:
+    """The config with what the start of a run shows: a hub model's commit, the model's learning rate, the tracker."""
+    model = dataclasses.replace(config.model, revision=preflight.revision or config.model.revision)
+    prior = preflight.learning_rate * (FULL if config.lora.is_full else 1)
+    train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate or prior)
+    return dataclasses.replace(config, model=model, train=train, track=recording.settled(config.track))
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
     """The signature of a run; see `lowrung.config.signature.of`."""
     return signature.of(
-        config,
+        pinned(config, preflight),
         model_fingerprint=preflight.model_fingerprint,
         data_fingerprint=preflight.data_fingerprint,
         threads=threads,

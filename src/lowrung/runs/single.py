@@ -58,7 +58,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     preflight = inputs.preflight(config)
     if preflight.problems:
         raise UsageError(preflight.problems)
-    config = inputs.pinned(config, preflight.revision)
+    config = inputs.pinned(config, preflight)
     folder = layout.run_folder(Path(config.store).absolute(), inputs.run_signature(config, preflight, threads))
     layout.point_to(job.run, folder.path)
     outcome = kept_outcome(folder)

@@ -125,7 +125,7 @@ def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str
     tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
     history = recording.History(tracker, assignment.run)
     outcome = execution.execute(
-        inputs.pinned(config, preflight.revision),
+        inputs.pinned(config, preflight),
         folder,
         claim=assignment.claim,
         data=preflight.data_folder,

@@ -8,17 +8,18 @@ from hydra.errors import HydraException
 
 from lowrung.config import grammar, presets
 from lowrung.errors import UsageError, did_you_mean
-from lowrung.search.space import Choice, Interval, Params, Space, Value
+from lowrung.search.axes import Choice, Interval, Params, Value
+from lowrung.search.space import Space
 
 NAME = "hydra.sweeper.first"
 
 
-def read(first: Any, space: Space) -> list[Params]:
+def read(first: Any, spaces: Sequence[Space]) -> list[Params]:
     """The points as Optuna keeps them, in their order.
 
     Args:
         first: as written: dicts of values by key; a text is read as on the command line. None is no point.
-        space: the search space.
+        spaces: the search space, or those whose union it is.
 
     Raises:
         UsageError: with everything that is wrong with them.
@@ -31,7 +32,7 @@ def read(first: Any, space: Space) -> list[Params]:
     found: list[str] = []
     for number, written in enumerate(first, start=1):
         try:
-            points.append(_point(written, space))
+            points.append(_point_of_any(written, spaces))
         except UsageError as error:
             found += [f"{NAME}, point {number}: {problem}" for problem in error.problems]
     if found := found or list(_repeats(points)):
@@ -39,13 +40,27 @@ def read(first: Any, space: Space) -> list[Params]:
     return points
 
 
-def problems(first: Any, space: Space) -> list[str]:
+def problems(first: Any, spaces: Sequence[Space]) -> list[str]:
     """What is wrong with the points; see `read`."""
     try:
-        read(first, space)
+        read(first, spaces)
     except UsageError as error:
         return error.problems
     return []
+
+
+def _point_of_any(written: Any, spaces: Sequence[Space]) -> Params:
+    """A point of the first space that has it."""
+    errors: list[UsageError] = []
+    for space in spaces:
+        try:
+            return _point(written, space)
+        except UsageError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    whys = dict.fromkeys(" ".join(error.problems) for error in errors)
+    raise UsageError(f"a point must lie in one of the spaces, but this one does in none: {' Or: '.join(whys)}")
 
 
 def _point(written: Any, space: Space) -> Params:
@@ -115,18 +130,26 @@ def _repeats(points: Sequence[Params]) -> Iterator[str]:
             yield f"{NAME} must have each point once, but point {number + 1} is point {before + 1} again. Leave it out."
 
 
-def fits(point: Params, at: Params) -> bool:
-    """Whether a point can be had at a point of the grid: none of the values that both have differ."""
-    return all(at.get(key, value) == value for key, value in point.items())
+def fits(point: Params, at: Params, space: Space) -> bool:
+    """Whether a point can be had at a point of a space's grid: it has its values, and lies in its intervals."""
+    intervals = {axis.key: axis for axis in space.intervals}
+    return all(
+        at[key] == value if key in at else key in intervals and _is_in(intervals[key], value)
+        for key, value in point.items()
+    )
 
 
-def in_turn(points: Sequence[Params], grid: Sequence[Params]) -> list[int]:
+def _is_in(interval: Interval, value: Value) -> bool:
+    return isinstance(value, int | float) and interval.low <= value <= interval.high
+
+
+def in_turn(points: Sequence[Params], grid: Sequence[tuple[Params, Space]]) -> list[int]:
     """Which points of an exact grid come first, as their indices; -1 where none is left that fits.
 
     A point with few values fits many points of the grid, so those with more values choose before it.
     """
     chosen = [-1] * len(points)
     for i in sorted(range(len(points)), key=lambda i: -len(points[i])):
-        free = (index for index, at in enumerate(grid) if index not in chosen and fits(points[i], at))
+        free = (index for index, at in enumerate(grid) if index not in chosen and fits(points[i], *at))
         chosen[i] = next(free, -1)
     return chosen

@@ -2,86 +2,19 @@
 
 import dataclasses
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 
 from lowrung.config import commandline, grammar, repeats
-
-Value = str | int | float | bool | None
-Params = dict[str, Value]
-"""One point, or the part of it that is fixed: values by key, as Optuna keeps them."""
-
+from lowrung.search.axes import Axis, Choice, Interval, Params, Value
 
 SEED = "seed"
 """The one key whose list is no axis: every point is trained with each of its values."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """An axis of the grid: a comma list, ``range()`` or ``glob()``.
-
-    Attributes:
-        key: the setting or group.
-        values: as Optuna keeps them: numbers as numbers, anything else as its text.
-        texts: as Hydra reads them, in the same order, the same however they were spelled.
-        prefix: ``+`` or ``++`` where the key is added.
-    """
-
-    key: str
-    values: tuple[Value, ...]
-    texts: tuple[str, ...]
-    prefix: str = ""
-
-    @property
-    def distinct(self) -> tuple[Value, ...]:
-        """Each value once, in an order that does not depend on how they were written: shuffle() writes any."""
-        return tuple(sorted(dict.fromkeys(self.values), key=_order))
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """An axis that is searched: ``interval(low, high)``, both ends included.
-
-    Attributes:
-        key: the setting.
-        low: smallest value.
-        high: largest value.
-        log: whether orders of magnitude are equally likely: ``tag(log, interval(...))``.
-        integer: whether only whole numbers are drawn: ``int(interval(...))``.
-        prefix: ``+`` or ``++`` where the key is added.
-    """
-
-    key: str
-    low: float
-    high: float
-    log: bool
-    integer: bool
-    prefix: str = ""
-
-    @property
-    def ends(self) -> tuple[Value, Value]:
-        """The smallest and the largest value, as they are drawn."""
-        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
-
-    def spaced(self, n_values: int) -> Choice:
-        """Evenly spaced values, both ends included, of four digits; fewer where there are fewer whole numbers."""
-        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        steps = [low + (high - low) * index / (n_values - 1) for index in range(n_values)]
-        numbers = [math.exp(step) if self.log else step for step in steps]
-        texts = tuple(dict.fromkeys(str(round(number)) if self.integer else f"{number:.4g}" for number in numbers))
-        values = tuple(int(text) if self.integer else float(text) for text in texts)
-        return Choice(self.key, values, texts, self.prefix)
-
-    def __str__(self) -> str:
-        """As Hydra reads it."""
-        text = f"interval({self.low:g},{self.high:g})"
-        text = f"int({text})" if self.integer else text
-        return f"tag(log,{text})" if self.log else text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +27,7 @@ class Space:
         seeds: those that every point is trained with; empty where that is left to the config.
     """
 
-    parts: tuple[str | Choice | Interval, ...]
+    parts: tuple[str | Axis, ...]
     seeds: tuple[int, ...] = ()
 
     @property
@@ -120,7 +53,11 @@ class Space:
     @property
     def keys(self) -> list[str]:
         """The keys of all axes."""
-        return [choice.key for choice in self.choices] + [interval.key for interval in self.intervals]
+        return [axis.key for axis in self._axes]
+
+    @property
+    def _axes(self) -> list[Axis]:
+        return [*self.choices, *self.intervals]
 
     def grid(self) -> list[Params]:
         """The exact grid in command-line order, the last axis fastest; one empty point where there is no axis."""
@@ -136,15 +73,12 @@ class Space:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The axes as Optuna knows them."""
-        choices = {axis.key: CategoricalDistribution(axis.distinct) for axis in self.choices}
-        return {**choices, **{axis.key: _distribution(axis) for axis in self.intervals}}
+        return {axis.key: axis.distribution for axis in self._axes}
 
     def described(self) -> dict[str, dict[str, str]]:
         """The space in words, the same however it was written."""
-        choices = {axis.key: ",".join(map(_spelled, axis.distinct)) for axis in self.choices}
-        intervals = {axis.key: str(axis) for axis in self.intervals}
         seeds = {SEED: ",".join(map(str, sorted(self.seeds)))} if self.seeds else {}
-        return {"axes": {**choices, **intervals}, "seeds": seeds}
+        return {"axes": {axis.key: str(axis) for axis in self._axes}, "seeds": seeds}
 
     def texts(self, params: Mapping[str, Value]) -> dict[str, str]:
         """A point's values as Hydra reads them."""
@@ -180,24 +114,17 @@ def parse(overrides: Sequence[str], parser: OverridesParser) -> Space:
     )
 
 
-def _part(override: Override) -> str | Choice | Interval:
+def _part(override: Override) -> str | Axis:
     if override.is_interval_sweep():
         return _interval(override)
-    return _choice(override) if override.is_sweep_override() else override.input_line or ""
+    return choice(override) if override.is_sweep_override() else override.input_line or ""
 
 
-def _order(value: Value) -> tuple[str, float, str]:
-    number = value if isinstance(value, int | float) else 0
-    return (str(type(value)), number, str(value))
-
-
-def _spelled(value: Value) -> str:
-    """A value in one spelling: a whole number is the same with a point and without."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _choice(override: Override) -> Choice:
-    elements = tuple(override.sweep_iterator(transformer=Transformer.identity))  # once: shuffle() differs each time
+def choice(override: Override) -> Choice:
+    """An override as an axis: that of one value has one."""
+    elements: tuple[Any, ...] = (override.value(),)
+    if override.is_sweep_override():
+        elements = tuple(override.sweep_iterator(transformer=Transformer.identity))  # once: shuffle() differs each time
     texts = tuple(map(grammar.quote, elements))
     values = tuple(
         element if isinstance(element, int | float) else text for element, text in zip(elements, texts, strict=True)
@@ -218,19 +145,20 @@ def _prefix(override: Override) -> str:
     return override.get_key_element().removesuffix(repeats.bare_key(override))
 
 
-def _distribution(axis: Interval) -> BaseDistribution:
-    if axis.integer:
-        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
-    return FloatDistribution(axis.low, axis.high, log=axis.log)
-
-
-def problems(overrides: Sequence[Override], n_trials: int | None, *, needs_n_trials: bool = True) -> list[str]:
+def problems(
+    overrides: Sequence[Override],
+    n_trials: int | None,
+    *,
+    needs_n_trials: bool = True,
+    setting: str = "hydra.sweeper.n_trials",
+) -> list[str]:
     """What is wrong with the axes themselves; each override's values are checked elsewhere.
 
     Args:
         overrides: all of them.
         n_trials: as was asked for.
         needs_n_trials: whether an interval is searched without an end.
+        setting: where the number of trials is given.
     """
     found = []
     all_intervals = [override for override in overrides if override.is_interval_sweep()]
@@ -238,11 +166,11 @@ def problems(overrides: Sequence[Override], n_trials: int | None, *, needs_n_tri
     if intervals and n_trials is None and needs_n_trials:
         keys = ", ".join(map(repeats.bare_key, intervals))
         found.append(
-            f"hydra.sweeper.n_trials must be set where an interval is searched ({keys}), since it has no end of"
-            " its own. Add hydra.sweeper.n_trials=20, say."
+            f"{setting} must be set where an interval is searched ({keys}), since it has no end of its own. Add"
+            f" {setting}=20, say."
         )
     if n_trials is not None and n_trials < 1:
-        found.append(f"hydra.sweeper.n_trials must be at least 1, but is {n_trials}.")
+        found.append(f"{setting} must be at least 1, but is {n_trials}.")
     for override in intervals:
         found += _interval_problems(repeats.bare_key(override), commandline.interval(override))
     swept = Counter(repeats.bare_key(override) for override in overrides if override.is_sweep_override())
@@ -251,6 +179,11 @@ def problems(overrides: Sequence[Override], n_trials: int | None, *, needs_n_tri
         f"{key} must be swept once, but is {count} times, by dicts that Hydra would merge. Write out the dicts."
         for key, count in swept.items()
         if count > 1
+    ]
+    found += [
+        f"{override.input_line} stands for no value at all. Give it at least one."
+        for override in overrides
+        if override.is_sweep_override() and not override.is_interval_sweep() and not list(override.sweep_iterator())
     ]
     if len(all_intervals) > len(intervals):
         found.append(

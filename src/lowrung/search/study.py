@@ -15,11 +15,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lowrung.errors import UsageError
-from lowrung.search import pruning, samplers
+from lowrung.search import pruning, samplers, scope
 from lowrung.search import purpose as purposes
+from lowrung.search.axes import Params
 from lowrung.search.constraints import parse
 from lowrung.search.lease import Lease
-from lowrung.search.space import Params, Space
+from lowrung.search.space import Space
 from lowrung.search.storage import Storage
 from lowrung.store.outcome import Outcome, Status
 
@@ -53,7 +54,7 @@ class Study:
     Args:
         name: the study's.
         storage: the database's address; a SQLite file is made when missing.
-        space: the search space.
+        space: the search space; the first one where there are several.
         objectives: metrics with ``minimize`` or ``maximize``.
         constraints: metrics with bounds; see `lowrung.search.constraints`.
         seed: of the sampler.
@@ -84,7 +85,7 @@ class Study:
         inputs: Mapping[str, str] = MappingProxyType({}),
         lock: Path | None = None,
     ) -> None:
-        self._distributions = space.distributions()
+        self._space = space
         self._objectives = dict(objectives)
         self._seed = seed
         self._sampler = sampler
@@ -169,20 +170,30 @@ class Study:
         """Writes a fact down on the study."""
         self._study.set_user_attr(name, value)
 
-    def ask(self, fixed: Params) -> Trial:
+    def ask(self, fixed: Params, *, space: Space | None = None, stage: str = "") -> Trial:
         """A new trial at the fixed values, the rest drawn by the sampler.
+
+        Args:
+            fixed: values by key.
+            space: the trial's, where the study has several: the sampler learns from trials of the same space and stage.
+            stage: the trial's.
 
         Raises:
             UsageError: when a package that the sampler needs is missing.
         """
         self._require_sole()
+        distributions = (space or self._space).distributions()
         sampler = samplers.make(self._sampler, seed=self._seed, trial_number=self._asked)
+        if space is not None:
+            sampler = scope.PartSampler(sampler, scope.alike(stage, distributions))
         self._asked += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
             # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
             self._study.sampler = PartialFixedSampler(fixed, sampler)
-        trial = self._study.ask(fixed_distributions=self._distributions)
+        trial = self._study.ask(fixed_distributions=distributions)
+        if space is not None:
+            trial.set_user_attr(scope.STAGE, stage)
         self._judged[trial.number] = _Judged()
         return trial
 
@@ -240,8 +251,10 @@ class Study:
     def _is_to_be_pruned(self, trial: Trial) -> bool:
         # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
         # the trials of one bracket, of which a new trial's is not known before the first report.
-        pruner = pruning.make(self._pruner, max_resource=self._max_resource)
-        return pruner.prune(self._study, self.trials[trial.number])
+        stage = self.stage_of(trial)
+        pruner = pruning.make(self._pruner, max_resource=self._max_resource(stage))
+        shown = scope.part(self._study, scope.of_stage(stage)) if stage else self._study
+        return pruner.prune(shown, self.trials[trial.number])
 
     def _unit(self, tokens: int) -> int:
         """Tokens in a unit of the pruner's resource: those of the first evaluation that was reported to the study."""
@@ -251,13 +264,12 @@ class Study:
             self._unit_tokens = int(self.facts["unit"])
         return self._unit_tokens
 
-    @property
-    def _max_resource(self) -> int | None:
-        """Units of the first run that was completed. Those of a later one could move a trial to another bracket."""
+    def _max_resource(self, stage: str) -> int | None:
+        """Units of the stage's first completed run. Those of a later one could move a trial to another bracket."""
         ended = [
             (trial.datetime_complete, trial.number, trial.last_step)
             for trial in self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-            if trial.datetime_complete is not None and trial.last_step is not None
+            if trial.datetime_complete is not None and trial.last_step is not None and self.stage_of(trial) == stage
         ]
         return min(ended)[2] if ended else None
 
@@ -280,11 +292,21 @@ class Study:
         whole = []
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
-                if trial.params.keys() == self._distributions.keys():
-                    whole.append(Trial(self._study, trial._trial_id))
+                adopted = Trial(self._study, trial._trial_id)
+                if trial.params.keys() == set(self._space.keys) or scope.STAGE in trial.user_attrs:
+                    whole.append(adopted)
                 else:
-                    self._study.tell(trial.number, state=TrialState.FAIL)
+                    self.abandon(adopted)
         return whole
+
+    def stage_of(self, trial: Trial | FrozenTrial) -> str:
+        """The name of a trial's stage; empty where the sweep has none."""
+        return scope.stage_of(trial)
+
+    def abandon(self, trial: Trial) -> None:
+        """Ends a trial that nothing can be done with as failed."""
+        self._require_sole()
+        self._study.tell(trial, state=TrialState.FAIL)
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Ends a trial. Every trial that is asked for is told exactly once, here."""

@@ -17,13 +17,18 @@ T = TypeVar("T")
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes aside, fsyncs, then swaps in: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are private to the user, and results may lie on shared storage.
     aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

@@ -78,6 +78,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def held_out(self) -> Path:
+        """What the run scored on each held-out example; see `lowrung.store.held_out.HeldOut`."""
+        return self.path / "held_out.parquet"
+
+    @property
     def checkpoints(self) -> Path:
         """Where a run that was interrupted goes on from; deleted when it is complete."""
         return self.path / "checkpoints"

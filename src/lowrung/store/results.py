@@ -110,9 +110,10 @@ def _strange(folder: RunFolder) -> str | None:
 
 
 def _digests(folder: RunFolder) -> dict[str, str]:
-    """The SHA-256 of each file that a run trained, by its path in the run's folder."""
-    trained = (path for part in (folder.adapter, folder.model) for path in sorted(part.rglob("*")) if path.is_file())
-    return {path.relative_to(folder.path).as_posix(): _sha256(path) for path in trained}
+    """The SHA-256 of each file that a run trained, and of its scores by example, by its path in the run's folder."""
+    parts = (folder.adapter, folder.model)
+    left = [folder.held_out, *(path for part in parts for path in sorted(part.rglob("*")))]
+    return {path.relative_to(folder.path).as_posix(): _sha256(path) for path in left if path.is_file()}
 
 
 def _sha256(path: Path) -> str:

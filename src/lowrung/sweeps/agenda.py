@@ -1,15 +1,17 @@
 """The order of a sweep's trials, and its end: the number of trials, or the deadline."""
 
+import dataclasses
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
-from lowrung.search import first
-from lowrung.search.space import Value
+from lowrung.sweeps import tried_first
+from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.stages import Stage
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -17,71 +19,103 @@ if TYPE_CHECKING:
     from lowrung.search.study import Study
 
 
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """A trial that is to be run.
+
+    Attributes:
+        trial: Optuna's.
+        point: that it belongs to.
+        begun: its stage.
+    """
+
+    trial: "Trial"
+    point: GridPoint
+    begun: Begun
+
+
 class Agenda:
-    """The order of trials: interrupted ones, then what is to be tried first, then at the points of the grid in turn.
+    """The order of trials: of one stage after the other; of each, interrupted ones first, then at its points in turn.
+
+    A stage begins when the one that it starts from is over. Until then, and after it, others may run.
 
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
+        begin: finds a stage's points, and counts the trials that it has had.
         notify: prints a line for the user.
     """
 
-    def __init__(self, study: "Study", plan: Plan, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self, study: "Study", plan: Plan, begin: Callable[[Stage], Begun], notify: Callable[[str], None]
+    ) -> None:
         self._study = study
         self._plan = plan
+        self._begin = begin
         self._notify = notify
         self._interrupted = study.interrupted()
-        self._trials_at: Counter[int] = Counter()  # by the point's index in the grid; those under way included
+        self._begun: dict[str, Begun] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
-        self._first = list(plan.first)  # those that no trial has had
 
-    def next(self) -> "Trial | None":
-        """The next trial: one that was interrupted, else at the point of the grid that has had the fewest trials.
+    def begin(self) -> None:
+        """Begins each stage that can: the first one, and those whose starting points are known."""
+        for stage in self._plan.search.stages:
+            if stage.name not in self._begun and (not stage.of or self._is_over(stage.of)):
+                self._begun[stage.name] = begun = self._begin(stage)
+                if not stage.of:
+                    self._try_first(begun)
 
-        What is to be tried first may fix some values, and so some of the grid's points.
-        """
+    def _try_first(self, begun: Begun) -> None:
+        """Has the points tried first that no trial has had which an earlier start of this study kept."""
+        if any(point.is_open for point in begun.points):  # in an exact grid they come first already
+            begun.first = tried_first.of_search(self._plan.settings.first, self._plan.search)
+        if begun.first:
+            trials = self._study.trials
+            for number in begun.ended:
+                begun.try_first(trials[number].params)
+
+    def _is_over(self, name: str) -> bool:
+        return name in self._begun and self._begun[name].is_over
+
+    def next(self) -> Due | None:
+        """The next trial; None where there is none now, though there may be when others have ended."""
         if self._is_time_up():
             return None
-        if self._interrupted:
-            trial = self._interrupted.pop(0)
-            self.count(trial.params)
-            return trial
-        if self._trials_at.total() >= self._plan.n_trials:
-            self._say_what_was_not_tried()
+        self.begin()
+        for begun in self._begun.values():
+            if due := self._adopted(begun) or self._asked(begun):
+                begun.start(due.trial.number, due.point)
+                begun.try_first(due.trial.params)
+                return due
+        return None
+
+    def _adopted(self, begun: Begun) -> Due | None:
+        """A trial of the stage that was interrupted; one that is at none of its points ends as failed."""
+        of_stage = [trial for trial in self._interrupted if self._study.stage_of(trial) == begun.stage.name]
+        for trial in of_stage:
+            self._interrupted.remove(trial)
+            if point := begun.point_of(trial.params):
+                return Due(trial, point, begun)
+            self._study.abandon(trial)
+        return None
+
+    def _asked(self, begun: Begun) -> Due | None:
+        point = begun.next_point
+        if point is None:
+            self._say_what_was_not_tried(begun)
             return None
-        asked = self._first[0] if self._first else {}
-        grid = [point.params for point in self._plan.points]
-        index = min((i for i, at in enumerate(grid) if first.fits(asked, at)), key=lambda i: self._trials_at[i])
-        params = {**grid[index], **asked}
-        self.count(params)
-        return self._study.ask(params)
+        space = point.space if self._plan.search.is_united else None
+        return Due(self._study.ask({**point.params, **begun.asked}, space=space, stage=begun.stage.name), point, begun)
 
-    def count(self, params: Mapping[str, Value]) -> None:
-        """Counts a trial with these values as one of its point's, and as the one that was to be tried first."""
-        self._trials_at[self._index(params)] += 1
-        had = [point for point in self._first if point.items() <= params.items()]
-        if had:
-            self._first.remove(max(had, key=len))
-
-    def is_repeat(self, params: Mapping[str, Value]) -> bool:
-        """Whether an exact grid has had a trial at the point with these values."""
-        index = self._index(params)
-        return index >= 0 and self._trials_at[index] > 0 and not self._plan.space.intervals
-
-    def _index(self, params: Mapping[str, Value]) -> int:
-        """Which point of the grid has these values; -1 where the grid has no such point."""
-        at = {axis.key: params[axis.key] for axis in self._plan.space.choices}
-        return next((i for i, point in enumerate(self._plan.points) if point.params == at), -1)
-
-    def _say_what_was_not_tried(self) -> None:
+    def _say_what_was_not_tried(self, begun: Begun) -> None:
         """A study that goes on may have had its trials before it was given points to try first."""
-        if self._first:
+        if begun.first:
             self._notify(
-                f"{len(self._first)} of the points in {first.NAME} were not tried: the study has had its"
-                f" {self._plan.n_trials} trials. Raise hydra.sweeper.n_trials to try them"
+                f"{len(begun.first)} of the points in hydra.sweeper.first were not tried: the study has had its"
+                f" {begun.n_trials} trials. Raise {begun.stage.n_trials_setting} to try them"
             )
-            self._first = []
+            begun.first.clear()
 
     def _is_time_up(self) -> bool:
         """Whether the deadline has passed; a line says so once."""

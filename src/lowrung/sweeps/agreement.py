@@ -2,14 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from lowrung.config import grammar
 from lowrung.config.schema import Config
-from lowrung.search.space import Space
-
-if TYPE_CHECKING:
-    from lowrung.sweeps.composer import GridPoint
+from lowrung.sweeps.points import GridPoint
 
 SHARED = {
     "study": "it names the sweep",
@@ -26,14 +22,13 @@ NO_NUMBER = 9_182_736_455_463
 at 2^32."""
 
 
-def problems(space: Space, points: Sequence["GridPoint"]) -> Iterator[str]:
+def problems(points: Sequence[GridPoint]) -> Iterator[str]:
     """Settings of a whole sweep that differ between its runs, and models or data that follow a searched value.
 
     By values: a setting may follow another one by an interpolation, or a group's choice.
 
     Args:
-        space: the search space.
-        points: the whole grid.
+        points: of the whole grid.
     """
     configs = [config for point in points for config in (*point.configs, point.at_high_ends)]
     values = {key: [_value(config, key) for config in configs] for key in SHARED}
@@ -47,7 +42,7 @@ def problems(space: Space, points: Sequence["GridPoint"]) -> Iterator[str]:
                 " sweep for each."
             )
     yield from _numbered(configs)
-    searched = ", ".join(axis.key for axis in space.intervals)
+    searched = ", ".join(dict.fromkeys(axis.key for point in points for axis in point.space.intervals))
     for group in ("model", "data"):
         if any(getattr(point.config, group) != getattr(point.at_high_ends, group) for point in points):
             yield (

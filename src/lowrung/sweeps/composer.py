@@ -5,52 +5,25 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import commandline, interpolation, repeats, rules, schema, signature
+from lowrung.config import commandline, interpolation, repeats, rules, schema
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
 from lowrung.search import objectives, space
-from lowrung.search.space import Params, Space
+from lowrung.search.axes import Params
+from lowrung.search.space import Space
 from lowrung.sweeps import agreement
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
+from lowrung.sweeps.stages import Asked, Stage
 from lowrung.sweeps.templates import Templates
 from lowrung.track import recording
-
-
-@dataclasses.dataclass(frozen=True)
-class GridPoint:
-    """A point of the grid.
-
-    Attributes:
-        params: its values.
-        configs: one for each seed of the sweep's. An interval's value is not chosen yet, and stands at its low end.
-        at_high_ends: the first seed's, with each interval at its high end.
-        folders: the values of ``hydra.sweep.dir``.
-    """
-
-    params: Params
-    configs: tuple[Config, ...]
-    at_high_ends: Config
-    folders: tuple[str, ...]
-
-    @property
-    def config(self) -> Config:
-        """The first seed's."""
-        return self.configs[0]
-
-    @property
-    def identity(self) -> str:
-        """Equal for points that give the same runs."""
-        return schema.digest(
-            [
-                [signature.determining(config), vars(config.model), dataclasses.asdict(config.data)]
-                for config in (*self.configs, self.at_high_ends)
-            ]
-        )
 
 
 @dataclasses.dataclass
@@ -68,54 +41,98 @@ class Composer:
     def __post_init__(self) -> None:
         with contextlib.suppress(OmegaConfBaseException):  # said of the jobs, where it does not resolve
             hydra_job.sweep_folder(self.master)  # `${now:...}` is read once: jobs copy what the sweep's config has
+        self._parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self._templates = Templates(self.hydra_context.config_loader, self.master)
 
-    def space(self, overrides: Sequence[str], settings: Settings, also: Sequence[str] = ()) -> Space:
-        """Reads the search space.
+    def search(self, asked: Asked, settings: Settings, also: Sequence[str] = ()) -> Search:
+        """Reads the spaces of all stages.
 
         Args:
-            overrides: as typed.
+            asked: the stages, with the overrides of their spaces.
             settings: the fields of ``hydra.sweeper``.
             also: problems that were found elsewhere, to be reported with those found here.
 
         Raises:
             UsageError: with every problem of a single value, of the axes and of the settings.
         """
-        n_values = settings.n_values
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        read = [(text, commandline.parsed(text, parser)) for text in overrides]
-        in_force = repeats.in_force([override for _, override in read if override], parser)
-        unreadable = [text for text, override in read if not override]
-        texts = [override.input_line or "" for override in in_force]
-        problems = [
-            *commandline.problems([*unreadable, *texts], self._unnumbered, parser, _rules),
-            *space.problems(in_force, settings.n_trials, needs_n_trials=n_values is None),
-            *settings.problems(),
-            *also,
-        ]
+        possible: dict[str, list[tuple[str, ...]]] = {}
+        problems = dict.fromkeys(asked.problems)
+        for stage in asked.stages:
+            starts = possible[stage.of] if stage.of else [()]
+            possible[stage.name] = [(*start, *own) for start in starts for own in stage.spaces]
+            for own in stage.spaces:
+                problems.update(dict.fromkeys(self._axis_problems(stage, own, settings)))
+            for texts in possible[stage.name]:
+                problems.update(dict.fromkeys(self._value_problems(texts)))
+        problems.update(dict.fromkeys([*settings.problems(), *also]))
         if problems:
-            raise UsageError(problems)
-        made = space.parse(texts, parser)
+            raise UsageError(list(problems))
+        spaces = {name: [self.space(texts, settings) for texts in lists] for name, lists in possible.items()}
+        alone = {stage.name: [self.space(texts, settings) for texts in stage.spaces] for stage in asked.stages}
+        search = Search.of(asked.stages, spaces, alone)
+        if found := search.problems():
+            raise UsageError(found)
+        return search
+
+    def space(self, overrides: Sequence[str], settings: Settings) -> Space:
+        """The space of these overrides; with ``sampler=grid``, lists in the place of its intervals."""
+        made = space.parse([override.input_line or "" for override in self._in_force(overrides)], self._parser)
+        n_values = settings.n_values
         if n_values is None or n_values < 2:  # `samplers.problems` refuses a grid of one value
             return made
         return made.on_a_grid(n_values)
 
-    def points(self, space: Space, goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
+    def _axis_problems(self, stage: Stage, overrides: Sequence[str], settings: Settings) -> list[str]:
+        return space.problems(
+            self._in_force(overrides),
+            stage.n_trials,
+            needs_n_trials=settings.n_values is None,
+            setting=stage.n_trials_setting,
+        )
+
+    def _value_problems(self, overrides: Sequence[str]) -> list[str]:
+        unreadable = [text for text in overrides if not commandline.parsed(text, self._parser)]
+        texts = [override.input_line or "" for override in self._in_force(overrides)]
+        return commandline.problems([*unreadable, *texts], self._unnumbered, self._parser, _rules)
+
+    def _in_force(self, overrides: Sequence[str]) -> list[Override]:
+        """What can be read of the overrides, without those that a later one replaces."""
+        read = [commandline.parsed(text, self._parser) for text in overrides]
+        return repeats.in_force([override for override in read if override], self._parser)
+
+    def points_of(self, search: Search, goal: Mapping[str, Mapping[str, str]]) -> dict[str, list[GridPoint]]:
+        """The points of each stage, or all that it may have, by the stage's name; see `points`.
+
+        Raises:
+            UsageError: with the problems of all stages.
+        """
+        found: dict[str, list[GridPoint]] = {}
+        problems: dict[str, None] = {}
+        for name, spaces in search.spaces.items():
+            try:
+                found[name] = self.points(spaces, goal)
+            except UsageError as error:
+                problems.update(dict.fromkeys(error.problems))
+        every = [point for each in found.values() for point in each]
+        problems = problems or dict.fromkeys(agreement.problems(every))
+        if problems:
+            raise UsageError(list(problems))
+        return found
+
+    def points(self, spaces: Sequence[Space], goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
         """The grid's points; points with equal configs are one.
 
         Args:
-            space: the search space.
+            spaces: the search space, or those whose union it is.
             goal: the objectives and constraints; see `lowrung.sweeps.settings.Settings.goal`.
 
         Raises:
             UsageError: when points break a rule.
         """
-        found = [self._point(space, params) for params in space.grid()]
-        problems = dict.fromkeys(_interval_problems(space))
+        found = [self._point(space, params) for space in spaces for params in space.grid()]
+        problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
         for config in (config for point in found for config in point.configs):
             problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
-        if not problems:
-            problems.update(dict.fromkeys(agreement.problems(space, found)))
         if problems:
             raise UsageError(list(problems))
         distinct: dict[str, GridPoint] = {}
@@ -131,7 +148,7 @@ class Composer:
         high = configs[0]
         if space.intervals:
             high = schema.resolve(self._unnumbered(space.overrides(params, seed=seeds[0], is_high=True)))
-        return GridPoint(params, configs, high, tuple(folders))
+        return GridPoint(space, params, configs, high, tuple(folders))
 
     def _unnumbered(self, overrides: Sequence[str]) -> DictConfig:
         """A job's config before the job has a number; see `lowrung.sweeps.agreement.NO_NUMBER`."""

@@ -1,7 +1,7 @@
 """The coordinator of a sweep: it asks for trials, runs them, and tells how they ended. The study's only client."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,18 @@ from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import RunFailed, StoreError
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
-from lowrung.report.tables import counted
 from lowrung.runs import execution
 from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status, over_seeds
 from lowrung.sweeps import resume, runs
-from lowrung.sweeps.agenda import Agenda
+from lowrung.sweeps.agenda import Agenda, Due
+from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
 from lowrung.sweeps.results import Results, ending
 from lowrung.sweeps.runs import Run, RunMaker
+from lowrung.sweeps.stages import Stage
 from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track import recording
 
@@ -38,18 +39,23 @@ class PendingTrial:
     """A trial between ask and tell.
 
     Attributes:
-        trial: Optuna's.
+        due: Optuna's trial, its point and its stage.
         seeds: those whose runs have not ended.
         ended: the runs that have ended, by seed, in the order of their ends.
         is_reused: whether the store had all their results.
         is_pruned: whether its seeds were found to be worse than the best trial's.
     """
 
-    trial: "Trial"
+    due: Due
     seeds: list[int]
     ended: dict[int, leaderboard.Seed] = dataclasses.field(default_factory=dict)
     is_reused: bool = True
     is_pruned: bool = False
+
+    @property
+    def trial(self) -> "Trial":
+        """Optuna's."""
+        return self.due.trial
 
 
 class Coordinator:
@@ -74,7 +80,7 @@ class Coordinator:
         self._results = Results(plan, self._tracking.tracker)
         self._progress = Progress()
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
-        self._agenda = Agenda(study, plan, self._progress.say)
+        self._agenda = Agenda(study, plan, self._begin, self._progress.say)
         self._queue = Queue(
             engine, plan, composer.hydra_context, task_function, track=self._track, progress=self._progress
         )
@@ -89,10 +95,10 @@ class Coordinator:
         """
         atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
-        self._keep_finished()
+        self._agenda.begin()
         with self._progress:
             done = len(self._results.trials)
-            self._progress.say(f"study {self._plan.study}: {counted(self._plan.n_trials, 'trial')}, {done} done before")
+            self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
             try:
                 with StopSignals() as signals:
                     self._loop(signals)
@@ -107,12 +113,14 @@ class Coordinator:
         self._results.report(self._tracking.parent)
         return self._results
 
-    def _keep_finished(self) -> None:
-        """Takes over the trials that an earlier start of this study finished."""
-        for trial, finished in resume.kept_trials(self._study, self._agenda, self._maker):
+    def _begin(self, stage: Stage) -> Begun:
+        """Finds a stage's points, and takes over the trials that an earlier start of this study finished."""
+        begun = Begun(stage, self._plan.points[stage.name])
+        for trial, point, finished in resume.kept_trials(self._study, begun, self._maker):
             ended = {seed: _ended_run(run, self._tracking.keep(run, trial)) for seed, run in finished.items()}
             outcome = self._over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
-            self._results.add(trial.number, self._plan.space.texts(trial.params), outcome, ended, is_reused=True)
+            self._results.add(trial.number, point.space.texts(trial.params), outcome, ended, is_reused=True)
+        return begun
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
@@ -131,8 +139,8 @@ class Coordinator:
                 if not self._queue.running:
                     raise signals.interruption
             else:
-                while self._queue.has_room and (trial := self._agenda.next()):
-                    self._start(trial)
+                while self._queue.has_room and (due := self._agenda.next()):
+                    self._start(due)
             if not self._queue.unfinished:
                 return
             for event in self._queue.wait(timeout=CHECK_SECONDS):
@@ -151,7 +159,8 @@ class Coordinator:
 
     def _report(self, event: Evaluated) -> bool:
         """Reports an evaluation to the study; returns whether to prune the trial. Only a trial's first seed counts."""
-        if "eval/loss" not in event.metrics or event.step == 0 or event.run.seed != self._plan.seeds[0]:
+        first = self._pending[event.run.trial].due.point.seeds[0]
+        if "eval/loss" not in event.metrics or event.step == 0 or event.run.seed != first:
             return False
         return self._study.report(self._trial_of(event.run), int(event.metrics["train/tokens"]), event.metrics)
 
@@ -160,13 +169,17 @@ class Coordinator:
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
-    def _start(self, trial: "Trial") -> None:
+    def _start(self, due: Due) -> None:
         """Starts a trial's runs, one for each seed."""
-        pending = self._pending[trial.number] = PendingTrial(trial, list(self._plan.seeds))
-        known = self._study.runs(trial)
-        for seed in self._plan.seeds:
+        pending = self._pending[due.trial.number] = PendingTrial(due, list(due.point.seeds))
+        known = self._study.runs(due.trial)
+        for seed in due.point.seeds:
             if seed in pending.seeds:  # an earlier seed's result may have come from the store, and have ended the trial
-                self._add(self._maker.make(trial.number, trial.params, seed, known.get(seed, {}).get("overrides")))
+                self._add(self._made(due, seed, known.get(seed, {}).get("overrides")))
+
+    def _made(self, due: Due, seed: int, overrides: Sequence[str] | None) -> Run:
+        trial, stage = due.trial, due.begun.stage.name
+        return self._maker.make(trial.number, due.point, trial.params, seed, stage=stage, overrides=overrides)
 
     def _add(self, run: Run) -> None:
         outcome = self._queue.add(run)
@@ -190,9 +203,9 @@ class Coordinator:
 
     def _retry(self, run: Run, overrides: list[str]) -> None:
         """Tries a run again with other overrides, which the study remembers."""
-        trial = self._trial_of(run)
-        self._study.note_run(trial, run.seed, overrides=overrides)
-        halved = self._maker.make(run.trial, trial.params, run.seed, overrides)
+        due = self._pending[run.trial].due
+        self._study.note_run(due.trial, run.seed, overrides=overrides)
+        halved = self._made(due, run.seed, overrides)
         train = halved.config.train
         self._tracking.reopen(
             run,
@@ -219,7 +232,7 @@ class Coordinator:
         pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:
-            position = self._plan.seeds.index(seed) + 1
+            position = pending.due.point.seeds.index(seed) + 1
             pending.is_pruned |= self._study.report_seed(pending.trial, position, outcome.metrics)
         if pending.is_pruned or outcome.status is not Status.COMPLETE:
             for run in self._queue.drop(pending.trial.number):
@@ -242,7 +255,8 @@ class Coordinator:
         del self._pending[trial.number]
         self._study.tell(trial, outcome)
         self._ended += 1
-        point = self._plan.space.texts(trial.params)
+        pending.due.begun.end(trial.number)
+        point = pending.due.point.space.texts(trial.params)
         self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused)
         self._results.log_best(self._tracking.parent, self._ended)
         self._results.show(self._progress, self._queue.running)
@@ -265,7 +279,7 @@ class Coordinator:
             RunFailed: at ``hydra.sweeper.max_failures``.
         """
         self._failures = 0 if outcome.status.is_kept else self._failures + 1
-        if self._failures >= self._plan.settings.max_failures and self._failures < self._plan.n_trials:
+        if self._failures >= self._plan.settings.max_failures and self._failures < self._plan.at_most:
             raise RunFailed(
                 f"{self._failures} trials failed one after the other (hydra.sweeper.max_failures), the last with:"
                 f" {outcome.cause}. Correct that; the same command then goes on.",

@@ -1,28 +1,39 @@
 """What a sweep would run: ``hydra.sweeper.dry_run=true``."""
 
+from collections.abc import Sequence
+
 from lowrung.engine.base import Engine
-from lowrung.report.tables import counted, table
+from lowrung.report.tables import table
 from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome
-from lowrung.sweeps.composer import Composer, GridPoint
+from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.runs import RunMaker
 
 
 def render(plan: Plan, composer: Composer, engine: Engine) -> str:
     """The points of a sweep's grid, and how much of each is in the store, as text."""
-    space, maker = plan.space, RunMaker.of(plan, composer, engine.threads)
-    searched = {axis.key: str(axis) for axis in space.intervals}
-    rows = []
-    for point in plan.points[: plan.n_trials]:
-        texts = {**space.texts(point.params), **searched}
-        steps = inputs.steps(point.config, plan.preflight(point.config))
-        seeds = [",".join(map(str, space.seeds))] if space.seeds else []
-        state = "drawn when it starts" if searched else _in_store(maker, point)
-        rows.append([*(texts[key] for key in space.keys), str(steps), *seeds, state])
-    points = table([*space.keys, "steps", *(["seeds"] if space.seeds else []), ""], rows, left=("",))
-    head = f"study {plan.study}: {counted(plan.n_trials, 'trial')}, {engine.slots} at a time"
-    return f"\n{head}\n\n{points}\n\na dry run: nothing was started"
+    maker = RunMaker.of(plan, composer, engine.threads)
+    stage = plan.search.stages[0]
+    points = plan.points[stage.name]
+    if not any(point.is_open for point in points):
+        points = points[: plan.at_most_of(stage)]
+    keys = list(dict.fromkeys(key for point in points for key in point.space.keys))
+    rows = [_row(plan, maker, point, keys) for point in points]
+    has_seeds = bool(points[0].space.seeds)
+    found = table([*keys, "steps", *(["seeds"] if has_seeds else []), ""], rows, left=("",))
+    head = f"study {plan.study}: {plan.counted}, {engine.slots} at a time"
+    return f"\n{head}\n\n{found}\n\na dry run: nothing was started"
+
+
+def _row(plan: Plan, maker: RunMaker, point: GridPoint, keys: Sequence[str]) -> list[str]:
+    space = point.space
+    texts = {**space.texts(point.params), **{axis.key: str(axis) for axis in space.intervals}}
+    steps = inputs.steps(point.config, plan.preflight(point.config))
+    seeds = [",".join(map(str, space.seeds))] if space.seeds else []
+    state = "drawn when it starts" if point.is_open else _in_store(maker, point)
+    return [*(texts.get(key, "") for key in keys), str(steps), *seeds, state]
 
 
 def _in_store(maker: RunMaker, point: GridPoint) -> str:

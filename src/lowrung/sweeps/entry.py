@@ -1,7 +1,7 @@
 """A sweep from its overrides to its leaderboard: read, checked, run by a coordinator, reported."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run, folders
+from lowrung.sweeps import dry_run, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
 from lowrung.sweeps.results import Results
 from lowrung.sweeps.settings import Settings
+from lowrung.sweeps.stages import Asked
 from lowrung.track.base import NullTracker
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ PRELOAD = (
 
 
 def run(
-    overrides: Sequence[str],
+    asked: Asked,
     *,
     hydra_context: HydraContext,
     task_function: TaskFunction,
@@ -45,7 +46,7 @@ def run(
     """Runs a sweep to its end and prints its leaderboard.
 
     Args:
-        overrides: the search space and what is fixed, as Hydra overrides.
+        asked: the search space and what is fixed, by stages, as Hydra overrides.
         hydra_context: Hydra's.
         task_function: the function below ``@hydra.main``.
         config: the sweep's composed config, Hydra's node included.
@@ -60,13 +61,16 @@ def run(
         RunFailed: when a trial failed; all results that there are have been kept.
     """
     composer = Composer(hydra_context, config)
-    space = composer.space(overrides, settings, also=_launcher_problems(launcher))
-    points = composer.points(space, settings.goal)
-    if problems := settings.search_problems(space, schedules(points)):
+    search = composer.search(asked, settings, also=_launcher_problems(launcher))
+    points = composer.points_of(search, settings.goal)
+    every = [point for each in points.values() for point in each]
+    unfit = tried_first.problems(settings.first, search, points)
+    if problems := settings.search_problems(search.all_spaces, schedules(every)) + unfit:
         raise UsageError(problems)
+    ordered = tried_first.in_order(settings.first, search, points)
     with closing(_make_engine(launcher, settings, config)) as engine:
-        require_a_device_map(points, config.hydra.launcher.get("gpus_per_trial", 1))
-        planned = Plan.make(composer, space, points, settings, engine)
+        require_a_device_map(every, config.hydra.launcher.get("gpus_per_trial", 1))
+        planned = Plan.make(composer, search, ordered, settings, engine)
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
             return Results(planned, NullTracker())
@@ -152,7 +156,7 @@ def _study(plan: Plan) -> "Study":
     return Study(
         plan.study,
         storage=storage,
-        space=plan.space,
+        space=plan.search.all_spaces[0],
         objectives=settings.objectives,
         constraints=settings.constraints,
         seed=plan.config.seed,

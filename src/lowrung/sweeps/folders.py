@@ -11,9 +11,11 @@ from omegaconf import OmegaConf
 
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
-from lowrung.search.space import Space, Value
+from lowrung.search.axes import Value
+from lowrung.search.space import Space
 from lowrung.store.layout import JobFolder, StudyFolder
-from lowrung.sweeps.composer import Composer, GridPoint
+from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.points import GridPoint
 
 _REMEDY = "Leave it out, or put ${hydra.job.num} into it, the trial's number."
 
@@ -30,28 +32,26 @@ class Jobs:
 
     Attributes:
         composer: composes them.
-        space: the search space, with the study's name among what is fixed.
         study: the study's folder.
     """
 
     composer: Composer
-    space: Space
     study: StudyFolder
 
     def problems(self, points: Sequence[GridPoint]) -> list[str]:
         """What is wrong with the folders, as far as it is known before the first trial.
 
         Args:
-            points: the grid's, of which each will be run.
+            points: of which each may be run; their spaces name the study.
         """
         if not self._are_named:
             points = points[:1]
-        folders = [self._of(point.params, number) for number, point in enumerate(points)]
+        folders = [self._of(point.space, point.params, number) for number, point in enumerate(points)]
         found = [problem for folder in folders for problem in place_problems(folder, self.study)]
-        if self.space.intervals:
-            found += self._shared(points[0].params)
-        else:
-            found += self._equal(points, folders)
+        exact = [(point, folder) for point, folder in zip(points, folders, strict=True) if not point.is_open]
+        found += self._equal(exact)
+        for point in {point.space: point for point in reversed(points) if point.is_open}.values():
+            found += self._shared(point.space, point.params)
         return list(dict.fromkeys(found))
 
     @property
@@ -61,35 +61,42 @@ class Jobs:
         assert isinstance(written, dict)
         return bool(written["subdir"] != "${hydra.job.num}")
 
-    def _of(self, params: Mapping[str, Value], number: int) -> Path:
-        return hydra_job.output_folder(self.composer.job(self.space.overrides(params), number, subfolder=""))
+    def _of(self, space: Space, params: Mapping[str, Value], number: int) -> Path:
+        return hydra_job.output_folder(self.composer.job(space.overrides(params), number, subfolder=""))
 
-    def _equal(self, points: Sequence[GridPoint], folders: Sequence[Path]) -> Iterator[str]:
+    def _equal(self, points: Sequence[tuple[GridPoint, Path]]) -> Iterator[str]:
         """Points of a grid that share a folder, or whose folder lies in another's."""
-        first = {folder: point for point, folder in reversed(list(zip(points, folders, strict=True)))}
-        for point, folder in zip(points, folders, strict=True):
-            if first[folder] is not point:
-                yield self._one_folder(folder, first[folder].params, point.params)
+        first = {folder: _texts(point.space, point.params) for point, folder in reversed(points)}
+        for point, folder in points:
+            texts = _texts(point.space, point.params)
+            if first[folder] != texts:
+                yield _one_folder(folder, first[folder], texts)
             for above in folder.parents:
                 if above in first:
-                    yield self._one_folder(above, first[above].params, point.params)
+                    yield _one_folder(above, first[above], texts)
 
-    def _shared(self, point: Mapping[str, Value]) -> Iterator[str]:
+    def _shared(self, space: Space, point: Mapping[str, Value]) -> Iterator[str]:
         """The folder that trials of a search share, where it changes neither with their number nor with a value."""
-        if self._of(point, 0) != self._of(point, 1):
+        if self._of(space, point, 0) != self._of(space, point, 1):
             return
-        ends = [{**point, axis.key: end} for axis in self.space.intervals for end in (axis.low, axis.high)]
-        values = [{**point, axis.key: value} for axis in self.space.choices for value in axis.distinct]
+        ends = [{**point, axis.key: end} for axis in space.intervals for end in (axis.low, axis.high)]
+        values = [{**point, axis.key: value} for axis in space.choices for value in axis.distinct]
         pairs = [*zip(ends[::2], ends[1::2], strict=True), *((point, other) for other in values if other != point)]
         for one, other in pairs:
-            folder = self._of(one, 0)
-            if folder == self._of(other, 0):
-                yield self._one_folder(folder, one, other)
+            folder = self._of(space, one, 0)
+            if folder == self._of(space, other, 0):
+                yield _one_folder(folder, _texts(space, one), _texts(space, other))
 
-    def _one_folder(self, folder: Path, one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
-        texts = [self.space.texts(params) for params in (one, other)]
-        names = " and ".join(", ".join(f"{key}={text}" for key, text in point.items()) for point in texts)
-        return f"hydra.sweep.subdir must give each trial a folder of its own, but {names} share {folder}. {_REMEDY}"
+
+def _texts(space: Space, params: Mapping[str, Value]) -> str:
+    """A point in words."""
+    return ", ".join(f"{key}={text}" for key, text in space.texts(params).items())
+
+
+def _one_folder(folder: Path, one: str, other: str) -> str:
+    return (
+        f"hydra.sweep.subdir must give each trial a folder of its own, but {one} and {other} share {folder}. {_REMEDY}"
+    )
 
 
 @dataclasses.dataclass

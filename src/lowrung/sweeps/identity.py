@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lowrung.config import grammar, schema, signature, source
 from lowrung.config.schema import Config
-from lowrung.search.space import Space
+from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
 from lowrung.version import __version__
 
@@ -20,23 +20,25 @@ Purpose = dict[str, dict[str, str]]
 OVER_SEEDS = "hydra.sweeper.over_seeds"
 
 
-def purpose(configs: Sequence[Config], preflights: Iterable["Preflight"], space: Space, settings: Settings) -> Purpose:
+def purpose(
+    configs: Sequence[Config], preflights: Iterable["Preflight"], search: Search, settings: Settings
+) -> Purpose:
     """What the trials of a study share, so that their results can be compared. Paths and the tracker do not count.
 
     Args:
         configs: of all points and seeds, intervals at both of their ends.
         preflights: what was found of their models and data, whose content counts rather than where it lies.
-        space: what is searched.
+        search: what is searched.
         settings: the fields of ``hydra.sweeper``: the goal, and what a trial's value is over its seeds.
     """
-    goal = {**settings.goal, **({"over seeds": {OVER_SEEDS: settings.over_seeds}} if space.seeds else {})}
+    goal = {**settings.goal, **({"over seeds": {OVER_SEEDS: settings.over_seeds}} if search.seeds > 1 else {})}
     found = list(preflights)
     flat = [grammar.flat(signature.determining(config)) for config in configs]
     same = _same(flat)
     return {
-        **space.described(),
+        **search.described(),
         **{kind: {name: str(text) for name, text in (parts or {}).items()} for kind, parts in goal.items()},
-        "settings": {name: text for name, text in same.items() if name not in space.keys},
+        "settings": {name: text for name, text in same.items() if name not in search.keys},
         "points": {"what follows from the point": schema.digest(sorted({schema.digest(one) for one in flat}))},
         "content": {
             "model": schema.digest(sorted({one.model_fingerprint for one in found})),

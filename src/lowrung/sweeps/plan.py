@@ -13,16 +13,19 @@ from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
+from lowrung.report.tables import counted
 from lowrung.runs.folder import notes
-from lowrung.search import first
 from lowrung.search.pruning import Schedule
-from lowrung.search.space import Params, Space
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import folders, identity, preflight
-from lowrung.sweeps.composer import Composer, GridPoint
+from lowrung.sweeps.begun import total
+from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.identity import Purpose
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
+from lowrung.sweeps.stages import BEST, TIES, Stage
 from lowrung.track import recording
 
 if TYPE_CHECKING:
@@ -49,35 +52,32 @@ class Plan:
     Attributes:
         study: the study's name.
         folder: the study's.
-        space: the search space; its fixed overrides name the study.
-        points: the grid.
-        n_trials: trials in total.
+        search: what is searched, by stages.
+        points: of each stage, by its name: those of the first stage, and of the others all that they may have. Their
+            spaces name the study.
         settings: the fields of ``hydra.sweeper``.
         config: of the first point, for what is the same in all.
         preflights: what was found of each model and data; see `Plan.preflight`.
         purpose: what the trials share; see `lowrung.sweeps.identity`.
         inputs: where models and data are from.
-        first: points of a search that are tried first; those of an exact grid are the first in ``points``.
     """
 
     study: str
     folder: StudyFolder
-    space: Space
-    points: Sequence[GridPoint]
-    n_trials: int
+    search: Search
+    points: Mapping[str, Sequence[GridPoint]]
     settings: Settings
     config: Config
     preflights: Mapping[str, "Preflight"]
     purpose: Purpose
     inputs: Mapping[str, str]
-    first: Sequence[Params] = ()
 
     @classmethod
     def make(
         cls,
         composer: Composer,
-        space: Space,
-        points: Sequence[GridPoint],
+        search: Search,
+        points: Mapping[str, Sequence[GridPoint]],
         settings: Settings,
         engine: Engine,
     ) -> "Plan":
@@ -86,44 +86,57 @@ class Plan:
         Raises:
             UsageError: with every problem of the jobs' folders, or else of the preflight.
         """
-        config, master, n_trials = points[0].config, composer.master, settings.n_trials
+        every = [point for each in points.values() for point in each]
+        config, master = every[0].config, composer.master
         with open_dict(master):
             master.track = recording.settled(config.track)
-        total = n_trials if space.intervals and n_trials else min(n_trials or len(points), len(points))
-        points, tried_first = _in_turn(points, space, settings, total)
-        configs = [config for point in points for config in point.configs]
-        ends = [*configs, *(point.at_high_ends for point in points)]
+        configs = [config for point in every for config in point.configs]
+        ends = [*configs, *(point.at_high_ends for point in every)]
         # The name follows from what the preflight finds. Until then: a name that the same command gives again, so that
         # what a killed preflight has left is found and deleted.
-        purpose = identity.purpose(ends, (), space, settings)
+        purpose = identity.purpose(ends, (), search, settings)
         given = config.study or f".{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, given)
-        if problems := folders.Jobs(composer, _named(space, given), folder).problems(points[:total]):
+        if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
             raise UsageError(problems)
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         known = {preflight.key(config) for config in configs}
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in notes(config, list(preflights.values())):
             print(f"note: {note}")
-        purpose = identity.purpose(ends, preflights.values(), space, settings)
+        purpose = identity.purpose(ends, preflights.values(), search, settings)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
         folder = _folder(master, name)
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
-        space = _named(space, name)
-        inputs = identity.inputs(ends)
-        return cls(name, folder, space, points, total, settings, config, preflights, purpose, inputs, tried_first)
+        named = {stage: _named(each, name) for stage, each in points.items()}
+        return cls(name, folder, search, named, settings, config, preflights, purpose, identity.inputs(ends))
 
     @property
-    def seeds(self) -> Sequence[int]:
-        """What every point is trained with."""
-        return self.space.seeds or (self.config.seed,)
+    def at_most(self) -> int:
+        """Trials in total; fewer where fewer than may be start a later stage, or where an earlier one had the same."""
+        return sum(map(self.at_most_of, self.search.stages))
+
+    def at_most_of(self, stage: Stage) -> int:
+        """Trials of a stage, or how many there may be."""
+        if not stage.of:
+            return _n_trials(stage, self.points[stage.name])
+        own, before = self.search.own[stage.name], self.at_most_of(self.search.stage(stage.of))
+        starts = min(stage.start, before) if isinstance(stage.start, int) else 1 if stage.start == BEST else before
+        n_points = starts * sum(len(space.grid()) for space in own)
+        return total(stage, n_points, is_open=any(space.intervals for space in own))
+
+    @property
+    def counted(self) -> str:
+        """How many trials there are, in words."""
+        is_known = all(stage.start != TIES for stage in self.search.stages)
+        return f"{'' if is_known else 'at most '}{counted(self.at_most, 'trial')}"
 
     @property
     def over_seeds(self) -> dict[str, str]:
         """The metrics that are not the mean over a trial's seeds, each with what they are."""
         how = self.settings.over_seeds
-        return dict.fromkeys(self.settings.directions, how) if len(self.seeds) > 1 and how != "mean" else {}
+        return dict.fromkeys(self.settings.directions, how) if self.search.seeds > 1 and how != "mean" else {}
 
     def preflight(self, config: Config) -> "Preflight":
         """What was found for this config's model and data.
@@ -140,36 +153,6 @@ class Plan:
         return self.preflights[key]
 
 
-def _in_turn(
-    points: Sequence[GridPoint], space: Space, settings: Settings, n_trials: int
-) -> tuple[Sequence[GridPoint], Sequence[Params]]:
-    """The points in the order in which they are tried, and those of a search that come before all turns.
-
-    Raises:
-        UsageError: when points that are to be tried first are too many, or are not in the grid.
-    """
-    asked = first.read(settings.first, space)
-    if len(asked) > n_trials:
-        raise UsageError(
-            f"{first.NAME} must have no more points than there are trials, {n_trials}, but has {len(asked)}. Leave some"
-            " out, or raise hydra.sweeper.n_trials."
-        )
-    grid = [point.params for point in points]
-    chosen = first.in_turn(asked, grid)
-    absent = [
-        not any(first.fits(point, at) for at in grid) if space.intervals else i < 0
-        for i, point in zip(chosen, asked, strict=True)
-    ]
-    if lost := [str(number) for number, is_absent in enumerate(absent, start=1) if is_absent]:
-        raise UsageError(
-            f"{first.NAME} must have points whose runs differ, but the runs of point {', '.join(lost)} are those of"
-            " another point, which is tried anyway. Leave it out."
-        )
-    if space.intervals:
-        return points, asked
-    return [*(points[i] for i in chosen), *(point for i, point in enumerate(points) if i not in chosen)], ()
-
-
 def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
     """When the runs of these points are evaluated."""
     return [
@@ -178,9 +161,26 @@ def schedules(points: Sequence[GridPoint]) -> list[Schedule]:
     ]
 
 
-def _named(space: Space, study: str) -> Space:
-    """The space whose trials belong to a study of this name."""
-    return space.with_study(f"study={grammar.quote(grammar.literal(study))}")
+def _n_trials(stage: Stage, points: Sequence[GridPoint]) -> int:
+    return total(stage, len(points), is_open=any(point.is_open for point in points))
+
+
+def _of_all_stages(search: Search, points: Mapping[str, Sequence[GridPoint]]) -> list[GridPoint]:
+    """The points that may be run, those of equal values once: they are one trial, or one with more seeds."""
+    first, *later = search.stages
+    run = points[first.name]
+    if not any(point.is_open for point in run):
+        run = run[: _n_trials(first, run)]
+    every = [*run, *(point for stage in later for point in points[stage.name])]
+    return list({tuple(sorted(point.space.texts(point.params).items())): point for point in reversed(every)}.values())[
+        ::-1
+    ]
+
+
+def _named(points: Sequence[GridPoint], study: str) -> list[GridPoint]:
+    """The points whose trials belong to a study of this name."""
+    override = f"study={grammar.quote(grammar.literal(study))}"
+    return [dataclasses.replace(point, space=point.space.with_study(override)) for point in points]
 
 
 def _folder(master: DictConfig, study: str) -> StudyFolder:

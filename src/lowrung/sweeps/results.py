@@ -31,8 +31,8 @@ class Results:
         self.folder = plan.folder
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
-        self._total = plan.n_trials
-        self._runs_per_trial = len(plan.seeds)
+        self._total = plan.at_most
+        self._runs_per_trial = max(len(point.seeds) for each in plan.points.values() for point in each)
         self._over_seeds = plan.over_seeds
         self._tracker = tracker
         self._logged: int | None = None

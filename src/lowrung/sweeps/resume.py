@@ -7,7 +7,8 @@ from lowrung.engine import hydra_job
 from lowrung.runs.folder import kept_outcome
 from lowrung.store import layout
 from lowrung.store.layout import JobFolder
-from lowrung.sweeps.agenda import Agenda
+from lowrung.sweeps.begun import Begun
+from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run, RunMaker
 
@@ -18,31 +19,45 @@ if TYPE_CHECKING:
 
 
 def kept_trials(
-    study: "Study", agenda: Agenda, maker: RunMaker
-) -> "Iterator[tuple[FrozenTrial, Mapping[int, Finished]]]":
-    """The finished trials whose results are all in the store, each with its runs by seed.
+    study: "Study", begun: Begun, maker: RunMaker
+) -> "Iterator[tuple[FrozenTrial, GridPoint, Mapping[int, Finished]]]":
+    """The finished trials of a stage whose results are all in the store, each with its point and its runs by seed.
 
     A trial counts where the same command would give the same runs: their signatures are equal. A grid has each point
     once. A point whose results were deleted has been run again under another number; of its trials the first counts.
 
     Args:
         study: the sweep's.
-        agenda: counts the trials.
+        begun: the stage, which counts them.
         maker: makes the runs anew.
     """
     for trial in study.trials:
         runs = study.runs(trial)
-        if not trial.state.is_finished() or not runs:  # a trial without a run was killed while it was asked for
+        point = begun.point_of(trial.params) if study.stage_of(trial) == begun.stage.name else None
+        if not trial.state.is_finished() or not runs or point is None:  # without a run: killed while it was asked for
             continue
-        kept = {seed: _kept(trial, seed, facts, maker) for seed, facts in runs.items()}
+        kept = {
+            seed: _kept(
+                trial,
+                maker.make(
+                    trial.number,
+                    point,
+                    trial.params,
+                    seed,
+                    stage=begun.stage.name,
+                    overrides=facts.get("overrides"),
+                ),
+                facts,
+            )
+            for seed, facts in runs.items()
+        }
         finished = {seed: run for seed, run in kept.items() if run is not None}
-        if len(finished) == len(runs) and not agenda.is_repeat(trial.params):
-            agenda.count(trial.params)
-            yield trial, finished
+        if len(finished) == len(runs) and not begun.is_repeat(point):
+            begun.keep(trial.number, point)
+            yield trial, point, finished
 
 
-def _kept(trial: "FrozenTrial", seed: int, facts: Mapping[str, Any], maker: RunMaker) -> Finished | None:
-    run = maker.make(trial.number, trial.params, seed, facts.get("overrides"))
+def _kept(trial: "FrozenTrial", run: Run, facts: Mapping[str, Any]) -> Finished | None:
     if run.folder.path.name != facts.get("signature"):
         return None
     outcome = kept_outcome(run.folder, also=trial.user_attrs.get("status"))

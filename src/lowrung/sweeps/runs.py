@@ -11,12 +11,13 @@ from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.report import leaderboard
 from lowrung.runs import inputs
-from lowrung.search.space import Value
+from lowrung.search.axes import Value
 from lowrung.store import layout
 from lowrung.store.layout import RunFolder
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.folders import Taken
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Run:
         trial: the trial's number.
         key: names the run in the engine and on the screen.
         title: the run's name for people.
+        stage: the trial's; empty where the sweep has none.
+        point: the trial's values, as text; with several seeds, the run's too.
         overrides: the job's, as Hydra overrides.
         composed: what Hydra composes from them, its own node included.
         config: the job's.
@@ -38,6 +41,8 @@ class Run:
     trial: int
     key: str
     title: str
+    stage: str
+    point: Mapping[str, str]
     overrides: Sequence[str]
     composed: DictConfig
     config: Config
@@ -72,28 +77,46 @@ class RunMaker:
         """One that has made none yet."""
         return cls(plan, composer, threads, Taken(plan.folder))
 
-    def make(self, trial: int, params: Mapping[str, Value], seed: int, overrides: Sequence[str] | None = None) -> Run:
+    def make(
+        self,
+        trial: int,
+        point: GridPoint,
+        params: Mapping[str, Value],
+        seed: int,
+        *,
+        stage: str = "",
+        overrides: Sequence[str] | None = None,
+    ) -> Run:
         """A trial's run.
 
         Args:
             trial: the trial's number.
+            point: that the trial belongs to.
             params: the trial's values.
-            seed: one of the sweep's.
+            seed: one of the point's.
+            stage: the trial's.
             overrides: those of `half_the_batch`, where the run is tried again with them; None follows from the rest.
 
         Raises:
             UsageError: when a trial of other values has the job's folder.
         """
-        space = self.plan.space
+        space = point.space
         wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
+        config = inputs.pinned(config, self.plan.preflight(config))
         self.taken.take(hydra_job.output_folder(composed), params, seed)
-        name = leaderboard.name(space.texts(params))
+        texts = space.texts(params)
+        name = leaderboard.name(texts)
         return Run(
             trial=trial,
             key=f"{trial}/{seed}" if space.seeds else str(trial),
-            title=f"trial {trial}" + (f" ({name})" if name else "") + (f", seed {seed}" if space.seeds else ""),
+            title=f"trial {trial}"
+            + (f" of {stage}" if stage else "")
+            + (f" ({name})" if name else "")
+            + (f", seed {seed}" if space.seeds else ""),
+            stage=stage,
+            point={**texts, **({"seed": str(seed)} if space.seeds else {})},
             overrides=wanted,
             composed=composed,
             config=config,

@@ -80,12 +80,13 @@ class Settings(SweeperConf):
                 f" {self.timeout!r}. For an hour and a half, write hydra.sweeper.timeout=1h30m; null is no limit."
             )
 
-    def search_problems(self, space: Space, schedules: Sequence[Schedule]) -> list[str]:
-        """What the sampler and the pruner cannot do with this space and these schedules, and points outside of it."""
-        from lowrung.search import first, pruning, samplers
+    def search_problems(self, spaces: Sequence[Space], schedules: Sequence[Schedule]) -> list[str]:
+        """What the sampler and the pruner cannot do with these spaces and these schedules."""
+        from lowrung.search import pruning, samplers
 
+        seeds = max(len(space.seeds) or 1 for space in spaces)
+        searched = next((space for space in spaces if space.intervals), spaces[0])
         return [
-            *samplers.problems(self.sampler, self.objectives, space),
-            *pruning.problems(self.pruner, self.objectives, schedules, seeds=len(space.seeds) or 1),
-            *first.problems(self.first, space),
+            *samplers.problems(self.sampler, self.objectives, searched),
+            *pruning.problems(self.pruner, self.objectives, schedules, seeds=seeds),
         ]

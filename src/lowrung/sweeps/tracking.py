@@ -56,7 +56,7 @@ class SweepTracking:
         """Opens a run, unless it is open, and notes it in the study. One that was interrupted keeps its id."""
         if run.key not in self._opened:
             known = self._study.note_run(trial, run.seed, signature=run.folder.path.name).get("tracked")
-            tracked = self._opened[run.key] = self._find_or_start(run, known, trial)
+            tracked = self._opened[run.key] = self._find_or_start(run, known)
             if tracked != known:
                 self._study.note_run(trial, run.seed, tracked=tracked)
         return self._opened[run.key]
@@ -83,7 +83,7 @@ class SweepTracking:
         run = finished.run
         tracked = self._reopened.get(run.key, self._study.runs(trial)[run.seed].get("tracked"))
         if not tracked or not self.tracker.has_run(tracked):
-            tracked = self._find_or_start(run, tracked, trial)
+            tracked = self._find_or_start(run, tracked)
             self._record(finished, tracked)
             self._reopened[run.key] = tracked if self.tracker.has_all(tracked) else ""
             self._study.note("tracked anew", self._reopened)
@@ -95,17 +95,16 @@ class SweepTracking:
         if tracked:
             self.tracker.end_run(tracked, Status.CANCELLED)
 
-    def _find_or_start(self, run: Run, known: str | None, trial: "Trial | FrozenTrial") -> str:
+    def _find_or_start(self, run: Run, known: str | None) -> str:
         """The tracker's run that is known of, if the tracker has it; else one with the run's key."""
         if known and self.tracker.has_run(known):
             return known
-        point = self._plan.space.texts(trial.params)
-        seed = {"seed": str(run.seed)} if self._plan.space.seeds else {}
+        tags = {"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study}
         return self.tracker.start_run(
-            leaderboard.name({**point, **seed}) or f"trial {run.trial}",
+            leaderboard.name(run.point) or f"trial {run.trial}",
             parent=self.parent,
-            params={**point, **recording.key_params(run.config)},
-            tags={"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study},
+            params={**run.point, **recording.key_params(run.config)},
+            tags={**tags, "lowrung.stage": run.stage} if run.stage else tags,
             key=f"{self.parent}/{run.key}",
         )
 

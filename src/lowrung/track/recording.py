@@ -108,7 +108,7 @@ def key_params(config: Config) -> dict[str, str]:
         "model": config.model.path.removeprefix("embedded:"),
         "data": config.data.name,
         "lora.r": str(config.lora.r) if config.lora.method == "lora" else config.lora.method,
-        "train.learning_rate": f"{config.train.learning_rate:g}",
+        "train.learning_rate": f"{config.train.peak_rate:g}",
         "seed": str(config.seed),
     }
 
@@ -135,7 +135,7 @@ def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, d
     last = max((point.step for point in history), default=0)
     tracker.log(run_id, [*history, Point(last, time.time(), outcome.numbers)])
     tracker.log_datasets(run_id, data)
-    for path in (folder.config, folder.environment, folder.outcome, folder.adapter):
+    for path in (folder.config, folder.environment, folder.outcome, folder.held_out, folder.adapter):
         if path.exists():
             tracker.log_artifact(run_id, path)
     tags = {

@@ -33,14 +33,39 @@ def batch(some):
     }
 
 
+def evaluate(model, some, sizes):
+    """Scores rows in batches of these sizes, the last rows first."""
+    some, numbers = list(some), list(range(len(list(some))))[::-1]
+    batches = []
+    for size in sizes:
+        batches.append((numbers[:size], batch([some[number] for number in numbers[:size]])))
+        numbers = numbers[size:]
+    return score.evaluate(model, [{"labels": labels.tolist()} for _, labels in some], batches)
+
+
 def test_scores_do_not_depend_on_the_batches(model):
-    together = score.evaluate(model, [batch(rows(7))])
-    alone = score.evaluate(model, [batch([row]) for row in rows(7)])
+    together = evaluate(model, list(rows(7)), [7])
+    alone = evaluate(model, list(rows(7)), [1] * 7)
     assert alone.loss == pytest.approx(together.loss, rel=1e-6)
-    assert (alone.token_accuracy, alone.tokens) == (together.token_accuracy, together.tokens)
+    assert alone.nll == pytest.approx(together.nll, rel=1e-5)
+    assert (alone.right.tolist(), alone.tokens.tolist()) == (together.right.tolist(), together.tokens.tolist())
+
+
+def test_each_example_has_its_own_sums(model):
+    some = list(rows(5))
+    scores = evaluate(model, some, [3, 2])
+    for number, (ids, labels) in enumerate(some):
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0, :-1]
+        wanted, known = labels[1:], labels[1:] != -100
+        nll = torch.nn.functional.cross_entropy(logits[known], wanted[known], reduction="sum").item()
+        assert scores.nll[number] == pytest.approx(nll, rel=1e-5)
+        assert scores.right[number] == (logits[known].argmax(-1) == wanted[known]).sum()
+        assert scores.tokens[number] == known.sum()
+    assert scores.loss == scores.nll.sum() / scores.tokens.sum()
 
 
 def test_evaluation_turns_dropout_off_and_on_again(model):
     model.train()
-    score.evaluate(model, [batch(rows(2))])
+    evaluate(model, list(rows(2)), [2])
     assert model.training

@@ -44,39 +44,44 @@ def no_metric_packages(monkeypatch):
 
 class TestScores:
     def test_exact_match_is_a_share_and_spares_white_space(self):
-        assert metrics.score(["exact_match"], PREDICTIONS, REFERENCES) == {"exact_match": 1 / 3}
+        assert metrics.score(["exact_match"], PREDICTIONS, REFERENCES).metrics == {"exact_match": 1 / 3}
 
     @pytest.mark.slow
     def test_rouge_is_the_mean_f1(self):
         """Counted by hand: 5 of 6 words and 3 of 5 pairs are shared in the first, all in the second, none after."""
-        scores = metrics.score(["rouge"], PREDICTIONS, REFERENCES)
+        scores = metrics.score(["rouge"], PREDICTIONS, REFERENCES).metrics
         assert scores == pytest.approx({"rouge1": (5 / 6 + 1) / 3, "rouge2": (3 / 5) / 3, "rougeL": (5 / 6 + 1) / 3})
 
     def test_rouge_compares_stems(self):
-        assert metrics.score(["rouge"], ["returns lists"], ["return list"])["rouge1"] == 1
+        assert metrics.score(["rouge"], ["returns lists"], ["return list"]).metrics["rouge1"] == 1
+
+    def test_each_answer_has_its_scores_where_the_score_is_their_mean(self):
+        scored = metrics.score(["exact_match", "bleu"], PREDICTIONS, REFERENCES)
+        assert scored.each == {"exact_match": [0, 1, 0]}
+        assert scored.metrics.keys() == {"exact_match", "bleu"}
 
     def test_bleu_is_the_corpus_score(self):
         """By the formula: precisions 4/5, 3/4, 2/3 and 1/2, and a brevity penalty of exp(1 - 6/5)."""
-        scores = metrics.score(["bleu"], ["a b c d x"], ["a b c d e f"])
+        scores = metrics.score(["bleu"], ["a b c d x"], ["a b c d e f"]).metrics
         expected = 100 * math.exp(1 - 6 / 5) * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
         assert scores == pytest.approx({"bleu": expected})
 
     def test_equal_texts_get_the_highest_scores(self):
         text = ["one two three four five"]
-        scores = metrics.score(list(schema.METRICS), text, text)
+        scores = metrics.score(list(schema.METRICS), text, text).metrics
         assert scores == pytest.approx({"exact_match": 1, "rouge1": 1, "rouge2": 1, "rougeL": 1, "bleu": 100})
 
     def test_empty_predictions_score_0(self):
-        scores = metrics.score(list(schema.METRICS), ["", ""], ["one", "two"])
+        scores = metrics.score(list(schema.METRICS), ["", ""], ["one", "two"]).metrics
         assert set(scores.values()) == {0.0}
 
     def test_the_keys_are_those_of_the_schema(self):
         names = [*schema.METRICS, "operator.countOf"]
         expected = [key for name in names for key in schema.metric_names(name)]
-        assert list(metrics.score(names, ["x"], ["x"])) == expected
+        assert list(metrics.score(names, ["x"], ["x"]).metrics) == expected
 
     def test_nothing_is_scored_without_names(self):
-        assert metrics.score([], ["x"], ["x"]) == {}
+        assert metrics.score([], ["x"], ["x"]).metrics == {}
 
 
 class TestFunctionsOfTheUser:
@@ -90,13 +95,13 @@ class TestFunctionsOfTheUser:
         )
         before = list(sys.path)
         assert metrics.problems([f"{name}.shared"]) == []
-        assert metrics.score([f"{name}.shared"], ["a", "b"], ("a", "c")) == {"shared": 1.0}
+        assert metrics.score([f"{name}.shared"], ["a", "b"], ("a", "c")).metrics == {"shared": 1.0}
         assert sys.path == before
 
     def test_one_in_a_package_is_found(self, module, tmp_path):
         (tmp_path / "package_of_mine").mkdir()
         module("def length(p, r): return len(p)", "package_of_mine/inner")
-        assert metrics.score(["package_of_mine.inner.length"], ["a", "b"], ["a", "c"]) == {"length": 2.0}
+        assert metrics.score(["package_of_mine.inner.length"], ["a", "b"], ["a", "c"]).metrics == {"length": 2.0}
 
     def test_it_may_import_its_neighbours_when_it_runs(self, module):
         module("VALUE = 0.5", "neighbour_of_mine")
@@ -107,7 +112,7 @@ class TestFunctionsOfTheUser:
                 return neighbour_of_mine.VALUE
             """
         )
-        assert metrics.score([f"{name}.late"], ["a"], ["a"]) == {"late": 0.5}
+        assert metrics.score([f"{name}.late"], ["a"], ["a"]).metrics == {"late": 0.5}
 
     def test_one_does_not_change_the_texts_of_the_next(self, module):
         name = module(
@@ -120,7 +125,7 @@ class TestFunctionsOfTheUser:
                 return len(predictions)
             """
         )
-        assert metrics.score([f"{name}.first", f"{name}.second"], ["a"], ["a"]) == {"first": 0.0, "second": 1.0}
+        assert metrics.score([f"{name}.first", f"{name}.second"], ["a"], ["a"]).metrics == {"first": 0.0, "second": 1.0}
 
     @pytest.mark.parametrize(
         ("value", "expected"),
@@ -133,14 +138,20 @@ class TestFunctionsOfTheUser:
     )
     def test_numbers_of_any_library_are_taken(self, module, value, expected):
         name = module(f"def value(p, r): return {value}")
-        assert metrics.score([f"{name}.value"], ["a"], ["a"]) == {"value": expected}
+        assert metrics.score([f"{name}.value"], ["a"], ["a"]).metrics == {"value": expected}
+
+    @pytest.mark.parametrize("value", ["[1, 0.5]", "(1, 0.5)", "__import__('numpy').array([1, 0.5])"])
+    def test_a_number_for_each_prediction_is_taken(self, module, value):
+        name = module(f"def value(p, r): return {value}")
+        scored = metrics.score([f"{name}.value"], ["a", "b"], ["a", "c"])
+        assert scored == metrics.Answered({"value": 0.75}, {"value": [1, 0.5]})
 
     @pytest.mark.parametrize(
         "value",
         [
             "None",
             "'0.5'",
-            "[0.5]",
+            "[0.5, 0.5]",
             "{'f1': 1}",
             "float('nan')",
             "float('inf')",
@@ -186,7 +197,7 @@ class TestFunctionsOfTheUser:
 
         def child():
             os.chdir(tmp_path)
-            results.put((metrics.problems([f"{name}.half"]), metrics.score([f"{name}.half"], ["a"], ["a"])))
+            results.put((metrics.problems([f"{name}.half"]), metrics.score([f"{name}.half"], ["a"], ["a"]).metrics))
 
         process = context.Process(target=child)
         process.start()
@@ -218,7 +229,7 @@ class TestProblems:
 
         monkeypatch.setattr(builtins, "__import__", refuse)
         assert metrics.problems(["exact_match"]) == []
-        assert metrics.score(["exact_match"], ["a"], ["a"]) == {"exact_match": 1}
+        assert metrics.score(["exact_match"], ["a"], ["a"]).metrics == {"exact_match": 1}
 
     @pytest.mark.parametrize(
         ("source", "cause"),

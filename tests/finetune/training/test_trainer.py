@@ -58,5 +58,5 @@ def test_the_losses_are_the_model_s_own(trainer, change, way, packing):
     made = trainer(model, packing=packing)
     assert made.labelled_logits is way
     expected = own_loss(model)
-    assert made.scores()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert made.scores().loss == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(made.compute_loss(model, made.batch(ROWS)), expected)

@@ -22,9 +22,11 @@ from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import ends, generate, pretrained
 from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.head import LabelledLogits, Row
+from lowrung.finetune.models.score import Scores
 from lowrung.finetune.training import checkpoints, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
-from lowrung.finetune.training.trainer import LabelledTrainer, make_trainer
+from lowrung.finetune.training.metrics import Answered
+from lowrung.finetune.training.trainer import LabelledTrainer, eval_metrics, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Trained:
         measurements: times and sizes of this run, by MLflow name.
         dtype: the coarsest precision of its weights.
         labelled_logits: what its loss was computed from.
+        scores: of the held-out rows.
+        answers: the scores of each held-out row's answer, by the metric's name without ``eval/``.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
         ends: where its answers end.
     """
@@ -50,6 +54,8 @@ class Trained:
     measurements: Mapping[str, float]
     dtype: torch.dtype
     labelled_logits: LabelledLogits
+    scores: Scores
+    answers: Mapping[str, Sequence[float]]
     ranks: Mapping[str, Mapping[str, float]]
     ends: Ends
 
@@ -117,24 +123,31 @@ def fine_tune(
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     answers_end = _ends(base, tokenizer, data, format)
+    answered = _answered(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size)
     results = {
         "base/eval_loss": base_loss,
-        **_eval_metrics(final_scores),
+        **{f"eval/{name}": value for name, value in {**eval_metrics(final_scores), **answered.metrics}.items()},
         **parameters.metrics,
         **_rank_metrics(ranks),
-        **_answer_metrics(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size),
         "adapter/bytes": _save(model, tokenizer, folder, base, initial),
     }
     answers_end.write(folder)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
     measurements |= data.measurements
     dtype, logits = _lowest_dtype(model), trainer.labelled_logits
-    return Trained(model, held_out, parameters, results, measurements, dtype, logits, ranks, answers_end)
-
-
-def _eval_metrics(scores: Mapping[str, float]) -> dict[str, float]:
-    """The trainer's scores by MLflow name."""
-    return {f"eval/{name}": scores[f"eval_{name}"] for name in ("loss", "perplexity", "token_accuracy")}
+    return Trained(
+        model=model,
+        held_out=held_out,
+        parameters=parameters,
+        metrics=results,
+        measurements=measurements,
+        dtype=dtype,
+        labelled_logits=logits,
+        scores=final_scores,
+        answers=answered.each,
+        ranks=ranks,
+        ends=answers_end,
+    )
 
 
 def _ends(base: ModelConf, tokenizer: PreTrainedTokenizerBase, data: Prepared, format: Format) -> Ends:
@@ -142,19 +155,19 @@ def _ends(base: ModelConf, tokenizer: PreTrainedTokenizerBase, data: Prepared, f
     return taught.taught(tokenizer, format.template(tokenizer), listed=listed, rows=data.train).ends
 
 
-def _answer_metrics(
+def _answered(
     scores: Sequence[str],
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     ends: Ends,
     batch_size: int,
-) -> dict[str, float]:
-    """The metrics of the model's answers by MLflow name; without any, nothing is generated."""
+) -> Answered:
+    """The scores of the model's answers; without any, nothing is generated."""
     if not scores:
-        return {}
+        return Answered({}, {})
     texts = generate.answers(model, tokenizer, rows, ends=ends, batch_size=batch_size)
-    return {f"eval/{name}": value for name, value in metrics.score(scores, *texts).items()}
+    return metrics.score(scores, *texts)
 
 
 def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -184,7 +197,7 @@ def _trainable(
 
 def _train(
     trainer: LabelledTrainer, report: Report, stop: StopOnRequest, checkpoint: checkpoints.Checkpoint | None
-) -> tuple[float, Mapping[str, float]]:
+) -> tuple[float, Scores]:
     """Trains from the beginning or from a checkpoint.
 
     Returns:
@@ -212,12 +225,14 @@ def _train(
     return base_loss, _last_evaluation(trainer)
 
 
-def _last_evaluation(trainer: LabelledTrainer) -> Mapping[str, float]:
+def _last_evaluation(trainer: LabelledTrainer) -> Scores:
     """The scores of the final weights, without computing them twice where training ended with an evaluation."""
     if trainer.args.load_best_model_at_end:
         return trainer.scores()  # of an earlier step, whose scores were reported then
     last = next((log for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)
-    return last if last is not None and last["step"] == trainer.state.global_step else trainer.evaluate()
+    if last is None or last["step"] != trainer.state.global_step:
+        trainer.evaluate()
+    return trainer.last_scores or trainer.scores()  # none where the last evaluation was before a checkpoint
 
 
 def _save(

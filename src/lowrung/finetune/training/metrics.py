@@ -1,10 +1,12 @@
 """Scores of generated text: those that lowrung brings, and functions of the user's.
 
 A function of the user's is named by its dotted name in ``data.metrics`` and takes two lists of texts,
-``(predictions, references) -> number``. Its module is searched for on Python's path, and then in the working folder.
+``(predictions, references) -> number``; or it gives one number for each prediction, whose mean is the score. Its module
+is searched for on Python's path, and then in the working folder.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -14,7 +16,7 @@ import reprlib
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,7 +52,20 @@ def problems(names: Sequence[str]) -> list[str]:
     return [*found, *_name_problems(names)]
 
 
-def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """The scores of generated texts.
+
+    Attributes:
+        metrics: over all texts, by the names that `schema.metric_names` gives, without ``eval/``.
+        each: of each text, where the score over all is their mean; by the same names.
+    """
+
+    metrics: Mapping[str, float]
+    each: Mapping[str, Sequence[float]]
+
+
+def score(names: Sequence[str], predictions: Texts, references: Texts) -> Answered:
     """Scores generated texts against what was expected.
 
     Args:
@@ -59,28 +74,32 @@ def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[s
         references: what was expected, in the same order.
 
     Returns:
-        scores by the names that `schema.metric_names` gives, without ``eval/``. ``exact_match`` is a share;
-        ``rouge1``, ``rouge2`` and ``rougeL`` are mean F1 in 0..1; ``bleu`` is in 0..100.
+        ``exact_match``, a share; ``rouge1``, ``rouge2`` and ``rougeL``, mean F1 in 0..1; ``bleu`` in 0..100; and those
+        of the user's functions.
 
     Raises:
-        UsageError: when a function of the user's raises, or returns something that is not a finite number; all such
-            functions at once.
+        UsageError: when a function of the user's raises, or returns something that is neither a finite number nor one
+            for each text; all such functions at once.
     """
     scores: dict[str, float] = {}
+    each: dict[str, Sequence[float]] = {}
     broken: list[str] = []
     cause: Exception | None = None
     for name in dict.fromkeys(names):
-        if name in _OURS:
-            scores |= _OURS[name](predictions, references)
-            continue
         try:
-            scores[_key(name)] = _users_score(name, predictions, references)
+            found = _OURS[name](predictions, references) if name in _OURS else _by_users(name, predictions, references)
         except UsageError as error:
             broken += error.problems
             cause = cause or error
+            continue
+        for key, value in found.items():
+            if isinstance(value, float):
+                scores[key] = value
+            else:
+                scores[key], each[key] = statistics.fmean(value), value
     if broken:
         raise UsageError(broken) from cause  # its own traceback belongs in the run's log
-    return scores
+    return Answered(scores, each)
 
 
 def fingerprint(names: Sequence[str]) -> str:
@@ -105,14 +124,18 @@ def fingerprint(names: Sequence[str]) -> str:
 # -- lowrung's own -----------------------------------------------------------------------------------------------------
 
 
-def _exact_match(predictions: Texts, references: Texts) -> dict[str, float]:
-    """The share of predictions that are their reference, up to white space at the ends."""
+_Found = dict[str, float | list[float]]
+"""Scores by name: one number for all texts, or one for each, whose mean is the score."""
+
+
+def _exact_match(predictions: Texts, references: Texts) -> _Found:
+    """Whether a prediction is its reference, up to white space at the ends."""
     pairs = zip(predictions, references, strict=True)
-    return {"exact_match": statistics.fmean(one.strip() == other.strip() for one, other in pairs)}
+    return {"exact_match": [float(one.strip() == other.strip()) for one, other in pairs]}
 
 
-def _rouge(predictions: Texts, references: Texts) -> dict[str, float]:
-    """ROUGE (Lin 2004, https://aclanthology.org/W04-1013), mean F1 with Porter stemming, as is usual for English.
+def _rouge(predictions: Texts, references: Texts) -> _Found:
+    """ROUGE (Lin 2004, https://aclanthology.org/W04-1013), F1 with Porter stemming, as is usual for English.
 
     Its tokens are runs of a-z and 0-9: text in another script scores 0.
     """
@@ -121,17 +144,17 @@ def _rouge(predictions: Texts, references: Texts) -> dict[str, float]:
     kinds = schema.metric_names("rouge")
     scorer = RougeScorer(kinds, use_stemmer=True)
     scored = [scorer.score(reference, text) for text, reference in zip(predictions, references, strict=True)]
-    return {kind: statistics.fmean(one[kind].fmeasure for one in scored) for kind in kinds}
+    return {kind: [float(one[kind].fmeasure) for one in scored] for kind in kinds}
 
 
-def _bleu(predictions: Texts, references: Texts) -> dict[str, float]:
+def _bleu(predictions: Texts, references: Texts) -> _Found:
     """Corpus BLEU (Papineni et al. 2002, https://aclanthology.org/P02-1040), with sacrebleu's defaults."""
     from sacrebleu.metrics.bleu import BLEU
 
     return {"bleu": float(BLEU().corpus_score(predictions, [references]).score)}
 
 
-_OURS: dict[str, Callable[[Texts, Texts], dict[str, float]]] = {
+_OURS: dict[str, Callable[[Texts, Texts], _Found]] = {
     "exact_match": _exact_match,
     "rouge": _rouge,
     "bleu": _bleu,
@@ -199,17 +222,32 @@ def _signature_problem(function: Callable[..., Any]) -> str | None:
     return None
 
 
-def _users_score(name: str, predictions: Texts, references: Texts) -> float:
+def _by_users(name: str, predictions: Texts, references: Texts) -> _Found:
     with _working_folder_on_path():  # while it runs too: it may import only then
         function, _ = _function(name)
         try:
             value = function(list(predictions), list(references))
         except (Exception, SystemExit) as error:
             raise UsageError(f"{_RULE}, but {name} raised {_one_line(error)}.") from error
+    found = _numbers(value, len(predictions))
+    if found is None:
+        raise UsageError(
+            f"{_RULE}, but {name} returned {reprlib.repr(value)}, which is not a finite number, nor one for each of"
+            f" {len(predictions)} predictions."
+        )
+    return {_key(name): found}
+
+
+def _numbers(value: Any, texts: int) -> float | list[float] | None:
+    """A finite number as a float, or one for each text as a list; None for anything else."""
     number = _number(value)
-    if number is None or not math.isfinite(number):
-        raise UsageError(f"{_RULE}, but {name} returned {reprlib.repr(value)}, which is not a finite number.")
-    return number
+    if number is not None:
+        return number if math.isfinite(number) else None
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        return None
+    numbers = [_number(one) for one in value]
+    finite = [one for one in numbers if one is not None and math.isfinite(one)]
+    return finite if len(finite) == len(numbers) == texts else None
 
 
 def _number(value: Any) -> float | None:

@@ -35,6 +35,9 @@ class LabelledTrainer(SFTTrainer):
 
     labelled_logits: head.LabelledLogits
 
+    last_scores: score.Scores | None = None
+    """Of the last evaluation in this process."""
+
     tokens_seen = 0
     step_seconds = 0.0
 
@@ -76,33 +79,40 @@ class LabelledTrainer(SFTTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Scores the held-out rows and logs them; see `lowrung.finetune.models.score.evaluate`."""
-        metrics = self.scores()
+        self.last_scores = self.scores()
+        metrics = {f"eval_{name}": value for name, value in eval_metrics(self.last_scores).items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def scores(self) -> dict[str, float]:
+    def scores(self) -> score.Scores:
         """Scores the held-out rows with the present weights."""
         assert self.model is not None
-        scores = score.evaluate(self.model, self._batches_by_length(self.eval_dataset), self.labelled_logits)
-        return {
-            "eval_loss": scores.loss,
-            "eval_perplexity": math.exp(scores.loss) if scores.loss < 700 else math.inf,
-            "eval_token_accuracy": scores.token_accuracy,
-        }
+        rows: list[head.Row] = list(self.eval_dataset)  # type: ignore[arg-type]
+        return score.evaluate(self.model, rows, self._batches_by_length(rows), self.labelled_logits)
 
-    def _batches_by_length(self, rows: Any) -> Iterator[dict[str, Tensor]]:
+    def _batches_by_length(self, rows: Sequence[head.Row]) -> Iterator[tuple[list[int], head.Batch]]:
         """Batches of rows of like length: less padding, and the scores do not depend on the order."""
-        ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+        ordered = sorted(range(len(rows)), key=lambda number: len(rows[number]["input_ids"]))
         size = self.args.per_device_eval_batch_size
         for start in range(0, len(ordered), size):
-            yield self.batch(ordered[start : start + size])
+            numbers = ordered[start : start + size]
+            yield numbers, self.batch([rows[number] for number in numbers])
 
     def batch(self, rows: Sequence[head.Row]) -> head.Batch:
         """Rows as training gets them: padded, or with ``train.packing`` one behind the other."""
         chosen = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
         batch: head.Batch = self._prepare_inputs(self.data_collator(chosen))
         return batch
+
+
+def eval_metrics(scores: score.Scores) -> dict[str, float]:
+    """What every evaluation records below ``eval/``; see `lowrung.finetune.training.metrics`."""
+    return {
+        "loss": scores.loss,
+        "perplexity": math.exp(scores.loss) if scores.loss < 700 else math.inf,
+        "token_accuracy": scores.token_accuracy,
+    }
 
 
 def make_trainer(
@@ -190,7 +200,7 @@ def arguments(train: TrainConf, *, rows: int, max_length: int, seed: int, checkp
     saves = train.save_steps != 0
     ours: dict[str, Any] = {
         "output_dir": str(checkpoints),
-        "learning_rate": train.learning_rate,
+        "learning_rate": train.peak_rate,
         "max_steps": steps,
         "per_device_train_batch_size": train.batch_size,
         "per_device_eval_batch_size": train.eval_batch_size,

@@ -1,0 +1,1 @@
+"""How sure a difference between trials is: statistics of paired held-out examples and of seeds."""

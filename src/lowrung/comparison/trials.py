@@ -1,0 +1,78 @@
+"""What a comparison needs to know of trials and their runs; the rows of a leaderboard are such trials."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from lowrung.store.outcome import Outcome, Status
+
+
+class Run(Protocol):
+    """A trial's training with one seed."""
+
+    @property
+    def seed(self) -> int:
+        """What it was trained with."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+
+    @property
+    def folder(self) -> str:
+        """Where its results are."""
+
+
+class Trial(Protocol):
+    """A trial that has ended."""
+
+    @property
+    def number(self) -> int:
+        """The trial's."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended, over its seeds."""
+
+    @property
+    def seeds(self) -> Sequence[Run]:
+        """Its runs."""
+
+    @property
+    def broken(self) -> Sequence[str]:
+        """The constraints that it does not keep to."""
+
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+
+
+def judged(trials: Sequence[AnyTrial], metric: str) -> list[AnyTrial]:
+    """The trials that take part: complete ones that keep to the constraints and have the metric, by number.
+
+    A pruned trial was not trained to its end, so its score is no rival's.
+    """
+    found = [
+        trial
+        for trial in trials
+        if trial.outcome.status is Status.COMPLETE and not trial.broken and metric in trial.outcome.metrics
+    ]
+    return sorted(found, key=lambda trial: trial.number)
+
+
+def best_of(trials: Sequence[AnyTrial], objectives: Mapping[str, str]) -> AnyTrial | None:
+    """The best trial by the first objective; None where no trial takes part.
+
+    Between equals the other objectives decide, and then the number. Of trials with different numbers of seeds only
+    those with the most count: the best of many single runs owes more to luck than a mean does.
+    """
+    rivals = judged(trials, next(iter(objectives)))
+    most = max((len(trial.seeds) for trial in rivals), default=0)
+
+    def costs(trial: Trial) -> list[float]:
+        found = [trial.outcome.metrics.get(name, math.nan) for name in objectives]
+        signed = [
+            -value if objectives[name] == "maximize" else value for name, value in zip(objectives, found, strict=True)
+        ]
+        return [math.inf if math.isnan(value) else value for value in signed]
+
+    return min((trial for trial in rivals if len(trial.seeds) == most), key=costs, default=None)

@@ -1,0 +1,105 @@
+"""A part of a study: what a sampler or a pruner is shown where not all trials can be compared."""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+Keep = Callable[[FrozenTrial], bool]
+"""Which trials belong to the part."""
+
+
+class _PartOfStorage:
+    """A storage that shows some of its trials, to whatever reads them: Hyperband makes studies of its own from it."""
+
+    def __init__(self, storage: Any, keep: Keep) -> None:
+        self._storage = storage
+        self._keep = keep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """See Optuna's `BaseStorage`."""
+        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return [trial for trial in trials if self._keep(trial)]
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """See Optuna's `BaseStorage`."""
+        complete = self.get_all_trials(study_id, deepcopy=False, states=[TrialState.COMPLETE])
+        if not complete:
+            raise ValueError("No trials are completed yet.")
+        (direction,) = self._storage.get_study_directions(study_id)
+        sign = -1 if direction is StudyDirection.MAXIMIZE else 1
+        return min(complete, key=lambda trial: sign * (trial.value or 0.0))
+
+
+def part(study: optuna.Study, keep: Keep) -> optuna.Study:
+    """The study with the trials that are kept alone, as Optuna's Hyperband makes one for each bracket."""
+    storage: Any = _PartOfStorage(study._storage, keep)
+    return optuna.Study(study.study_name, storage, sampler=study.sampler, pruner=study.pruner)
+
+
+class PartSampler(BaseSampler):
+    """A sampler that is shown a part of the study.
+
+    Args:
+        sampler: the one that draws.
+        keep: which trials it is shown.
+    """
+
+    def __init__(self, sampler: BaseSampler, keep: Keep) -> None:
+        self._sampler = sampler
+        self._keep = keep
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """See Optuna's `BaseSampler`, as for all that follow."""
+        return self._sampler.infer_relative_search_space(part(study, self._keep), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draws what is drawn jointly."""
+        return self._sampler.sample_relative(part(study, self._keep), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draws what is drawn alone."""
+        shown = part(study, self._keep)
+        return self._sampler.sample_independent(shown, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Is called before a trial's values are drawn."""
+        self._sampler.before_trial(part(study, self._keep), trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Is called when a trial is told."""
+        self._sampler.after_trial(part(study, self._keep), trial, state, values)
+
+
+def alike(stage: str, distributions: Mapping[str, BaseDistribution]) -> Keep:
+    """Trials of a stage that were drawn from the same space: what a sampler may learn from."""
+    return lambda trial: stage_of(trial) == stage and trial.distributions == distributions
+
+
+def of_stage(stage: str) -> Keep:
+    """Trials of a stage: what a pruner may compare."""
+    return lambda trial: stage_of(trial) == stage
+
+
+STAGE = "stage"
+"""The user attribute with a trial's stage."""
+
+
+def stage_of(trial: FrozenTrial | optuna.Trial) -> str:
+    """The name of a trial's stage; empty where the sweep has none."""
+    return str(trial.user_attrs.get(STAGE, ""))

@@ -1,0 +1,96 @@
+"""A stage that has begun: its points, and how many trials each of them has had."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowrung.search.axes import Params, Value
+from lowrung.search.first import fits
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.stages import Stage
+
+
+@dataclasses.dataclass
+class Begun:
+    """A stage whose points are known.
+
+    Attributes:
+        stage: as it was asked for.
+        points: of its grids.
+        pending: numbers of the trials that have not ended.
+        ended: numbers of those that have, in order.
+        first: points that are tried before all others; those that no trial has had.
+    """
+
+    stage: Stage
+    points: Sequence[GridPoint]
+    pending: set[int] = dataclasses.field(default_factory=set)
+    ended: list[int] = dataclasses.field(default_factory=list)
+    first: list[Params] = dataclasses.field(default_factory=list)
+    _trials_at: Counter[int] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials in total. Without an interval each point has one."""
+        return total(self.stage, len(self.points), is_open=any(point.is_open for point in self.points))
+
+    @property
+    def next_point(self) -> GridPoint | None:
+        """The point that has had the fewest trials; one without intervals has one at most. None at the stage's end.
+
+        Only of the points at which the `asked` values can be had.
+        """
+        if self._trials_at.total() >= self.n_trials:
+            return None
+        due = [
+            i
+            for i, point in enumerate(self.points)
+            if (point.is_open or not self._trials_at[i]) and fits(self.asked, point.params, point.space)
+        ]
+        return self.points[min(due, key=lambda i: self._trials_at[i])] if due else None
+
+    @property
+    def asked(self) -> Params:
+        """The values that the next trial must have: those of the first point that is still to be tried first."""
+        return self.first[0] if self.first else {}
+
+    def try_first(self, params: Mapping[str, Value]) -> None:
+        """Takes a trial's values as tried, where they were to be tried first; of several points the one with most."""
+        had = [asked for asked in self.first if asked.items() <= params.items()]
+        if had:
+            self.first.remove(max(had, key=len))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its trials have ended."""
+        return self.next_point is None and not self.pending
+
+    def point_of(self, params: Mapping[str, Value]) -> GridPoint | None:
+        """The point that a trial with these values belongs to."""
+        return next((point for point in self.points if point.is_of(params)), None)
+
+    def is_repeat(self, point: GridPoint) -> bool:
+        """Whether a point without intervals has had its trial."""
+        return not point.is_open and self._trials_at[self.points.index(point)] > 0
+
+    def start(self, number: int, point: GridPoint) -> None:
+        """Counts a trial that is under way."""
+        self._trials_at[self.points.index(point)] += 1
+        self.pending.add(number)
+
+    def end(self, number: int) -> None:
+        """A trial that was under way has ended."""
+        self.pending.remove(number)
+        self.ended.append(number)
+
+    def keep(self, number: int, point: GridPoint) -> None:
+        """Counts a trial that has ended before."""
+        self.start(number, point)
+        self.end(number)
+
+
+def total(stage: Stage, n_points: int, *, is_open: bool) -> int:
+    """The trials of a stage with so many points, of which any may be open: have an interval."""
+    if is_open and stage.n_trials:
+        return stage.n_trials
+    return min(stage.n_trials or n_points, n_points)
