@@ -10,7 +10,9 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -23,6 +25,9 @@ from lowrung.store.layout import ROOT
 
 LORAS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "lora").glob("*.yaml")))
 """The choices of ``lora``, as a message lists them."""
+
+SWEEPS = ", ".join(sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+"""Those of ``sweeps``."""
 
 
 class Composer:
@@ -64,10 +69,27 @@ def _copier(original: Any) -> Callable[[], Any]:
 
 
 def _remember(loader: ConfigLoaderImpl) -> None:
-    """Reads each file and composes each config once: to read them takes 30 ms, the rest 85, a copy 1."""
+    """Reads each file, joins each list of files and composes each config once.
+
+    To read the files takes 30 ms, to join them 40, the rest 45, a copy 1.
+    """
     files: Any = loader.repository
+    ours, join = _addresses(files), loader._compose_config_from_defaults_list
     files.load_config = _remembered("file", files.load_config)
+    files.__deepcopy__ = lambda _: copy.copy(files)  # what is changed in a copy is its list of sources, as a whole
+
+    def joined(defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        if _addresses(repo) != ours:  # with a search path of the command line
+            return join(defaults, repo)
+        config: DictConfig = _remembered("joined", lambda _: join(defaults, repo))(defaults)
+        return config
+
+    loader._compose_config_from_defaults_list = joined  # type: ignore[method-assign]
     loader.load_configuration = _remembered("composed", loader.load_configuration)  # type: ignore[method-assign]
+
+
+def _addresses(repository: IConfigRepository) -> list[str]:
+    return [source.full_path() for source in repository.get_sources()]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from peft import AutoPeftModelForCausalLM
 
 from lowrung.finetune.models import generate, pretrained
 from lowrung.finetune.models.ends import Ends
+from lowrung.store.held_out import HeldOut
 from tests.terminal import succeeds
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,14 @@ def test_it_learns(results):
     metrics = outcome(results)["metrics"]
     assert metrics["eval/loss"] < metrics["base/eval_loss"] - 0.3
     assert metrics["eval/token_accuracy"] > 0.3
+
+
+def test_its_scores_of_each_held_out_example_are_those_of_the_run(results):
+    metrics, scored = outcome(results)["metrics"], HeldOut.read(results / "held_out.parquet")
+    assert len(scored.tokens) == 8
+    assert scored.nll.sum() / scored.tokens.sum() == metrics["eval/loss"]
+    assert scored.right.sum() / scored.tokens.sum() == metrics["eval/token_accuracy"]
+    assert "held_out.parquet" in outcome(results)["files"]
 
 
 def test_rank_4_on_all_linear_layers_has_half_of_rank_8_s_parameters(results):

@@ -173,4 +173,4 @@ class TestSweep:
 
     def test_a_presets_space_comes_before_the_command_lines(self, handed):
         got = handed("sweeps=rank_ladder", "lora.r=2,4")
-        assert got["asked"].stages[0].spaces == (("lora.r=2,4,8,16,32", "sweeps=rank_ladder", "lora.r=2,4"),)
+        assert got["asked"].stages[0].spaces == (("lora.r=2,4,8,16,32,64", "sweeps=rank_ladder", "lora.r=2,4"),)

@@ -205,6 +205,7 @@ def test_the_record_holds_it_all_best_first(tmp_path):
         "runs": [
             {"seed": 0, "status": "complete", "metrics": dict(ROWS[1].outcome.metrics), "results": "runs/b"},
         ],
+        "against_best": None,
     }
     assert (failed["status"], failed["cause"]) == ("diverged", "train/loss is not finite")
 

@@ -14,7 +14,9 @@ doi:10.1214/10-AOS829). docs/comparison.md has the argument, and what simulation
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lowrung.comparison.noise import training_noise
 from lowrung.comparison.paired import LEVEL, Difference, NotComparable, Runs, difference
+from lowrung.comparison.variances import Noise
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Judgement:
 def against_best(trials: Sequence[Runs], best: int, *, level: float = LEVEL) -> list[Judgement]:
     """Each trial against the best of them, which was chosen by the same metric.
 
+    Where the best was repeated with other seeds, and others with the same ones, all of them show how large training
+    noise is (`lowrung.comparison.noise`), and the comparison with a trial of a single seed holds it too.
+
     Args:
         trials: each trial's runs, by seed.
         best: which of them is the best.
@@ -47,15 +52,20 @@ def against_best(trials: Sequence[Runs], best: int, *, level: float = LEVEL) -> 
     Returns:
         One judgement for each trial, in their order.
     """
-    found = [_compared(runs, trials[best], level) if index != best else None for index, runs in enumerate(trials)]
+    shared = training_noise(trials, best)
+    noise = [shared.of(index, best) if shared else None for index in range(len(trials))]
+    found = [
+        _compared(runs, trials[best], level, noise[index]) if index != best else None
+        for index, runs in enumerate(trials)
+    ]
     compared = {index: one for index, one in enumerate(found) if isinstance(one, Difference)}
     adjusted = _adjusted({index: one.p_value for index, one in compared.items()})
     return [_judgement(one, adjusted.get(index, 1.0), level) for index, one in enumerate(found)]
 
 
-def _compared(runs: Runs, best: Runs, level: float) -> Difference | NotComparable:
+def _compared(runs: Runs, best: Runs, level: float, noise: Noise | None) -> Difference | NotComparable:
     try:
-        return difference(runs, best, level=level)
+        return difference(runs, best, level=level, noise=noise)
     except NotComparable as error:
         return error
 

@@ -2,31 +2,36 @@
 
 The estimate is a ratio of sums: with d the difference of an example's numerators and t its denominator (its labelled
 tokens, say), D = sum d / sum t; with several seeds it is the mean over them. Examples are clusters of tokens. The
-linearised variance of a ratio (Cochran, Sampling Techniques, 3rd ed. 1977, 6.8) comes from the residuals
-e = d - D t:
+variance of the ratio comes from the residuals e = d - D t (Cochran, Sampling Techniques, 3rd ed. 1977, 6.8), each
+taken as if its example had been left out, since long examples pull D towards themselves (the jackknife, CR3 in Bell and
+McCaffrey 2002, Survey Methodology 28(2)). With h = t / sum t:
 
-    V_examples = n / (n - 1) * sum e^2 / (sum t)^2
+    V_examples = (n - 1) / n * sum (e / (1 - h))^2 / (sum t)^2
 
-Training noise is what seeds add. The variance over both, examples and seeds, is that of two-way clusters (Cameron,
-Gelbach, Miller 2011, doi:10.1198/jbes.2010.07136), where what an example and a seed do together is not counted twice:
+Where all examples are equally long, this is n / (n - 1) * sum e^2 / (sum t)^2, as in the t test. The degrees of freedom
+are Bell and McCaffrey's: n - 1 for equal lengths, and fewer for unequal ones.
+
+Training noise is what another seed changes. The variance over both, examples and seeds, is that of two-way clusters
+(Cameron, Gelbach and Miller 2011, doi:10.1198/jbes.2010.07136), where what an example and a seed do together is not
+counted twice:
 
     V = V_examples + max(0, V_seeds - V_both)
 
-The interval is Student's t, with n - 1 degrees of freedom for one seed and Satterthwaite's (1946,
-doi:10.2307/3002019) for several. docs/comparison.md says what simulations show of it.
+The interval is Student's t. For several seeds its degrees of freedom are Satterthwaite's (1946, doi:10.2307/3002019):
+V^2 / (V_examples^2 / degrees + V_seeds^2 / (seeds - 1)). docs/comparison.md says what simulations show of it.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
+from lowrung.comparison.variances import Floats, Noise, freedom_of_ratio, of_seed_means, satterthwaite, together
 from lowrung.errors import LowrungError
-
-Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 """How often an interval holds the true difference."""
@@ -64,25 +69,35 @@ class Difference:
 
     Attributes:
         estimate: the difference.
-        standard_error: its standard error.
-        degrees: degrees of freedom of t.
-        level: how often such an interval holds the true difference.
-        half_width: of the interval around the estimate at this level.
-        p_value: how often so large a difference, to either side, would be seen of two trials that are equally good.
+        of_examples: the part of its variance that more held-out examples make smaller; 0 for a metric without sums.
+        of_seeds: the part that more seeds make smaller; 0 with one seed, where it is not known.
+        examples_degrees: degrees of freedom of the first part alone.
+        degrees: degrees of freedom of both together.
         examples: the held-out examples that were compared; 0 for a metric without sums.
         seeds: the seeds of the runs that were compared.
         has_training_noise: whether the interval holds what another seed would change; with one seed it cannot.
+        level: how often such an interval holds the true difference.
     """
 
     estimate: float
-    standard_error: float
+    of_examples: float
+    of_seeds: float
+    examples_degrees: float
     degrees: float
-    level: float
-    half_width: float
-    p_value: float
     examples: int
     seeds: tuple[int, ...]
     has_training_noise: bool
+    level: float = LEVEL
+
+    @property
+    def standard_error(self) -> float:
+        """The root of the variance."""
+        return math.sqrt(self.of_examples + self.of_seeds)
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval around the estimate."""
+        return self.standard_error * float(stdtrit(self.degrees, (1 + self.level) / 2))
 
     @property
     def low(self) -> float:
@@ -94,8 +109,15 @@ class Difference:
         """The interval's upper end."""
         return self.estimate + self.half_width
 
+    @property
+    def p_value(self) -> float:
+        """How often two trials that are equally good would differ so much, to either side."""
+        if not self.standard_error:  # every example has the same difference
+            return float(self.estimate == 0)
+        return 2 * float(stdtr(self.degrees, -abs(self.estimate) / self.standard_error))
 
-def difference(one: Runs, other: Runs, *, level: float = LEVEL) -> Difference:
+
+def difference(one: Runs, other: Runs, *, level: float = LEVEL, noise: Noise | None = None) -> Difference:
     """How much one trial's metric is above another's, and how sure that is.
 
     Runs of the seeds that both trials have are compared, seed by seed. Where they have none in common, the means of
@@ -110,6 +132,7 @@ def difference(one: Runs, other: Runs, *, level: float = LEVEL) -> Difference:
         one: a trial's runs, by seed.
         other: another trial's runs, by seed, of the same held-out data.
         level: of the interval.
+        noise: the training noise, where more than these two trials show it; without it, these two alone do.
 
     Raises:
         NotComparable: when there are fewer than two examples, or without sums fewer than two seeds; when the data
@@ -117,19 +140,45 @@ def difference(one: Runs, other: Runs, *, level: float = LEVEL) -> Difference:
     """
     if not one or not other:
         raise NotComparable("A trial has no run to compare.")
-    seeds = sorted(set(one) & set(other))
-    sides = [[one[seed] for seed in seeds or sorted(one)], [other[seed] for seed in seeds or sorted(other)]]
-    named = tuple(seeds) or tuple(sorted({*one, *other}))
+    common = sorted(set(one) & set(other))
+    sides = [[runs[seed] for seed in common or sorted(runs)] for runs in (one, other)]
     values = [[run for run in side if not isinstance(run, Sums)] for side in sides]
     sums = [[run for run in side if isinstance(run, Sums)] for side in sides]
-    if not any(sums):
-        return _of_values(values, named, is_paired=bool(seeds), level=level)
-    if any(values):
+    if any(sums) and any(values):
         raise NotComparable("Some runs have sums of each held-out example, and others have none.")
-    tokens, stacks = _stacked(sums)
-    parts = [stacks[0] - stacks[1]] if seeds else [stacks[0], -stacks[1]]
-    unit = max(run.unit for side in sums for run in side)
-    return _of_sums(parts, tokens, unit, named, level)
+    found = _of_sums(sums, bool(common), noise) if any(sums) else _of_values(values, bool(common), noise)
+    return dataclasses.replace(found, level=level, seeds=tuple(common or sorted({*one, *other})))
+
+
+def _of_sums(sides: Sequence[Sequence[Sums]], is_paired: bool, noise: Noise | None) -> Difference:
+    tokens, stacks = _stacked(sides)
+    parts = [stacks[0] - stacks[1]] if is_paired else [stacks[0], -stacks[1]]
+    each_seed = [part.sum(axis=1) / tokens.sum() for part in parts]
+    left_out = 1 - tokens / tokens.sum()
+    residuals = [(part - np.outer(of, tokens)) / left_out for part, of in zip(parts, each_seed, strict=True)]
+    scale = (len(tokens) - 1) / len(tokens) / tokens.sum() ** 2
+    counted = 2 * max(run.unit for side in sides for run in side) ** 2 / tokens.sum() ** 2
+    of_examples = scale * float(np.square(sum(residual.mean(axis=0) for residual in residuals)).sum()) + counted
+    both = scale * sum(map(together, residuals))
+    value, degrees, n = float(sum(of.mean() for of in each_seed)), freedom_of_ratio(tokens), len(tokens)
+    seeds = of_seed_means(each_seed, noise)
+    if seeds is None:
+        return Difference(value, of_examples, 0.0, degrees, degrees, n, (), has_training_noise=False)
+    of_seeds = max(0.0, seeds.variance - both)
+    freedom = satterthwaite(of_examples + of_seeds, (of_examples, degrees), (seeds.variance, seeds.degrees))
+    return Difference(value, of_examples, of_seeds, degrees, freedom, n, (), has_training_noise=True)
+
+
+def _of_values(sides: Sequence[Sequence[float]], is_paired: bool, noise: Noise | None) -> Difference:
+    one, other = (np.asarray(side, np.float64) for side in sides)
+    parts = [one - other] if is_paired else [one, -other]
+    if not all(np.isfinite(part).all() for part in parts):
+        raise NotComparable("A run's value is not finite, as after a divergence.")
+    seeds = of_seed_means(parts, noise)
+    if seeds is None:
+        raise NotComparable("At least 2 seeds are needed to compare what has one value a run, but there is 1.")
+    value, degrees = float(sum(part.mean() for part in parts)), seeds.degrees
+    return Difference(value, 0.0, seeds.variance, degrees, degrees, 0, (), has_training_noise=True)
 
 
 def _stacked(sides: Sequence[Sequence[Sums]]) -> tuple[Floats, list[Floats]]:
@@ -138,105 +187,26 @@ def _stacked(sides: Sequence[Sequence[Sums]]) -> tuple[Floats, list[Floats]]:
     Raises:
         NotComparable: as `difference` says.
     """
-    runs = [run for side in sides for run in side]
-    tokens = np.asarray(runs[0].denominators, np.float64)
-    numerators = [[np.asarray(run.numerators, np.float64) for run in side] for side in sides]
-    for run in runs:
-        _check(run, tokens)
+    tokens = np.asarray(sides[0][0].denominators, np.float64)
+    for side in sides:
+        for run in side:
+            _check(run, tokens)
     counted = tokens > 0
     if counted.sum() < 2:
         raise NotComparable(f"At least 2 held-out examples are needed to compare, but there are {counted.sum()}.")
-    return tokens[counted], [np.stack(side)[:, counted] for side in numerators]
+    stacks = [np.stack([np.asarray(run.numerators, np.float64)[counted] for run in side]) for side in sides]
+    return tokens[counted], stacks
 
 
 def _check(run: Sums, tokens: Floats) -> None:
     own, numerators = np.asarray(run.denominators, np.float64), np.asarray(run.numerators, np.float64)
     if own.ndim != 1 or numerators.shape != own.shape:
-        raise NotComparable(f"A run has sums of other shapes, {numerators.shape} and {own.shape}, than (n,) and (n,).")
+        raise NotComparable(f"A run has sums of shapes {numerators.shape} and {own.shape}, where both must be (n,).")
     if not (np.isfinite(own).all() and np.isfinite(numerators).all()):
         raise NotComparable("A run's sums are not finite, as after a divergence.")
     if (own < 0).any() or (numerators[own == 0] != 0).any():
-        raise NotComparable("A run has sums of examples without a single token or answer.")
+        raise NotComparable("A run has a sum of an example that has no token or answer.")
     if own.shape != tokens.shape:
         raise NotComparable(f"The runs have other held-out data: {len(tokens)} and {len(own)} examples.")
     if (own != tokens).any():
         raise NotComparable("The runs have other held-out data: their examples differ in length.")
-
-
-def _of_sums(parts: Sequence[Floats], tokens: Floats, unit: float, seeds: tuple[int, ...], level: float) -> Difference:
-    """The difference of what paired (one part) or independent seeds (two) add up to; each part is (seeds, n)."""
-    total, n = tokens.sum(), len(tokens)
-    each_seed = [part.sum(axis=1) / total for part in parts]
-    residuals = [part - np.outer(of_seeds, tokens) for part, of_seeds in zip(parts, each_seed, strict=True)]
-    mean_residual = np.sum([residual.mean(axis=0) for residual in residuals], axis=0)
-    of_examples = (n / (n - 1) * np.square(mean_residual).sum() + 2 * unit**2) / total**2
-    estimate = float(sum(of_seeds.mean() for of_seeds in each_seed))
-    if min(len(part) for part in parts) < 2:
-        return _interval(estimate, of_examples, n - 1, level, n, seeds, has_training_noise=False)
-    of_seeds, seeds_degrees = _seed_variance(each_seed)
-    both = sum(_both(residual) for residual in residuals) * n / (n - 1) / total**2
-    training_noise = max(0.0, of_seeds - both)
-    variance = of_examples + training_noise
-    degrees = _satterthwaite([of_examples, training_noise], [n - 1, seeds_degrees])
-    return _interval(estimate, variance, degrees, level, n, seeds, has_training_noise=True)
-
-
-def _of_values(
-    sides: Sequence[Sequence[float]], seeds: tuple[int, ...], *, is_paired: bool, level: float
-) -> Difference:
-    """The difference of a metric of which each run has one value."""
-    one, other = (np.asarray(side, np.float64) for side in sides)
-    parts = [one - other] if is_paired else [one, -other]
-    if not all(np.isfinite(part).all() for part in parts):
-        raise NotComparable("A run's value is not finite, as after a divergence.")
-    if min(map(len, parts)) < 2:
-        raise NotComparable("At least 2 seeds are needed to compare what has one value a run, but there is 1.")
-    variance, degrees = _seed_variance(parts)
-    estimate = float(sum(part.mean() for part in parts))
-    return _interval(estimate, variance, degrees, level, 0, seeds, has_training_noise=True)
-
-
-def _seed_variance(parts: Sequence[Floats]) -> tuple[float, float]:
-    """Of the mean over seeds, (seeds,) each, and its degrees of freedom; the parts are independent."""
-    variances = [float(part.var(ddof=1)) / len(part) for part in parts]
-    return sum(variances), _satterthwaite(variances, [len(part) - 1 for part in parts])
-
-
-def _both(residual: Floats) -> float:
-    """The sum of squares of what is neither an example's nor a seed's own, (seeds, n), for the mean over seeds."""
-    seeds = len(residual)
-    return float(np.square(residual - residual.mean(axis=0)).sum()) / (seeds * (seeds - 1))
-
-
-def _satterthwaite(variances: Sequence[float], degrees: Sequence[float]) -> float:
-    """The degrees of freedom of a sum of independent variances: (sum v)^2 / sum (v^2 / degrees)."""
-    total = sum(variances)
-    if total == 0:
-        return min(degrees)
-    return 1 / sum((variance / total) ** 2 / of for variance, of in zip(variances, degrees, strict=True))
-
-
-def _interval(
-    estimate: float,
-    variance: float,
-    degrees: float,
-    level: float,
-    examples: int,
-    seeds: tuple[int, ...],
-    *,
-    has_training_noise: bool,
-) -> Difference:
-    error = math.sqrt(variance)
-    # without an error, every example has the same difference
-    p_value = 2 * float(stdtr(degrees, -abs(estimate) / error)) if error else float(estimate == 0)
-    return Difference(
-        estimate=estimate,
-        standard_error=error,
-        degrees=float(degrees),
-        level=level,
-        half_width=error * float(stdtrit(degrees, (1 + level) / 2)),
-        p_value=p_value,
-        examples=examples,
-        seeds=seeds,
-        has_training_noise=has_training_noise,
-    )

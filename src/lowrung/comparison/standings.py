@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lowrung.comparison import evidence
 from lowrung.comparison.best import Judgement, against_best
-from lowrung.comparison.paired import NotComparable, Runs
+from lowrung.comparison.paired import Difference, NotComparable, Runs
 from lowrung.comparison.trials import AnyTrial, Trial, best_of, judged
 
 
@@ -45,6 +45,7 @@ class Standing:
         seeds: how many the difference is over.
         noise: the standard deviation of the difference from one seed to the next, where there are several.
         reason: why it could not be compared, a sentence.
+        found: the difference with all that is known of it, for `lowrung.comparison.needed`.
     """
 
     place: Place
@@ -54,6 +55,7 @@ class Standing:
     seeds: int = 0
     noise: float | None = None
     reason: str = ""
+    found: Difference | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +160,17 @@ def _runs(rivals: Sequence[Trial], best: Trial, metric: str) -> tuple[dict[int, 
 
 def _parts(rivals: Sequence[Trial]) -> dict[int, NotComparable]:
     """Trials whose runs are a part of another's, as where a later stage adds seeds to a point."""
-    folders = {rival.number: {run.folder for run in rival.seeds} for rival in rivals}
-    return {
-        number: NotComparable(f"Trial {whole} has the same runs, and more seeds.")
-        for number, own in folders.items()
-        for whole, others in folders.items()
-        if own < others
-    }
+    sharing: dict[str, list[Trial]] = {}
+    for rival in rivals:
+        for run in rival.seeds:
+            sharing.setdefault(run.folder, []).append(rival)
+    found = {}
+    for rival in rivals:
+        own = {run.folder for run in rival.seeds}
+        for other in sharing[next(iter(own))] if own else []:
+            if own < {run.folder for run in other.seeds}:
+                found[rival.number] = NotComparable(f"Trial {other.number} has the same runs, and more seeds.")
+    return found
 
 
 def _judgements(runs: Mapping[int, Runs | NotComparable], best: int) -> dict[int, Judgement]:
@@ -190,7 +196,13 @@ def _standing(rival: Trial, best: Trial, judgement: Judgement, objectives: Mappi
     is_worse = (found.estimate < 0) == (direction == "maximize")
     place = Place.TIE if judgement.is_tie else Place.WORSE if is_worse else Place.BETTER
     return Standing(
-        place, found.estimate, found.half_width, judgement.p_value, len(found.seeds), _noise(rival, best, metric)
+        place,
+        found.estimate,
+        found.half_width,
+        judgement.p_value,
+        len(found.seeds),
+        _noise(rival, best, metric),
+        found=found,
     )
 
 

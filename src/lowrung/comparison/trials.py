@@ -1,5 +1,6 @@
 """What a comparison needs to know of trials and their runs; the rows of a leaderboard are such trials."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -38,6 +39,10 @@ class Trial(Protocol):
         """Its runs."""
 
     @property
+    def stage_index(self) -> int:
+        """Of the stage that it belongs to; 0 where the sweep has none."""
+
+    @property
     def broken(self) -> Sequence[str]:
         """The constraints that it does not keep to."""
 
@@ -59,14 +64,22 @@ def judged(trials: Sequence[AnyTrial], metric: str) -> list[AnyTrial]:
 
 
 def best_of(trials: Sequence[AnyTrial], objectives: Mapping[str, str]) -> AnyTrial | None:
-    """The best trial by the first objective, the first one of equals; None where no trial takes part.
+    """The best trial by the first objective; None where no trial takes part.
 
-    Of trials with different numbers of seeds only those with the most count: the best of many single runs owes more to
-    luck than a mean does.
+    Between equals the other objectives decide, and then the number. Only the trials of the last stage count, and of
+    trials with different numbers of seeds those with the most: the best of many single runs owes more to luck than a
+    mean does.
     """
-    metric, direction = next(iter(objectives.items()))
-    sign = -1 if direction == "maximize" else 1
-    rivals = judged(trials, metric)
+    rivals = judged(trials, next(iter(objectives)))
+    last = max((trial.stage_index for trial in rivals), default=0)
+    rivals = [trial for trial in rivals if trial.stage_index == last]
     most = max((len(trial.seeds) for trial in rivals), default=0)
-    rivals = [trial for trial in rivals if len(trial.seeds) == most]
-    return min(rivals, key=lambda trial: sign * trial.outcome.metrics[metric], default=None)
+
+    def costs(trial: Trial) -> list[float]:
+        found = [trial.outcome.metrics.get(name, math.nan) for name in objectives]
+        signed = [
+            -value if objectives[name] == "maximize" else value for name, value in zip(objectives, found, strict=True)
+        ]
+        return [math.inf if math.isnan(value) else value for value in signed]
+
+    return min((trial for trial in rivals if len(trial.seeds) == most), key=costs, default=None)

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lowrung.report import pareto
@@ -106,13 +107,28 @@ def _costs(row: TrialRow, objectives: Mapping[str, str]) -> list[float]:
     return [value if math.isfinite(value) else math.inf for value in signed]
 
 
-def render(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> str:
+AGAINST = "against the best"
+
+
+def render(
+    rows: Sequence[TrialRow], objectives: Mapping[str, str], against: Mapping[int, str] = MappingProxyType({})
+) -> str:
     """The table as text.
 
     Args:
         rows: all trials.
         objectives: metrics and their directions; the first one ranks.
+        against: the column `AGAINST` by the trials' numbers; without any there is no such column.
     """
+    head, cells = columns(rows, objectives, against)
+    left = [title for title in head if title.startswith(("stage", "eval loss", AGAINST, "merged")) or not title]
+    return table(head, cells, left=left)
+
+
+def columns(
+    rows: Sequence[TrialRow], objectives: Mapping[str, str], against: Mapping[int, str] = MappingProxyType({})
+) -> tuple[list[str], list[list[str]]]:
+    """The table's titles and its cells, best first; see `render`."""
     rows, in_front = ranked(rows, objectives), pareto_set(rows, objectives)
     keys = list(dict.fromkeys(key for row in rows for key in row.point))
     extra = [name for name in objectives if name != "eval/loss"]
@@ -120,14 +136,17 @@ def render(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> str:
     if has_answers and "eval/exact_match" not in extra:
         extra.append("eval/exact_match")
     how = {name: f" ({used})" for row in rows for name, used in row.over_seeds.items()}
+    scores = [f"{name}{how.get(name, '')}" for name in extra] + [AGAINST] * bool(against)
     loss = f"eval loss{how.get('eval/loss', '')}"
-    scores = [f"{name}{how.get(name, '')}" for name in extra]
     stages = ["stage"] if any(row.stage for row in rows) else []
     head = ["#", "trial", *stages, *keys, "trainable", loss, *scores, "merged vs adapter", "seconds", ""]
     cells = [
         _cells(rank, row, keys, extra, row.number in in_front, bool(stages)) for rank, row in enumerate(rows, start=1)
     ]
-    return table(head, cells, left=("stage", loss, "merged vs adapter", ""))
+    if against:
+        for row, texts in zip(rows, cells, strict=True):
+            texts.insert(-3, against.get(row.number, ""))
+    return head, cells
 
 
 def _cells(
@@ -182,10 +201,22 @@ def _gate(metrics: Mapping[str, float]) -> str:
     return f"{result}  max |Δlogit| {metrics['merge/max_abs_logit_diff']:.1e}"
 
 
-def write(path: Path, rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> None:
-    """Leaves the table as JSON, best first."""
+def write(
+    path: Path,
+    rows: Sequence[TrialRow],
+    objectives: Mapping[str, str],
+    against: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Leaves the table as JSON, best first.
+
+    Args:
+        path: the file.
+        rows: all trials.
+        objectives: metrics and their directions; the first one ranks.
+        against: where trials stand against the best, by number.
+    """
     in_front = pareto_set(rows, objectives)
-    records = [_record(row) for row in ranked(rows, objectives)]
+    records = [{**_record(row), "against_best": against.get(row.number)} for row in ranked(rows, objectives)]
     if len(objectives) > 1:
         records = [{**record, "pareto": record["trial"] in in_front} for record in records]
     atomic.write_json(path, records)

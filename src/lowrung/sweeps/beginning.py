@@ -82,6 +82,7 @@ class Beginning:
         """Takes over the stage's trials that an earlier start of the study finished."""
         for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
             ended = {seed: ended_run(run, self.tracking.keep(run, trial)) for seed, run in finished.items()}
+            self.results.note(next(iter(finished.values())).run)
             is_pruned = trial.user_attrs.get("status") == Status.PRUNED
             self.results.add(
                 trial.number,

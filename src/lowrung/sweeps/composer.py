@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -101,12 +101,12 @@ class Composer:
         read = [commandline.parsed(text, self._parser) for text in overrides]
         return repeats.in_force([override for override in read if override], self._parser)
 
-    def points_of(self, search: Search, goal: Mapping[str, Mapping[str, str]]) -> dict[str, list[GridPoint]]:
+    def points_of(self, search: Search, goal: Mapping[str, Iterable[str]]) -> dict[str, list[GridPoint]]:
         """The points of each stage, or all that it may have, by the stage's name; points with equal configs are one.
 
         Args:
             search: what is searched.
-            goal: the objectives and constraints; see `lowrung.sweeps.settings.Settings.goal`.
+            goal: the metrics that runs must have; see `lowrung.sweeps.settings.Settings.measured`.
 
         Raises:
             UsageError: when points break a rule.
@@ -119,7 +119,7 @@ class Composer:
             raise UsageError(list(dict.fromkeys(problems)))
         return distinct
 
-    def points(self, spaces: Sequence[Space], goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
+    def points(self, spaces: Sequence[Space], goal: Mapping[str, Iterable[str]]) -> list[GridPoint]:
         """The points of a stage that begins; see `points_of`.
 
         Raises:
@@ -189,7 +189,7 @@ def _interval_problems(space: Space) -> Iterator[str]:
 
 
 def _point_problems(
-    spaces: Sequence[Space], points: Sequence[GridPoint], goal: Mapping[str, Mapping[str, str]]
+    spaces: Sequence[Space], points: Sequence[GridPoint], goal: Mapping[str, Iterable[str]]
 ) -> list[str]:
     problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
     for config in (config for point in points for config in point.configs):

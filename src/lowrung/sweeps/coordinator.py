@@ -220,6 +220,7 @@ class Coordinator:
         """Adds a run's outcome to its trial. A trial that cannot become complete starts no further run."""
         seed, outcome = finished.run.seed, finished.outcome
         pending.ended[seed] = ended_run(finished, tracked)
+        self._results.note(finished.run)
         pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:

@@ -18,7 +18,7 @@ from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import folders, identity, preflight
+from lowrung.sweeps import answer, folders, identity, preflight
 from lowrung.sweeps.begun import Begun, total
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.identity import Purpose
@@ -102,7 +102,7 @@ class Plan:
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         known = {preflight.key(config) for config in configs}
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
-        for note in notes(config, list(preflights.values())):
+        for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), search, settings)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.report.questions import Recipe
 from lowrung.store.layout import CHECKOUT
 from lowrung.store.outcome import Outcome, Status, over_seeds
+from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import Finished
+from lowrung.sweeps.runs import Run
 from lowrung.sweeps.settings import Settings
 from lowrung.track.base import Point, Tracker
 
@@ -41,6 +44,8 @@ class Results:
         self._over_seeds = plan.over_seeds
         self._tracker = tracker
         self._logged: int | None = None
+        self._plan = plan
+        self._recipes: dict[int, Recipe] = {}
         self.rows: dict[int, leaderboard.TrialRow] = {}
         self._counts: Counter[Status] = Counter()
         self._best: leaderboard.TrialRow | None = None
@@ -54,6 +59,18 @@ class Results:
     def best(self) -> leaderboard.TrialRow | None:
         """The best complete trial that keeps to all constraints; None as long as there is none."""
         return self._best
+
+    @property
+    def answer(self) -> Answer:
+        """The leaderboard with its verdict."""
+        points = [point for each in self._plan.points.values() for point in each]
+        intervals = [axis for point in points for axis in point.space.intervals]
+        return Answer.of(self.trials, self._plan.settings, self._recipes, intervals)
+
+    def note(self, run: Run) -> None:
+        """Takes what of a trial's settings decides whether it can be compared with others."""
+        if run.trial not in self._recipes:
+            self._recipes[run.trial] = recipe(run.config, self._plan.preflight(run.config))
 
     def add(
         self,
@@ -139,10 +156,11 @@ class Results:
         Raises:
             RunFailed: when a trial ended as failed, oom or cancelled.
         """
-        trials = self.trials
-        leaderboard.write(self.folder.leaderboard, trials, self.objectives)
+        trials, answer = self.trials, self.answer
+        answer.write(self.folder)
+        self._tracker.set_tags(parent, answer.tags)
         self._close(parent)
-        print("\n" + leaderboard.render(trials, self.objectives) + "\n")
+        print(f"\n{answer}\n")
         for row in self.rows.values():
             if row.outcome.cause:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
@@ -164,7 +182,8 @@ class Results:
         return [row for row in self.rows.values() if not row.outcome.status.is_kept]
 
     def _close(self, parent: str) -> None:
-        self._tracker.log_artifact(parent, self.folder.leaderboard)
+        for file in (self.folder.leaderboard, self.folder.verdict):
+            self._tracker.log_artifact(parent, file)
         self._tracker.end_run(parent, Status.FAILED if self._failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:

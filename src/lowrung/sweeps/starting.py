@@ -62,7 +62,7 @@ def points(stage: Stage, starts: Sequence[Ended], plan: Plan, composer: Composer
         for start in starts
         for own in stage.spaces
     ]
-    return composer.points(spaces, plan.settings.goal)
+    return composer.points(spaces, plan.settings.measured)
 
 
 def shared(

@@ -163,6 +163,7 @@ class TestResume:
         straight, reports = training.fine_tune(tmp_path / "straight", **self.RECIPE, **settings)
         resumed, again = self.interrupted(tmp_path / "resumed", at=5, **settings)
         assert resumed.metrics == straight.metrics
+        assert resumed.scores.nll.tolist() == straight.scores.nll.tolist()
         for name in ("train/loss", "eval/loss", "train/learning_rate"):
             assert curve(again, name) == curve(reports, name)
         one, two = saved(tmp_path / "straight"), saved(tmp_path / "resumed")
