@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
@@ -11,7 +11,7 @@ from lowrung.sweeps import tried_first
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.stages import Stage
+from lowrung.sweeps.stage import Stage
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -42,7 +42,7 @@ class Agenda:
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
-        begin: finds a stage's points, and counts the trials that it has had.
+        begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.beginning`.
         notify: prints a line for the user.
 
     Attributes:
@@ -50,22 +50,35 @@ class Agenda:
     """
 
     def __init__(
-        self, study: "Study", plan: Plan, begin: Callable[[Stage], Begun], notify: Callable[[str], None]
+        self,
+        study: "Study",
+        plan: Plan,
+        begin: Callable[[Stage, Mapping[str, Begun]], Begun],
+        notify: Callable[[str], None],
     ) -> None:
         self._study = study
         self._plan = plan
         self._begin = begin
         self._notify = notify
-        self._interrupted = study.interrupted()
+        self._interrupted = self._adoptable()
         self.begun: dict[str, Begun] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
+
+    def _adoptable(self) -> "list[Trial]":
+        """The trials that an earlier start left running, but for those that were killed before they had a stage."""
+        names = {stage.name for stage in self._plan.search.stages}
+        found = self._study.interrupted()
+        for trial in found:
+            if self._study.stage_of(trial) not in names:
+                self._study.abandon(trial)
+        return [trial for trial in found if self._study.stage_of(trial) in names]
 
     def begin(self) -> None:
         """Begins each stage that can: the first one, and those whose starting points are known."""
         for stage in self._plan.search.stages:
             if stage.name not in self.begun and (not stage.of or self._is_over(stage.of)):
-                self.begun[stage.name] = begun = self._begin(stage)
+                self.begun[stage.name] = begun = self._begin(stage, self.begun)
                 if not stage.of:
                     self._try_first(begun)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lowrung.search.axes import Params, Value
 from lowrung.search.first import fits
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.stages import Stage
+from lowrung.sweeps.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True)
