@@ -31,7 +31,7 @@ def scored(config: Config) -> Outcome:
 
 
 def test_it_is_printed_written_and_tracked(here: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    here.sweep("lora.r=4,8,16", "lora.alpha=${twice:${lora.r}}", act=scored)
+    here.sweep("lora.r=4,8,16", "lora.alpha='${twice:${lora.r}}'", act=scored)
     said = capsys.readouterr().out
     assert said.index("note: ranks 4, 8 and 16 are compared at one learning rate") < said.index("trial 0")
     assert f"\nverdict: {TIE}\n" in said
