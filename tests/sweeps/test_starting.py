@@ -33,7 +33,7 @@ def test_the_best_the_best_few_and_all_that_tie(tmp_path):
     assert numbers(chosen(trials, 2)) == [2, 3]
     assert numbers(chosen(trials, 9)) == [2, 3, 0, 1]
     assert numbers(chosen(trials, TIES)) == [2, 3, 0]
-    assert chosen(trials, TIES).notes == ()
+    assert not chosen(trials, TIES).notes
 
 
 def test_the_order_in_which_they_ended_does_not_matter(tmp_path):
