@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
+from lowrung.sweeps import tried_first
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
@@ -77,7 +78,16 @@ class Agenda:
         """Begins each stage that can: the first one, and those whose starting points are known."""
         for stage in self._plan.search.stages:
             if stage.name not in self.begun and (not stage.of or self._is_over(stage.of)):
-                self.begun[stage.name] = self._begin(stage, self.begun)
+                self.begun[stage.name] = begun = self._begin(stage, self.begun)
+                if not stage.of:
+                    self._try_first(begun)
+
+    def _try_first(self, begun: Begun) -> None:
+        """Has the points tried first that no trial has had which an earlier start of this study kept."""
+        if any(point.is_open for point in begun.points):  # in an exact grid they come first already
+            begun.first = tried_first.of_search(self._plan.settings.first, self._plan.search)
+        for ended in begun.ended.values():
+            begun.try_first(ended.params)
 
     def _is_over(self, name: str) -> bool:
         return name in self.begun and self.begun[name].is_over
@@ -90,6 +100,7 @@ class Agenda:
         for begun in self.begun.values():
             if due := self._adopted(begun) or self._asked(begun):
                 begun.start(due.trial.number, due.point, due.trial.params)
+                begun.try_first(due.trial.params)
                 return due
         return None
 
@@ -106,9 +117,19 @@ class Agenda:
     def _asked(self, begun: Begun) -> Due | None:
         point = begun.next_point
         if point is None:
+            self._say_what_was_not_tried(begun)
             return None
         space = point.space if self._plan.search.is_united else None
-        return Due(self._study.ask(point.params, space=space, stage=begun.stage.name), point, begun)
+        return Due(self._study.ask({**point.params, **begun.asked}, space=space, stage=begun.stage.name), point, begun)
+
+    def _say_what_was_not_tried(self, begun: Begun) -> None:
+        """A study that goes on may have had its trials before it was given points to try first."""
+        if begun.first:
+            self._notify(
+                f"{len(begun.first)} of the points in hydra.sweeper.first were not tried: the study has had its"
+                f" {begun.n_trials} trials. Raise {begun.stage.n_trials_setting} to try them"
+            )
+            begun.first.clear()
 
     def _is_time_up(self) -> bool:
         """Whether the deadline has passed; a line says so once."""
