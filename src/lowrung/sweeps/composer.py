@@ -10,7 +10,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import commandline, interpolation, repeats, rules, schema
+from lowrung.config import commandline, interpolation, repeats, rules, schema, words
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
@@ -129,8 +129,14 @@ class Composer:
         Raises:
             UsageError: when points break a rule.
         """
-        found = [self._point(space, params) for space in spaces for params in space.grid()]
-        problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
+        problems: dict[str, None] = {}
+        found: list[GridPoint] = []
+        for of_space, params in ((one, params) for one in spaces for params in one.grid()):
+            try:
+                found.append(self._point(of_space, params))
+            except commandline.COMPOSITION_ERRORS as error:  # each value is good, but not with the others
+                problems[words.of_setting(error) or words.first_line(error)] = None
+        problems.update(dict.fromkeys(problem for space in spaces for problem in _interval_problems(space)))
         for config in (config for point in found for config in point.configs):
             problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
         if problems:
