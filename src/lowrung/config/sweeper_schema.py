@@ -22,6 +22,11 @@ class SweeperConf:
         over_seeds: what a trial's value is over its seeds, for objectives and constraints: ``mean``, ``median``, or
             ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
             bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
+        prefer: metrics or measurements that decide between trials that tie with the best: the smallest value wins, and
+            the next one decides between equals. null is ``[params/trainable]``: of models that cannot be told apart the
+            smallest is the cheapest to keep and to serve. ``[time/total_seconds]`` is the fastest to train.
+        difference: the smallest difference of the first objective that matters to you. Where an interval is wider, a
+            warning says how many held-out examples or seeds would do. null does not ask.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
         spaces: a union of spaces: a list of dicts like ``params``, each joined with ``params``. What is searched is all
             of their points, so a setting can have values of its own beside each value of another. null is one space.
@@ -55,6 +60,8 @@ class SweeperConf:
     objectives: Any = None
     constraints: Any = None
     over_seeds: str = "mean"
+    prefer: Any = None
+    difference: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
     spaces: Any = None
     stages: Any = None

@@ -63,7 +63,7 @@ def run(
     """
     composer = Composer(hydra_context, config)
     search = composer.search(asked, settings, also=_launcher_problems(launcher))
-    points = composer.points_of(search, settings.goal)
+    points = composer.points_of(search, settings.measured)
     every = [point for each in points.values() for point in each]
     unfit = tried_first.problems(settings.first, search, points)
     if problems := settings.search_problems(search.all_spaces, schedules(every)) + unfit:
