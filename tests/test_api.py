@@ -18,6 +18,7 @@ from lowrung.api import Leaderboard
 from lowrung.report.leaderboard import Seed, TrialRow
 from lowrung.store.layout import ROOT
 from lowrung.store.outcome import Outcome, Status
+from tests import warm
 from tests.terminal import PATIENCE, environment
 
 SMALL = [
@@ -38,22 +39,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def python(folder: Path, *arguments: str, typed: str | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment(PYTHONPATH=str(ROOT / "src")),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+ENVIRONMENT = environment(PYTHONPATH=str(ROOT / "src"))
+
+
+def python(folder: Path, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+    return warm.run(list(arguments), folder, ENVIRONMENT, typed)
 
 
 class TestThePackage:
     def test_its_import_brings_nothing_heavy(self, folder):
         code = "import sys, lowrung; lowrung.UsageError; lowrung.Outcome; print(*sys.modules)"
-        imported = set(python(folder, "-c", code).stdout.split())
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+        )
+        imported = set(done.stdout.split())
         assert "lowrung" in imported
         assert {"torch", "transformers", "hydra", "optuna", "mlflow", "pandas"}.isdisjoint(imported)
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import ROOT
 from lowrung.track.base import store_uri
+from tests import warm
 from tests.composing import LORAS
-from tests.terminal import PATIENCE, command, environment, signalled, succeeds, train
+from tests.terminal import PATIENCE, command, environment, succeeds, train
 
 SMALL = [
     "model=tiny",
@@ -32,9 +34,9 @@ SMALL = [
 ]
 
 
-def refused(folder: Path, *arguments: str) -> list[str]:
+def refused(folder: Path, *arguments: str, run: "Callable[..., subprocess.CompletedProcess[str]]" = train) -> list[str]:
     """The problems of a command that ends with exit code 2 and says nothing but them."""
-    done = train(folder, *arguments)
+    done = run(folder, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     head, *rest = done.stderr.rstrip("\n").split("\n")
     if not rest:
@@ -185,7 +187,7 @@ class TestBadUsage:
     @pytest.mark.slow
     def test_what_the_model_does_not_have_is_found_before_the_first_trial(self, folder):
         sweep = ["-m", "model.path=/no/such/model,embedded:tiny", "lora.target_modules=[nope]"]
-        missing, module = refused(folder, *sweep)
+        missing, module = refused(folder, *sweep, run=warm.train)
         assert missing.startswith("model.path must be a folder that save_pretrained wrote")
         assert "/no/such/model does not exist" in missing
         assert module == (
@@ -321,7 +323,7 @@ class TestASweep:
     def test_the_same_command_again_trains_nothing(self, swept):
         folder, first = swept
         before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
-        again = succeeds(folder, *SWEEP)
+        again = warm.succeeds(folder, *SWEEP)
         assert "2 trials, 2 done before" in again
         assert "step" not in again
         losses = re.compile(r"\d\.\d+ → \d\.\d+")
@@ -333,7 +335,7 @@ class TestASweep:
     def test_hydras_own_sweeper_and_launcher_run_single_runs_that_are_reused_too(self, swept):
         folder, _ = swept
         before = sorted((folder / "runs").iterdir())
-        printed = succeeds(folder, "-m", "hydra/sweeper=basic", "hydra/launcher=basic", "lora.r=2,4", *SMALL)
+        printed = warm.succeeds(folder, "-m", "hydra/sweeper=basic", "hydra/launcher=basic", "lora.r=2,4", *SMALL)
         assert printed.count("reused: these settings were run before") == 2
         assert sorted((folder / "runs").iterdir()) == before
 
@@ -345,7 +347,7 @@ class TestASweep:
             "lora.r=2",
             *SMALL,
         ]  # which takes no texts
-        done = train(folder, *sweep)
+        done = warm.train(folder, *sweep)
         assert done.returncode == 1
         assert "trial 0 (data.metrics=[exact_match]): reused" in done.stdout
         assert re.search(r"^trial 1 failed: \w*Error", done.stdout, re.MULTILINE)
@@ -378,7 +380,7 @@ class TestASingleRun:
     def test_a_rate_that_diverges_ends_its_own_trial_and_no_other(self, ran):
         folder = ran[0]
         sweep = ["-m", "lora.r=2", "train.learning_rate=1e-3,1e20,2e-3", *SMALL, "track=none"]
-        printed = succeeds(folder, *sweep)
+        printed = warm.succeeds(folder, *sweep)
         assert "trial 0 (train.learning_rate=0.001): reused" in printed
         assert re.search(r"^trial 1 diverged: .* is not finite at step \d", printed, re.MULTILINE)
         board = json.loads((study_of(folder, "number_words") / "leaderboard.json").read_text())
@@ -394,7 +396,7 @@ class TestASingleRun:
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
     many = ["train.max_steps=150,1", "train.eval_steps=150"]  # so many that a busy coordinator can stop a run in time
     sweep = ["-m", *SMALL, "lora.r=2", *many, "verify=none", "track=none"]
-    stopped = signalled(folder, "trial 0 (train.max_steps=150): step 0/150", signal.SIGINT, *sweep)
+    stopped = warm.signalled(folder, "trial 0 (train.max_steps=150): step 0/150", signal.SIGINT, *sweep)
     assert stopped.returncode == 130, stopped.stderr
     printed = stopped.stdout
     assert "interrupted; the same command goes on from here" in printed
@@ -405,7 +407,7 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
     assert [outcome(run)["status"] for run in (folder / "runs").glob("[0-9a-f]*")] == ["cancelled"]
     assert list(folder.glob("runs/*/checkpoints/checkpoint-*/complete.json"))
 
-    succeeds(folder, *sweep)
+    warm.succeeds(folder, *sweep)
     assert any("going on from step" in log.read_text() for log in folder.glob("runs/*/log.txt"))
     assert [(trial.state, trial.params) for trial in trials(study)] == [
         (TrialState.COMPLETE, {"train.max_steps": 150}),

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,8 +20,8 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.track import lookup
 from lowrung.track.base import store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store
+from tests import warm
 from tests.servers import free_port, tracking_server
-from tests.terminal import PATIENCE
 
 NAME = "tiny-number_words"
 PROMPTS = ["Write 47 in words.", "Write 8 in words."]
@@ -101,8 +99,7 @@ def loaded_in_a_fresh_process(uri, *models):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     block = "import sys; sys.modules['lowrung'] = None\n"
-    command = [sys.executable, "-c", block + LOADED, json.dumps(PROMPTS), *models]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    done = warm.run(["-c", block + LOADED, json.dumps(PROMPTS), *models], Path.cwd(), environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()[-len(models) :]]
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lowrung.engine.batches import BatchEngine
-from tests.terminal import succeeds, train
+from tests.warm import succeeds, train
 
 SMALL = [
     "-m",

@@ -50,7 +50,10 @@ def test_its_settings_are_in_the_config_store():
         "timeout": None,
         "objectives": None,
         "constraints": None,
+        "over_seeds": "mean",
         "params": {},
+        "spaces": None,
+        "stages": None,
         "sampler": "???",
         "pruner": "???",
         "storage": None,
@@ -170,4 +173,4 @@ class TestSweep:
 
     def test_a_presets_space_comes_before_the_command_lines(self, handed):
         got = handed("sweeps=rank_ladder", "lora.r=2,4")
-        assert got["overrides"] == ["lora.r=2,4,8,16,32", "sweeps=rank_ladder", "lora.r=2,4"]
+        assert got["asked"].stages[0].spaces == (("lora.r=2,4,8,16,32,64", "sweeps=rank_ladder", "lora.r=2,4"),)

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.terminal import signalled, succeeds, train
+from tests.warm import signalled, succeeds, train
 
 pytestmark = pytest.mark.slow
 

@@ -12,13 +12,11 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
-import uuid
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 import pytest
@@ -26,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lowrung.store.layout import RunFolder
+from tests import warm
 from tests.terminal import PATIENCE, command, environment
 
 pytestmark = pytest.mark.slow
@@ -40,7 +39,7 @@ SWEEP = [
 TRIALS = 4
 
 # Who is killed, and the event after which: first while the sweep starts, then while it trains, then while its runs end.
-# A coordinator that starts again imports its libraries for some 12 s, so each pair comes once: other seeds draw others.
+# A coordinator that starts again takes some 4 s, so each pair comes once: other seeds draw others.
 STARTING = [("coordinator", "start"), ("worker", "process"), ("coordinator", "database")]
 TRAINING = [
     *(("worker", "line"), ("worker", "report"), ("worker", "checkpoint"), ("server", "report")),
@@ -50,7 +49,7 @@ ENDING = [("worker", "gate"), ("worker", "outcome"), ("coordinator", "gate"), ("
 COUNTS = {"report": 8, "checkpoint": 2, "line": 3}
 """How many such events there may be until the kill; elsewhere it is the first."""
 
-DELAYS = {"start": 10.0, "database": 2.0, "process": 0.5, "gate": 0.5, "outcome": 0.15}
+DELAYS = {"start": 2.0, "database": 2.0, "process": 0.5, "gate": 0.5, "outcome": 0.15}
 """The most seconds from the event to the kill; elsewhere 50 ms."""
 
 
@@ -95,12 +94,12 @@ def has_open(pid: int, file: Path) -> bool:
     return False
 
 
-def marked(mark: str) -> list[int]:
-    """The processes that were started with this in their environment, zombies left out."""
+def at_work_in(folder: Path) -> list[int]:
+    """The processes whose working folder it is, zombies left out: all of a sweep are."""
     found = []
     for process in Path("/proc").iterdir():
         with suppress(OSError):  # no process, ended since, or another user's
-            if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
+            if process.name.isdigit() and (process / "cwd").readlink() == folder:
                 found.append(int(process.name))
     return found
 
@@ -122,11 +121,10 @@ class Chaos:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
-        self.mark = f"LOWRUNG_CHAOS={uuid.uuid4().hex}"
         self._draw = random.Random(seed)
         self._printed = folder / "printed.txt"
         self._errors = folder / "errors.txt"
-        self._running: subprocess.Popen[bytes] | None = None
+        self._running: warm.Started | None = None
         self.kills: Counter[str] = Counter()
 
     def run(self, kills: list[Kill]) -> None:
@@ -136,13 +134,17 @@ class Chaos:
         while self._coordinator().wait(PATIENCE) != 0:
             self._require_a_known_end()
 
-    def _coordinator(self) -> "subprocess.Popen[bytes]":
+    def _coordinator(self) -> warm.Started:
         """The coordinator; the command is typed again where none is left."""
         if self._running is None or self._running.returncode is not None:
-            name, _, value = self.mark.partition("=")
-            variables = environment(LOWRUNG_CACHE=str(self.folder / "cache"), PYTHONUNBUFFERED="1", **{name: value})
-            with self._printed.open("ab") as printed, self._errors.open("wb") as errors:
-                self._running = start(self.folder, variables, printed, errors)
+            variables = environment(LOWRUNG_CACHE=str(self.folder / "cache"), PYTHONUNBUFFERED="1")
+            with (
+                Path(os.devnull).open() as nothing,
+                self._printed.open("ab") as printed,
+                self._errors.open("wb") as errors,
+            ):
+                files = nothing, printed, errors
+                self._running = warm.start(command(*SWEEP)[1:], self.folder, variables, files)
         return self._running
 
     def _has_ended(self) -> bool:
@@ -222,10 +224,6 @@ class Chaos:
         if event == "outcome":
             return {(path.parent, "") for path in runs.glob("*/outcome.json")}
         return {(path, "") for path in (*self.folder.glob("mlflow.db"), *self.folder.glob("multirun/*/study.db"))}
-
-
-def start(folder: Path, variables: dict[str, str], printed: IO[bytes], errors: IO[bytes]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command(*SWEEP), cwd=folder, env=variables, stdout=printed, stderr=errors)
 
 
 # -- what a sweep leaves behind ----------------------------------------------------------------------------------------
@@ -311,6 +309,6 @@ def test_kills_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
     assert best == {k: v for k, v in tracked(undisturbed)[0].data.metrics.items() if k in names}
 
     deadline = time.monotonic() + PATIENCE
-    while (left := marked(chaos.mark)) and time.monotonic() < deadline:
+    while (left := at_work_in(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left

@@ -15,7 +15,7 @@ from lowrung.store import results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import recording
-from tests import composing
+from tests import composing, warm
 from tests.servers import free_port, tracking_server
 from tests.terminal import PATIENCE, train
 
@@ -44,7 +44,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_its_run_alone_and_leaves_no_halves(tmp_path: Path, small_disk: Path) -> None:
-    done = train(tmp_path, "-m", *SMALL, "lora.r=4,256,2", "study=s", f"store='{small_disk / 'runs'}'", "track=none")
+    done = warm.train(
+        tmp_path, "-m", *SMALL, "lora.r=4,256,2", "study=s", f"store='{small_disk / 'runs'}'", "track=none"
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     runs = [(tmp_path / "multirun" / "s" / str(number) / "run").resolve() for number in range(3)]
     outcomes = [Outcome.read(RunFolder(run).outcome) for run in runs]
@@ -88,7 +90,7 @@ def test_a_file_in_the_place_of_a_folder_is_said_at_the_start(
     tmp_path: Path, arguments: list[str], setting: str
 ) -> None:
     (tmp_path / "file").touch()
-    done = train(tmp_path, *SMALL, *arguments)
+    done = warm.train(tmp_path, *SMALL, *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert setting in done.stderr
@@ -137,7 +139,7 @@ def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path) -> None:
     with tracking_server(tmp_path) as (process, uri):
         (tmp_path / "away.py").write_text(STRIKE.format(process=process.pid))
         sweep = ["-m", *SMALL, "data.metrics=[away.strike]", "lora.r=2,4,8", "study=s", f"track.uri={uri}"]
-        done = train(tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+        done = warm.train(tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
         assert process.wait(PATIENCE) == -signal.SIGKILL
     assert done.returncode == 0, done.stdout + done.stderr
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning")]

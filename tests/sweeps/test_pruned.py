@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from optuna import load_study
 from optuna.trial import TrialState
 
-from tests.terminal import succeeds
+from tests.warm import succeeds
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,234 @@
+"""Commands in processes that have the libraries: each is forked from one that has imported them, and so is its server.
+
+``python src/train.py`` imports for 8 s of CPU time until it trains, and the fork server of a sweep for as long again.
+A fork runs the same program from its first line on, with its own arguments, folder, environment, files and signals.
+What happens while libraries are imported is seen by the commands of `tests.terminal`, which has the same functions.
+"""
+
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing import util
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+if __name__ != "__main__":
+    from tests.terminal import PATIENCE, SIGNALLED, command, environment
+
+    ENVIRONMENT = environment()
+    """Before any test has changed it: libraries read it when they are imported."""
+
+LIBRARIES = (
+    *("cloudpickle", "hydra.main", "optuna", "pandas", "rich.live", "scipy.stats", "alembic.command"),
+    *("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    *("torch", "transformers.models.llama.modeling_llama", "peft", "trl.trainer.sft_trainer"),
+)
+"""What lowrung imports until it trains. Of lowrung nothing: each command imports that itself."""
+
+LONGEST = 1 << 18
+"""Bytes of a message."""
+
+
+# -- in the tests' process ---------------------------------------------------------------------------------------------
+
+
+def train(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command in a folder to its end; see `tests.terminal.train`."""
+    return run(command(*arguments)[1:], folder, environment(**extra))
+
+
+def succeeds(folder: Path, *arguments: str) -> str:
+    """What a command prints that ends with exit code 0."""
+    done = train(folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def signalled(folder: Path, text: str, number: signal.Signals, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command that gets a signal when it has printed a text; see `tests.terminal.signalled`."""
+    return run(["-c", SIGNALLED, text, str(int(number)), *command(*arguments)[1:]], folder, environment())
+
+
+def run(
+    arguments: list[str], folder: Path, variables: dict[str, str], typed: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Runs ``python ARGUMENTS``, a script, ``-c CODE`` or ``-``, to its end; ``typed`` is on its stdin."""
+    with (
+        tempfile.TemporaryFile("w+") as stdin,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+    ):
+        stdin.write(typed)
+        stdin.seek(0)
+        started = start(arguments, folder, variables, (stdin, out, err))
+        try:
+            code = started.wait(PATIENCE)
+        except BaseException:
+            os.kill(started.pid, signal.SIGKILL)
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+class Started:
+    """A process that was forked; as much of `subprocess.Popen` as tests need."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self.pid = int(link.recv(LONGEST))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(1e-6)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code when it has ended; negative, the signal that ended it."""
+        if self.returncode is None:
+            self._link.settimeout(timeout)
+            try:
+                self.returncode = int(self._link.recv(LONGEST))
+            except TimeoutError as error:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout) from error
+            self._link.close()
+        return self.returncode
+
+
+def start(arguments: list[str], folder: Path, variables: dict[str, str], files: tuple[IO[Any], ...]) -> Started:
+    """Forks ``python ARGUMENTS``, with these files as its stdin, stdout and stderr."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request = {"arguments": arguments, "folder": str(folder), "variables": variables}
+    with theirs:
+        numbers = [theirs.fileno(), *(file.fileno() for file in files)]
+        socket.send_fds(_importer(), [json.dumps(request).encode()], numbers)
+    return Started(ours)
+
+
+@functools.cache
+def _importer() -> socket.socket:
+    """The link to this process's importer, which ends with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        number = str(theirs.fileno())
+        arguments = [sys.executable, __file__, number]
+        subprocess.Popen(arguments, env=ENVIRONMENT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    return ours
+
+
+# -- in the process that has imported the libraries --------------------------------------------------------------------
+
+
+def serve(link: socket.socket) -> tuple[str, str]:
+    """Forks a process for each request, until nobody is left who could ask.
+
+    Returns:
+        in each of the forked ones its program, and the name of the program's file.
+    """
+    while True:
+        message, numbers, _, _ = socket.recv_fds(link, LONGEST, 4)
+        if not message:
+            sys.exit()
+        asker = socket.socket(fileno=numbers[0])
+        pid = os.fork()
+        if pid == 0:
+            link.close()
+            asker.close()
+            return _become(numbers[1:], **json.loads(message))
+        for number in numbers[1:]:
+            os.close(number)
+        with asker, contextlib.suppress(BrokenPipeError):
+            asker.send(str(pid).encode())
+            _, status = os.waitpid(pid, 0)
+            asker.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _become(files: list[int], arguments: list[str], folder: str, variables: dict[str, str]) -> tuple[str, str]:
+    """Makes this process one that was started so, up to the program's first line; gives the program."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    tempfile.tempdir = None
+    if variables.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    script, *others = arguments
+    is_file = not script.startswith("-")
+    first = str(Path(script).resolve().parent) if is_file else ""
+    sys.path[:0] = [first, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv = ["-c", *others[1:]] if script == "-c" else arguments
+    _offer_a_fork_server()
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    if is_file:
+        main.__file__ = script
+        return Path(script).read_text(), script
+    return (others[0], "<string>") if script == "-c" else (sys.stdin.read(), "<stdin>")
+
+
+def _offer_a_fork_server() -> None:
+    """Forks a child that becomes this process's fork server when `multiprocessing` starts one, where others exec it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _await_and_become_a_fork_server(theirs)
+    theirs.close()
+    start_another, offers = util.spawnv_passfds, [pid]
+
+    def start_server(path: bytes, arguments: Sequence[Any], numbers: Sequence[int]) -> int:
+        is_fork_server = arguments[-1].startswith("from multiprocessing.forkserver import main")
+        if not (is_fork_server and offers):
+            return start_another(path, arguments, numbers)
+        mask = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+        request = {"code": arguments[-1], "numbers": list(numbers), "variables": dict(os.environ), "mask": mask}
+        with ours:
+            socket.send_fds(ours, [json.dumps(request).encode()], numbers)
+        return offers.pop()
+
+    util.spawnv_passfds = start_server  # type: ignore[assignment]
+
+
+def _await_and_become_a_fork_server(link: socket.socket) -> None:
+    message, received, _, _ = socket.recv_fds(link, LONGEST, 2)
+    link.close()
+    if not message:
+        os._exit(0)
+    request = json.loads(message)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["mask"])
+    high = [os.dup2(file, 500 + index) for index, file in enumerate(received)]
+    for file in received:
+        os.close(file)
+    for file, number in zip(high, request["numbers"], strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    sys.path[:] = os.environ["PYTHONPATH"].split(os.pathsep)
+    exec(request["code"])
+    sys.exit()
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # tests/
+    gc.disable()
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    gc.freeze()
+    gc.enable()
+    source, name = serve(socket.socket(fileno=int(sys.argv[1])))
+    exec(compile(source, name, "exec"), vars(sys.modules["__main__"]))
