@@ -21,7 +21,8 @@ from lowrung.sweeps import agreement
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
-from lowrung.sweeps.stages import Asked, Stage
+from lowrung.sweeps.stage import Stage
+from lowrung.sweeps.stages import Asked
 from lowrung.sweeps.templates import Templates
 from lowrung.track import recording
 

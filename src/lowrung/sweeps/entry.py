@@ -13,7 +13,7 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run, folders
+from lowrung.sweeps import dry_run, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
@@ -64,11 +64,13 @@ def run(
     search = composer.search(asked, settings, also=_launcher_problems(launcher))
     points = composer.points_of(search, settings.measured)
     every = [point for each in points.values() for point in each]
-    if problems := settings.search_problems(search.all_spaces, schedules(every)):
+    unfit = tried_first.problems(settings.first, search, points)
+    if problems := settings.search_problems(search.all_spaces, schedules(every)) + unfit:
         raise UsageError(problems)
+    ordered = tried_first.in_order(settings.first, search, points)
     with closing(_make_engine(launcher, settings, config)) as engine:
         require_a_device_map(every, config.hydra.launcher.get("gpus_per_trial", 1))
-        planned = Plan.make(composer, search, points, settings, engine)
+        planned = Plan.make(composer, search, ordered, settings, engine)
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
             return Results(planned, NullTracker())
