@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.lowrung.choices import PRUNERS, SAMPLERS
 from hydra_plugins.lowrung.sweeper import LowrungSweeper
+from lowrung.config.sweeper_schema import SweeperConf
 from lowrung.search import pruning, samplers
 from lowrung.store.layout import ROOT
 from lowrung.sweeps import entry
@@ -43,25 +44,11 @@ def test_hydra_finds_it():
 
 def test_its_settings_are_in_the_config_store():
     node = ConfigStore.instance().load("hydra/sweeper/lowrung.yaml").node
-    assert node == {
+    hydras = {
         "defaults": [{"sampler": "tpe"}, {"pruner": "none"}],
         "_target_": "hydra_plugins.lowrung.sweeper.LowrungSweeper",
-        "n_trials": None,
-        "timeout": None,
-        "objectives": None,
-        "constraints": None,
-        "over_seeds": "mean",
-        "params": {},
-        "spaces": None,
-        "stages": None,
-        "sampler": "???",
-        "pruner": "???",
-        "storage": None,
-        "fresh": False,
-        "retries": 1,
-        "max_failures": 5,
-        "dry_run": False,
     }
+    assert OmegaConf.to_container(node) == OmegaConf.to_container(OmegaConf.structured(SweeperConf)) | hydras
 
 
 class TestGroups:
