@@ -44,11 +44,12 @@ def test_hydra_finds_it():
 
 def test_its_settings_are_in_the_config_store():
     node = ConfigStore.instance().load("hydra/sweeper/lowrung.yaml").node
+    ours: Any = OmegaConf.to_container(OmegaConf.structured(SweeperConf))
     hydras = {
         "defaults": [{"sampler": "tpe"}, {"pruner": "none"}],
         "_target_": "hydra_plugins.lowrung.sweeper.LowrungSweeper",
     }
-    assert OmegaConf.to_container(node) == OmegaConf.to_container(OmegaConf.structured(SweeperConf)) | hydras
+    assert OmegaConf.to_container(node) == ours | hydras
 
 
 class TestGroups:
