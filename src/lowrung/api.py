@@ -66,6 +66,7 @@ class Leaderboard:
     def to_pandas(self) -> "DataFrame":
         """A row for each trial, best first: its settings, metrics and measurements by their names, and the rest.
 
+        With stages ``stage`` names those that a trial counts for, and the last stage comes first.
         With several objectives ``pareto`` says whether no other trial is better in all of them.
         ``against_best`` is ``best``, ``tie``, ``worse``, or ``unknown`` where a trial could not be compared;
         ``difference`` and ``half_width`` are its interval, and ``tie`` says whether it ties with the best.
@@ -213,6 +214,7 @@ def _cells(row: TrialRow, in_front: Collection[int] | None) -> dict[str, Any]:
     outcome = row.outcome
     return {
         "trial": row.number,
+        **({"stage": row.stage} if row.stage else {}),
         **{key: _value(text) for key, text in row.point.items()},
         "status": str(outcome.status),
         **outcome.numbers,

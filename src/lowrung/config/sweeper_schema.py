@@ -34,6 +34,12 @@ class SweeperConf:
             ``params``, ``spaces`` and ``n_trials`` are its own; ``of`` names the stage that it starts from (the one
             before), and ``start`` what of it: ``best``, a number of the best trials, or ``ties``, the best and all that
             the held-out examples cannot tell from it. null is one search.
+        first: points that are tried first, as a list of dicts: ``[{train.learning_rate:3e-4,lora.r:8},{lora.r:16}]``.
+            For what is known to be good. What a point leaves out is drawn, or taken from the grid in turn. Each is one
+            of the ``n_trials``; if there is no interval, they only change the order. null is none.
+        warm_start: the name of an earlier study of the same space, objectives and constraints. Its complete trials
+            teach the sampler (tpe or gp), and are no trials of this study: the search begins where that one ended. It
+            is looked for where this study is kept: in ``storage``, or in a folder beside this one's. null is none.
         sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
             together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
@@ -59,6 +65,8 @@ class SweeperConf:
     params: dict[str, Any] = field(default_factory=dict)
     spaces: Any = None
     stages: Any = None
+    first: Any = None
+    warm_start: str | None = None
     sampler: Any = MISSING
     pruner: Any = MISSING
     storage: str | None = None

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lowrung.search.axes import Params, Value
+from lowrung.search.first import fits
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.stages import Stage
+from lowrung.sweeps.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Begun:
         pending: the trials that have not ended, by number.
         ended: those that have, in order.
         shared: how many of these were run for an earlier stage.
+        first: points that are tried before all others; those that no trial has had.
     """
 
     stage: Stage
@@ -39,6 +41,7 @@ class Begun:
     pending: dict[int, Ended] = dataclasses.field(default_factory=dict)
     ended: dict[int, Ended] = dataclasses.field(default_factory=dict)
     shared: int = 0
+    first: list[Params] = dataclasses.field(default_factory=list)
     _trials_at: Counter[int] = dataclasses.field(default_factory=Counter)
 
     @property
@@ -53,11 +56,29 @@ class Begun:
 
     @property
     def next_point(self) -> GridPoint | None:
-        """The point that has had the fewest trials; one without intervals has one at most. None at the stage's end."""
+        """The point that has had the fewest trials; one without intervals has one at most. None at the stage's end.
+
+        Only of the points at which the `asked` values can be had.
+        """
         if self._trials_at.total() >= self.n_trials:
             return None
-        due = [i for i, point in enumerate(self.points) if point.is_open or not self._trials_at[i]]
+        due = [
+            i
+            for i, point in enumerate(self.points)
+            if (point.is_open or not self._trials_at[i]) and fits(self.asked, point.params, point.space)
+        ]
         return self.points[min(due, key=lambda i: self._trials_at[i])] if due else None
+
+    @property
+    def asked(self) -> Params:
+        """The values that the next trial must have: those of the first point that is still to be tried first."""
+        return self.first[0] if self.first else {}
+
+    def try_first(self, params: Mapping[str, Value]) -> None:
+        """Takes a trial's values as tried, where they were to be tried first; of several points the one with most."""
+        had = [asked for asked in self.first if asked.items() <= params.items()]
+        if had:
+            self.first.remove(max(had, key=len))
 
     @property
     def is_over(self) -> bool:

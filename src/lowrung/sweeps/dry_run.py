@@ -11,7 +11,7 @@ from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.runs import RunMaker
-from lowrung.sweeps.stages import BEST, TIES, Stage
+from lowrung.sweeps.stage import BEST, TIES, Stage
 
 
 def render(plan: Plan, composer: Composer, engine: Engine) -> str:

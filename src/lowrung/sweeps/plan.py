@@ -25,7 +25,7 @@ from lowrung.sweeps.identity import Purpose
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
-from lowrung.sweeps.stages import BEST, TIES, Stage
+from lowrung.sweeps.stage import BEST, TIES, Stage
 from lowrung.track import recording
 
 if TYPE_CHECKING:

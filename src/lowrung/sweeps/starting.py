@@ -12,7 +12,7 @@ from lowrung.sweeps.begun import Begun, Ended
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.stages import TIES, Stage
+from lowrung.sweeps.stage import TIES, Stage
 
 
 @dataclasses.dataclass(frozen=True)
