@@ -96,7 +96,8 @@ def _why_unmeasured(config: Config, name: str) -> str | None:
     always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
     scored = {f"eval/{score}" for metric in config.data.metrics for score in schema.metric_names(metric)}
     if name.startswith("eval/") and name not in (*always, *scored):
-        return f"data.metrics is {config.data.metrics}. Add it there, or take another metric."
+        there = ", ".join(one for one in dict.fromkeys((*OBJECTIVES, *scored)) if _why_unmeasured(config, one) is None)
+        return f"data.metrics is {config.data.metrics}. Add it there, or take one of {there}."
     verify = config.verify
     if name.startswith("forget/") and not (verify.enabled and verify.forgetting):
         return (
