@@ -81,6 +81,21 @@ class TestTheAnswer:
         ]
         assert answer(rows) == "50 trials tie (95%); the cheapest is a=0 b=0 (trial 0, 1 trainable parameters)"
 
+    def test_ties_are_named_by_what_sets_them_apart(self, tmp_path):
+        points = [("4", "1", 0.0), ("8", "1", 0.001), ("8", "3", 0.5)]
+        rows = [
+            trial(
+                n, {"lora.r": r, "factor": f}, run(tmp_path / str(n), loss=x, spread=0.02, params__trainable=float(r))
+            )
+            for n, (r, f, x) in enumerate(points)
+        ]
+        assert answer(rows) == (
+            "lora.r=4 and 8 tie (95%); the cheapest is lora.r=4 factor=1 (trial 0, 4 trainable parameters)"
+        )
+        rows[2] = dataclasses.replace(rows[2], stage="seeds", stage_index=1)
+        rows[0] = dataclasses.replace(rows[0], stage="rate")
+        assert "The best is of stage rate; the trials of the last stage rank first." in notes(rows)
+
     def test_ties_of_equal_cost_are_led_by_the_best(self, tmp_path):
         rows = [
             trial(n, {"lr": str(rate)}, run(tmp_path / str(n), loss=loss, spread=0.02, params__trainable=8.0))
