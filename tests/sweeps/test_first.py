@@ -99,7 +99,7 @@ class TestBadPoints:
 
     @pytest.mark.slow
     def test_a_point_whose_runs_are_another_ones(self, here):
-        alike = ["train.save_steps=1,2", "lora.r=2,4"]
+        alike = ["train.save_steps=10,20", "lora.r=2,4"]
         with pytest.raises(UsageError, match="the runs of point 2 are those of another point"):
-            here.sweep(*alike, "hydra.sweeper.first=[{lora.r:4},{train.save_steps:2}]")
+            here.sweep(*alike, "hydra.sweeper.first=[{lora.r:4},{train.save_steps:20}]")
         assert ranks(here.sweep(*alike, "hydra.sweeper.first=[{lora.r:4}]")) == [4, 2]

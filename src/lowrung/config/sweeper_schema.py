@@ -37,6 +37,9 @@ class SweeperConf:
         first: points that are tried first, as a list of dicts: ``[{train.learning_rate:3e-4,lora.r:8},{lora.r:16}]``.
             For what is known to be good. What a point leaves out is drawn, or taken from the grid in turn. Each is one
             of the ``n_trials``; if there is no interval, they only change the order. null is none.
+        warm_start: the name of an earlier study of the same space, objectives and constraints. Its complete trials
+            teach the sampler (tpe or gp), and are no trials of this study: the search begins where that one ended. It
+            is looked for where this study is kept: in ``storage``, or in a folder beside this one's. null is none.
         sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
             together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
@@ -63,6 +66,7 @@ class SweeperConf:
     spaces: Any = None
     stages: Any = None
     first: Any = None
+    warm_start: str | None = None
     sampler: Any = MISSING
     pruner: Any = MISSING
     storage: str | None = None

@@ -10,7 +10,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import commandline, interpolation, repeats, rules, schema
+from lowrung.config import commandline, interpolation, repeats, rules, schema, words
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
@@ -131,7 +131,21 @@ class Composer:
         return _distinct(found)
 
     def _points(self, spaces: Sequence[Space]) -> list[GridPoint]:
-        return [self._point(space, params) for space in spaces for params in space.grid()]
+        """The points of the spaces' grids.
+
+        Raises:
+            UsageError: when a point has a setting that cannot be resolved, though each value by itself is good.
+        """
+        found: list[GridPoint] = []
+        problems: dict[str, None] = {}
+        for of_space, params in ((one, params) for one in spaces for params in one.grid()):
+            try:
+                found.append(self._point(of_space, params))
+            except commandline.COMPOSITION_ERRORS as error:
+                problems[words.of_setting(error) or words.first_line(error)] = None
+        if problems:
+            raise UsageError(list(problems))
+        return found
 
     def exact(self, space: Space, params: Params) -> GridPoint:
         """The one point that has these values, of intervals too."""
