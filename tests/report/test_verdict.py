@@ -112,6 +112,11 @@ class TestTheAnswer:
             "lora.r=4 and 8 have the same params/trainable"
         )
 
+    def test_examples_that_all_differ_by_the_same(self, tmp_path):
+        answers = [[n + example / 10 for example in range(12)] for n in range(2)]
+        rows = [trial(n, {}, run(tmp_path / str(n), answers={"mine": each})) for n, each in enumerate(answers)]
+        assert answer(rows, {"eval/mine": "maximize"}) == "trial 1 is better than trial 0, by 1"
+
     def test_long_settings_give_way_to_numbers(self, tmp_path):
         rows = [
             trial(n, {"lora.target_modules": f"[{','.join(['q_proj'] * 9)},{n}]"}, run(tmp_path / str(n)))
@@ -176,6 +181,8 @@ class TestWhatIsToBeKnown:
         rows = ranks(tmp_path, 0.0, 0.3, 0.1)
         rows[2] = dataclasses.replace(rows[2], outcome=Outcome(Status.PRUNED, rows[2].outcome.metrics, cause="x"))
         assert notes(rows)[-1] == "Not judged: trial 2, pruned before the end of training."
+        rows[2] = dataclasses.replace(rows[2], outcome=Outcome(Status.COMPLETE))
+        assert notes(rows)[-1] == "Not judged: trial 2, without eval/loss."
 
 
 def test_lines_have_at_most_100_columns(tmp_path):

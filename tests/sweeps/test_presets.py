@@ -82,10 +82,11 @@ class TestHead:
         assert here.sweep(*commands(name)[-1], "hydra.sweeper.dry_run=true") == []
         assert "a dry run" in capsys.readouterr().out
 
-    @pytest.mark.slow
-    def test_so_do_its_other_commands(self, here, name):
-        for overrides in commands(name)[:-1]:
-            assert here.sweep(*overrides, "hydra.sweeper.dry_run=true") == []
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [between for name in PRESETS for between in commands(name)[1:-1]], ids=" ".join)
+def test_so_do_the_other_commands(here, overrides):
+    assert here.sweep(*overrides, "hydra.sweeper.dry_run=true") == []
 
 
 QUICK = 8

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import FrozenTrial
 
 from lowrung.config.schema import Config
 from lowrung.errors import RunFailed, UsageError
@@ -31,6 +33,10 @@ ALL = [
     *((4, 1e-3, seed) for seed in (1, 2)),
 ]
 """What the three stages train. Losses: rank 8 at 1e-3 is best, then ranks 4 and 16, the first of which is taken."""
+
+
+def _told(trial: FrozenTrial) -> tuple[object, ...]:
+    return trial.number, trial.params, trial.user_attrs["stage"], trial.state, trial.values
 
 
 class TestStages:
@@ -67,29 +73,30 @@ class TestStages:
 
     @pytest.mark.slow
     def test_a_sweep_that_is_stopped_at_each_run_in_turn_is_the_sweep_in_one(self, here, tmp_path, monkeypatch):
-        command = staged(RATES, RANKS, SEEDS)
-        for number in range(len(ALL)):
-            count = 0
+        command = staged(
+            '{name:rates,params:{lora.r:8,train.learning_rate:"1e-3,1e-2"}}',
+            '{name:ranks,params:{lora.r:"4,8"}}',
+            '{name:seeds,params:{seed:"0,1"}}',
+        )
+        expected = [(8, 1e-3, 0), (8, 1e-2, 0), (4, 1e-3, 0), (8, 1e-3, 1)]
+        ran: list[Config] = []
 
-            def act(config: Config) -> Outcome:
-                nonlocal count
-                count += 1
-                if count > 1:
-                    raise KeyboardInterrupt
-                return trains(config)
+        def act(config: Config) -> Outcome:
+            if config not in ran:
+                ran.append(config)
+                raise KeyboardInterrupt
+            return trains(config)
 
-            if number < len(ALL) - 1:
-                with pytest.raises(KeyboardInterrupt):
-                    here.sweep(command, act=act)
-            else:
+        for _ in expected:
+            with pytest.raises(KeyboardInterrupt):
                 here.sweep(command, act=act)
-        parts, rows = here.trials(), json.loads(here.study.leaderboard.read_text())
+        here.sweep(command, act=act)
+        assert tried(ran) == expected
+        parts = [_told(trial) for trial in here.trials()]
+        rows = json.loads(here.study.leaderboard.read_text())
         monkeypatch.chdir(tmp_path)
         here.sweep(command)
-        whole = here.trials()
-        assert [(t.params, t.user_attrs["stage"], t.values) for t in parts] == [
-            (t.params, t.user_attrs["stage"], t.values) for t in whole
-        ]
+        assert parts == [_told(trial) for trial in here.trials()]
         kept = ("trial", "stage", "point", "status", "metrics")
         assert [{name: row[name] for name in kept} for row in rows] == [
             {name: row[name] for name in kept} for row in json.loads(here.study.leaderboard.read_text())
@@ -169,54 +176,64 @@ class TestBadInput:
         ("text", "said"),
         [
             ("[]", "hydra.sweeper.stages must be a list of at least one dict, but is []"),
+            ("{name:a}", "hydra.sweeper.stages must be a list of at least one dict, but is {'name': 'a'}"),
             ("[3]", "hydra.sweeper.stages[0] must be a dict of name, of, start, params, spaces, n_trials, but is 3"),
             ("[{params:{lora.r:4}}]", "hydra.sweeper.stages[0].name must be a text that names the stage, but is None"),
             (f"[{RATES},{RATES}]", ".name must be a stage's own, but 'rates' is that of hydra.sweeper.stages[0] too"),
             (f"[{RATES},{{name:b,of:c,params:{{lora.r:4}}}},{{name:c,params:{{lora.r:2}}}}]", "'c' is a later stage"),
-            (
-                f"[{RATES},{{name:b,of:b,params:{{lora.r:4}}}}]",
-                "must name an earlier stage (rates), but 'b' is the stage itself",
-            ),
-            (
-                f"[{RATES},{{name:b,of:rate,params:{{lora.r:4}}}}]",
-                "must name an earlier stage (rates), but 'rate' is no stage",
-            ),
+            (f"[{RATES},{{name:b,of:b,params:{{lora.r:4}}}}]", "earlier stage (rates), but 'b' is the stage itself"),
+            (f"[{RATES},{{name:b,of:rate,params:{{lora.r:4}}}}]", "earlier stage (rates), but 'rate' is no stage"),
             (
                 f"[{RATES},{{name:b,start:worst,params:{{lora.r:4}}}}]",
                 ".start must be best, ties or a number of trials",
             ),
             (f"[{RATES},{{name:b,start:0,params:{{lora.r:4}}}}]", "at least 1, but is 0"),
+            (f"[{RATES},{{name:b,start:true,params:{{lora.r:4}}}}]", "at least 1, but is True"),
+            (
+                f"[{RATES},{{name:b,n_trials:few,params:{{lora.r:4}}}}]",
+                ".n_trials must be a whole number, but is 'few'",
+            ),
             ("[{name:a,of:b}]", "hydra.sweeper.stages[0].of must be left out: the first stage starts from"),
             (
                 f"[{RATES},{{name:b}}]",
                 "must change something of what it starts from, but has neither params nor spaces",
             ),
-            (
-                f"[{RATES},{{name:b,params:{{lora.r:8}}}}]",
-                "stage 'b' must change something of what it starts from, but all",
-            ),
+            (f"[{RATES},{{name:b,params:{{}}}}]", "hydra.sweeper.stages[1].params must be a dict of overrides"),
+            (f"[{RATES},{{name:b,spaces:[]}}]", "hydra.sweeper.stages[1].spaces must be a list of at least one dict"),
             (
                 f"[{RATES},{{name:b,parms:{{lora.r:8}}}}]",
                 "has no 'parms': a stage has name, of, start, params, spaces, n_trials. Did you mean params?",
             ),
-            (f"[{RATES},{{name:b,params:{{lora.r:'range(3,3)'}}}}]", "lora.r=range(3,3) stands for no value at all"),
-            (
-                f"[{RATES},{{name:b,params:{{lora.dropout:'interval(0,1)'}}}}]",
-                "n_trials of stage 'b' must be set where an interval is searched",
-            ),
-            (
-                f"[{RATES},{{name:b,n_trials:0,params:{{lora.r:4}}}}]",
-                "n_trials of stage 'b' must be at least 1, but is 0",
-            ),
-            (f"[{RATES},{{name:b,params:{{lora.r:0}}}}]", "lora.r must be"),
-            (f"[{RATES},{{name:b,params:{{lora.rnk:4}}}}]", "lora.rnk is not a setting"),
-            (f"[{RATES},{{name:b,spaces:[]}}]", "hydra.sweeper.stages[1].spaces must be a list of at least one dict"),
-            (f"[{RATES},{{name:b,params:{{store:elsewhere}}}}]", "store must be the same for all trials of a sweep"),
         ],
     )
-    def test_each_is_said_before_anything_starts(self, here, text, said):
+    def test_how_it_is_written(self, text, said):
+        written = {"params": {}, "stages": OverridesParser.create().parse_override(f"x={text}").value()}
+        problems = stages.read(written, written, []).problems
+        assert any(said in problem for problem in problems), problems
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            (
+                "{name:b,params:{lora.r:8}}",
+                "stage 'b' must change something of what it starts from, but all its points",
+            ),
+            ("{name:b,params:{lora.r:'range(3,3)'}}", "lora.r=range(3,3) stands for no value at all"),
+            (
+                "{name:b,params:{lora.dropout:'interval(0,1)'}}",
+                "n_trials of stage 'b' must be set where an interval is",
+            ),
+            ("{name:b,n_trials:0,params:{lora.r:4}}", "n_trials of stage 'b' must be at least 1, but is 0"),
+            ("{name:b,params:{lora.r:0}}", "lora.r must be"),
+            ("{name:b,params:{lora.rnk:4}}", "lora.rnk is not a setting"),
+            ("{name:b,params:{store:elsewhere}}", "store must be the same for all trials of a sweep"),
+            ("{name:b,params:{data.max_length:8,lora.init:eva,lora.init_examples:0}}", "lora.init_examples must be"),
+        ],
+    )
+    def test_what_it_comes_to_is_checked_before_anything_starts(self, here, text, said):
         with pytest.raises(UsageError) as caught:
-            here.sweep(f"hydra.sweeper.stages={text}")
+            here.sweep(staged(RATES, text))
         assert any(said in problem for problem in caught.value.problems), caught.value.problems
         assert here.ran == []
 

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lowrung.errors import UsageError
+from lowrung.sweeps import stages
 from tests.stage import RATE
 
 FULL_OR_NOT = (
@@ -59,6 +61,7 @@ class TestGrid:
 
 
 class TestSearch:
+    @pytest.mark.slow
     def test_exact_points_have_one_trial_and_open_ones_the_rest(self, here):
         """Both ends of each space's own interval are kept; Optuna lets bounds differ, not the kind."""
         own = (
@@ -105,28 +108,40 @@ class TestBadInput:
             ("[{}]", "hydra.sweeper.spaces[0] must be a dict of overrides, such as {lora.r: 8}, but is empty"),
             ("[{lora.r:4},8]", "hydra.sweeper.spaces[1] must be a dict of overrides, such as {lora.r: 8}, but is 8"),
             ("[{lora.r:4},{lora.r:4}]", "hydra.sweeper.spaces[1] is the same space as hydra.sweeper.spaces[0]"),
-            ("[{lora.r:4},{lora.rnk:8}]", "lora.rnk is not a setting"),
-            ("[{lora.r:4},{lora.r:0}]", "lora.r must be"),
-            ("[{lora.r:4},{lora.r:'range(4,4)'}]", "lora.r=range(4,4) stands for no value at all"),
             ("[{lora.r:4},{seed:'0,1'}]", "hydra.sweeper.spaces[1].seed must be the same for all spaces"),
             ("[{lora.r:4},{study:x}]", "hydra.sweeper.spaces[1].study must be left out"),
+            ("[{lora.r:4},{hydra.sweeper.timeout:3}]", "spaces[1].hydra.sweeper.timeout must be left out"),
             (
-                "[{lora.r:4},{hydra.sweeper.timeout:3}]",
-                "hydra.sweeper.spaces[1].hydra.sweeper.timeout must be left out",
+                "[{lora.r:4},{'~lora.dropout':null}]",
+                "hydra.sweeper.spaces[1] must give values, but deletes lora.dropout",
             ),
+        ],
+    )
+    def test_how_it_is_written(self, text, said):
+        written = {"params": {}, "spaces": OverridesParser.create().parse_override(f"x={text}").value()}
+        problems = stages.read(written, written, []).problems
+        assert any(said in problem for problem in problems), problems
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("{lora.r:4},{lora.rnk:8}", "lora.rnk is not a setting"),
+            ("{lora.r:4},{lora.r:0}", "lora.r must be"),
+            ("{lora.r:4},{lora.r:'range(4,4)'}", "lora.r=range(4,4) stands for no value at all"),
             (
-                "[{lora.dropout:'interval(0,0.5)'},{lora.dropout:'tag(log,interval(0.1,0.5))'}]",
+                "{lora.dropout:'interval(0,0.5)'},{lora.dropout:'tag(log,interval(0.1,0.5))'}",
                 "lora.dropout must be searched in one way",
             ),
             (
-                "[{train.learning_rate:null},{train.learning_rate:'interval(1e-4,1e-3)'}]",
+                "{train.learning_rate:null},{train.learning_rate:'interval(1e-4,1e-3)'}",
                 "train.learning_rate must be numbers of one kind",
             ),
         ],
     )
-    def test_each_is_said_before_anything_starts(self, here, text, said):
+    def test_what_it_comes_to_is_checked_before_anything_starts(self, here, text, said):
         with pytest.raises(UsageError) as caught:
-            here.sweep(f"hydra.sweeper.spaces={text}", n_trials=2)
+            here.sweep(spaces(text), n_trials=2)
         assert any(said in problem for problem in caught.value.problems), caught.value.problems
         assert here.ran == []
 

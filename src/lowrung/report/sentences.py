@@ -11,6 +11,8 @@ from lowrung.report.trial_names import TrialNames, trials
 from lowrung.store.outcome import Status
 
 _LEVEL = "95%"
+_ROUNDING = 1e-9
+"""A half-width that is a smaller share of its difference is rounding: the examples all differ by the same."""
 _COSTS = ("params/", "adapter/", "time/", "memory/")
 
 
@@ -26,7 +28,7 @@ def difference(standing: Standing, *, is_absolute: bool = False) -> str:
     value, half_width = standing.difference or 0.0, standing.half_width or 0.0
     value = abs(value) if is_absolute else value
     sign = "" if is_absolute else "+"
-    if not half_width:
+    if half_width <= _ROUNDING * abs(value):
         return f"{value:{sign},.6g}"
     digits = max(0, 1 - math.floor(math.log10(half_width)))
     if digits > 6:
@@ -196,8 +198,14 @@ class Sentences:
             by_reason.setdefault(self._found.of[row.number].reason, []).append(row.number)
         for reason, numbers in by_reason.items():
             yield f"Not compared: {trials(sorted(numbers))}. {reason}"
+        if unmeasured := [row.number for row in self._rows if self._is_unmeasured(row)]:
+            yield f"Not judged: {trials(sorted(unmeasured))}, without {self._found.metric}."
         if unended := [row.number for row in self._rows if row.outcome.status is Status.PRUNED]:
             yield f"Not judged: {trials(sorted(unended))}, pruned before the end of training."
+
+    def _is_unmeasured(self, row: TrialRow) -> bool:
+        is_rival = row.outcome.status is Status.COMPLETE and not row.broken
+        return is_rival and self._found.metric not in row.outcome.metrics
 
 
 def _noise(has_noise: Sequence[bool], most: int, seeds: str) -> str:

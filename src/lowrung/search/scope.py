@@ -94,7 +94,7 @@ class PartSampler(BaseSampler):
 
 
 def alike(stage: str, distributions: Mapping[str, BaseDistribution]) -> Keep:
-    """Trials of a stage that were drawn from the same space: what a sampler may learn from."""
+    """Trials of a stage that search the same, whatever is fixed: what a sampler may learn from, as in a grid."""
     return lambda trial: stage_of(trial) == stage and trial.distributions == distributions
 
 

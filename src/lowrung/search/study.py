@@ -195,7 +195,7 @@ class Study:
 
         Args:
             fixed: values by key.
-            space: the trial's, where the study has several: the sampler learns from trials of the same space and stage.
+            space: the trial's, where the study has several: the sampler learns from trials that search the same.
             stage: the trial's.
 
         Raises:
