@@ -26,6 +26,9 @@ from lowrung.store.layout import ROOT
 LORAS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "lora").glob("*.yaml")))
 """The choices of ``lora``, as a message lists them."""
 
+SWEEPS = ", ".join(sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+"""Those of ``sweeps``."""
+
 
 class Composer:
     """Composes from conf/ and sweeps/ of this checkout."""

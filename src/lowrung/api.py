@@ -25,6 +25,8 @@ from lowrung.sweeps.results import Results
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from lowrung.report.verdict import Verdict
+
 Overrides = str | Sequence[str]
 """One Hydra override, such as ``"lora.r=4"``, or several."""
 
@@ -51,27 +53,45 @@ class Leaderboard:
         best: the first of them, where it is complete and keeps to all constraints.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         folder: the study's.
+        verdict: which trials tie with the best, which one to take, and what the data do not allow to say. Its
+            ``standings`` hold each trial's difference from the best, with its interval.
     """
 
     trials: Sequence[TrialRow]
     best: TrialRow | None
     objectives: Mapping[str, str]
     folder: Path
+    verdict: "Verdict | None" = None
 
     def to_pandas(self) -> "DataFrame":
         """A row for each trial, best first: its settings, metrics and measurements by their names, and the rest.
 
+        With stages ``stage`` names those that a trial counts for, and the last stage comes first.
         With several objectives ``pareto`` says whether no other trial is better in all of them.
+        ``against_best`` is ``best``, ``tie``, ``worse``, or ``unknown`` where a trial could not be compared;
+        ``difference`` and ``half_width`` are its interval, and ``tie`` says whether it ties with the best.
         ``results`` is the folder of the trial's run, or with several seeds the first run; `TrialRow.seeds` has all.
         """
         import pandas
 
         in_front = leaderboard.pareto_set(self.trials, self.objectives) if len(self.objectives) > 1 else None
-        return pandas.DataFrame([_cells(row, in_front) for row in self.trials])
+        return pandas.DataFrame([{**_cells(row, in_front), **self._against_best(row)} for row in self.trials])
+
+    def _against_best(self, row: TrialRow) -> dict[str, Any]:
+        """Where a trial stands; nothing for one that takes no part, such as a pruned one."""
+        standing = self.verdict.standings.of.get(row.number) if self.verdict else None
+        return {
+            "against_best": None if standing is None else str(standing.place),
+            "difference": None if standing is None else standing.difference,
+            "half_width": None if standing is None else standing.half_width,
+            "tie": standing is not None and standing.place in ("best", "tie"),
+        }
 
     def __str__(self) -> str:
-        """The table as the command line prints it."""
-        return leaderboard.render(self.trials, self.objectives)
+        """The table and the verdict as the command line prints them."""
+        if self.verdict is None:
+            return leaderboard.render(self.trials, self.objectives)
+        return f"{leaderboard.render(self.trials, self.objectives, self.verdict.cells)}\n\n{self.verdict}"
 
 
 def run(*overrides: Overrides, config_dir: str | Path | None = None) -> RunOutcome:
@@ -185,7 +205,8 @@ def _run_outcome(single: Any) -> RunOutcome:
 
 
 def _leaderboard(results: Results) -> Leaderboard:
-    return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path)
+    verdict = results.answer.verdict
+    return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path, verdict)
 
 
 def _cells(row: TrialRow, in_front: Collection[int] | None) -> dict[str, Any]:
@@ -193,6 +214,7 @@ def _cells(row: TrialRow, in_front: Collection[int] | None) -> dict[str, Any]:
     outcome = row.outcome
     return {
         "trial": row.number,
+        **({"stage": row.stage} if row.stage else {}),
         **{key: _value(text) for key, text in row.point.items()},
         "status": str(outcome.status),
         **outcome.numbers,

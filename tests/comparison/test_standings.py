@@ -119,6 +119,14 @@ class TestEvidenceThatDoesNotCount:
         trials[1] = trial(1, {}, run(tmp_path / "1", loss=0.4, data="other"))
         assert self.unknown(trials) == "Scored on other held-out data than the best, trial 0."
 
+    def test_scores_that_one_run_lacks(self, tmp_path):
+        answers = [{"exact_match": np.ones(12)}, {}]
+        runs = [run(tmp_path / str(n), answers=one) for n, one in enumerate(answers)]
+        runs[1].outcome.metrics["eval/exact_match"] = 0.5  # type: ignore[index]
+        trials = [trial(n, {}, one) for n, one in enumerate(runs)]
+        found = standings(trials, {"eval/exact_match": "maximize"})
+        assert found.of[1].reason == "A run's scores by example have no eval/exact_match."
+
     def test_without_the_bests_nobody_is_compared(self, trials, tmp_path):
         RunFolder(tmp_path / "0").held_out.unlink()
         found = standings(trials, LOSS)

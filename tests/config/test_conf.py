@@ -1,24 +1,20 @@
-"""Every file below conf/ and sweeps/ composes, and what it composes passes all checks."""
+"""Every file below conf/ composes, and what it composes passes all checks; tests/sweeps/test_presets.py has sweeps/."""
 
 import re
 from pathlib import Path
 
 import pytest
-from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 
-from lowrung.config import commandline, rules
+from lowrung.config import rules
 from lowrung.engine import hydra_job
-from lowrung.search.space import parse, problems
 from lowrung.store.layout import ROOT
 
 CHOICES = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
-PRESETS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
 def test_there_are_files():
     assert {group for group, _ in CHOICES} == {"data", "lora", "model", "track", "train", "verify"}
-    assert "rank_ladder" in PRESETS
 
 
 def test_the_defaults_are_those_of_the_design(composer):
@@ -52,24 +48,6 @@ def test_every_choice_composes_and_passes(composer, group, name):
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_says_what_it_is(group, name):
     assert re.match(r"# \w", (ROOT / "conf" / group / f"{name}.yaml").read_text())
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_a_sweep_that_passes(composer, name):
-    master = composer.compose([f"sweeps={name}"], RunMode.MULTIRUN)
-    assert master.hydra.mode is RunMode.MULTIRUN
-    sweeper = master.hydra.sweeper
-    overrides = [f"{key}={value}" for key, value in sweeper.params.items()]
-    loader: ConfigLoader = composer.hydra.config_loader
-
-    def compose(values):
-        return loader.load_sweep_config(master, [f"sweeps={name}", *values])
-
-    assert commandline.problems(overrides, compose, composer.parser) == []
-    parsed = composer.parser.parse_overrides(overrides)
-    assert problems(parsed, sweeper.n_trials) == []
-    assert parse(overrides, composer.parser).keys
-    assert f"python src/train.py sweeps={name}" in (ROOT / "sweeps" / f"{name}.yaml").read_text()
 
 
 def test_a_trial_of_a_preset_is_an_ordinary_config(composer):

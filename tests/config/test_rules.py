@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 
 from lowrung.config import commandline, keys, rules
 from lowrung.config.schema import Config
-from tests.composing import LORAS, Composer, changed
+from tests.composing import LORAS, SWEEPS, Composer, changed
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ class TestOverrides:
         ("hydra.sweeper.n_trials=ten", "hydra.sweeper.n_trials must be a whole number, but is 'ten'."),
         ("hydra.sweeper.n_trials=1,2", "hydra.sweeper.n_trials must have one value"),
         ("lora=rslra", f"lora must be one of {LORAS}, but is 'rslra'. Did you mean rslora?"),
-        ("sweeps=rank_lader", "sweeps must be one of rank_ladder, but is 'rank_lader'. Did you mean rank_ladder?"),
+        ("sweeps=rank_lader", f"sweeps must be one of {SWEEPS}, but is 'rank_lader'. Did you mean rank_ladder?"),
         ("~seed", "No setting may be deleted, but `~seed` deletes seed. Leave that out; `seed=...` sets it."),
         ("~lora", "No setting may be deleted, but `~lora` deletes lora. Leave that out; `lora=...` sets it."),
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),

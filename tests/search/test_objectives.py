@@ -36,6 +36,13 @@ class TestObjectives:
     def test_a_problem_is_named(self, objectives, problem):
         assert objective_problems(objectives) == [problem]
 
+    def test_all_metrics_that_there_are_are_listed_those_of_ones_own_too(self, config):
+        scored = changed(config, "data.metrics", ["rouge", "my.own.score"])
+        (problem,) = metric_problems(scored, {"constraints": {"eval/politeness": "<=1"}})
+        for name in ("eval/loss", "eval/rougeL", "eval/score", "params/trainable"):
+            assert name in problem.partition("take one of")[2]
+        assert "forget" not in problem
+
     def test_a_metric_is_suggested(self):
         (problem,) = objective_problems({"eval/los": "minimize"})
         assert problem.endswith("but is 'eval/los'. Did you mean eval/loss?")
@@ -48,7 +55,8 @@ class TestObjectives:
             (problem,) = metric_problems(config, {kind: {"eval/exact_match": rule}})
             assert problem == (
                 f"hydra.sweeper.{kind} must name metrics that every run has, but eval/exact_match is not measured,"
-                " since data.metrics is []. Add it there, or take another metric."
+                " since data.metrics is []. Add it there, or take one of eval/loss, eval/perplexity,"
+                " eval/token_accuracy, params/trainable, adapter/bytes."
             )
             assert metric_problems(config, {kind: {"eval/loss": rule, "params/trainable": rule}}) == []
             scored = changed(config, "data.metrics", ["exact_match", "rouge", "my.own.score"])

@@ -27,12 +27,13 @@ EVALUATIONS = 9
 EXAMPLE = 100
 """Tokens of an example."""
 ACCURACY = {"eval/token_accuracy": "maximize"}
+PERPLEXITY = {"eval/perplexity": "minimize"}
 
 
 def metrics(final: float, tokens: int) -> dict[str, float]:
     """What a run measures: a loss that falls to its final value, and an accuracy that rises as it falls."""
     loss = final + 2 * math.exp(-tokens / 4_000)
-    return {"eval/loss": loss, "eval/token_accuracy": 1 / loss}
+    return {"eval/loss": loss, "eval/token_accuracy": 1 / loss, "eval/perplexity": math.exp(loss)}
 
 
 def train(study: Study, final: float, batch: int = 8) -> int:
@@ -62,7 +63,7 @@ def reported(study: Study, number: int = 0) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ALL)
 class TestEach:
-    @pytest.mark.parametrize("objectives", [LOSS, ACCURACY], ids=["minimize", "maximize"])
+    @pytest.mark.parametrize("objectives", [LOSS, ACCURACY, PERPLEXITY], ids=["loss", "accuracy", "perplexity"])
     def test_bad_trials_end_early_and_the_best_does_not(self, opened, settings, objectives):
         study = opened(pruner=settings, objectives=objectives)
         evaluations = sweep(study)
@@ -96,6 +97,19 @@ class TestEach:
         study = opened(pruner=settings, objectives={**LOSS, **ACCURACY})
         assert sweep(study) == [EVALUATIONS] * len(FINAL)
         assert "unit" not in study.facts
+
+
+@pytest.mark.parametrize("objectives", [ACCURACY, PERPLEXITY], ids=["accuracy", "perplexity"])
+def test_the_objective_is_judged_and_not_the_loss(opened, objectives):
+    """The loss says the opposite, and an evaluation without the objective says nothing."""
+    (name,) = objectives
+    study = opened(pruner=ASHA, objectives=objectives)
+    good, bad = (0.9, 0.1) if name == "eval/token_accuracy" else (2.0, 9.0)
+    first, second, third = (study.ask({"lora.r": 4}) for _ in range(3))
+    assert not study.report(first, 100, {"eval/loss": 9.0, name: good})
+    assert not study.report(second, 100, {"eval/loss": 1.0})
+    assert study.report(second, 100, {"eval/loss": 1.0, name: bad})
+    assert not study.report(third, 100, {"eval/loss": 1.0, name: math.nan})
 
 
 @pytest.mark.slow

@@ -112,3 +112,14 @@ class TestUsage:
     def test_constraints_that_cannot_be_kept(self, here, text, message):
         with pytest.raises(UsageError, match=message):
             here.sweep("lora.r=4,8", f"hydra.sweeper.constraints={text}")
+
+
+class TestTies:
+    def test_a_setting_follows_one_that_is_swept(self, here):
+        ran = here.sweep("train.batch_size=2,8,32", "train.weight_decay='${root:${ratio:${train.batch_size},8}}'")
+        assert [config.train.weight_decay for config in ran] == [0.5, 1, 2]
+
+    def test_one_that_has_no_value_at_some_points_starts_nothing(self, here):
+        with pytest.raises(UsageError, match=r"train\.weight_decay cannot be resolved: ratio must not divide by 0"):
+            here.sweep("lora.dropout=0,0.1", "lora.r=2,4", "train.weight_decay='${ratio:0.01,${lora.dropout}}'")
+        assert here.ran == []

@@ -78,19 +78,30 @@ class TestHead:
         assert given[0] == [f"sweeps={name}"]
         assert any({"data=hub", "data.path=trl-lib/Capybara"} <= set(overrides) for overrides in given)
 
-    def test_its_commands_pass_all_checks(self, here, name, capsys):
-        for overrides in commands(name)[1:]:
-            assert here.sweep(*overrides, "hydra.sweeper.dry_run=true") == []
-            assert "a dry run" in capsys.readouterr().out
+    def test_its_last_command_passes_all_checks_with_all_of_its_space(self, here, name, capsys):
+        assert here.sweep(*commands(name)[-1], "hydra.sweeper.dry_run=true") == []
+        assert "a dry run" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [between for name in PRESETS for between in commands(name)[1:-1]], ids=" ".join)
+def test_so_do_the_other_commands(here, overrides):
+    assert here.sweep(*overrides, "hydra.sweeper.dry_run=true") == []
+
+
+QUICK = 8
+"""Runs that fit into a fast test: each takes 30 ms."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if costs(name)[0] <= QUICK else pytest.mark.slow) for name in PRESETS]
+)
 def test_it_runs_to_its_end_in_as_many_runs_as_its_head_says(here, name):
-    fewest, _ = costs(name)
-    assert len(here.sweep(f"sweeps={name}", *SMALL, act=trains(here))) == fewest
+    assert len(here.sweep(f"sweeps={name}", *SMALL, act=trains(here))) == costs(name)[0]
     assert here.results is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PRESETS if len(set(costs(name))) > 1])
 def test_the_most_runs_that_its_head_says_are_those_of_ties(here, name):
     assert len(here.sweep(f"sweeps={name}", *SMALL, act=trains(here, spread=0.5, apart=1e-6))) == costs(name)[1]

@@ -55,7 +55,11 @@ class LowrungSweeper(Sweeper):
 
         assert self.hydra_context is not None
         assert self.config is not None
-        absent: Dict[str, Any] = {"objectives": {"eval/loss": "minimize"}, "constraints": {}}  # noqa: UP006
+        absent: Dict[str, Any] = {  # noqa: UP006
+            "objectives": {"eval/loss": "minimize"},
+            "constraints": {},
+            "prefer": ["params/trainable"],
+        }
         given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
         written: Any = OmegaConf.to_container(self.config.hydra.sweeper)
         return entry.run(

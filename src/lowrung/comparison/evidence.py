@@ -51,6 +51,8 @@ def sums(trial: Trial, files: dict[int, HeldOut | NotComparable], metric: str) -
             raise file
         try:
             found[run.seed] = _sums(file, metric)
+        except NotComparable:
+            raise
         except (TypeError, ValueError):  # numbers are not numbers, or not as many everywhere
             raise NotComparable(_DAMAGED) from None
         data.add(file.data)

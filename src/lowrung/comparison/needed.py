@@ -62,7 +62,7 @@ def with_more(found: Difference, *, examples: int | None = None, seeds: int | No
         examples_degrees=examples_degrees,
         degrees=(of_examples + of_seeds) ** 2 / spread if spread else found.degrees,
         examples=examples,
-        seeds=tuple(range(seeds)),
+        seeds=range(seeds),  # a thousand million of them take no memory
     )
 
 

@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import polygamma, psi
 
 from lowrung.comparison.paired import Runs, Sums
 from lowrung.comparison.variances import Floats, Noise
+
+UNUSUAL = 25.0
+"""So many times the median variance is a trial's own matter. Chance does it to 1 of 1,000 with two seeds."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,37 @@ def training_noise(trials: Sequence[Runs], best: int) -> TrainingNoise | None:
             table[place] = values
     if len(seeds) < 2 or len(table) < 2 or best not in table:
         return None
-    values_of = np.array(list(table.values()))
-    residuals = values_of - values_of.mean(axis=1, keepdims=True) - values_of.mean(axis=0) + values_of.mean()
-    trials_counted, freedom = len(table), len(seeds) - 1
-    own = trials_counted / (trials_counted - 1) * np.square(residuals).sum(axis=1) / freedom
-    common, prior = _prior(own, freedom)
-    shared = (
-        np.full_like(own, own.mean()) if math.isinf(prior) else (prior * common + freedom * own) / (prior + freedom)
-    )
-    degrees = min(prior + freedom, (trials_counted - 1) * freedom)
+    own, usual = _own(np.array(list(table.values())))
+    freedom = len(seeds) - 1
+    common, prior = _prior(own[usual], freedom)
+    shared = np.full_like(own, common) if math.isinf(prior) else (prior * common + freedom * own) / (prior + freedom)
+    degrees = min(prior + freedom, (usual.sum() - 1) * freedom)
     variances = dict(zip(table, np.maximum(own, shared).tolist(), strict=True))
-    return TrainingNoise(variances, float(common), float(degrees))
+    return TrainingNoise(variances, common, float(degrees))
+
+
+def _own(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Each trial's variance over seeds, (trials,), and whether it is a usual one; the table is (trials, seeds).
+
+    A trial that is five times as noisy as the middle one (one that is about to diverge, say) counts for itself alone:
+    it would make each seed look as if it did much to all.
+    """
+    usual = np.ones(len(table), bool)
+    own = _variances(table, usual)
+    usual = own <= UNUSUAL * np.median(own)
+    if usual.all() or usual.sum() < 2:
+        return own, np.ones(len(table), bool)
+    return _variances(table, usual), usual
+
+
+def _variances(table: Floats, usual: NDArray[np.bool_]) -> Floats:
+    """Of each trial over seeds, without what a seed does to the usual trials, which takes one of them (k / (k - 1))."""
+    centred = table - table.mean(axis=1, keepdims=True)
+    residuals = centred - centred[usual].mean(axis=0)
+    count = usual.sum()
+    lost = np.where(usual, count / (count - 1), 1.0)
+    found: Floats = lost * np.square(residuals).sum(axis=1) / (table.shape[1] - 1)
+    return found
 
 
 def _value(run: Sums | float) -> float:

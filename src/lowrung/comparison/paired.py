@@ -27,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from lowrung.comparison.variances import Floats, Noise, freedom_of_ratio, of_seed_means, satterthwaite, together
@@ -54,8 +53,8 @@ class Sums:
             loss. Two runs with the same few right answers need not be equally good. See `difference`.
     """
 
-    numerators: ArrayLike
-    denominators: ArrayLike
+    numerators: Floats
+    denominators: Floats
     unit: float = 0.0
 
 
@@ -74,7 +73,7 @@ class Difference:
         examples_degrees: degrees of freedom of the first part alone.
         degrees: degrees of freedom of both together.
         examples: the held-out examples that were compared; 0 for a metric without sums.
-        seeds: the seeds of the runs that were compared.
+        seeds: of the runs that were compared.
         has_training_noise: whether the interval holds what another seed would change; with one seed it cannot.
         level: how often such an interval holds the true difference.
     """
@@ -85,7 +84,7 @@ class Difference:
     examples_degrees: float
     degrees: float
     examples: int
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     has_training_noise: bool
     level: float = LEVEL
 
@@ -158,8 +157,8 @@ def _of_sums(sides: Sequence[Sequence[Sums]], is_paired: bool, noise: Noise | No
     residuals = [(part - np.outer(of, tokens)) / left_out for part, of in zip(parts, each_seed, strict=True)]
     scale = (len(tokens) - 1) / len(tokens) / tokens.sum() ** 2
     counted = 2 * max(run.unit for side in sides for run in side) ** 2 / tokens.sum() ** 2
-    of_examples = scale * float(np.square(sum(residual.mean(axis=0) for residual in residuals)).sum()) + counted
-    both = scale * sum(map(together, residuals))
+    of_examples = float(scale * np.square(sum(residual.mean(axis=0) for residual in residuals)).sum() + counted)
+    both = float(scale) * sum(map(together, residuals))
     value, degrees, n = float(sum(of.mean() for of in each_seed)), freedom_of_ratio(tokens), len(tokens)
     seeds = of_seed_means(each_seed, noise)
     if seeds is None:

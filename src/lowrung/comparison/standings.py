@@ -160,13 +160,17 @@ def _runs(rivals: Sequence[Trial], best: Trial, metric: str) -> tuple[dict[int, 
 
 def _parts(rivals: Sequence[Trial]) -> dict[int, NotComparable]:
     """Trials whose runs are a part of another's, as where a later stage adds seeds to a point."""
-    folders = {rival.number: {run.folder for run in rival.seeds} for rival in rivals}
-    return {
-        number: NotComparable(f"Trial {whole} has the same runs, and more seeds.")
-        for number, own in folders.items()
-        for whole, others in folders.items()
-        if own < others
-    }
+    sharing: dict[str, list[Trial]] = {}
+    for rival in rivals:
+        for run in rival.seeds:
+            sharing.setdefault(run.folder, []).append(rival)
+    found = {}
+    for rival in rivals:
+        own = {run.folder for run in rival.seeds}
+        for other in sharing[next(iter(own))] if own else []:
+            if own < {run.folder for run in other.seeds}:
+                found[rival.number] = NotComparable(f"Trial {other.number} has the same runs, and more seeds.")
+    return found
 
 
 def _judgements(runs: Mapping[int, Runs | NotComparable], best: int) -> dict[int, Judgement]:

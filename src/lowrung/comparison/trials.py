@@ -39,6 +39,10 @@ class Trial(Protocol):
         """Its runs."""
 
     @property
+    def stage_index(self) -> int:
+        """Of the stage that it belongs to; 0 where the sweep has none."""
+
+    @property
     def broken(self) -> Sequence[str]:
         """The constraints that it does not keep to."""
 
@@ -62,10 +66,13 @@ def judged(trials: Sequence[AnyTrial], metric: str) -> list[AnyTrial]:
 def best_of(trials: Sequence[AnyTrial], objectives: Mapping[str, str]) -> AnyTrial | None:
     """The best trial by the first objective; None where no trial takes part.
 
-    Between equals the other objectives decide, and then the number. Of trials with different numbers of seeds only
-    those with the most count: the best of many single runs owes more to luck than a mean does.
+    Between equals the other objectives decide, and then the number. Only the trials of the last stage count, and of
+    trials with different numbers of seeds those with the most: the best of many single runs owes more to luck than a
+    mean does.
     """
     rivals = judged(trials, next(iter(objectives)))
+    last = max((trial.stage_index for trial in rivals), default=0)
+    rivals = [trial for trial in rivals if trial.stage_index == last]
     most = max((len(trial.seeds) for trial in rivals), default=0)
 
     def costs(trial: Trial) -> list[float]:

@@ -46,11 +46,14 @@ def literal(text: str) -> str:
 
 
 def as_typed(override: str) -> str:
-    """An override of a text that reads as a number, with quotes: ``study=1e3`` is no study of the name 1000.0.
+    """An override as it was meant, with quotes where Hydra would not read it so.
 
-    Any other override stays as it is; so does ``null``.
+    A text that reads as a number: ``study=1e3`` is no study of the name 1000.0. An interpolation with another one in
+    it, which Hydra reads in quotes alone. Any other override stays as it is; so does ``null``.
     """
     name, equals, written = override.partition("=")
+    if equals and _is_nested_interpolation(written) and _parsed(written) is _UNREADABLE:
+        return f"{name}={quote(written)}"
     if not equals or name.lstrip("+") not in _texts():
         return override
     value = _parsed(written)
@@ -60,6 +63,18 @@ def as_typed(override: str) -> str:
             return f"{name}=" + ",".join(map(_kept, parts, value.list))
         return override
     return f"{name}={_kept(written, value)}"
+
+
+def _is_nested_interpolation(text: str) -> bool:
+    """Whether a text is one interpolation that holds others: ``${root:${lora.r}}``, not ``${a:${b}},${c}``."""
+    if not text.startswith("${") or text.count("${") < 2 or re.search(r"['\"\\]", text):
+        return False
+    depth, open_until = 0, []
+    for index, character in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0 and character == "}":
+            open_until.append(index)
+    return open_until == [len(text) - 1]
 
 
 def is_number(text: str) -> bool:

@@ -25,8 +25,8 @@ def overrides(
         UsageError: when values can be meant in two ways, or cannot be written as an override.
     """
     found, problems = [], []
-    values = _flat(resolved)
-    for key, written in _flat(params).items():
+    values = flat(resolved)
+    for key, written in flat(params).items():
         value = values.get(key, written)
         try:
             is_several = _has_interpolation(written) and isinstance(value, str) and grammar.is_sweep(f"{key}={value}")
@@ -38,19 +38,19 @@ def overrides(
     return found
 
 
-def _flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flat(params: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys: a dict below a group holds the group's settings, and one below a setting is the setting's value."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in params.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value and any(one.startswith(f"{key}.") for one in keys.types(Config)):
             if cut := [str(part) for part, none in value.items() if none is None and grammar.is_number(str(part))]:
-                flat[key] = _Cut(cut)
+                found[key] = _Cut(cut)
             else:
-                flat |= _flat(value, f"{key}.")
+                found |= flat(value, f"{key}.")
         else:
-            flat[key] = value
-    return flat
+            found[key] = value
+    return found
 
 
 class _Cut(list[str]):

@@ -22,6 +22,11 @@ class SweeperConf:
         over_seeds: what a trial's value is over its seeds, for objectives and constraints: ``mean``, ``median``, or
             ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
             bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
+        prefer: metrics or measurements that decide between trials that tie with the best: the smallest value wins, and
+            the next one decides between equals. null is ``[params/trainable]``: of models that cannot be told apart the
+            smallest is the cheapest to keep and to serve. ``[time/total_seconds]`` is the fastest to train.
+        difference: the smallest difference of the first objective that matters to you. Where an interval is wider, a
+            warning says how many held-out examples or seeds would do. null does not ask.
         params: the search space of a preset: overrides by key. Overrides on the command line take precedence.
         spaces: a union of spaces: a list of dicts like ``params``, each joined with ``params``. What is searched is all
             of their points, so a setting can have values of its own beside each value of another. null is one space.
@@ -29,6 +34,12 @@ class SweeperConf:
             ``params``, ``spaces`` and ``n_trials`` are its own; ``of`` names the stage that it starts from (the one
             before), and ``start`` what of it: ``best``, a number of the best trials, or ``ties``, the best and all that
             the held-out examples cannot tell from it. null is one search.
+        first: points that are tried first, as a list of dicts: ``[{train.learning_rate:3e-4,lora.r:8},{lora.r:16}]``.
+            For what is known to be good. What a point leaves out is drawn, or taken from the grid in turn. Each is one
+            of the ``n_trials``; if there is no interval, they only change the order. null is none.
+        warm_start: the name of an earlier study of the same space, objectives and constraints. Its complete trials
+            teach the sampler (tpe or gp), and are no trials of this study: the search begins where that one ended. It
+            is looked for where this study is kept: in ``storage``, or in a folder beside this one's. null is none.
         sampler: draws values from the intervals: ``hydra/sweeper/sampler=NAME``. It learns from all points of the grid
             together.
         pruner: ends bad trials early: ``hydra/sweeper/pruner=NAME``.
@@ -49,9 +60,13 @@ class SweeperConf:
     objectives: Any = None
     constraints: Any = None
     over_seeds: str = "mean"
+    prefer: Any = None
+    difference: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
     spaces: Any = None
     stages: Any = None
+    first: Any = None
+    warm_start: str | None = None
     sampler: Any = MISSING
     pruner: Any = MISSING
     storage: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung.config import grammar, schema
+from lowrung.config import grammar, resolvers, schema
 from lowrung.config.keys import declared, suggest_key
 from lowrung.errors import did_you_mean
 
@@ -73,6 +73,8 @@ def of_setting(error: Exception, override: str = "") -> str | None:
         wanted = kind.group(1) or kind.group(2)
         given = re.search(r"Value '(.*?)' (?:of type|could not|is not)", text)
         shown = given.group(1) if given and name != key else value
+        if given and "${" in value and name == key:
+            return f"{name} must be {_KINDS.get(wanted, wanted)}, but {value} is {given.group(1)!r}."
         several = "" if not is_inside or not re.search(r"[,\[(]", shown) else _in_params(name)
         return f"{name}{where} must be {_KINDS.get(wanted, wanted)}, but is {shown!r}.{several}"
     if "issing mandatory value" in text:
@@ -98,8 +100,24 @@ def _in_params(name: str) -> str:
 def _reason(text: str) -> str:
     """What OmegaConf says of a value, in one sentence."""
     lines = text.strip().splitlines()
+    if absent := re.search(r"Interpolation key '(.*?)' not found", text):
+        return _no_such_key(absent.group(1))
+    if unknown := re.search(r"Unsupported interpolation type (\S+)", text):
+        kind = unknown.group(1).rstrip("'\".")
+        known = [*resolvers.RESOLVERS, "oc.env", "oc.decode", "oc.select", "now", "hydra"]
+        return f"there is no ${{{kind}:...}}, but there are {', '.join(known)}.{did_you_mean(kind, known)}"
     line = lines[1] if lines[0].startswith("In '") and len(lines) > 1 else lines[0]
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", line).strip("\"'").rstrip(".") + "."
+
+
+def _no_such_key(named: str) -> str:
+    """What there is in the place of a setting that an interpolation follows."""
+    key = named.lstrip(".")
+    known = list(declared(schema.Config))
+    group = key.rpartition(".")[0]
+    beside = [one for one in known if group and one.startswith(f"{group}.")]
+    listed = ", ".join(beside) or f"{', '.join(schema.PARTS)} and their settings"
+    return f"{named} is not a setting.{suggest_key(key, known)} There are {listed}."
 
 
 def how_to_quote(override: str, error: Exception) -> str:

@@ -43,6 +43,8 @@ class TrialRow:
         is_reused: whether all results were there before this sweep.
         broken: the constraints that it does not keep to.
         over_seeds: metrics that are not the mean over the seeds, each with ``median`` or ``worst``.
+        stage: the names of the stages that it counts for; empty where the sweep has none.
+        stage_index: of the last one of them: the trials of the last stage rank first.
     """
 
     number: int
@@ -52,6 +54,8 @@ class TrialRow:
     is_reused: bool = False
     broken: Sequence[str] = ()
     over_seeds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stage: str = ""
+    stage_index: int = 0
 
     def spread(self, name: str) -> float | None:
         """The standard deviation of a metric over the seeds (of a sample: n - 1), where two or more have it."""
@@ -63,15 +67,17 @@ class TrialRow:
 def ranked(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> list[TrialRow]:
     """Complete trials by the first objective, best first; then those that break a constraint, then the others.
 
+    The trials of a later stage come before those of the stages that it starts from.
+
     With several objectives the Pareto set comes first, see `pareto_set`. The other objectives decide between equals.
     """
     in_front = pareto_set(rows, objectives)
 
-    def rank(row: TrialRow) -> tuple[bool, bool, bool, list[float], int]:
+    def rank(row: TrialRow) -> tuple[bool, bool, int, bool, list[float], int]:
         costs = _costs(row, objectives)
         has_score = row.outcome.status is Status.COMPLETE and costs[0] < math.inf
         order = costs if has_score else []
-        return (not has_score, bool(row.broken), row.number not in in_front, order, row.number)
+        return (not has_score, bool(row.broken), -row.stage_index, row.number not in in_front, order, row.number)
 
     return sorted(rows, key=rank)
 
@@ -115,7 +121,7 @@ def render(
         against: the column `AGAINST` by the trials' numbers; without any there is no such column.
     """
     head, cells = columns(rows, objectives, against)
-    left = [title for title in head if title.startswith(("eval loss", AGAINST, "merged")) or not title]
+    left = [title for title in head if title.startswith(("stage", "eval loss", AGAINST, "merged")) or not title]
     return table(head, cells, left=left)
 
 
@@ -132,15 +138,20 @@ def columns(
     how = {name: f" ({used})" for row in rows for name, used in row.over_seeds.items()}
     scores = [f"{name}{how.get(name, '')}" for name in extra] + [AGAINST] * bool(against)
     loss = f"eval loss{how.get('eval/loss', '')}"
-    head = ["#", "trial", *keys, "trainable", loss, *scores, "merged vs adapter", "seconds", ""]
-    cells = [_cells(rank, row, keys, extra, row.number in in_front) for rank, row in enumerate(rows, start=1)]
+    stages = ["stage"] if any(row.stage for row in rows) else []
+    head = ["#", "trial", *stages, *keys, "trainable", loss, *scores, "merged vs adapter", "seconds", ""]
+    cells = [
+        _cells(rank, row, keys, extra, row.number in in_front, bool(stages)) for rank, row in enumerate(rows, start=1)
+    ]
     if against:
         for row, texts in zip(rows, cells, strict=True):
             texts.insert(-3, against.get(row.number, ""))
     return head, cells
 
 
-def _cells(rank: int, row: TrialRow, keys: Sequence[str], extra: Sequence[str], is_in_front: bool) -> list[str]:
+def _cells(
+    rank: int, row: TrialRow, keys: Sequence[str], extra: Sequence[str], is_in_front: bool, has_stages: bool
+) -> list[str]:
     metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
     loss = f"{metrics['base/eval_loss']:.3f} → {_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
@@ -150,6 +161,7 @@ def _cells(rank: int, row: TrialRow, keys: Sequence[str], extra: Sequence[str], 
     return [
         str(rank) if complete else "-",
         str(row.number),
+        *([row.stage] if has_stages else []),
         *(shown(row.point.get(key, "")) for key in keys),
         trainable,
         loss,
@@ -213,6 +225,7 @@ def write(
 def _record(row: TrialRow) -> dict[str, Any]:
     return {
         "trial": row.number,
+        **({"stage": row.stage} if row.stage else {}),
         "point": dict(row.point),
         "status": row.outcome.status,
         "cause": row.outcome.cause,

@@ -97,7 +97,7 @@ class Progress:
         failed: int,
         running: int,
         best: str | None,
-        runs_per_trial: int = 1,
+        runs_left: int | None = None,
     ) -> None:
         """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
 
@@ -110,7 +110,7 @@ class Progress:
             failed: those that ended in any other way. All three together are the trials that are done.
             running: runs that have a slot now.
             best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
-            runs_per_trial: seeds that each is trained with.
+            runs_left: runs of the trials that are not done; None is one each.
         """
         if total < 2:
             return
@@ -120,7 +120,7 @@ class Progress:
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)
         self._most_at_once = max(self._most_at_once, running)
-        self._ready_at = self._clock() + self._seconds_for((total - done) * runs_per_trial)
+        self._ready_at = self._clock() + self._seconds_for(total - done if runs_left is None else runs_left)
         if self._live is None:
             self._log_summary(is_last=done >= total)
 

@@ -1,4 +1,4 @@
-"""Questions that a sweep puts badly: where its answer would be one to another question."""
+"""Questions that a sweep puts badly: where its answer would be one to another question. Known before it runs."""
 
 import dataclasses
 import itertools
@@ -7,20 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lowrung.config.schema import Config, is_converted
-from lowrung.report.leaderboard import TrialRow, shown
 from lowrung.report.trial_names import listed
-from lowrung.store.outcome import Status
 
 Key = TypeVar("Key")
-
-NEAR = 0.05
-"""A drawn value is at an end of its interval where it is this near to it, as a share of the interval."""
 
 ALIKE = 1.05
 """Trials are trained alike where none sees more than so many times the examples of another: last batches differ."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
     """What decides whether two trials can be compared fairly.
 
@@ -93,22 +88,22 @@ def unfair(recipes: Collection[Recipe]) -> list[str]:
 
 
 def _ranks_at_one_rate(recipes: Sequence[Recipe]) -> Iterator[str]:
-    rates = _rates([((one.variant, one.rank, one.scaling), one.rate) for one in recipes if one.rank])
-    pairs = [
-        (one, other)
-        for one, other in _at_one_rate(rates)
-        if one[0] == other[0] and one[1] != other[1] and math.isclose(one[2], other[2])
-    ]
-    if pairs:
-        ranks = sorted({rank for pair in pairs for _, rank, _ in pair})
-        one, other = pairs[0]
-        rate, scaling = min(rates[one], rates[other], key=len), one[2]
-        root = "sqrt(r)" if "rslora" in one[0] else "r"
-        yield (
-            f"ranks {listed([str(rank) for rank in ranks])} are compared at one learning rate ({''.join(rate)}) with"
-            f" alpha / {root} at {scaling:g}: a larger rank then takes larger steps, so that this compares rates. Set"
-            " lora.alpha=32, or search train.learning_rate too."
-        )
+    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for one in recipes:
+        if one.rank:
+            alike.setdefault((one.variant, f"{one.scaling:.6g}"), []).append((one.rank, one.rate))
+    for (variant, scaling), tried in alike.items():
+        rates = _rates(tried)
+        if pairs := _at_one_rate(rates):
+            ranks = sorted({rank for pair in pairs for rank in pair})
+            rate = min((rates[rank] for rank in ranks), key=len)
+            root = "sqrt(r)" if "rslora" in variant else "r"
+            yield (
+                f"ranks {listed([str(rank) for rank in ranks])} are compared at one learning rate ({''.join(rate)})"
+                f" with alpha / {root} at {scaling}: a larger rank then takes larger steps, so that this compares"
+                " rates. Set lora.alpha=32, or search train.learning_rate too."
+            )
+            return
 
 
 def _variants_at_one_rate(recipes: Sequence[Recipe]) -> Iterator[str]:
@@ -152,69 +147,3 @@ def _budgets(recipes: Sequence[Recipe]) -> Iterator[str]:
             "trials with train.packing are trained on more tokens a step than those without. Set train.epochs instead"
             " of train.max_steps."
         )
-
-
-# -- what only the results show ----------------------------------------------------------------------------------------
-
-
-def edges(
-    rows: Sequence[TrialRow], ties: Sequence[TrialRow], intervals: Mapping[str, tuple[float, float, bool]]
-) -> list[str]:
-    """Numeric settings whose best value is the smallest or the largest that was tried, a sentence each.
-
-    Of several trials that tie, all must lie at the same end. An end that nothing can lie beyond is none: 0, and for
-    whole numbers 1.
-
-    Args:
-        rows: all trials.
-        ties: the best one and those that tie with it.
-        intervals: those that were searched, by key: low, high, and whether by orders of magnitude.
-    """
-    tried = [row for row in rows if row.outcome.status not in (Status.FAILED, Status.CANCELLED)]
-    keys = dict.fromkeys(key for row in ties for key in row.point if not key.endswith("seed"))
-    return [sentence for key in keys for sentence in _edge(key, tried, ties, intervals.get(key))]
-
-
-def _edge(
-    key: str, tried: Sequence[TrialRow], ties: Sequence[TrialRow], interval: tuple[float, float, bool] | None
-) -> Iterator[str]:
-    best = [_number(row.point.get(key)) for row in ties]
-    values = {value for row in tried if (value := _number(row.point.get(key))) is not None}
-    if len(values) < 2 or any(value is None for value in best):
-        return
-    low, high = _ends(values, interval)
-    text = ties[0].point[key]
-    if all(value is not None and value >= high for value in best):
-        yield _further(key, text, "largest", "larger", interval)
-    elif all(value is not None and value <= low for value in best) and not _is_least(text):
-        yield _further(key, text, "smallest", "smaller", interval)
-
-
-def _further(key: str, text: str, most: str, more: str, interval: tuple[float, float, bool] | None) -> str:
-    if interval is None:
-        return f"{key}={shown(text)} is the {most} that was tried: try {more} ones."
-    return f"{key}={shown(text)} is near the {most} of its interval ({interval[most == 'largest']:g}): try {more} ones."
-
-
-def _ends(values: Collection[float], interval: tuple[float, float, bool] | None) -> tuple[float, float]:
-    """Where the lower end begins and the upper one."""
-    if interval is None:
-        return min(values), max(values)
-    low, high, is_log = interval
-    if is_log:
-        margin = (high / low) ** NEAR
-        return low * margin, high / margin
-    margin = NEAR * (high - low)
-    return low + margin, high - margin
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _is_least(text: str) -> bool:
-    return float(text) == 0 or text.strip() == "1"

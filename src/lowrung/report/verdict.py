@@ -1,25 +1,22 @@
 """What a leaderboard says: which trials tie, which one to take, and what the data do not allow to say."""
 
 import dataclasses
-import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from lowrung.comparison.standings import Method, Place, Standing, Standings, standings
+from lowrung.comparison.standings import Standing, Standings, standings
+from lowrung.report import doubts, questions
 from lowrung.report.leaderboard import TrialRow, ranked
-from lowrung.report.tables import counted, number
-from lowrung.report.trial_names import TrialNames, trials
-from lowrung.store.outcome import Status
+from lowrung.report.questions import Recipe
+from lowrung.report.sentences import Sentences, cell
 
 WIDTH = 100
 """Columns that a line of the verdict takes at most."""
 
 PREFER = ("params/trainable",)
 """What decides between trials that tie, unless ``hydra.sweeper.prefer`` says otherwise: the fewest."""
-
-_LEVEL = "95%"
-_COSTS = ("params/", "adapter/", "time/", "memory/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +74,9 @@ def make(
     objectives: Mapping[str, str],
     *,
     prefer: Sequence[str] = PREFER,
-    warnings: Sequence[str] = (),
+    smallest: float | None = None,
+    recipes: Mapping[int, Recipe] = MappingProxyType({}),
+    intervals: Mapping[str, tuple[float, float, bool]] = MappingProxyType({}),
 ) -> Verdict:
     """Compares the trials of a sweep that has ended.
 
@@ -86,186 +85,28 @@ def make(
         objectives: metrics and their directions; the first one counts.
         prefer: metrics or measurements that decide between trials that tie: the smallest value wins, and the next one
             decides between equals.
-        warnings: more of them.
+        smallest: the smallest difference that matters; None does not ask.
+        recipes: how the trials were trained, by number.
+        intervals: what was searched, by key: low, high, and whether by orders of magnitude.
     """
     found = standings(rows, objectives)
     judged = [row for row in ranked(rows, objectives) if row.number in found.of]
-    words = _Words(found, rows, judged, prefer)
-    preferred = words.preferred.number if judged else None
-    return Verdict(found, preferred, [words.answer(), *words.notes(objectives)], warnings)
-
-
-def cell(standing: Standing) -> str:
-    """``best``, ``tie``, ``+0.012 ± 0.004``, or empty where the trial could not be compared."""
-    if standing.place is Place.UNKNOWN:
-        return ""
-    return str(standing.place) if standing.place in (Place.BEST, Place.TIE) else difference(standing)
-
-
-def difference(standing: Standing, *, is_absolute: bool = False) -> str:
-    """``+0.012 ± 0.004``, in as many digits as its half-width is known to be large; counts have no half-width."""
-    value, half_width = standing.difference or 0.0, standing.half_width or 0.0
-    value = abs(value) if is_absolute else value
-    sign = "" if is_absolute else "+"
-    if not half_width:
-        return f"{value:{sign},.6g}"
-    digits = max(0, 1 - math.floor(math.log10(half_width)))
-    if digits > 6:
-        return f"{value:{sign}.1e} ± {half_width:.1e}"
-    return f"{value:{sign}.{digits}f} ± {half_width:.{digits}f}"
+    words = Sentences(found, rows, judged, prefer, smallest)
+    if not judged:
+        return Verdict(found, None, [words.answer()])
+    ties = [row for row in judged if row.number in found.ties]
+    warnings = [
+        *doubts.edges(rows, ties, intervals),
+        *questions.unfair([recipes[row.number] for row in judged if row.number in recipes]),
+        *doubts.too_wide(found, smallest),
+        *doubts.below_noise(found),
+    ]
+    return Verdict(found, words.preferred.number, [words.answer(), *words.notes(objectives)], warnings)
 
 
 def _record(standing: Standing) -> dict[str, Any]:
     names = ("place", "difference", "half_width", "p_value", "seeds", "noise", "reason")
     return {name: getattr(standing, name) for name in names}
-
-
-class _Words:
-    """The sentences of a verdict.
-
-    Args:
-        found: the standings.
-        rows: all trials.
-        judged: those that take part, best first.
-        prefer: see `make`.
-    """
-
-    def __init__(
-        self, found: Standings, rows: Sequence[TrialRow], judged: Sequence[TrialRow], prefer: Sequence[str]
-    ) -> None:
-        self._found, self._rows, self._judged, self._prefer = found, rows, judged, prefer
-        self._names = TrialNames(judged)
-        self._ties = self._at(Place.BEST, Place.TIE)
-
-    def _at(self, *places: Place) -> list[TrialRow]:
-        """The trials at these places, best first."""
-        return [row for row in self._judged if self._found.of[row.number].place in places]
-
-    @property
-    def _best(self) -> TrialRow:
-        return next(row for row in self._judged if row.number == self._found.best)
-
-    @property
-    def preferred(self) -> TrialRow:
-        """Of the trials that tie the one that costs least; of equal ones the best."""
-        return min(self._ties, key=self._costs)
-
-    def _costs(self, row: TrialRow) -> list[float]:
-        return [row.outcome.numbers.get(name, math.inf) for name in self._prefer]
-
-    # -- the answer ----------------------------------------------------------------------------------------------------
-
-    def answer(self) -> str:
-        """The first sentence."""
-        if not self._judged:
-            return self._nobody()
-        best = self._names.numbered(self._best)
-        if len(self._judged) == 1:
-            others = f"the only one of {len(self._rows)} trials" if len(self._rows) > 1 else "the only trial"
-            return f"{best} is {others} that can be judged: there is nothing to compare it with"
-        if len(self._ties) > 1:
-            return self._tied()
-        worse = self._at(Place.WORSE)
-        if not worse:
-            return f"{best} has the best {self._found.metric}, but nothing is known of how sure that is"
-        return self._better(best, worse)
-
-    def _nobody(self) -> str:
-        complete = [row for row in self._rows if row.outcome.status is Status.COMPLETE]
-        if not self._rows:
-            return "no trial has ended"
-        if any(row.broken for row in complete):
-            return f"no complete trial keeps to the constraints ({counted(len(complete), 'trial')}): take none"
-        if complete:
-            return f"no trial has measured {self._found.metric}: take none"
-        ends = [str(row.outcome.status) for row in self._rows]
-        counts = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
-        return f"no trial was trained to its end ({counts}): none can be judged"
-
-    def _tied(self) -> str:
-        names = self._names.several(sorted(self._ties, key=lambda row: row.number))
-        is_exact = self._found.method is Method.COUNTS
-        tie = f"{names} have the same {self._found.metric}" if is_exact else f"{names} tie ({_LEVEL})"
-        chosen = self.preferred
-        if all(self._costs(row) == self._costs(chosen) for row in self._ties):
-            return f"{tie}, at equal cost; the best is {self._names.numbered(chosen)}"
-        name = next(n for n in self._prefer if len({row.outcome.numbers.get(n) for row in self._ties}) > 1)
-        settings, cost = self._names.one(chosen), _cost(name, chosen)
-        inside = cost if settings == f"trial {chosen.number}" else f"trial {chosen.number}, {cost}"
-        if name.startswith(_COSTS):
-            return f"{tie}; the cheapest is {settings} ({inside})"
-        return f"{tie}; the smallest {name} has {settings} ({inside})"
-
-    def _better(self, best: str, worse: Sequence[TrialRow]) -> str:
-        next_best = worse[0]
-        name, by = self._names.one(next_best), difference(self._found.of[next_best.number], is_absolute=True)
-        unknown = self._at(Place.UNKNOWN)
-        if len(worse) == 1:
-            rest = f", and {counted(len(unknown), 'other')} could not be compared" if unknown else ""
-            return f"{best} is better than {name}, by {by}{rest}"
-        others = f"the {len(worse)} others that could be compared" if unknown else "all others"
-        return f"{best} is better than {others}: the next, {name}, is worse by {by}"
-
-    # -- what is to be known of it -------------------------------------------------------------------------------------
-
-    def notes(self, objectives: Mapping[str, str]) -> list[str]:
-        """What the answer rests on, and what it does not say; nothing where nobody was compared."""
-        if len(self._judged) < 2:
-            return []
-        compared = self._at(Place.TIE, Place.WORSE, Place.BETTER)
-        notes = list(self._method(compared)) if compared else []
-        if self._found.compared_by != self._found.metric:
-            notes.append(f"Differences are those of {self._found.compared_by}, of which {self._found.metric} follows.")
-        if len(objectives) > 1:
-            notes.append(f"All this is by {self._found.metric}, the first objective.")
-        return [*notes, *self._bounds(), *self._contradictions(), *self._not_compared()]
-
-    def _method(self, compared: Sequence[TrialRow]) -> Iterator[str]:
-        found = [self._found.of[row.number] for row in compared]
-        fewest, most = min(one.seeds for one in found), max(one.seeds for one in found)
-        seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-        if self._found.method is Method.COUNTS:
-            return
-        if self._found.method is Method.SEEDS:
-            yield f"± is the {_LEVEL} t interval over {seeds}, paired; over examples {self._found.metric} has no sums."
-        elif fewest > 1:
-            yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired, and {seeds}."
-        else:
-            noise = "one seed: training noise is not in it" if most == 1 else f"{seeds}: not all hold training noise"
-            yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired; {noise}."
-        yield "Worse is what Holm's test over all pairs shows (wrongly in at most 5% of sweeps); else a tie."
-
-    def _bounds(self) -> Iterator[str]:
-        """How much worse than the best a trial that ties with it may be."""
-        ties = [self._found.of[row.number] for row in self._at(Place.TIE)]
-        if not ties or self._found.method is Method.COUNTS:
-            return
-        sign = -1 if self._found.direction == "maximize" else 1
-        most = max(sign * (one.difference or 0) + (one.half_width or 0) for one in ties)
-        yield f"A tie is no proof of equality: one of these may still be worse than the best by {most:.2g}."
-
-    def _contradictions(self) -> Iterator[str]:
-        if better := self._at(Place.BETTER):
-            yield (
-                f"By the mean over seeds {trials([row.number for row in better])} would be better than the best, which"
-                " was chosen by hydra.sweeper.over_seeds or by another metric's mean."
-            )
-
-    def _not_compared(self) -> Iterator[str]:
-        by_reason: dict[str, list[int]] = {}
-        for row in self._at(Place.UNKNOWN):
-            by_reason.setdefault(self._found.of[row.number].reason, []).append(row.number)
-        for reason, numbers in by_reason.items():
-            yield f"Not compared: {trials(sorted(numbers))}. {reason}"
-        if unended := [row.number for row in self._rows if row.outcome.status is Status.PRUNED]:
-            yield f"Not judged: {trials(sorted(unended))}, pruned before the end of training."
-
-
-def _cost(name: str, row: TrialRow) -> str:
-    """What a trial costs, in words."""
-    value = row.outcome.numbers[name]
-    words = {"params/trainable": f"{value:,.0f} trainable parameters", "adapter/bytes": f"{value:,.0f} bytes"}
-    return words.get(name, f"{name} {number(value)}")
 
 
 def _wrapped(text: str, indent: str) -> str:

@@ -58,36 +58,43 @@ class PartSampler(BaseSampler):
         self._sampler = sampler
         self._keep = keep
 
+    def _shown(self, study: optuna.Study) -> optuna.Study:
+        return part(study, self._keep)
+
+    def _as_shown(self, trial: FrozenTrial) -> FrozenTrial:
+        """The trial that is drawn for, as the study that is shown has it."""
+        return trial
+
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See Optuna's `BaseSampler`, as for all that follow."""
-        return self._sampler.infer_relative_search_space(part(study, self._keep), trial)
+        return self._sampler.infer_relative_search_space(self._shown(study), self._as_shown(trial))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draws what is drawn jointly."""
-        return self._sampler.sample_relative(part(study, self._keep), trial, search_space)
+        return self._sampler.sample_relative(self._shown(study), self._as_shown(trial), search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draws what is drawn alone."""
-        shown = part(study, self._keep)
-        return self._sampler.sample_independent(shown, trial, param_name, param_distribution)
+        shown, drawn_for = self._shown(study), self._as_shown(trial)
+        return self._sampler.sample_independent(shown, drawn_for, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Is called before a trial's values are drawn."""
-        self._sampler.before_trial(part(study, self._keep), trial)
+        self._sampler.before_trial(self._shown(study), self._as_shown(trial))
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Is called when a trial is told."""
-        self._sampler.after_trial(part(study, self._keep), trial, state, values)
+        self._sampler.after_trial(self._shown(study), self._as_shown(trial), state, values)
 
 
 def alike(stage: str, distributions: Mapping[str, BaseDistribution]) -> Keep:
-    """Trials of a stage that were drawn from the same space: what a sampler may learn from."""
+    """Trials of a stage that search the same, whatever is fixed: what a sampler may learn from, as in a grid."""
     return lambda trial: stage_of(trial) == stage and trial.distributions == distributions
 
 

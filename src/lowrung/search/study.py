@@ -22,6 +22,7 @@ from lowrung.search.constraints import parse
 from lowrung.search.lease import Lease
 from lowrung.search.space import Space
 from lowrung.search.storage import Storage
+from lowrung.search.warm_start import Earlier, TaughtSampler
 from lowrung.store.outcome import Outcome, Status
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -35,6 +36,9 @@ _RUN = "run/"
 
 
 _PRUNED = "is_to_be_pruned"
+
+_TAUGHT = "warm start"
+"""The fact that names the studies which taught the sampler, each with the end of the last trial that did."""
 
 _SHOWN = 12
 """So many changes of a study are listed."""
@@ -62,6 +66,7 @@ class Study:
         pruner: ends bad trials early; see `lowrung.search.pruning`. Another one may go on with a study.
         purpose: texts by kind and name that trials share where they can be compared: space, goal, settings and more.
         inputs: texts by name that say why the kind ``content`` differs.
+        earlier: a study whose trials teach the sampler; see `lowrung.search.warm_start`.
         lock: a file that this process has locked, which makes it the study's one coordinator until `close`; None for a
             process that is alone by other means.
 
@@ -83,6 +88,7 @@ class Study:
         pruner: Mapping[str, Any] = pruning.DEFAULT,
         purpose: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         inputs: Mapping[str, str] = MappingProxyType({}),
+        earlier: Earlier | None = None,
         lock: Path | None = None,
     ) -> None:
         self._space = space
@@ -104,9 +110,23 @@ class Study:
         goal = {"objectives": self._objectives, "constraints": dict(constraints)}
         try:
             self._hold_to({**space.described(), **goal, **purpose}, inputs)
+            self._earlier = self._taught_by(earlier)
         except BaseException:
             self.close()
             raise
+
+    def _taught_by(self, earlier: Earlier | None) -> list[FrozenTrial]:
+        """The trials that teach the sampler: those that had ended at this study's first start, also when it goes on.
+
+        The earlier study may go on too, and a search in parts draws as one in one.
+        """
+        if earlier is None:
+            return []
+        known = self.facts.get(_TAUGHT, {})
+        if earlier.name not in known:
+            known = {**known, earlier.name: earlier.last}
+            self.note(_TAUGHT, known)
+        return earlier.until(known[earlier.name])
 
     @staticmethod
     def delete(name: str, storage: str, lock: Path) -> None:
@@ -175,7 +195,7 @@ class Study:
 
         Args:
             fixed: values by key.
-            space: the trial's, where the study has several: the sampler learns from trials of the same space and stage.
+            space: the trial's, where the study has several: the sampler learns from trials that search the same.
             stage: the trial's.
 
         Raises:
@@ -184,8 +204,11 @@ class Study:
         self._require_sole()
         distributions = (space or self._space).distributions()
         sampler = samplers.make(self._sampler, seed=self._seed, trial_number=self._asked)
+        keep = scope.alike(stage, distributions)
+        if self._earlier:
+            sampler = TaughtSampler(sampler, [one for one in self._earlier if space is None or keep(one)])
         if space is not None:
-            sampler = scope.PartSampler(sampler, scope.alike(stage, distributions))
+            sampler = scope.PartSampler(sampler, keep)
         self._asked += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4

@@ -36,10 +36,10 @@ class Union:
 
     def joined(self, space: Space) -> Space:
         """A space as a part of the union: its fixed values are parameters where other spaces have others."""
-        return dataclasses.replace(space, parts=tuple(self._recorded(part) for part in space.parts))
+        return dataclasses.replace(space, parts=tuple(self._recorded(part, space.keys) for part in space.parts))
 
-    def _recorded(self, part: str | Axis) -> str | Axis:
-        axis = _axis(part)
+    def _recorded(self, part: str | Axis, swept: Sequence[str]) -> str | Axis:
+        axis = _axis(part, swept)
         if not isinstance(axis, Choice) or axis.key not in self.domains:
             return part
         return dataclasses.replace(axis, among=self.domains[axis.key])
@@ -58,7 +58,7 @@ def problems(spaces: Sequence[Space]) -> list[str]:
     known = _axes(spaces)
     for key, axes in known.items():
         found += _axis_problems(key, axes)
-    for space in spaces:
+    for space in spaces if len(spaces) > 1 else ():
         keys = Counter(axis.key for part in space.parts if (axis := _axis(part)) and axis.key in known)
         found += [
             f"{key} must be given once, but is {count} times, by dicts that Hydra would merge. Write out the dicts."
@@ -70,25 +70,31 @@ def problems(spaces: Sequence[Space]) -> list[str]:
 
 def _axes(spaces: Sequence[Space]) -> dict[str, list[Axis]]:
     """All that a key has in the spaces, by key, where it is an axis in any or not the same in all."""
-    found: dict[str, list[Axis]] = {}
-    for part in (part for space in spaces for part in space.parts):
-        if axis := _axis(part):
-            found.setdefault(axis.key, []).append(axis)
-    swept = {part.key for space in spaces for part in space.parts if not isinstance(part, str)}
+    each = [_by_key(space) for space in spaces]
+    swept = {key for space in spaces for key in space.keys}
+    keys = dict.fromkeys(key for one in each for key in one)
     return {
-        key: axes
-        for key, axes in found.items()
-        if key in swept or len(axes) < len(spaces) or any(str(axis) != str(axes[0]) for axis in axes)
+        key: [axis for one in each for axis in one.get(key, ())]
+        for key in keys
+        if key in swept or len({tuple(map(str, one.get(key, ()))) for one in each}) > 1
     }
 
 
-def _axis(part: str | Axis) -> Axis | None:
-    """A part as an axis; None for what is none: a key of the whole sweep, or one that is deleted."""
+def _by_key(space: Space) -> dict[str, list[Axis]]:
+    found: dict[str, list[Axis]] = {}
+    for part in space.parts:
+        if axis := _axis(part, space.keys):
+            found.setdefault(axis.key, []).append(axis)
+    return found
+
+
+def _axis(part: str | Axis, swept: Sequence[str] = ()) -> Axis | None:
+    """A part as an axis; None for a key of the whole sweep, one that is deleted, or a dict that swept ones go into."""
     if not isinstance(part, str):
         return part
     override = OverridesParser.create().parse_override(part)
     key = repeats.bare_key(override)
-    is_of_all = key in _OF_ALL or key.startswith(("hydra.", "hydra/"))
+    is_of_all = key in (*_OF_ALL, *swept) or key.startswith(("hydra.", "hydra/"))
     return None if is_of_all or override.is_delete() else choice(override)
 
 

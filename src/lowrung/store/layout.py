@@ -137,6 +137,11 @@ class StudyFolder:
         return self.path / "leaderboard.json"
 
     @property
+    def verdict(self) -> Path:
+        """What the leaderboard says, as JSON."""
+        return self.path / "verdict.json"
+
+    @property
     def preflight(self) -> Path:
         """Working folder of the preflight of model and data, before the first run."""
         return self.path / "preflight"

@@ -3,14 +3,15 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
+from lowrung.sweeps import tried_first
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.stages import Stage
+from lowrung.sweeps.stage import Stage
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -41,39 +42,65 @@ class Agenda:
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
-        begin: finds a stage's points, and counts the trials that it has had.
+        begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.beginning`.
         notify: prints a line for the user.
+
+    Attributes:
+        begun: the stages that have begun, by name.
     """
 
     def __init__(
-        self, study: "Study", plan: Plan, begin: Callable[[Stage], Begun], notify: Callable[[str], None]
+        self,
+        study: "Study",
+        plan: Plan,
+        begin: Callable[[Stage, Mapping[str, Begun]], Begun],
+        notify: Callable[[str], None],
     ) -> None:
         self._study = study
         self._plan = plan
         self._begin = begin
         self._notify = notify
-        self._interrupted = study.interrupted()
-        self._begun: dict[str, Begun] = {}
+        self._interrupted = self._adoptable()
+        self.begun: dict[str, Begun] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
+
+    def _adoptable(self) -> "list[Trial]":
+        """The trials that an earlier start left running, but for those that were killed before they had a stage."""
+        names = {stage.name for stage in self._plan.search.stages}
+        found = self._study.interrupted()
+        for trial in found:
+            if self._study.stage_of(trial) not in names:
+                self._study.abandon(trial)
+        return [trial for trial in found if self._study.stage_of(trial) in names]
 
     def begin(self) -> None:
         """Begins each stage that can: the first one, and those whose starting points are known."""
         for stage in self._plan.search.stages:
-            if stage.name not in self._begun and (not stage.of or self._is_over(stage.of)):
-                self._begun[stage.name] = self._begin(stage)
+            if stage.name not in self.begun and (not stage.of or self._is_over(stage.of)):
+                self.begun[stage.name] = begun = self._begin(stage, self.begun)
+                if not stage.of:
+                    self._try_first(begun)
+
+    def _try_first(self, begun: Begun) -> None:
+        """Has the points tried first that no trial has had which an earlier start of this study kept."""
+        if any(point.is_open for point in begun.points):  # in an exact grid they come first already
+            begun.first = tried_first.of_search(self._plan.settings.first, self._plan.search)
+        for ended in begun.ended.values():
+            begun.try_first(ended.params)
 
     def _is_over(self, name: str) -> bool:
-        return name in self._begun and self._begun[name].is_over
+        return name in self.begun and self.begun[name].is_over
 
     def next(self) -> Due | None:
         """The next trial; None where there is none now, though there may be when others have ended."""
         if self._is_time_up():
             return None
         self.begin()
-        for begun in self._begun.values():
+        for begun in self.begun.values():
             if due := self._adopted(begun) or self._asked(begun):
-                begun.start(due.trial.number, due.point)
+                begun.start(due.trial.number, due.point, due.trial.params)
+                begun.try_first(due.trial.params)
                 return due
         return None
 
@@ -90,9 +117,19 @@ class Agenda:
     def _asked(self, begun: Begun) -> Due | None:
         point = begun.next_point
         if point is None:
+            self._say_what_was_not_tried(begun)
             return None
         space = point.space if self._plan.search.is_united else None
-        return Due(self._study.ask(point.params, space=space, stage=begun.stage.name), point, begun)
+        return Due(self._study.ask({**point.params, **begun.asked}, space=space, stage=begun.stage.name), point, begun)
+
+    def _say_what_was_not_tried(self, begun: Begun) -> None:
+        """A study that goes on may have had its trials before it was given points to try first."""
+        if begun.first:
+            self._notify(
+                f"{len(begun.first)} of the points in hydra.sweeper.first were not tried: the study has had its"
+                f" {begun.n_trials} trials. Raise {begun.stage.n_trials_setting} to try them"
+            )
+            begun.first.clear()
 
     def _is_time_up(self) -> bool:
         """Whether the deadline has passed; a line says so once."""

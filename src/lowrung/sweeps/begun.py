@@ -4,9 +4,23 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from lowrung.search.axes import Value
+from lowrung.search.axes import Params, Value
+from lowrung.search.first import fits
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.stages import Stage
+from lowrung.sweeps.stage import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A trial that has ended, as a part of a stage.
+
+    Attributes:
+        point: that it is at.
+        params: its values.
+    """
+
+    point: GridPoint
+    params: Params
 
 
 @dataclasses.dataclass
@@ -16,14 +30,18 @@ class Begun:
     Attributes:
         stage: as it was asked for.
         points: of its grids.
-        pending: numbers of the trials that have not ended.
-        ended: numbers of those that have, in order.
+        pending: the trials that have not ended, by number.
+        ended: those that have, in order.
+        shared: how many of these were run for an earlier stage.
+        first: points that are tried before all others; those that no trial has had.
     """
 
     stage: Stage
     points: Sequence[GridPoint]
-    pending: set[int] = dataclasses.field(default_factory=set)
-    ended: list[int] = dataclasses.field(default_factory=list)
+    pending: dict[int, Ended] = dataclasses.field(default_factory=dict)
+    ended: dict[int, Ended] = dataclasses.field(default_factory=dict)
+    shared: int = 0
+    first: list[Params] = dataclasses.field(default_factory=list)
     _trials_at: Counter[int] = dataclasses.field(default_factory=Counter)
 
     @property
@@ -32,12 +50,35 @@ class Begun:
         return total(self.stage, len(self.points), is_open=any(point.is_open for point in self.points))
 
     @property
+    def runs_left(self) -> int:
+        """Runs of the trials that have not ended."""
+        return max(0, self.n_trials - len(self.ended)) * len(self.points[0].seeds)
+
+    @property
     def next_point(self) -> GridPoint | None:
-        """The point that has had the fewest trials; one without intervals has one at most. None at the stage's end."""
+        """The point that has had the fewest trials; one without intervals has one at most. None at the stage's end.
+
+        Only of the points at which the `asked` values can be had.
+        """
         if self._trials_at.total() >= self.n_trials:
             return None
-        due = [i for i, point in enumerate(self.points) if point.is_open or not self._trials_at[i]]
+        due = [
+            i
+            for i, point in enumerate(self.points)
+            if (point.is_open or not self._trials_at[i]) and fits(self.asked, point.params, point.space)
+        ]
         return self.points[min(due, key=lambda i: self._trials_at[i])] if due else None
+
+    @property
+    def asked(self) -> Params:
+        """The values that the next trial must have: those of the first point that is still to be tried first."""
+        return self.first[0] if self.first else {}
+
+    def try_first(self, params: Mapping[str, Value]) -> None:
+        """Takes a trial's values as tried, where they were to be tried first; of several points the one with most."""
+        had = [asked for asked in self.first if asked.items() <= params.items()]
+        if had:
+            self.first.remove(max(had, key=len))
 
     @property
     def is_over(self) -> bool:
@@ -52,20 +93,25 @@ class Begun:
         """Whether a point without intervals has had its trial."""
         return not point.is_open and self._trials_at[self.points.index(point)] > 0
 
-    def start(self, number: int, point: GridPoint) -> None:
+    def start(self, number: int, point: GridPoint, params: Params) -> None:
         """Counts a trial that is under way."""
         self._trials_at[self.points.index(point)] += 1
-        self.pending.add(number)
+        self.pending[number] = Ended(point, params)
 
     def end(self, number: int) -> None:
         """A trial that was under way has ended."""
-        self.pending.remove(number)
-        self.ended.append(number)
+        self.ended[number] = self.pending.pop(number)
 
-    def keep(self, number: int, point: GridPoint) -> None:
+    def keep(self, number: int, point: GridPoint, params: Params) -> None:
         """Counts a trial that has ended before."""
-        self.start(number, point)
+        self.start(number, point, params)
         self.end(number)
+
+    def share(self, trials: Mapping[int, Ended]) -> None:
+        """Counts trials of earlier stages that are at its points."""
+        for number, ended in trials.items():
+            self.keep(number, ended.point, ended.params)
+        self.shared = len(trials)
 
 
 def total(stage: Stage, n_points: int, *, is_open: bool) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -10,18 +10,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import commandline, interpolation, repeats, rules, schema
+from lowrung.config import commandline, interpolation, repeats, rules, schema, words
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
 from lowrung.search import objectives, space
-from lowrung.search.axes import Params
+from lowrung.search.axes import Interval, Params
 from lowrung.search.space import Space
 from lowrung.sweeps import agreement
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
-from lowrung.sweeps.stages import Asked, Stage
+from lowrung.sweeps.stage import Stage
+from lowrung.sweeps.stages import Asked
 from lowrung.sweeps.templates import Templates
 from lowrung.track import recording
 
@@ -100,45 +101,59 @@ class Composer:
         read = [commandline.parsed(text, self._parser) for text in overrides]
         return repeats.in_force([override for override in read if override], self._parser)
 
-    def points_of(self, search: Search, goal: Mapping[str, Mapping[str, str]]) -> dict[str, list[GridPoint]]:
-        """The points of each stage, or all that it may have, by the stage's name; see `points`.
-
-        Raises:
-            UsageError: with the problems of all stages.
-        """
-        found: dict[str, list[GridPoint]] = {}
-        problems: dict[str, None] = {}
-        for name, spaces in search.spaces.items():
-            try:
-                found[name] = self.points(spaces, goal)
-            except UsageError as error:
-                problems.update(dict.fromkeys(error.problems))
-        every = [point for each in found.values() for point in each]
-        problems = problems or dict.fromkeys(agreement.problems(every))
-        if problems:
-            raise UsageError(list(problems))
-        return found
-
-    def points(self, spaces: Sequence[Space], goal: Mapping[str, Mapping[str, str]]) -> list[GridPoint]:
-        """The grid's points; points with equal configs are one.
+    def points_of(self, search: Search, goal: Mapping[str, Iterable[str]]) -> dict[str, list[GridPoint]]:
+        """The points of each stage, or all that it may have, by the stage's name; points with equal configs are one.
 
         Args:
-            spaces: the search space, or those whose union it is.
-            goal: the objectives and constraints; see `lowrung.sweeps.settings.Settings.goal`.
+            search: what is searched.
+            goal: the metrics that runs must have; see `lowrung.sweeps.settings.Settings.measured`.
 
         Raises:
             UsageError: when points break a rule.
         """
-        found = [self._point(space, params) for space in spaces for params in space.grid()]
-        problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
-        for config in (config for point in found for config in point.configs):
-            problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
+        found = {name: self._points(spaces) for name, spaces in search.spaces.items()}
+        every = [point for each in found.values() for point in each]
+        problems = _point_problems(search.all_spaces, every, goal) or list(agreement.problems(every))
+        distinct = {name: _distinct(each) for name, each in found.items()}
+        if problems := problems or list(_idle_problems(search, distinct)):
+            raise UsageError(list(dict.fromkeys(problems)))
+        return distinct
+
+    def points(self, spaces: Sequence[Space], goal: Mapping[str, Iterable[str]]) -> list[GridPoint]:
+        """The points of a stage that begins; see `points_of`.
+
+        Raises:
+            UsageError: when points break a rule, as can be where a value was drawn from an interval.
+        """
+        found = self._points(spaces)
+        if problems := _point_problems(spaces, found, goal):
+            raise UsageError(problems)
+        return _distinct(found)
+
+    def _points(self, spaces: Sequence[Space]) -> list[GridPoint]:
+        """The points of the spaces' grids.
+
+        Raises:
+            UsageError: when a point has a setting that cannot be resolved, though each value by itself is good.
+        """
+        found: list[GridPoint] = []
+        problems: dict[str, None] = {}
+        for of_space, params in ((one, params) for one in spaces for params in one.grid()):
+            try:
+                found.append(self._point(of_space, params))
+            except commandline.COMPOSITION_ERRORS as error:
+                problems[words.of_setting(error) or words.first_line(error)] = None
         if problems:
             raise UsageError(list(problems))
-        distinct: dict[str, GridPoint] = {}
-        for point in found:
-            distinct.setdefault(point.identity, point)
-        return list(distinct.values())
+        return found
+
+    def exact(self, space: Space, params: Params) -> GridPoint:
+        """The one point that has these values, of intervals too."""
+        parts = tuple(
+            f"{part.prefix}{part.key}={params[part.key]}" if isinstance(part, Interval) else part
+            for part in space.parts
+        )
+        return self._point(dataclasses.replace(space, parts=parts), params)
 
     def _point(self, space: Space, params: Params) -> GridPoint:
         seeds = space.seeds or (None,)
@@ -185,6 +200,36 @@ def _interval_problems(space: Space) -> Iterator[str]:
                 f"{axis.key} must be a list of values such as {axis.key}=1,2, but is an interval. Models and data are"
                 " checked before the first run, so every value must be known."
             )
+
+
+def _point_problems(
+    spaces: Sequence[Space], points: Sequence[GridPoint], goal: Mapping[str, Iterable[str]]
+) -> list[str]:
+    problems = dict.fromkeys(problem for space in spaces for problem in _interval_problems(space))
+    for config in (config for point in points for config in point.configs):
+        problems.update(dict.fromkeys(_rules(config) + objectives.metric_problems(config, goal)))
+    return list(problems)
+
+
+def _distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
+    """The points, those with equal configs once."""
+    distinct: dict[str, GridPoint] = {}
+    for point in points:
+        distinct.setdefault(point.identity, point)
+    return list(distinct.values())
+
+
+def _idle_problems(search: Search, points: Mapping[str, Sequence[GridPoint]]) -> Iterator[str]:
+    """Stages whose points are all those of the stage that they start from."""
+    for stage in search.stages:
+        if stage.of and not any(space.intervals for space in search.own[stage.name]):
+            before = {point.identity for point in points[stage.of]}
+            if all(point.identity in before for point in points[stage.name]):
+                yield (
+                    f"stage {stage.name!r} must change something of what it starts from, but all its points are those"
+                    f" of {stage.of!r}. (What is typed on the command line takes precedence over its values.) Leave it"
+                    " out, or give it other values."
+                )
 
 
 def _rules(config: Config) -> list[str]:

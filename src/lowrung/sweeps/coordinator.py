@@ -1,7 +1,7 @@
 """The coordinator of a sweep: it asks for trials, runs them, and tells how they ended. The study's only client."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,15 @@ from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.runs import execution
 from lowrung.store import atomic, mailbox
-from lowrung.store.outcome import Outcome, Status, over_seeds
-from lowrung.sweeps import resume, runs
+from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps import runs
 from lowrung.sweeps.agenda import Agenda, Due
-from lowrung.sweeps.begun import Begun
+from lowrung.sweeps.beginning import Beginning
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
-from lowrung.sweeps.results import Results, ending
+from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import Run, RunMaker
-from lowrung.sweeps.stages import Stage
 from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track import recording
 
@@ -80,7 +79,8 @@ class Coordinator:
         self._results = Results(plan, self._tracking.tracker)
         self._progress = Progress()
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
-        self._agenda = Agenda(study, plan, self._begin, self._progress.say)
+        beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, self._progress.say)
+        self._agenda = Agenda(study, plan, beginning.begin, self._progress.say)
         self._queue = Queue(
             engine, plan, composer.hydra_context, task_function, track=self._track, progress=self._progress
         )
@@ -95,11 +95,11 @@ class Coordinator:
         """
         atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
-        self._agenda.begin()
         with self._progress:
-            done = len(self._results.trials)
-            self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
             try:
+                self._agenda.begin()
+                done = len(self._results.rows)
+                self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
                 with StopSignals() as signals:
                     self._loop(signals)
             except BaseException as error:
@@ -112,15 +112,6 @@ class Coordinator:
         self._results.log_best(self._tracking.parent, self._ended)
         self._results.report(self._tracking.parent)
         return self._results
-
-    def _begin(self, stage: Stage) -> Begun:
-        """Finds a stage's points, and takes over the trials that an earlier start of this study finished."""
-        begun = Begun(stage, self._plan.points[stage.name])
-        for trial, point, finished in resume.kept_trials(self._study, begun, self._maker):
-            ended = {seed: _ended_run(run, self._tracking.keep(run, trial)) for seed, run in finished.items()}
-            outcome = self._over_seeds(ended, is_pruned=trial.user_attrs.get("status") == Status.PRUNED)
-            self._results.add(trial.number, point.space.texts(trial.params), outcome, ended, is_reused=True)
-        return begun
 
     def _break_off(self, error: BaseException) -> None:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
@@ -228,7 +219,8 @@ class Coordinator:
     def _judge(self, pending: PendingTrial, finished: Finished, tracked: str) -> None:
         """Adds a run's outcome to its trial. A trial that cannot become complete starts no further run."""
         seed, outcome = finished.run.seed, finished.outcome
-        pending.ended[seed] = _ended_run(finished, tracked)
+        pending.ended[seed] = ended_run(finished, tracked)
+        self._results.note(finished.run)
         pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:
@@ -251,26 +243,17 @@ class Coordinator:
         Raises:
             RunFailed: when it is one failure too many.
         """
-        trial, outcome = pending.trial, self._over_seeds(pending.ended, pending.is_pruned)
+        trial, outcome = pending.trial, trial_outcome(self._plan.settings, pending.ended, pending.is_pruned)
         del self._pending[trial.number]
         self._study.tell(trial, outcome)
         self._ended += 1
         pending.due.begun.end(trial.number)
         point = pending.due.point.space.texts(trial.params)
-        self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused)
+        stage = pending.due.begun.stage.name
+        self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused, stage=stage)
         self._results.log_best(self._tracking.parent, self._ended)
-        self._results.show(self._progress, self._queue.running)
+        self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
         self._count_failure(outcome)
-
-    def _over_seeds(self, ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
-        """A trial's outcome, of its runs that have ended."""
-        settings = self._plan.settings
-        by_seed = {seed: run.outcome for seed, run in ended.items()}
-        outcome = over_seeds(by_seed, settings.over_seeds, settings.directions)
-        if not is_pruned or outcome.status is not Status.COMPLETE:
-            return outcome
-        cause = f"worse than the best trial over {len(ended)} seeds"
-        return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)
 
     def _count_failure(self, outcome: Outcome) -> None:
         """Ends a sweep whose trials all fail: the next ones would most likely fail too.
@@ -285,10 +268,3 @@ class Coordinator:
                 f" {outcome.cause}. Correct that; the same command then goes on.",
                 self._results,
             )
-
-
-def _ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
-    """A run for the leaderboard, without what no table shows: the ranks by layer alone are 10 KB a run."""
-    failures = finished.outcome.gate_failures
-    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {}, files={})
-    return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)

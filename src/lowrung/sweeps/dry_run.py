@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 from lowrung.engine.base import Engine
-from lowrung.report.tables import table
+from lowrung.report.tables import counted, table
 from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome
+from lowrung.search.axes import Axis
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.runs import RunMaker
+from lowrung.sweeps.stage import BEST, TIES, Stage
 
 
 def render(plan: Plan, composer: Composer, engine: Engine) -> str:
@@ -24,7 +26,25 @@ def render(plan: Plan, composer: Composer, engine: Engine) -> str:
     has_seeds = bool(points[0].space.seeds)
     found = table([*keys, "steps", *(["seeds"] if has_seeds else []), ""], rows, left=("",))
     head = f"study {plan.study}: {plan.counted}, {engine.slots} at a time"
-    return f"\n{head}\n\n{found}\n\na dry run: nothing was started"
+    later = [_described(plan, stage) for stage in plan.search.stages[1:]]
+    parts = [head, *([f"stage {stage.name}"] if later else []), found, *later, "a dry run: nothing was started"]
+    return "\n" + "\n\n".join(parts)
+
+
+def _described(plan: Plan, stage: Stage) -> str:
+    """What is known of a stage that starts from what an earlier one finds."""
+    starts = {BEST: "the best", TIES: "the best, and all that tie with it,"}
+    spaces = [" ".join(_pair(part) for part in space.parts) for space in plan.search.own[stage.name]]
+    seeds = [f"seed={','.join(map(str, space.seeds))}" for space in plan.search.own[stage.name][:1] if space.seeds]
+    trials, runs = counted(plan.at_most_of(stage), "trial"), counted(plan.runs_of(stage), "run")
+    start = starts.get(str(stage.start), f"the best {stage.start}")
+    searched = " or ".join(filter(None, spaces))
+    texts = " ".join(filter(None, [searched, *seeds]))
+    return f"stage {stage.name}: {start} of {stage.of}, with {texts}: at most {trials}, {runs}"
+
+
+def _pair(part: str | Axis) -> str:
+    return part if isinstance(part, str) else f"{part.key}={part}"
 
 
 def _row(plan: Plan, maker: RunMaker, point: GridPoint, keys: Sequence[str]) -> list[str]:

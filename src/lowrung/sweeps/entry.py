@@ -13,7 +13,7 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run, folders
+from lowrung.sweeps import dry_run, earlier, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
@@ -24,6 +24,7 @@ from lowrung.track.base import NullTracker
 
 if TYPE_CHECKING:
     from lowrung.search.study import Study
+    from lowrung.search.warm_start import Earlier
 
 PRELOAD = (
     "lowrung.finetune.training.fine_tune",
@@ -62,17 +63,22 @@ def run(
     """
     composer = Composer(hydra_context, config)
     search = composer.search(asked, settings, also=_launcher_problems(launcher))
-    points = composer.points_of(search, settings.goal)
+    points = composer.points_of(search, settings.measured)
     every = [point for each in points.values() for point in each]
-    if problems := settings.search_problems(search.all_spaces, schedules(every)):
+    unfit = tried_first.problems(settings.first, search, points)
+    if problems := settings.search_problems(search.all_spaces, schedules(every)) + unfit:
         raise UsageError(problems)
+    taught_by = earlier.load(settings, search, config)
+    ordered = tried_first.in_order(settings.first, search, points)
     with closing(_make_engine(launcher, settings, config)) as engine:
         require_a_device_map(every, config.hydra.launcher.get("gpus_per_trial", 1))
-        planned = Plan.make(composer, search, points, settings, engine)
+        planned = Plan.make(composer, search, ordered, settings, engine)
+        if taught_by is not None:
+            print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
             return Results(planned, NullTracker())
-        with _alone(planned), closing(_open_study(planned)) as study:
+        with _alone(planned), closing(_open_study(planned, taught_by)) as study:
             coordinator = Coordinator(study, planned, composer, task_function, engine)
             coordinator.run()
     return coordinator.report()
@@ -126,7 +132,7 @@ def _make_engine(launcher: Any, settings: Settings, config: DictConfig) -> Engin
     return BatchEngine(launcher, config)
 
 
-def _open_study(plan: Plan) -> "Study":
+def _open_study(plan: Plan, taught_by: "Earlier | None") -> "Study":
     """Opens the study, as its one coordinator, wherever its storage is.
 
     Raises:
@@ -135,12 +141,12 @@ def _open_study(plan: Plan) -> "Study":
     from lowrung.search.lease import StudyTaken
 
     try:
-        return _study(plan)
+        return _study(plan, taught_by)
     except StudyTaken as error:
         raise _in_use(plan, str(error)) from None
 
 
-def _study(plan: Plan) -> "Study":
+def _study(plan: Plan, taught_by: "Earlier | None") -> "Study":
     """The study. ``fresh`` deletes its record and its jobs' folders first; results stay in the store."""
     from lowrung.search.study import Study
 
@@ -162,5 +168,6 @@ def _study(plan: Plan) -> "Study":
         pruner=settings.pruner,
         purpose=plan.purpose,
         inputs=plan.inputs,
+        earlier=taught_by,
         lock=plan.folder.lock,
     )

@@ -61,7 +61,8 @@ def inputs(configs: Sequence[Config]) -> dict[str, str]:
 
 def digest(purpose: Purpose, settings: Settings) -> str:
     """Names a study that has no name of its own: equal for equal purposes that are searched in the same way."""
-    return schema.digest([purpose, settings.sampler, settings.pruner])[:6]
+    begins = [what for what in (settings.first, settings.warm_start) if what]
+    return schema.digest([purpose, settings.sampler, settings.pruner, *begins])[:6]
 
 
 def _same(flat: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -18,14 +18,14 @@ from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.store import disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import folders, identity, preflight
-from lowrung.sweeps.begun import total
+from lowrung.sweeps import answer, folders, identity, preflight
+from lowrung.sweeps.begun import Begun, total
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.identity import Purpose
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
-from lowrung.sweeps.stages import BEST, TIES, Stage
+from lowrung.sweeps.stage import BEST, TIES, Stage
 from lowrung.track import recording
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Plan:
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         known = {preflight.key(config) for config in configs}
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
-        for note in notes(config, list(preflights.values())):
+        for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), search, settings)
         name = config.study or f"{_task(master)}-{identity.digest(purpose, settings)}"
@@ -116,6 +116,20 @@ class Plan:
     def at_most(self) -> int:
         """Trials in total; fewer where fewer than may be start a later stage, or where an earlier one had the same."""
         return sum(map(self.at_most_of, self.search.stages))
+
+    def total(self, begun: Mapping[str, Begun]) -> int:
+        """Trials in total, as far as it is known now that these stages have begun."""
+        known = sum(stage.n_trials - stage.shared for stage in begun.values())
+        return known + sum(self.at_most_of(stage) for stage in self.search.stages if stage.name not in begun)
+
+    def runs_left(self, begun: Mapping[str, Begun]) -> int:
+        """Runs of all trials that have not ended, as far as it is known now that these stages have begun."""
+        later = [stage for stage in self.search.stages if stage.name not in begun]
+        return sum(stage.runs_left for stage in begun.values()) + sum(map(self.runs_of, later))
+
+    def runs_of(self, stage: Stage) -> int:
+        """Runs of a stage that has not begun, or how many there may be."""
+        return self.at_most_of(stage) * max(len(point.seeds) for point in self.points[stage.name])
 
     def at_most_of(self, stage: Stage) -> int:
         """Trials of a stage, or how many there may be."""

@@ -1,5 +1,6 @@
 """What a sweep has found so far: its leaderboard, on the screen, on disk and in the tracker."""
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -7,9 +8,14 @@ from collections.abc import Mapping
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.report.questions import Recipe
 from lowrung.store.layout import CHECKOUT
-from lowrung.store.outcome import Outcome, Status
+from lowrung.store.outcome import Outcome, Status, over_seeds
+from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.queue import Finished
+from lowrung.sweeps.runs import Run
+from lowrung.sweeps.settings import Settings
 from lowrung.track.base import Point, Tracker
 
 
@@ -23,6 +29,8 @@ class Results:
     Attributes:
         folder: the study's.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
+        rows: the trials, by number.
+        total: trials of the sweep, as far as is known.
     """
 
     def __init__(self, plan: Plan, tracker: Tracker) -> None:
@@ -31,24 +39,38 @@ class Results:
         self.folder = plan.folder
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
-        self._total = plan.at_most
-        self._runs_per_trial = max(len(point.seeds) for each in plan.points.values() for point in each)
+        self.total = plan.at_most
+        self._stages = [stage.name for stage in plan.search.stages]
         self._over_seeds = plan.over_seeds
         self._tracker = tracker
         self._logged: int | None = None
-        self._rows: dict[int, leaderboard.TrialRow] = {}
+        self._plan = plan
+        self._recipes: dict[int, Recipe] = {}
+        self.rows: dict[int, leaderboard.TrialRow] = {}
         self._counts: Counter[Status] = Counter()
         self._best: leaderboard.TrialRow | None = None
 
     @property
     def trials(self) -> list[leaderboard.TrialRow]:
         """The trials as the leaderboard ranks them, best first; each has its runs, metrics and folders."""
-        return leaderboard.ranked(list(self._rows.values()), self.objectives)
+        return leaderboard.ranked(list(self.rows.values()), self.objectives)
 
     @property
     def best(self) -> leaderboard.TrialRow | None:
         """The best complete trial that keeps to all constraints; None as long as there is none."""
         return self._best
+
+    @property
+    def answer(self) -> Answer:
+        """The leaderboard with its verdict."""
+        points = [point for each in self._plan.points.values() for point in each]
+        intervals = [axis for point in points for axis in point.space.intervals]
+        return Answer.of(self.trials, self._plan.settings, self._recipes, intervals)
+
+    def note(self, run: Run) -> None:
+        """Takes what of a trial's settings decides whether it can be compared with others."""
+        if run.trial not in self._recipes:
+            self._recipes[run.trial] = recipe(run.config, self._plan.preflight(run.config))
 
     def add(
         self,
@@ -58,6 +80,7 @@ class Results:
         runs: Mapping[int, leaderboard.Seed],
         *,
         is_reused: bool,
+        stage: str = "",
     ) -> None:
         """Takes a trial that has ended.
 
@@ -67,27 +90,47 @@ class Results:
             outcome: how it ended, over its seeds.
             runs: by seed.
             is_reused: whether the store had all of their results.
+            stage: the trial's.
         """
         broken = [str(constraint) for constraint in self._constraints if constraint.violation(outcome.metrics) > 0]
         by_seed = [runs[seed] for seed in sorted(runs)]
-        row = leaderboard.TrialRow(number, point, outcome, by_seed, is_reused, broken, self._over_seeds)
-        self._rows[number] = row
         self._counts[outcome.status] += 1
-        if outcome.status is Status.COMPLETE and not broken:
-            rivals = [row] if self._best is None else [self._best, row]
+        self._rank(
+            leaderboard.TrialRow(
+                number, point, outcome, by_seed, is_reused, broken, self._over_seeds, *self._stage(stage)
+            )
+        )
+
+    def promote(self, number: int, stage: str) -> None:
+        """Counts a trial of an earlier stage for a later one too; it ranks with the later one's."""
+        row = self.rows[number]
+        name, index = self._stage(stage)
+        row = dataclasses.replace(row, stage=f"{row.stage}, {name}", stage_index=index)
+        self._rank(row)
+        for run in row.seeds:
+            if run.tracked:
+                self._tracker.set_tags(run.tracked, {"lowrung.stage": row.stage})
+
+    def _stage(self, name: str) -> tuple[str, int]:
+        return name, self._stages.index(name)
+
+    def _rank(self, row: leaderboard.TrialRow) -> None:
+        self.rows[row.number] = row
+        if row.outcome.status is Status.COMPLETE and not row.broken:
+            rivals = [row] if self._best is None or self._best.number == row.number else [self._best, row]
             self._best = leaderboard.ranked(rivals, self.objectives)[0]
 
-    def show(self, progress: Progress, running: int) -> None:
-        """Gives the screen the state of the sweep."""
+    def show(self, progress: Progress, running: int, runs_left: int) -> None:
+        """Gives the screen the state of the sweep; ``runs_left`` are those of all trials that have not ended."""
         counts, best = self._counts, self._best
         failed = sum(count for status, count in counts.items() if not status.is_kept)
         progress.summary(
-            total=self._total,
+            total=self.total,
             complete=counts[Status.COMPLETE] + counts[Status.DIVERGED],
             pruned=counts[Status.PRUNED],
             failed=failed,
             running=running,
-            runs_per_trial=self._runs_per_trial,
+            runs_left=runs_left,
             best=None if best is None else self._described(best),
         )
 
@@ -113,11 +156,12 @@ class Results:
         Raises:
             RunFailed: when a trial ended as failed, oom or cancelled.
         """
-        trials = self.trials
-        leaderboard.write(self.folder.leaderboard, trials, self.objectives)
+        trials, answer = self.trials, self.answer
+        answer.write(self.folder)
+        self._tracker.set_tags(parent, answer.tags)
         self._close(parent)
-        print("\n" + leaderboard.render(trials, self.objectives) + "\n")
-        for row in self._rows.values():
+        print(f"\n{answer}\n")
+        for row in self.rows.values():
             if row.outcome.cause:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.gate_failures:
@@ -135,14 +179,15 @@ class Results:
 
     @property
     def _failed(self) -> list[leaderboard.TrialRow]:
-        return [row for row in self._rows.values() if not row.outcome.status.is_kept]
+        return [row for row in self.rows.values() if not row.outcome.status.is_kept]
 
     def _close(self, parent: str) -> None:
-        self._tracker.log_artifact(parent, self.folder.leaderboard)
+        for file in (self.folder.leaderboard, self.folder.verdict):
+            self._tracker.log_artifact(parent, file)
         self._tracker.end_run(parent, Status.FAILED if self._failed else Status.COMPLETE)
 
     def _print_comparison(self) -> None:
-        tracked = [run.tracked for _, row in sorted(self._rows.items()) for run in row.seeds if run.tracked]
+        tracked = [run.tracked for _, row in sorted(self.rows.items()) for run in row.seeds if run.tracked]
         fragment = self._tracker.comparison(tracked)
         if fragment is not None:
             print(f"compare:  {'lowrung' if CHECKOUT is None else 'make'} ui, then http://127.0.0.1:5000/{fragment}")
@@ -156,3 +201,20 @@ def ending(outcome: Outcome, is_reused: bool) -> str:
     seconds = outcome.measurements.get("time/total_seconds", 0)
     origin = "reused" if is_reused else f"complete in {seconds:.0f} s"
     return f"{origin}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"
+
+
+def ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
+    """A run for the leaderboard, without what no table shows: the ranks by layer alone are 10 KB a run."""
+    failures = finished.outcome.gate_failures
+    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {}, files={})
+    return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
+
+
+def trial_outcome(settings: Settings, ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
+    """A trial's outcome, of its runs that have ended, by seed; ``is_pruned`` where its seeds were found to be worse."""
+    by_seed = {seed: run.outcome for seed, run in ended.items()}
+    outcome = over_seeds(by_seed, settings.over_seeds, settings.directions)
+    if not is_pruned or outcome.status is not Status.COMPLETE:
+        return outcome
+    cause = f"worse than the best trial over {len(ended)} seeds"
+    return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)

@@ -53,7 +53,7 @@ def kept_trials(
         }
         finished = {seed: run for seed, run in kept.items() if run is not None}
         if len(finished) == len(runs) and not begun.is_repeat(point):
-            begun.keep(trial.number, point)
+            begun.keep(trial.number, point, trial.params)
             yield trial, point, finished
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from lowrung.search import union
 from lowrung.search.space import Space
 from lowrung.search.union import Union
-from lowrung.sweeps.stages import Stage
+from lowrung.sweeps.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The fields of ``hydra.sweeper``, and what may be wrong with them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lowrung.config import limits
 from lowrung.config.sweeper_schema import SweeperConf
@@ -24,6 +25,11 @@ class Settings(SweeperConf):
         return {"objectives": self.objectives, "constraints": self.constraints}
 
     @property
+    def measured(self) -> dict[str, Iterable[str]]:
+        """Settings that name metrics which every run must have, each with the names."""
+        return {**self.goal, "prefer": self.prefer}
+
+    @property
     def directions(self) -> dict[str, str]:
         """The metrics of the goal, each with ``minimize`` or ``maximize``; a limit from above asks for less."""
         from lowrung.search import constraints
@@ -45,6 +51,7 @@ class Settings(SweeperConf):
             *objectives.objective_problems(self.objectives),
             *constraints.problems(self.constraints),
             *self._seed_problems(),
+            *objectives.preference_problems(self.prefer),
             *self._limit_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
         ]
@@ -74,6 +81,11 @@ class Settings(SweeperConf):
         for name, value, least in (("retries", self.retries, 0), ("max_failures", self.max_failures, 1)):
             if value < least:
                 yield f"hydra.sweeper.{name} must be at least {least}, but is {value}."
+        if self.difference is not None and not (0 < self.difference < math.inf):
+            yield (
+                f"hydra.sweeper.difference must be a number above 0, but is {self.difference}. Set the smallest"
+                " difference of the objective that matters to you, or null."
+            )
         if self.timeout is not None and durations.seconds(self.timeout) is None:
             yield (
                 "hydra.sweeper.timeout must be seconds or a duration in h, m and s, and above 0, but is"

@@ -4,44 +4,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-
-from lowrung.config import commandline, grammar, presets, repeats
+from lowrung.config import presets
 from lowrung.errors import UsageError, did_you_mean
-
-Start = str | int
-
-BEST, TIES = "best", "ties"
-"""Words for where a stage starts: at the best trial of another stage, or at all that tie with it."""
+from lowrung.sweeps import typed as typed_overrides
+from lowrung.sweeps.stage import BEST, TIES, Stage
 
 _FIELDS = ("name", "of", "start", "params", "spaces", "n_trials")
 
 _STAGES = "hydra.sweeper.stages"
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A part of a sweep.
-
-    Attributes:
-        spaces: the overrides of each of its spaces. A later stage's come after those of what it starts from.
-        name: the stage's; empty where the sweep has no stages.
-        of: the name of the stage that it starts from; empty for the first one.
-        start: what it starts from: `BEST`, `TIES`, or a number of the best trials.
-        n_trials: trials in total; None is every point of its grid.
-    """
-
-    spaces: tuple[tuple[str, ...], ...]
-    name: str = ""
-    of: str = ""
-    start: Start = BEST
-    n_trials: int | None = None
-
-    @property
-    def n_trials_setting(self) -> str:
-        """Where ``n_trials`` is set."""
-        return f"n_trials of stage {self.name!r}" if self.name else "hydra.sweeper.n_trials"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +55,7 @@ def read(written: Mapping[str, Any], resolved: Mapping[str, Any], typed: Sequenc
     stages, found = _stages(written["stages"], resolved["stages"])
     if not stages:
         return Asked([Stage(((*common, *typed),))], [*problems, *found])
-    return Asked(_with_typed(stages, common, typed), [*problems, *found])
+    return Asked(typed_overrides.stages(stages, common, typed), [*problems, *found])
 
 
 class _Reader:
@@ -111,7 +81,7 @@ class _Reader:
             first = made.index(space)
             if space and first < i:
                 self.problems.append(f"{where}[{i}] is the same space as {where}[{first}]. Leave one of them out.")
-            if any(_key(text) == "seed" for text in space):
+            if any(typed_overrides.key_of(text) == "seed" for text in space):
                 self.problems.append(
                     f"{where}[{i}].seed must be the same for all spaces, since their trials are compared. Give it in"
                     " params, or on the command line."
@@ -137,21 +107,11 @@ class _Reader:
 
 def _key_problems(where: str, text: str) -> Iterator[str]:
     """Keys that belong to a sweep as a whole, or that no trial could be known by."""
-    key = _key(text)
+    key = typed_overrides.key_of(text)
     if key in ("study", "sweeps") or key.startswith(("hydra.", "hydra/")):
         yield f"{where}.{key} must be left out: it is the same for a whole sweep. Set it beside hydra.sweeper."
     if text.startswith("~"):
         yield f"{where} must give values, but deletes {key}. Delete it on the command line, for the whole sweep."
-
-
-def _key(text: str) -> str:
-    """The key of an override; empty where it cannot be read, which is said elsewhere."""
-    override = _parsed(text)
-    return "" if override is None else repeats.bare_key(override)
-
-
-def _parsed(text: str) -> Override | None:
-    return commandline.parsed(text, OverridesParser.create())
 
 
 def _stages(written: Any, resolved: Any) -> tuple[list[Stage], list[str]]:
@@ -174,7 +134,7 @@ def _stages(written: Any, resolved: Any) -> tuple[list[Stage], list[str]]:
         reader.problems += _field_problems(where, one, its_values, names, i)
         params = reader.params(f"{where}.params", one["params"], its_values["params"]) if "params" in one else ()
         spaces = reader.spaces(one.get("spaces"), its_values.get("spaces"))
-        if i and spaces == [()] and not reader.problems:
+        if i and not params and spaces == [()] and not reader.problems:
             reader.problems.append(
                 f"{where} must change something of what it starts from, but has neither params nor spaces."
             )
@@ -231,36 +191,3 @@ def _field_problems(
             f"{where}.start must be best, ties or a number of trials, at least 1, but is {values['start']!r}. best is"
             " the best trial of the stage that it starts from, 3 its best three, ties all that tie with its best."
         )
-
-
-def _with_typed(stages: Sequence[Stage], common: Sequence[str], typed: Sequence[str]) -> list[Stage]:
-    """The stages with the command line's overrides in the places that `read` describes."""
-    by_key = {_key(text): text for text in typed if _key(text)}
-    taken = {
-        key
-        for key, text in by_key.items()
-        if grammar.is_sweep(text) and any(_sweeps(key, space) for stage in stages for space in stage.spaces)
-    }
-    made = [_with_own(stage, by_key, taken) for stage in stages]
-    of_all = [text for text in typed if _key(text) not in taken]
-    first = tuple((*common, *space, *of_all) for space in made[0].spaces)
-    return [dataclasses.replace(made[0], spaces=first), *made[1:]]
-
-
-def _sweeps(key: str, space: Sequence[str]) -> bool:
-    return any(_key(text) == key and grammar.is_sweep(text) for text in space)
-
-
-def _with_own(stage: Stage, typed: Mapping[str, str], taken: set[str]) -> Stage:
-    """A stage with what was typed in the place of its own values, or with these left out where it holds for all."""
-    spaces = []
-    for space in stage.spaces:
-        kept = []
-        for text in space:
-            key = _key(text)
-            if key not in typed:
-                kept.append(text)
-            elif key in taken:
-                kept.append(typed[key] if grammar.is_sweep(text) else text)
-        spaces.append(tuple(kept))
-    return dataclasses.replace(stage, spaces=tuple(spaces))

@@ -1,0 +1,105 @@
+"""The beginning of a stage: its points are found, and the trials that they have had are taken over."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lowrung.errors import RunFailed
+from lowrung.store.outcome import Status
+from lowrung.sweeps import resume, starting
+from lowrung.sweeps.begun import Begun
+from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.results import Results, ended_run, trial_outcome
+from lowrung.sweeps.runs import RunMaker
+from lowrung.sweeps.stage import Stage
+from lowrung.sweeps.tracking import SweepTracking
+
+if TYPE_CHECKING:
+    from lowrung.search.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """Begins the stages of a sweep.
+
+    Attributes:
+        study: the sweep's.
+        plan: the sweep's.
+        composer: composes the points' configs.
+        maker: makes the runs of trials that have ended anew.
+        tracking: keeps what was recorded of them.
+        results: takes them over.
+        notify: prints a line for the user.
+    """
+
+    study: "Study"
+    plan: Plan
+    composer: Composer
+    maker: RunMaker
+    tracking: SweepTracking
+    results: Results
+    notify: Callable[[str], None]
+
+    def begin(self, stage: Stage, earlier: Mapping[str, Begun]) -> Begun:
+        """Finds a stage's points, and takes over the trials that they have had, in other stages and earlier starts.
+
+        Args:
+            stage: the one that begins.
+            earlier: the stages that have begun before, by name.
+
+        Raises:
+            RunFailed: when nothing was found that the stage could start from.
+        """
+        begun = Begun(stage, self._points(stage, earlier) if stage.of else self.plan.points[stage.name])
+        begun.share(starting.shared(begun, list(earlier.values()), self.results.rows, self.composer))
+        for number in begun.ended:
+            self.results.promote(number, stage.name)
+        self._keep(begun)
+        self._say_what_is_left_out(begun)
+        self.results.total = self.plan.total({**earlier, stage.name: begun})
+        return begun
+
+    def _points(self, stage: Stage, earlier: Mapping[str, Begun]) -> Sequence[GridPoint]:
+        """The points of a stage that starts from what an earlier one found."""
+        before = earlier[stage.of]
+        rows = [row for row in self.results.rows.values() if row.number in before.ended]
+        start = starting.chosen(stage, rows, self.results.objectives)
+        if not start.rows:
+            raise RunFailed(
+                f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete and keeps"
+                " to the constraints. Their results are kept; the same command runs again those that failed.",
+                self.results,
+            )
+        named = ", ".join(f"trial {row.number}" for row in start.rows)
+        self.notify(f"stage {stage.name}: starts from {named} of {stage.of}")
+        for note in start.notes:
+            self.notify(f"stage {stage.name}: {note}")
+        return starting.points(stage, [before.ended[row.number] for row in start.rows], self.plan, self.composer)
+
+    def _keep(self, begun: Begun) -> None:
+        """Takes over the stage's trials that an earlier start of the study finished."""
+        for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
+            ended = {seed: ended_run(run, self.tracking.keep(run, trial)) for seed, run in finished.items()}
+            self.results.note(next(iter(finished.values())).run)
+            is_pruned = trial.user_attrs.get("status") == Status.PRUNED
+            self.results.add(
+                trial.number,
+                point.space.texts(trial.params),
+                trial_outcome(self.plan.settings, ended, is_pruned),
+                ended,
+                is_reused=True,
+                stage=begun.stage.name,
+            )
+
+    def _say_what_is_left_out(self, begun: Begun) -> None:
+        """Trials of the stage that started from what is no longer the best."""
+        of_stage = [trial for trial in self.study.trials if self.study.stage_of(trial) == begun.stage.name]
+        others = [trial.number for trial in of_stage if trial.state.is_finished() and not begun.point_of(trial.params)]
+        if others and begun.stage.of:
+            numbers = ", ".join(map(str, others))
+            self.notify(
+                f"stage {begun.stage.name}: left out what was run from other starting points (trials {numbers}); the"
+                " results stay in the store"
+            )
