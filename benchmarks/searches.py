@@ -1,8 +1,7 @@
 """``python -m benchmarks.searches leaderboard.json ...``: stages and TPE on grids of rank and rate that were trained.
 
-Each file is the leaderboard of a sweep over ``lora.r`` and ``train.rate_factor`` with one seed. Between the rates of a rank the
-loss is interpolated over log(rate), monotonically (PCHIP), so that a search may ask for any rate: TPE's are drawn.
-A search's regret is the loss of what it found minus the least loss on the grid, in percent of that.
+Each file is the leaderboard of a sweep over ``lora.r`` and ``train.rate_factor`` with one seed. TPE draws rates, so the
+loss of each rank is interpolated over log(rate), monotonically between two rates (PCHIP). A search's regret is the loss of what it found minus the least loss on the grid, in percent of that.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def read(path: Path) -> Grid:
 
 
 def stages(grid: Grid) -> tuple[int, float]:
-    """All rates at the middle rank, then the other ranks at the best of them; the number of runs, and the least loss."""
+    """All rates at the middle rank, then the other ranks at the best of them; gives the runs and the least loss."""
     ranks = sorted({rank for rank, _ in grid})
     middle = ranks[len(ranks) // 2]
     rates = {rate: loss for (rank, rate), loss in grid.items() if rank == middle}
