@@ -234,11 +234,13 @@ class TestASweep:
     def test_the_leaderboard_is_printed_best_first(self, swept):
         folder, printed = swept
         head, *rows = printed[printed.index("#  trial  lora.r") :].split("\n\n")[0].splitlines()
-        assert ["trainable" in head, "eval loss" in head, "eval/exact_match" in head] == [True] * 3
+        assert all(title in head for title in ("trainable", "eval loss", "eval/exact_match", "against the best"))
         assert [row.split()[0] for row in rows] == ["1", "2"]
         assert {row.split()[2] for row in rows} == {"2", "4"}
         assert all("passed  max |Δlogit|" in row for row in rows)
         assert "merge verified" in printed
+        assert "\nverdict: lora.r=" in printed
+        assert "held-out examples, paired; one seed: training noise is not in it." in printed
         assert f"results:  {study_of(folder, 'rank_ladder')}" in printed
 
     def test_hydras_own_files_and_the_way_to_the_run(self, swept):

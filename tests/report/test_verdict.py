@@ -13,7 +13,7 @@ from tests.evidence import TOKENS, ranks, run, trial
 LOSS = {"eval/loss": "minimize"}
 ONE_SEED = """\
   ± is the 95% t interval over 12 held-out examples, paired; one seed: training noise is not in it.
-  Worse is what Holm's test over all pairs shows (wrongly in at most 5% of sweeps); else a tie."""
+  Worse is what steps of tests over all pairs show (wrongly in at most 5% of sweeps); else a tie."""
 
 
 def shown(rows, objectives=LOSS, **more):
@@ -80,6 +80,21 @@ class TestTheAnswer:
             for n in range(50)
         ]
         assert answer(rows) == "50 trials tie (95%); the cheapest is a=0 b=0 (trial 0, 1 trainable parameters)"
+
+    def test_ties_are_named_by_what_sets_them_apart(self, tmp_path):
+        points = [("4", "1", 0.0), ("8", "1", 0.001), ("8", "3", 0.5)]
+        rows = [
+            trial(
+                n, {"lora.r": r, "factor": f}, run(tmp_path / str(n), loss=x, spread=0.02, params__trainable=float(r))
+            )
+            for n, (r, f, x) in enumerate(points)
+        ]
+        assert answer(rows) == (
+            "lora.r=4 and 8 tie (95%); the cheapest is lora.r=4 factor=1 (trial 0, 4 trainable parameters)"
+        )
+        rows[2] = dataclasses.replace(rows[2], stage="seeds", stage_index=1)
+        rows[0] = dataclasses.replace(rows[0], stage="rate")
+        assert "The best is of stage rate; the trials of the last stage rank first." in notes(rows)
 
     def test_ties_of_equal_cost_are_led_by_the_best(self, tmp_path):
         rows = [

@@ -127,7 +127,7 @@ class Sentences:
         return f"{tie}; the smallest {name} has {settings} ({inside})"
 
     def _better(self, best: str, worse: Sequence[TrialRow]) -> str:
-        next_best = worse[0]
+        next_best = min(worse, key=lambda row: abs(self._found.of[row.number].difference or 0.0))
         name, by = self._names.one(next_best), difference(self._found.of[next_best.number], is_absolute=True)
         unknown = self._at(Place.UNKNOWN)
         if len(worse) == 1:
@@ -146,6 +146,8 @@ class Sentences:
         notes = list(self._method(compared)) if compared else []
         if self._found.compared_by != self._found.metric:
             notes.append(f"Differences are those of {self._found.compared_by}, of which {self._found.metric} follows.")
+        if self._judged[0] is not self._best and self._best.stage:
+            notes.append(f"The best is of stage {self._best.stage}; the trials of the last stage rank first.")
         if len(objectives) > 1:
             notes.append(f"All this is by {self._found.metric}, the first objective.")
         return [*notes, *self._bounds(), *self._small(), *self._contradictions(), *self._not_compared()]
@@ -161,7 +163,7 @@ class Sentences:
         else:
             noise = _noise([one.found.has_training_noise for one in found if one.found], most, seeds)
             yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired{noise}."
-        yield "Worse is what Holm's test over all pairs shows (wrongly in at most 5% of sweeps); else a tie."
+        yield "Worse is what steps of tests over all pairs show (wrongly in at most 5% of sweeps); else a tie."
 
     def _bounds(self) -> Iterator[str]:
         """How much worse than the best a trial that ties with it may be."""

@@ -31,11 +31,12 @@ class TrialNames:
         return f"{settings} (trial {row.number})" if settings else f"trial {row.number}"
 
     def several(self, rows: Sequence[TrialRow]) -> str:
-        """``lora.r=4, 8 and 16``, or ``trials 0, 3 and 7``."""
+        """``lora.r=4, 8 and 16`` where nothing else sets them apart from each other, or ``trials 0, 3 and 7``."""
         if len(rows) == 1:
             return self.one(rows[0])
-        if len(self._varied) == 1 and all(self._varied[0] in row.point for row in rows):
-            key = self._varied[0]
+        varied = [key for key in self._varied if len({row.point.get(key) for row in rows}) > 1]
+        if len(varied) == 1 and all(varied[0] in row.point for row in rows):
+            key = varied[0]
             values = listed([shown(row.point[key]) for row in rows])
             if len(values) <= _LENGTH:
                 return f"{key}={values}"
