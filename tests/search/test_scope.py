@@ -11,7 +11,6 @@ RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
 
 PRUNERS = [
     {"name": "median", "n_startup_trials": 1, "n_warmup": 0},
-    {"name": "percentile", "percentile": 50.0, "n_startup_trials": 1, "n_warmup": 0},
     {"name": "asha", "min_resource": 1, "reduction_factor": 2},
     {"name": "hyperband", "min_resource": 1, "reduction_factor": 2},
 ]
@@ -44,7 +43,8 @@ def test_a_pruner_compares_trials_of_the_same_stage(opened, pruner):
     )
 
 
-@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_sampler_learns_from_trials_of_the_same_stage_that_search_the_same(opened, sampler):
     """Whatever the others found, it draws the same."""
     settings = {"name": sampler, **({"n_startup_trials": 2} if sampler == "tpe" else {"population_size": 2})}
