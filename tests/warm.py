@@ -63,7 +63,7 @@ def signalled(folder: Path, text: str, number: signal.Signals, *arguments: str) 
 def run(
     arguments: list[str], folder: Path, variables: dict[str, str], typed: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs ``python ARGUMENTS``, a script, ``-c CODE`` or ``-``, to its end; ``typed`` is on its stdin."""
+    """Runs ``python ARGUMENTS``, a script or ``-c CODE`` or ``-``, to its end; ``typed`` is on its stdin."""
     with (
         tempfile.TemporaryFile("w+") as stdin,
         tempfile.TemporaryFile("w+") as out,
@@ -80,6 +80,12 @@ def run(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+def run_in_place_of_subprocess(command: list[str], *, env: dict[str, str], **_: bool) -> Any:
+    """Stands for `subprocess.run` in a module that calls Python and captures what is printed."""
+    assert command[0] == sys.executable
+    return run(command[1:], Path.cwd(), env)
 
 
 class Started:
@@ -167,10 +173,11 @@ def _become(files: list[int], arguments: list[str], folder: str, variables: dict
     tempfile.tempdir = None
     if variables.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    is_safe, arguments = arguments[0] == "-P", arguments[arguments[0] == "-P" :]
     script, *others = arguments
     is_file = not script.startswith("-")
-    first = str(Path(script).resolve().parent) if is_file else ""
-    sys.path[:0] = [first, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+    own = [str(Path(script).resolve().parent) if is_file else ""]
+    sys.path[:0] = [*([] if is_safe else own), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c", *others[1:]] if script == "-c" else arguments
     _offer_a_fork_server()
     main = sys.modules["__main__"] = ModuleType("__main__")

@@ -14,7 +14,6 @@ from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import store_uri
-from lowrung.track.mlflow import create_store
 from tests import training
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -73,14 +72,6 @@ def here(original, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     torch.set_num_threads(1)
     return folder
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A store of MLflow without any run; making one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

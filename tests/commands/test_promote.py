@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -17,7 +18,7 @@ from lowrung.config.schema import ModelConf
 from lowrung.store import atomic, layout, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
-from lowrung.track import lookup
+from lowrung.track import lookup, registry
 from lowrung.track.base import store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store
 from tests import warm
@@ -33,6 +34,12 @@ prompts, *names = sys.argv[1:]
 for name in names:
     print(json.dumps(mlflow.pyfunc.load_model(name).predict(json.loads(prompts), params={"new_tokens": 12})))
 """
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """The registry's fresh processes are forked."""
+    monkeypatch.setattr(registry, "subprocess", SimpleNamespace(run=warm.run_in_place_of_subprocess))
 
 
 @pytest.fixture
@@ -162,6 +169,7 @@ def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(here, tracked, monkeypatch, capsys):
     """Nothing is left of it; tests/track/test_registry.py has the versions and aliases that there were before."""
     deaf = here / "deaf.py"
@@ -178,6 +186,7 @@ def test_an_adapter_that_mlflow_would_load_without_effect_is_not_promoted(here, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_an_adapter_whose_answers_are_right_and_whose_logits_are_not_is_not_promoted(
     here, tracked, monkeypatch, capsys
 ):
@@ -197,6 +206,7 @@ def test_an_adapter_whose_answers_are_right_and_whose_logits_are_not_is_not_prom
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_tracking_server_has_the_champion_too(here, tmp_path):
     with tracking_server(tmp_path) as (_, uri):
         create_store(uri, "lowrung", here)

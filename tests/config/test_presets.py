@@ -37,7 +37,7 @@ def test_values_of_a_preset(params, expected):
 def test_an_interpolation_is_left_to_the_trials_unless_it_gives_several_values():
     written = {"lora.r": "${oc.env:RANKS}", "lora.alpha": "${twice:${lora.r}}"}
     resolved = {"lora.r": "2,4", "lora.alpha": 16}
-    assert presets.overrides(written, resolved) == ["lora.r=2,4", "lora.alpha=${twice:${lora.r}}"]
+    assert presets.overrides(written, resolved) == ["lora.r=2,4", "lora.alpha='${twice:${lora.r}}'"]
 
 
 @pytest.mark.parametrize(

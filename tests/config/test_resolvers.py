@@ -51,7 +51,7 @@ def test_a_whole_tie_can_be_a_rank(composer):
             "${product:2,${train.batchsize}}",
             r"batchsize is not a setting\. Did you mean train\.batch_size\? There are train\.",
         ),
-        (DECAY, "${product:2,${.batchsize}}", r"\.batchsize is not a setting\. Did you mean train\.batch_size\?"),
+        (DECAY, "${product:2,${.batchsize}}", r"batchsize is not a setting\. Did you mean train\.batch_size\?"),
         (DECAY, "${ratio:${nothing},2}", r"nothing is not a setting\. .* There are model, data, lora"),
         (DECAY, "${ratio:1,0}", r"ratio must not divide by 0, but is 1 / 0\."),
         (DECAY, "${ratio:1,${lora.dropout}}", r"ratio must not divide by 0, but is 1 / 0\.0\."),

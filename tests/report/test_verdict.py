@@ -13,7 +13,7 @@ from tests.evidence import TOKENS, ranks, run, trial
 LOSS = {"eval/loss": "minimize"}
 ONE_SEED = """\
   ± is the 95% t interval over 12 held-out examples, paired; one seed: training noise is not in it.
-  Worse is what Holm's test over all pairs shows (wrongly in at most 5% of sweeps); else a tie."""
+  Worse is what steps of tests over all pairs show (wrongly in at most 5% of sweeps); else a tie."""
 
 
 def shown(rows, objectives=LOSS, **more):

@@ -42,7 +42,7 @@ def test_the_draws_are_those_of_a_plain_study_to_which_the_trials_were_added(ope
     expected = []
     for number in range(5):
         plain.sampler = optuna.samplers.PartialFixedSampler(
-            {"lora.r": (4, 8)[(number + 1) % 2]}, samplers.make(TPE, seed=0, trial_number=number)
+            {"lora.r": (4, 8)[number % 2]}, samplers.make(TPE, seed=0, trial_number=number)
         )
         trial = plain.ask(fixed_distributions=distributions)
         expected.append(trial.params["train.learning_rate"])
@@ -72,7 +72,7 @@ def test_what_is_not_there_or_has_nothing_to_teach(opened, database):
     assert study.trials[0].state is TrialState.FAIL
     with pytest.raises(UsageError, match=r"but has none"):
         earlier(study, database)
-    with pytest.raises(UsageError, match=r"must be the name of an earlier study, but is 'none': there are .*earlier"):
+    with pytest.raises(UsageError, match=r"must be the name of an earlier study, but is 'none': there are "):
         Earlier.load("none", f"sqlite:///{database}")
     assert (
         absent("a", []) == "hydra.sweeper.warm_start must be the name of an earlier study, but is 'a': there is none."

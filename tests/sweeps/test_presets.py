@@ -3,10 +3,11 @@
 import math
 import re
 import shlex
+from typing import Any
 
 import pytest
 
-from lowrung.config.schema import Config
+from lowrung.config.schema import Config, total_steps
 from lowrung.store.layout import ROOT
 from lowrung.store.outcome import Outcome
 from tests import evidence
@@ -65,19 +66,26 @@ def trains(stage: Stage, *, spread: float = 0.0, apart: float = 1.0) -> Act:
     return act
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def slow_above(runs: int) -> list[Any]:
+    """The presets as parameters; a test of one with more runs is slow. A run takes about 0.1 s of CPU time."""
+    return [pytest.param(name, marks=pytest.mark.slow if costs(name)[0] > runs else ()) for name in PRESETS]
+
+
 class TestHead:
+    @pytest.mark.parametrize("name", PRESETS)
     def test_asks_a_question_and_gives_its_reasons(self, name):
         lines = head(name).splitlines()
         assert 6 <= len(lines) <= 14
         assert re.match(r"# [A-Z][^.]*\?", lines[0])
         assert name == "quick" or re.search(r"arXiv \d{4}\.\d{5}|Thinking Machines 2025", head(name))
 
+    @pytest.mark.parametrize("name", PRESETS)
     def test_has_the_plain_command_and_one_for_a_real_model(self, name):
         given = commands(name)
         assert given[0] == [f"sweeps={name}"]
         assert any({"data=hub", "data.path=trl-lib/Capybara"} <= set(overrides) for overrides in given)
 
+    @pytest.mark.parametrize("name", slow_above(15))
     def test_its_last_command_passes_all_checks_with_all_of_its_space(self, here, name, capsys):
         assert here.sweep(*commands(name)[-1], "hydra.sweeper.dry_run=true") == []
         assert "a dry run" in capsys.readouterr().out
@@ -89,13 +97,7 @@ def test_so_do_the_other_commands(here, overrides):
     assert here.sweep(*overrides, "hydra.sweeper.dry_run=true") == []
 
 
-QUICK = 8
-"""Runs that fit into a fast test: each takes 30 ms."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if costs(name)[0] <= QUICK else pytest.mark.slow) for name in PRESETS]
-)
+@pytest.mark.parametrize("name", slow_above(4))
 def test_it_runs_to_its_end_in_as_many_runs_as_its_head_says(here, name):
     assert len(here.sweep(f"sweeps={name}", *SMALL, act=trains(here))) == costs(name)[0]
     assert here.results is not None
@@ -105,6 +107,18 @@ def test_it_runs_to_its_end_in_as_many_runs_as_its_head_says(here, name):
 @pytest.mark.parametrize("name", [name for name in PRESETS if len(set(costs(name))) > 1])
 def test_the_most_runs_that_its_head_says_are_those_of_ties(here, name):
     assert len(here.sweep(f"sweeps={name}", *SMALL, act=trains(here, spread=0.5, apart=1e-6))) == costs(name)[1]
+
+
+def test_lr_rank_tries_the_prior_a_third_and_three_times_it_first(here):
+    ran = here.sweep("sweeps=lr_rank", *SMALL, n_trials=3, act=trains(here))
+    assert [(config.train.rate_factor, config.lora.r) for config in ran] == [(1, 4), (0.33, 16), (3, 64)]
+
+
+def test_batches_see_the_same_examples_at_rates_with_the_root_of_the_batch(here):
+    ran = [config.train for config in here.sweep("sweeps=batch", *SMALL, "train.batch_size=2,32", act=trains(here))]
+    rates = sorted((train.batch_size, round(train.rate_factor, 6)) for train in ran)
+    assert rates == [(2, 0.25), (2, 0.5), (2, 1), (32, 1), (32, 2), (32, 4)]
+    assert {total_steps(train, 512) * train.batch_size for train in ran} == {160}
 
 
 def test_the_page_has_each_with_its_question_and_its_cost():

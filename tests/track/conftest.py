@@ -6,21 +6,13 @@ import pytest
 
 from lowrung.store.outcome import Status
 from lowrung.track.base import store_uri
-from lowrung.track.mlflow import MlflowTracker, create_store
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """A store without any run."""
-    folder = tmp_path_factory.mktemp("a folder")
-    create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
-    return folder
+from lowrung.track.mlflow import MlflowTracker
 
 
 @pytest.fixture
-def uri(made, tmp_path):
-    """The address of a copy of it."""
-    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
+def uri(empty_store, tmp_path):
+    """The address of a store without any run."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return store_uri(None, tmp_path)
 
 

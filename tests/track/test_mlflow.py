@@ -25,11 +25,11 @@ STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with a space and a database in it, which has an experiment; making one takes a second."""
+def folder(empty_store, tmp_path_factory):
+    """A folder with a space and a database in it, which has an experiment."""
     made = tmp_path_factory.mktemp("a folder")
-    create_store(store_uri(None, made), "lowrung", made / "mlruns")
-    shutil.copy(made / "mlflow.db", made / "empty.db")
+    for name in ("mlflow.db", "empty.db"):
+        shutil.copy(empty_store, made / name)
     return made
 
 
@@ -176,8 +176,9 @@ def test_opening_another_experiment_is_refused(uri):
 
 
 def test_creating_twice_changes_nothing(folder, uri):
-    create_store(uri, "lowrung", folder / "elsewhere")
-    experiment = MlflowClient(uri).get_experiment_by_name("lowrung")
+    for artifacts in ("mlruns", "elsewhere"):
+        create_store(uri, "twice", folder / artifacts)
+    experiment = MlflowClient(uri).get_experiment_by_name("twice")
     assert experiment is not None
     assert experiment.artifact_location == (folder / "mlruns").as_uri()
 

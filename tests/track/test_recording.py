@@ -13,11 +13,11 @@ URI, EXPERIMENT, ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_E
 
 
 @pytest.fixture
-def environment(made, tmp_path, monkeypatch):
+def environment(empty_store, tmp_path, monkeypatch):
     """A store and an experiment of the user's environment; the working folder has none."""
     (tmp_path / "theirs").mkdir()
     (tmp_path / "work").mkdir()
-    shutil.copy(made / "mlflow.db", tmp_path / "theirs" / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "theirs" / "mlflow.db")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv(URI, "sqlite:///../theirs/mlflow.db")
     monkeypatch.setenv(EXPERIMENT, "mine")
@@ -40,8 +40,8 @@ def test_runs_go_where_the_environment_says_and_it_is_printed(environment, tmp_p
     assert not (environment / "work" / "mlflow.db").exists()
 
 
-def test_settings_come_before_the_environment(environment, made, capsys):
-    shutil.copy(made / "mlflow.db", environment / "work" / "ours.db")
+def test_settings_come_before_the_environment(environment, empty_store, capsys):
+    shutil.copy(empty_store, environment / "work" / "ours.db")
     recording.make_tracker(config(uri="sqlite:///ours.db", experiment="lowrung"))
     assert capsys.readouterr().out == f"tracking: sqlite:///{environment / 'work' / 'ours.db'}, experiment lowrung\n"
 

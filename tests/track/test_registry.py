@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from lowrung.errors import LowrungError, UsageError
 from lowrung.track import registry
 from lowrung.track.base import TrackError
 from lowrung.track.registry import Entry, Registry, Said
+from tests import warm
 from tests.servers import free_port
 
 LOADER = """
@@ -135,7 +137,8 @@ def test_an_alias_moves_and_says_from_where(uri, entry):
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_loaded_is_said_in_a_line(uri, entry):
+def test_a_model_that_cannot_be_loaded_is_said_in_a_line(uri, entry, monkeypatch):
+    monkeypatch.setattr(registry, "subprocess", SimpleNamespace(run=warm.run_in_place_of_subprocess))
     entry.loader.write_text("def _load_pyfunc(folder, settings):\n    raise ValueError('no such base')\n")
     opened = Registry(uri)
     with pytest.raises(TrackError, match=r"cannot load models:/echo/1 in a fresh process: ValueError: no such base$"):

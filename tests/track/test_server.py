@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,6 @@ from lowrung.store.outcome import Status
 from lowrung.track.base import Point, store_uri
 from tests.servers import free_port
 from tests.terminal import PATIENCE
-
-if TYPE_CHECKING:
-    from lowrung.track.mlflow import MlflowTracker
 
 SOURCE = Path(__file__).parents[2] / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
@@ -40,17 +38,11 @@ def refused(folder: Path, *arguments: object) -> str:
     return ended.stderr
 
 
-def make_store(folder: Path) -> "MlflowTracker":
-    from lowrung.track.mlflow import MlflowTracker, create_store
-
-    uri = store_uri(None, folder)
-    create_store(uri, "lowrung", folder / "mlruns")
-    return MlflowTracker(uri, "lowrung")
-
-
 def make_sweep(folder: Path) -> list[str]:
-    """A store with one sweep of two trials; gives the trials' ids."""
-    tracker = make_store(folder)
+    """Tracks a sweep of two trials in the folder's store; gives the trials' ids."""
+    from lowrung.track.mlflow import MlflowTracker
+
+    tracker = MlflowTracker(store_uri(None, folder), "lowrung")
     sweep = tracker.start_run("sweep", tags={"lowrung.kind": "sweep"})
     trials = [tracker.start_run(f"r={rank}", parent=sweep, params={"lora.r": str(rank)}) for rank in (4, 8)]
     for trial in trials:
@@ -117,9 +109,10 @@ def ends_cleanly(ui: subprocess.Popen[str], ending: signal.Signals) -> None:
 
 
 @pytest.mark.slow
-def test_it_serves_the_last_sweep_to_this_machine_alone(tmp_path):
+def test_it_serves_the_last_sweep_to_this_machine_alone(tmp_path, empty_store):
     folder = tmp_path / "a folder"
     folder.mkdir()
+    shutil.copy(empty_store, folder)
     trials = make_sweep(folder)
     before = sorted(folder.iterdir())
     port = free_port()
@@ -139,8 +132,8 @@ def test_it_serves_the_last_sweep_to_this_machine_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_sweep_it_serves_and_says_what_makes_one(tmp_path):
-    make_store(tmp_path)
+def test_without_a_sweep_it_serves_and_says_what_makes_one(tmp_path, empty_store):
+    shutil.copy(empty_store, tmp_path)
     port = free_port()
     with running_ui(tmp_path, port) as ui:
         assert ui.stdout

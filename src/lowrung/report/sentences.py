@@ -172,7 +172,7 @@ class Sentences:
         else:
             noise = _noise([one.found.has_training_noise for one in found if one.found], most, seeds)
             yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired{noise}."
-        yield "Worse is what Holm's test over all pairs shows (wrongly in at most 5% of sweeps); else a tie."
+        yield "Worse is what steps of tests over all pairs show (wrongly in at most 5% of sweeps); else a tie."
 
     def _bounds(self) -> Iterator[str]:
         """How much worse than the best a trial that ties with it may be."""

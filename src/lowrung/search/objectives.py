@@ -24,6 +24,9 @@ OBJECTIVES = (
 """The metrics that a sweep can optimise, beside those of ``data.metrics`` that are functions of the user's."""
 
 
+_ALWAYS = ("eval/loss", "eval/perplexity", "eval/token_accuracy", "params/trainable", "adapter/bytes")
+"""Those that every run has."""
+
 COSTS = (
     "params/trainable",
     "params/total",
@@ -93,11 +96,10 @@ def metric_problems(config: Config, goal: Mapping[str, Iterable[str]]) -> list[s
 
 def _why_unmeasured(config: Config, name: str) -> str | None:
     """Which setting a metric needs, and the remedy; None where it is measured."""
-    always = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
-    scored = {f"eval/{score}" for metric in config.data.metrics for score in schema.metric_names(metric)}
-    if name.startswith("eval/") and name not in (*always, *scored):
-        there = ", ".join(one for one in dict.fromkeys((*OBJECTIVES, *scored)) if _why_unmeasured(config, one) is None)
-        return f"data.metrics is {config.data.metrics}. Add it there, or take one of {there}."
+    scored = {f"eval/{score}": None for metric in config.data.metrics for score in schema.metric_names(metric)}
+    measured = (*_ALWAYS, *scored)
+    if name.startswith("eval/") and name not in measured:
+        return f"data.metrics is {config.data.metrics}. Add it there, or take one of {', '.join(measured)}."
     verify = config.verify
     if name.startswith("forget/") and not (verify.enabled and verify.forgetting):
         return (

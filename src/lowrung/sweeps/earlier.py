@@ -1,10 +1,9 @@
 """The earlier study that teaches a sweep's sampler, ``hydra.sweeper.warm_start``: where it is, and whether it fits."""
 
-import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, open_dict
 
 from lowrung.config import grammar
 from lowrung.engine import hydra_job
@@ -60,7 +59,11 @@ def _find(name: str, settings: Settings, master: DictConfig) -> "Earlier":
 
 def _folder(name: str, master: DictConfig) -> StudyFolder:
     """Where this sweep would be if it had the other's name."""
-    with flag_override(master, ["readonly", "struct"], [False, False]):
-        named = copy.copy(master)
-        named.study = grammar.literal(name)
-    return StudyFolder(Path(hydra_job.sweep_folder(named)).absolute())
+    node: Any = master._get_node("study")
+    own = node._value()  # unresolved
+    with open_dict(master):
+        master.study = grammar.literal(name)
+        try:
+            return StudyFolder(Path(hydra_job.sweep_folder(master)).absolute())
+        finally:
+            master.study = own
