@@ -93,8 +93,10 @@ class TestTheAnswer:
             "lora.r=4 and 8 tie (95%); the cheapest is lora.r=4 factor=1 (trial 0, 4 trainable parameters)"
         )
         rows[2] = dataclasses.replace(rows[2], stage="seeds", stage_index=1)
-        rows[0] = dataclasses.replace(rows[0], stage="rate")
-        assert "The best is of stage rate; the trials of the last stage rank first." in notes(rows)
+        assert answer(rows).startswith(
+            "lora.r=8 factor=3 (trial 2) is the best of the last stage, but trials 0 and 1 of an earlier one are"
+            " better, by up to 0.50"
+        )
 
     def test_ties_of_equal_cost_are_led_by_the_best(self, tmp_path):
         rows = [

@@ -93,12 +93,22 @@ class Sentences:
         if len(self._judged) == 1:
             others = f"the only one of {len(self._rows)} trials" if len(self._rows) > 1 else "the only trial"
             return f"{best} is {others} that can be judged: there is nothing to compare it with"
+        if earlier := self._better_earlier():
+            by = difference(self._found.of[earlier[0].number], is_absolute=True)
+            are, up_to = ("is", "") if len(earlier) == 1 else ("are", "up to ")
+            numbers = trials(sorted(row.number for row in earlier))
+            return f"{best} is the best of the last stage, but {numbers} of an earlier one {are} better, by {up_to}{by}"
         if len(self._ties) > 1:
             return self._tied()
         worse = self._at(Place.WORSE)
         if not worse:
             return f"{best} has the best {self._found.metric}, but nothing is known of how sure that is"
         return self._better(best, worse)
+
+    def _better_earlier(self) -> list[TrialRow]:
+        """Trials of earlier stages that are better than the best of the last stage, the clearest first."""
+        better = [row for row in self._at(Place.BETTER) if row.stage_index < self._best.stage_index]
+        return sorted(better, key=lambda row: -abs(self._found.of[row.number].difference or 0.0))
 
     def _nobody(self) -> str:
         complete = [row for row in self._rows if row.outcome.status is Status.COMPLETE]
@@ -133,7 +143,8 @@ class Sentences:
         if len(worse) == 1:
             rest = f", and {counted(len(unknown), 'other')} could not be compared" if unknown else ""
             return f"{best} is better than {name}, by {by}{rest}"
-        others = f"the {len(worse)} others that could be compared" if unknown else "all others"
+        all_others = f"{len(worse)} others" if self._at(Place.BETTER) else "all others"
+        others = f"the {len(worse)} others that could be compared" if unknown else all_others
         return f"{best} is better than {others}: the next, {name}, is worse by {by}"
 
     # -- what is to be known of it -------------------------------------------------------------------------------------
@@ -146,8 +157,6 @@ class Sentences:
         notes = list(self._method(compared)) if compared else []
         if self._found.compared_by != self._found.metric:
             notes.append(f"Differences are those of {self._found.compared_by}, of which {self._found.metric} follows.")
-        if self._judged[0] is not self._best and self._best.stage:
-            notes.append(f"The best is of stage {self._best.stage}; the trials of the last stage rank first.")
         if len(objectives) > 1:
             notes.append(f"All this is by {self._found.metric}, the first objective.")
         return [*notes, *self._bounds(), *self._small(), *self._contradictions(), *self._not_compared()]
@@ -188,7 +197,8 @@ class Sentences:
             yield f"Worse, but by less than hydra.sweeper.difference={self._smallest:g}: {trials(sorted(small))}."
 
     def _contradictions(self) -> Iterator[str]:
-        if better := self._at(Place.BETTER):
+        earlier = self._better_earlier()
+        if better := [row for row in self._at(Place.BETTER) if row not in earlier]:
             yield (
                 f"By the mean over seeds {trials([row.number for row in better])} would be better than the best, which"
                 " was chosen by hydra.sweeper.over_seeds or by another metric's mean."
