@@ -115,6 +115,7 @@ class TestUsage:
 
 
 class TestTies:
+    @pytest.mark.slow
     def test_a_setting_follows_one_that_is_swept(self, here):
         ran = here.sweep("train.batch_size=2,8,32", "train.weight_decay='${root:${ratio:${train.batch_size},8}}'")
         assert [config.train.weight_decay for config in ran] == [0.5, 1, 2]

@@ -49,7 +49,7 @@ def test_params_mean_what_is_typed(typed, written, setting, values, shown):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("typed", "written", "setting", "values", "shown"), CASES)
+@pytest.mark.parametrize(("typed", "written", "setting", "values", "shown"), CASES[3:7])
 def test_each_reaches_its_run_and_the_leaderboard(here, typed, written, setting, values, shown):
     ran = here.sweep(typed)
     assert [of(config, setting) for config in ran] == values
