@@ -1,7 +1,8 @@
 """``python -m benchmarks.searches leaderboard.json ...``: stages and TPE on grids of rank and rate that were trained.
 
 Each file is the leaderboard of a sweep over ``lora.r`` and ``train.rate_factor`` with one seed. TPE draws rates, so the
-loss of each rank is interpolated over log(rate), monotonically between two rates (PCHIP). A search's regret is the loss of what it found minus the least loss on the grid, in percent of that.
+loss of each rank is interpolated over log(rate), monotonically between two rates (PCHIP). A search's regret is the loss
+of what it found minus the least loss on the grid, in percent of that.
 """
 
 import argparse
