@@ -93,6 +93,14 @@ class TestTrainingNoise:
         found = differences(trials)
         assert found[-1].of_seeds > 100 * np.median([one.of_seeds for one in found[:-1]])
 
+    def test_it_is_the_best_trial_s_own_where_no_other_was_repeated(self, rng):
+        best, once = trial(rng, 3.0, seeds=3, noise=0.1, example=0.01), trial(rng, 3.1, example=0.01)
+        found, alone = differences([best, once])[0], difference(once, {0: best[0]})
+        assert found.has_training_noise
+        assert found.half_width > 4 * alone.half_width
+        losses = [np.sum(run.numerators) / np.sum(run.denominators) for run in best.values()]
+        assert found.of_seeds == pytest.approx(2 * np.var(losses, ddof=1), rel=0.05)
+
     def test_a_trial_of_one_seed_is_lent_it(self, rng):
         repeated = [trial(rng, 3.0, seeds=3, noise=0.1, example=0.01) for _ in range(6)]
         once = trial(rng, 3.1, seeds=1, noise=0.1, example=0.01)

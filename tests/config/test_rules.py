@@ -271,7 +271,10 @@ class TestOverrides:
         ("~lora", "No setting may be deleted, but `~lora` deletes lora. Leave that out; `lora=...` sets it."),
         ("lora.r=8,", "`lora.r=8,` cannot be read: it ends where a value should follow. Quote values"),
         ("lora.r=???", "lora.r must have a value, but has none. Write lora.r=VALUE"),
-        ("lora.alpha=${no.such}", "lora.alpha cannot be resolved: Interpolation key 'no.such' not found"),
+        (
+            "lora.alpha=${no.such}",
+            "lora.alpha cannot be resolved: no.such is not a setting. `lowrung train --help` lists",
+        ),
         ("train.sft=3", "train.sft must be a mapping such as {name:value}, but is '3'."),
         ("lora.peft=[a]", "lora.peft must be a mapping such as {name:value}, but is '[a]'."),
         ("train.adam_beta2=0.9", "train.adam_beta2 is not a setting. Did you mean train.sft.adam_beta2?"),

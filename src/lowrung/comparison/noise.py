@@ -42,7 +42,7 @@ class TrainingNoise:
 
 
 def training_noise(trials: Sequence[Runs], best: int) -> TrainingNoise | None:
-    """The noise of the trials that have all of the best trial's seeds; None where none but the best has, or it has one.
+    """The noise of the trials that have all of the best trial's seeds; None where it has one.
 
     The metric of trial k and seed s is a trial's effect and a seed's, and a residual r, whose variance is
     K / (K - 1) * sum r^2 / (S - 1) for each of the K trials with S seeds.
@@ -56,8 +56,11 @@ def training_noise(trials: Sequence[Runs], best: int) -> TrainingNoise | None:
     for place, runs in enumerate(trials):
         if set(seeds) <= set(runs) and np.isfinite(values := [_value(runs[seed]) for seed in seeds]).all():
             table[place] = values
-    if len(seeds) < 2 or len(table) < 2 or best not in table:
+    if len(seeds) < 2 or best not in table:
         return None
+    if len(table) == 1:  # with what a seed does to all trials, which drops out of differences: rather too much
+        alone = float(np.var(table[best], ddof=1))
+        return TrainingNoise({best: alone}, alone, len(seeds) - 1)
     own, usual = _own(np.array(list(table.values())))
     freedom = len(seeds) - 1
     common, prior = _prior(own[usual], freedom)
