@@ -173,6 +173,8 @@ class Sentences:
             noise = _noise([one.found.has_training_noise for one in found if one.found], most, seeds)
             yield f"± is the {_LEVEL} t interval over {self._found.examples} held-out examples, paired{noise}."
         yield "Worse is what steps of tests over all pairs show (wrongly in at most 5% of sweeps); else a tie."
+        if most == len(self._judged) == 2:  # 13% where runs differ by their seed alone (docs/comparison.md)
+            yield "Of two trials with two seeds, worse is said wrongly in up to 13%: take three seeds."
 
     def _bounds(self) -> Iterator[str]:
         """How much worse than the best a trial that ties with it may be."""
