@@ -14,8 +14,8 @@ from lowrung.config import repeats
 from lowrung.search.axes import Axis, Choice, Interval, Value, in_order
 from lowrung.search.space import SEED, Space, choice
 
-_OF_ALL = ("study", "sweeps", SEED)
-"""Keys that are no parameters: those of the sweep as a whole, and seeds, which are not searched."""
+_NO_PARAMETERS = ("study", "sweeps", SEED, "verify.enabled", "verify.forgetting")
+"""Keys of the sweep as a whole; seeds, which are not searched; and whether a gate follows, which no training needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,8 @@ def _axis(part: str | Axis, swept: Sequence[str] = ()) -> Axis | None:
         return part
     override = OverridesParser.create().parse_override(part)
     key = repeats.bare_key(override)
-    is_of_all = key in (*_OF_ALL, *swept) or key.startswith(("hydra.", "hydra/"))
-    return None if is_of_all or override.is_delete() else choice(override)
+    is_none = key in (*_NO_PARAMETERS, *swept) or key.startswith(("hydra.", "hydra/"))
+    return None if is_none or override.is_delete() else choice(override)
 
 
 def _domain(axes: Sequence[Axis]) -> tuple[Value, ...] | Interval:

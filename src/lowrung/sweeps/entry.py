@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from lowrung.config import schema
+from lowrung.config.schema import VerifyConf
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
 from lowrung.store import addresses, atomic
-from lowrung.sweeps import dry_run, earlier, folders, tried_first
+from lowrung.sweeps import dry_run, earlier, finalists, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
@@ -62,7 +64,8 @@ def run(
         RunFailed: when a trial failed; all results that there are have been kept.
     """
     composer = Composer(hydra_context, config)
-    search = composer.search(asked, settings, also=_launcher_problems(launcher))
+    verify = schema.typed(VerifyConf, config.verify)
+    search = composer.search(finalists.verified(asked, verify), settings, also=_launcher_problems(launcher))
     points = composer.points_of(search, settings.measured)
     every = [point for each in points.values() for point in each]
     unfit = tried_first.problems(settings.first, search, points)
