@@ -149,6 +149,13 @@ class TestEdges:
         rows = [row(number, **{key: value}) for number, value in enumerate(values)]
         assert doubts.edges(rows, rows[:1], {}) == []
 
+    def test_of_a_variant_s_own_values(self):
+        rates = {"default": ("0.1", "1", "3"), "pissa": ("0.1", "0.3")}
+        rows = [row(n, lora=kind, rate=rate) for n, kind in enumerate(rates) for rate in rates[kind]]
+        pissa = [one for one in rows if one.point["lora"] == "pissa"]
+        assert doubts.edges(rows, [pissa[1]], {}) == ["rate=0.3 is the largest that was tried: try larger ones."]
+        assert doubts.edges(rows, [pissa[1], rows[1]], {}) == []
+
     def test_of_an_interval(self):
         rows = [row(n, train__learning_rate=text) for n, text in enumerate(("1.1e-05", "0.0001", "0.0009"))]
         interval = {"train.learning_rate": (1e-5, 1e-3, True)}

@@ -19,14 +19,16 @@ def edges(
     """Numeric settings whose best value is the smallest or the largest that was tried, a sentence each.
 
     Of several trials that tie, all must lie at the same end. An end that nothing can lie beyond is none: 0, and for
-    whole numbers 1.
+    whole numbers 1. Only trials of the same kind count, since a variant may have rates of its own.
 
     Args:
         rows: all trials.
         ties: the best one and those that tie with it.
         intervals: those that were searched, by key: low, high, and whether by orders of magnitude.
     """
-    tried = [row for row in rows if row.outcome.status not in (Status.FAILED, Status.CANCELLED)]
+    kinds = {_kind(row) for row in ties}
+    ended = (row for row in rows if row.outcome.status not in (Status.FAILED, Status.CANCELLED))
+    tried = [row for row in ended if _kind(row) in kinds]
     keys = dict.fromkeys(key for row in ties for key in row.point if not key.endswith("seed"))
     return [sentence for key in keys for sentence in _edge(key, tried, ties, intervals.get(key))]
 
@@ -110,6 +112,11 @@ def _ends(values: Collection[float], interval: tuple[float, float, bool] | None)
         return low * margin, high / margin
     margin = NEAR * (high - low)
     return low + margin, high - margin
+
+
+def _kind(row: TrialRow) -> frozenset[tuple[str, str]]:
+    """What a trial has that is no number."""
+    return frozenset((key, text) for key, text in row.point.items() if _number(text) is None)
 
 
 def _number(text: str | None) -> float | None:
