@@ -6,6 +6,7 @@ from lowrung.errors import UsageError
 from tests.sweeps.test_stages import RANKS, RATES, staged
 
 
+@pytest.mark.slow
 def test_only_the_last_stage_s_runs_are_verified(here):
     ran = here.sweep(staged(RATES, RANKS), "verify.runs=finalists", "verify.forgetting=4")
     gates = [(config.lora.r, config.verify.enabled, config.verify.forgetting) for config in ran]

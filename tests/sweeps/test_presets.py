@@ -85,7 +85,7 @@ class TestHead:
         assert given[0] == [f"sweeps={name}"]
         assert any({"data=hub", "data.path=trl-lib/Capybara"} <= set(overrides) for overrides in given)
 
-    @pytest.mark.parametrize("name", slow_above(15))
+    @pytest.mark.parametrize("name", slow_above(4))
     def test_its_last_command_passes_all_checks_with_all_of_its_space(self, here, name, capsys):
         assert here.sweep(*commands(name)[-1], "hydra.sweeper.dry_run=true") == []
         assert "a dry run" in capsys.readouterr().out
@@ -109,11 +109,13 @@ def test_the_most_runs_that_its_head_says_are_those_of_ties(here, name):
     assert len(here.sweep(f"sweeps={name}", *SMALL, act=trains(here, spread=0.5, apart=1e-6))) == costs(name)[1]
 
 
+@pytest.mark.slow
 def test_lr_rank_tries_the_prior_a_third_and_three_times_it_first(here):
     ran = here.sweep("sweeps=lr_rank", *SMALL, n_trials=3, act=trains(here))
     assert [(config.train.rate_factor, config.lora.r) for config in ran] == [(1, 4), (0.33, 16), (3, 64)]
 
 
+@pytest.mark.slow
 def test_batches_see_the_same_examples_at_rates_with_the_root_of_the_batch(here):
     ran = [config.train for config in here.sweep("sweeps=batch", *SMALL, "train.batch_size=2,32", act=trains(here))]
     rates = sorted((train.batch_size, round(train.rate_factor, 6)) for train in ran)

@@ -155,6 +155,7 @@ class TestStages:
         with pytest.raises(UsageError, match=r"stage ranks was best of rates: lora\.r=4,8,16 .*, and is 2 of rates"):
             here.sweep(staged(RATES, "{name:ranks,start:2,params:{lora.r:'4,8,16'}}"))
 
+    @pytest.mark.slow
     def test_a_dry_run_shows_what_is_known(self, here, capsys):
         here.sweep(staged(RATES, RANKS, SEEDS), "hydra.sweeper.dry_run=true")
         printed = capsys.readouterr().out
