@@ -158,4 +158,4 @@ class TestSeeds:
     def test_a_point_that_was_given_more_seeds_stands_once(self, tmp_path):
         first, second = run(tmp_path / "a", 0), run(tmp_path / "b", 1)
         found = standings([trial(0, {}, first), trial(1, {}, first, second)], LOSS)
-        assert (found.ties, found.of[0].reason) == ([1], "Trial 1 has the same runs, and more seeds.")
+        assert (found.ties, found.of[0].reason) == ([1], "Another trial has the same runs, and more seeds.")

@@ -169,7 +169,7 @@ def _parts(rivals: Sequence[Trial]) -> dict[int, NotComparable]:
         own = {run.folder for run in rival.seeds}
         for other in sharing[next(iter(own))] if own else []:
             if own < {run.folder for run in other.seeds}:
-                found[rival.number] = NotComparable(f"Trial {other.number} has the same runs, and more seeds.")
+                found[rival.number] = NotComparable("Another trial has the same runs, and more seeds.")
     return found
 
 
