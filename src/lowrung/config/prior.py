@@ -16,7 +16,7 @@ def learning_rate(model_type: str, hidden_size: int) -> float:
     """AdamW's peak rate for LoRA, of three digits: 5e-4 · (2000 / hidden size)^p.
 
     Formula and powers are `get_lr` of the tinker-cookbook (https://github.com/thinking-machines-lab/tinker-cookbook),
-    fitted to Llama and Qwen models from 1B to 70B; full fine-tuning takes a tenth ("LoRA Without Regret", Thinking
+    fitted to models of these families; full fine-tuning takes a tenth ("LoRA Without Regret", Thinking
     Machines 2025). With ``alpha`` fixed, the best rate hardly depends on the rank (the same; arXiv:2602.06204).
     docs/findings.md compares it with what was measured on SmolLM2-135M.
 
