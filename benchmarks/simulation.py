@@ -37,6 +37,7 @@ PREFLIGHT = SimpleNamespace(
     problems=(),
     notes=(),
     model_fingerprint="model",
+    learning_rate=1e-3,
     revision=None,
     data_fingerprint="data",
     splits=(

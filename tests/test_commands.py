@@ -154,11 +154,8 @@ class TestBadUsage:
     @pytest.mark.slow
     def test_a_sweep_all_at_once(self, folder):
         sweep = ["-m", "lora.r=4,0", "lora=rslra,default", "train.learning_rate=tag(log,interval(1e-5,1e-3))"]
-        assert [problem.split()[0] for problem in refused(folder, *sweep)] == [
-            "lora",
-            "lora.r",
-            "hydra.sweeper.n_trials",
-        ]
+        named = [problem.split()[0] for problem in refused(folder, *sweep)]
+        assert sorted(named) == ["hydra.sweeper.n_trials", "lora", "lora.r"]
         assert files(folder) == set()
 
     @pytest.mark.slow
@@ -327,7 +324,7 @@ class TestASweep:
         before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
         again = warm.succeeds(folder, *SWEEP)
         assert "2 trials, 2 done before" in again
-        assert "step" not in again
+        assert "step 1" not in again
         losses = re.compile(r"\d\.\d+ → \d\.\d+")
         assert losses.findall(again[again.index("#  trial") :]) == losses.findall(first[first.index("#  trial") :])
         after = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}

@@ -16,7 +16,7 @@ class TestGrid:
         ran = here.sweep("lora.r=8,4,8", "train.max_steps=2,1", "seed=3")
         assert [(config.lora.r, config.train.max_steps) for config in ran] == [(8, 2), (8, 1), (4, 2), (4, 1)]
         assert {config.seed for config in ran} == {3}
-        assert {config.lora.alpha / config.lora.r for config in ran} == {2}
+        assert {config.lora.alpha for config in ran} == {32}
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE] * 4
 
     @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path) -> None:
         done = warm.train(tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
         assert process.wait(PATIENCE) == -signal.SIGKILL
     assert done.returncode == 0, done.stdout + done.stderr
-    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: no")]
     assert len(warnings) == 2
     assert warnings[0].startswith("warning: nothing more is tracked from here on; results and study are kept: MLflow:")
     assert warnings[1].startswith("warning: not tracked, or only in part: lora.r=4, ")

@@ -33,7 +33,7 @@ class TestName:
             ["train.learning_rate=${oc.decode:'0.0001'}", "lora.r=8,4"],
             ["lora.r=4,8", "train.learning_rate=1e-4", "train.max_steps=3", "train.max_steps=20"],
             ["lora.r=4,8", "train.learning_rate=1e-4", "track=none", "store=elsewhere", "hydra.sweep.dir=x/${study}"],
-            ["lora.r=4,8", "train.learning_rate=1e-4", "lora.alpha='${twice:${.r}}'", "hydra.launcher.workers=3"],
+            ["lora.r=4,8", "train.learning_rate=1e-4", "lora.alpha=${oc.decode:'32'}", "hydra.launcher.workers=3"],
             ["++lora.r=4,8", "train.learning_rate=0.00010", "data.path=${now:%S}.jsonl", "hydra.sweeper.n_trials=1"],
         ],
     )

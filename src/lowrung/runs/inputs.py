@@ -38,15 +38,20 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
 def pinned(config: Config, preflight: "Preflight") -> Config:
     """The config with what the start of a run shows: a hub model's commit, the model's learning rate, the tracker."""
     model = dataclasses.replace(config.model, revision=preflight.revision or config.model.revision)
+    return dataclasses.replace(at_a_rate(config, preflight), model=model, track=recording.settled(config.track))
+
+
+def at_a_rate(config: Config, preflight: "Preflight") -> Config:
+    """The config with the model's learning rate where it has none of its own; see `lowrung.config.prior`."""
     prior = preflight.learning_rate * (FULL if config.lora.is_full else 1)
     train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate or prior)
-    return dataclasses.replace(config, model=model, train=train, track=recording.settled(config.track))
+    return dataclasses.replace(config, train=train)
 
 
 def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
     """The signature of a run; see `lowrung.config.signature.of`."""
     return signature.of(
-        pinned(config, preflight),
+        at_a_rate(config, preflight),
         model_fingerprint=preflight.model_fingerprint,
         data_fingerprint=preflight.data_fingerprint,
         threads=threads,

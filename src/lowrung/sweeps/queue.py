@@ -12,6 +12,7 @@ from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
+from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import layout, mailbox, results
@@ -214,9 +215,10 @@ class Queue:
     def _assignment(self, run: Run) -> Assignment:
         """What the run's job is to know. The run's folder is the job's from now on."""
         preflight, threads = self._plan.preflight(run.config), self._engine.threads
+        pinned = inputs.pinned(run.config, preflight)
         return Assignment(
             folder=run.folder,
-            claim=prepare_folder(run.folder, run.config, preflight, threads, self._progress.say),
+            claim=prepare_folder(run.folder, pinned, preflight, threads, self._progress.say),
             preflight=preflight,
             threads=threads,
             tracking=recording.tracking_uri(run.config),

@@ -104,7 +104,7 @@ class RunMaker:
         wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
-        config = inputs.pinned(config, self.plan.preflight(config))
+        config = inputs.at_a_rate(config, self.plan.preflight(config))
         self.taken.take(hydra_job.output_folder(composed), params, seed)
         texts = space.texts(params)
         name = leaderboard.name(texts)
