@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lowrung.comparison.standings import Method, Place, standings, tied_with_best
+from lowrung.comparison.standings import Method, Place, standings
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from tests.evidence import TOKENS, ranks, run, trial
@@ -27,9 +27,8 @@ def test_ties_and_worse_trials_by_example(tmp_path):
 
 
 def test_the_best_and_what_ties_with_it(tmp_path):
-    trials = ranks(tmp_path, 0.5, 0.001, 0.0)
-    assert [one.number for one in tied_with_best(trials, LOSS)] == [1, 2]
-    assert tied_with_best([], LOSS) == []
+    assert standings(ranks(tmp_path, 0.5, 0.001, 0.0), LOSS).ties == [1, 2]
+    assert standings([], LOSS).ties == []
 
 
 def test_the_differences_of_a_metric_that_is_maximised_are_below_0(tmp_path):

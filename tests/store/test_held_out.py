@@ -12,7 +12,7 @@ SCORED = HeldOut(
     tokens=np.array([3, 1]),
     nll=np.array([0.1 + 0.2, 1e-300]),
     right=np.array([2, 0]),
-    answers={"exact_match": np.array([1.0, 0.0])},
+    answers={"exact_match": np.array([1.0, 0.0]), "tokens": np.array([0.5, 0.5])},
 )
 
 
@@ -22,13 +22,13 @@ def test_it_is_read_as_it_was_written(tmp_path):
     assert read.data == SCORED.data
     for name in ("tokens", "nll", "right"):
         assert getattr(read, name).tolist() == getattr(SCORED, name).tolist()
-    assert {name: each.tolist() for name, each in read.answers.items()} == {"exact_match": [1, 0]}
+    assert {name: each.tolist() for name, each in read.answers.items()} == {"exact_match": [1, 0], "tokens": [0.5, 0.5]}
 
 
 def test_pandas_reads_a_row_for_each_example(tmp_path):
     SCORED.write(tmp_path / "held_out.parquet")
     frame = pandas.read_parquet(tmp_path / "held_out.parquet")
-    assert list(frame.columns) == ["example", "tokens", "nll", "right", "exact_match"]
+    assert list(frame.columns) == ["example", "tokens", "nll", "right", "eval/exact_match", "eval/tokens"]
     assert frame["example"].tolist() == [0, 1]
 
 

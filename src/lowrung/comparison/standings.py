@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lowrung.comparison import evidence
 from lowrung.comparison.best import Judgement, against_best
 from lowrung.comparison.paired import Difference, NotComparable, Runs
-from lowrung.comparison.trials import AnyTrial, Trial, best_of, judged
+from lowrung.comparison.trials import Trial, best_of, judged
 
 
 class Place(enum.StrEnum):
@@ -115,19 +115,6 @@ def standings(trials: Sequence[Trial], objectives: Mapping[str, str]) -> Standin
     of = {rival.number: _standing(rival, best, judgements[rival.number], objectives) for rival in rivals}
     examples = max((one.difference.examples for one in judgements.values() if one.difference), default=0)
     return Standings(metric, direction, method, best.number, of, examples)
-
-
-def tied_with_best(trials: Sequence[AnyTrial], objectives: Mapping[str, str]) -> list[AnyTrial]:
-    """The trials that tie with the best one, the best one included, in the order in which they were given.
-
-    A trial that could not be compared is left out: nothing shows that it is as good.
-
-    Args:
-        trials: any; none that was pruned, failed or breaks a constraint is among the result.
-        objectives: metrics and their directions; the first one counts.
-    """
-    ties = set(standings(trials, objectives).ties)
-    return [trial for trial in trials if trial.number in ties]
 
 
 def _counted(rivals: Sequence[Trial], best: Trial, metric: str) -> dict[int, Standing]:

@@ -13,6 +13,9 @@ from lowrung.store import atomic, records
 
 _DATA = b"lowrung.data"
 
+_ANSWER = "eval/"
+"""What begins the column of an answer's score, as in MLflow: a score of the user's may have any name, ``tokens`` say."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
@@ -42,7 +45,7 @@ class HeldOut:
                 "tokens": self.tokens,
                 "nll": self.nll,
                 "right": self.right,
-                **self.answers,
+                **{f"{_ANSWER}{name}": scores for name, scores in self.answers.items()},
             }
         )
         buffer = io.BytesIO()
@@ -59,7 +62,8 @@ class HeldOut:
         try:
             table = pq.read_table(path)
             data = (table.schema.metadata or {})[_DATA].decode()
-            columns = {name: table[name].to_numpy() for name in table.column_names if name != "example"}
-            return cls(data, columns.pop("tokens"), columns.pop("nll"), columns.pop("right"), columns)
+            columns = {name: table[name].to_numpy() for name in table.column_names}
+            answers = {name.removeprefix(_ANSWER): each for name, each in columns.items() if name.startswith(_ANSWER)}
+            return cls(data, columns["tokens"], columns["nll"], columns["right"], answers)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise records.unreadable(path, f"must hold a run's scores by example, but does not ({error})") from error

@@ -185,10 +185,10 @@ def _of_all_stages(search: Search, points: Mapping[str, Sequence[GridPoint]]) ->
     run = points[first.name]
     if not any(point.is_open for point in run):
         run = run[: _n_trials(first, run)]
-    every = [*run, *(point for stage in later for point in points[stage.name])]
-    return list({tuple(sorted(point.space.texts(point.params).items())): point for point in reversed(every)}.values())[
-        ::-1
-    ]
+    distinct: dict[frozenset[tuple[str, str]], GridPoint] = {}
+    for point in [*run, *(point for stage in later for point in points[stage.name])]:
+        distinct.setdefault(frozenset(point.space.texts(point.params).items()), point)
+    return list(distinct.values())
 
 
 def _named(points: Sequence[GridPoint], study: str) -> list[GridPoint]:
