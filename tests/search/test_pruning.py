@@ -41,7 +41,7 @@ def train(study: Study, final: float, batch: int = 8) -> int:
     trial = study.ask({"lora.r": 4})
     for step in range(1, EVALUATIONS + 1):
         tokens = step * batch * EXAMPLE
-        if study.report(trial, tokens, metrics(final, tokens)):
+        if study.judge.report(trial, tokens, metrics(final, tokens)):
             study.tell(trial, Outcome(Status.PRUNED, metrics(final, tokens)))
             return step
     study.tell(trial, Outcome(Status.COMPLETE, metrics(final, tokens)))
@@ -106,10 +106,10 @@ def test_the_objective_is_judged_and_not_the_loss(opened, objectives):
     study = opened(pruner=ASHA, objectives=objectives)
     good, bad = (0.9, 0.1) if name == "eval/token_accuracy" else (2.0, 9.0)
     first, second, third = (study.ask({"lora.r": 4}) for _ in range(3))
-    assert not study.report(first, 100, {"eval/loss": 9.0, name: good})
-    assert not study.report(second, 100, {"eval/loss": 1.0})
-    assert study.report(second, 100, {"eval/loss": 1.0, name: bad})
-    assert not study.report(third, 100, {"eval/loss": 1.0, name: math.nan})
+    assert not study.judge.report(first, 100, {"eval/loss": 9.0, name: good})
+    assert not study.judge.report(second, 100, {"eval/loss": 1.0})
+    assert study.judge.report(second, 100, {"eval/loss": 1.0, name: bad})
+    assert not study.judge.report(third, 100, {"eval/loss": 1.0, name: math.nan})
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_hyperband_waits_for_one_complete_trial(opened):
     going = [study.ask({"lora.r": 4}) for _ in range(6)]
     for step in range(1, EVALUATIONS + 1):
         for final, trial in zip(FINAL, going, strict=False):
-            assert not study.report(trial, step * 800, metrics(final, step * 800))
+            assert not study.judge.report(trial, step * 800, metrics(final, step * 800))
     study.tell(going[0], Outcome(Status.COMPLETE, metrics(FINAL[0], 7_200)))
     assert TrialState.PRUNED not in states(study)
     sweep(study)
@@ -201,11 +201,11 @@ class TestReport:
         study = opened(pruner=ASHA)
         train(study, 2.0)
         trial = study.ask({"lora.r": 4})
-        assert study.report(trial, 800, {"eval/loss": 4.0})
+        assert study.judge.report(trial, 800, {"eval/loss": 4.0})
         (adopted,) = opened(pruner=ASHA).interrupted()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert opened(pruner=ASHA).report(adopted, 800, {"eval/loss": 1.0})
+            assert opened(pruner=ASHA).judge.report(adopted, 800, {"eval/loss": 1.0})
         assert reported(study, 1) == {1: 4.0}
 
     def test_again_for_a_trial_that_may_go_on(self, opened):
@@ -213,14 +213,14 @@ class TestReport:
         train(study, 2.0)
         trial = study.ask({"lora.r": 4})
         for tokens in (800, 1_600):
-            assert not study.report(trial, tokens, metrics(1.9, tokens))
+            assert not study.judge.report(trial, tokens, metrics(1.9, tokens))
         (adopted,) = opened(pruner=ASHA).interrupted()
         again = opened(pruner=ASHA)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for tokens in (800, 1_600):
-                assert not again.report(adopted, tokens, metrics(9.0, tokens))
-        assert again.report(adopted, 2_400, metrics(9.0, 2_400))
+                assert not again.judge.report(adopted, tokens, metrics(9.0, tokens))
+        assert again.judge.report(adopted, 2_400, metrics(9.0, 2_400))
         assert list(reported(again, 1)) == [1, 2, 3]
 
     @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ class TestReport:
     )
     def test_what_is_no_evaluation_to_judge_by(self, opened, tokens, measured):
         study = opened(pruner=ASHA)
-        assert not study.report(study.ask({"lora.r": 4}), tokens, measured)
+        assert not study.judge.report(study.ask({"lora.r": 4}), tokens, measured)
         assert reported(study) == {}
         assert "unit" not in study.facts
 

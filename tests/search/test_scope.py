@@ -32,12 +32,12 @@ def test_a_pruner_compares_trials_of_the_same_stage(opened, pruner):
     for loss in (1.0, 1.1, 1.2):
         trial = study.ask({}, space=space, stage="first")
         for tokens in (100, 200, 400):
-            study.report(trial, tokens, {"eval/loss": loss})
+            study.judge.report(trial, tokens, {"eval/loss": loss})
         tell(study, trial, loss)
     other = study.ask({}, space=space, stage="second")
-    assert not any(study.report(other, tokens, {"eval/loss": 5.0}) for tokens in (100, 200, 400))
+    assert not any(study.judge.report(other, tokens, {"eval/loss": 5.0}) for tokens in (100, 200, 400))
     assert any(
-        study.report(worse, tokens, {"eval/loss": 9.0})
+        study.judge.report(worse, tokens, {"eval/loss": 9.0})
         for worse in [study.ask({}, space=space, stage="first") for _ in range(6)]
         for tokens in (100, 200, 400)
     )
@@ -78,9 +78,9 @@ def test_wilcoxon_takes_the_best_of_the_stage(opened):
     for stage, loss in (("first", 1.0), ("second", 5.0)):
         trial = study.ask({}, space=space, stage=stage)
         for seed in range(1, 6):
-            study.report_seed(trial, seed, {"eval/loss": loss + seed / 100})
+            study.judge.report_seed(trial, seed, {"eval/loss": loss + seed / 100})
         tell(study, trial, loss)
     trial = study.ask({}, space=space, stage="second")
-    assert not any(study.report_seed(trial, seed, {"eval/loss": 4.9 + seed / 100}) for seed in range(1, 6))
+    assert not any(study.judge.report_seed(trial, seed, {"eval/loss": 4.9 + seed / 100}) for seed in range(1, 6))
     trial = study.ask({}, space=space, stage="first")
-    assert any(study.report_seed(trial, seed, {"eval/loss": 4.9 + seed / 100}) for seed in range(1, 6))
+    assert any(study.judge.report_seed(trial, seed, {"eval/loss": 4.9 + seed / 100}) for seed in range(1, 6))

@@ -13,12 +13,21 @@ Keep = Callable[[FrozenTrial], bool]
 """Which trials belong to the part."""
 
 
-class _PartOfStorage:
-    """A storage that shows some of its trials, to whatever reads them: Hyperband makes studies of its own from it."""
+Shows = Callable[[list[FrozenTrial], Container[TrialState] | None], list[FrozenTrial]]
+"""What is shown of a study's own trials, those of certain states or of all."""
 
-    def __init__(self, storage: Any, keep: Keep) -> None:
+
+class ShownStorage:
+    """A storage that shows other trials than it has, to all that read them: Hyperband makes studies of its own from it.
+
+    Args:
+        storage: the one that has them.
+        shows: what is shown.
+    """
+
+    def __init__(self, storage: Any, shows: Shows) -> None:
         self._storage = storage
-        self._keep = keep
+        self._shows = shows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
@@ -27,8 +36,7 @@ class _PartOfStorage:
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """See Optuna's `BaseStorage`."""
-        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
-        return [trial for trial in trials if self._keep(trial)]
+        return self._shows(self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states), states)
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """See Optuna's `BaseStorage`."""
@@ -40,10 +48,15 @@ class _PartOfStorage:
         return min(complete, key=lambda trial: sign * (trial.value or 0.0))
 
 
-def part(study: optuna.Study, keep: Keep) -> optuna.Study:
-    """The study with the trials that are kept alone, as Optuna's Hyperband makes one for each bracket."""
-    storage: Any = _PartOfStorage(study._storage, keep)
+def shown(study: optuna.Study, shows: Shows) -> optuna.Study:
+    """The study with what is shown of it, as Optuna's Hyperband makes one for each bracket."""
+    storage: Any = ShownStorage(study._storage, shows)
     return optuna.Study(study.study_name, storage, sampler=study.sampler, pruner=study.pruner)
+
+
+def part(study: optuna.Study, keep: Keep) -> optuna.Study:
+    """The study with the trials that are kept alone."""
+    return shown(study, lambda trials, _: [trial for trial in trials if keep(trial)])
 
 
 class PartSampler(BaseSampler):

@@ -1,7 +1,5 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
-import dataclasses
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from lowrung.search import pruning, samplers, scope
 from lowrung.search import purpose as purposes
 from lowrung.search.axes import Params
 from lowrung.search.constraints import parse
+from lowrung.search.judge import Judge
 from lowrung.search.lease import Lease
 from lowrung.search.space import Space
 from lowrung.search.storage import Storage
@@ -35,21 +34,11 @@ _RUN = "run/"
 """What begins the user attribute of a trial's run; its seed follows."""
 
 
-_PRUNED = "is_to_be_pruned"
-
 _TAUGHT = "warm start"
 """The fact that names the studies which taught the sampler, each with the end of the last trial that did."""
 
 _SHOWN = 12
 """So many changes of a study are listed."""
-
-
-@dataclasses.dataclass
-class _Judged:
-    """What a pending trial has reported: a copy, since a query of the database takes as long as a report."""
-
-    steps: set[int] = dataclasses.field(default_factory=set)
-    is_to_be_pruned: bool = False
 
 
 class Study:
@@ -69,6 +58,9 @@ class Study:
         earlier: a study whose trials teach the sampler; see `lowrung.search.warm_start`.
         lock: a file that this process has locked, which makes it the study's one coordinator until `close`; None for a
             process that is alone by other means.
+
+    Attributes:
+        judge: takes what trials report, and says which of them to prune.
 
     Raises:
         UsageError: when the database does not open, or the study was made for another purpose.
@@ -95,10 +87,7 @@ class Study:
         self._objectives = dict(objectives)
         self._seed = seed
         self._sampler = sampler
-        self._pruner = pruner
         self._constraints = parse(constraints)
-        self._judged: dict[int, _Judged] = {}
-        self._unit_tokens: int | None = None  # a copy: the facts are a query, and each report needs them
         self._study = optuna.create_study(
             study_name=name,
             storage=Storage(storage),
@@ -106,6 +95,7 @@ class Study:
             load_if_exists=True,
         )
         self._lease = None if lock is None else Lease(Storage(storage), self._study._study_id, lock)
+        self.judge = Judge(self._study, pruner, self._objectives, self._require_sole)
         self._asked = len(self.trials)
         goal = {"objectives": self._objectives, "constraints": dict(constraints)}
         try:
@@ -217,84 +207,8 @@ class Study:
         trial = self._study.ask(fixed_distributions=distributions)
         if space is not None:
             trial.set_user_attr(scope.STAGE, stage)
-        self._judged[trial.number] = _Judged()
+        self.judge.expect(trial)
         return trial
-
-    def report(self, trial: Trial, tokens: int, metrics: Mapping[str, float]) -> bool:
-        """Takes an evaluation of a trial that still trains; returns whether to prune the trial.
-
-        A run that goes on from a checkpoint repeats its reports: the first value and the first answer stay. Nothing is
-        pruned where there are several objectives, or where the objective is not among the metrics or is not finite.
-
-        Args:
-            trial: the one that was evaluated.
-            tokens: trained on so far; an evaluation before training (0) is not used.
-            metrics: of the evaluation.
-        """
-        if pruning.is_by_seed(self._pruner) or tokens < 1 or not self._is_comparable(metrics):
-            return False
-        step = pruning.units(tokens, self._unit(tokens))
-        return step >= 1 and self._judge(trial, step, metrics)
-
-    def report_seed(self, trial: Trial, position: int, metrics: Mapping[str, float]) -> bool:
-        """Takes the result of one of a trial's seeds; returns whether to prune the trial, so that no other seed is run.
-
-        Args:
-            trial: the seed's.
-            position: of the seed among the study's, from 1: the pruner's step.
-            metrics: of the run that has ended.
-        """
-        if not pruning.is_by_seed(self._pruner) or not self._is_comparable(metrics):
-            return False
-        return self._judge(trial, position, metrics)
-
-    def _is_comparable(self, metrics: Mapping[str, float]) -> bool:
-        return len(self._objectives) == 1 and math.isfinite(metrics.get(next(iter(self._objectives)), math.nan))
-
-    def _judge(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> bool:
-        """Keeps the first value of a step, and asks the pruner; later ones change nothing."""
-        value = metrics[next(iter(self._objectives))]
-        judged = self._judged_of(trial)
-        if step not in judged.steps:
-            judged.steps.add(step)
-            self._require_sole()
-            trial.report(value, step)
-            if self._pruner["name"] != "none" and self._is_to_be_pruned(trial):
-                trial.set_user_attr(_PRUNED, True)
-                judged.is_to_be_pruned = True
-        return judged.is_to_be_pruned
-
-    def _judged_of(self, trial: Trial) -> _Judged:
-        """What a trial has reported; the database knows it of a trial that an earlier coordinator asked for."""
-        if trial.number not in self._judged:
-            known = self.trials[trial.number]
-            self._judged[trial.number] = _Judged(set(known.intermediate_values), _PRUNED in known.user_attrs)
-        return self._judged[trial.number]
-
-    def _is_to_be_pruned(self, trial: Trial) -> bool:
-        # Not trial.should_prune(): with Hyperband as the study's own pruner, Optuna would show the sampler only
-        # the trials of one bracket, of which a new trial's is not known before the first report.
-        stage = self.stage_of(trial)
-        pruner = pruning.make(self._pruner, max_resource=self._max_resource(stage))
-        shown = scope.part(self._study, scope.of_stage(stage)) if stage else self._study
-        return pruner.prune(shown, self.trials[trial.number])
-
-    def _unit(self, tokens: int) -> int:
-        """Tokens in a unit of the pruner's resource: those of the first evaluation that was reported to the study."""
-        if self._unit_tokens is None:
-            if "unit" not in self.facts:
-                self.note("unit", tokens)
-            self._unit_tokens = int(self.facts["unit"])
-        return self._unit_tokens
-
-    def _max_resource(self, stage: str) -> int | None:
-        """Units of the stage's first completed run. Those of a later one could move a trial to another bracket."""
-        ended = [
-            (trial.datetime_complete, trial.number, trial.last_step)
-            for trial in self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-            if trial.datetime_complete is not None and trial.last_step is not None and self.stage_of(trial) == stage
-        ]
-        return min(ended)[2] if ended else None
 
     def note_run(self, trial: Trial, seed: int, **facts: Any) -> dict[str, Any]:
         """Writes facts down on one of a trial's runs, beside those that are known of it; returns them all."""
@@ -334,7 +248,7 @@ class Study:
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Ends a trial. Every trial that is asked for is told exactly once, here."""
         self._require_sole()
-        self._judged.pop(trial.number, None)
+        self.judge.forget(trial)
         trial.set_user_attr("status", str(outcome.status))
         if outcome.cause:
             trial.set_user_attr("cause", outcome.cause)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lowrung.errors import UsageError, did_you_mean
 from lowrung.search import purpose as purposes
+from lowrung.search import scope
 from lowrung.search.scope import PartSampler
 from lowrung.search.storage import Storage
 
@@ -132,25 +133,6 @@ def _end(trial: FrozenTrial) -> datetime.datetime:
     return trial.datetime_complete or datetime.datetime.min
 
 
-class _TaughtStorage:
-    """A storage that shows trials of another study before its own."""
-
-    def __init__(self, storage: Any, earlier: Sequence[FrozenTrial]) -> None:
-        self._storage = storage
-        self._earlier = [numbered(trial, number) for number, trial in enumerate(earlier)]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """See Optuna's `BaseStorage`."""
-        own = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
-        earlier = self._earlier if states is None or TrialState.COMPLETE in states else []
-        return [*earlier, *(numbered(trial, trial.number + len(self._earlier)) for trial in own)]
-
-
 class TaughtSampler(PartSampler):
     """A sampler that learns from trials of an earlier study too.
 
@@ -161,11 +143,14 @@ class TaughtSampler(PartSampler):
 
     def __init__(self, sampler: BaseSampler, earlier: Sequence[FrozenTrial]) -> None:
         super().__init__(sampler, keep=lambda _: True)
-        self._earlier = earlier
+        self._earlier = [numbered(trial, number) for number, trial in enumerate(earlier)]
 
     def _shown(self, study: optuna.Study) -> optuna.Study:
-        storage: Any = _TaughtStorage(study._storage, self._earlier)
-        return optuna.Study(study.study_name, storage, sampler=study.sampler, pruner=study.pruner)
+        def shows(own: list[FrozenTrial], states: Container[TrialState] | None) -> list[FrozenTrial]:
+            earlier = self._earlier if states is None or TrialState.COMPLETE in states else []
+            return [*earlier, *map(self._as_shown, own)]
+
+        return scope.shown(study, shows)
 
     def _as_shown(self, trial: FrozenTrial) -> FrozenTrial:
         return numbered(trial, trial.number + len(self._earlier))

@@ -14,7 +14,7 @@ from lowrung.store import atomic, records
 _DATA = b"lowrung.data"
 
 _ANSWER = "eval/"
-"""What begins the column of an answer's score, as in MLflow: a score of the user's may have any name, ``tokens`` say."""
+"""What begins the column of an answer's score, as in MLflow: a score of the user's may be named ``tokens``, say."""
 
 
 @dataclasses.dataclass(frozen=True)

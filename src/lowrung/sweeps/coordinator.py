@@ -153,7 +153,7 @@ class Coordinator:
         first = self._pending[event.run.trial].due.point.seeds[0]
         if "eval/loss" not in event.metrics or event.step == 0 or event.run.seed != first:
             return False
-        return self._study.report(self._trial_of(event.run), int(event.metrics["train/tokens"]), event.metrics)
+        return self._study.judge.report(self._trial_of(event.run), int(event.metrics["train/tokens"]), event.metrics)
 
     def _trial_of(self, run: Run) -> "Trial":
         return self._pending[run.trial].trial
@@ -225,7 +225,7 @@ class Coordinator:
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:
             position = pending.due.point.seeds.index(seed) + 1
-            pending.is_pruned |= self._study.report_seed(pending.trial, position, outcome.metrics)
+            pending.is_pruned |= self._study.judge.report_seed(pending.trial, position, outcome.metrics)
         if pending.is_pruned or outcome.status is not Status.COMPLETE:
             for run in self._queue.drop(pending.trial.number):
                 self._tracking.cancel(run, pending.trial)  # it may have been opened, where its process was lost
