@@ -42,6 +42,18 @@ def of(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads
     )
 
 
+def of_base(config: Config, tokens: str, threads: int) -> str:
+    """A hash of all that determines what a run's base model says of its examples, before anything is trained.
+
+    Args:
+        config: the run's.
+        tokens: names the examples' folder below ``store/.tokens``, and so the examples, the model and the code.
+        threads: CPU threads.
+    """
+    held = {name: value for name, value in dataclasses.asdict(config.model).items() if name not in ("path", "revision")}
+    return schema.digest([tokens, held, config.lora.is_full, threads, device_kind(), versions(_used(config))])
+
+
 def _used(config: Config) -> tuple[str, ...]:
     """The packages that compute a run: bitsandbytes too, where the base or the optimiser is held in few bits."""
     optimizer = str(config.train.sft.get("optim", ""))

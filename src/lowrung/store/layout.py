@@ -161,6 +161,11 @@ def tokens_folder(store: Path, key: str) -> Path:
     return store / ".tokens" / key
 
 
+def base_folder(store: Path, key: str) -> Path:
+    """Where lies what was computed of a base model and its examples, for all runs that share them."""
+    return store / ".base" / key
+
+
 def points_to(link: Path, target: Path) -> bool:
     """Whether ``link`` is a link to ``target``."""
     return link.is_symlink() and (link.parent.resolve() / link.readlink()).resolve() == target.resolve()
