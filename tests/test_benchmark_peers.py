@@ -12,7 +12,7 @@ import pytest
 from benchmarks import winner
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import commands, environment
-from benchmarks.peers.shares import PARTS, shares
+from benchmarks.peers.shares import PARTS, cpu_until, shares
 from benchmarks.peers.summary import differing
 from benchmarks.peers.task import Files, Task, spread, turned
 from benchmarks.peers.ways import STUDY
@@ -55,6 +55,9 @@ def test_the_parts_of_a_sweep_add_up_to_its_time(tmp_path):
     assert list(parts) == list(PARTS)
     assert list(parts.values()) == pytest.approx([10, 4, 14, 4, 18, 15])
     assert sum(parts.values()) == pytest.approx(65)
+    two_cores_from_the_first_run_on = cpu_until([(0.0, 0.0), (10.0, 10.0), (65.0, 120.0)])
+    of_processors = shares(runs, 0.0, 65.0, two_cores_from_the_first_run_on)
+    assert list(of_processors.values()) == pytest.approx([10, 8, 28, 8, 36, 30])
 
 
 BURN = "import time\nwhile time.process_time() < 0.2: pass"
@@ -76,6 +79,7 @@ class TestProcess:
         taken = commands.run([sys.executable, "-c", code], tmp_path, dict(os.environ))
         assert taken["cpu_seconds"] >= 0.2
         assert taken["peak_bytes_of_a_process"] > 1e6
+        assert all(cpu <= taken["cpu_seconds"] + 0.05 for _, cpu in taken["cpu_by_time"])
 
     def test_a_command_that_fails_says_its_last_words_and_which_it_was(self, tmp_path):
         with pytest.raises(commands.CommandFailed, match=r"(?s)no luck\n\nthis command ended with exit code 3: "):
@@ -126,7 +130,7 @@ def in_warm(arguments: list[str], folder: Path, variables: dict[str, str]) -> di
     began = time.time()
     done = warm.run(given, folder, variables)
     assert done.returncode == 0, done.stdout + done.stderr
-    taken = {"cpu_seconds": 1.0, "peak_bytes": None, "peak_bytes_of_a_process": 1_000_000}
+    taken = {"cpu_seconds": 1.0, "cpu_by_time": [], "peak_bytes": None, "peak_bytes_of_a_process": 1_000_000}
     return {"began": began, "wall_seconds": time.time() - began, **taken}
 
 
@@ -146,7 +150,7 @@ def test_all_ways_train_to_the_same_losses(tmp_path, monkeypatch, capsys):
     assert record["largest_difference"] < 1e-4
     assert {len(turn["losses"][0]) for turn in record["turns"]} == {3}
     assert record["steps"]["cpu_seconds"].keys() == {"stock", "lowrung", "floor"}
-    assert sum(record["parts"].values()) == pytest.approx(record["turns"][0]["wall_seconds"])
+    assert sum(record["parts"]["wall"].values()) == pytest.approx(record["turns"][0]["wall_seconds"])
     assert str(tmp_path) not in out.read_text()
     assert "all losses of all steps agree" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [out]

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.peers import commands, environment, machine, summary, tables
 from benchmarks.peers.commands import CommandFailed
-from benchmarks.peers.shares import shares
+from benchmarks.peers.shares import cpu_until, shares
 from benchmarks.peers.task import TINY, Files, Task, spread, turned
 from benchmarks.peers.ways import LOWRUNG, WAYS, Way, reports, runs
 from lowrung.store import atomic
@@ -120,7 +120,10 @@ def run(way: Way, task: Task, files: Files, folder: Path) -> dict[str, Any]:
         return record
     folders = runs(task, folder)
     trained = [reports(one)[-1]["metrics"]["train/tokens"] for one in folders]
-    return {**record, "parts": shares(folders, taken[0]["began"], record["wall_seconds"]), "tokens": sum(trained)}
+    span = (folders, taken[0]["began"], record["wall_seconds"])
+    readings = taken[0]["cpu_by_time"]
+    parts = {"wall": shares(*span), "cpu": shares(*span, cpu_until(readings)) if readings else None}
+    return {**record, "parts": parts, "tokens": sum(trained)}
 
 
 def _steps(task: Task, rounds: int, scratch: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """``python process.py RECORD COMMAND ...``: runs a command, and writes down what it and all its descendants took.
 
 The descendants count too where their parents do not wait for them, as jobs of a fork server: on Linux this process
-adopts them. Elsewhere those are missing, and so is the memory of the whole tree.
+adopts them. Elsewhere those are missing, and so are what is read while the command runs: the memory of all processes
+together, and the CPU time by the clock, from which the CPU time of each part of a sweep follows.
 """
 
 import ctypes
@@ -18,8 +19,11 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 PROC = Path("/proc")
 
-SAMPLE_SECONDS = 0.5
-"""Between two readings of the tree's memory; one reading takes a few milliseconds."""
+SAMPLE_SECONDS = 0.25
+"""Between two readings of the tree; one reading takes a few milliseconds."""
+
+Reading = tuple[float, float, int]
+"""Seconds since 1970, the CPU seconds of all descendants until then, and the bytes that they hold."""
 
 
 def main() -> None:
@@ -31,8 +35,8 @@ def main() -> None:
     began, started = time.time(), time.perf_counter()
     process = subprocess.Popen(command)
     over = threading.Event()
-    peaks = [0]
-    watch = threading.Thread(target=_watch, args=(over, peaks), daemon=True)
+    readings: list[Reading] = []
+    watch = threading.Thread(target=_watch, args=(over, readings), daemon=True)
     watch.start()
     code = process.wait()
     wall = time.perf_counter() - started
@@ -45,7 +49,8 @@ def main() -> None:
         "wall_seconds": wall,
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak_bytes_of_a_process": used.ru_maxrss * (1024 if is_linux else 1),  # macOS counts bytes
-        "peak_bytes": peaks[0] or None,
+        "peak_bytes": max((held for _, _, held in readings), default=None),
+        "cpu_by_time": [(moment, cpu) for moment, cpu, _ in readings],
     }
     Path(record).write_text(json.dumps(measured), encoding="utf-8")
     sys.exit(code)
@@ -60,26 +65,32 @@ def _wait_for_all() -> None:
             return
 
 
-def _watch(over: threading.Event, peaks: list[int]) -> None:
+def _watch(over: threading.Event, readings: list[Reading]) -> None:
     while PROC.is_dir() and not over.wait(SAMPLE_SECONDS):
-        peaks[0] = max(peaks[0], _held())
+        readings.append(_read())
 
 
-def _held() -> int:
-    """Bytes that this process's descendants hold, each shared page counted once."""
+def _read() -> Reading:
+    """Reads /proc; each page that is shared counts once, and a process that has ended counts with who waited for it."""
     children: dict[int, list[int]] = {}
+    cpu: dict[int, tuple[int, int]] = {}
     for file in PROC.glob("[0-9]*/stat"):
         try:
-            parent = int(file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-        except (OSError, IndexError):  # it has ended
+            fields = file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has ended
             continue
-        children.setdefault(parent, []).append(int(file.parent.name))
-    held, found = 0, list(children.get(os.getpid(), ()))
+        number = int(file.parent.name)
+        children.setdefault(int(fields[1]), []).append(number)
+        user, system, ended_user, ended_system = map(int, fields[11:15])
+        cpu[number] = (user + system, ended_user + ended_system)
+    own = os.getpid()
+    ticks, held, found = cpu[own][1], 0, list(children.get(own, ()))
     while found:
         number = found.pop()
         found += children.get(number, ())
+        ticks += sum(cpu[number])
         held += _share(number)
-    return held
+    return time.time(), ticks / os.sysconf("SC_CLK_TCK"), held
 
 
 def _share(number: int) -> int:

@@ -192,6 +192,7 @@ def lowrungs(task: Task, data: Prepared, scratch: Path) -> Steps:
         scores=(),
         threads=cores.usable_cores(),
         folder=scratch / "adapter",
+        base_folder=scratch / "base",
         checkpoint_folder=scratch / "checkpoints",
         on_report=on_report,
     )

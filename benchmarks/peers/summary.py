@@ -25,8 +25,9 @@ def summary(task: Task, files: Files, turns: Sequence[Turn], steps: Mapping[str,
 
     Returns:
         ``ways``: each one's settings and medians over its turns. ``ratios``: lowrung's CPU and wall-clock seconds over
-        each other way's, one for each pair, sorted. ``parts``: the median seconds of lowrung's parts. ``steps``.
-        ``largest_difference``: of two losses of a step. ``disagreements``: in words. ``turns``: all that was measured.
+        each other way's, one for each pair, sorted. ``parts``: the median seconds of lowrung's parts, by ``wall`` and
+        ``cpu``. ``steps``. ``largest_difference``: of two losses of a step. ``disagreements``: in words. ``turns``: all
+        that was measured.
     """
     by_way: dict[str, list[Turn]] = {}
     for turn in turns:
@@ -36,7 +37,7 @@ def summary(task: Task, files: Files, turns: Sequence[Turn], steps: Mapping[str,
     return {
         "ways": {name: _medians(task, name, of_way, own[0]["tokens"]) for name, of_way in by_way.items()},
         "ratios": {name: _ratios(own, of_way) for name, of_way in by_way.items() if name != LOWRUNG},
-        "parts": {part: statistics.median(turn["parts"][part] for turn in own) for part in own[0]["parts"]},
+        "parts": {kind: _parts([turn["parts"][kind] for turn in own]) for kind in ("wall", "cpu")},
         "tokenising_cpu_seconds": files.tokenising_seconds,
         "steps": steps,
         "largest_difference": max(differences, default=0.0),
@@ -57,6 +58,12 @@ def _medians(task: Task, name: str, turns: Sequence[Turn], tokens: float) -> dic
         "peak_bytes": max(peaks, default=None),
         "peak_bytes_of_a_process": max(turn["peak_bytes_of_a_process"] for turn in turns),
     }
+
+
+def _parts(turns: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
+    """The median of each part; None where the parts were not measured."""
+    measured = [parts for parts in turns if parts is not None]
+    return {part: statistics.median(parts[part] for parts in measured) for part in measured[0]} if measured else None
 
 
 def _ratios(own: Sequence[Turn], others: Sequence[Turn]) -> dict[str, list[float]]:

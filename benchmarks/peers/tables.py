@@ -11,6 +11,9 @@ from benchmarks.peers.shares import PARTS
 from benchmarks.peers.task import Task
 from benchmarks.peers.ways import Way
 
+WIDTH = 120
+"""Of the tables of what was measured, also where the terminal is narrower."""
+
 
 def show_task(task: Task, ways: Sequence[Way]) -> None:
     """Prints what is equal for all ways, and what is not."""
@@ -27,7 +30,7 @@ def show_task(task: Task, ways: Sequence[Way]) -> None:
 
 def show(record: Mapping[str, Any]) -> None:
     """Prints what was measured."""
-    console = Console()
+    console = Console(width=max(WIDTH, Console().width))
     console.print(_ways(record), _parts(record))
     if record["steps"]:
         console.print(_steps(record["steps"]))
@@ -50,12 +53,16 @@ def _ways(record: Mapping[str, Any]) -> Table:
 
 
 def _parts(record: Mapping[str, Any]) -> Table:
-    table = Table("part", "seconds", "share", "what it is", title="lowrung's wall-clock time")
-    total = sum(record["parts"].values())
-    for name, seconds in record["parts"].items():
-        table.add_row(name, f"{seconds:.1f}", f"{seconds / total:.0%}", PARTS[name])
-    tokenising = record["tokenising_cpu_seconds"]
-    table.add_row("  tokenising", f"{tokenising:.1f}", f"{tokenising / total:.0%}", "CPU time, alone; a part of start")
+    table = Table("part", "wall s", "share", "CPU s", "share", "what it is", title="where lowrung's time goes")
+    kinds = [parts for parts in (record["parts"]["wall"], record["parts"]["cpu"]) if parts]
+    totals = [sum(parts.values()) for parts in kinds]
+    for name, what in PARTS.items():
+        seconds = [(parts[name], parts[name] / total) for parts, total in zip(kinds, totals, strict=True)]
+        shown = [text for taken, share in seconds for text in (f"{taken:.1f}", f"{share:.0%}")]
+        table.add_row(name, *shown, *[""] * (4 - len(shown)), what)
+    table.add_row(
+        "  tokenising", "", "", f"{record['tokenising_cpu_seconds']:.1f}", "", "a part of start, measured alone"
+    )
     return table
 
 
