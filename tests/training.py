@@ -1,10 +1,12 @@
 """A tiny fine-tune for tests: seconds, one thread, the same numbers every time."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lowrung.finetune.training.fine_tune
+from lowrung.config import schema
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import Prepared, prepare
@@ -69,6 +71,7 @@ def fine_tune(
         scores=scores,
         threads=1,
         folder=folder / "adapter",
+        base_folder=folder / "base" / schema.digest([dataclasses.asdict(base), is_full, source]),
         checkpoint_folder=folder / "checkpoints",
         on_report=on_report,
         should_stop=should_stop,

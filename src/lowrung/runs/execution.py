@@ -30,6 +30,7 @@ def execute(
     *,
     claim: str,
     data: Path,
+    base: Path,
     threads: int,
     on_point: Callable[[Point], None],
     stop_reason: Callable[[], str | None],
@@ -43,6 +44,7 @@ def execute(
         folder: the run's, locked by this process and prepared.
         claim: of the job that runs it; see `lowrung.store.results.claim`.
         data: the folder with the examples as tokens.
+        base: the folder of what is computed once of the base and these examples.
         threads: CPU threads.
         on_point: called with each point of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
@@ -65,7 +67,7 @@ def execute(
         on_point(point)
 
     def run() -> Outcome:
-        return _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+        return _train_and_verify(config, folder, data, base, threads, on_report, lambda: stop_reason() is not None)
 
     started = time.perf_counter()
     outcome = _outcome_of(run, folder, scores, stop_reason)
@@ -136,11 +138,12 @@ def _train_and_verify(
     config: Config,
     folder: RunFolder,
     data: Path,
+    base: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    outcome, evidence = _train(config, folder, data, threads, on_report, should_stop)
+    outcome, evidence = _train(config, folder, data, base, threads, on_report, should_stop)
     # The trained model has been freed by now: the gate needs its memory.
     base_folder = layout.base_folder(folder.path.parent, signature.of_base(config, data.name, threads))
     return _verified(config, folder, base_folder, outcome, evidence) if evidence else outcome
@@ -150,6 +153,7 @@ def _train(
     config: Config,
     folder: RunFolder,
     data: Path,
+    base: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
@@ -172,6 +176,7 @@ def _train(
         scores=config.data.metrics,
         threads=threads,
         folder=_weights(config, folder),
+        base_folder=base,
         checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lowrung.config import schema, signature
 from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
+from lowrung.store import layout
 from lowrung.track import recording
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
         data_fingerprint=preflight.data_fingerprint,
         threads=threads,
     )
+
+
+def base_folder(config: Config, preflight: "Preflight", threads: int) -> Path:
+    """The folder of what is computed once of a run's base and examples, beside the runs that share them."""
+    key = signature.of_base(config, preflight.data_folder.name, threads)
+    return layout.base_folder(Path(config.store).absolute(), key)
 
 
 def steps(config: Config, preflight: "Preflight") -> int:
