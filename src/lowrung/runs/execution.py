@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
-from lowrung.store import disk, mailbox, results
+from lowrung.store import disk, layout, mailbox, results
 from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -144,7 +145,8 @@ def _train_and_verify(
 ) -> Outcome:
     outcome, evidence = _train(config, folder, data, base, threads, on_report, should_stop)
     # The trained model has been freed by now: the gate needs its memory.
-    return _verified(config, folder, outcome, evidence) if evidence else outcome
+    base_folder = layout.base_folder(folder.path.parent, signature.of_base(config, data.name, threads))
+    return _verified(config, folder, base_folder, outcome, evidence) if evidence else outcome
 
 
 def _train(
@@ -195,14 +197,20 @@ def _weights(config: Config, folder: RunFolder) -> Path:
     return folder.model if config.lora.is_full else folder.adapter
 
 
-def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Evidence") -> Outcome:
+def _verified(config: Config, folder: RunFolder, base_folder: Path, outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
     from lowrung.finetune.gate.case import Case
 
     forgotten = _forgotten(config, folder)
     base, tolerances = config.model, config.verify.tolerances
     if config.lora.is_full:
-        gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
+        gate = verify.verify_model(
+            base=base,
+            model_folder=folder.model,
+            evidence=evidence,
+            tolerances=tolerances,
+            base_folder=base_folder,
+        )
     else:
         case = Case(
             base=config.model,
@@ -212,15 +220,17 @@ def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Ev
             merge_dtype=config.verify.merge_dtype,
             tolerances=tolerances,
             scratch=folder.scratch / "merged",
+            base_folder=base_folder,
         )
         gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
+    facts = {"gate_failures": list(gate.failures), "verified_on": gate.device, "verified_in": gate.computed_in}
     return dataclasses.replace(
         outcome,
         metrics={**outcome.metrics, **forgotten, **gate.metrics},
         measurements={**outcome.measurements, **gate.measurements},
-        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.device},
+        facts={**outcome.facts, **facts},
     )
 
 
