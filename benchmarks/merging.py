@@ -106,6 +106,7 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         scores=(),
         threads=threads,
         folder=folder / "adapter",
+        base_folder=folder / "base",
         checkpoint_folder=folder / "checkpoints",
         on_report=lambda step, metrics: None,
     )

@@ -1,5 +1,6 @@
 """Small random models of the architectures that people fine-tune: 2 layers, width 64, a byte-level tokenizer."""
 
+import copy
 import functools
 import tempfile
 from pathlib import Path
@@ -91,7 +92,7 @@ def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A model of this config in evaluation mode, with the same random weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     model.eval()
     return model
 

@@ -1,5 +1,6 @@
 """Models whose forward pass does what no config tells: a Llama of `tests.architectures` with something of its own."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ class _Before(nn.Module):
 
 
 def _random(kind: type[LlamaForCausalLM]) -> LlamaForCausalLM:
-    config = architectures.CONFIGS["llama"]
+    config = copy.deepcopy(architectures.CONFIGS["llama"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: Any = kind(config)  # type: ignore[arg-type]

@@ -1,13 +1,17 @@
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Qwen3MoeConfig
+from transformers import Lfm2Config, Qwen3MoeConfig
 
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
 from lowrung.finetune.data.prepared import FEATURES, Prepared
 from tests import architectures, models
+
+CONVOLUTION = Lfm2Config(
+    **{k: v for k, v in architectures.SIZES.items() if k != "head_dim"}, layer_types=["conv", "full_attention"]
+)
 
 
 def prepared(*lengths):
@@ -40,6 +44,22 @@ def test_of_a_model_that_reads_the_data_there_is_nothing_to_say(notes):
 def test_a_note_says_that_the_head_sees_all_tokens(notes):
     note, _ = notes(models.changing_logits(models.smoothed), prepared(20, 40))
     assert note.startswith("this model's forward pass does more with its head than predict each token by itself")
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (CONVOLUTION, "does not keep examples in one row apart, although it has sdpa attention"),
+        (
+            architectures.CONFIGS["gemma2"],
+            "has eager attention on a CPU, which takes no rows of unequal lengths as one",
+        ),
+    ],
+    ids=["what goes on from token to token", "attention that cannot"],
+)
+def test_a_note_says_that_rows_are_padded(notes, config, why):
+    (note,) = notes(architectures.random_model(config), prepared(20, 40))
+    assert note == f"rows are padded to one length in training, which takes longer: this model's forward pass {why}"
 
 
 def test_a_note_says_that_training_leaves_a_router_s_loss_out(notes):

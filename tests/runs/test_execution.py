@@ -35,6 +35,7 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
         RunFolder(folder / "run"),
         claim=claim,
         data=seen.data_folder,
+        base=inputs.base_folder(config, seen, threads=1),
         threads=1,
         on_point=lambda point: None,
         stop_reason=lambda: stop_reason,

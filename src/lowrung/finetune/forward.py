@@ -58,7 +58,11 @@ def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[
 def _notes(model: Any, rows: Prepared, new_tokens: int) -> list[str]:
     batch = padded(head.probe_rows(rows.eval), model)
     way = head.choose(model, batch)
-    found = [] if way is head.on_labelled_tokens else [_HEAD_NOTE]
+    found = [_HEAD_NOTE] if way is head.on_all_tokens else []
+    if (
+        not found and (why := head.why_padded(model, way)) and model.device.type == "cpu"
+    ):  # where rows are joined as a rule
+        found.append(f"rows are padded to one length in training, which takes longer: this model's forward pass {why}")
     found += _loss_notes(model, batch)
     prompts = [generate.prompt_tokens(row) for row in rows.eval]
     limit = context.limit(model.config)

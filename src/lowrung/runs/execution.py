@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
-from lowrung.store import disk, mailbox, results
+from lowrung.store import disk, layout, mailbox, results
 from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -29,6 +30,7 @@ def execute(
     *,
     claim: str,
     data: Path,
+    base: Path,
     threads: int,
     on_point: Callable[[Point], None],
     stop_reason: Callable[[], str | None],
@@ -42,6 +44,7 @@ def execute(
         folder: the run's, locked by this process and prepared.
         claim: of the job that runs it; see `lowrung.store.results.claim`.
         data: the folder with the examples as tokens.
+        base: the folder of what is computed once of the base and these examples.
         threads: CPU threads.
         on_point: called with each point of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
@@ -64,7 +67,7 @@ def execute(
         on_point(point)
 
     def run() -> Outcome:
-        return _train_and_verify(config, folder, data, threads, on_report, lambda: stop_reason() is not None)
+        return _train_and_verify(config, folder, data, base, threads, on_report, lambda: stop_reason() is not None)
 
     started = time.perf_counter()
     outcome = _outcome_of(run, folder, scores, stop_reason)
@@ -135,19 +138,22 @@ def _train_and_verify(
     config: Config,
     folder: RunFolder,
     data: Path,
+    base: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    outcome, evidence = _train(config, folder, data, threads, on_report, should_stop)
+    outcome, evidence = _train(config, folder, data, base, threads, on_report, should_stop)
     # The trained model has been freed by now: the gate needs its memory.
-    return _verified(config, folder, outcome, evidence) if evidence else outcome
+    base_folder = layout.base_folder(folder.path.parent, signature.of_base(config, data.name, threads))
+    return _verified(config, folder, base_folder, outcome, evidence) if evidence else outcome
 
 
 def _train(
     config: Config,
     folder: RunFolder,
     data: Path,
+    base: Path,
     threads: int,
     on_report: Callable[[int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
@@ -170,6 +176,7 @@ def _train(
         scores=config.data.metrics,
         threads=threads,
         folder=_weights(config, folder),
+        base_folder=base,
         checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,
@@ -190,14 +197,20 @@ def _weights(config: Config, folder: RunFolder) -> Path:
     return folder.model if config.lora.is_full else folder.adapter
 
 
-def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Evidence") -> Outcome:
+def _verified(config: Config, folder: RunFolder, base_folder: Path, outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
     from lowrung.finetune.gate.case import Case
 
     forgotten = _forgotten(config, folder)
     base, tolerances = config.model, config.verify.tolerances
     if config.lora.is_full:
-        gate = verify.verify_model(base=base, model_folder=folder.model, evidence=evidence, tolerances=tolerances)
+        gate = verify.verify_model(
+            base=base,
+            model_folder=folder.model,
+            evidence=evidence,
+            tolerances=tolerances,
+            base_folder=base_folder,
+        )
     else:
         case = Case(
             base=config.model,
@@ -207,15 +220,17 @@ def _verified(config: Config, folder: RunFolder, outcome: Outcome, evidence: "Ev
             merge_dtype=config.verify.merge_dtype,
             tolerances=tolerances,
             scratch=folder.scratch / "merged",
+            base_folder=base_folder,
         )
         gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
+    facts = {"gate_failures": list(gate.failures), "verified_on": gate.device, "verified_in": gate.computed_in}
     return dataclasses.replace(
         outcome,
         metrics={**outcome.metrics, **forgotten, **gate.metrics},
         measurements={**outcome.measurements, **gate.measurements},
-        facts={**outcome.facts, "gate_failures": list(gate.failures), "verified_on": gate.device},
+        facts={**outcome.facts, **facts},
     )
 
 

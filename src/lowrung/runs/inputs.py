@@ -10,6 +10,7 @@ from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
 from lowrung.finetune.found import Preflight
 from lowrung.runs import known
+from lowrung.store import layout
 from lowrung.track import recording
 
 
@@ -53,6 +54,12 @@ def run_signature(config: Config, preflight: Preflight, threads: int) -> str:
         data_fingerprint=preflight.data_fingerprint,
         threads=threads,
     )
+
+
+def base_folder(config: Config, preflight: Preflight, threads: int) -> Path:
+    """The folder of what is computed once of a run's base and examples, beside the runs that share them."""
+    key = signature.of_base(config, preflight.data_folder.name, threads)
+    return layout.base_folder(Path(config.store).absolute(), key)
 
 
 def steps(config: Config, preflight: Preflight) -> int:

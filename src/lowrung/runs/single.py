@@ -96,6 +96,7 @@ def _train(config: Config, folder: RunFolder, preflight: Preflight, threads: int
             folder,
             claim=claim,
             data=preflight.data_folder,
+            base=inputs.base_folder(config, preflight, threads),
             threads=threads,
             on_point=on_point,
             stop_reason=stop_reason,

@@ -127,6 +127,7 @@ def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str
         folder,
         claim=assignment.claim,
         data=preflight.data_folder,
+        base=inputs.base_folder(config, preflight, assignment.threads),
         threads=assignment.threads,
         on_point=history.add,
         stop_reason=stop_reason,

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lowrung.config.schema import ModelConf, ToleranceConf
-from lowrung.finetune.gate import verify
+from lowrung.finetune.gate import reloading, verify
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
 from lowrung.finetune.lora import merge
@@ -45,7 +46,7 @@ def trained(tmp_path_factory):
 def gate(trained, tmp_path):
     """Runs the gate on an adapter folder, the trained one's copy by default."""
 
-    def run(folder=None, keep=None, of=trained, base=TINY, merge_dtype="bfloat16"):
+    def run(folder=None, keep=None, of=trained, base=TINY, merge_dtype="bfloat16", base_folder=None):
         adapter, rows, logits, _ = of
         return verify.verify(
             Case(
@@ -56,6 +57,7 @@ def gate(trained, tmp_path):
                 merge_dtype=merge_dtype,
                 tolerances=TOLERANCES,
                 scratch=tmp_path / "scratch",
+                base_folder=base_folder,
             ),
             keep=keep,
         )
@@ -98,6 +100,70 @@ def test_a_plain_adapter_passes(gate, tmp_path):
     assert result.metrics["merge/adapter_effect"] > 10 * result.metrics["merge/bfloat16/mean_kl"]
     assert result.measurements["merge/speedup"] > 0
     assert not (tmp_path / "scratch").exists()
+
+
+def test_base_and_adapter_are_read_once_and_the_bases_file_stays_as_it_is(gate, monkeypatch, tmp_path):
+    """What is merged into lies in memory as the base's own file, mapped; a change of it is this process's alone."""
+    loads = []
+    before = (pretrained.folder_of(TINY) / "model.safetensors").read_bytes()
+    load, auto = pretrained.load_base, AutoPeftModelForCausalLM.from_pretrained
+
+    def load_base(*args, **kwargs):
+        loads.append("base")
+        return load(*args, **kwargs)
+
+    def load_adapter(*args, **kwargs):
+        loads.append("adapter")
+        return auto(*args, **kwargs)
+
+    monkeypatch.setattr(pretrained, "load_base", load_base)
+    monkeypatch.setattr(AutoPeftModelForCausalLM, "from_pretrained", load_adapter)
+    first, again = gate(base_folder=tmp_path / "base"), gate(base_folder=tmp_path / "base")
+    assert loads == ["base", "adapter", "adapter"]
+    assert first.failures == again.failures == ()
+    assert first.metrics == again.metrics
+    assert (pretrained.folder_of(TINY) / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("base", "dtype", "is_shared"),
+    [
+        (TINY, torch.float32, True),
+        (TINY, torch.bfloat16, False),
+        (TINY, torch.float16, False),
+        (ModelConf("embedded:tiny", quantization="int8"), torch.float32, False),
+        (ModelConf("embedded:tiny", quantization="nf4"), torch.float32, False),
+        (ModelConf("embedded:tiny", device_map="auto"), torch.float32, False),
+    ],
+)
+def test_the_reloaded_adapter_is_merged_where_it_lies_on_a_plain_float32_base(
+    trained, tmp_path, base, dtype, is_shared
+):
+    adapter, rows, logits, _ = trained
+    case = Case(base, adapter, Evidence(rows, logits, dtype, ENDS), 1, "float32", TOLERANCES, tmp_path)
+    assert reloading.is_on_float32(case) is is_shared
+
+
+@pytest.mark.slow
+def test_an_adapter_that_was_trained_in_bfloat16_is_merged_on_a_float32_base(gate, trained, tmp_path):
+    """It is reloaded in bfloat16, and the reference is computed apart."""
+    base = ModelConf("embedded:tiny", dtype="bfloat16")
+    result, _ = training.fine_tune(tmp_path, base=base)
+    rows = result.held_out[:8]
+    logits, _ = completion_logits(result.model, rows)
+    found = verify.verify(
+        Case(
+            base,
+            tmp_path / "adapter",
+            Evidence(rows, logits, result.dtype, ENDS),
+            2,
+            "float32",
+            TOLERANCES,
+            tmp_path / "s",
+        )
+    )
+    assert (result.dtype, found.failures) == (torch.bfloat16, ())
+    assert found.metrics["merge/mean_kl"] < 1e-9
 
 
 @pytest.mark.slow
@@ -306,6 +372,25 @@ def test_a_model_beyond_the_range_of_float16_fails_with_the_remedy(gate, tmp_pat
         " beyond: take verify.merge_dtype=float32 or verify.merge_dtype=bfloat16"
     ]
     assert gate(of=of, base=base, merge_dtype="bfloat16").failures == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has", [{}, {"avx512_fp16": True}])
+def test_a_model_whose_numbers_alone_are_beyond_float16_fails_too(gate, tmp_path, monkeypatch, has):
+    """All weights are finite in float16; what a layer gives is not. A CPU without products for float16 sees it too."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    up = weights["model.layers.0.mlp.up_proj.weight"]
+    factor = 2.0 ** math.floor(math.log2(6e4 / up.abs().max().item()))
+    up *= factor
+    weights["model.layers.0.mlp.down_proj.weight"] /= factor
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    base = ModelConf(str(tmp_path / "base"))
+    of = train(tmp_path, base, lora={"target_modules": "attention"})
+    result = gate(of=of, base=base, merge_dtype="float16")
+    assert breaks(result, "merged in float16: every logit must be finite, but some are not")
+    assert result.computed_in == {"float32": "float32", "float16": "float16" if has else "float32"}
 
 
 def test_no_precision_is_blamed_for_what_float32_has_too(gate, monkeypatch):

@@ -47,8 +47,8 @@ def halved(model, logits):
 @pytest.mark.parametrize(
     ("change", "way", "packing"),
     [
-        (halved, head.on_labelled_tokens, False),
-        (halved, head.on_labelled_tokens, True),
+        (halved, head.on_joined_rows, False),
+        (halved, head.on_joined_rows, True),
         (models.smoothed, head.on_all_tokens, False),
     ],
     ids=["each token by itself", "packed", "all positions"],

@@ -71,6 +71,7 @@ class Case:
         merge_dtype: the precision that the merged model would be exported in.
         tolerances: by dtype's name; float32, the trained and the merge dtype are needed.
         scratch: a folder for merged models, by dtype; deleted afterwards.
+        base_folder: where is kept what was computed of this base and these data; None keeps nothing.
     """
 
     base: ModelConf
@@ -80,6 +81,7 @@ class Case:
     merge_dtype: str
     tolerances: Mapping[str, ToleranceConf]
     scratch: Path
+    base_folder: Path | None = None
 
     @property
     def rows(self) -> Sequence[Row]:

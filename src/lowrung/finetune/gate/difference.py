@@ -1,19 +1,26 @@
 """The difference between two models, over the completion tokens of the same rows."""
 
 import dataclasses
+import inspect
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
 
 from lowrung.config.schema import ToleranceConf
 from lowrung.finetune.models.head import Batch, Row
 
-TOKENS = 2048
-"""The most tokens of a forward pass over several rows: with 49,152 words, their logits are 0.4 GB in float32."""
+TOKENS = 256
+"""The most tokens of a forward pass over several rows: with 49,152 words, their logits are 50 MB in float32. On a CPU
+SmolLM2-135M takes as long for 3 or 4 rows of 65 tokens at a time as for 8, which are padded more."""
+
+COMPARED = 2**22
+"""Logits that are compared at a time, in float64: 34 MB, of which a comparison holds five copies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +77,9 @@ class Difference:
         ]
 
 
-def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> tuple[Tensor, Tensor]:
+def completion_logits(
+    model: Any, rows: Sequence[Row], *, batch_size: int = 8, seconds: list[float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Next-token logits over the completion tokens of rows, by nothing but the model's own forward pass.
 
     It shares no code with what training computes, which it is compared with.
@@ -79,19 +88,43 @@ def completion_logits(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -
         model: a causal language model, or a PEFT model around one.
         rows: ``input_ids`` and ``labels``, a label of -100 for each prompt token.
         batch_size: rows per forward pass, at most; see `batches`.
+        seconds: the time of each forward pass is appended to it.
 
     Returns:
         float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
     """
     logits, labels = [], []
-    with torch.no_grad():
-        for batch in batches(rows, model, batch_size):
-            following = batch.pop("labels")[:, 1:]
-            is_completion = following != -100
-            all_logits = model(**batch).logits[:, :-1]
-            logits.append(all_logits[is_completion.to(all_logits.device)].float().cpu())
-            labels.append(following[is_completion].cpu())
+    for batch in batches(rows, model, batch_size):
+        started = time.perf_counter()
+        some, following = _completion_logits(model, batch)  # on the CPU: nothing is left for a GPU to do
+        if seconds is not None:
+            seconds.append(time.perf_counter() - started)
+        logits.append(some)
+        labels.append(following)
     return torch.cat(logits), torch.cat(labels)
+
+
+@torch.no_grad()
+def _completion_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same of one batch. Positions before all completions are left to the model to leave out, where it can."""
+    following = batch["labels"][:, 1:]
+    is_completion = following != -100
+    first = int(is_completion.any(dim=0).int().argmax()) if _leaves_out(model) else 0
+    asked = {"logits_to_keep": following.shape[1] + 1 - first} if first else {}
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False, **asked).logits[:, :-1]
+    return logits[is_completion[:, first:].to(logits.device)].float().cpu(), following[is_completion].cpu()
+
+
+def _leaves_out(model: Any) -> bool:
+    """Whether a model computes the last positions' logits alone, when asked, and these as it would among all.
+
+    So do those of transformers, which ask for the very last when they generate. Code of others may change logits by
+    those of other positions.
+    """
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    is_known = type(plain).__module__.startswith("transformers.models.")
+    return is_known and "logits_to_keep" in inspect.signature(plain.forward).parameters
 
 
 def mean_loss(model: Any, rows: Sequence[Row], *, batch_size: int = 8) -> float:
@@ -128,14 +161,27 @@ def padded(rows: Sequence[Row], model: Any) -> Batch:
 
 def compare(reference: Tensor, other: Tensor, labels: Tensor) -> Difference:
     """Compares two models' logits of shape (tokens, vocabulary) over the same tokens."""
-    one, two = (functional.log_softmax(logits.double(), dim=-1) for logits in (reference, other))
-    kl = (one.exp() * (one - two)).sum(-1).mean().item()
-    chosen = labels[:, None]
+    size = max(1, COMPARED // reference.shape[1])
+    parts = zip(*(torch.split(each, size) for each in (reference, other, labels)), strict=True)
+    kl, loss_delta, largest, agreeing = (torch.cat(each) for each in zip(*(_compared(*p) for p in parts), strict=True))
+    mean_kl = kl.mean().item()
     return Difference(
-        max_abs_logit_diff=(reference - other).abs().max().item(),
-        mean_kl=kl if kl != kl else max(kl, 0.0),  # rounding can leave -1e-17; a NaN stays one
-        top1_agreement=(reference.argmax(-1) == other.argmax(-1)).double().mean().item(),
-        eval_loss_delta=(one.gather(1, chosen) - two.gather(1, chosen)).mean().item(),
+        max_abs_logit_diff=largest.max().item(),
+        mean_kl=mean_kl if mean_kl != mean_kl else max(mean_kl, 0.0),  # rounding can leave -1e-17; a NaN stays one
+        top1_agreement=agreeing.double().mean().item(),
+        eval_loss_delta=loss_delta.mean().item(),
+    )
+
+
+def _compared(reference: Tensor, other: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """KL, difference of the losses, largest difference of a logit and agreement; each of shape (tokens,)."""
+    one, two = (functional.log_softmax(logits.double(), dim=-1) for logits in (reference, other))
+    chosen = labels[:, None]
+    return (
+        (one.exp() * (one - two)).sum(-1),
+        (one.gather(1, chosen) - two.gather(1, chosen))[:, 0],
+        (reference - other).abs().amax(-1),
+        reference.argmax(-1) == other.argmax(-1),
     )
 
 

@@ -2,28 +2,25 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lowrung.finetune.gate import metadata
+from lowrung.finetune.gate import generated, metadata, rounding
+from lowrung.finetune.gate.adapted import Adapted
 from lowrung.finetune.gate.case import Case
-from lowrung.finetune.gate.difference import compare, completion_logits, padded, with_remedy
+from lowrung.finetune.gate.difference import compare, completion_logits, with_remedy
+from lowrung.finetune.gate.untrained import Untrained
 from lowrung.finetune.lora import merge
-from lowrung.finetune.models import generate, pretrained
-from lowrung.finetune.models.head import Row
-
-TIMED_PASSES = 3
+from lowrung.finetune.models import pretrained
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The adapter on a fresh float32 base, which merged models are compared with.
+    """The adapter on a float32 base, which merged models are compared with, once its memory is freed.
 
     Attributes:
         logits: over the rows' completions.
@@ -31,6 +28,7 @@ class Reference:
         effect: mean KL between the base and the adapter on it.
         generated: the tokens that it generates greedily from each prompt.
         was_tied: whether the base's head is its embedding.
+        seconds: the time of each forward pass.
     """
 
     logits: Tensor
@@ -38,6 +36,15 @@ class Reference:
     effect: float
     generated: Sequence[Sequence[int]]
     was_tied: bool
+    seconds: Sequence[float]
+
+    @classmethod
+    def of(cls, case: Case, adapted: Adapted, base: Untrained, tokenizer: PreTrainedTokenizerBase) -> "Reference":
+        """Takes it from the adapter on a float32 base."""
+        logits, labels = adapted.logits, adapted.labels
+        effect = compare(logits, base.logits, labels).mean_kl
+        said = generated.greedy(case, adapted.model, tokenizer, range(len(case.rows)))
+        return cls(logits, labels, effect, said, base.was_tied, adapted.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +55,21 @@ class Comparison:
         is_right: whether it is as near to the reference as the tolerances ask.
         failures: the rules that were broken, those of its files among them.
         metrics: by MLflow name.
+        speedup: the adapter's time of a forward pass over the merged model's, one measured after the other.
     """
 
     is_right: bool
     failures: list[str]
     metrics: Mapping[str, float]
+    speedup: float
 
 
-def reference(case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> tuple[PeftModel, Reference]:
-    """Puts the adapter on a fresh float32 base, and takes what merged models are compared with."""
-    base = merge.float32_base(case.base, device)
-    was_tied = metadata.is_tied(base)
-    # Before the adapter is on it: trained biases and heads change the base itself.
-    untrained, labels = completion_logits(base, case.rows)
-    adapter = merge.with_adapter(base, case.adapter_folder)
-    logits, _ = completion_logits(adapter, case.rows)
-    effect = compare(logits, untrained, labels).mean_kl
-    return adapter, Reference(logits, labels, effect, _greedy(case, adapter, tokenizer), was_tied)
+def save(case: Case, adapter: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Merges in float32, and saves the merged model in each of the case's precisions.
 
-
-def save(case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
-    """Merges in float32, and saves the merged model in each of the case's precisions."""
-    merged = merge.merge(merge.with_adapter(merge.float32_base(case.base, device), case.adapter_folder))
+    The given model is used up: the update is added to its own weights, and these are cast one after the other.
+    """
+    merged = merge.merge(adapter)
     with pretrained.quiet():
         for dtype in case.dtypes:
             merge.save(merged, tokenizer, case.scratch / dtype, getattr(torch, dtype))
@@ -87,9 +87,9 @@ def vocabulary_failures(case: Case, rows: int) -> list[str]:
 
 
 def load(case: Case, dtype: str, device: torch.device) -> PreTrainedModel:
-    """Loads the merged model that was saved in this precision."""
-    trusted = case.base.trust_remote_code
-    return pretrained.load_model(case.scratch / dtype, getattr(torch, dtype), device, trust_remote_code=trusted)
+    """Loads the merged model that was saved in this precision, to compute as `rounding.computed_in` says."""
+    computed, trusted = getattr(torch, rounding.computed_in(dtype, device)), case.base.trust_remote_code
+    return pretrained.load_model(case.scratch / dtype, computed, device, trust_remote_code=trusted)
 
 
 def comparison(
@@ -112,16 +112,27 @@ def comparison(
         is_right_in_float32: whether float32 kept to its tolerance, so that what another precision breaks is its own.
     """
     what = f"merged in {dtype}"
-    difference = compare(expected.logits, completion_logits(model, case.rows)[0], expected.labels)
+    logits, seconds = _logits(case, dtype, model)
+    difference = compare(expected.logits, logits, expected.labels)
     broken = difference.violations(case.tolerances[dtype], what)
     broken += difference.control_failures(expected.effect, what)
     failures = with_remedy(broken, dtype, difference, "verify.merge_dtype=") if is_right_in_float32 else broken
     prefix = "merge" if dtype == "float32" else f"merge/{dtype}"
     metrics = {f"{prefix}/{name}": value for name, value in dataclasses.asdict(difference).items()}
-    generated = _greedy(case, model, tokenizer)
-    metrics[f"{prefix}/greedy_agreement"] = _agreement(expected.generated, generated)
+    said = generated.greedy_as(case, model, tokenizer, expected.generated)
+    metrics[f"{prefix}/greedy_agreement"] = generated.agreement(expected.generated, said)
     saved = _saved_failures(case, dtype, model, tokenizer, was_tied=expected.was_tied)
-    return Comparison(not broken, [*failures, *saved], metrics)
+    return Comparison(not broken, [*failures, *saved], metrics, _speedup(expected.seconds, seconds))
+
+
+def _logits(case: Case, dtype: str, model: PreTrainedModel) -> tuple[Tensor, list[float]]:
+    """What a merged model says of the rows, not finite where it could not be in its precision; and each pass's time."""
+    seconds: list[float] = []
+    if str(model.dtype) == f"torch.{dtype}":
+        return completion_logits(model, case.rows, seconds=seconds)[0], seconds
+    with rounding.range_watched(model, dtype) as beyond:
+        logits, _ = completion_logits(model, case.rows, seconds=seconds)
+    return (torch.full_like(logits, torch.inf) if beyond else logits), seconds
 
 
 def _saved_failures(
@@ -147,31 +158,6 @@ def requantized(case: Case, expected: Reference, device: torch.device) -> dict[s
     return {f"merge/requantized/{name}": value for name, value in difference.items()}
 
 
-def _greedy(case: Case, model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    prompts = [generate.prompt_tokens(row) for row in case.rows]
-    return generate.greedy(model, tokenizer, prompts, ends=case.evidence.ends, new_tokens=case.new_tokens)
-
-
-def _agreement(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
-    """The share of generated tokens that are the same up to the first difference of each pair."""
-    same, total = 0, 0
-    for left, right in zip(one, other, strict=True):
-        total += max(len(left), len(right))
-        same += next(
-            (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
-        )
-    return same / total if total else 1.0
-
-
-def speedup(adapter: Any, merged: Any, rows: Sequence[Row]) -> float:
-    """Seconds per forward pass of the adapter over those of the merged model: medians of interleaved passes."""
-
-    def seconds(model: Any) -> float:
-        batch = {name: tensor for name, tensor in padded(rows, model).items() if name != "labels"}
-        started = time.perf_counter()
-        with torch.no_grad():
-            model(**batch).logits.sum().item()  # .item() waits for the GPU
-        return time.perf_counter() - started
-
-    passes = [(seconds(adapter), seconds(merged)) for _ in range(TIMED_PASSES)]
-    return statistics.median(p[0] for p in passes) / statistics.median(p[1] for p in passes)
+def _speedup(adapter: Sequence[float], merged: Sequence[float]) -> float:
+    """The median of the passes over the same rows, of which the first also brings a model's weights from the disk."""
+    return statistics.median(one / other for one, other in zip(adapter, merged, strict=True))

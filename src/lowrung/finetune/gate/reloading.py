@@ -12,18 +12,29 @@ from safetensors.torch import load_file
 
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.gate import metadata
+from lowrung.finetune.gate.adapted import Adapted
 from lowrung.finetune.gate.case import Case
-from lowrung.finetune.gate.difference import compare, completion_logits
+from lowrung.finetune.gate.difference import compare
 from lowrung.finetune.lora import merge
 from lowrung.finetune.lora.adapter import prepare_quantized
 from lowrung.finetune.models import added_tokens, pretrained
 
 
-def failures(case: Case, device: torch.device) -> list[str]:
-    """Is the saved adapter the trained one, on the base as it was loaded to be trained?"""
-    logits, labels = completion_logits(_reloaded(case, device), case.rows)
-    difference = compare(case.evidence.logits, logits, labels)
+def reload(case: Case, device: torch.device) -> Adapted:
+    """Loads the saved adapter on the base as that was loaded to be trained, and lets it read the rows."""
+    return Adapted.of(_reloaded(case, device), case.rows)
+
+
+def failures(case: Case, reloaded: Adapted) -> list[str]:
+    """Is the saved adapter the trained one?"""
+    difference = compare(case.evidence.logits, reloaded.logits, reloaded.labels)
     return difference.violations(case.evidence.tolerance(case.tolerances), "reloaded adapter")
+
+
+def is_on_float32(case: Case) -> bool:
+    """Whether the reloaded adapter lies on the float32 base that merged models are compared with, on one device."""
+    base = case.base
+    return case.evidence.dtype == torch.float32 and base.quantization == "none" and base.device_map is None
 
 
 def _reloaded(case: Case, device: torch.device) -> PeftModel:

@@ -1,7 +1,8 @@
 """The merged-vs-adapter gate: is what would be exported what was trained?
 
-The adapter is reloaded from disk (through AutoPeft, and on a fresh base), merged, saved and reloaded, in float32 and
-in the precision of the export, and each is compared on the completion tokens of held-out prompts. A control asks that
+The adapter is reloaded from disk (through AutoPeft, and on a float32 base where that is another), merged, saved and
+reloaded, in float32 and in the precision of the export, and each is compared on the completion tokens of held-out
+prompts. A control asks that
 the adapter changes the base's output more than the merge changes the adapter's: without it, an adapter that was never
 applied would pass every comparison. What no output shows is checked besides: the base that the adapter names, the
 tokenizers, the precision that weights are stored in, and whether head and embedding are tied.
@@ -13,12 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lowrung.config.schema import ModelConf, ToleranceConf
 from lowrung.errors import is_out_of_memory
-from lowrung.finetune.gate import merged, metadata, reloading
+from lowrung.finetune.gate import merged, metadata, reloading, rounding
+from lowrung.finetune.gate.adapted import Adapted
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.gate.difference import compare, completion_logits
+from lowrung.finetune.gate.untrained import untrained
+from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training import memory
 
@@ -32,12 +37,14 @@ class Gate:
         metrics: exact results, by MLflow name; ``merge/passed`` is 1 or 0.
         measurements: the speed-up, by MLflow name.
         device: the kind of device that it was verified on, ``cuda`` or ``cpu``.
+        computed_in: the precision that each merged model computed in, by the one that it is stored in.
     """
 
     failures: tuple[str, ...]
     metrics: Mapping[str, float]
     measurements: Mapping[str, float]
     device: str
+    computed_in: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -82,46 +89,78 @@ def verify(case: Case, *, keep: Path | None = None) -> Gate:
 
 
 def _verify_on(device: torch.device, case: Case) -> Gate:
-    """Verifies an adapter on one device; at most two models are in memory at a time."""
+    """Verifies an adapter on one device; one model is in memory at a time."""
     tokenizer = pretrained.tokenizer_of(case.base)
-    failures = metadata.tokenizer_failures(
-        tokenizer, case.adapter_folder, case.rows[0], "saved adapter", trust_remote_code=case.base.trust_remote_code
-    )
-    failures += metadata.origin_failures(case.adapter_folder, case.base)
-    failures += metadata.ends_failures(case.adapter_folder, case.evidence.ends, tokenizer, "saved adapter")
-    failures += case.evidence.failures(case.tolerances)
+    failures = _saved_failures(case, tokenizer)
+    base = untrained(lambda: merge.float32_base(case.base, device), case.evidence, case.base_folder, device)
     try:
-        failures += reloading.failures(case, device)
+        adapted = reloading.reload(case, device)
     except (KeyError, IndexError, RuntimeError) as error:  # for tensors, rows or dimensions that are not there
         if is_out_of_memory(error):
             raise
         lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
         return Gate.of(device, [*failures, lost])
-    adapter, reference = merged.reference(case, tokenizer, device)
-    merged.save(case, tokenizer, device)
+    failures += reloading.failures(case, adapted)
+    if not reloading.is_on_float32(case):
+        del adapted
+        memory.free()
+        on_float32 = merge.with_adapter(merge.float32_base(case.base, device), case.adapter_folder)
+        adapted = Adapted.of(on_float32, case.rows)
+    reference = merged.Reference.of(case, adapted, base, tokenizer)
+    merged.save(case, adapted.model, tokenizer)
+    del adapted, base
+    memory.free()
+    return _merged_gate(device, case, reference, tokenizer, failures)
+
+
+def _saved_failures(case: Case, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What is wrong beside the adapter, and with how it was trained."""
+    folder, trusted = case.adapter_folder, case.base.trust_remote_code
+    return [
+        *metadata.tokenizer_failures(tokenizer, folder, case.rows[0], "saved adapter", trust_remote_code=trusted),
+        *metadata.origin_failures(folder, case.base),
+        *metadata.ends_failures(folder, case.evidence.ends, tokenizer, "saved adapter"),
+        *case.evidence.failures(case.tolerances),
+    ]
+
+
+def _merged_gate(
+    device: torch.device,
+    case: Case,
+    reference: merged.Reference,
+    tokenizer: PreTrainedTokenizerBase,
+    failures: Sequence[str],
+) -> Gate:
+    """Compares each saved merged model; ``failures`` are those of the adapter."""
     if short := merged.vocabulary_failures(case, reference.logits.shape[1]):
         return Gate.of(device, [*failures, *short])
+    found = list(failures)
     metrics: dict[str, float] = {"merge/adapter_effect": reference.effect}
     measurements: dict[str, float] = {}
     is_right = False  # in float32, which comes first
     for dtype in case.dtypes:
         model = merged.load(case, dtype, device)
-        if dtype == "float32":
-            measurements["merge/speedup"] = merged.speedup(adapter, model, case.rows[:4])
-            del adapter
-        found = merged.comparison(case, dtype, model, reference, tokenizer, is_right_in_float32=is_right)
+        compared = merged.comparison(case, dtype, model, reference, tokenizer, is_right_in_float32=is_right)
         del model
         memory.free()
-        is_right = found.is_right
-        failures += found.failures
-        metrics |= found.metrics
+        is_right = compared.is_right
+        found += compared.failures
+        metrics |= compared.metrics
+        if dtype == "float32":
+            measurements["merge/speedup"] = compared.speedup
     if case.base.quantization != "none":
         metrics |= merged.requantized(case, reference, device)
-    return Gate.of(device, failures, metrics, measurements)
+    computed = {dtype: rounding.computed_in(dtype, device) for dtype in case.dtypes}
+    return dataclasses.replace(Gate.of(device, found, metrics, measurements), computed_in=computed)
 
 
 def verify_model(
-    *, base: ModelConf, model_folder: Path, evidence: Evidence, tolerances: Mapping[str, ToleranceConf]
+    *,
+    base: ModelConf,
+    model_folder: Path,
+    evidence: Evidence,
+    tolerances: Mapping[str, ToleranceConf],
+    base_folder: Path | None = None,
 ) -> Gate:
     """The gate where all weights were trained: is what was saved what was trained, and does it differ from the base?
 
@@ -130,6 +169,7 @@ def verify_model(
         model_folder: the saved model with its tokenizer.
         evidence: the trained model's logits of held-out rows.
         tolerances: by dtype's name; that of training is needed.
+        base_folder: where is kept what was computed of this base and these data; None keeps nothing.
     """
     device, what, trusted = pretrained.device(), "reloaded model", base.trust_remote_code
     rows = evidence.logits.shape[1]
@@ -139,9 +179,9 @@ def verify_model(
     saved, labels = completion_logits(model, evidence.rows)
     del model
     memory.free()
-    untrained, _ = completion_logits(pretrained.load_base(base, device), evidence.rows)
+    of_base = untrained(lambda: pretrained.load_base(base, device), evidence, base_folder, device)
     difference = compare(evidence.logits, saved, labels)
-    effect = compare(evidence.logits, untrained, labels).mean_kl
+    effect = compare(evidence.logits, of_base.logits, labels).mean_kl
     failures = [*evidence.failures(tolerances), *difference.violations(evidence.tolerance(tolerances), what)]
     failures += difference.control_failures(effect, what)
     tokenizer = pretrained.tokenizer_of(base)

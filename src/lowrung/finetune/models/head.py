@@ -1,9 +1,11 @@
-"""Next-token logits where there is a label, by the model's own forward pass: of all tokens, or of labelled ones alone.
+"""Next-token logits where there is a label, by the model's own forward pass, with as little else computed as it allows.
 
 The head of a small model costs as much as many of its layers, and prompt tokens have no label: on a CPU a training step
-takes 0.55 to 0.7 of the time when the head sees labelled tokens only (SmolLM2-135M, 8 rows of 86 tokens). Whatever a
-model does before its head and to its logits stays the model's own. Where that is more than each token's own affair, the
-two ways differ; `choose` measures it, since no list of models could tell.
+takes 0.55 to 0.7 of the time when the head sees labelled tokens only (SmolLM2-135M, 8 rows of 86 tokens). A batch's
+rows have unequal lengths, and without padding, as one row, they take 0.82 of the time (8 rows of 64 tokens, padded by a
+fifth). Whatever a model does before its head and to its logits stays the model's own. Where that is more than each
+token's own affair, or a token sees more than its own example, the ways differ; `choose` measures it, since no list of
+models could tell.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lowrung.finetune.models import attention
 
 Row = Mapping[str, Any]
 """An example as tokens: ``input_ids``, and ``labels`` of the same length, a label of -100 being no label."""
@@ -25,6 +29,9 @@ logits of shape (labelled tokens, vocabulary) and their labels of shape (labelle
 
 PROBE = 32
 """Tokens of a row that `choose` compares: with 262,144 words, two such rows have 50 MB of logits in float32."""
+
+MOST_JOINED = 4096
+"""The most tokens of rows that are joined: their mask has a byte for each pair of tokens, 16 MB for so many."""
 
 
 def on_all_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -53,6 +60,25 @@ def on_labelled_tokens(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         selecting.remove()
 
 
+def on_joined_rows(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same, with the rows of a padded batch one behind the other, and without padding; see `LabelledLogits`.
+
+    The logits come in the same order. Rows of more than `MOST_JOINED` tokens stay padded.
+    """
+    mask = batch.get("attention_mask")
+    is_short = mask is not None and int(mask.sum()) <= MOST_JOINED
+    return on_labelled_tokens(model, joined(batch) if is_short else batch)
+
+
+def joined(batch: Batch) -> Batch:
+    """The rows of a padded batch as one row, with position numbers that begin again with each."""
+    is_token = batch["attention_mask"].bool()
+    positions = (is_token.cumsum(1) - 1)[is_token]
+    labels = batch["labels"][is_token].masked_fill(positions == 0, -100)  # the row before would predict it
+    row = {"input_ids": batch["input_ids"][is_token], "labels": labels, "position_ids": positions}
+    return {name: tensor[None] for name, tensor in row.items()}
+
+
 def _labelled(batch: Batch) -> tuple[Tensor, Tensor]:
     labels = batch["labels"][:, 1:]
     is_labelled = labels != -100
@@ -76,32 +102,70 @@ def probe_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def choose(model: nn.Module, batch: Batch) -> LabelledLogits:
-    """The quicker of the two ways where it gives what the model itself says, in training and in evaluation.
+    """The quickest of the ways that give what the model itself says to the batch as it is.
 
-    Dropout draws the same random numbers both times; torch's generators are left as they were.
+    The head on labelled tokens is compared in training and in evaluation. Dropout draws the same random numbers both
+    times; torch's generators are left as they were. Joined rows are compared in evaluation alone, since dropout draws
+    none for padding there. Where they are right, the model attends example by example from now on; see
+    `lowrung.finetune.models.attention`.
 
     Args:
         model: as it will be trained: with its adapter, in its precision, on its device.
-        batch: some rows of the data.
+        batch: some rows of the data, of unequal lengths.
     """
     was_training = model.training
+    attention.unsettle(model)
     try:
-        is_same = all(_is_same(model.train(mode), batch) for mode in (True, False))
+        if not all(_is_same(model.train(mode), batch) for mode in (True, False)):
+            return on_all_tokens
+        return on_joined_rows if _joins(model, batch) else on_labelled_tokens
     finally:
         model.train(was_training)
-    return on_labelled_tokens if is_same else on_all_tokens
+
+
+def why_padded(model: Any, way: LabelledLogits) -> str | None:
+    """Why rows of unequal lengths are padded, in words; None where they are joined."""
+    if way is on_joined_rows:
+        return None
+    used = attention.name(model)
+    if attention.joins(model):
+        return f"does not keep examples in one row apart, although it has {used} attention"
+    return f"has {used} attention on a {model.device.type.upper()}, which takes no rows of unequal lengths as one"
 
 
 @torch.no_grad()
 def _is_same(model: nn.Module, batch: Batch) -> bool:
+    """Whether the head may see labelled tokens only."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(0)
         own, _ = on_all_tokens(model, batch)
         torch.manual_seed(0)
-        try:
-            other, _ = on_labelled_tokens(model, batch)
-        except Exception:  # no head to be found, or a forward pass that counts on all positions: anything is possible
-            return False
+        return _is_near(own, on_labelled_tokens, model, batch)
+
+
+@torch.no_grad()
+def _joins(model: nn.Module, batch: Batch) -> bool:
+    """Whether rows may be joined; a model in evaluation mode attends example by example afterwards, if so.
+
+    All tokens are compared: what leaks from one row into the next may reach its first tokens alone.
+    """
+    if "attention_mask" in batch:
+        batch = {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+    if not attention.joins(model):
+        return False
+    own, _ = on_all_tokens(model, batch)
+    attention.settle(model)
+    if _is_near(own, on_joined_rows, model, batch):
+        return True
+    attention.unsettle(model)
+    return False
+
+
+def _is_near(own: Tensor, way: LabelledLogits, model: nn.Module, batch: Batch) -> bool:
+    try:
+        other, _ = way(model, batch)
+    except Exception:  # no head to be found, or a forward pass that counts on all positions: anything is possible
+        return False
     return other.shape == own.shape and _is_close(own, other, _rounding(model, own))
 
 

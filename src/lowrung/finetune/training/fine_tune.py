@@ -17,13 +17,13 @@ from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.template import Format
-from lowrung.finetune.lora import adapter, loftq
+from lowrung.finetune.lora import adapter, loftq, products
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import ends, generate, pretrained
 from lowrung.finetune.models.ends import Ends
 from lowrung.finetune.models.head import LabelledLogits, Row
 from lowrung.finetune.models.score import Scores
-from lowrung.finetune.training import checkpoints, metrics
+from lowrung.finetune.training import checkpoints, evaluation, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.metrics import Answered
 from lowrung.finetune.training.trainer import LabelledTrainer, eval_metrics, make_trainer
@@ -72,6 +72,7 @@ def fine_tune(
     scores: Sequence[str],
     threads: int,
     folder: Path,
+    base_folder: Path,
     checkpoint_folder: Path,
     on_report: OnReport,
     should_stop: Callable[[], bool] = lambda: False,
@@ -92,6 +93,7 @@ def fine_tune(
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
         threads: CPU threads.
         folder: where the adapter, or the whole model, and its tokenizer are saved.
+        base_folder: what is kept of the base and these rows; see `lowrung.config.signature.of_base`.
         checkpoint_folder: where checkpoints are.
         on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
         should_stop: asked after every step whether to end.
@@ -103,7 +105,13 @@ def fine_tune(
     torch.set_num_threads(threads)
     set_seed(seed)
     tokenizer = pretrained.tokenizer_of(base)
-    model, initial = _trainable(base, lora, train, data.train)
+    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
+    checkpoint = checkpoints.latest(checkpoint_folder)
+    loaded = _loaded(base, lora, train)
+    start = checkpoint or evaluation.of_base(
+        loaded, tokenizer, held_out, size=train.eval_batch_size, folder=base_folder
+    )
+    model, initial = _trainable(loaded, base, lora, data.train)
     parameters = count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
@@ -118,9 +126,8 @@ def fine_tune(
         on_report=on_report,
         should_stop=should_stop,
     )
-    base_loss, final_scores = _train(trainer, report, stop, checkpoints.latest(checkpoint_folder))
+    base_loss, final_scores = _train(trainer, report, stop, start)
     model.eval()
-    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     answers_end = _ends(base, tokenizer, data, format)
     answered = _answered(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size)
@@ -174,17 +181,24 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
 
 
-def _trainable(
-    base: ModelConf, lora: LoraConf, train: TrainConf, rows: Dataset
-) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
-    """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
+def _loaded(base: ModelConf, lora: LoraConf, train: TrainConf) -> PreTrainedModel:
+    """The base as it is trained, without an adapter."""
     if lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight.
         dtype = torch.float32 if base.dtype == "auto" else None
-        return pretrained.load_base(base, pretrained.device(), dtype=dtype).requires_grad_(True), None
+        return pretrained.load_base(base, pretrained.device(), dtype=dtype)
     model = pretrained.load_base(base, pretrained.device())
-    if base.quantization != "none":
-        model = adapter.prepare_quantized(model, gradient_checkpointing=train.gradient_checkpointing)
+    if base.quantization == "none":
+        return model
+    return adapter.prepare_quantized(model, gradient_checkpointing=train.gradient_checkpointing)
+
+
+def _trainable(
+    model: PreTrainedModel, base: ModelConf, lora: LoraConf, rows: Dataset
+) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
+    """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
+    if lora.is_full:
+        return model.requires_grad_(True), None
     examples = rows.select(range(min(lora.init_examples, len(rows))))
     adapted = adapter.attach(model, lora, examples, added_rows=pretrained.added_rows(base))
     # For checkpoints: where the base has grown, PEFT would save both matrices whole beside the rows that are trained.
@@ -192,13 +206,14 @@ def _trainable(
     if lora.init == "loftq":
         original = dataclasses.replace(base, quantization="none", device_map=None)
         loftq.start(adapted, pretrained.load_base(original, torch.device("cpu"), dtype=torch.float32))
+    products.settle(adapted)
     return adapted, adapter.factors(adapted) if is_converted(lora.init) else None
 
 
 def _train(
-    trainer: LabelledTrainer, report: Report, stop: StopOnRequest, checkpoint: checkpoints.Checkpoint | None
+    trainer: LabelledTrainer, report: Report, stop: StopOnRequest, start: Scores | checkpoints.Checkpoint
 ) -> tuple[float, Scores]:
-    """Trains from the beginning or from a checkpoint.
+    """Trains from the base, whose scores are given, or from a checkpoint.
 
     Returns:
         the eval loss before training, and the scores after it.
@@ -206,23 +221,29 @@ def _train(
     Raises:
         Stopped: when it was asked to stop.
     """
-    if checkpoint is None:
-        trainer.evaluate()
+    if isinstance(start, Scores):
+        trainer.say(start)
+        trainer.train()
     else:
-        print(f"going on from step {checkpoint.step}", flush=True)
-        for step, metrics in checkpoint.history:
-            report.report(step, metrics)
-        trainer.tokens_before = int(max(metrics.get("train/tokens", 0) for _, metrics in checkpoint.history))
-    if checkpoint is not None and checkpoint.result is not None:
-        trainer.add_callback(OnlyLoad())
-        with suppress(CheckpointLoaded):
-            trainer.train(resume_from_checkpoint=str(checkpoint.result))
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        _go_on(trainer, report, start)
     if stop.has_stopped:
         raise Stopped(trainer.state.global_step)
     base_loss = next(metrics["eval/loss"] for _, metrics in report.history if "eval/loss" in metrics)
     return base_loss, _last_evaluation(trainer)
+
+
+def _go_on(trainer: LabelledTrainer, report: Report, checkpoint: checkpoints.Checkpoint) -> None:
+    """Reports again what was reported before the checkpoint, and trains from there, or only loads its weights."""
+    print(f"going on from step {checkpoint.step}", flush=True)
+    for step, reported in checkpoint.history:
+        report.report(step, reported)
+    trainer.tokens_before = int(max(reported.get("train/tokens", 0) for _, reported in checkpoint.history))
+    if checkpoint.result is None:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path))
+        return
+    trainer.add_callback(OnlyLoad())
+    with suppress(CheckpointLoaded):
+        trainer.train(resume_from_checkpoint=str(checkpoint.result))
 
 
 def _last_evaluation(trainer: LabelledTrainer) -> Scores:

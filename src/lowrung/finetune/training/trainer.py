@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lowrung.config.schema import LoraConf, TrainConf, total_steps
 from lowrung.finetune import library_options
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import head, score
+from lowrung.finetune.training import evaluation
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
@@ -79,8 +80,12 @@ class LabelledTrainer(SFTTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Scores the held-out rows and logs them; see `lowrung.finetune.models.score.evaluate`."""
-        self.last_scores = self.scores()
-        metrics = {f"eval_{name}": value for name, value in eval_metrics(self.last_scores).items()}
+        return self.say(self.scores())
+
+    def say(self, scores: score.Scores) -> dict[str, float]:
+        """Logs scores as those of an evaluation at the present step."""
+        self.last_scores = scores
+        metrics = {f"eval_{name}": value for name, value in eval_metrics(scores).items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -89,18 +94,11 @@ class LabelledTrainer(SFTTrainer):
         """Scores the held-out rows with the present weights."""
         assert self.model is not None
         rows: list[head.Row] = list(self.eval_dataset)  # type: ignore[arg-type]
-        return score.evaluate(self.model, rows, self._batches_by_length(rows), self.labelled_logits)
-
-    def _batches_by_length(self, rows: Sequence[head.Row]) -> Iterator[tuple[list[int], head.Batch]]:
-        """Batches of rows of like length: less padding, and the scores do not depend on the order."""
-        ordered = sorted(range(len(rows)), key=lambda number: len(rows[number]["input_ids"]))
-        size = self.args.per_device_eval_batch_size
-        for start in range(0, len(ordered), size):
-            numbers = ordered[start : start + size]
-            yield numbers, self.batch([rows[number] for number in numbers])
+        batches = evaluation.by_length(rows, self.args.per_device_eval_batch_size, self.batch)
+        return score.evaluate(self.model, rows, batches, self.labelled_logits)
 
     def batch(self, rows: Sequence[head.Row]) -> head.Batch:
-        """Rows as training gets them: padded, or with ``train.packing`` one behind the other."""
+        """Rows as training gets them: as a padded batch, or with ``train.packing`` one behind the other."""
         chosen = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
         batch: head.Batch = self._prepare_inputs(self.data_collator(chosen))
         return batch
@@ -162,6 +160,8 @@ def make_trainer(
     trainer.labelled_logits = head.choose(model, trainer.batch(head.probe_rows(data.eval)))
     if trainer.labelled_logits is head.on_all_tokens:
         print("the head sees all tokens, since this model's forward pass needs them", flush=True)
+    elif not train.packing and (why_padded := head.why_padded(model, trainer.labelled_logits)):
+        print(f"rows are padded, since the forward pass of this model {why_padded}", flush=True)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(should_stop, saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
