@@ -24,7 +24,6 @@ from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
 
-
 ABOUT_PADDING = ("neftune_noise_alpha", "pad_to_multiple_of")
 """Options of TRL that count a batch's columns: NEFTune's noise is the smaller the longer a row is, and all rows of a
 batch as one would have a third of it (8 rows)."""
