@@ -8,7 +8,7 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev sweep train ui test test-fast bench check format docs clean
+.PHONY: help setup setup-dev sweep train ui test test-fast bench bench-peers bench-winner check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ test-fast: setup-dev  ## run the tests that take seconds
 
 bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinator's time per trial (docs/benchmarks.md)
 	PYTHONPATH=src $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: setup  ## measure lowrung against loops over trl sft and Hydra's Optuna sweeper, and a step against the floor (docs/performance.md)
+	PYTHONPATH=src $(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-winner: setup  ## measure what it costs to find what a grid of rank and rate finds; after bench-peers
+	PYTHONPATH=src $(BIN)/python -m benchmarks.winner $(ARGS)
 
 check: setup-dev  ## check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

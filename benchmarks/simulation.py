@@ -153,6 +153,9 @@ class SimulatedEngine:
         """The part of the slots' time in which they trained nothing, from the first start to the last end."""
         return 1 - self._busy / (self._slots * self.makespan)
 
+    def preload(self) -> None:
+        """Does nothing; see `lowrung.engine.base.Engine.preload`."""
+
     def submit(self, job: Job) -> None:
         """Starts a job now; see `lowrung.engine.base.Engine.submit`."""
         self._enter()

@@ -139,6 +139,9 @@ class InProcessEngine:
     def threads(self) -> int:
         return 1
 
+    def preload(self) -> None:
+        """Does nothing; see `lowrung.engine.base.Engine.preload`."""
+
     def submit(self, job: Job) -> None:
         if job.folder.name == "preflight":
             job = dataclasses.replace(job, task=lambda: self._seen)

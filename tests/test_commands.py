@@ -1,4 +1,8 @@
-"""`python src/train.py` as users type it, from a folder with a space in its name."""
+"""`python src/train.py` as users type it, from a folder with a space in its name.
+
+What trains is forked from a process that has the libraries (`tests.warm`). That the processes of a run and of a sweep
+import them is in tests/test_smollm2.py, tests/test_wheel.py and tests/engine/test_macos.py, each once.
+"""
 
 import json
 import os
@@ -216,7 +220,7 @@ SWEEP = ["sweeps=rank_ladder", "lora.r=2,4", *SMALL]
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder in which a small sweep was run, of a preset and what the command line changes, and what that printed."""
     folder = tmp_path_factory.mktemp("a folder")
-    return folder, succeeds(folder, *SWEEP)
+    return folder, warm.succeeds(folder, *SWEEP)
 
 
 def study_of(folder: Path, name: str) -> Path:
@@ -363,7 +367,7 @@ class TestASingleRun:
     @staticmethod
     def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp("a folder")
-        return folder, succeeds(folder, *SMALL, "lora.r=2", "track=none")
+        return folder, warm.succeeds(folder, *SMALL, "lora.r=2", "track=none")
 
     def test_it_says_how_it_ended_and_where_it_is(self, ran):
         folder, printed = ran

@@ -11,12 +11,14 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from multiprocessing import util
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,7 @@ if __name__ != "__main__":
 
     ENVIRONMENT = environment()
     """Before any test has changed it: libraries read it when they are imported."""
+
 
 LIBRARIES = (
     *("cloudpickle", "hydra.main", "optuna", "pandas", "rich.live", "scipy.stats", "alembic.command"),
@@ -126,40 +129,78 @@ def start(arguments: list[str], folder: Path, variables: dict[str, str], files: 
 
 @functools.cache
 def _importer() -> socket.socket:
-    """The link to this process's importer, which ends with it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        number = str(theirs.fileno())
-        arguments = [sys.executable, __file__, number]
-        subprocess.Popen(arguments, env=ENVIRONMENT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    return ours
+    """The link to the importer, which ends with the last of the processes that ask it: pytest's workers share it."""
+    address = f"\0lowrung importer {os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address)  # another worker's, if it is there
+        listener.listen()
+        arguments = [sys.executable, __file__, str(listener.fileno())]
+        subprocess.Popen(arguments, env=ENVIRONMENT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    while link.connect_ex(address):  # bound, and not yet listened at
+        time.sleep(0.01)
+    return link
 
 
 # -- in the process that has imported the libraries --------------------------------------------------------------------
 
 
-def serve(link: socket.socket) -> tuple[str, str]:
+def serve(listener: socket.socket) -> tuple[str, str]:
     """Forks a process for each request, until nobody is left who could ask.
 
     Returns:
         in each of the forked ones its program, and the name of the program's file.
     """
+    links: list[socket.socket] = []
+    running: dict[int, tuple[int, socket.socket]] = {}
+    """By a file that can be read when it has ended: each process, and who asked for it."""
     while True:
-        message, numbers, _, _ = socket.recv_fds(link, LONGEST, 4)
-        if not message:
-            sys.exit()
-        asker = socket.socket(fileno=numbers[0])
-        pid = os.fork()
-        if pid == 0:
-            link.close()
-            asker.close()
-            return _become(numbers[1:], **json.loads(message))
-        for number in numbers[1:]:
-            os.close(number)
-        with asker, contextlib.suppress(BrokenPipeError):
-            asker.send(str(pid).encode())
-            _, status = os.waitpid(pid, 0)
-            asker.send(str(os.waitstatus_to_exitcode(status)).encode())
+        watched: list[Any] = [listener, *links, *running]
+        for source in select.select(watched, [], [])[0]:
+            if source is listener:
+                links.append(listener.accept()[0])
+            elif source in running:
+                _report(source, *running.pop(source))
+            elif received := _received(source):
+                request, asker, files = received
+                pid = os.fork()
+                if pid == 0:
+                    for other in (listener, *links, asker, *(other for _, other in running.values())):
+                        other.close()
+                    _close(running)
+                    return _become(files, **request)
+                _close(files)
+                running[os.pidfd_open(pid)] = pid, asker
+                _tell(asker, pid)
+            else:
+                source.close()
+                links.remove(source)
+                if not links:
+                    sys.exit()
+
+
+def _received(link: socket.socket) -> tuple[dict[str, Any], socket.socket, list[int]] | None:
+    """A request, who asks, and the files of the process; None from one who has ended."""
+    message, numbers, _, _ = socket.recv_fds(link, LONGEST, 4)
+    return (json.loads(message), socket.socket(fileno=numbers[0]), numbers[1:]) if message else None
+
+
+def _report(file: int, pid: int, asker: socket.socket) -> None:
+    """Tells how a process has ended."""
+    os.close(file)
+    _, status = os.waitpid(pid, 0)
+    with asker:
+        _tell(asker, os.waitstatus_to_exitcode(status))
+
+
+def _tell(asker: socket.socket, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        asker.send(str(number).encode())
+
+
+def _close(files: Iterable[int]) -> None:
+    for number in files:
+        os.close(number)
 
 
 def _become(files: list[int], arguments: list[str], folder: str, variables: dict[str, str]) -> tuple[str, str]:

@@ -31,11 +31,7 @@ def original(tmp_path_factory):
         trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
         record(run, lora, trained.metrics)
         layout.point_to(JobFolder(here / "multirun" / "mine" / str(number)).run, run.path)
-        shutil.rmtree(run.path / "tokens")
-    training.prepared(here, ModelConf("embedded:tiny"))
-    tokens = layout.tokens_folder(here / "runs", TOKENS)
-    tokens.parent.mkdir()
-    (here / "tokens").rename(tokens)
+    shutil.copytree(training.tokens(ModelConf("embedded:tiny")), layout.tokens_folder(here / "runs", TOKENS))
     return here
 
 

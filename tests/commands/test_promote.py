@@ -38,7 +38,7 @@ for name in names:
 
 @pytest.fixture
 def forked(monkeypatch):
-    """The registry's fresh processes are forked."""
+    """The registry's fresh processes are forked; one that imports all by itself is in tests/track/test_registry.py."""
     monkeypatch.setattr(registry, "subprocess", SimpleNamespace(run=warm.run_in_place_of_subprocess))
 
 
@@ -122,6 +122,7 @@ def files_of(version):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_the_best_run_becomes_the_champion_and_answers_like_its_adapter_merged_too(here, tracked, capsys):
     main(["promote"])
     printed = capsys.readouterr().out

@@ -35,6 +35,9 @@ class InlineEngine:
         """All the cores that this process may use."""
         return cores.usable_cores()
 
+    def preload(self) -> None:
+        """Does nothing; see `lowrung.engine.base.Engine.preload`."""
+
     def submit(self, job: Job) -> None:
         """Takes a job, for the next `wait` to run; see `lowrung.engine.base.Engine.submit`."""
         if self._is_closed:

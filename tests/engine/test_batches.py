@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from lowrung.engine.batches import BatchEngine
-from tests.warm import succeeds, train
+from tests.terminal import command, environment
+from tests.warm import run, train
 
 SMALL = [
     "-m",
@@ -20,6 +21,19 @@ SMALL = [
     "track=none",
     "study=s",
 ]
+
+
+FORKS = """
+import os, pathlib, runpy, sys
+from joblib.externals.loky.backend.context import set_start_method
+
+set_start_method("forkserver")
+sys.argv = sys.argv[1:]
+sys.path[0] = str(pathlib.Path(sys.argv[0]).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # of the fork server
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a command whose joblib forks its processes, where it would start them: each would import all anew."""
 
 
 class TwoAtOnce:
@@ -43,7 +57,10 @@ def test_the_size_of_a_batch_is_the_launchers():
     ],
 )
 def test_a_sweep_of_batches(tmp_path, launcher, ranks):
-    printed = succeeds(tmp_path, *SMALL, f"lora.r={','.join(map(str, ranks))}", *launcher)
+    arguments = command(*SMALL, f"lora.r={','.join(map(str, ranks))}", *launcher)[1:]
+    done = run(["-c", FORKS, *arguments], tmp_path, environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = done.stdout
     assert f"{len(ranks)} trials, 0 done before" in printed
     board = json.loads((tmp_path / "multirun" / "s" / "leaderboard.json").read_text())
     assert [row["status"] for row in board] == ["complete"] * len(ranks)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lowrung.config import signature
-from lowrung.finetune.preflight import Preflight
+from lowrung.finetune.found import Preflight
 from lowrung.runs.folder import notes
 from lowrung.store import atomic, layout
 from tests import composing

@@ -1,9 +1,9 @@
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -12,10 +12,12 @@ from mlflow import MlflowClient, entities
 
 from lowrung.errors import UsageError
 from lowrung.finetune.data.split import Split
+from lowrung.store.layout import ROOT
 from lowrung.store.outcome import Status
 from lowrung.track.base import Point, Tracker, TrackError, store_uri
 from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
-from tests.terminal import PATIENCE
+from tests import warm
+from tests.terminal import PATIENCE, environment
 from tests.track.contract import TrackerContract
 from tests.track.memory import RecordedRun
 
@@ -125,28 +127,40 @@ class TestMlflowTracker(TrackerContract):
         assert found == tracker.comparison(trials)
 
 
-def write_side_by_side(uri: str, run: str, number: int, barrier) -> None:
-    tracker = MlflowTracker(uri, "lowrung")
-    barrier.wait(PATIENCE)
-    tracker.log_params(run, {f"p{number}": str(number)})
-    for step in range(20):
-        tracker.log(run, [Point(step, 1.0, {f"m{number}": float(step)})])
-    own = tracker.start_run(f"own {number}", parent=run)
-    tracker.end_run(own, Status.COMPLETE)
+WRITES = """
+import sys
+from lowrung.store.outcome import Status
+from lowrung.track.base import Point
+from lowrung.track.mlflow import MlflowTracker
+
+uri, run, number = sys.argv[1:]
+tracker = MlflowTracker(uri, "lowrung")
+print("ready", flush=True)
+sys.stdin.read()
+tracker.log_params(run, {f"p{number}": number})
+for step in range(20):
+    tracker.log(run, [Point(step, 1.0, {f"m{number}": float(step)})])
+own = tracker.start_run(f"own {number}", parent=run)
+tracker.end_run(own, Status.COMPLETE)
+"""
 
 
 @pytest.mark.slow
-def test_processes_write_side_by_side(uri):
+def test_processes_write_side_by_side(uri, tmp_path):
     run = MlflowTracker(uri, "lowrung").start_run("shared")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    barrier = context.Barrier(4)
-    writers = [context.Process(target=write_side_by_side, args=(uri, run, number, barrier)) for number in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(PATIENCE)
-    assert [writer.exitcode for writer in writers] == [0] * 4
+    variables = environment(PYTHONPATH=str(ROOT / "src"))
+    reader, go = os.pipe()
+    printed = tmp_path / "printed.txt"
+    with os.fdopen(reader) as stdin, printed.open("w") as out:
+        writers = [
+            warm.start(["-c", WRITES, uri, run, str(number)], tmp_path, variables, (stdin, out, out))
+            for number in range(4)
+        ]
+    while printed.read_text().count("ready") < 4:
+        assert [writer.poll() for writer in writers] == [None] * 4, printed.read_text()
+        time.sleep(0.01)
+    os.close(go)  # all at once
+    assert [writer.wait(PATIENCE) for writer in writers] == [0] * 4, printed.read_text()
     client = MlflowClient(uri)
     assert client.get_run(run).data.params == {f"p{number}": str(number) for number in range(4)}
     assert client.get_run(run).data.metrics == {f"m{number}": 19.0 for number in range(4)}

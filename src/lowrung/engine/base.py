@@ -83,6 +83,9 @@ class Engine(Protocol):
     def threads(self) -> int:
         """How many CPU threads each job may use, also given to it as ``OMP_NUM_THREADS``."""
 
+    def preload(self) -> None:
+        """Begins what all jobs need, beside what the caller does; the first `submit` begins it otherwise."""
+
     def submit(self, job: Job) -> None:
         """Starts a job.
 

@@ -51,6 +51,9 @@ class BatchEngine:
         """An equal share of the cores that this process may use."""
         return max(1, cores.usable_cores() // self._slots)
 
+    def preload(self) -> None:
+        """Does nothing; see `lowrung.engine.base.Engine.preload`."""
+
     def submit(self, job: Job) -> None:
         """Takes a job for the next batch; see `lowrung.engine.base.Engine.submit`."""
         require_room(job, [other.key for other in self._jobs], self._slots, is_closed=self._is_closed)

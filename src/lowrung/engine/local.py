@@ -28,10 +28,10 @@ LOCK_SECONDS = 2.0
 class LocalEngine:
     """Runs jobs on this machine, each in a fresh process.
 
-    With ``start="forkserver"`` the processes are forked from a server that has imported ``preload`` once, while the
-    coordinator did other work; only the first `submit` waits for it. Where that is not possible, jobs are spawned, and
-    a line on stderr says so: where the import touches CUDA, which does not survive a fork, or no server can run. On
-    macOS jobs are always spawned.
+    With ``start="forkserver"`` the processes are forked from a server that has imported ``preload`` once. It starts
+    with `preload`, and imports while the coordinator does other work; only the first `submit` waits for it. Where that
+    is not possible, jobs are spawned, and a line on stderr says so: where the import touches CUDA, which does not
+    survive a fork, or no server can run. On macOS jobs are always spawned.
 
     Children see the coordinator's environment as it is at `submit`, their slot's GPUs and their share of the cores.
     They ignore Ctrl-C, end when the coordinator ends, and print to the job's ``log.txt``. Each leads a session of its
@@ -80,6 +80,10 @@ class LocalEngine:
     def threads(self) -> int:
         """How many CPU threads each job may use: an equal share of the cores that this process may use."""
         return max(1, cores.usable_cores() // self._slots)
+
+    def preload(self) -> None:
+        """Starts the server that imports what is preloaded; see `lowrung.engine.base.Engine.preload`."""
+        self._starter.preload()
 
     def submit(self, job: Job) -> None:
         """Starts a job; see `lowrung.engine.base.Engine.submit`."""

@@ -45,7 +45,7 @@ class Starter:
     one preloaded. A module that cannot be imported there is left to the jobs, where its error shows.
 
     Args:
-        preload: modules that the fork server imports once, while the coordinator does other work.
+        preload: modules that the fork server imports once.
         threads: the CPU threads of each job. OpenMP reads this number once, when it is loaded.
         method: ``forkserver`` becomes ``spawn`` where no server can run or be forked from.
     """
@@ -55,14 +55,21 @@ class Starter:
         self._threads = threads
         self._forks = method == "forkserver" and can_fork()
         self._is_fork_tried = not (self._forks and self._preload)
+        self._is_begun = not self._forks
         self._context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
         if self._forks:
             self._context = multiprocessing.get_context("forkserver")
-            forkserver.set_forkserver_preload(self._preload)
-            try:
-                self._ensure_server()
-            except OSError as error:  # no room for its socket or its process; a TMPDIR that is too long for a socket
-                self._spawn_from_now_on(f"no server could be started that imports them once for all jobs ({error})")
+
+    def preload(self) -> None:
+        """Starts the fork server, which imports while the coordinator goes on; a second call does nothing."""
+        if self._is_begun:
+            return
+        self._is_begun = True
+        forkserver.set_forkserver_preload(self._preload)
+        try:
+            self._ensure_server()
+        except OSError as error:  # no room for its socket or its process; a TMPDIR that is too long for a socket
+            self._spawn_from_now_on(f"no server could be started that imports them once for all jobs ({error})")
 
     def pipe(self) -> "tuple[Connection[Any, Any], Connection[Any, Any]]":
         """A link between the coordinator and a job."""
@@ -74,7 +81,8 @@ class Starter:
         PEFT imports bitsandbytes where it is installed, and that asks each GPU for its compute capability, which
         initialises CUDA, whatever `CUDA_CHECK` says.
         """
-        if self._is_fork_tried:
+        self.preload()
+        if self._is_fork_tried or not self._forks:
             return
         process = self.start(worker.try_fork, (), "try_fork", {})
         process.join()

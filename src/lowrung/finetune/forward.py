@@ -20,10 +20,10 @@ from lowrung.finetune.models.head import LabelledLogits
 from lowrung.finetune.training import memory
 
 
-def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[str]) -> list[str]:
+def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[str]) -> list[str] | None:
     """Loads the model and lets it read the data.
 
-    Where memory does not suffice nothing is said: a run may have more of it, and one that has not says so itself.
+    Where memory does not suffice nothing is known: a run may have more of it, and one that has not says so itself.
 
     Args:
         base: the base model, with the settings that it is loaded with.
@@ -33,13 +33,14 @@ def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[
 
     Returns:
         what the user should know: that the head sees all tokens, that the model would add to the loss, and that
-        answers end where the context does.
+        answers end where the context does; None where memory does not suffice.
 
     Raises:
         UsageError: when the model cannot read the rows.
     """
     if scores:
         new_tokens = max(new_tokens, generate.most_answer_tokens(rows.eval))
+    found = None
     try:
         found = _notes(pretrained.load_base(base, pretrained.device()), rows, new_tokens)
     except UsageError:
@@ -50,7 +51,6 @@ def notes(base: ModelConf, rows: Prepared, *, new_tokens: int, scores: Sequence[
                 f"The model must load and read a row of the data, but {base.path} raises {in_short(error)}. Take"
                 " another model.path, or other settings under model."
             ) from error
-        found = []
     memory.free()
     return found
 

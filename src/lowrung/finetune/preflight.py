@@ -5,44 +5,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.config import prior, source
+from lowrung.config import prior, schema, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward
 from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
-from lowrung.finetune.data.split import Split
 from lowrung.finetune.data.template import Format
+from lowrung.finetune.found import Preflight
 from lowrung.finetune.lora import fit, injection, unadapted
 from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness, weights
 from lowrung.finetune.training import metrics
-from lowrung.store import disk, layout
-
-
-@dataclasses.dataclass(frozen=True)
-class Preflight:
-    """The result of a preflight.
-
-    Attributes:
-        problems: what the user must change first; when there are any, the other fields are empty.
-        notes: what the user should know.
-        model_fingerprint: a hash of the base model's content.
-        learning_rate: the model's prior for LoRA; see `lowrung.config.prior`.
-        revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
-        data_fingerprint: a hash of all examples as tokens, and of the user's own metrics.
-        splits: what is recorded of the examples.
-        data_folder: the folder with the examples as tokens.
-    """
-
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    model_fingerprint: str = ""
-    learning_rate: float = 0.0
-    revision: str | None = None
-    data_fingerprint: str = ""
-    splits: tuple[Split, ...] = ()
-    data_folder: Path = Path()
+from lowrung.store import layout
 
 
 def check(
@@ -64,10 +39,7 @@ def check(
         trains: each way in which it is to be trained.
         new_tokens: the most tokens that the gate generates from a prompt.
     """
-    if problems := [*disk.unwritable("store", store), *_cache_problems(base.path)]:
-        return Preflight(tuple(problems))
-    of_training, notes = _training(trains)
-    found = [*metrics.problems(data.metrics), *of_training]
+    found = [*metrics.problems(data.metrics), *_training_problems(trains)]
     if _is_found(base, found):
         found += _model_problems(base, adapters, data.max_length)
     examples = _corpus(data, found)
@@ -77,7 +49,10 @@ def check(
         found_rows = _prepared(base, data, examples, store, new_tokens)
     except UsageError as error:
         return Preflight(tuple(error.problems))
-    return dataclasses.replace(found_rows, notes=(*notes, *_model_notes(base, adapters), *found_rows.notes))
+    settings = {**_training_notes(trains), **_adapter_notes(base, adapters)}
+    of_settings = dict.fromkeys(note for notes in settings.values() for note in notes)
+    notes = (*of_settings, *_weight_notes(base), *found_rows.notes)
+    return dataclasses.replace(found_rows, notes=notes, settings=settings)
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
@@ -89,7 +64,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
     tokenizer = pretrained.tokenizer_of(base)
     if problems := prepared.problems(examples, tokenizer, data):
         raise UsageError(problems)
-    fingerprint = pretrained.fingerprint(pretrained.folder_of(base))
+    fingerprint = pretrained.fingerprint(pretrained.folder_of(base), layout.fingerprints_folder(store))
     key = prepared.key(examples, tokenizer, data, fingerprint, base.added_tokens, source.digest())
     folder = layout.tokens_folder(store, key)
     rows = prepared.prepare(examples, tokenizer, data, folder)
@@ -106,7 +81,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
             *rows.notes,
             *_unseen_notes(base, rows),
             *_end_notes(base, rows, data),
-            *read,
+            *(read or ()),
         ),
         model_fingerprint=fingerprint,
         learning_rate=_prior(base),
@@ -114,6 +89,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
+        is_read=read is not None,
     )
 
 
@@ -124,25 +100,32 @@ def _prior(base: ModelConf) -> float:
     return prior.learning_rate(skeleton.config.model_type, int(width))
 
 
-def _training(trains: Sequence[TrainConf]) -> tuple[list[str], list[str]]:
-    """Problems and notes of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
-    special = [
-        dataclasses.replace(train, learning_rate=train.learning_rate or prior.RATE)  # any rate will do
-        for train in trains
-        if train.sft or train.lr_scheduler_type not in SCHEDULES
-    ]
+def _training_problems(trains: Sequence[TrainConf]) -> list[str]:
+    """Problems of what goes to TRL; most runs give it nothing, and need not import it here (4 s)."""
+    special = [_at_some_rate(train) for train in trains if _is_special(train)]
     if not special:
-        return [], []
+        return []
     from lowrung.finetune.training import sft_trial
 
-    return sft_trial.problems(special), sft_trial.notes(special)
+    return sft_trial.problems(special)
 
 
-def _cache_problems(path: str) -> list[str]:
-    """Why an embedded model cannot be built; a model that is in the cache already needs no writing."""
-    cache = layout.cache_folder()
-    is_needed = path.startswith("embedded:") and not (cache / "models").is_dir()
-    return disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []
+def _training_notes(trains: Sequence[TrainConf]) -> dict[str, list[str]]:
+    """Notes of what goes to TRL, by the digests of the settings."""
+    found: dict[str, list[str]] = {schema.digest(train): [] for train in trains}
+    for train in filter(_is_special, trains):
+        from lowrung.finetune.training import sft_trial
+
+        found[schema.digest(train)] = sft_trial.notes([_at_some_rate(train)])
+    return found
+
+
+def _is_special(train: TrainConf) -> bool:
+    return bool(train.sft) or train.lr_scheduler_type not in SCHEDULES
+
+
+def _at_some_rate(train: TrainConf) -> TrainConf:
+    return dataclasses.replace(train, learning_rate=train.learning_rate or prior.RATE)  # any rate will do
 
 
 def _is_found(base: ModelConf, problems: list[str]) -> bool:
@@ -177,11 +160,15 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
     return found
 
 
-def _model_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> list[str]:
+def _adapter_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> dict[str, list[str]]:
+    """What the user should know of each adapter, by the digests of their settings."""
     skeleton = pretrained.skeleton(base)
-    plain = pretrained.plain_skeleton(pretrained.folder_of(base), trust_remote_code=base.trust_remote_code)
-    found = weights.notes(plain, pretrained.folder_of(base))
-    return list(dict.fromkeys([*found, *(note for lora in adapters for note in unadapted.notes(skeleton, lora))]))
+    return {schema.digest(lora): list(unadapted.notes(skeleton, lora)) for lora in adapters}
+
+
+def _weight_notes(base: ModelConf) -> list[str]:
+    folder = pretrained.folder_of(base)
+    return weights.notes(pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code), folder)
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:

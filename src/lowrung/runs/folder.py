@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -14,12 +14,10 @@ from lowrung.config import signature, source
 from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError
+from lowrung.finetune.found import Preflight
 from lowrung.store import atomic, layout, mailbox, records, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
-
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
 
 def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
@@ -36,7 +34,7 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
     return outcome
 
 
-def notes(config: Config, preflights: Sequence["Preflight"]) -> Sequence[str]:
+def notes(config: Config, preflights: Sequence[Preflight]) -> Sequence[str]:
     """What to say before the first run, each once: of models, data and the store."""
     store = Path(config.store).absolute()
     found = [
@@ -46,7 +44,7 @@ def notes(config: Config, preflights: Sequence["Preflight"]) -> Sequence[str]:
     return list(dict.fromkeys(note for each in found for note in each if note))
 
 
-def _prior(config: Config, preflight: "Preflight") -> str | None:
+def _prior(config: Config, preflight: Preflight) -> str | None:
     """The learning rate that follows from the model, where none was set."""
     if config.train.learning_rate is not None:
         return None
@@ -54,7 +52,7 @@ def _prior(config: Config, preflight: "Preflight") -> str | None:
     return f"train.learning_rate is {rate:g}, the prior for a model of this width ({rate * FULL:g} with lora=full)"
 
 
-def _results_of_other_code(store: Path, preflight: "Preflight") -> str | None:
+def _results_of_other_code(store: Path, preflight: Preflight) -> str | None:
     """A note on results for this model and data that other code made, and that no run is answered from; else None.
 
     Their signatures are others: a newer lowrung or library may give other numbers.
@@ -90,7 +88,7 @@ def _other_code(environment: Mapping[str, Any]) -> str | None:
 
 
 def prepare_folder(
-    folder: RunFolder, config: Config, preflight: "Preflight", threads: int, notify: Callable[[str], None] = print
+    folder: RunFolder, config: Config, preflight: Preflight, threads: int, notify: Callable[[str], None] = print
 ) -> str:
     """Deletes what an earlier attempt left, except its checkpoints, and writes the run's config and environment.
 

@@ -3,23 +3,20 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrung.config import schema, signature
 from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
+from lowrung.finetune.found import Preflight
+from lowrung.runs import known
 from lowrung.store import layout
 from lowrung.track import recording
 
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
-
-def preflight(config: Config) -> "Preflight":
-    """Checks a run's model and data in this process; see `lowrung.finetune.preflight`."""
-    from lowrung.finetune.preflight import check
-
-    return check(**preflight_arguments([config]))
+def preflight(config: Config) -> Preflight:
+    """What is known of a run's model and data, or is found now in this process; see `lowrung.finetune.preflight`."""
+    return known.of(preflight_arguments([config]))
 
 
 def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
@@ -36,20 +33,20 @@ def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
     }
 
 
-def pinned(config: Config, preflight: "Preflight") -> Config:
+def pinned(config: Config, preflight: Preflight) -> Config:
     """The config with what the start of a run shows: a hub model's commit, the model's learning rate, the tracker."""
     model = dataclasses.replace(config.model, revision=preflight.revision or config.model.revision)
     return dataclasses.replace(at_a_rate(config, preflight), model=model, track=recording.settled(config.track))
 
 
-def at_a_rate(config: Config, preflight: "Preflight") -> Config:
+def at_a_rate(config: Config, preflight: Preflight) -> Config:
     """The config with the model's learning rate where it has none of its own; see `lowrung.config.prior`."""
     prior = preflight.learning_rate * (FULL if config.lora.is_full else 1)
     train = dataclasses.replace(config.train, learning_rate=config.train.learning_rate or prior)
     return dataclasses.replace(config, train=train)
 
 
-def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
+def run_signature(config: Config, preflight: Preflight, threads: int) -> str:
     """The signature of a run; see `lowrung.config.signature.of`."""
     return signature.of(
         at_a_rate(config, preflight),
@@ -59,13 +56,13 @@ def run_signature(config: Config, preflight: "Preflight", threads: int) -> str:
     )
 
 
-def base_folder(config: Config, preflight: "Preflight", threads: int) -> Path:
+def base_folder(config: Config, preflight: Preflight, threads: int) -> Path:
     """The folder of what is computed once of a run's base and examples, beside the runs that share them."""
     key = signature.of_base(config, preflight.data_folder.name, threads)
     return layout.base_folder(Path(config.store).absolute(), key)
 
 
-def steps(config: Config, preflight: "Preflight") -> int:
+def steps(config: Config, preflight: Preflight) -> int:
     """Optimiser steps of a run. With packing there are fewer, since a row holds several examples."""
     rows = next(split.rows for split in preflight.splits if split.context == "training")
     return schema.total_steps(config.train, rows)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lowrung.config import rules
 from lowrung.config.schema import Config
@@ -10,6 +9,7 @@ from lowrung.engine import gpus
 from lowrung.engine.cores import usable_cores
 from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import RunFailed, UsageError
+from lowrung.finetune.found import Preflight
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.runs import execution, inputs
@@ -19,9 +19,6 @@ from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import recording
 from lowrung.track.base import Point
-
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +74,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     return single
 
 
-def _train(config: Config, folder: RunFolder, preflight: "Preflight", threads: int, signals: StopSignals) -> Outcome:
+def _train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
     for note in notes(config, [preflight]):
         print(f"note: {note}")
     claim = prepare_folder(folder, config, preflight, threads)

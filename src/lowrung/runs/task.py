@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
@@ -14,6 +14,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import StoreError
+from lowrung.finetune.found import Preflight
 from lowrung.runs import execution, inputs, single
 from lowrung.runs.folder import kept_outcome
 from lowrung.runs.single import SingleRun
@@ -21,9 +22,6 @@ from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 from lowrung.track import recording
-
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Assignment:
 
     folder: RunFolder
     claim: str
-    preflight: "Preflight"
+    preflight: Preflight
     threads: int
     tracking: str | None
     experiment: str

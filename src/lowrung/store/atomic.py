@@ -48,14 +48,19 @@ def remove_leftovers(folder: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def make_folder_once(path: Path, fill: Callable[[Path], None]) -> None:
+def make_folder_once(
+    path: Path, fill: Callable[[Path], None], is_whole: Callable[[Path], bool] = lambda _: True
+) -> None:
     """`make_folder` behind a lock, for several processes that need the same one; one that is there is kept.
 
     Args:
         path: the folder.
         fill: called with an empty folder, and only where there is none yet.
+        is_whole: whether the one that is there can be kept; else it is deleted and made again.
     """
     with lock(path.parent / f".{path.name}.lock", wait=True):
+        if path.exists() and not is_whole(path):
+            shutil.rmtree(path)
         if not path.exists():
             make_folder(path, fill)
 

@@ -1,6 +1,9 @@
-"""What is computed once of a model and its data: arrays in a file that is believed only where it is whole."""
+"""What is computed once of a model and its data: arrays and records, in files that are believed only where whole."""
 
+import contextlib
+import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowrung.store import atomic
+from lowrung.version import __version__
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -41,3 +45,29 @@ def _read(path: Path) -> Arrays | None:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # absent, cut off, or with other bytes
         return None
+
+
+def record(path: Path) -> dict[str, Any] | None:
+    """The fields of a record; None where it is not there, or not as this version of lowrung wrote it."""
+    try:
+        written = json.loads(path.read_bytes())
+        fields: dict[str, Any] = written["fields"]
+        return fields if written["sha256"] == _seal(fields) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # absent, cut off, or something else
+        return None
+
+
+def keep(path: Path, fields: Mapping[str, Any]) -> None:
+    """Writes a record; where there is no room for it, or no right to write, it is computed again another time.
+
+    Args:
+        path: the file.
+        fields: as JSON has them: lists rather than tuples.
+    """
+    with contextlib.suppress(OSError):
+        atomic.write_text(path, json.dumps({"sha256": _seal(fields), "fields": fields}, allow_nan=False))
+
+
+def _seal(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{__version__}:{text}".encode()).hexdigest()

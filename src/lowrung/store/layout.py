@@ -166,6 +166,16 @@ def base_folder(store: Path, key: str) -> Path:
     return store / ".base" / key
 
 
+def preflight_record(store: Path, key: str) -> Path:
+    """The record of a preflight that found no problem."""
+    return store / ".preflight" / f"{key}.json"
+
+
+def fingerprints_folder(store: Path) -> Path:
+    """Where digests of models' and data's files are kept."""
+    return store / ".fingerprints"
+
+
 def points_to(link: Path, target: Path) -> bool:
     """Whether ``link`` is a link to ``target``."""
     return link.is_symlink() and (link.parent.resolve() / link.readlink()).resolve() == target.resolve()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lowrung.config.schema import Config
+from lowrung.finetune.found import Preflight
 from lowrung.report import leaderboard, questions
 from lowrung.report.leaderboard import TrialRow
 from lowrung.report.questions import Recipe
@@ -14,7 +15,6 @@ from lowrung.sweeps import preflight
 from lowrung.sweeps.settings import Settings
 
 if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
     from lowrung.report.verdict import Verdict
     from lowrung.search.axes import Interval
 
@@ -25,12 +25,12 @@ ANSWER, TIES, NOTE = "lowrung.verdict", "lowrung.ties", "mlflow.note.content"
 """Tags of the sweep's run; MLflow shows the last one as the run's description, in Markdown."""
 
 
-def recipe(config: Config, seen: "Preflight") -> Recipe:
+def recipe(config: Config, seen: Preflight) -> Recipe:
     """What of a run's config decides whether it can be compared fairly."""
     return Recipe.of(config, next(split.rows for split in seen.splits if split.context == "training"))
 
 
-def badly_put(configs: Sequence[Config], seen: Mapping[str, "Preflight"]) -> list[str]:
+def badly_put(configs: Sequence[Config], seen: Mapping[str, Preflight]) -> list[str]:
     """What the settings show before anything runs: ranks or variants at one rate, trials of different budgets.
 
     Args:

@@ -20,6 +20,7 @@ from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
 from lowrung.sweeps.results import Results
+from lowrung.sweeps.runs import RunMaker
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.stages import Asked
 from lowrung.track.base import NullTracker
@@ -81,10 +82,20 @@ def run(
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
             return Results(planned, NullTracker())
+        if _trains(planned, RunMaker.of(planned, composer, engine.threads)):
+            engine.preload()
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
             coordinator = Coordinator(study, planned, composer, task_function, engine)
             coordinator.run()
     return coordinator.report()
+
+
+def _trains(plan: Plan, maker: RunMaker) -> bool:
+    """Whether a run is sure to be trained. Of a grid the first and the last point are asked: few go on from between."""
+    first = plan.search.stages[0]
+    points = [point for point in plan.points[first.name][: plan.at_most_of(first)] if not point.is_open]
+    configs = [config for point in (*points[:1], *points[-1:]) for config in point.configs]
+    return any(not maker.folder(config).outcome.is_file() for config in configs)
 
 
 def _launcher_problems(launcher: Any) -> list[str]:

@@ -2,16 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lowrung.config import grammar, schema, signature, source
 from lowrung.config.schema import Config
+from lowrung.finetune.found import Preflight
 from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
 from lowrung.version import __version__
-
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
 Purpose = dict[str, dict[str, str]]
 """Texts by kind and name. Two studies are the same where all of them are equal."""
@@ -20,9 +17,7 @@ Purpose = dict[str, dict[str, str]]
 OVER_SEEDS = "hydra.sweeper.over_seeds"
 
 
-def purpose(
-    configs: Sequence[Config], preflights: Iterable["Preflight"], search: Search, settings: Settings
-) -> Purpose:
+def purpose(configs: Sequence[Config], preflights: Iterable[Preflight], search: Search, settings: Settings) -> Purpose:
     """What the trials of a study share, so that their results can be compared. Paths and the tracker do not count.
 
     Args:

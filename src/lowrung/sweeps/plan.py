@@ -4,7 +4,6 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -13,6 +12,7 @@ from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
+from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
 from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
@@ -27,9 +27,6 @@ from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.stage import BEST, TIES, Stage
 from lowrung.track import recording
-
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
 
 def require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
@@ -68,7 +65,7 @@ class Plan:
     points: Mapping[str, Sequence[GridPoint]]
     settings: Settings
     config: Config
-    preflights: Mapping[str, "Preflight"]
+    preflights: Mapping[str, Preflight]
     purpose: Purpose
     inputs: Mapping[str, str]
 
@@ -99,7 +96,6 @@ class Plan:
         folder = _folder(master, given)
         if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
             raise UsageError(problems)
-        print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
         known = {preflight.key(config) for config in configs}
         preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
         for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
@@ -152,7 +148,7 @@ class Plan:
         how = self.settings.over_seeds
         return dict.fromkeys(self.settings.directions, how) if self.search.seeds > 1 and how != "mean" else {}
 
-    def preflight(self, config: Config) -> "Preflight":
+    def preflight(self, config: Config) -> Preflight:
         """What was found for this config's model and data.
 
         Raises:

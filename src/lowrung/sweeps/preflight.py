@@ -1,22 +1,20 @@
-"""The preflight of a sweep: each distinct pair of model and data is checked once, in a process of the engine's."""
+"""The preflight of a sweep: each pair of model and data that is not known is checked in a process of the engine's."""
 
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
-from lowrung.runs import inputs
+from lowrung.finetune.found import Preflight
+from lowrung.runs import inputs, known
 from lowrung.store import disk
 from lowrung.store.layout import RunFolder, StudyFolder
-
-if TYPE_CHECKING:
-    from lowrung.finetune.preflight import Preflight
 
 
 def key(config: Config) -> str:
@@ -26,11 +24,11 @@ def key(config: Config) -> str:
     return schema.digest({name: value for name, value in arguments.items() if name not in alike})
 
 
-def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, "Preflight"]:
+def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, Preflight]:
     """Checks the models and the data of these configs. What it writes to the study's folder goes again.
 
     Args:
-        engine: runs the checks, one after the other.
+        engine: runs the checks, one after the other; where all is known, it is not used.
         configs: the grid's.
         folder: the study's, where a check writes its log.
 
@@ -43,9 +41,14 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     alike: dict[str, list[Config]] = {}
     for config in configs:
         alike.setdefault(key(config), []).append(config)
+    arguments = {name: inputs.preflight_arguments(group) for name, group in alike.items()}
+    before = {name: known.preflight(each) for name, each in arguments.items()}
+    if None in before.values():
+        engine.preload()
+        print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
     # Without the folder itself: a preflight that was killed may have left it, with nothing else in it.
     existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
-    found = {name: _check(engine, name, inputs.preflight_arguments(group), own) for name, group in alike.items()}
+    found = {name: each or _check(engine, name, arguments[name], own) for name, each in before.items()}
     shutil.rmtree(own.path, ignore_errors=True)
     _remove_empty(folder.path, existing)
     if problems := dict.fromkeys(problem for one in found.values() for problem in one.problems):
@@ -53,8 +56,8 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     return found
 
 
-def _check(engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder) -> "Preflight":
-    job = Job(name, folder.path, _Task(arguments), is_limited=False)
+def _check(engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder) -> Preflight:
+    job = Job(name, folder.path, _Task(arguments, known.name(arguments)), is_limited=False)
     ended = _run(engine, job)
     if ended.exit is Exit.DIED:  # the cause may lie outside of the process: a kill, or memory that others used
         ended = _run(engine, job)
@@ -84,11 +87,10 @@ def _remove_empty(folder: Path, existing: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """`lowrung.finetune.preflight.check`, for a process that is to import it first."""
+    """`lowrung.runs.known.find`, for a process that is to import what it needs first."""
 
     arguments: Mapping[str, Any]
+    name: str | None
 
-    def __call__(self) -> "Preflight":
-        from lowrung.finetune import preflight
-
-        return preflight.check(**self.arguments)
+    def __call__(self) -> Preflight:
+        return known.find(self.arguments, self.name)

@@ -1,4 +1,7 @@
-"""``python -m tests.finetune.gate.reload train|reload FOLDER``: one process trains adapters, another reloads them."""
+"""``python reload.py train|reload FOLDER HUB``: one process trains adapters, another reloads them.
+
+``HUB`` is a hub's cache, and all that there is of the hub.
+"""
 
 import dataclasses
 import shutil
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
@@ -85,4 +89,6 @@ def reload(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"train": train, "reload": reload}[sys.argv[1]](Path(sys.argv[2]))
+    _, what, folder, hub = sys.argv
+    constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = hub, True  # its variables are read when it is imported
+    {"train": train, "reload": reload}[what](Path(folder))

@@ -1,21 +1,17 @@
 """What one process trained, another loads from the disk: on the original base, by its folder, or its id and commit."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lowrung.finetune.models import pretrained
-from tests import architectures
+from lowrung.store.layout import ROOT
+from tests import architectures, warm
+from tests.finetune.gate import reload
 from tests.finetune.gate.reload import CASES, ID, OLD
-from tests.terminal import PATIENCE
-
-ROOT = Path(__file__).parents[3]
+from tests.terminal import environment
 
 RELOADED = 1e-4
 """Largest logit difference; training changes a logit by some tenths and more."""
@@ -36,16 +32,11 @@ def hub_cache(folder):
 @pytest.fixture(scope="module")
 def reloaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reload")
-    offline = {"HF_HUB_CACHE": str(hub_cache(folder / "hub")), "HF_HUB_OFFLINE": "1"}
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    hub = hub_cache(folder / "hub")
+    variables = environment(PYTHONPATH=f"{ROOT / 'src'}:{ROOT}")
     for what in ("train", "reload"):
-        subprocess.run(
-            [sys.executable, "-m", "tests.finetune.gate.reload", what, str(folder)],
-            cwd=ROOT,
-            env={**os.environ, **offline, "PYTHONPATH": path},
-            check=True,
-            timeout=PATIENCE,
-        )
+        done = warm.run([reload.__file__, what, str(folder), str(hub)], ROOT, variables)
+        assert done.returncode == 0, done.stderr
     return folder
 
 

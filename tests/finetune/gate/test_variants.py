@@ -89,7 +89,7 @@ def gate(folder, base, rows, trained_logits, keep=None):
 def check(folder, base, lora):
     """Holds a variant to all that every variant promises."""
     before = content(base)
-    examples = training.prepared(folder, base).train.select(range(16))
+    examples = training.prepared(base).train.select(range(16))
     fresh = adapter.attach(pretrained.load_base(base, CPU), LoraConf(**{**training.LORA, **lora}), examples).eval()
     _, rows, trained = train(folder, base, lora=lora)
     untrained = logits(pretrained.load_base(base, CPU), rows)
@@ -126,7 +126,7 @@ def test_variants_of_conv1d_layers(tmp_path, init, use_dora):
 def test_a_part_of_a_base_in_16_bits_is_taken_out_without_rounding_it_anew(tmp_path, init, path, dtype):
     """Rounded anew, as PEFT does it, a logit starts up to 0.06 off the base's in bfloat16, and 0.007 in float16."""
     base = ModelConf(path, dtype=dtype)
-    examples = training.prepared(tmp_path, base).train.select(range(16))
+    examples = training.prepared(base).train.select(range(16))
     own = pretrained.load_base(base, CPU)
     fresh = adapter.attach(pretrained.load_base(base, CPU), LoraConf(r=4, alpha=8.0, init=init), examples).eval()
     ids = torch.tensor([examples[0]["input_ids"]])
@@ -207,7 +207,7 @@ def test_trained_biases_and_a_trained_head_are_in_the_merged_model(tmp_path, arc
 @pytest.mark.slow
 def test_trained_tokens_and_no_others_are_in_the_merged_model(tmp_path, architecture, lora):
     base = architectures.base(architecture)
-    tokens = sorted({row["input_ids"][0] for row in training.prepared(tmp_path, base).train} | {60, 61})
+    tokens = sorted({row["input_ids"][0] for row in training.prepared(base).train} | {60, 61})
     result, rows, trained = train(tmp_path, base, lora={"trainable_token_indices": tokens, **lora})
     assert gate(tmp_path, base, rows, trained, keep=tmp_path / "merged").failures == ()
     before = pretrained.load_base(base, CPU)

@@ -18,8 +18,8 @@ DATA_DRIVEN = ("eva", "lora_ga", "corda")
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return training.prepared(tmp_path_factory.mktemp("data"), TINY).train.select(range(24))
+def rows():
+    return training.prepared(TINY).train.select(range(24))
 
 
 def base():

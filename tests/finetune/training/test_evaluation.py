@@ -39,7 +39,7 @@ def test_the_base_is_evaluated_once_whatever_is_trained_from_it(tmp_path, comput
     losses = [base_loss(tmp_path, lora=lora) for lora in ({"r": 2}, {"r": 8, "init": "pissa"})]
     assert len(computed) == 1
     base = ModelConf("embedded:tiny")
-    rows = list(training.prepared(tmp_path, base, **FEW).eval)
+    rows = list(training.prepared(base, **FEW).eval)
     own = mean_loss(pretrained.load_base(base, torch.device("cpu")), rows)
     assert losses == [losses[0]] * 2 == pytest.approx([own] * 2, rel=1e-6)
 

@@ -17,8 +17,8 @@ BASE = ModelConf("embedded:tiny")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return training.prepared(tmp_path_factory.mktemp("data"), BASE, train_size=16, eval_size=4)
+def data():
+    return training.prepared(BASE, train_size=16, eval_size=4)
 
 
 @pytest.fixture

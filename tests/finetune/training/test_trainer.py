@@ -60,3 +60,10 @@ def test_the_losses_are_the_model_s_own(trainer, change, way, packing):
     expected = own_loss(model)
     assert made.scores().loss == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(made.compute_loss(model, made.batch(ROWS)), expected)
+
+
+@pytest.mark.parametrize("option", [{"neftune_noise_alpha": 5}, {"pad_to_multiple_of": 8}])
+def test_rows_are_padded_where_an_option_of_trl_counts_a_batch_s_columns(trainer, option, capsys):
+    made = trainer(models.changing_logits(halved).requires_grad_(True), sft=option)
+    assert made.labelled_logits is head.on_labelled_tokens
+    assert f"rows are padded, since train.sft has {next(iter(option))}\n" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lowrung.config import schema
 from lowrung.config.schema import DataConf
-from lowrung.errors import UsageError
+from lowrung.errors import StoreError, UsageError
 from lowrung.finetune.data import bad_rows
 from lowrung.finetune.data.bad_rows import BadRow
 from lowrung.finetune.data.corpus import Corpus
@@ -57,6 +57,7 @@ class Prepared:
         """Opens what `prepare` left; the rows stay on the disk until they are used."""
         disable_progress_bars()
         facts = records.read(folder / "facts.json")
+        facts.pop("files", None)
         return cls(load_from_disk(folder / "train"), load_from_disk(folder / "eval"), **facts)
 
     @property
@@ -102,7 +103,7 @@ def key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, *oth
 
 
 def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, folder: Path) -> Prepared:
-    """Turns a corpus into tokens, once; a folder that is there is opened.
+    """Turns a corpus into tokens, once; a folder that is there, as it was left, is opened.
 
     Args:
         corpus: the examples.
@@ -113,8 +114,25 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, 
     Raises:
         UsageError: when examples cannot be written down, or leave nothing to learn.
     """
-    atomic.make_folder_once(folder, lambda aside: _prepare(corpus, tokenizer, data, aside))
+    atomic.make_folder_once(folder, lambda aside: _prepare(corpus, tokenizer, data, aside), _is_whole)
     return Prepared.load(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether each file of tokens is what was written."""
+    try:
+        return bool(records.read(folder / "facts.json")["files"] == _files(folder))
+    except (OSError, StoreError):
+        return False
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the files of both parts, by name: 1.7 GB/s, far less than the corpus takes to read."""
+    found = {}
+    for file in sorted(folder.glob("*/*")):
+        with file.open("rb") as stream:
+            found[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
 
 
 def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf, folder: Path) -> None:
@@ -131,6 +149,8 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf,
             raise UsageError([f"There must be examples to {name} on, but none is left.", *bad_rows.problems(bad)])
     cut = {"train": _cut(train, data.max_length), "eval": _cut(held_out, data.max_length)}
     lost = [len(row.input_ids) - data.max_length for row in train if len(row.input_ids) > data.max_length]
+    for part, rows in cut.items():
+        Dataset.from_list([vars(row) for row in rows], features=FEATURES).save_to_disk(folder / part)
     atomic.write_json(
         folder / "facts.json",
         {
@@ -139,6 +159,7 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf,
             "truncated_tokens": sum(lost),
             "has_prompts": all(example.messages for example in (*corpus.train, *corpus.eval)),
             "dropped": len(corpus.bad) + len(bad),
+            "files": _files(folder),
             "remarks": [
                 *_remarks([*corpus.bad, *bad], repeated),
                 *_cut_notes(held_out, data.max_length),
@@ -146,8 +167,6 @@ def _prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, data: DataConf,
             ],
         },
     )
-    for part, rows in cut.items():
-        Dataset.from_list([vars(row) for row in rows], features=FEATURES).save_to_disk(folder / part)
 
 
 def _cut(rows: Iterable[Tokens], max_length: int) -> list[Tokens]:

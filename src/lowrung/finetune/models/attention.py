@@ -37,6 +37,8 @@ def by_example(
     starts = _starts(query, key, options)
     if len(starts) < 2:
         return sdpa_attention_forward(module, *whole, **options)
+    if attention_mask is not None:
+        options["is_causal"] = True  # whatever the layer says: of a part without a mask, which was causal
     parts = zip(starts, [*starts[1:], query.shape[2]], strict=True)
     attended = [sdpa_attention_forward(module, *_part(*whole, start, end), **options)[0] for start, end in parts]
     return torch.cat(attended, dim=1), None
@@ -58,6 +60,8 @@ def _part(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     tokens = slice(start, end)
     seen = None if mask is None else mask[:, :, tokens, tokens]
+    if seen is not None and torch.equal(seen[0, 0], torch.ones_like(seen[0, 0]).tril()):
+        seen = None  # causal, for which torch needs neither a mask nor a copy of each key for the queries that share it
     return query[:, :, tokens], key[:, :, tokens], value[:, :, tokens], seen
 
 

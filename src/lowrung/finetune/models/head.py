@@ -101,7 +101,7 @@ def probe_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def choose(model: nn.Module, batch: Batch) -> LabelledLogits:
+def choose(model: nn.Module, batch: Batch, *, joins: bool = True) -> LabelledLogits:
     """The quickest of the ways that give what the model itself says to the batch as it is.
 
     The head on labelled tokens is compared in training and in evaluation. Dropout draws the same random numbers both
@@ -112,13 +112,14 @@ def choose(model: nn.Module, batch: Batch) -> LabelledLogits:
     Args:
         model: as it will be trained: with its adapter, in its precision, on its device.
         batch: some rows of the data, of unequal lengths.
+        joins: whether rows may be joined at all.
     """
     was_training = model.training
     attention.unsettle(model)
     try:
         if not all(_is_same(model.train(mode), batch) for mode in (True, False)):
             return on_all_tokens
-        return on_joined_rows if _joins(model, batch) else on_labelled_tokens
+        return on_joined_rows if joins and _joins(model, batch) else on_labelled_tokens
     finally:
         model.train(was_training)
 

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from lowrung.config.schema import ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.models import added_tokens, embedded, hub, quantization
-from lowrung.store import atomic
+from lowrung.store import atomic, fingerprints
 from lowrung.store.layout import cache_folder
 
 EMBEDDED: dict[str, Callable[[Path], None]] = {
@@ -95,19 +95,23 @@ def _build(name: str) -> Path:
     return folder
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, records: Path | None = None) -> str:
     """A hash of a model folder's content: config, tokenizer, weights and code, whatever the folder is called.
 
     For a model in the hub's cache, its id and commit are hashed instead; the content is not read.
+
+    Args:
+        folder: the model's.
+        records: where the digests of files are kept; see `fingerprints.sha256`.
     """
     total = hashlib.sha256()
     if commit := hub.commit(folder):
         total.update("@".join(commit).encode())
         return total.hexdigest()[:16]
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py"):
-            with file.open("rb") as stream:
-                total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()};".encode())
+    suffixes = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in suffixes]
+    for file, digest in fingerprints.sha256(files, records).items():
+        total.update(f"{Path(file).name}:{digest};".encode())
     return total.hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.template import Format
-from lowrung.finetune.lora import adapter, loftq
+from lowrung.finetune.lora import adapter, loftq, products
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import ends, generate, pretrained
 from lowrung.finetune.models.ends import Ends
@@ -206,6 +206,7 @@ def _trainable(
     if lora.init == "loftq":
         original = dataclasses.replace(base, quantization="none", device_map=None)
         loftq.start(adapted, pretrained.load_base(original, torch.device("cpu"), dtype=torch.float32))
+    products.settle(adapted)
     return adapted, adapter.factors(adapted) if is_converted(lora.init) else None
 
 

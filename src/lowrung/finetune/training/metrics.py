@@ -9,12 +9,14 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import math
 import reprlib
 import statistics
 import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +121,39 @@ def fingerprint(names: Sequence[str]) -> str:
             function, module = _function(name)
             contents[name] = [_content(module), _content(inspect.getmodule(function))]
     return schema.digest(contents) if contents else ""
+
+
+def modules(names: Sequence[str]) -> dict[str, str | None]:
+    """Where Python finds the modules of the user's functions now, by module; nothing is imported.
+
+    Args:
+        names: as in ``data.metrics``.
+    """
+    found: dict[str, str | None] = {}
+    with _working_folder_on_path():
+        importlib.invalidate_caches()
+        for name in _users(names):
+            path = None
+            for end, letter in enumerate(name):
+                if letter == ".":  # each package of a dotted name, then the module
+                    spec = importlib.machinery.PathFinder.find_spec(name[:end], path)
+                    found[name[:end]] = spec.origin if spec else None
+                    path = list(spec.submodule_search_locations or ()) if spec else []
+    return found
+
+
+def loaded_files(names: Sequence[str]) -> list[Path]:
+    """The files of the modules that these metrics have brought here, but for Python's and those of installed packages.
+
+    Args:
+        names: as in ``data.metrics``; none has a problem.
+    """
+    if not _users(names):
+        return []
+    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    library = Path(sysconfig.get_paths()["stdlib"])
+    installed = {"site-packages", "dist-packages"}
+    return [file for file in files if not (installed & set(file.parts) or file.is_relative_to(library))]
 
 
 # -- lowrung's own -----------------------------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
 
+ABOUT_PADDING = ("neftune_noise_alpha", "pad_to_multiple_of")
+"""Options of TRL that count a batch's columns: NEFTune's noise is the smaller the longer a row is, and all rows of a
+batch as one would have a third of it (8 rows)."""
+
 
 class LabelledTrainer(SFTTrainer):
     """SFTTrainer that runs the head where there is a label, and evaluates by sums over tokens.
@@ -157,11 +161,7 @@ def make_trainer(
         optimizers=(_optimizer(model, lora, train, args), None),
     )
     _settle_whole_modules(model)
-    trainer.labelled_logits = head.choose(model, trainer.batch(head.probe_rows(data.eval)))
-    if trainer.labelled_logits is head.on_all_tokens:
-        print("the head sees all tokens, since this model's forward pass needs them", flush=True)
-    elif not train.packing and (why_padded := head.why_padded(model, trainer.labelled_logits)):
-        print(f"rows are padded, since the forward pass of this model {why_padded}", flush=True)
+    trainer.labelled_logits = _labelled_logits(trainer, model, train, data)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(should_stop, saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
@@ -171,6 +171,21 @@ def make_trainer(
     if train.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(train.early_stopping))
     return trainer, report, stop
+
+
+def _labelled_logits(
+    trainer: LabelledTrainer, model: PreTrainedModel | PeftModel, train: TrainConf, data: Prepared
+) -> head.LabelledLogits:
+    """How the logits are computed, by what the model itself says; where that is not the quickest way, it is printed."""
+    about_padding = [name for name in ABOUT_PADDING if train.sft.get(name)]
+    way = head.choose(model, trainer.batch(head.probe_rows(data.eval)), joins=not about_padding)
+    if way is head.on_all_tokens:
+        print("the head sees all tokens, since this model's forward pass needs them", flush=True)
+    elif about_padding:
+        print(f"rows are padded, since train.sft has {' and '.join(about_padding)}", flush=True)
+    elif not train.packing and (why_padded := head.why_padded(model, way)):
+        print(f"rows are padded, since the forward pass of this model {why_padded}", flush=True)
+    return way
 
 
 def _settle_whole_modules(model: nn.Module) -> None:

@@ -1,0 +1,50 @@
+"""What a preflight has found. It imports no library, since whoever starts runs imports it."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from lowrung.finetune.data.split import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """The result of a preflight.
+
+    Attributes:
+        problems: what the user must change first; when there are any, the other fields are empty.
+        notes: what the user should know.
+        model_fingerprint: a hash of the base model's content.
+        learning_rate: the model's prior for LoRA; see `lowrung.config.prior`.
+        revision: the commit of a hub model. All runs load this one, although its branch may move meanwhile.
+        data_fingerprint: a hash of all examples as tokens, and of the user's own metrics.
+        splits: what is recorded of the examples.
+        data_folder: the folder with the examples as tokens.
+        settings: the notes of each adapter's and each training's settings, by their digest. All were checked.
+        is_read: whether the model has read the data; not where the memory did not suffice.
+    """
+
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    model_fingerprint: str = ""
+    learning_rate: float = 0.0
+    revision: str | None = None
+    data_fingerprint: str = ""
+    splits: tuple[Split, ...] = ()
+    data_folder: Path = Path()
+    settings: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    is_read: bool = False
+
+    def of(self, settings: Collection[str]) -> "Preflight | None":
+        """What would have been found with these settings alone, by their digests; None where one was not checked."""
+        if not set(settings) <= self.settings.keys():
+            return None
+        own = {note for name in settings for note in self.settings[name]}
+        others = {note for notes in self.settings.values() for note in notes} - own
+        notes = tuple(note for note in self.notes if note not in others)
+        return dataclasses.replace(self, notes=notes, settings={name: self.settings[name] for name in settings})
+
+    def beside(self, other: "Preflight") -> "Preflight":
+        """The same with the settings of another one too, which was found of the same model and data."""
+        notes = tuple(dict.fromkeys([*self.notes, *other.notes]))
+        return dataclasses.replace(self, notes=notes, settings={**other.settings, **self.settings})

@@ -1,0 +1,121 @@
+"""Known preflights: what was found once counts as long as all that it was found from is what it was.
+
+A record in the store has the SHA-256 of every file that was read. Its name is a hash of all else that determines what
+is found. What cannot be known without asking anew is not kept: a branch of the hub may have moved.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrung.config import schema
+from lowrung.finetune.data.split import Split
+from lowrung.finetune.found import Preflight
+from lowrung.finetune.training import metrics
+from lowrung.runs import surroundings
+from lowrung.runs.sources import Sources
+from lowrung.store import disk, kept, layout
+
+
+def of(arguments: Mapping[str, Any]) -> Preflight:
+    """What is known of a model and its data, or is found now, in this process.
+
+    Args:
+        arguments: those of `lowrung.finetune.preflight.check`.
+    """
+    return preflight(arguments) or find(arguments, name(arguments))
+
+
+def preflight(arguments: Mapping[str, Any]) -> Preflight | None:
+    """What was found before, or why nothing can be written; None where it is to be found first. It imports no torch.
+
+    Args:
+        arguments: those of `lowrung.finetune.preflight.check`.
+    """
+    if problems := _unwritable(arguments):
+        return Preflight(tuple(problems))
+    key = name(arguments)
+    found = key and _read(layout.preflight_record(arguments["store"], key), arguments)
+    return found.of(_settings(arguments)) if found else None
+
+
+def find(arguments: Mapping[str, Any], key: str | None) -> Preflight:
+    """Checks model and data in this process, and keeps what was found.
+
+    Args:
+        arguments: those of `lowrung.finetune.preflight.check`.
+        key: their `name`.
+    """
+    from lowrung.finetune.preflight import check
+
+    if problems := _unwritable(arguments):
+        return Preflight(tuple(problems))
+    store = arguments["store"]
+    sources = Sources.of(arguments["base"], arguments["data"]) if key else None
+    before = sources and sources.digests(store)
+    found = check(**arguments)
+    if key and sources and before and found.is_read:
+        sources = sources.with_folder(found.data_folder)
+        digests = sources.digests(store)
+        if digests and before.items() <= digests.items():  # else a file has changed meanwhile
+            _keep(layout.preflight_record(store, key), arguments, found, sources, digests)
+    return found
+
+
+def name(arguments: Mapping[str, Any]) -> str | None:
+    """A hash of all that determines what a preflight finds, but for files, and settings of adapters and training.
+
+    It is the same in all processes of a sweep. It is None where what is found cannot be kept.
+    """
+    base, data = arguments["base"], arguments["data"]
+    if not surroundings.stand_still(base, data):
+        return None
+    return schema.digest([base, data, arguments["store"], arguments["new_tokens"], surroundings.of(base)])
+
+
+def _settings(arguments: Mapping[str, Any]) -> list[str]:
+    return [schema.digest(settings) for settings in (*arguments["adapters"], *arguments["trains"])]
+
+
+def _unwritable(arguments: Mapping[str, Any]) -> list[str]:
+    """Why nothing can be written where it must be; a model that is in the cache already needs no writing there."""
+    cache, path = layout.cache_folder(), arguments["base"].path
+    is_needed = path.startswith("embedded:") and not (cache / "models").is_dir()
+    return [
+        *disk.unwritable("store", arguments["store"]),
+        *(disk.unwritable("LOWRUNG_CACHE, or ~/.cache,", cache) if is_needed else []),
+    ]
+
+
+def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
+    """What a record says, where it counts."""
+    fields = kept.record(record)
+    if fields is None or fields["modules"] != metrics.modules(arguments["data"].metrics):
+        return None
+    if Sources(**fields["sources"]).digests(arguments["store"]) != fields["digests"]:
+        return None
+    found = fields["found"]
+    values = {
+        "problems": (),
+        "notes": tuple(found["notes"]),
+        "splits": tuple(Split(**split) for split in found["splits"]),
+        "data_folder": Path(found["data_folder"]),
+    }
+    return Preflight(**{**found, **values})
+
+
+def _keep(
+    record: Path, arguments: Mapping[str, Any], found: Preflight, sources: Sources, digests: Mapping[str, str]
+) -> None:
+    """Writes a record. The settings that were checked of the same model and data before stay known."""
+    before = _read(record, arguments)
+    if before and (before.model_fingerprint, before.data_folder) == (found.model_fingerprint, found.data_folder):
+        found = found.beside(before)
+    fields = {
+        "found": {**dataclasses.asdict(found), "data_folder": str(found.data_folder)},
+        "sources": dataclasses.asdict(sources),
+        "digests": digests,
+        "modules": metrics.modules(arguments["data"].metrics),
+    }
+    kept.keep(record, fields)

@@ -1,0 +1,101 @@
+"""The output and the gradients of LoRA layers are those of PEFT, in fewer operations, or are left to PEFT."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig
+
+from lowrung.config.schema import LoraConf
+from lowrung.finetune.lora import adapter, merge, products
+from tests.architectures import CONFIGS, SIZES, random_model
+
+TOKENS = torch.arange(3, 27).reshape(2, 12)
+BIASED = LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)
+
+
+def adapted(config=CONFIGS["llama"], dtype=torch.float32, **lora):
+    model = adapter.attach(random_model(config).to(dtype), LoraConf(**{"r": 4, "alpha": 8.0, **lora}))
+    torch.manual_seed(0)
+    for layer in adapter.adapted_layers(model).values():
+        nn.init.normal_(layer.lora_B["default"].weight, std=0.1)  # 0 at the start, which hides the update
+    return model
+
+
+def settled(model):
+    return [name for name, layer in adapter.adapted_layers(model).items() if type(layer) is products._Together]
+
+
+def logits_and_gradients(model):
+    logits = model(input_ids=TOKENS).logits
+    logits.logsumexp(-1).sum().backward()
+    return logits, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("config", "lora"),
+    [
+        (CONFIGS["llama"], {}),
+        (BIASED, {}),
+        (CONFIGS["llama"], {"use_rslora": True, "rank_pattern": {"q_proj": 2}}),
+        (CONFIGS["llama"], {"target_modules": ["q_proj", "down_proj"]}),
+        (CONFIGS["gemma2"], {}),
+    ],
+    ids=["llama", "biases", "a rank for each", "two layers", "gemma2"],
+)
+def test_logits_and_gradients_are_those_of_peft(config, lora):
+    model = adapted(config, **lora).train()
+    other = copy.deepcopy(model)
+    products.settle(other)
+    assert settled(other) == list(adapter.adapted_layers(model))
+    expected, gradients = logits_and_gradients(model)
+    logits, ours = logits_and_gradients(other)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(ours, gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "changed"),
+    [
+        (CONFIGS["llama"], {"use_dora": True}),
+        (CONFIGS["llama"], {"dropout": 0.1}),
+        (CONFIGS["gpt2"], {}),
+        (CONFIGS["llama"], {"dtype": torch.bfloat16}),
+        (CONFIGS["llama"], {"peft": {"lora_bias": True}}),
+        (BIASED, {"bias": "all"}),
+    ],
+    ids=["DoRA", "dropout", "Conv1D", "two precisions", "a bias of B", "trained biases"],
+)
+def test_what_is_more_than_a_product_is_left_to_peft(config, changed):
+    model = adapted(config, **changed)
+    products.settle(model)
+    assert settled(model) == []
+
+
+def test_a_base_layer_with_a_hook_is_left_to_peft():
+    model = adapted()
+    name, layer = next(iter(adapter.adapted_layers(model).items()))
+    layer.base_layer.register_forward_hook(lambda module, given, output: output + 1)
+    products.settle(model)
+    assert name not in settled(model)
+
+
+def test_an_adapter_that_is_off_merged_or_not_alone_is_left_to_peft():
+    model = adapted()
+    plain = copy.deepcopy(model)
+    products.settle(model)
+    inputs = {"input_ids": TOKENS}
+    with model.disable_adapter(), plain.disable_adapter():
+        assert torch.equal(model(**inputs).logits, plain(**inputs).logits)
+    model.add_adapter("other", model.peft_config["default"])
+    plain.add_adapter("other", plain.peft_config["default"])
+    for each in (model, plain):
+        each.base_model.set_adapter(["default", "other"])
+    with torch.no_grad():
+        for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+            other.copy_(one)
+    torch.testing.assert_close(model(**inputs).logits, plain(**inputs).logits)
+    for each in (model, plain):
+        each.base_model.set_adapter("default")
+    torch.testing.assert_close(merge.merge(model)(**inputs).logits, merge.merge(plain)(**inputs).logits)
