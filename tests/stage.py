@@ -129,6 +129,7 @@ class InProcessEngine:
         self._busy: list[InlineEngine] = []
         self._seen = seen
         self.most_at_once = 0
+        self.is_preloaded = False
         self.is_open = self.is_closed = False
 
     @property
@@ -140,7 +141,8 @@ class InProcessEngine:
         return 1
 
     def preload(self) -> None:
-        """Does nothing; see `lowrung.engine.base.Engine.preload`."""
+        """Only notes it; see `lowrung.engine.base.Engine.preload`."""
+        self.is_preloaded = True
 
     def submit(self, job: Job) -> None:
         if job.folder.name == "preflight":

@@ -390,6 +390,22 @@ class TestASingleRun:
         assert [row["status"] for row in board] == ["complete", "complete", "diverged"]
         assert board[-1]["point"] == {"train.learning_rate": "1e+20"}
 
+    @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["a run", "a sweep"])
+    def test_what_is_known_is_printed_without_torch(self, ran, sweep):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", *command(*sweep, *SMALL, "lora.r=2", "track=none")[1:]],
+            cwd=ran[0],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stdout
+        assert "reused" in done.stdout
+        imported = set(re.findall(r"^import time:.*\|\s*(\w+)[\w.]*$", done.stderr, re.MULTILINE))
+        assert "lowrung" in imported
+        assert {"torch", "transformers", "peft", "trl", "datasets", "mlflow"}.isdisjoint(imported)
+
     def test_nothing_was_tracked(self, ran):
         assert not (ran[0] / "mlflow.db").exists()
         assert not (ran[0] / "mlruns").exists()

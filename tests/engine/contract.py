@@ -167,6 +167,13 @@ class EngineContract:
         engine.cancel("a")
         assert engine.wait() == []
 
+    def test_preloading_may_be_asked_for_at_any_time(self, engine: Engine, tmp_path: Path) -> None:
+        for number in range(2):
+            engine.preload()
+            engine.submit(Job(str(number), tmp_path, partial(int, number)))
+            engine.preload()
+            assert end_of(engine, str(number)).value == number
+
     def test_waiting_for_nothing_returns_at_once(self, engine: Engine) -> None:
         assert list(engine.wait()) == []
 

@@ -485,6 +485,26 @@ def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
     assert "Preloading must not fail, but the process that imports broken ended" in result
 
 
+def test_a_server_starts_when_it_is_asked_to_or_with_the_first_job(tmp_path: Path) -> None:
+    result = coordinate(
+        """
+        from multiprocessing import forkserver
+        for asks in (False, True):
+            engine = LocalEngine(preload=["no_such_module"])
+            print(forkserver._forkserver._forkserver_pid is not None)
+            if asks:
+                engine.preload()
+            else:
+                engine.submit(Job("a", folder, int))
+                engine.wait()
+            print(forkserver._forkserver._forkserver_pid is not None)
+            forkserver._forkserver._stop()
+        """,
+        tmp_path,
+    ).communicate(timeout=PATIENCE)[0]
+    assert result.split() == ["False", "True"] * 2
+
+
 def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) -> None:
     """However long it had imported by then."""
     (tmp_path / "slow.py").write_text(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowrung.errors import UsageError
+from lowrung.runs import known
 from tests.stage import SEEN
 
 
@@ -23,6 +24,16 @@ def test_the_preflights_problems_end_the_sweep_each_is_reported_once(here):
     assert caught.value.problems == ["no such model", "no such module"]
     assert not Path("runs").exists()
     assert not here.tracker.runs
+
+
+def test_libraries_are_loaded_at_once_where_something_is_to_be_computed_and_else_never(here, monkeypatch):
+    here.sweep("lora.r=2,4")
+    assert here.engine.is_preloaded  # for the preflight
+    monkeypatch.setattr(known, "preflight", lambda arguments: SEEN)
+    assert here.sweep("lora.r=2,4", "study=answered") == []
+    assert not here.engine.is_preloaded
+    assert len(here.sweep("lora.r=2,4,8", "study=longer")) == 1
+    assert here.engine.is_preloaded  # for the last rank
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`lowrung train` and `python src/train.py`: one run, or with ``-m`` a sweep. Hydra reads their arguments."""
 
+import gc
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ def add_to(commands: Commands) -> None:
 
 def main() -> None:
     """Runs what Hydra's options and overrides in ``sys.argv`` say."""
+    gc.set_threshold(50_000, 20, 50)  # else it walks through all that is imported again and again: 1.1 of 4.8 s
+
     import hydra
 
     from lowrung.config import arguments, schema

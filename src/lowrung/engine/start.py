@@ -26,6 +26,8 @@ CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 RESTART_SECONDS = 2.0
 """How long a start that failed is tried again: a fork server that was killed still exists for a moment."""
 
+_FIRST = "lowrung.engine.uncollected"
+
 _CUDA_TOUCHED = "importing them once for all jobs touched CUDA (bitsandbytes does), which fails in forked processes"
 
 
@@ -65,7 +67,7 @@ class Starter:
         if self._is_begun:
             return
         self._is_begun = True
-        forkserver.set_forkserver_preload(self._preload)
+        forkserver.set_forkserver_preload([_FIRST, *self._preload])
         try:
             self._ensure_server()
         except OSError as error:  # no room for its socket or its process; a TMPDIR that is too long for a socket

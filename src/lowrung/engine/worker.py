@@ -43,6 +43,7 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
         variables: the whole environment of the process.
     """
     gc.freeze()  # what was preloaded stays: a walk over it takes 0.3 s, and a run asks for five
+    gc.enable()  # see lowrung.engine.uncollected
     os.setsid()  # a process group of its own, so that what the task starts can be ended with it
     for number in (signal.SIGINT, signal.SIGHUP):  # of the coordinator's terminal
         signal.signal(number, signal.SIG_IGN)

@@ -5,8 +5,10 @@ the first of these times back, and moves the second.) Where one of them differs,
 that a later change might have the same, the content decides: it is read again.
 """
 
+import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +34,7 @@ def sha256(files: Iterable[Path], records: Path | None) -> dict[str, str]:
             right to write there, they are computed each time.
 
     Raises:
-        OSError: when a file is not there or cannot be read.
+        OSError: when a file is not there, cannot be read, or is no regular one.
     """
     found: dict[str, str] = {}
     by_folder: dict[Path, list[Path]] = {}
@@ -60,4 +62,6 @@ def _entry(file: Path, known: Entry | None) -> Entry:
 
 def _state(file: Path) -> Entry:
     found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for its writer
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

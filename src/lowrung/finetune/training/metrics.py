@@ -151,9 +151,15 @@ def loaded_files(names: Sequence[str]) -> list[Path]:
     if not _users(names):
         return []
     files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
-    library = Path(sysconfig.get_paths()["stdlib"])
-    installed = {"site-packages", "dist-packages"}
-    return [file for file in files if not (installed & set(file.parts) or file.is_relative_to(library))]
+    known = [Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[2]]
+    brought = [
+        file
+        for file in files
+        if file.is_absolute()  # torch names two modules as if they were files
+        and not {"site-packages", "dist-packages"} & set(file.parts)
+        and not any(file.is_relative_to(folder) for folder in known)
+    ]
+    return [next((part for part in (file, *file.parents) if part.is_file()), file) for file in brought]  # or an archive
 
 
 # -- lowrung's own -----------------------------------------------------------------------------------------------------
