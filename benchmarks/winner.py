@@ -105,13 +105,17 @@ def _costs(task: Task, path: Path) -> dict[str, dict[str, float]]:
     """Wall-clock and CPU seconds of a trial of each way, by the way's name.
 
     Raises:
-        SystemExit: when the file is about other runs.
+        SystemExit: when the file is about other runs, or of ways that did not do the same work.
     """
     record = json.loads(path.read_text(encoding="utf-8"))
     own = {**dataclasses.asdict(task), "learning_rates": None, "seed": None, "rank": None}
     other = [f"{name}={value}" for name, value in record["task"].items() if own[name] not in (None, value)]
     if other:
         raise SystemExit(f"--peers must be of the same runs, but {path} is of {', '.join(other)}. Run it again.")
+    if record["disagreements"]:
+        raise SystemExit(
+            f"--peers must be of ways that agree, but in {path} they trained to other losses. Run it again."
+        )
     kinds = ("wall", "cpu")
     return {
         name: {kind: record["ways"][name][f"{kind}_seconds_per_trial"] for kind in kinds}

@@ -13,7 +13,7 @@ from benchmarks import winner
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import commands, environment
 from benchmarks.peers.shares import PARTS, cpu_until, shares
-from benchmarks.peers.summary import differing
+from benchmarks.peers.summary import differing, summary
 from benchmarks.peers.task import Files, Task, spread, turned
 from benchmarks.peers.ways import STUDY
 
@@ -40,6 +40,23 @@ class TestDiffering:
     def test_so_are_other_numbers_of_trials_or_steps(self, theirs):
         _, (problem,) = differing("trl sft", theirs, LOSSES)
         assert problem.endswith("and by lowrung 2 trials of 2 steps")
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_run_that_diverged_is_recorded(tmp_path, loss):
+    turn = {"wall_seconds": 2.0, "cpu_seconds": 3.0, "peak_bytes": None, "peak_bytes_of_a_process": 1, "pair": 0}
+    own = {
+        **turn,
+        "way": "lowrung",
+        "losses": [[3.0, 2.0]],
+        "parts": {"wall": {"steps": 2.0}, "cpu": None},
+        "tokens": 8,
+    }
+    other = {**turn, "way": "trl sft", "losses": [[3.0, loss]]}
+    record = summary(Task(steps=2), Files(tmp_path, "model", 0.1), [own, other], None)
+    assert len(record["disagreements"]) == 1
+    assert record["ratios"]["trl sft"] == {"wall": [1.0], "cpu": [1.0]}
+    assert json.loads(json.dumps(record, allow_nan=False))["turns"][1]["losses"] == [[3.0, None]]
 
 
 def test_the_parts_of_a_sweep_add_up_to_its_time(tmp_path):
@@ -200,6 +217,7 @@ class TestWinner:
         peers = {
             "task": {"model": "tiny", "steps": 4, "seed": 0, "learning_rates": [3e-4], "rank": 8},
             "ways": {"trl sft": {"wall_seconds_per_trial": 100.0, "cpu_seconds_per_trial": 40.0}},
+            "disagreements": [],
         }
         _, record = found(2.0, 2.0, peers)
         assert record["costs"]["stages"]["shares"] == {"trl sft": {"wall": 0.1, "cpu": 0.5}}
@@ -207,6 +225,10 @@ class TestWinner:
     def test_a_benchmark_of_other_runs_is_no_measure(self, found):
         with pytest.raises(SystemExit, match=r"must be of the same runs, but .* is of steps=16, batch_size=8\. Run it"):
             found(2.0, 2.0, {"task": {"model": "tiny", "steps": 16, "batch_size": 8}, "ways": {}})
+
+    def test_nor_is_one_whose_ways_did_other_work(self, found):
+        with pytest.raises(SystemExit, match=r"must be of ways that agree, but in .* they trained to other losses"):
+            found(2.0, 2.0, {"task": {"model": "tiny"}, "ways": {}, "disagreements": ["trl sft, trial 0: ..."]})
 
     def test_without_the_benchmark_nothing_starts(self, tmp_path, capsys):
         with pytest.raises(SystemExit):

@@ -69,7 +69,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(task: Task, names: Sequence[str], pairs: int, step_rounds: int, scratch: Path) -> dict[str, Any]:
-    """Runs all ways in turn, in another order each time.
+    """Measures single steps, and then runs all ways in turn, in another order each time.
 
     Args:
         task: the trials.
@@ -86,12 +86,12 @@ def measure(task: Task, names: Sequence[str], pairs: int, step_rounds: int, scra
     """
     about = machine.about(environment.versions() if "hydra-optuna" in names else {})
     files = commands.files(task, scratch)
+    steps = _steps(task, step_rounds, scratch) if step_rounds else None  # first: it compares all rows
     turns: list[dict[str, Any]] = []
     for turn in range(pairs):
         for name in turned(names, turn):
             turns.append({"pair": turn, **run(WAYS[name], task, files, scratch / f"{turn}-{name.replace(' ', '-')}")})
             print(f"pair {turn}: {name}, {turns[-1]['wall_seconds']:.0f} s", flush=True)
-    steps = _steps(task, step_rounds, scratch) if step_rounds else None
     return {"about": about, "task": dataclasses.asdict(task), **summary.summary(task, files, turns, steps)}
 
 

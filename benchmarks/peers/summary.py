@@ -39,11 +39,20 @@ def summary(task: Task, files: Files, turns: Sequence[Turn], steps: Mapping[str,
         "ratios": {name: _ratios(own, of_way) for name, of_way in by_way.items() if name != LOWRUNG},
         "parts": {kind: _parts([turn["parts"][kind] for turn in own]) for kind in ("wall", "cpu")},
         "tokenising_cpu_seconds": files.tokenising_seconds,
-        "steps": steps,
+        "steps": steps and _written(steps),
         "largest_difference": max(differences, default=0.0),
         "disagreements": problems,
-        "turns": list(turns),
+        "turns": [_written(turn) for turn in turns],
     }
+
+
+def _written(value: Any) -> Any:
+    """As JSON has it: null in place of what is no finite number, such as the loss of a run that diverged."""
+    if isinstance(value, Mapping):
+        return {name: _written(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _medians(task: Task, name: str, turns: Sequence[Turn], tokens: float) -> dict[str, Any]:
