@@ -6,13 +6,12 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.terminal import environment
+from tests import warm
+from tests.terminal import PATIENCE, environment
 
 PORTS = range(20_000, 30_000)
 """Below those that Linux gives to whoever asks for any (32768 and up): a server takes seconds until it listens, and
@@ -38,19 +37,33 @@ def answers(port: int) -> bool:
             return False
 
 
+SERVES = """
+import os, sys
+import mlflow.server
+from mlflow.cli import cli
+from uvicorn.main import main
+
+def serve(command, extra_env, **_):
+    os.environ.update(extra_env)
+    main(command[command.index("uvicorn") + 1 :])
+
+os.setsid()
+mlflow.server._exec_cmd = serve
+cli(["server", *sys.argv[1:]])
+"""
+"""``mlflow server ...``, which serves itself: it would import all once more in another process, for 4 s each."""
+
+
 @contextlib.contextmanager
-def tracking_server(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+def tracking_server(folder: Path) -> Iterator[tuple[warm.Started, str]]:
     """A server in a process group of its own, with database and artifacts in a folder, and its address."""
     port = free_port()
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     arguments += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *arguments, "--artifacts-destination", str(folder / "artifacts")],
-        env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    arguments += ["--artifacts-destination", str(folder / "artifacts")]
+    variables = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+    with Path(os.devnull).open("r+") as nothing:
+        process = warm.start(["-c", SERVES, *arguments], folder, variables, (nothing, nothing, nothing))
     try:
         while not answers(port):
             assert process.poll() is None
@@ -59,4 +72,4 @@ def tracking_server(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", s
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(PATIENCE)

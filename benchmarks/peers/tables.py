@@ -14,6 +14,9 @@ from benchmarks.peers.ways import Way
 WIDTH = 120
 """Of the tables of what was measured, also where the terminal is narrower."""
 
+QUIET = 0.5
+"""Processes that want to run on a machine that does nothing else."""
+
 
 def show_task(task: Task, ways: Sequence[Way]) -> None:
     """Prints what is equal for all ways, and what is not."""
@@ -34,6 +37,10 @@ def show(record: Mapping[str, Any]) -> None:
     console.print(_ways(record), _parts(record))
     if record["steps"]:
         console.print(_steps(record["steps"]))
+    if (load := record["about"]["load_at_start"]) > QUIET:
+        console.print(
+            f"the machine did other work at the start (load {load}): trust CPU times, and no wall-clock times"
+        )
     for problem in record["disagreements"]:
         console.print(f"[red]not the same work:[/red] {problem}", soft_wrap=True)
     if not record["disagreements"]:

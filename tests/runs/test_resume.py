@@ -21,8 +21,8 @@ SMALL = [
     "data.train_size=64",
     "data.eval_size=8",
     "lora.dropout=0.1",
-    "train.max_steps=60",
-    "train.eval_steps=20",
+    "train.max_steps=24",
+    "train.eval_steps=8",
     "train.learning_rate=1e-2",
     "verify.prompts=2",
     "verify.new_tokens=2",
@@ -60,14 +60,14 @@ def test_a_single_run_goes_on_where_it_was_stopped_and_where_it_was_killed(tmp_p
     assert "Traceback" not in stopped.stderr
     (run,) = tracked(tmp_path, "run")
     assert run.info.status == "KILLED"
-    killed = signalled(tmp_path, "step 40/", signal.SIGKILL, *SMALL)
+    killed = signalled(tmp_path, "step 16/", signal.SIGKILL, *SMALL)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "going on from step 1\n" in killed.stdout
     assert train(tmp_path, *SMALL, "lora.r=0").returncode == 2  # something wrong typed in between loses nothing
-    assert "going on from step 20\n" in succeeds(tmp_path, *SMALL)
+    assert "going on from step 8\n" in succeeds(tmp_path, *SMALL)
     assert result(tmp_path) == undisturbed
     (run,) = tracked(tmp_path, "run")
     assert run.info.status == "FINISHED"
-    assert steps_of(tmp_path, run, "eval/loss") == [0, 1, 20, 40, 60]  # 1: where it was stopped
-    assert steps_of(tmp_path, run, "train/loss") == list(range(1, 61))
+    assert steps_of(tmp_path, run, "eval/loss") == [0, 1, 8, 16, 24]  # 1: where it was stopped
+    assert steps_of(tmp_path, run, "train/loss") == list(range(1, 25))
     assert not list(tmp_path.glob("runs/*/checkpoints"))

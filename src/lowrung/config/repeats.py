@@ -22,7 +22,7 @@ def in_force(overrides: Sequence[Override], parser: OverridesParser) -> list[Ove
     kept: list[Override] = []
     for override in overrides:
         same = [i for i, one in enumerate(kept) if bare_key(one) == bare_key(override) and not one.is_delete()]
-        is_group = _is_group(override, parser)
+        is_group = bool(same) and _is_group(override, parser)  # which costs 10 ms
         if not same or override.is_delete() or (_has_dict(override) and not is_group):
             kept.append(override)
             continue

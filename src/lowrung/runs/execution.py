@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
-from lowrung.store import disk, layout, mailbox, results
+from lowrung.store import disk, mailbox, results
 from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -145,8 +144,7 @@ def _train_and_verify(
 ) -> Outcome:
     outcome, evidence = _train(config, folder, data, base, threads, on_report, should_stop)
     # The trained model has been freed by now: the gate needs its memory.
-    base_folder = layout.base_folder(folder.path.parent, signature.of_base(config, data.name, threads))
-    return _verified(config, folder, base_folder, outcome, evidence) if evidence else outcome
+    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
 
 
 def _train(
@@ -197,19 +195,19 @@ def _weights(config: Config, folder: RunFolder) -> Path:
     return folder.model if config.lora.is_full else folder.adapter
 
 
-def _verified(config: Config, folder: RunFolder, base_folder: Path, outcome: Outcome, evidence: "Evidence") -> Outcome:
+def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, evidence: "Evidence") -> Outcome:
     from lowrung.finetune.gate import verify
     from lowrung.finetune.gate.case import Case
 
-    forgotten = _forgotten(config, folder)
-    base, tolerances = config.model, config.verify.tolerances
+    forgotten = _forgotten(config, folder, base)
+    tolerances = config.verify.tolerances
     if config.lora.is_full:
         gate = verify.verify_model(
-            base=base,
+            base=config.model,
             model_folder=folder.model,
             evidence=evidence,
             tolerances=tolerances,
-            base_folder=base_folder,
+            base_folder=base,
         )
     else:
         case = Case(
@@ -220,7 +218,7 @@ def _verified(config: Config, folder: RunFolder, base_folder: Path, outcome: Out
             merge_dtype=config.verify.merge_dtype,
             tolerances=tolerances,
             scratch=folder.scratch / "merged",
-            base_folder=base_folder,
+            base_folder=base,
         )
         gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
@@ -234,7 +232,7 @@ def _verified(config: Config, folder: RunFolder, base_folder: Path, outcome: Out
     )
 
 
-def _forgotten(config: Config, folder: RunFolder) -> dict[str, float]:
+def _forgotten(config: Config, folder: RunFolder, base: Path) -> dict[str, float]:
     """The loss on general text, by metric; nothing when ``verify.forgetting`` is 0."""
     from lowrung.finetune.gate import forgetting
     from lowrung.finetune.models import pretrained
@@ -246,5 +244,6 @@ def _forgotten(config: Config, folder: RunFolder) -> dict[str, float]:
         folder=_weights(config, folder),
         is_adapter=not config.lora.is_full,
         rows=config.verify.forgetting,
+        base_folder=base,
         device=pretrained.device(),
     )

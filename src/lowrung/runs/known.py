@@ -15,7 +15,7 @@ from lowrung.finetune.found import Preflight
 from lowrung.finetune.training import metrics
 from lowrung.runs import surroundings
 from lowrung.runs.sources import Sources
-from lowrung.store import disk, kept, layout
+from lowrung.store import disk, layout, sealed
 
 
 def of(arguments: Mapping[str, Any]) -> Preflight:
@@ -90,7 +90,7 @@ def _unwritable(arguments: Mapping[str, Any]) -> list[str]:
 
 def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
     """What a record says, where it counts."""
-    fields = kept.record(record)
+    fields = sealed.read(record)
     if fields is None or fields["modules"] != metrics.modules(arguments["data"].metrics):
         return None
     if Sources(**fields["sources"]).digests(arguments["store"]) != fields["digests"]:
@@ -118,4 +118,4 @@ def _keep(
         "digests": digests,
         "modules": metrics.modules(arguments["data"].metrics),
     }
-    kept.keep(record, fields)
+    sealed.keep(record, fields)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from lowrung.store import kept
+from lowrung.store import sealed
 
 YOUNG = 2_000_000_000
 """Nanoseconds between the last change of a file and its reading below which its times prove nothing.
@@ -40,11 +40,11 @@ def sha256(files: Iterable[Path], records: Path | None) -> dict[str, str]:
         by_folder.setdefault(file.parent, []).append(file)
     for folder, within in by_folder.items():
         record = records and records / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.json"
-        known = (record and kept.record(record)) or {}
+        known = (record and sealed.read(record)) or {}
         entries = {file.name: _entry(file, known.get(file.name)) for file in within}
         found |= {str(file): str(entries[file.name][-1]) for file in within}
         if record and any(known.get(name) != entry for name, entry in entries.items()):
-            kept.keep(record, {**known, **entries})
+            sealed.keep(record, {**known, **entries})
     return found
 
 

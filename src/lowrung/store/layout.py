@@ -166,6 +166,11 @@ def base_folder(store: Path, key: str) -> Path:
     return store / ".base" / key
 
 
+def source_record(key: str) -> Path:
+    """The record of a digest of lowrung's own code."""
+    return cache_folder() / "source" / f"{key}.json"
+
+
 def preflight_record(store: Path, key: str) -> Path:
     """The record of a preflight that found no problem."""
     return store / ".preflight" / f"{key}.json"

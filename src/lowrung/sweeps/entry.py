@@ -82,9 +82,9 @@ def run(
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
             return Results(planned, NullTracker())
-        if _trains(planned, RunMaker.of(planned, composer, engine.threads)):
-            engine.preload()
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
+            if _trains(planned, RunMaker.of(planned, composer, engine.threads)):
+                engine.preload()
             coordinator = Coordinator(study, planned, composer, task_function, engine)
             coordinator.run()
     return coordinator.report()

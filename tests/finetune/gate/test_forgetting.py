@@ -1,4 +1,6 @@
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lowrung.config.schema import LoraConf, ModelConf
-from lowrung.finetune.gate import forgetting
+from lowrung.finetune.gate import difference, forgetting
 from lowrung.finetune.lora import adapter
 from lowrung.finetune.models import pretrained
 from tests import training
@@ -15,8 +17,16 @@ TINY = ModelConf("embedded:tiny")
 CPU = torch.device("cpu")
 
 
-def measure(folder, base=TINY, is_adapter=True, rows=8):
-    return forgetting.measure(base=base, folder=folder, is_adapter=is_adapter, rows=rows, device=CPU)
+def measure(folder, base=TINY, is_adapter=True, rows=8, kept=None):
+    with tempfile.TemporaryDirectory() as own:
+        return forgetting.measure(
+            base=base,
+            folder=folder,
+            is_adapter=is_adapter,
+            rows=rows,
+            base_folder=kept or Path(own),
+            device=CPU,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +42,20 @@ def test_a_model_that_knew_nothing_gains(trained):
     assert found["forget/loss_delta"] == found["forget/loss"] - found["forget/base_loss"]
     assert found["forget/loss_delta"] < -0.1
     assert measure(trained) == found
+
+
+def test_the_bases_loss_is_computed_once_for_the_same_paragraphs(trained, tmp_path, monkeypatch):
+    computed = []
+
+    def mean_loss(model, rows):
+        computed.append(len(rows))
+        return difference.mean_loss(model, rows)
+
+    monkeypatch.setattr(forgetting, "mean_loss", mean_loss)
+    assert measure(trained, rows=2, kept=tmp_path) == measure(trained, rows=2, kept=tmp_path)
+    assert computed == [2, 2, 2]  # base and adapter, adapter
+    measure(trained, rows=3, kept=tmp_path)
+    assert computed[3:] == [3, 3]
 
 
 def test_a_model_that_is_disturbed_loses(trained, tmp_path):

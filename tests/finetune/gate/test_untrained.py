@@ -72,6 +72,6 @@ def test_two_that_compute_it_at_once_both_write_it(base, tmp_path):
 
 
 def test_what_is_larger_than_the_bound_is_not_kept(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(untrained, "KEPT_BYTES", 19 * 264 * 4)  # one token less
+    monkeypatch.setattr(untrained, "KEPT_BYTES", 19 * 264 * 4)  # of 20 tokens
     assert torch.equal(base.of(tmp_path).logits, base.of(None).logits)
     assert (base.loads, [*tmp_path.iterdir()]) == (2, [])

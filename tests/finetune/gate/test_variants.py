@@ -234,14 +234,21 @@ def full(request, tmp_path_factory):
     return base, folder / "adapter", rows, trained
 
 
-def verified(full, folder):
+def verified(full, folder, base_folder=None):
     base, _, rows, trained = full
     return verify.verify_model(
         base=base,
         model_folder=folder,
         evidence=Evidence(rows, trained, torch.float32, ENDS),
         tolerances=TOLERANCES,
+        base_folder=base_folder,
     )
+
+
+def test_the_base_of_a_model_that_was_trained_whole_is_read_once(full, tmp_path, monkeypatch):
+    first = verified(full, full[1], tmp_path)
+    monkeypatch.setattr(pretrained, "load_base", None)
+    assert verified(full, full[1], tmp_path) == first == verified(full, full[1], tmp_path)
 
 
 def test_a_model_that_was_trained_whole_is_saved_as_it_was_trained(full):

@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,3 +160,17 @@ def test_a_device_map_puts_all_on_the_cpu_where_there_is_nothing_else(path, monk
 
 
 # -- what stands in the way --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is mapped")
+def test_weights_are_mapped_from_their_file_which_no_change_reaches():
+    file = pretrained.locate("embedded:tiny") / "model.safetensors"
+    before = file.read_bytes()
+    model = pretrained.load_base(ModelConf("embedded:tiny"), CPU, dtype=torch.float32)
+    mapped = [line.split()[1] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    assert mapped
+    assert all(permissions.endswith("p") for permissions in mapped)  # private: a page that is written is copied first
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert file.read_bytes() == before

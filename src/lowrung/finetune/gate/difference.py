@@ -19,8 +19,8 @@ TOKENS = 256
 """The most tokens of a forward pass over several rows: with 49,152 words, their logits are 50 MB in float32. On a CPU
 SmolLM2-135M takes as long for 3 or 4 rows of 65 tokens at a time as for 8, which are padded more."""
 
-COMPARED = 2**22
-"""Logits that are compared at a time, in float64: 34 MB, of which a comparison holds five copies."""
+COMPARED = 2**20
+"""Logits that are compared at a time, in float64: 8 MB, of which a comparison holds six copies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,27 +93,33 @@ def completion_logits(
     Returns:
         float32 logits of shape (completion tokens, vocabulary) and labels of shape (completion tokens,), on the CPU.
     """
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]["input_ids"]))  # so that few are padded much
     logits, labels = [], []
-    for batch in batches(rows, model, batch_size):
+    for batch in batches([rows[number] for number in order], model, batch_size):
         started = time.perf_counter()
-        some, following = _completion_logits(model, batch)  # on the CPU: nothing is left for a GPU to do
+        for some, following in _completion_logits(model, batch):  # on the CPU: nothing is left for a GPU to do
+            logits.append(some)
+            labels.append(following)
         if seconds is not None:
             seconds.append(time.perf_counter() - started)
-        logits.append(some)
-        labels.append(following)
-    return torch.cat(logits), torch.cat(labels)
+    places = [order.index(number) for number in range(len(rows))]
+    return torch.cat([logits[place] for place in places]), torch.cat([labels[place] for place in places])
 
 
 @torch.no_grad()
-def _completion_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The same of one batch. Positions before all completions are left to the model to leave out, where it can."""
+def _completion_logits(model: Any, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """The same of each row of a batch. Positions before all completions are left out where the model does that."""
     following = batch["labels"][:, 1:]
     is_completion = following != -100
     first = int(is_completion.any(dim=0).int().argmax()) if _leaves_out(model) else 0
     asked = {"logits_to_keep": following.shape[1] + 1 - first} if first else {}
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False, **asked).logits[:, :-1]
-    return logits[is_completion[:, first:].to(logits.device)].float().cpu(), following[is_completion].cpu()
+    chosen = is_completion[:, first:].to(logits.device)
+    return [
+        (row[mask].float().cpu(), labels[is_there].cpu())
+        for row, mask, labels, is_there in zip(logits, chosen, following, is_completion, strict=True)
+    ]
 
 
 def _leaves_out(model: Any) -> bool:

@@ -11,21 +11,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
 from lowrung.finetune.gate.difference import mean_loss
+from lowrung.finetune.gate.untrained import kept_name
 from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.models.head import Row
+from lowrung.store import kept
 
 MAX_TOKENS = 64
 """Tokens of a paragraph: with SmolLM2-135M, 48 paragraphs with and without an adapter take 18 s of one CPU thread."""
 
 
-def measure(*, base: ModelConf, folder: Path, is_adapter: bool, rows: int, device: torch.device) -> dict[str, float]:
+def measure(
+    *, base: ModelConf, folder: Path, is_adapter: bool, rows: int, base_folder: Path, device: torch.device
+) -> dict[str, float]:
     """The mean loss on general text, without what was trained and with it, in the base's precision of training.
 
     Args:
@@ -33,6 +38,7 @@ def measure(*, base: ModelConf, folder: Path, is_adapter: bool, rows: int, devic
         folder: the saved adapter, or the saved model where all weights were trained.
         is_adapter: whether the folder holds an adapter.
         rows: the number of paragraphs.
+        base_folder: where is kept what was computed of this base, its loss on these paragraphs among it.
         device: the device that the losses are computed on.
 
     Returns:
@@ -41,7 +47,8 @@ def measure(*, base: ModelConf, folder: Path, is_adapter: bool, rows: int, devic
     """
     some = _rows(base, rows)
     model: Any = pretrained.load_base(base, device)
-    base_loss = mean_loss(model, some)
+    name = kept_name("forgetting", some, device)
+    base_loss = kept.arrays(base_folder / name, lambda: {"loss": np.array(mean_loss(model, some))})["loss"].item()
     if is_adapter:
         model = merge.with_adapter(model, folder)
     else:

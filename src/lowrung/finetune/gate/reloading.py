@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 from lowrung.config.schema import ModelConf
 from lowrung.finetune.gate import metadata
@@ -20,9 +21,9 @@ from lowrung.finetune.lora.adapter import prepare_quantized
 from lowrung.finetune.models import added_tokens, pretrained
 
 
-def reload(case: Case, device: torch.device) -> Adapted:
+def reload(case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Adapted:
     """Loads the saved adapter on the base as that was loaded to be trained, and lets it read the rows."""
-    return Adapted.of(_reloaded(case, device), case.rows)
+    return Adapted.of(_reloaded(case, tokenizer, device), case.rows)
 
 
 def failures(case: Case, reloaded: Adapted) -> list[str]:
@@ -37,7 +38,7 @@ def is_on_float32(case: Case) -> bool:
     return case.evidence.dtype == torch.float32 and base.quantization == "none" and base.device_map is None
 
 
-def _reloaded(case: Case, device: torch.device) -> PeftModel:
+def _reloaded(case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PeftModel:
     """Loads an adapter through AutoPeft, as people do, where that gives the base as it was loaded to be trained.
 
     AutoPeft quantises nothing and knows one device, and it enlarges a model whose tokenizer has more tokens than the
@@ -45,7 +46,7 @@ def _reloaded(case: Case, device: torch.device) -> PeftModel:
     """
     base = case.base
     needs_more = base.quantization != "none" or base.device_map is not None
-    if needs_more or metadata.origin_failures(case.adapter_folder, base) or _is_short_of_rows(base):
+    if needs_more or metadata.origin_failures(case.adapter_folder, base) or _is_short_of_rows(base, tokenizer):
         return _reloaded_as_trained(base, case.adapter_folder, device)
     with pretrained.quiet(), _without_warnings_of("mean_resizing"):
         model: Any = AutoPeftModelForCausalLM.from_pretrained(
@@ -74,9 +75,8 @@ def _reloaded_as_trained(base: ModelConf, adapter_folder: Path, device: torch.de
     return adapted
 
 
-def _is_short_of_rows(base: ModelConf) -> bool:
+def _is_short_of_rows(base: ModelConf, tokenizer: Any) -> bool:
     """Whether the tokenizer has more tokens than the embedding has rows."""
-    tokenizer: Any = pretrained.tokenizer_of(base)
     return len(tokenizer) > added_tokens.row_count(pretrained.skeleton(base))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lowrung.finetune.gate import metadata
 from lowrung.finetune.gate.case import Evidence
 from lowrung.finetune.gate.difference import completion_logits
+from lowrung.finetune.models.head import Row
 from lowrung.store import kept
 
 KEPT_BYTES = 64 * 2**20
@@ -52,12 +53,12 @@ def untrained(
         return {"logits": logits.numpy(), "was_tied": np.array(metadata.is_tied(base))}
 
     is_kept = folder is not None and evidence.logits.nbytes <= KEPT_BYTES
-    found = kept.arrays(folder / _name(evidence, device), compute) if folder and is_kept else compute()
+    found = kept.arrays(folder / kept_name("gate", evidence.rows, device), compute) if folder and is_kept else compute()
     return Untrained(torch.from_numpy(found["logits"]), bool(found["was_tied"]))
 
 
-def _name(evidence: Evidence, device: torch.device) -> str:
-    """The file's name: the rows and the device determine its content, beside what the folder's name says."""
-    rows = [[list(row["input_ids"]), list(row["labels"])] for row in evidence.rows]
-    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-    return f"gate-{device.type}-{digest}.npz"
+def kept_name(what: str, rows: Sequence[Row], device: torch.device) -> str:
+    """A kept file's name: the rows and the device determine its content, beside what the folder's name says."""
+    read = [[list(row["input_ids"]), list(row["labels"])] for row in rows]
+    digest = hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
+    return f"{what}-{device.type}-{digest}.npz"

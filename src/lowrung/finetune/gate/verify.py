@@ -72,6 +72,7 @@ def verify(case: Case, *, keep: Path | None = None) -> Gate:
         keep: the folder that the merged model is moved to, or None to delete it.
     """
     device = pretrained.device()
+    memory.free()  # what training held
     try:
         gate = _verify_on(device, case)
     except Exception as error:
@@ -94,7 +95,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
     failures = _saved_failures(case, tokenizer)
     base = untrained(lambda: merge.float32_base(case.base, device), case.evidence, case.base_folder, device)
     try:
-        adapted = reloading.reload(case, device)
+        adapted = reloading.reload(case, tokenizer, device)
     except (KeyError, IndexError, RuntimeError) as error:  # for tensors, rows or dimensions that are not there
         if is_out_of_memory(error):
             raise
@@ -104,8 +105,7 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
     if not reloading.is_on_float32(case):
         del adapted
         memory.free()
-        on_float32 = merge.with_adapter(merge.float32_base(case.base, device), case.adapter_folder)
-        adapted = Adapted.of(on_float32, case.rows)
+        adapted = Adapted.of(merge.with_adapter(merge.float32_base(case.base, device), case.adapter_folder), case.rows)
     reference = merged.Reference.of(case, adapted, base, tokenizer)
     merged.save(case, adapted.model, tokenizer)
     del adapted, base
@@ -172,6 +172,7 @@ def verify_model(
         base_folder: where is kept what was computed of this base and these data; None keeps nothing.
     """
     device, what, trusted = pretrained.device(), "reloaded model", base.trust_remote_code
+    memory.free()  # what training held
     rows = evidence.logits.shape[1]
     if short := metadata.vocabulary_failures(model_folder, rows, what, trust_remote_code=trusted):
         return Gate.of(device, short)
