@@ -102,6 +102,44 @@ class TestHelp:
         assert {"torch", "transformers", "optuna", "mlflow", "sqlalchemy", "rich"}.isdisjoint(imported)
 
 
+IMPORTS = """
+import json, os, sys
+import hydra, lowrung.__main__
+
+for line in json.loads(sys.argv[1]):
+    if not os.fork():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            sys.argv[1:] = line
+            lowrung.__main__.main(line)
+        except SystemExit:
+            pass
+        print(json.dumps([line, sorted(sys.modules)]), file=sys.stderr, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_what_runs_nothing_imports_nothing_heavy(folder):
+    shows = (["--cfg", "job"], ["--cfg", "all", "lora=dora", "sweeps=rank_ladder"], ["--info"], ["--hydra-help"])
+    wrong = (["-m", "--cfg", "job", "lora.r=4,8"], ["lora.rank=8"])
+    of_train = [["train", *line] for line in (*shows, *wrong, ["--version"])]
+    commands = ("train", "inspect", "generate", "merge", "compare", "combine", "promote", "clean", "ui")
+    lines = [*of_train, ["--help"], *([name, "--help"] for name in commands), ["nonsense"]]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, json.dumps(lines)],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT / "src")),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    ended = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[[")]
+    assert [line for line, _ in ended] == lines
+    heavy = {"torch", "transformers", "peft", "trl", "datasets", "optuna", "mlflow", "sqlalchemy", "pandas", "scipy"}
+    assert {str(line): heavy.intersection(imported) for line, imported in ended if heavy.intersection(imported)} == {}
+
+
 def test_the_config_can_be_seen_from_any_folder(folder):
     shown = succeeds(folder, "--cfg", "job", "lora.r=4", "data=number_words")
     assert "\n  r: 4\n" in shown

@@ -81,7 +81,7 @@ def test_a_job_that_is_not_the_assigned_run_is_refused(composer: Composer) -> No
 
 
 @pytest.mark.slow
-def test_it_tracks_all_but_its_end(composer: Composer) -> None:
+def test_it_tracks_all_and_closes_its_tracked_run(composer: Composer) -> None:
     returned, run = trial(composer)
     assert returned == Ran(Status.COMPLETE, is_tracked=True)
     assert {"eval/loss", "train/loss", "params/trainable", "time/total_seconds"} <= run.data.metrics.keys()
@@ -89,7 +89,7 @@ def test_it_tracks_all_but_its_end(composer: Composer) -> None:
     assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["number_words", "number_words"]
     artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
     assert (artifacts / "adapter" / "adapter_model.safetensors").is_file()
-    assert run.info.status == "RUNNING"
+    assert (run.info.status, run.data.tags["lowrung.status"]) == ("FINISHED", "complete")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from lowrung.errors import StoreError
 from lowrung.search import lease
 from lowrung.search.lease import Lease, StudyTaken
 from lowrung.search.storage import Storage
+from lowrung.search.study import Study
 from lowrung.store import atomic
 from tests.search.conftest import Opener, waits_by
 from tests.terminal import PATIENCE
@@ -36,10 +37,15 @@ class Coordinator:
         self.folder.close()
 
 
+def _id_of(study: Study, database: Path) -> int:
+    """The database's id of a study; a coordinator's own has another."""
+    return int(Storage(f"sqlite:///{database}").get_study_id_from_name(study.name))
+
+
 @pytest.fixture
 def start(opened: Opener, database: Path, tmp_path: Path) -> Iterator[Callable[[str], Coordinator]]:
     """Starts a coordinator of one study in a folder of this name."""
-    study_id = opened()._study._study_id
+    study_id = _id_of(opened(), database)
     started: list[Coordinator] = []
 
     def coordinator(folder: str) -> Coordinator:
@@ -119,7 +125,7 @@ with atomic.lock(Path(lock)):
 
 @pytest.mark.slow
 def test_of_several_that_race_one_has_the_study(database, opened, tmp_path):
-    study_id = opened()._study._study_id
+    study_id = _id_of(opened(), database)
     for was_held in (False, True):  # a record of a killed coordinator is there the second time
         commands = [
             [sys.executable, "-c", RACES, str(database), str(study_id), str(tmp_path / f"{was_held}{number}" / ".lock")]
@@ -158,8 +164,6 @@ def test_a_study_has_one_coordinator_and_is_given_up(opened, tmp_path):
 
 
 def test_a_study_that_another_process_runs_is_not_deleted(opened, database, tmp_path):
-    from lowrung.search.study import Study
-
     locks = [tmp_path / name for name in "ab"]
     with atomic.lock(locks[0]), atomic.lock(locks[1]):
         study = opened(lock=locks[0])

@@ -184,6 +184,7 @@ class TestUnits:
         train(opened(), 2.0, batch=4)
         train(opened(), 2.0, batch=16)
         train(opened(), 2.0, batch=12)
+        study = opened()
         assert list(reported(study, 1)) == [1, 2, 3, 4]
         assert list(reported(study, 2)) == list(range(2, 19, 2))
         assert list(reported(study, 3)) == [1, 3, 4, 6, 7, 9, 10, 12, 13]
@@ -214,8 +215,8 @@ class TestReport:
         trial = study.ask({"lora.r": 4})
         for tokens in (800, 1_600):
             assert not study.judge.report(trial, tokens, metrics(1.9, tokens))
-        (adopted,) = opened(pruner=ASHA).interrupted()
         again = opened(pruner=ASHA)
+        (adopted,) = again.interrupted()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for tokens in (800, 1_600):

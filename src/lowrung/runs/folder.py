@@ -2,17 +2,15 @@
 
 import collections
 import contextlib
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lowrung.config import signature, source
 from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
+from lowrung.config.written import yaml_of
 from lowrung.errors import StoreError
 from lowrung.finetune.found import Preflight
 from lowrung.store import atomic, layout, mailbox, records, results
@@ -115,6 +113,6 @@ def prepare_folder(
             stale.unlink(missing_ok=True)
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)
-        atomic.write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        atomic.write_text(folder.config, yaml_of(config))
         atomic.write_json(folder.environment, {**environment, "signature": folder.path.name})
         return results.claim(folder)

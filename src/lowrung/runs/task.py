@@ -77,7 +77,7 @@ class Ran:
 
     Attributes:
         status: how the run ended.
-        is_tracked: whether the tracker has all of it, so that the coordinator only closes the tracked run.
+        is_tracked: whether the tracker has all of it, its end too.
     """
 
     status: Status
@@ -136,6 +136,7 @@ def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str
         history.flush()
         return Ran(outcome.status, is_tracked=False)
     recording.record(tracker, assignment.run, folder, outcome, preflight.splits)
+    tracker.end_run(assignment.run, outcome.status)
     return Ran(outcome.status, tracker.has_all(assignment.run))
 
 

@@ -19,6 +19,7 @@ from lowrung.search.axes import Params
 from lowrung.search.constraints import parse
 from lowrung.search.judge import Judge
 from lowrung.search.lease import Lease
+from lowrung.search.mirror import Mirror
 from lowrung.search.space import Space
 from lowrung.search.storage import Storage
 from lowrung.search.warm_start import Earlier, TaughtSampler
@@ -88,17 +89,20 @@ class Study:
         self._seed = seed
         self._sampler = sampler
         self._constraints = parse(constraints)
-        self._study = optuna.create_study(
+        database = Storage(storage)
+        study_id = optuna.create_study(
             study_name=name,
-            storage=Storage(storage),
+            storage=database,
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             load_if_exists=True,
-        )
-        self._lease = None if lock is None else Lease(Storage(storage), self._study._study_id, lock)
-        self.judge = Judge(self._study, pruner, self._objectives, self._require_sole)
-        self._asked = len(self.trials)
+        )._study_id
+        self._lease = None if lock is None else Lease(Storage(storage), study_id, lock)
         goal = {"objectives": self._objectives, "constraints": dict(constraints)}
         try:
+            self._mirror = Mirror(database, study_id)
+            self._study = optuna.load_study(study_name=name, storage=self._mirror)
+            self.judge = Judge(self._study, pruner, self._objectives, self._require_sole)
+            self._asked = len(self.trials)
             self._hold_to({**space.described(), **goal, **purpose}, inputs)
             self._earlier = self._taught_by(earlier)
         except BaseException:
@@ -204,9 +208,10 @@ class Study:
             warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
             # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
             self._study.sampler = PartialFixedSampler(fixed, sampler)
-        trial = self._study.ask(fixed_distributions=distributions)
-        if space is not None:
-            trial.set_user_attr(scope.STAGE, stage)
+        with self._mirror.together():
+            trial = self._study.ask(fixed_distributions=distributions)
+            if space is not None:
+                trial.set_user_attr(scope.STAGE, stage)
         self.judge.expect(trial)
         return trial
 
@@ -249,13 +254,14 @@ class Study:
         """Ends a trial. Every trial that is asked for is told exactly once, here."""
         self._require_sole()
         self.judge.forget(trial)
-        trial.set_user_attr("status", str(outcome.status))
-        if outcome.cause:
-            trial.set_user_attr("cause", outcome.cause)
-        for constraint in self._constraints:
-            trial.set_constraint(str(constraint), constraint.violation(outcome.metrics))
-        state = STATES.get(outcome.status, TrialState.FAIL)
-        if not outcome.metrics.keys() >= self._objectives.keys():  # a perplexity that is not finite, say
-            state = TrialState.FAIL if state is TrialState.COMPLETE else state
-        values = [outcome.metrics[name] for name in self._objectives] if state is TrialState.COMPLETE else None
-        self._study.tell(trial, values, state=state)
+        with self._mirror.together():
+            trial.set_user_attr("status", str(outcome.status))
+            if outcome.cause:
+                trial.set_user_attr("cause", outcome.cause)
+            for constraint in self._constraints:
+                trial.set_constraint(str(constraint), constraint.violation(outcome.metrics))
+            state = STATES.get(outcome.status, TrialState.FAIL)
+            if not outcome.metrics.keys() >= self._objectives.keys():  # a perplexity that is not finite, say
+                state = TrialState.FAIL if state is TrialState.COMPLETE else state
+            values = [outcome.metrics[name] for name in self._objectives] if state is TrialState.COMPLETE else None
+            self._study.tell(trial, values, state=state)

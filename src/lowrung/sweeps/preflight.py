@@ -19,9 +19,7 @@ from lowrung.store.layout import RunFolder, StudyFolder
 
 def key(config: Config) -> str:
     """Equal for configs that share their model and their data, and so their preflight."""
-    arguments = inputs.preflight_arguments([config])
-    alike = ("adapters", "trains", "new_tokens")
-    return schema.digest({name: value for name, value in arguments.items() if name not in alike})
+    return schema.digest([config.model, config.data, Path(config.store).absolute()])
 
 
 def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, Preflight]:

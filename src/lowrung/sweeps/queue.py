@@ -16,7 +16,6 @@ from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import layout, mailbox, results
-from lowrung.store.layout import JobFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
@@ -44,7 +43,7 @@ class Finished:
         run: the run.
         outcome: how it ended.
         is_reused: whether it was not trained for this trial.
-        is_tracked: whether its process has recorded all of it in the tracker, but for its end.
+        is_tracked: whether its process has recorded all of it in the tracker, its end too.
     """
 
     run: Run
@@ -130,8 +129,7 @@ class Queue:
 
     def add(self, run: Run) -> Outcome | None:
         """Takes a run. Its outcome is returned where the store has it; else it comes from `wait`."""
-        job = JobFolder(hydra_job.output_folder(run.composed))
-        layout.point_to(job.run, run.folder.path)
+        layout.point_to(run.job.run, run.folder.path)
         outcome = kept_outcome(run.folder)
         if outcome is not None:
             self._states.pop(run.key, None)

@@ -8,12 +8,11 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
-from lowrung.engine import hydra_job
 from lowrung.report import leaderboard
 from lowrung.runs import inputs
 from lowrung.search.axes import Value
 from lowrung.store import layout
-from lowrung.store.layout import RunFolder
+from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.folders import Taken
 from lowrung.sweeps.plan import Plan
@@ -33,6 +32,7 @@ class Run:
         overrides: the job's, as Hydra overrides.
         composed: what Hydra composes from them, its own node included.
         config: the job's.
+        job: the job's folder, in the study's.
         folder: the run's, in the store.
         steps: optimiser steps of the whole run.
         is_halved: whether its batches are half as large as was asked for.
@@ -46,6 +46,7 @@ class Run:
     overrides: Sequence[str]
     composed: DictConfig
     config: Config
+    job: JobFolder
     folder: RunFolder
     steps: int
     is_halved: bool
@@ -105,7 +106,8 @@ class RunMaker:
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
         config = inputs.at_a_rate(config, self.plan.preflight(config))
-        self.taken.take(hydra_job.output_folder(composed), params, seed)
+        job = JobFolder(Path(composed.hydra.runtime.output_dir))  # which `Composer.job` has set
+        self.taken.take(job.path, params, seed)
         texts = space.texts(params)
         name = leaderboard.name(texts)
         return Run(
@@ -120,6 +122,7 @@ class RunMaker:
             overrides=wanted,
             composed=composed,
             config=config,
+            job=job,
             folder=self.folder(config),
             steps=inputs.steps(config, self.plan.preflight(config)),
             is_halved=overrides is not None,

@@ -109,9 +109,10 @@ class SweepTracking:
         )
 
     def _record(self, finished: Finished, tracked: str) -> None:
-        """Records what came of a run, unless the run's own process has, and closes it."""
+        """Records what came of a run, and closes it, unless the run's own process has."""
+        if finished.is_tracked:
+            return
         run = finished.run
-        if not finished.is_tracked:
-            data = self._plan.preflight(run.config).splits
-            recording.record(self.tracker, tracked, run.folder, finished.outcome, data)
+        data = self._plan.preflight(run.config).splits
+        recording.record(self.tracker, tracked, run.folder, finished.outcome, data)
         self.tracker.end_run(tracked, finished.outcome.status)
