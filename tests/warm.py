@@ -127,6 +127,14 @@ def start(arguments: list[str], folder: Path, variables: dict[str, str], files: 
     return Started(ours)
 
 
+def talk(arguments: list[str], folder: Path, variables: dict[str, str]) -> tuple[Started, IO[str], IO[str]]:
+    """Forks ``python ARGUMENTS``; gives it, what writes to its stdin, and what reads its stdout."""
+    (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+    with os.fdopen(theirs_in) as stdin, os.fdopen(theirs_out, "w") as stdout, Path(os.devnull).open("w") as nothing:
+        started = start(arguments, folder, variables, (stdin, stdout, nothing))
+    return started, os.fdopen(ours_in, "w"), os.fdopen(ours_out)
+
+
 @functools.cache
 def _importer() -> socket.socket:
     """The link to the importer, which ends with the last of the processes that ask it: pytest's workers share it."""

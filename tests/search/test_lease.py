@@ -1,7 +1,7 @@
 """One coordinator a study, wherever its storage is."""
 
-import subprocess
-import sys
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,8 +15,10 @@ from lowrung.search.lease import Lease, StudyTaken
 from lowrung.search.storage import Storage
 from lowrung.search.study import Study
 from lowrung.store import atomic
+from lowrung.store.layout import ROOT
+from tests import warm
 from tests.search.conftest import Opener, waits_by
-from tests.terminal import PATIENCE
+from tests.terminal import PATIENCE, environment
 
 
 class Coordinator:
@@ -126,29 +128,24 @@ with atomic.lock(Path(lock)):
 @pytest.mark.slow
 def test_of_several_that_race_one_has_the_study(database, opened, tmp_path):
     study_id = _id_of(opened(), database)
+    variables = environment(PYTHONPATH=str(ROOT / "src"))
     for was_held in (False, True):  # a record of a killed coordinator is there the second time
-        commands = [
-            [sys.executable, "-c", RACES, str(database), str(study_id), str(tmp_path / f"{was_held}{number}" / ".lock")]
-            for number in range(4)
-        ]
+        locks = [tmp_path / f"{was_held}{number}" / ".lock" for number in range(4)]
         racing = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
+            warm.talk(["-c", RACES, str(database), str(study_id), str(lock)], tmp_path, variables) for lock in locks
         ]
-        for one in racing:
-            assert one.stdout
-            assert one.stdout.readline() == "ready\n"
-        for one in racing:
-            assert one.stdin
-            one.stdin.write("\n")
-            one.stdin.flush()
+        assert [printed.readline() for _, _, printed in racing] == ["ready\n"] * 4
+        for _, typed, _ in racing:
+            typed.write("\n")
+            typed.flush()
         # One that tests a lock just when another does takes its holder for alive, says so, and waits.
-        ends = [
-            next(line for line in one.stdout if not line.startswith("note:")).strip() for one in racing if one.stdout
-        ]
+        ends = [next(line for line in printed if not line.startswith("note:")).strip() for _, _, printed in racing]
         assert sorted(ends) == ["refused"] * 3 + ["taken"]
-        for one in racing:
-            one.kill()
-            one.communicate(timeout=PATIENCE)
+        for one, typed, printed in racing:
+            os.kill(one.pid, signal.SIGKILL)
+            one.wait(PATIENCE)
+            typed.close()
+            printed.close()
 
 
 def test_a_study_has_one_coordinator_and_is_given_up(opened, tmp_path):

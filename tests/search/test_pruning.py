@@ -60,13 +60,21 @@ def reported(study: Study, number: int = 0) -> dict[int, float]:
     return study.trials[number].intermediate_values
 
 
+@pytest.fixture(scope="module")
+def swept() -> dict[str, list[int]]:
+    """The evaluations of each pruner's sweep by the loss, which a test leaves for those after it."""
+    return {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ALL)
 class TestEach:
     @pytest.mark.parametrize("objectives", [LOSS, ACCURACY, PERPLEXITY], ids=["loss", "accuracy", "perplexity"])
-    def test_bad_trials_end_early_and_the_best_does_not(self, opened, settings, objectives):
+    def test_bad_trials_end_early_and_the_best_does_not(self, opened, swept, settings, objectives):
         study = opened(pruner=settings, objectives=objectives)
         evaluations = sweep(study)
+        if objectives is LOSS:
+            swept[settings["name"]] = evaluations
         assert states(study)[BEST] is TrialState.COMPLETE
         assert states(study)[10] is TrialState.PRUNED  # the worst
         assert sum(evaluations) < 0.8 * len(FINAL) * EVALUATIONS
@@ -85,11 +93,10 @@ class TestEach:
         assert sum(evaluations) < len(FINAL) * EVALUATIONS
 
     @pytest.mark.slow
-    def test_a_coordinator_that_starts_anew_decides_alike(self, opened, settings):
-        whole = sweep(opened(pruner=settings, name="whole 9"))
+    def test_a_coordinator_that_starts_anew_decides_alike(self, opened, swept, settings):
         evaluations = [train(opened(pruner=settings, name="parts 2"), final) for final in FINAL]
         if settings["name"] != "hyperband":  # which deals trials to brackets by the study's name
-            assert evaluations == whole
+            assert evaluations == (swept.get(settings["name"]) or sweep(opened(pruner=settings, name="whole 9")))
         assert states(opened(name="parts 2"))[BEST] is TrialState.COMPLETE
         assert TrialState.PRUNED in states(opened(name="parts 2"))
 
