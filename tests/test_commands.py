@@ -120,6 +120,7 @@ for line in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_what_runs_nothing_imports_nothing_heavy(folder):
     shows = (["--cfg", "job"], ["--cfg", "all", "lora=dora", "sweeps=rank_ladder"], ["--info"], ["--hydra-help"])
     wrong = (["-m", "--cfg", "job", "lora.r=4,8"], ["lora.rank=8"])

@@ -14,7 +14,7 @@ from lowrung.store import atomic
 from lowrung.store.outcome import Outcome, Status, passed_gate
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Seed:
     """One run of a trial.
 
@@ -31,7 +31,7 @@ class Seed:
     tracked: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TrialRow:
     """One trial.
 

@@ -10,7 +10,7 @@ from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.stage import Stage
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
     """A trial that has ended, as a part of a stage.
 

@@ -109,7 +109,7 @@ class Taken:
     """
 
     study: StudyFolder
-    of: dict[Path, tuple[Mapping[str, Value], int]] = dataclasses.field(default_factory=dict)
+    of: dict[str, tuple[Mapping[str, Value], int]] = dataclasses.field(default_factory=dict)
 
     def take(self, folder: Path, params: Mapping[str, Value], seed: int) -> None:
         """Gives a folder to a trial's run. Trials of equal values may share one: their runs are the same.
@@ -118,7 +118,7 @@ class Taken:
             UsageError: when a trial of other values has it, or it is no folder for a job.
         """
         problems = list(place_problems(folder, self.study))
-        if self.of.setdefault(folder, (params, seed)) != (params, seed):
+        if self.of.setdefault(str(folder), (params, seed)) != (params, seed):
             problems.append(
                 f"hydra.sweep.subdir must give each trial a folder of its own, but two trials have {folder}. {_REMEDY}"
                 " Results that are there stay in the store."
