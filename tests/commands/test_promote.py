@@ -1,5 +1,6 @@
 """`lowrung promote` on runs that were trained and tracked."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -75,7 +76,7 @@ def outcome(here, signature, **changed):
     file = RunFolder(here / "runs" / signature).outcome
     known = Outcome.read(file)
     assert known is not None
-    values = {**vars(known), **changed}
+    values = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)} | changed
     metrics = {name: value for name, value in values["metrics"].items() if value is not None}
     Outcome(**{**values, "metrics": metrics}).write(file)
 
