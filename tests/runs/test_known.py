@@ -31,6 +31,13 @@ def arguments(folder: Path, **changed):
     return {**given, **changed}
 
 
+def forget_modules_of_others(patch):
+    """Takes the metrics of other tests out of this process: their files are gone, and what cannot be read is not known."""
+    for name, module in list(sys.modules.items()):
+        if (file := getattr(module, "__file__", None)) and not Path(file).exists():
+            patch.delitem(sys.modules, name)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with a model, data and a metric, whose store knows a preflight of them; and what was found."""
@@ -43,9 +50,7 @@ def made(tmp_path_factory):
         patch.chdir(folder)
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             patch.delenv(name, raising=False)
-        for name, module in list(sys.modules.items()):  # other tests' metrics, whose files are gone
-            if (file := getattr(module, "__file__", None)) and not Path(file).exists():
-                patch.delitem(sys.modules, name)
+        forget_modules_of_others(patch)
         found = known.of(arguments(folder))
         for name in ("scores", "helper"):
             patch.delitem(sys.modules, name)
@@ -59,6 +64,7 @@ def folder(made, monkeypatch):
     """The folder, to be changed: it is put back afterwards, each file with another inode."""
     folder = made[0]
     monkeypatch.chdir(folder)
+    forget_modules_of_others(monkeypatch)
     yield folder
     shutil.rmtree(folder)
     shutil.copytree(folder.with_name("as it was"), folder)
