@@ -32,7 +32,7 @@ def arguments(folder: Path, **changed):
 
 
 def forget_modules_of_others(patch):
-    """Takes the metrics of other tests out of this process: their files are gone, and what cannot be read is not known."""
+    """Takes the metrics of other tests out of this process: their files are gone, and what is gone is not known."""
     for name, module in list(sys.modules.items()):
         if (file := getattr(module, "__file__", None)) and not Path(file).exists():
             patch.delitem(sys.modules, name)
