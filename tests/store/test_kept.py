@@ -14,7 +14,7 @@ def counting(calls: list[int]):
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "base" / "scores.npz"
+    return tmp_path / "base" / "scores.arrays"
 
 
 def test_computes_once(path):
@@ -46,6 +46,23 @@ def test_what_was_damaged_is_computed_again(path, damage):
     assert again["nll"].tolist() == [0, 1, 2, 3, 4]
     kept.arrays(path, counting(calls))
     assert len(calls) == 2
+
+
+def test_a_bit_that_differs_anywhere_is_seen(path):
+    calls: list[int] = []
+    kept.arrays(path, counting(calls))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert kept._read(path) is None
+    path.write_bytes(whole)
+    kept.arrays(path, counting(calls))
+    assert len(calls) == 1
+
+
+def test_without_room_nothing_is_kept_and_nothing_fails(path):
+    path.parent.write_text("a file where the folder would be")
+    assert kept.arrays(path, counting([]))["nll"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_an_array_of_objects_is_not_read(path):

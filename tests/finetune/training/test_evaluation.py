@@ -46,7 +46,7 @@ def test_the_base_is_evaluated_once_whatever_is_trained_from_it(tmp_path, comput
 
 def test_what_was_damaged_or_is_of_other_batches_is_computed(tmp_path, computed):
     loss = base_loss(tmp_path)
-    (kept,) = tmp_path.glob("base/*/held_out-8.npz")
+    (kept,) = tmp_path.glob("base/*/held_out-8.arrays")
     kept.write_bytes(kept.read_bytes()[:-100])
     assert base_loss(tmp_path) == loss
     assert len(computed) == 2

@@ -61,4 +61,4 @@ def kept_name(what: str, rows: Sequence[Row], device: torch.device) -> str:
     """A kept file's name: the rows and the device determine its content, beside what the folder's name says."""
     read = [[list(row["input_ids"]), list(row["labels"])] for row in rows]
     digest = hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
-    return f"{what}-{device.type}-{digest}.npz"
+    return f"{what}-{device.type}-{digest}.arrays"

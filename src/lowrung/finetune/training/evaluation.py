@@ -45,7 +45,9 @@ def of_base(
         size: rows of a batch. Sums of other batches differ in their last digits.
         folder: what is kept of this base and these rows; see `lowrung.config.signature.of_base`.
     """
-    return Scores(**kept.arrays(folder / f"held_out-{size}.npz", lambda: vars(_scores(model, tokenizer, rows, size))))
+    return Scores(
+        **kept.arrays(folder / f"held_out-{size}.arrays", lambda: vars(_scores(model, tokenizer, rows, size)))
+    )
 
 
 def _scores(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], size: int) -> Scores:
