@@ -15,7 +15,7 @@ from lowrung.store import atomic
 Arrays = Mapping[str, NDArray[Any]]
 
 _SEAL = hashlib.sha256().digest_size
-"""Bytes at the file's beginning: the SHA-256 of the rest. NumPy's format checks each array, but not how many there are."""
+"""Bytes at the beginning: the SHA-256 of the rest. NumPy's format checks each array, but not how many there are."""
 
 
 def arrays(path: Path, compute: Callable[[], Arrays]) -> Arrays:
