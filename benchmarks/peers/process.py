@@ -20,7 +20,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 PROC = Path("/proc")
 
 SAMPLE_SECONDS = 1.0
-"""Between two readings of the tree; one takes 45 ms of CPU time where a process holds 3 GB, whose pages are walked through."""
+"""Between two readings of the tree; one takes 45 ms of CPU time where a process holds 3 GB."""
 
 Reading = tuple[float, float, int]
 """Seconds since 1970, the CPU seconds of all descendants until then, and the bytes that they hold."""
