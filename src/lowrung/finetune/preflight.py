@@ -16,7 +16,7 @@ from lowrung.finetune.data.template import Format
 from lowrung.finetune.found import Preflight
 from lowrung.finetune.lora import fit, injection, unadapted
 from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness, weights
-from lowrung.finetune.training import metrics
+from lowrung.finetune.training import metrics, user_metrics
 from lowrung.store import layout
 
 
@@ -86,7 +86,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         model_fingerprint=fingerprint,
         learning_rate=_prior(base),
         revision=pretrained.origin_of(base)[1],
-        data_fingerprint=rows.fingerprint + metrics.fingerprint(data.metrics),
+        data_fingerprint=rows.fingerprint + user_metrics.fingerprint(data.metrics),
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
         is_read=read is not None,

@@ -12,7 +12,7 @@ from typing import Any
 from lowrung.config import schema
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
-from lowrung.finetune.training import metrics
+from lowrung.finetune.training import user_metrics
 from lowrung.runs import surroundings
 from lowrung.runs.sources import Sources
 from lowrung.store import disk, layout, sealed
@@ -91,7 +91,7 @@ def _unwritable(arguments: Mapping[str, Any]) -> list[str]:
 def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
     """What a record says, where it counts."""
     fields = sealed.read(record)
-    if fields is None or fields["modules"] != metrics.modules(arguments["data"].metrics):
+    if fields is None or fields["modules"] != user_metrics.modules(arguments["data"].metrics):
         return None
     if Sources(**fields["sources"]).digests(arguments["store"]) != fields["digests"]:
         return None
@@ -116,6 +116,6 @@ def _keep(
         "found": {**dataclasses.asdict(found), "data_folder": str(found.data_folder)},
         "sources": dataclasses.asdict(sources),
         "digests": digests,
-        "modules": metrics.modules(arguments["data"].metrics),
+        "modules": user_metrics.modules(arguments["data"].metrics),
     }
     sealed.keep(record, fields)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lowrung.config.schema import DataConf, ModelConf, SourceConf
 from lowrung.errors import UsageError
-from lowrung.finetune.training import metrics
+from lowrung.finetune.training import metrics, user_metrics
 from lowrung.store import fingerprints, layout
 
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite")
@@ -40,7 +40,7 @@ class Sources:
         except UsageError:
             return None
         branch = model.parents[1] / "refs" / (base.revision or "main")  # where the hub's cache notes its commit
-        files = [*metrics.loaded_files(data.metrics), *_data_files(data), *([branch] if branch.is_file() else [])]
+        files = [*user_metrics.loaded_files(data.metrics), *_data_files(data), *([branch] if branch.is_file() else [])]
         return cls(str(model), [str(file) for file in files], [str(folder) for folder in _data_folders(data)])
 
     def with_folder(self, folder: Path) -> "Sources":

@@ -10,7 +10,7 @@ import pytest
 
 from lowrung.config import schema
 from lowrung.errors import UsageError
-from lowrung.finetune.training import metrics
+from lowrung.finetune.training import metrics, user_metrics
 
 PREDICTIONS = ["the cat sat on the mat", " four ", "a dog"]
 REFERENCES = ["the cat is on the mat", "four", "no animals here"]
@@ -301,33 +301,33 @@ class TestProblems:
 
 class TestFingerprint:
     def test_lowrung_s_own_have_none(self):
-        assert metrics.fingerprint([]) == ""
-        assert metrics.fingerprint(schema.METRICS) == ""
+        assert user_metrics.fingerprint([]) == ""
+        assert user_metrics.fingerprint(schema.METRICS) == ""
 
     def test_it_follows_the_source_and_nothing_else(self, module, tmp_path):
         name = module("def value(p, r): return 1")
-        first = metrics.fingerprint(["bleu", f"{name}.value"])
+        first = user_metrics.fingerprint(["bleu", f"{name}.value"])
         assert len(first) == 16
         int(first, 16)
-        assert metrics.fingerprint([f"{name}.value", "rouge"]) == first
+        assert user_metrics.fingerprint([f"{name}.value", "rouge"]) == first
         (tmp_path / f"{name}.py").write_text("def value(p, r): return 2")
-        assert metrics.fingerprint([f"{name}.value"]) != first
+        assert user_metrics.fingerprint([f"{name}.value"]) != first
 
     def test_it_does_not_depend_on_the_folder(self, module, tmp_path, monkeypatch):
         name = module("def value(p, r): return 1")
-        first = metrics.fingerprint([f"{name}.value"])
+        first = user_metrics.fingerprint([f"{name}.value"])
         del sys.modules[name]
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / f"{name}.py").rename(tmp_path / "elsewhere" / f"{name}.py")
         monkeypatch.chdir(tmp_path / "elsewhere")
-        assert metrics.fingerprint([f"{name}.value"]) == first
+        assert user_metrics.fingerprint([f"{name}.value"]) == first
 
     def test_it_covers_the_module_that_defines_a_function(self, module, tmp_path):
         module("def value(p, r): return 1", "defined_of_mine")
         name = module("from defined_of_mine import value")
-        first = metrics.fingerprint([f"{name}.value"])
+        first = user_metrics.fingerprint([f"{name}.value"])
         (tmp_path / "defined_of_mine.py").write_text("def value(p, r): return 2")
-        assert metrics.fingerprint([f"{name}.value"]) != first
+        assert user_metrics.fingerprint([f"{name}.value"]) != first
 
     def test_built_in_functions_have_one(self):
-        assert len(metrics.fingerprint(["math.dist"])) == 16
+        assert len(user_metrics.fingerprint(["math.dist"])) == 16
