@@ -1,0 +1,156 @@
+"""What is known of a study, for its report: read once, and shown as a table, a page, plots and CSV."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowrung.store.outcome import Status
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Axis:
+    """A key that the study searches.
+
+    Attributes:
+        key: such as ``lora.r``.
+        values: of a list, in its order, as text; none of an interval.
+        low: the lower end of an interval; None of a list.
+        high: the upper end of an interval; None of a list.
+        is_log: whether an interval is searched on a log scale, or the values of a list grow by factors.
+    """
+
+    key: str
+    values: Sequence[str] = ()
+    low: float | None = None
+    high: float | None = None
+    is_log: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HistoryPoint:
+    """What a run reported at a step.
+
+    Attributes:
+        step: optimiser steps taken.
+        seconds: since the run's start.
+        tokens: trained on so far; None where the report has none.
+        metrics: losses and the like, by MLflow name.
+    """
+
+    step: int
+    seconds: float
+    tokens: float | None
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run of a trial.
+
+    Attributes:
+        seed: what it was trained with.
+        status: how it ended; None as long as it has not.
+        folder: its results; None where the folder is gone.
+        cause: why it is not complete, in a line.
+        metrics: exact results, by MLflow name.
+        measurements: seconds, bytes and tokens per second, by MLflow name.
+        facts: what else describes the result; see `lowrung.store.outcome.Outcome`.
+        history: what it reported, in order.
+        started: when its process began, in seconds since 1970; None where it is not known.
+        ended: when it ended, likewise.
+        slot: the worker that it ran on, from 0; None where it is not known.
+    """
+
+    seed: int
+    status: Status | None
+    folder: Path | None = None
+    cause: str | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    history: Sequence[HistoryPoint] = ()
+    started: float | None = None
+    ended: float | None = None
+    slot: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """A trial's paired difference from the best one, of the first objective.
+
+    Attributes:
+        mean: this trial's value minus the best one's.
+        low: the lower end of its interval.
+        high: the upper end.
+        verdict: such as ``best``, ``tie`` or ``worse``.
+    """
+
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial.
+
+    Attributes:
+        number: the trial's.
+        point: what was chosen, by key, as text.
+        status: how it ended, over its seeds; None as long as it has not.
+        runs: by seed.
+        stage: the names of the stages that it counts for; empty where the sweep has none.
+        cause: why it is not complete, in a line.
+        metrics: over its seeds, by MLflow name.
+        measurements: over its seeds, by MLflow name.
+        is_reused: whether the store had all of its results.
+        broken: the constraints that it does not keep to.
+        is_pareto: whether no other trial is better in all objectives; False where there is one objective.
+        against: where it stands against the best, as the leaderboard says it; empty where nothing can be said.
+        difference: the same in numbers; None where trials share no held-out examples.
+    """
+
+    number: int
+    point: Mapping[str, str]
+    status: Status | None
+    runs: Sequence[RunRecord] = ()
+    stage: str = ""
+    cause: str | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    is_reused: bool = False
+    broken: Sequence[str] = ()
+    is_pareto: bool = False
+    against: str = ""
+    difference: Difference | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """A study.
+
+    Attributes:
+        name: the study's.
+        folder: ``multirun/<study>``.
+        objectives: metrics with ``minimize`` or ``maximize``; the first one ranks.
+        axes: what was searched; a key with one value is none.
+        trials: as the leaderboard ranks them, best first.
+        state: ``complete``, ``running``, ``interrupted`` or ``empty``.
+        total: trials that were asked for; None where it is not known.
+        verdict: what the leaderboard says, a sentence or an explanation each.
+        provenance: versions, commit, machine, base model and data, by name.
+        doubts: what could not be read or shown, and why, in words.
+    """
+
+    name: str
+    folder: Path
+    objectives: Mapping[str, str]
+    axes: Sequence[Axis]
+    trials: Sequence[TrialRecord]
+    state: str
+    total: int | None = None
+    verdict: Sequence[str] = ()
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    doubts: Sequence[str] = ()
