@@ -120,7 +120,8 @@ class Started:
 def start(arguments: list[str], folder: Path, variables: dict[str, str], files: tuple[IO[Any], ...]) -> Started:
     """Forks ``python ARGUMENTS``, with these files as its stdin, stdout and stderr."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = {"arguments": arguments, "folder": str(folder), "variables": variables}
+    cores = list(os.sched_getaffinity(0))
+    request = {"arguments": arguments, "folder": str(folder), "variables": variables, "cores": cores}
     with theirs:
         numbers = [theirs.fileno(), *(file.fileno() for file in files)]
         socket.send_fds(_importer(), [json.dumps(request).encode()], numbers)
@@ -211,8 +212,11 @@ def _close(files: Iterable[int]) -> None:
         os.close(number)
 
 
-def _become(files: list[int], arguments: list[str], folder: str, variables: dict[str, str]) -> tuple[str, str]:
+def _become(
+    files: list[int], arguments: list[str], folder: str, variables: dict[str, str], cores: list[int]
+) -> tuple[str, str]:
     """Makes this process one that was started so, up to the program's first line; gives the program."""
+    os.sched_setaffinity(0, cores)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
