@@ -21,8 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.argv[1:] = arguments
         cli.run(train.complete)
     else:
-        chosen = _parser().parse_args(arguments)
-        cli.run(lambda: chosen.command(chosen))
+        cli.run(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> None:
+    chosen = _parser().parse_args(arguments)
+    chosen.command(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """What every command of lowrung shares: exit codes, and errors printed for people.
 
-Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130, by SIGTERM 143, by SIGHUP 129.
+Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130, by SIGTERM 143, by SIGHUP 129;
+141 where nobody reads the output any more (``... | head``).
 ``HYDRA_FULL_ERROR=1`` shows tracebacks.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 from lowrung.engine import interrupt
 from lowrung.errors import SHOW, InputError, Interrupted, LowrungError, UsageError, in_short, is_out_of_memory
+from lowrung.report import screen
 from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -28,26 +30,25 @@ products: 1 s with this, 4 to 29 s without; alone no difference, where OMP_WAIT_
 
 def run(command: Callable[[], Any]) -> None:
     """Runs ``command`` and ends the process with the exit code that its end calls for."""
-    show = wants_traceback()
+    wants_traceback()  # before the next line
     # Hydra would print the first problem alone and exit with 1; with this set it raises, and we say it all.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault(SPINS, FEW_SPINS)
+    screen.prepare()
     try:
-        refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = _flags_first(sys.argv[1:])
-        with interrupt.raised():
-            command()
+        try:
+            refuse_secrets(sys.argv[1:])
+            sys.argv[1:] = _flags_first(sys.argv[1:])
+            with interrupt.raised():
+                command()
+        finally:
+            sys.stdout.flush()  # here: what cannot be written is an error of the command, not of Python's end
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `... --help | head`; Python would fail once more when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except Exception as error:
-        if show:
-            raise
-        _exit(error)
+        _end(error)
 
 
 @contextlib.contextmanager
@@ -56,9 +57,7 @@ def ending_on_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if wants_traceback():
-            raise
-        _exit(error)
+        _end(error)
 
 
 @functools.cache
@@ -82,13 +81,20 @@ def refuse_secrets(arguments: list[str]) -> None:
             raise UsageError(problems)
 
 
-def _exit(error: Exception) -> NoReturn:
-    """Prints what is known of an error and exits."""
+def _end(error: Exception) -> NoReturn:
+    """Prints what is known of an error and exits; raises it where the user wants to see its traceback."""
+    if isinstance(error, BrokenPipeError) and screen.is_reader_gone():  # `... --help | head`
+        screen.leave()
+    if wants_traceback():
+        raise error
+    screen.drop_the_rest()
     if isinstance(error, InputError) and disk.is_full(error, Path.cwd()):
         error = disk.no_space(error.__cause__ or error)
     elif not isinstance(error, LowrungError):
         error = disk.in_words(error) or _foreseen(error)
-    print(_message(error.problems if isinstance(error, UsageError) else [str(error)]), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody may read that output either; the exit code says it too
+        print(_message(error.problems if isinstance(error, UsageError) else [str(error)]), file=sys.stderr, flush=True)
+    screen.drop_the_rest()
     sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
 
 
