@@ -7,6 +7,7 @@ Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130
 import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 from lowrung.engine import interrupt
 from lowrung.errors import SHOW, InputError, Interrupted, LowrungError, UsageError, in_short, is_out_of_memory
+from lowrung.report.printer import Ended, Printer
 from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -26,24 +28,39 @@ products: 1 s with this, 4 to 29 s without; alone no difference, where OMP_WAIT_
 """
 
 
-def run(command: Callable[[], Any]) -> None:
-    """Runs ``command`` and ends the process with the exit code that its end calls for."""
+def run(command: Callable[[], Any], printer: Printer | None = None) -> None:
+    """Runs ``command``, prints what it returns, and ends the process with the exit code that its end calls for.
+
+    Args:
+        command: returns what `lowrung.report.printer.Printer.show` takes.
+        printer: prints it; by default as text.
+    """
     show = wants_traceback()
+    printer = printer or Printer()
     # Hydra would print the first problem alone and exit with 1; with this set it raises, and we say it all.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault(SPINS, FEW_SPINS)
     try:
-        refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = _flags_first(sys.argv[1:])
-        with interrupt.raised():
-            command()
-    except Interrupted as interruption:
-        sys.exit(interruption.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        with printer.open():
+            _run(command, printer, show)
     except BrokenPipeError:  # `... --help | head`; Python would fail once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+
+
+def _run(command: Callable[[], Any], printer: Printer, show: bool) -> None:
+    try:
+        refuse_secrets(sys.argv[1:])
+        sys.argv[1:] = _flags_first(sys.argv[1:])
+        with interrupt.raised():
+            printer.show(command())
+    except Interrupted as interruption:
+        name = signal.Signals(interruption.exit_code - 128).name
+        raise Ended(interruption.exit_code, [f"The command was interrupted by {name}."]) from None
+    except KeyboardInterrupt:
+        raise Ended(INTERRUPTED, ["The command was interrupted by Ctrl-C."]) from None
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if show:
             raise
@@ -88,8 +105,9 @@ def _exit(error: Exception) -> NoReturn:
         error = disk.no_space(error.__cause__ or error)
     elif not isinstance(error, LowrungError):
         error = disk.in_words(error) or _foreseen(error)
-    print(_message(error.problems if isinstance(error, UsageError) else [str(error)]), file=sys.stderr)
-    sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+    problems = error.problems if isinstance(error, UsageError) else [str(error)]
+    print(_message(problems), file=sys.stderr)
+    raise Ended(USAGE if isinstance(error, UsageError) else FAILED, problems)
 
 
 def _foreseen(error: Exception) -> LowrungError:
