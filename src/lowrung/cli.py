@@ -8,6 +8,7 @@ Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130
 import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 from lowrung.engine import interrupt
 from lowrung.errors import SHOW, InputError, Interrupted, LowrungError, UsageError, in_short, is_out_of_memory
 from lowrung.report import screen
+from lowrung.report.printer import Ended, Printer
 from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -28,25 +30,40 @@ products: 1 s with this, 4 to 29 s without; alone no difference, where OMP_WAIT_
 """
 
 
-def run(command: Callable[[], Any]) -> None:
-    """Runs ``command`` and ends the process with the exit code that its end calls for."""
+def run(command: Callable[[], Any], printer: Printer | None = None) -> None:
+    """Runs ``command``, prints what it returns, and ends the process with the exit code that its end calls for.
+
+    Args:
+        command: returns what `lowrung.report.printer.Printer.show` takes.
+        printer: prints it; by default as text.
+    """
     wants_traceback()  # before the next line
+    printer = printer or Printer()
     # Hydra would print the first problem alone and exit with 1; with this set it raises, and we say it all.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault(SPINS, FEW_SPINS)
     screen.prepare()
     try:
+        with printer.open():
+            _run(command, printer)
+    except BrokenPipeError as error:  # nobody reads the document
+        _end(error)
+
+
+def _run(command: Callable[[], Any], printer: Printer) -> None:
+    try:
         try:
             refuse_secrets(sys.argv[1:])
             sys.argv[1:] = _flags_first(sys.argv[1:])
             with interrupt.raised():
-                command()
+                printer.show(command())
         finally:
             sys.stdout.flush()  # here: what cannot be written is an error of the command, not of Python's end
     except Interrupted as interruption:
-        sys.exit(interruption.exit_code)
+        name = signal.Signals(interruption.exit_code - 128).name
+        raise Ended(interruption.exit_code, [f"The command was interrupted by {name}."]) from None
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        raise Ended(INTERRUPTED, ["The command was interrupted by Ctrl-C."]) from None
     except Exception as error:
         _end(error)
 
@@ -92,10 +109,11 @@ def _end(error: Exception) -> NoReturn:
         error = disk.no_space(error.__cause__ or error)
     elif not isinstance(error, LowrungError):
         error = disk.in_words(error) or _foreseen(error)
+    problems = error.problems if isinstance(error, UsageError) else [str(error)]
     with contextlib.suppress(OSError):  # nobody may read that output either; the exit code says it too
-        print(_message(error.problems if isinstance(error, UsageError) else [str(error)]), file=sys.stderr, flush=True)
+        print(_message(problems), file=sys.stderr, flush=True)
     screen.drop_the_rest()
-    sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+    raise Ended(USAGE if isinstance(error, UsageError) else FAILED, problems)
 
 
 def _foreseen(error: Exception) -> LowrungError:
