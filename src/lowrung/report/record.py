@@ -140,6 +140,9 @@ class StudyRecord:
         state: ``complete``, ``running``, ``interrupted`` or ``empty``.
         total: trials that were asked for; None where it is not known.
         verdict: what the leaderboard says, a sentence or an explanation each.
+        preferred: the number of the trial to take: the cheapest of those that tie with the best; None where none is.
+        importance: of each axis for the first objective, as shares of 1; empty where too few trials say. See
+            `lowrung.search.importance`.
         provenance: versions, commit, machine, base model and data, by name.
         doubts: what could not be read or shown, and why, in words.
     """
@@ -152,5 +155,7 @@ class StudyRecord:
     state: str
     total: int | None = None
     verdict: Sequence[str] = ()
+    preferred: int | None = None
+    importance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubts: Sequence[str] = ()
