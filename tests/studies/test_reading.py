@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from lowrung.report import rows
+from lowrung.report.record import StudyRecord
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Status
 from lowrung.studies import reading
@@ -49,6 +50,8 @@ class TestAnEndedStudy:
 
     def test_has_where_each_trial_stands_in_words_and_numbers(self, ended):
         best, worse, *others = reading.read(ended.folder).trials
+        assert best.difference
+        assert worse.difference
         assert (best.against, best.difference.mean, best.difference.verdict) == ("best", 0.0, "best")
         assert worse.difference.low < worse.difference.mean < worse.difference.high
         assert worse.against.startswith("+0.")
@@ -127,7 +130,7 @@ class TestAStudyThatHasNotEnded:
 class TestWhatIsBroken:
     """Each case breaks a part of a study: a sentence says so, and the rest is shown."""
 
-    def check(self, folder: StudyFolder, *said: str) -> reading.StudyRecord:
+    def check(self, folder: StudyFolder, *said: str) -> StudyRecord:
         study = reading.read(folder)
         assert [sentence for sentence in said if not any(sentence in doubt for doubt in study.doubts)] == []
         assert len(study.doubts) == len(said), study.doubts

@@ -148,6 +148,8 @@ class StudyRecord:
         preferred: the number of the trial to take; None where there is none.
         verdict: what the leaderboard says, so far where the study has not ended: the first sentence is the answer.
         warnings: where the question is badly put.
+        importance: of each axis for the first objective, as shares of 1; empty where too few trials say. See
+            `lowrung.search.importance`.
         provenance: versions, commit, machine, base model and data, by name.
         doubts: what could not be read or shown, and why, in words.
     """
@@ -165,5 +167,6 @@ class StudyRecord:
     preferred: int | None = None
     verdict: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    importance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubts: Sequence[str] = ()

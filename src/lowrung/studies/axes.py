@@ -4,8 +4,9 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from lowrung.report.record import Axis
+from lowrung.report.record import Axis, StudyRecord
 from lowrung.search import axes
+from lowrung.store.outcome import Status
 
 
 def searched(known: Sequence[axes.Axis], points: Sequence[Mapping[str, str]]) -> list[Axis]:
@@ -19,6 +20,24 @@ def searched(known: Sequence[axes.Axis], points: Sequence[Mapping[str, str]]) ->
     keys = dict.fromkeys(key for point in points for key in point if key not in {axis.key for axis in known})
     found += [_listed(key, (point[key] for point in points if key in point)) for key in keys]
     return [axis for axis in found if axis.low is not None or len(axis.values) > 1]
+
+
+def importance(study: StudyRecord) -> dict[str, float]:
+    """How much each axis matters for the first objective, of complete trials that keep to the constraints."""
+    from lowrung.search import importance as of_search
+
+    name, direction = next(iter(study.objectives.items()))
+    kept = [trial for trial in study.trials if trial.status is Status.COMPLETE and not trial.broken]
+    kept = [trial for trial in kept if name in trial.metrics]
+    intervals = {
+        axis.key: (axis.low, axis.high, axis.is_log)
+        for axis in study.axes
+        if axis.low is not None and axis.high is not None
+    }
+    keys = {axis.key for axis in study.axes}
+    points = [{key: text for key, text in trial.point.items() if key in keys} for trial in kept]
+    values = [trial.metrics[name] for trial in kept]
+    return of_search.of(points, values, is_maximised=direction == "maximize", intervals=intervals)
 
 
 def _of(axis: axes.Axis) -> Axis:

@@ -48,6 +48,7 @@ def read(folder: StudyFolder) -> StudyRecord:
         state = INTERRUPTED if trials else EMPTY
         doubts.add("there is no database of the study, and no leaderboard: trials are what the jobs' folders hold")
     record = _record(folder, asked, database, trials, state, doubts)
+    record = dataclasses.replace(record, importance=axes.importance(record))
     said = answer.said(folder, trials, doubts) if state == COMPLETE else None
     record = answer.with_verdict(record, said or answer.found(trials, asked, record.axes, record.over_seeds))
     return dataclasses.replace(record, doubts=doubts.sentences)
