@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -23,14 +24,14 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 @pytest.fixture
-def moved(ended, tmp_path) -> Written:
+def moved(ended: Written, tmp_path: Path) -> Written:
     """A copy, with its files' times; its leaderboard names the old folders."""
     shutil.copytree(ended.root, tmp_path / "moved", symlinks=True)
     return Written(tmp_path / "moved", losses=ended.losses)
 
 
 @pytest.fixture
-def copied(ended, moved) -> Written:
+def copied(ended: Written, moved: Written) -> Written:
     """A study like it, elsewhere."""
     board = moved.folder.leaderboard
     time = board.stat().st_mtime
