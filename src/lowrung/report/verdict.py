@@ -38,10 +38,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """In lines of `WIDTH` columns."""
-        answer, *rest = self.sentences
-        heads = [(f"verdict: {answer}", "  "), *((f"  {sentence}", "  ") for sentence in rest)]
-        heads += [(f"warning: {warning}", "  ") for warning in self.warnings]
-        return "\n".join(_wrapped(text, indent) for text, indent in heads)
+        return text(self.sentences, self.warnings)
 
     @property
     def cells(self) -> dict[int, str]:
@@ -102,6 +99,13 @@ def make(
         *doubts.below_noise(found),
     ]
     return Verdict(found, words.preferred.number, [words.answer(), *words.notes(objectives)], warnings)
+
+
+def text(sentences: Sequence[str], warnings: Sequence[str]) -> str:
+    """What a verdict says, in lines of `WIDTH` columns."""
+    answer, *rest = sentences
+    heads = [f"verdict: {answer}", *(f"  {sentence}" for sentence in rest), *(f"warning: {one}" for one in warnings)]
+    return "\n".join(_wrapped(head, "  ") for head in heads)
 
 
 def _record(standing: Standing) -> dict[str, Any]:

@@ -30,8 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED}
 """Optuna's state for a status; any other is a failure to it."""
 
-
-_RUN = "run/"
+RUN = "run/"
 """What begins the user attribute of a trial's run; its seed follows."""
 
 
@@ -218,13 +217,13 @@ class Study:
     def note_run(self, trial: Trial, seed: int, **facts: Any) -> dict[str, Any]:
         """Writes facts down on one of a trial's runs, beside those that are known of it; returns them all."""
         known = {**self.runs(trial).get(seed, {}), **facts}
-        trial.set_user_attr(f"{_RUN}{seed}", known)
+        trial.set_user_attr(f"{RUN}{seed}", known)
         return known
 
     def runs(self, trial: Trial | FrozenTrial) -> dict[int, dict[str, Any]]:
         """What was written down on a trial's runs, by seed."""
         facts = trial.user_attrs
-        return {int(name.removeprefix(_RUN)): known for name, known in facts.items() if name.startswith(_RUN)}
+        return {int(name.removeprefix(RUN)): known for name, known in facts.items() if name.startswith(RUN)}
 
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.
