@@ -80,7 +80,7 @@ def test_it_draws_all_plots_offline_and_nothing_is_wider_than_the_screen(browser
 
 def test_what_comes_from_outside_is_text(browser, html):
     found = opened(browser, html, 1400)
-    assert found.page.title() == f"{HOSTILE} – lowrung"
+    assert found.page.title() == f"{HOSTILE} \N{EN DASH} lowrung"
     assert found.page.locator("#verdict .warnings").inner_text() == HOSTILE
     assert found.page.locator("main img").count() == 0
     found.page.context.close()
