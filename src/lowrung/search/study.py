@@ -1,7 +1,7 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +53,7 @@ class Study:
         seed: of the sampler.
         sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
         pruner: ends bad trials early; see `lowrung.search.pruning`. Another one may go on with a study.
+        unpruned: the names of stages whose trials it leaves alone.
         purpose: texts by kind and name that trials share where they can be compared: space, goal, settings and more.
         inputs: texts by name that say why the kind ``content`` differs.
         earlier: a study whose trials teach the sampler; see `lowrung.search.warm_start`.
@@ -78,6 +79,7 @@ class Study:
         seed: int,
         sampler: Mapping[str, Any] = samplers.DEFAULT,
         pruner: Mapping[str, Any] = pruning.DEFAULT,
+        unpruned: Collection[str] = (),
         purpose: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         inputs: Mapping[str, str] = MappingProxyType({}),
         earlier: Earlier | None = None,
@@ -100,7 +102,7 @@ class Study:
         try:
             self._mirror = Mirror(database, study_id)
             self._study = optuna.load_study(study_name=name, storage=self._mirror)
-            self.judge = Judge(self._study, pruner, self._objectives, self._require_sole)
+            self.judge = Judge(self._study, pruner, self._objectives, self._require_sole, unpruned)
             self._asked = len(self.trials)
             self._hold_to({**space.described(), **goal, **purpose}, inputs)
             self._earlier = self._taught_by(earlier)

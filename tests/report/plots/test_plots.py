@@ -313,3 +313,31 @@ def test_images_of_one_axis_and_of_nothing(tmp_path):
         "learning-curves.png",
     ]
     assert plots.png(EMPTY, tmp_path / "none") == []
+
+
+ODD = ("<think>", "</script><script>alert(1)</script>", "$x^", "$y_$", "%{x}&amp;")
+
+
+def test_odd_words_are_shown_as_they_are(tmp_path):
+    axis = Axis("generation.stop", values=ODD)
+    record = study([trial(n, {axis.key: text}, 3 - n / 10) for n, text in enumerate(ODD)], [axis])
+    found = by_name(record)
+    assert "stop=&lt;think&gt;" in texts(found["differences"].figure)
+    assert found["slices"].figure.layout.xaxis.ticktext[0] == "&lt;think&gt;"
+    assert not [plot for plot in found.values() if "</script>" in plot.figure.to_json()]
+    assert len(plots.png(record, tmp_path)) == 3
+
+
+def test_where_the_best_alone_is_at_an_end_its_ties_are_named():
+    record = study(
+        [
+            trial(0, {"lora.r": "4", "train.learning_rate": "1e-4"}, 3.0),
+            trial(1, {"lora.r": "8", "train.learning_rate": "1e-4"}, 2.801),
+            trial(2, {"lora.r": "16", "train.learning_rate": "3e-4"}, 2.8),
+        ],
+        [studies.RANK, Axis("train.learning_rate", values=("1e-4", "3e-4"), is_log=True)],
+    )
+    about = by_name(record)["heat-map"].about
+    assert "At the edge" not in about
+    assert "Of the best, " in about
+    assert "lora.r=16 is the largest that was tried" in about

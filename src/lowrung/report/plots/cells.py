@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from lowrung.report import doubts
 from lowrung.report.leaderboard import TrialRow, shown
 from lowrung.report.plots import scales
-from lowrung.report.plots.scales import Scale
+from lowrung.report.plots.scales import Scale, cut
 from lowrung.report.plots.scores import Scores, sentences
 from lowrung.report.record import StudyRecord, TrialRecord
 from lowrung.store.outcome import Outcome
 
 BINS = 8
 """Parts of an interval, and of a list of more values than twice as many."""
+
+BELOW = 0.33
+"""How far below the middle of a cell that is one value high its trials stand, so that its text can be read."""
 
 _RANKS = ("lora.r",)
 _RATES = ("train.learning_rate", "train.rate_factor")
@@ -62,7 +65,7 @@ class Side:
         """Places in cells, with texts: of each value, or between parts."""
         if self.is_binned:
             return [(self.scale.share(value) * BINS - 0.5, text) for value, text in self.scale.ticks()]
-        texts = self.scale.texts or [shown(f"{value:.6g}") for value in self.scale.numbers]
+        texts = [cut(text) for text in self.scale.texts] or [shown(f"{value:.6g}") for value in self.scale.numbers]
         return [(float(place), text) for place, text in enumerate(texts)]
 
 
@@ -145,16 +148,18 @@ class Cells:
         """What is seen, and whether the space is too small."""
         several = any(len(trials) > 1 for trials in self.inside.values())
         seen = (
-            f"{self.scores.metric} at each {self.up.key} and {self.across.key}"
-            + (": the best trial of each cell" if several else "")
-            + ". The star is the best trial."
+            f"{'The best' if several else 'The'} {self.scores.metric} at each {self.up.key} and {self.across.key}. The"
+            " star is the best trial."
         )
-        edges = at_edges(self.scores, [self.across.key, self.up.key])
-        inside = "" if edges else "It does not lie at an edge of the space, or others that lie elsewhere tie with it."
+        rest = "A cell without a colour and with a cross or a word had only trials that did not end." * bool(self.empty)
+        keys = [self.across.key, self.up.key]
+        edges = at_edges(self.scores, keys)
         clipped = "Values far from the best share the last colour." if self.is_clipped else ""
         broken = sum(bool(trial.broken) for trial in self.scores.study.trials)
         out = f"{broken} that break a constraint are left out." if broken else ""
-        return sentences("At the edge: " * bool(edges) + " ".join(edges), seen, inside, clipped, out)
+        return sentences(
+            "At the edge: " * bool(edges) + " ".join(edges), seen, _at_end(self.scores, keys), rest, clipped, out
+        )
 
 
 def of(study: StudyRecord) -> Cells | str:
@@ -187,16 +192,30 @@ def pair(sides: Sequence[Side]) -> tuple[Side, Side] | None:
     return (ordered[1], ordered[0]) if len(ordered) > 1 else None
 
 
-def at_edges(scores: Scores, keys: Sequence[str]) -> list[str]:
-    """Which of these axes have their best value at an end, a sentence each; see `lowrung.report.doubts.edges`."""
+def _at_end(scores: Scores, keys: Sequence[str]) -> str:
+    """Where the best alone is at an end of an axis, while others that tie with it are not."""
+    certain = at_edges(scores, keys)
+    found = [one for one in at_edges(scores, keys, scores.ties[:1]) if one not in certain] if scores.best else []
+    ends = [sentence.split(": try")[0] for sentence in found]
+    return f"Of the best, {' and '.join(ends)}, but trials that tie with it have others." if ends else ""
+
+
+def at_edges(scores: Scores, keys: Sequence[str], among: Sequence[TrialRecord] | None = None) -> list[str]:
+    """Which of these axes have their best value at an end, a sentence each; see `lowrung.report.doubts.edges`.
+
+    Args:
+        scores: of the study.
+        keys: of the axes.
+        among: the trials that must all be there; None takes the best one and its ties.
+    """
     rows = [_row(trial, keys) for trial in scores.study.trials if trial.status is not None and not trial.broken]
-    ties = [_row(trial, keys) for trial in scores.ties]
+    ties = [_row(trial, keys) for trial in (scores.ties if among is None else among)]
     intervals = {
         axis.key: (axis.low, axis.high, axis.is_log)
         for axis in scores.study.axes
         if axis.low is not None and axis.high is not None
     }
-    return [f"{sentence[:1].upper()}{sentence[1:]}" for sentence in doubts.edges(rows, ties, intervals)] if ties else []
+    return doubts.edges(rows, ties, intervals) if ties else []
 
 
 def _row(trial: TrialRecord, keys: Sequence[str]) -> TrialRow:

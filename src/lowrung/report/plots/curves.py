@@ -18,14 +18,16 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     first, across = found.metrics[0], found.across[0]
     colours = runs.colours(found)
     unit = found.unit(across)
+    key = style.key(runs.legend(found, colours))
+    above = 22 + 14 * key["text"].count("<br>")
     made = style.figure(
         [_trace(found, curve, colours[curve.name], across, unit, curve.metric == first) for curve in found.curves],
-        height=420,
+        height=400 + above,
         xaxis=style.axis(unit.label, nticks=6),
         yaxis=style.axis(units.of(first).label, range=found.ends(first), nticks=7),
-        annotations=[style.key(runs.legend(found, colours))],
-        updatemenus=_switches(found),
-        margin={"l": 8, "r": 12, "t": 84, "b": 8},
+        annotations=[key],
+        updatemenus=_switches(found, above),
+        margin={"l": 8, "r": 12, "t": 62 + above, "b": 8},
     )
     return [Plot("learning-curves", "Learning curves", found.about, made)]
 
@@ -57,8 +59,8 @@ def _scaled(curve: Curve, across: str, unit: units.Unit) -> list[float]:
     return [float(f"{value / unit.factor:.4g}") for value in curve.across[across]]
 
 
-def _switches(found: Curves) -> list[dict[str, Any]]:
-    """Buttons for what is drawn over what; none where there is no choice."""
+def _switches(found: Curves, above: int) -> list[dict[str, Any]]:
+    """Buttons for what is drawn over what, so many pixels above the plot; none where there is no choice."""
     over = [_over(found, name) for name in found.across if name != "steps" or found.across[0] == "steps"]
     shown = [_shown(found, [name]) for name in found.metrics]
     if {"eval/loss", "train/loss"} <= set(found.metrics):
@@ -71,7 +73,7 @@ def _switches(found: Curves) -> list[dict[str, Any]]:
             "xanchor": "left",
             "y": 1.0,
             "yanchor": "bottom",
-            "pad": {"b": 24 + 30 * row, "t": 0, "l": 0, "r": 0},
+            "pad": {"b": above + 30 * row, "t": 0, "l": 0, "r": 0},
             "bgcolor": "rgba(128,128,128,0.15)",
             "bordercolor": style.GRID,
             "font": {"size": 11, "color": palette.BLUE},

@@ -11,6 +11,9 @@ from lowrung.report.record import StudyRecord
 _WRITTEN = 8
 """Columns: values in more of them would overlap at 400 pixels."""
 
+_DOTS = 150
+"""Trials up to which each is seen in its cell: more would hide the values."""
+
 
 def plots(study: StudyRecord) -> Sequence[Plot | str]:
     """One plot; nothing where fewer than two axes are searched."""
@@ -18,17 +21,22 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     if isinstance(found, str):
         return [found] if found else []
     made = style.figure(
-        [_map(found), _rest(found), *([_trials(found)] if found.is_binned else []), _best(found)],
+        [_map(found), _rest(found), *([_trials(found)] if _has_dots(found) else []), _best(found)],
         height=150 + max(34 * found.up.count, 120),
         xaxis=_axis(found.across),
         yaxis=_axis(found.up),
-        margin={"l": 8, "r": 12, "t": 8, "b": 50},
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
     )
     return [Plot("heat-map", found.title, found.about, made)]
 
 
+def _has_dots(found: Cells) -> bool:
+    return found.is_binned and len(found.scores.drawn) <= _DOTS
+
+
 def _axis(side: Side) -> dict[str, object]:
-    return style.numeric(side.key, side.ticks, showgrid=False, range=[-0.5, side.count - 0.5])
+    made = style.numeric(side.key, side.ticks, showgrid=False, range=[-0.5, side.count - 0.5])
+    return made | {"title": {"text": side.key}}  # a standoff would put it among the ticks, beside a bar of colours
 
 
 def _map(found: Cells) -> go.Heatmap:
@@ -44,7 +52,7 @@ def _map(found: Cells) -> go.Heatmap:
         ygap=2,
         hoverongaps=False,
         texttemplate="%{z:.4g}" if found.across.count <= _WRITTEN else "",
-        textfont={"size": 11},
+        textfont={"size": 11 if found.across.count < _WRITTEN else 9},
         customdata=[[_hover(found, x, y) for x in range(found.across.count)] for y in range(found.up.count)],
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
@@ -52,6 +60,7 @@ def _map(found: Cells) -> go.Heatmap:
             "thickness": 10,
             "y": 1.0,
             "yanchor": "bottom",
+            "ypad": 8,
             "nticks": 5,
             "title": {"text": units.of(found.scores.metric).label, "side": "top", "font": {"size": 11}},
             "outlinewidth": 0,
@@ -65,27 +74,27 @@ def _hover(found: Cells, x: int, y: int) -> str:
         return ""
     best = min((one for one in trials if one in found.scores.drawn), key=found.scores.cost)
     more = f"<br>{len(trials)} trials" if len(trials) > 1 else ""
-    return f"{found.scores.name(best)}<br>{found.scores.metric} {found.scores.value(best):.6g}{more}"
+    return f"{found.scores.label(best)}<br>{found.scores.metric} {found.scores.value(best):.6g}{more}"
 
 
 def _rest(found: Cells) -> go.Scatter:
-    """Cells of which nothing was trained to its end."""
+    """Cells of which nothing was trained to its end: in words where there is room, or else a cross."""
     return go.Scatter(
         x=[x for x, _ in found.empty],
         y=[y for _, y in found.empty],
-        mode="text",
-        text=[words if found.across.count <= _WRITTEN else "none" for words in found.empty.values()],
+        mode="text" if found.across.count <= _WRITTEN else "markers",
+        marker={"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": palette.PURPLE}},
+        text=list(found.empty.values()),
         textfont={"size": 10},
-        customdata=list(found.empty.values()),
-        hovertemplate="%{customdata}<extra></extra>",
+        hovertemplate="%{text}<extra></extra>",
     )
 
 
 def _trials(found: Cells) -> go.Scatter:
-    """Where trials stand in the parts of an interval; below the text of a cell that is one value high."""
+    """Where trials stand in the parts of an interval."""
     at = [(trial, found.across.at(trial), found.up.at(trial)) for trial in found.scores.drawn]
     there = [(trial, x, y) for trial, x, y in at if x is not None and y is not None]
-    lower = 0.0 if found.up.is_binned else 0.33
+    lower = cells.BELOW * (not found.up.is_binned)
     return go.Scatter(
         x=[round(x, 3) for _, x, _ in there],
         y=[round(y - lower, 3) for _, _, y in there],
@@ -99,13 +108,12 @@ def _trials(found: Cells) -> go.Scatter:
 
 def _best(found: Cells) -> go.Scatter:
     x, y = found.best
-    is_value = not found.is_binned
     return go.Scatter(
-        x=[x - 0.5 * is_value],
-        y=[y + 0.5 * is_value],
+        x=[x],
+        y=[y - cells.BELOW * (not found.up.is_binned)],
         mode="markers",
         cliponaxis=False,
-        marker={"symbol": "star", "size": 15, "color": palette.RED, "line": {"width": 1, "color": "white"}},
+        marker={"symbol": "star", "size": 13, "color": palette.RED, "line": {"width": 1, "color": "white"}},
         hovertemplate=f"best: {_hover(found, *_cell(found))}<extra></extra>",
     )
 

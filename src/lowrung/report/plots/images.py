@@ -1,7 +1,9 @@
 """The main plots as images, by matplotlib: it needs no browser."""
 
+import html
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,6 +23,13 @@ _SLICES = 4
 
 def write(study: StudyRecord, folder: Path) -> list[Path]:
     """Writes them; see `lowrung.report.plots.png`."""
+    with matplotlib.rc_context({"text.parse_math": False}):  # a value such as $x$ is no formula
+        made = _figures(study)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_save(figure, folder / f"{name}.png") for name, figure in made.items()]
+
+
+def _figures(study: StudyRecord) -> dict[str, Figure]:
     drawn = {"differences": intervals.of(study), "heat-map": cells.of(study), "learning-curves": runs.of(study)}
     made: dict[str, Figure] = {}
     for name, found in drawn.items():
@@ -33,8 +42,7 @@ def write(study: StudyRecord, folder: Path) -> list[Path]:
                 made[name] = _curves(found)
             case _ if name == "heat-map":
                 made |= _slices(study)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_save(figure, folder / f"{name}.png") for name, figure in made.items()]
+    return made
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -65,14 +73,16 @@ def _intervals(found: Intervals) -> Figure:
         colour = palette.COLOURS.get(row.verdict, palette.GREY)
         if found.is_off(row):
             marker, at, spread = (">", high) if row.mean > high else ("<", low), row.mean, None
-            axes.plot([marker[1]], [place], marker=marker[0], color=colour, markersize=8)
+            axes.plot([marker[1]], [place], marker=marker[0], color=colour, markersize=8, clip_on=False)
             axes.annotate(
                 f"{at:+.3g}", (marker[1], place), (-8, 0), textcoords="offset points", ha="right", va="center"
             )
             continue
         spread = [[row.mean - row.low], [row.high - row.mean]]
         axes.errorbar([row.mean], [place], xerr=spread, fmt="o", color=colour, capsize=3, linewidth=1.8)
-    axes.set_yticks(range(len(found.rows)), [f"{row.name}\n{row.words}" for row in found.rows], fontsize=8)
+    axes.set_yticks(
+        range(len(found.rows)), [f"{html.unescape(row.name)}\n{row.words}" for row in found.rows], fontsize=8
+    )
     axes.set_ylim(len(found.rows) - 0.4, -0.6)
     axes.set_xlim(low, high)
     axes.set_xlabel(found.label)
@@ -96,19 +106,25 @@ def _cells(found: Cells) -> Figure:
     for (x, y), value in found.values.items():
         is_dark = (value - low) / (high - low) > 0.5
         colour = "white" if is_dark != found.scores.is_maximised else "black"
-        axes.text(x, y, f"{value:.4g}", ha="center", va="center", fontsize=8, color=colour)
+        axes.text(x, y, f"{value:#.4g}".rstrip("."), ha="center", va="center", fontsize=8, color=colour)
     for (x, y), words in found.empty.items():
         axes.text(x, y, words, ha="center", va="center", fontsize=7, color="0.4")
     across, up = found.best
-    shift = 0.0 if found.is_binned else 0.32
-    axes.plot([across - shift], [up + shift], marker="*", color=palette.RED, markersize=15, markeredgecolor="white")
+    axes.plot(
+        [across],
+        [up - cells.BELOW * (not found.up.is_binned)],
+        marker="*",
+        color=palette.RED,
+        markersize=13,
+        markeredgecolor="white",
+    )
     _label(axes, found.across, found.up)
     return figure
 
 
 def _label(axes: Axes, across: Side, up: Side) -> None:
-    axes.set_xticks([place for place, _ in across.ticks], [text for _, text in across.ticks])
-    axes.set_yticks([place for place, _ in up.ticks], [text for _, text in up.ticks])
+    axes.set_xticks([place for place, _ in across.ticks], [html.unescape(text) for _, text in across.ticks])
+    axes.set_yticks([place for place, _ in up.ticks], [html.unescape(text) for _, text in up.ticks])
     axes.set_xlim(-0.5, across.count - 0.5)
     axes.set_ylim(-0.5, up.count - 0.5)
     axes.set_xlabel(across.key)
@@ -137,7 +153,7 @@ def _slice(axes: Axes, scores: Scores, scale: Scale) -> None:
         axes.plot([x], [scores.value(trial)], marker=marker, markersize=size, color=palette.COLOURS[standing])
     if scale.is_log:
         axes.set_xscale("log")
-    axes.set_xticks([at for at, _ in scale.ticks()], [text for _, text in scale.ticks()])
+    axes.set_xticks([at for at, _ in scale.ticks()], [html.unescape(text) for _, text in scale.ticks()])
     axes.minorticks_off()
     low, high, _ = scores.limits
     axes.set_ylim(low, high)
@@ -157,7 +173,7 @@ def _curves(found: Curves) -> Figure:
     axes.set_xlabel(unit.label)
     axes.set_ylabel(units.of(metric).label)
     for words, colour in runs.legend(found, colours):
-        axes.plot([], [], color=colour, label=words)
+        axes.plot([], [], color=colour, label=html.unescape(words))
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     return figure
 

@@ -17,23 +17,32 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         return []
     if not shares:
         scores = Scores(study)
-        return [sentences("No importance of axes: too few trials say which of them matters.", scores.left_out)]
+        return [
+            sentences(
+                "No importance of axes: it takes ten trials that can be ranked, and an axis that sets the best apart.",
+                scores.left_out,
+            )
+        ]
     rows = sorted(shares.items(), key=lambda item: item[1])
+    places = range(len(rows))
     bars = go.Bar(
         x=[round(share, 4) for _, share in rows],
-        y=[key for key, _ in rows],
+        y=list(places),
+        width=0.3,
         orientation="h",
         marker={"color": palette.BLUE},
-        text=[f"{share:.0%}" for _, share in rows],
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+        customdata=[key for key, _ in rows],
+        hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
     )
     made = style.figure(
         [bars],
         height=70 + style.ROW * len(rows),
-        xaxis=style.axis("share", range=[0, max(share for _, share in rows) * 1.18], tickformat=".0%", nticks=5),
-        yaxis=style.axis(showgrid=False, type="category"),
+        xaxis=style.axis("share", range=[0, 1.02 * rows[-1][1]], tickformat=".0%", nticks=5),
+        yaxis=style.axis(range=[-0.4, len(rows) - 0.1], showticklabels=False, showgrid=False),
+        annotations=[
+            style.note(f"{key}   <b>{share:.0%}</b>", yref="y", y=place, yshift=13, yanchor="middle")
+            for place, (key, share) in zip(places, rows, strict=True)
+        ],
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
     )
     about = (

@@ -19,7 +19,7 @@ class Row:
     """A trial.
 
     Attributes:
-        name: see `Scores.name`.
+        name: see `Scores.label`.
         verdict: such as ``best``, ``tie`` or ``worse``.
         mean: its value minus the best's; its value where nothing is paired.
         low: the lower end of its interval.
@@ -116,7 +116,7 @@ def of(study: StudyRecord) -> Intervals | str:
 
 
 def _row(scores: Scores, trial: TrialRecord, is_paired: bool) -> Row:
-    name, value = scores.name(trial), scores.value(trial)
+    name, value = scores.label(trial), scores.value(trial)
     is_preferred = trial.number == scores.study.preferred
     found = trial.difference
     if not is_paired:

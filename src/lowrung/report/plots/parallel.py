@@ -50,7 +50,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         + _objective_ticks(scores, len(axes))
         + [_name(place, name, len(names)) for place, name in enumerate(names)],
         shapes=[_line(place) for place in range(len(names))],
-        margin={"l": 12, "r": 12, "t": 46, "b": 8},
+        margin={"l": 12, "r": 12, "t": 28 + 18 * _rows(len(names)), "b": 8},
     )
     lacking = len(scores.drawn) - len(trials)
     about = sentences(
@@ -110,10 +110,10 @@ def _objective_ticks(scores: Scores, place: int) -> list[dict[str, Any]]:
 
 
 def _name(place: int, text: str, count: int) -> dict[str, Any]:
-    """An axis's name above it; every second one is higher, since names are longer than axes are apart on a phone."""
+    """An axis's name above it, in rows: names are longer than axes are apart on a phone."""
     side = "left" if place == 0 else "right" if place == count - 1 else "center"
-    cut = text if len(text) <= 18 else f"{text[:17]}…"
-    shift = 8 + 18 * (place % 2)
+    cut = text if len(text) <= 16 else f"{text[:15]}…"
+    shift = 8 + 18 * (place % _rows(count))
     return style.note(
         f"<b>{cut}</b>",
         xref="x",
@@ -126,15 +126,18 @@ def _name(place: int, text: str, count: int) -> dict[str, Any]:
     )
 
 
+def _rows(count: int) -> int:
+    return 2 if count <= 5 else 3
+
+
 def _tick(place: int, share: float, text: str) -> dict[str, Any]:
-    cut = text if len(text) <= 12 else f"{text[:11]}…"
     return style.note(
-        cut,
+        text,
         xref="x",
         yref="y",
         x=place,
         y=share,
-        xshift=6,
+        xshift=8,
         yanchor="middle",
         font={"size": 10},
         bgcolor="rgba(0,0,0,0)",

@@ -161,7 +161,7 @@ def _curve(scores: Scores, trial: TrialRecord, run: RunRecord, metric: str) -> C
     if standing in ("best", "tie", "complete") or run.status not in (None, Status.COMPLETE):
         standing = standing if run.status in (None, Status.COMPLETE) else str(run.status)
     return Curve(
-        f"{scores.name(trial)}{seed}",
+        f"{scores.label(trial)}{seed}",
         trial.number,
         standing,
         metric,
@@ -188,7 +188,8 @@ def colours(found: Curves) -> Mapping[str, str]:
 def legend(found: Curves, colours: Mapping[str, str]) -> list[tuple[str, str]]:
     """The trials, best first, or the standings, with their colours."""
     if found.are_few:
-        return [(f"#{number}", colour) for number, colour in _by_number(found, colours).items()]
+        names = {trial.number: found.scores.label(trial) for trial in found.scores.study.trials}
+        return [(names[number], colour) for number, colour in _by_number(found, colours).items()]
     there = {curve.standing for curve in found.curves}
     return [(word, colour) for word, colour in palette.COLOURS.items() if word in there]
 

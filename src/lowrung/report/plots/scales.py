@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import html
 import math
 from collections.abc import Iterable, Sequence
 
 from lowrung.report.leaderboard import shown
 from lowrung.report.record import Axis, StudyRecord, TrialRecord
 
+_WORD = 12
+"""Characters of a word beside an axis."""
 _NEAREST = 0.055
 """Ticks that stand nearer to each other, as a share of the axis, are left out: at 400 pixels they overlap."""
 
@@ -75,7 +78,7 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Values with their texts, far enough from each other; those of a list where it is one."""
         if not self.is_numeric:
-            return [(float(place), text) for place, text in enumerate(self.texts)]
+            return [(float(place), cut(text)) for place, text in enumerate(self.texts)]
         values = steps(self.low, self.high, is_log=self.is_log) if self.is_interval else self.numbers
         kept: list[float] = []
         for value in values:
@@ -104,6 +107,11 @@ def varied(study: StudyRecord) -> list[Scale]:
     found = [of(axis, study.trials) for axis in study.axes]
     kept = [scale for scale in found if len(_tried(scale, study.trials)) > 1]
     return sorted(kept, key=lambda scale: -study.importance.get(scale.axis.key, 0.0))
+
+
+def cut(text: str) -> str:
+    """A word of a list as HTML, as much of it as there is room for under one of four places on a phone."""
+    return html.escape(text if len(text) <= _WORD else f"{text[: _WORD - 1]}…", quote=False)
 
 
 def number(text: str) -> float | None:

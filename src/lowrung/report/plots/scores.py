@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from lowrung.store.outcome import Status
 _NAME = 44
 """Characters that a trial's name may take: as many fit into 360 pixels."""
 _NAMED = 500
-"""Of more trials, only the number is said: 2,000 names in ten plots would be half a megabyte."""
+"""Of more trials, only the number is said where all are drawn: 2,000 names ten times would be half a megabyte."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Scores:
 
     @functools.cached_property
     def ties(self) -> Sequence[TrialRecord]:
-        """The best trial and those that tie with it."""
-        return [trial for trial in self.drawn if trial is self.best or _verdict(trial) == "tie"]
+        """The best trial, and those that tie with it."""
+        tied = [trial for trial in self.drawn if trial is not self.best and _verdict(trial) == "tie"]
+        return [self.best, *tied] if self.best else []
 
     def standing(self, trial: TrialRecord) -> str:
         """``best``, ``tie``, ``complete``, or the trial's status; ``running`` where it has none."""
@@ -100,12 +102,17 @@ class Scores:
         return None if math.isfinite(self.value(trial)) else f"without a finite {self.metric}"
 
     def name(self, trial: TrialRecord) -> str:
-        """``#10  r=8 rate_factor=1``: the number, and what the study varies, as much as there is room for."""
+        """The label of a trial where there is room for those of all of them, or else its number."""
+        return self.label(trial) if len(self.study.trials) <= _NAMED else f"#{trial.number}"
+
+    def label(self, trial: TrialRecord) -> str:
+        """``#10  r=8 rate_factor=1``: the number, and what the study varies, as much as there is room for.
+
+        It is HTML: plotly takes texts for such, and a value may be ``<think>``.
+        """
         texts = [f"{self._short[key]}={shown(trial.point[key])}" for key in self._short if key in trial.point]
         text = "  ".join([f"#{trial.number}", " ".join(texts)]) if texts else f"#{trial.number}"
-        if len(self.study.trials) > _NAMED:
-            return f"#{trial.number}"
-        return text if len(text) <= _NAME else f"{text[: _NAME - 1]}…"
+        return html.escape(text if len(text) <= _NAME else f"{text[: _NAME - 1]}…", quote=False).replace("%{", "% {")
 
     @functools.cached_property
     def _short(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The objective over each axis that is searched."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,17 +24,22 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     if not shown or len(scores.drawn) < 2:
         return []
     made = style.figure(
-        [trace for place, scale in enumerate(shown) for trace in _traces(scores, scale, place)],
+        [
+            trace
+            for place, scale in enumerate(shown)
+            for trace in [*_traces(scores, scale, place), _rest(scores, scale, place)]
+        ],
         height=_HEIGHT * len(shown) + 40,
         annotations=[style.standings(scores.standing(trial) for trial in scores.drawn)],
     )
     made.update_layout(_axes(scores, shown))
     about = sentences(
-        f"{scores.metric} of each trial over one axis at a time. A clear {'peak' if scores.is_maximised else 'valley'}"
+        f"Each trial's {scores.metric} over one axis at a time. A clear {'peak' if scores.is_maximised else 'valley'}"
         " says that the axis matters; a best value at an end, that the axis should go on.",
         " ".join(cells.at_edges(scores, [scale.axis.key for scale in shown])),
         "Values far from the best are beyond what is shown." if scores.limits[2] else "",
         f"The {len(shown)} most important of {len(found)} axes are drawn." if len(shown) < len(found) else "",
+        "Strokes at the lower edge are trials without a value to compare." if scores.left_out else "",
         scores.left_out,
     )
     return [Plot("slices", "Slices", about, made)]
@@ -66,6 +72,24 @@ def _traces(scores: Scores, scale: Scale, place: int) -> list[go.Scatter]:
     ]
 
 
+def _rest(scores: Scores, scale: Scale, place: int) -> go.Scatter:
+    """Where trials were tried that have no value to compare, as strokes at the lower edge."""
+    drawn = {trial.number for trial in scores.drawn}
+    others = [trial for trial in scores.study.trials if trial.number not in drawn]
+    there = [(x, trial) for trial in others if (x := scale.at(trial)) is not None]
+    suffix = str(place + 1) if place else ""
+    return go.Scatter(
+        x=[x for x, _ in there],
+        y=[scores.limits[0]] * len(there),
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 14, "line": {"width": 1.5, "color": palette.PURPLE}},
+        customdata=[f"{scores.name(trial)}<br>{scores.standing(trial)}" for _, trial in there],
+        hovertemplate="%{customdata}<extra></extra>",
+        xaxis=f"x{suffix}",
+        yaxis=f"y{suffix}",
+    )
+
+
 def _axes(scores: Scores, shown: Sequence[Scale]) -> dict[str, Any]:
     """A row for each axis."""
     low, high, _ = scores.limits
@@ -90,5 +114,9 @@ def _axes(scores: Scores, shown: Sequence[Scale]) -> dict[str, Any]:
 
 
 def _room(scale: Scale) -> dict[str, Any]:
-    """Half a place at both ends of a list of words."""
-    return {} if scale.is_numeric else {"range": [-0.5, scale.size - 0.5]}
+    """All of the axis, with a little room at both ends, half a place of a list of words."""
+    if not scale.is_numeric:
+        return {"range": [-0.5, scale.size - 0.5]}
+    low, high = (math.log10(end) if scale.is_log else end for end in (scale.low, scale.high))
+    room = 0.04 * (high - low)
+    return {"range": [low - room, high + room]}

@@ -13,6 +13,9 @@ TEXT = "#555555"
 """The page replaces it, for its dark mode, by ``relayout({"font.color": ...})``."""
 SCALE = "Cividis"
 
+_COLUMNS = 50
+"""Characters that fit into a line of 350 pixels."""
+
 ROW = 34
 """Pixels of a row with its text."""
 
@@ -20,7 +23,7 @@ ROW = 34
 def axis(title: str = "", **more: Any) -> dict[str, Any]:
     """An axis that makes room for its own texts."""
     return {
-        "title": {"text": title, "standoff": 8},
+        "title": {"text": title, "standoff": 10},
         "automargin": True,
         "gridcolor": GRID,
         "linecolor": LINE,
@@ -67,12 +70,20 @@ def figure(traces: Iterable[Any], *, height: int, **layout: Any) -> go.Figure:
 
 
 def key(entries: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """What colours mean, in one line above the plot.
+    """What colours mean, above the plot, in as many lines as a phone needs.
 
     Args:
         entries: words with their colours.
     """
-    text = "   ".join(f'<span style="color:{colour}">●</span> {word}' for word, colour in entries)
+    lines: list[list[str]] = [[]]
+    room = _COLUMNS
+    for word, colour in entries:
+        if len(word) + 4 > room and lines[-1]:
+            lines.append([])
+            room = _COLUMNS
+        room -= len(word) + 4
+        lines[-1].append(f'<span style="color:{colour}">●</span> {word}')
+    text = "<br>".join("   ".join(line) for line in lines)
     return note(text, y=1.0, yanchor="bottom", yshift=4)
 
 

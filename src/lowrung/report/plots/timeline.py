@@ -50,7 +50,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
             autorange="reversed",
             showgrid=False,
         ),
-        annotations=[style.standings(_statuses(bars))],
+        annotations=[style.key((status, _colour(status)) for status in _statuses(bars))],
     )
     for begin, _ in pauses:
         x = (begin - min(run.started or 0.0 for _, run in timed) - _idle_before(pauses, begin)) / unit.factor
@@ -63,7 +63,7 @@ def _about(
 ) -> str:
     length = max(bar.end for bar in bars)
     lanes = len({bar.lane for bar in bars})
-    busy = sum(bar.end - bar.begin for bar in bars) / (length * lanes) if length else 1.0
+    busy = min(1.0, sum(bar.end - bar.begin for bar in bars) / (length * lanes)) if length else 1.0
     reused = sum(trial.is_reused for trial in study.trials)
     unknown = sum(len(trial.runs) for trial in study.trials if not trial.is_reused) - timed
     idle = units.times("", [sum(end - begin for begin, end in pauses)])
@@ -131,15 +131,21 @@ def _statuses(bars: Sequence[_Bar]) -> list[str]:
 
 
 def _trace(scores: Scores, bars: Sequence[_Bar], status: str, unit: units.Unit) -> go.Bar:
-    colour = palette.BLUE if status == "complete" else palette.COLOURS.get(status, palette.GREY)
     return go.Bar(
         x=[float(f"{(bar.end - bar.begin) / unit.factor:.4g}") for bar in bars],
         base=[float(f"{bar.begin / unit.factor:.6g}") for bar in bars],
         y=[bar.lane for bar in bars],
         orientation="h",
-        marker={"color": colour, "line": {"color": "rgba(255,255,255,0.6)", "width": 1 if len(bars) < 300 else 0}},
+        marker={
+            "color": _colour(status),
+            "line": {"color": "rgba(255,255,255,0.6)", "width": 1 if len(bars) < 300 else 0},
+        },
         customdata=[
             scores.name(bar.trial) + (f", seed {bar.run.seed}" if len(bar.trial.runs) > 1 else "") for bar in bars
         ],
         hovertemplate=f"%{{customdata}}<br>{status}, %{{x}} {unit.label.split('(')[-1].rstrip(')')}<extra></extra>",
     )
+
+
+def _colour(status: str) -> str:
+    return palette.BLUE if status == "complete" else palette.COLOURS.get(status, palette.GREY)

@@ -53,9 +53,9 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     made.update_layout(_axes(scores, found))
     lacking = max(len(scores.drawn) - len(one.trials) for one in found)
     about = sentences(
-        f"{scores.metric} against what it costs. The line joins the trials that no other one beats in both: where it"
-        " turns flat, more cost buys little.",
-        "Time and memory are those of this machine."
+        f"Each trial's {scores.metric} against what it costs. The line joins the trials that no other one beats"
+        " in both: where it turns flat, more cost buys little.",
+        "Time and memory are those of the machine that trained."
         if any("/" in one.metric and _is_measured(one) for one in found)
         else "",
         f"Up to {lacking} without such a value are left out." if lacking else "",
