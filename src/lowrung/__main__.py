@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from lowrung import cli
-from lowrung.commands import clean, combine, compare, generate, inspect, merge, promote, train, ui
+from lowrung.commands import clean, combine, compare, generate, inspect, merge, promote, reproduce, train, ui
 
-COMMANDS = (train, ui, clean, inspect, generate, merge, compare, combine, promote)
+COMMANDS = (train, ui, clean, inspect, generate, merge, compare, combine, promote, reproduce)
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 
 
