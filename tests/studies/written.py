@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class Written:
 
     def signature(self, number: int, seed: int) -> str:
         """Of a run, which names its folder."""
-        return f"{number:012x}{seed:04x}"
+        return f"{zlib.crc32(self.name.encode()):08x}{number:04x}{seed:04x}"
 
     def run(self, number: int, seed: int = 0) -> RunFolder:
         """The folder of a run."""

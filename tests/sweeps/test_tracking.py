@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
-from lowrung.commands import studies
+from lowrung.commands import candidates
 from lowrung.errors import RunFailed
 from lowrung.runs import task
 from lowrung.store import addresses
@@ -204,6 +204,6 @@ class TestTracking:
             assert (noted.uri, noted.experiment) == (uri, "mine")
             folders.append(here.study.job(0).run.resolve())
             monkeypatch.delenv("MLFLOW_TRACKING_URI")
-            assert studies.uri_of(RunFolder(folders[-1]), Path.cwd()) == addresses.absolute(uri, Path.cwd())
+            assert candidates.uri_of(RunFolder(folders[-1]), Path.cwd()) == addresses.absolute(uri, Path.cwd())
         assert folders[0] == folders[1]
         assert OmegaConf.load(RunFolder(folders[0]).config).track.uri == "http://tracking:5000"  # where it was trained

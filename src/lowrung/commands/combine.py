@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
+from lowrung.commands.candidates import tracked_run
 from lowrung.commands.eval_losses import BASE, Losses, as_metrics, as_table, eval_losses, examples_of
 from lowrung.commands.loading import load
 from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import format_of
-from lowrung.commands.studies import tracked_run
 from lowrung.errors import InputError, UsageError, blaming
 from lowrung.store import atomic, disk
 from lowrung.store.outcome import Status

@@ -1,8 +1,9 @@
 """`lowrung report`: a study as a table, a page and CSV."""
 
 import argparse
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lowrung.commands.arguments import Commands
@@ -11,6 +12,7 @@ from lowrung.report import page, plots, rows, tabular, verdict
 from lowrung.report.record import StudyRecord
 from lowrung.store import atomic, disk
 from lowrung.store.layout import StudyFolder
+from lowrung.store.outcome import Status
 from lowrung.studies import finding, reading
 
 ABOUT = (
@@ -38,7 +40,66 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A study, and the files that show it.
+
+    Attributes:
+        study: its name.
+        folder: the study's.
+        state: complete, running, interrupted or empty.
+        objectives: metrics with minimize or maximize; the first one ranks.
+        asked: trials that were asked for; null where that is not known.
+        ended: trials that have ended, whichever way.
+        complete: numbers of the complete trials, best first.
+        preferred: the number of the trial to take; null where there is none.
+        verdict: the answer, and what it rests on, a sentence each.
+        warnings: where the question is badly put.
+        doubts: what could not be read, in words.
+        files: what was written: the page, CSV with all trials, and images.
+        text: what is printed without ``--json``.
+    """
+
+    study: str
+    folder: Path
+    state: str
+    objectives: Mapping[str, str]
+    asked: int | None
+    ended: int
+    complete: Sequence[int]
+    preferred: int | None
+    verdict: Sequence[str]
+    warnings: Sequence[str]
+    doubts: Sequence[str]
+    files: Sequence[Path]
+    text: str
+
+    @classmethod
+    def of(cls, study: StudyRecord, files: Sequence[Path]) -> "Report":
+        """The report of a study that was read, and written to these files."""
+        ended = [trial for trial in study.trials if trial.status is not None]
+        return cls(
+            study.name,
+            study.folder,
+            study.state,
+            study.objectives,
+            study.total,
+            len(ended),
+            [trial.number for trial in ended if trial.status is Status.COMPLETE],
+            study.preferred,
+            study.verdict,
+            study.warnings,
+            study.doubts,
+            files,
+            "\n".join([shown(study), *map(str, files)]),
+        )
+
+    def __str__(self) -> str:
+        """The table, the verdict, and where the files are."""
+        return self.text
+
+
+def _run(chosen: argparse.Namespace) -> Iterator[Report]:
     folder = finding.find(chosen.study, Path.cwd())
     out = Path(chosen.out).expanduser().absolute() if chosen.out else folder.report
     unwritable = disk.unwritable("--out", out)
@@ -47,9 +108,7 @@ def _run(chosen: argparse.Namespace) -> None:
             _watch(folder, out)
         study = reading.read(folder)
         paths = [] if unwritable else write(study, out)
-    print(shown(study))
-    for path in paths:
-        print(path)
+    yield Report.of(study, paths)
     if unwritable:
         raise UsageError(unwritable)
 

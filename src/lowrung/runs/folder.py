@@ -104,6 +104,8 @@ def prepare_folder(
         tokens=preflight.data_folder.name,
         threads=threads,
     )
+    tokens = preflight.data_folder
+    read = {name: digest for name, digest in preflight.files.items() if not Path(name).is_relative_to(tokens)}
     with atomic.lock(folder.lock):
         if moved := results.put_strangers_aside(folder):
             notify(f"warning: {moved}")
@@ -115,5 +117,5 @@ def prepare_folder(
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, yaml_of(config))
-        atomic.write_json(folder.environment, {**environment, "signature": folder.path.name})
+        atomic.write_json(folder.environment, {**environment, "files": read, "signature": folder.path.name})
         return results.claim(folder)

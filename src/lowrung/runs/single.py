@@ -64,7 +64,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
         with StopSignals() as signals:
-            outcome = _train(config, folder, preflight, threads, signals)
+            outcome = train(config, folder, preflight, threads, signals)
         if outcome.status is Status.CANCELLED:
             print("interrupted; the same command goes on from here")
             raise signals.interruption
@@ -75,7 +75,16 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     return single
 
 
-def _train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
+def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
+    """Trains a run in this process, with its progress on the screen, and tracks it.
+
+    Args:
+        config: the run's, which has been checked and pinned; see `lowrung.runs.inputs.pinned`.
+        folder: the run's in the store.
+        preflight: what was found of its model and data.
+        threads: CPU threads.
+        signals: on which the run ends after its step, with a checkpoint.
+    """
     for note in notes(config, [preflight]):
         print(f"note: {note}")
     claim = prepare_folder(folder, config, preflight, threads)

@@ -72,6 +72,7 @@ def test_it_draws_all_plots_offline_and_nothing_is_wider_than_the_screen(browser
     found = opened(browser, html, width, scheme=scheme)
     count = functools.partial(found.page.eval_on_selector_all, expression="all => all.length")
     assert count(".plot") == count(".plot .main-svg:first-child") >= 4
+    assert html.stat().st_size < 5e6
     assert found.requests == [html.as_uri()]
     assert found.errors == []
     assert found.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -80,7 +81,7 @@ def test_it_draws_all_plots_offline_and_nothing_is_wider_than_the_screen(browser
 
 def test_what_comes_from_outside_is_text(browser, html):
     found = opened(browser, html, 1400)
-    assert found.page.title() == f"{HOSTILE} \N{EN DASH} lowrung"
+    assert found.page.title() == f"{HOSTILE} - lowrung"
     assert found.page.locator("#verdict .warnings").inner_text() == HOSTILE
     assert found.page.locator("main img").count() == 0
     found.page.context.close()

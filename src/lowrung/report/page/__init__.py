@@ -44,7 +44,7 @@ def render(study: StudyRecord, drawn: Drawn, *, reloads: bool = False) -> str:
             tables=tables.of(study),
             commands=tables.comparison(study),
             version=__version__,
-            policy=_policy(script),
+            policy=_policy([script, _plotly()] if drawn.plots else []),
             style=Markup(_own("page.css")),  # noqa: S704  (ours, as all that is marked so)
             script=Markup(script),  # noqa: S704
             plotly=_packed(_plotly()) if drawn.plots else "",
@@ -54,9 +54,9 @@ def render(study: StudyRecord, drawn: Drawn, *, reloads: bool = False) -> str:
     )
 
 
-def _policy(script: str) -> str:
-    """What the page may do: its two scripts, its own styles, and images that it makes itself."""
-    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (script, _plotly()))
+def _policy(scripts: Sequence[str]) -> str:
+    """What the page may do: these scripts, its own styles, and images that it makes itself."""
+    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in scripts) or "'none'"
     rules = {
         "default-src": "'none'",
         "script-src": allowed,
