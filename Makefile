@@ -19,7 +19,7 @@ sweep: setup  ## a real sweep: three ranks of LoRA on a 135M model, minutes on a
 train: setup  ## one run, or with ARGS anything else: make train ARGS="-m model=tiny lora.r=4,8"
 	$(TRAIN) $(ARGS)
 
-ui: setup  ## serve MLflow on 127.0.0.1:5000 (PORT=...), and print the link to the last sweep's comparison
+ui: setup  ## serve MLflow on 127.0.0.1:5000 (PORT=...), with a short address for each sweep
 	@$(BIN)/lowrung ui --port $(PORT)
 
 test: setup-dev  ## run all tests

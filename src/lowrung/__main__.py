@@ -17,6 +17,7 @@ from lowrung.commands import (
     report,
     reproduce,
     studies,
+    sync,
     train,
     ui,
 )
@@ -28,6 +29,7 @@ COMMANDS = (
     ui,
     studies,
     report,
+    sync,
     clean,
     inspect,
     generate,

@@ -111,7 +111,8 @@ def prepare_folder(
             notify(f"warning: {moved}")
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)
-        for stale in (folder.outcome, folder.held_out):
+        fresh = () if folder.checkpoints.exists() else (folder.system,)
+        for stale in (folder.outcome, folder.held_out, folder.untracked, *fresh):
             stale.unlink(missing_ok=True)
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)

@@ -93,6 +93,16 @@ class RunFolder:
         return self.path / "tracked.json"
 
     @property
+    def untracked(self) -> Path:
+        """What a single run's tracker was not given; absent where that is nothing."""
+        return self.path / "untracked.json"
+
+    @property
+    def system(self) -> Path:
+        """How busy the machine was while the run trained, one JSON report a line."""
+        return self.path / "system.jsonl"
+
+    @property
     def merged(self) -> Path:
         """The merged model with its tokenizer, where ``verify.keep_merged`` asked for it."""
         return self.path / "merged"
@@ -150,6 +160,11 @@ class StudyFolder:
     def report(self) -> Path:
         """What `lowrung report` writes, unless told otherwise."""
         return self.path / "report"
+
+    @property
+    def untracked(self) -> Path:
+        """What the sweep's tracker was not given; absent where that is nothing."""
+        return self.path / "untracked.json"
 
     @property
     def preflight(self) -> Path:
