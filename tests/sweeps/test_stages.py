@@ -40,6 +40,7 @@ def _told(trial: FrozenTrial) -> tuple[object, ...]:
 
 
 class TestStages:
+    @pytest.mark.slow
     def test_each_starts_from_what_the_one_before_found_and_trains_nothing_twice(self, here, capsys):
         ran = here.sweep(staged(RATES, RANKS, SEEDS))
         assert tried(ran) == ALL
