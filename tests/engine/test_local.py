@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
-from lowrung.engine import cores, gpus, local, process, worker
+from lowrung.engine import cores, gpus, process, submission, worker
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.engine.interrupt import StopSignals
 from lowrung.engine.local import LocalEngine
@@ -36,7 +36,7 @@ def engine() -> Iterator[Engine]:
 class TestForkServer(contract.ProcessEngineContract):
     @pytest.fixture
     def engine(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-        monkeypatch.setattr(local, "LOCK_SECONDS", 0.2)
+        monkeypatch.setattr(submission, "LOCK_SECONDS", 0.2)
         return engine
 
     @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_folder_whose_last_worker_is_dying_is_waited_for(
     held = ExitStack()
     held.enter_context(atomic.lock(RunFolder(tmp_path).lock))
     ends_meanwhile = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: held.close())
-    monkeypatch.setattr(local, "time", ends_meanwhile)
+    monkeypatch.setattr(submission, "time", ends_meanwhile)
     engine.submit(Job("a", tmp_path, lambda: "taken over"))
     assert end_of(engine, "a").value == "taken over"
 
