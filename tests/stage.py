@@ -46,6 +46,7 @@ SEEN = SimpleNamespace(
     data_fingerprint="data",
     splits=(Split("docstrings", "digest", "simulated", "training", 512),),
     data_folder=Path("tokens"),
+    files={},
 )
 """What the preflight finds."""
 

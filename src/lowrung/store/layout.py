@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "claim"
 
     @property
+    def token(self) -> Path:
+        """What a coordinator wrote for the node of a job, which shows that both see the same storage."""
+        return self.path / ".token"
+
+    @property
     def log(self) -> Path:
         """Everything that the run's process printed."""
         return self.path / "log.txt"
