@@ -338,14 +338,21 @@ def test_images_of_one_axis_and_of_nothing(tmp_path):
 ODD = ("<think>", "</script><script>alert(1)</script>", "$x^", "$y_$", "%{x}&amp;")
 
 
-def test_odd_words_are_shown_as_they_are(tmp_path):
+def of_odd_words():
     axis = Axis("generation.stop", values=ODD)
-    record = study([trial(n, {axis.key: text}, 3 - n / 10) for n, text in enumerate(ODD)], [axis])
-    found = by_name(record)
+    return study([trial(n, {axis.key: text}, 3 - n / 10) for n, text in enumerate(ODD)], [axis])
+
+
+def test_odd_words_are_shown_as_they_are():
+    found = by_name(of_odd_words())
     assert "stop=&lt;think&gt;" in texts(found["differences"].figure)
     assert found["slices"].figure.layout.xaxis.ticktext[0] == "&lt;think&gt;"
     assert not [plot for plot in found.values() if "</script>" in plot.figure.to_json()]
-    assert len(plots.png(record, tmp_path)) == 3
+
+
+@pytest.mark.slow
+def test_odd_words_are_no_formulas_in_images(tmp_path):
+    assert len(plots.png(of_odd_words(), tmp_path)) == 3
 
 
 def test_where_the_best_alone_is_at_an_end_its_ties_are_named():
