@@ -225,7 +225,12 @@ def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, e
         gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
-    facts = {"gate_failures": list(gate.failures), "verified_on": gate.device, "verified_in": gate.computed_in}
+    facts = {
+        "gate_failures": list(gate.failures),
+        "verified_on": gate.device,
+        "verified_in": gate.computed_in,
+        "samples": gate.samples[: config.verify.prompts],  # what follows them are rows for added tokens
+    }
     return dataclasses.replace(
         outcome,
         metrics={**outcome.metrics, **forgotten, **gate.metrics},
