@@ -8,12 +8,10 @@ from pathlib import Path
 
 from lowrung.commands.arguments import Commands
 from lowrung.errors import UsageError, blaming
-from lowrung.report import page, plots, rows, tabular, verdict
-from lowrung.report.record import StudyRecord
+from lowrung.report.record import COMPLETE, RUNNING, StudyRecord
 from lowrung.store import atomic, disk
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Status
-from lowrung.studies import finding, reading
 
 ABOUT = (
     "Prints a study's leaderboard and verdict, and writes report.html, which needs no network, its main plots as PNG,"
@@ -106,6 +104,8 @@ class Report:
 
 
 def _run(chosen: argparse.Namespace) -> Iterator[Report]:
+    from lowrung.studies import finding, reading  # imports optuna (0.5 s)
+
     folder = finding.find(chosen.study, Path.cwd())
     out = Path(chosen.out).expanduser().absolute() if chosen.out else folder.report
     unwritable = disk.unwritable("--out", out)
@@ -121,11 +121,13 @@ def _run(chosen: argparse.Namespace) -> Iterator[Report]:
 
 def shown(study: StudyRecord) -> str:
     """What is printed: the leaderboard with its verdict, then the study's state, and what could not be read."""
+    from lowrung.report import rows, verdict  # imports scipy (0.3 s)
+
     ended = any(trial.status is not None for trial in study.trials)
     unended = [str(trial.number) for trial in study.trials if trial.status is None]
     parts = [rows.table(study)] if ended else []
     parts += [verdict.text(study.verdict, study.warnings)] if study.verdict else []
-    if study.state != reading.COMPLETE:
+    if study.state != COMPLETE:
         parts.append(f"study {study.name} is {study.state}" + (f"; not ended: {', '.join(unended)}" if unended else ""))
     parts += ["\n".join(f"note: {doubt}" for doubt in study.doubts)] if study.doubts else []
     return "\n\n".join(parts) + "\n"
@@ -133,6 +135,8 @@ def shown(study: StudyRecord) -> str:
 
 def write(study: StudyRecord, out: Path, *, reloads: bool = False) -> list[Path]:
     """Writes the page, and unless it is to be rewritten soon the CSV and the images too; returns the files."""
+    from lowrung.report import page, plots, tabular
+
     html = out / "report.html"
     atomic.write_text(html, page.render(study, plots.draw(study), reloads=reloads))
     if reloads:
@@ -145,6 +149,8 @@ def write(study: StudyRecord, out: Path, *, reloads: bool = False) -> list[Path]
 
 def _watch(folder: StudyFolder, out: Path) -> None:
     """Writes the page whenever the runs have left something new, until the study ends or the user does."""
+    from lowrung.studies import reading
+
     print(f"watching {folder.path}; Ctrl-C ends it", flush=True)
     before: object = None
     alone = 0
@@ -153,9 +159,9 @@ def _watch(folder: StudyFolder, out: Path) -> None:
             began, now = time.monotonic(), sorted(_times(folder))
             if now != before or alone or _is_silent(folder):
                 study = reading.read(folder)
-                if study.state == reading.COMPLETE:
+                if study.state == COMPLETE:
                     return
-                alone = 0 if study.state == reading.RUNNING else alone + 1
+                alone = 0 if study.state == RUNNING else alone + 1
                 if now != before and not alone:
                     _say(study, *write(study, out, reloads=True))
                 before = now
