@@ -11,6 +11,7 @@ import pytest
 from lowrung.__main__ import main
 from lowrung.commands import report
 from lowrung.report import plots
+from lowrung.search import lease
 from lowrung.store.outcome import Status
 from tests.studies.written import Written
 
@@ -123,6 +124,7 @@ def test_a_folder_that_cannot_be_written(words, capsys):
 
 
 def test_watching_writes_the_page_anew_until_the_study_ends(words, capsys, monkeypatch):
+    monkeypatch.setattr(lease, "is_alive", lambda text: not words.folder.leaderboard.is_file())
     board, verdict = words.folder.leaderboard.read_text(), words.folder.verdict.read_text()
     words.folder.leaderboard.unlink()
     states = []
@@ -139,9 +141,17 @@ def test_watching_writes_the_page_anew_until_the_study_ends(words, capsys, monke
     monkeypatch.setattr(report, "write", noted)
     monkeypatch.setattr(time, "sleep", ends)
     text = printed(capsys, "--watch")
-    assert states == [("interrupted", True), ("complete", True), ("complete", False)]
-    assert "complete, 4 of 4 trials ended" in text
+    assert states == [("running", True), ("complete", False)]
+    assert "4 of 4 trials have ended" in text
     assert 'http-equiv="refresh"' not in (words.folder.report / "report.html").read_text()
+
+
+def test_watching_ends_where_the_coordinator_was_killed(words, capsys, monkeypatch):
+    words.folder.leaderboard.unlink()
+    looks: list[float] = []
+    monkeypatch.setattr(time, "sleep", looks.append)
+    assert "study words is interrupted" in printed(capsys, "--watch")
+    assert len(looks) == report.SETTLED
 
 
 def test_watching_ends_at_ctrl_c(words, capsys, monkeypatch):
