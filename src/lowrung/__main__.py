@@ -6,11 +6,39 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lowrung import cli
-from lowrung.commands import clean, combine, compare, generate, inspect, merge, promote, report, train, ui
+from lowrung.commands import (
+    clean,
+    combine,
+    compare,
+    generate,
+    inspect,
+    merge,
+    promote,
+    report,
+    reproduce,
+    studies,
+    sync,
+    train,
+    ui,
+)
 from lowrung.errors import UsageError
 from lowrung.report.printer import Printer
 
-COMMANDS = (train, ui, report, clean, inspect, generate, merge, compare, combine, promote)
+COMMANDS = (
+    train,
+    ui,
+    studies,
+    report,
+    sync,
+    clean,
+    inspect,
+    generate,
+    merge,
+    compare,
+    combine,
+    promote,
+    reproduce,
+)
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 
 JSON = "--json"

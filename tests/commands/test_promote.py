@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers
-from lowrung.commands import promote, studies
+from lowrung.commands import candidates, promote
 from lowrung.config.schema import ModelConf
 from lowrung.store import atomic, layout, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
@@ -226,7 +226,7 @@ def test_a_tracking_server_has_the_champion_too(here, tmp_path):
 
 def test_what_did_not_pass_the_gate_is_passed_over(here, tracked):
     failed_gate(here, "cd34")
-    best, passed_over = studies.best(StudyFolder(here / "multirun" / "mine"))
+    best, passed_over = candidates.best(StudyFolder(here / "multirun" / "mine"))
     assert best.trial == "mine/0"
     (other,) = passed_over
     assert other.trial == "mine/1"
@@ -236,9 +236,9 @@ def test_what_did_not_pass_the_gate_is_passed_over(here, tracked):
 def test_a_study_tracks_results_of_others_in_its_own_store(here, tracked):
     config = RunFolder(here / "runs" / "cd34").config
     config.write_text(config.read_text().replace("kind: mlflow", "kind: none"))
-    assert studies.uri_of(RunFolder(here / "runs" / "cd34"), here) is None
+    assert candidates.uri_of(RunFolder(here / "runs" / "cd34"), here) is None
     board(here, track="track:\n  kind: mlflow\n  uri: sqlite:///other.db\n")
-    assert studies.uri_of(RunFolder(here / "runs" / "cd34"), here) == f"sqlite:///{here / 'other.db'}"
+    assert candidates.uri_of(RunFolder(here / "runs" / "cd34"), here) == f"sqlite:///{here / 'other.db'}"
 
 
 class TestRefused:
@@ -346,6 +346,6 @@ class TestSeeds:
 
 def test_another_objective_is_said(here, tracked):
     board(here, objectives="{params/trainable: minimize}")
-    best, passed_over = studies.best(StudyFolder(here / "multirun" / "mine"))
+    best, passed_over = candidates.best(StudyFolder(here / "multirun" / "mine"))
     assert (best.trial, best.objective, passed_over) == ("mine/1", "params/trainable", [])
     assert best.value == 1792

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
+from lowrung.commands.candidates import tracked_run
 from lowrung.commands.eval_losses import BASE, Losses, as_metrics, as_table, eval_losses, examples_of
 from lowrung.commands.loading import load
 from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import format_of
-from lowrung.commands.studies import tracked_run
 from lowrung.errors import InputError, UsageError, blaming
 from lowrung.store import atomic, disk
 from lowrung.store.outcome import Status
@@ -195,7 +195,7 @@ def _recorded(parts: Sequence["TrackedRun"], combined: Combined, params: Mapping
     from lowrung.track import recording
 
     first = parts[0]
-    tracker = recording.open_tracker(first.uri, first.experiment)
+    tracker = recording.opened(first.uri, first.experiment)
     tags = {
         "lowrung.kind": COMBINED,
         "lowrung.results": str(combined.folder),
@@ -207,4 +207,4 @@ def _recorded(parts: Sequence["TrackedRun"], combined: Combined, params: Mapping
         tracker.log(run, [Point(0, time.time(), as_metrics(combined.losses))])
     tracker.log_artifact(run, combined.folder)
     tracker.end_run(run, Status.COMPLETE)
-    return dataclasses.replace(combined, run=run, experiment=first.experiment) if run else combined
+    return dataclasses.replace(combined, run=run, experiment=first.experiment)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrung.commands import studies
+from lowrung.commands import candidates
 from lowrung.commands.arguments import Commands
+from lowrung.commands.candidates import Candidate
 from lowrung.commands.names import RUN_ID, find_adapters, store_of_ids
 from lowrung.commands.registered import Source, make
 from lowrung.commands.run_inputs import config_of
-from lowrung.commands.studies import Candidate
 from lowrung.errors import UsageError, blaming, did_you_mean
 from lowrung.store import atomic
 from lowrung.track.base import TrackError
@@ -161,9 +161,9 @@ def promote(
 
 def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate]]:
     """The run to promote, and the better ones of its study that cannot be promoted."""
-    found = studies.study(name, here)
+    found = candidates.study(name, here)
     if found is not None:
-        return studies.best(found)
+        return candidates.best(found)
     assert name is not None
     try:
         (one,) = find_adapters([name], here)
@@ -175,12 +175,12 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
             f"{name} must be a run, since the gate and the scores are a run's, but is an adapter without a run. Name a"
             " run, a trial or a study."
         )
-    candidate, study = studies.of_run(one.run, here)
+    candidate, study = candidates.of_run(one.run, here)
     if candidate.refusal is None:
         return candidate, ()
     problems = [f"{name} cannot be promoted: {candidate.refusal}"]
     if study is not None and study.leaderboard.is_file():
-        other = next((other for other in studies.candidates(study) if other.refusal is None), None)
+        other = next((other for other in candidates.candidates(study) if other.refusal is None), None)
         problems.append(
             f"The best run of {study.path.name} that can be promoted is {other.name}."
             if other
@@ -203,7 +203,7 @@ def _opened(name: str | None, candidate: Candidate, registered: str, alias: str)
     """The run as it was tracked, and the registry of that store."""
     here = Path.cwd()
     is_id = name is not None and RUN_ID.fullmatch(name) is not None
-    uri = store_of_ids(here) if is_id else studies.uri_of(candidate.run, here)
+    uri = store_of_ids(here) if is_id else candidates.uri_of(candidate.run, here)
     if uri is None:
         raise UsageError(
             f"{candidate.name} must have been tracked to be promoted, but was run with track=none. Run the same sweep"

@@ -92,7 +92,9 @@ class Beginning:
     def _keep(self, begun: Begun) -> None:
         """Takes over the stage's trials that an earlier start of the study finished."""
         for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
-            ended = {seed: ended_run(run, self.tracking.keep(run, trial)) for seed, run in finished.items()}
+            for run in finished.values():
+                self.tracking.keep(run)
+            ended = {seed: ended_run(run) for seed, run in finished.items()}
             self.results.note(next(iter(finished.values())).run)
             is_pruned = trial.user_attrs.get("status") == Status.PRUNED
             self.results.add(
