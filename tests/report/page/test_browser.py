@@ -68,33 +68,45 @@ def opened(browser: Any, html: Path, width: int, *, scheme: str = "light") -> Op
     return found
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
-def test_it_draws_all_plots_offline_and_nothing_is_wider_than_the_screen(browser, html, width, scheme):
-    found = opened(browser, html, width, scheme=scheme)
+def check(found: Opened, html: Path, width: int) -> None:
+    """All plots are drawn, nothing was asked for, and nothing is wider than the screen."""
     count = functools.partial(found.page.eval_on_selector_all, expression="all => all.length")
     assert count(".plot") == count(".plot .main-svg:first-child") >= 4
     assert html.stat().st_size < 5e6
     assert found.requests == [html.as_uri()]
     assert found.errors == []
     assert found.page.evaluate("document.documentElement.scrollWidth") <= width
-    found.page.context.close()
 
 
-def test_what_comes_from_outside_is_text(browser, html):
+@pytest.fixture(scope="module")
+def wide(browser: Any, html: Path) -> Iterator[Opened]:
     found = opened(browser, html, 1400)
-    assert found.page.title() == f"{HOSTILE} - lowrung"
-    assert found.page.locator("#verdict .warnings").last.inner_text() == HOSTILE
-    assert found.page.locator("main img").count() == 0
-    assert HOSTILE in found.page.locator("#answers").inner_text()
+    yield found
     found.page.context.close()
 
 
-def test_it_is_printed_with_its_plots(browser, html, tmp_path):
-    found = opened(browser, html, 1400, scheme="dark")
-    found.page.pdf(path=tmp_path / "page.pdf", format="A4")
+def test_it_draws_all_plots_offline_on_a_wide_screen(wide, html):
+    check(wide, html, 1400)
+
+
+def test_it_draws_all_plots_offline_on_a_phone_in_dark_mode(browser, html):
+    found = opened(browser, html, 400, scheme="dark")
+    check(found, html, 400)
+    assert found.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+    found.page.context.close()
+
+
+def test_what_comes_from_outside_is_text(wide):
+    assert wide.page.title() == f"{HOSTILE} - lowrung"
+    assert wide.page.locator("#verdict .warnings").last.inner_text() == HOSTILE
+    assert wide.page.locator("main img").count() == 0
+    assert HOSTILE in wide.page.locator("#answers").inner_text()
+
+
+def test_it_is_printed_with_its_plots(wide, tmp_path):
+    wide.page.pdf(path=tmp_path / "page.pdf", format="A4")
     assert (tmp_path / "page.pdf").stat().st_size > 50_000
-    assert found.errors == []
-    found.page.context.close()
+    assert wide.errors == []
 
 
 def test_a_browser_that_cannot_inflate_says_so_and_shows_the_tables(browser, html):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lowrung.report.page import answers, tables
+from lowrung.report.page import tables
 from lowrung.report.plots import Drawn, Plot
 from lowrung.report.record import StudyRecord
 from lowrung.version import __version__
@@ -42,8 +42,7 @@ def render(study: StudyRecord, drawn: Drawn, *, reloads: bool = False) -> str:
             others=drawn.plots[1:],
             missing=drawn.missing,
             tables=tables.of(study),
-            answers=answers.of(study),
-            command=answers.command(study),
+            commands=tables.comparison(study),
             version=__version__,
             policy=_policy([script, _plotly()] if drawn.plots else []),
             style=Markup(_own("page.css")),  # noqa: S704  (ours, as all that is marked so)

@@ -12,6 +12,12 @@ from lowrung.store.outcome import Status
 SHOWN = 200
 """Rows of a table; the others are in leaderboard.csv."""
 
+COMPARED = 3
+"""Trials whose answers are set side by side: as many as a page is wide."""
+
+PROMPT = 400
+"""Characters of a prompt that are shown: its end."""
+
 _GATE = {
     "merge/max_abs_logit_diff": "max |Δlogit|",
     "merge/mean_kl": "mean KL",
@@ -21,6 +27,9 @@ _GATE = {
     "merge/float16/max_abs_logit_diff": "float16 max |Δlogit|",
     "forget/loss_delta": "forgetting",
 }
+
+
+NO_ANSWERS = "No run kept answers: they are those of the gate, which asks adapters (verify=default)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +66,7 @@ def of(study: StudyRecord) -> dict[str, Table]:
     return {
         "leaderboard": _leaderboard(study),
         "gate": _gate(study),
+        "answers": _answers(study),
         "pruned": _pruned(study),
         "failed": _failed(study),
         "plan": _plan(study),
@@ -169,3 +179,52 @@ def _duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def _answers(study: StudyRecord) -> Table:
+    """What the models of the trial to take and of the next ones answered in the gate, side by side."""
+    chosen = [trial for trial in _chosen(study) if _samples(trial)]
+    by_trial = [{one["prompt"]: one["answer"] for one in _samples(trial)} for trial in chosen]
+    asked = _samples(chosen[0]) if chosen else []
+    cells = [
+        [_end_of(one["prompt"]), one["expected"], *(answers.get(one["prompt"], "") for answers in by_trial)]
+        for one in asked
+    ]
+    about = "The first words that the models generate greedily after held-out prompts, beside the data's own."
+    if not cells:
+        about = NO_ANSWERS
+    head = ["prompt", "in the data", *(f"trial {trial.number}" for trial in chosen)]
+    return Table("Sample answers", about, head, cells)
+
+
+def _samples(trial: TrialRecord) -> Sequence[Mapping[str, str]]:
+    """Of the trial's first run; see `lowrung.finetune.gate.generated.samples`. What is none of these is not shown."""
+    samples = trial.runs[0].facts.get("samples") if trial.runs else None
+    return [one for one in samples if _is_sample(one)] if isinstance(samples, list) else []
+
+
+def _is_sample(one: object) -> bool:
+    names = ("prompt", "expected", "answer")
+    return isinstance(one, Mapping) and all(isinstance(one.get(name), str) for name in names)
+
+
+def _end_of(prompt: str) -> str:
+    """The end of a long prompt, which is what is answered."""
+    return prompt if len(prompt) <= PROMPT else f"… {prompt[-PROMPT:]}"
+
+
+def _chosen(study: StudyRecord) -> list[TrialRecord]:
+    """The trial to take, and the next ones, of those whose files are there."""
+    kept = [
+        trial for trial in study.trials if trial.status is Status.COMPLETE and any(run.folder for run in trial.runs)
+    ]
+    return sorted(kept, key=lambda trial: trial.number != study.preferred)[:COMPARED]
+
+
+def comparison(study: StudyRecord) -> str:
+    """The command that prints whole answers of the same trials, side by side; empty without two."""
+    chosen = _chosen(study)
+    if len(chosen) < 2:
+        return ""
+    seeds = {trial.number: f"/seed_{trial.runs[0].seed}" if study.seeds > 1 else "" for trial in chosen}
+    return "lowrung compare " + " ".join(f"{study.name}/{trial.number}{seeds[trial.number]}" for trial in chosen)
