@@ -6,11 +6,24 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lowrung import cli
-from lowrung.commands import clean, combine, compare, generate, inspect, merge, promote, studies, train, ui
+from lowrung.commands import (
+    clean,
+    combine,
+    compare,
+    export,
+    generate,
+    inspect,
+    merge,
+    promote,
+    report,
+    studies,
+    train,
+    ui,
+)
 from lowrung.errors import UsageError
 from lowrung.report.printer import Printer
 
-COMMANDS = (train, ui, studies, clean, inspect, generate, merge, compare, combine, promote)
+COMMANDS = (train, ui, studies, report, clean, inspect, generate, merge, compare, combine, promote, export)
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 
 JSON = "--json"

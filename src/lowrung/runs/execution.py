@@ -178,6 +178,7 @@ def _train(
         checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,
+        kept_rows=config.verify.prompts if config.verify.enabled else 0,
     )
     scores, answers = trained.scores, {name: np.array(each) for name, each in trained.answers.items()}
     HeldOut(rows.digests[-1], scores.tokens, scores.nll, scores.right, answers).write(folder.held_out)
@@ -187,7 +188,8 @@ def _train(
         return outcome, None
     added = added_tokens.examples(pretrained.added_rows(config.model))
     compared = [*trained.held_out[: config.verify.prompts], *added]
-    return outcome, Evidence.of(trained.model, compared, trained.dtype, trained.ends, trained.labelled_logits)
+    way, known = trained.labelled_logits, trained.logits
+    return outcome, Evidence.of(trained.model, compared, trained.dtype, trained.ends, way, known)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:
@@ -223,7 +225,12 @@ def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, e
         gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
-    facts = {"gate_failures": list(gate.failures), "verified_on": gate.device, "verified_in": gate.computed_in}
+    facts = {
+        "gate_failures": list(gate.failures),
+        "verified_on": gate.device,
+        "verified_in": gate.computed_in,
+        "samples": gate.samples[: config.verify.prompts],  # what follows them are rows for added tokens
+    }
     return dataclasses.replace(
         outcome,
         metrics={**outcome.metrics, **forgotten, **gate.metrics},
