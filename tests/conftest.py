@@ -77,6 +77,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Keeps the collector off what the libraries made: a walk takes 0.4 s, and the trainer asks for one in each run."""
+    from tests import warm  # imported here, since the process that hands out tests imports this file too
+
+    warm.keep_migrations()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()

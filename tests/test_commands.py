@@ -217,6 +217,7 @@ class TestBadUsage:
         problems = refused(folder, "-m", "lora.r=2,4", *settings)
         assert [problem.split()[0] for problem in problems] == [setting.partition("=")[0] for setting in settings]
 
+    @pytest.mark.slow
     def test_what_a_single_run_lacks(self, folder):
         (problem,) = refused(folder, "model=tiny", "~seed")
         assert problem.startswith("No setting may be deleted, but `~seed` deletes seed.")

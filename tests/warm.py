@@ -161,6 +161,24 @@ def _importer() -> socket.socket:
     return link
 
 
+# -- migrations --------------------------------------------------------------------------------------------------------
+
+
+def keep_migrations() -> None:
+    """Keeps what is read of migrations: whoever opens a database of Optuna's or MLflow's reads them all."""
+    util: Any = importlib.import_module("alembic.util")
+    read, kept = util.load_python_file, functools.cache(util.load_python_file)
+    util.load_python_file = lambda folder, name: (read if name == "env.py" else kept)(Path(folder), name)
+
+
+def read_migrations() -> None:
+    """Reads them before anybody needs them."""
+    util: Any = importlib.import_module("alembic.util")
+    for library, place in (("mlflow", "store/db_migrations"), ("optuna", "storages/_rdb/alembic")):
+        for file in (Path(sys.modules[library].__path__[0]) / place / "versions").glob("*.py"):
+            util.load_python_file(file.parent, file.name)
+
+
 # -- in the process that has imported the libraries --------------------------------------------------------------------
 
 
@@ -303,6 +321,8 @@ if __name__ == "__main__":
     gc.disable()
     for library in LIBRARIES:
         importlib.import_module(library)
+    keep_migrations()
+    read_migrations()
     gc.freeze()
     gc.enable()
     source, name = serve(socket.socket(fileno=int(sys.argv[1])))

@@ -16,14 +16,31 @@ from lowrung.commands import (
     merge,
     promote,
     report,
+    reproduce,
     studies,
+    sync,
     train,
     ui,
 )
 from lowrung.errors import UsageError
 from lowrung.report.printer import Printer
 
-COMMANDS = (train, ui, studies, report, clean, inspect, generate, merge, compare, combine, promote, export)
+COMMANDS = (
+    train,
+    ui,
+    studies,
+    report,
+    sync,
+    clean,
+    inspect,
+    generate,
+    merge,
+    compare,
+    combine,
+    promote,
+    reproduce,
+    export,
+)
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 
 JSON = "--json"

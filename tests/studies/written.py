@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Written:
         name: the study's.
         objectives: metrics with ``minimize`` or ``maximize``.
         metrics: more metrics of each run.
+        facts: more facts of each complete run.
         points: of the trials; made up where there is none.
         has_ended: whether there are a leaderboard and a verdict.
         version: of lowrung, that the runs were made with.
@@ -61,6 +63,7 @@ class Written:
     name: str = "words"
     objectives: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(LOSS))
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     points: Sequence[Mapping[str, Any]] = ()
     has_ended: bool = True
     version: str = __version__
@@ -84,7 +87,7 @@ class Written:
 
     def signature(self, number: int, seed: int) -> str:
         """Of a run, which names its folder."""
-        return f"{number:012x}{seed:04x}"
+        return f"{zlib.crc32(self.name.encode()):08x}{number:04x}{seed:04x}"
 
     def run(self, number: int, seed: int = 0) -> RunFolder:
         """The folder of a run."""
@@ -152,7 +155,7 @@ class Written:
             **{"base/eval_loss": 4.0, "eval/loss": found, "eval/perplexity": math.exp(found)},
             **{"params/trainable": 1e6, "merge/max_abs_logit_diff": 5e-5, "merge/passed": 1.0, **self.metrics},
         }
-        facts = {"ranks": ranks, "gate_failures": []}
+        facts = {"ranks": ranks, "gate_failures": [], **self.facts}
         return Outcome(status, metrics, measurements, facts=facts, signature=folder.path.name)
 
     # -- the study -----------------------------------------------------------------------------------------------------

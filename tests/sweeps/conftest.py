@@ -7,7 +7,7 @@ import pytest
 from optuna.storages import RDBStorage
 
 from lowrung.track import recording
-from lowrung.track.tolerant import Tolerant
+from lowrung.track.sender import Sender
 from tests import composing
 from tests.composing import Composer
 from tests.stage import Stage
@@ -33,5 +33,5 @@ def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: 
     folder.mkdir()
     monkeypatch.chdir(folder)
     made = Stage(composer, empty_database)
-    monkeypatch.setattr(recording, "make_tracker", lambda config: Tolerant(made.tracker))
+    monkeypatch.setattr(recording, "sender", lambda config: Sender(lambda: made.tracker))
     return made

@@ -195,7 +195,7 @@ def _recorded(parts: Sequence["TrackedRun"], combined: Combined, params: Mapping
     from lowrung.track import recording
 
     first = parts[0]
-    tracker = recording.open_tracker(first.uri, first.experiment)
+    tracker = recording.opened(first.uri, first.experiment)
     tags = {
         "lowrung.kind": COMBINED,
         "lowrung.results": str(combined.folder),
@@ -207,4 +207,4 @@ def _recorded(parts: Sequence["TrackedRun"], combined: Combined, params: Mapping
         tracker.log(run, [Point(0, time.time(), as_metrics(combined.losses))])
     tracker.log_artifact(run, combined.folder)
     tracker.end_run(run, Status.COMPLETE)
-    return dataclasses.replace(combined, run=run, experiment=first.experiment) if run else combined
+    return dataclasses.replace(combined, run=run, experiment=first.experiment)

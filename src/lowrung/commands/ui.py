@@ -22,7 +22,7 @@ class Served:
     """A store that is served until Ctrl-C.
 
     Attributes:
-        address: what to open: the comparison of the latest sweep, if there is one.
+        address: what to open: the runs of the latest sweep, if there is one; its charts are at ``/charts`` below.
         uri: the address of the store.
         has_sweep: whether there is a sweep.
     """
@@ -33,10 +33,13 @@ class Served:
 
     def __str__(self) -> str:
         """What to do now."""
+        from lowrung.track import pages
         from lowrung.track.server import SWEEP
 
-        none = "" if self.has_sweep else f"There is no sweep yet: `{SWEEP}` runs one.\n"
-        return f"{none}Open {self.address}\nStop with Ctrl-C."
+        if not self.has_sweep:
+            return f"There is no sweep yet: `{SWEEP}` runs one.\nOpen {self.address}\nStop with Ctrl-C."
+        charts = f"{self.address}/{pages.CHARTS}"
+        return f"Open {self.address} (the latest sweep)\n  or {charts}\nStop with Ctrl-C."
 
 
 def _run(chosen: argparse.Namespace) -> None:

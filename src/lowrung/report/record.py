@@ -7,6 +7,9 @@ from typing import Any
 
 from lowrung.store.outcome import Status
 
+COMPLETE, RUNNING, INTERRUPTED, EMPTY = "complete", "running", "interrupted", "empty"
+"""The states of a study."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Axis:
@@ -140,7 +143,7 @@ class StudyRecord:
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks.
         axes: what was searched; a key with one value is none.
         trials: as the leaderboard ranks them, best first; then those that have not ended.
-        state: ``complete``, ``running``, ``interrupted`` or ``empty``.
+        state: `COMPLETE`, `RUNNING`, `INTERRUPTED` or `EMPTY`.
         total: trials that were asked for; None where it is not known.
         seeds: runs that each trial was to have.
         over_seeds: metrics that are not the mean over a trial's seeds, each with ``median`` or ``worst``.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lowrung.config import machine
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.store import disk, mailbox, results
@@ -68,10 +69,11 @@ def execute(
     def run() -> Outcome:
         return _train_and_verify(config, folder, data, base, threads, on_report, lambda: stop_reason() is not None)
 
-    started = time.perf_counter()
+    started, is_resumed = time.perf_counter(), folder.checkpoints.exists()
     outcome = _outcome_of(run, folder, scores, stop_reason)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
-    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    by = {"machine": machine.described(), "is_resumed": is_resumed}
+    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took}, facts={**outcome.facts, **by})
     outcome = _save(outcome, folder, claim)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome

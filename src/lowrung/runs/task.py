@@ -22,6 +22,8 @@ from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 from lowrung.track import recording
+from lowrung.track.base import Opening
+from lowrung.track.owed import RunRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Assignment:
         threads: CPU threads.
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
-        run: the tracker's id of this run.
+        opening: how the tracker's run of this run begins; None where the sweep tracks it itself, when it has ended.
     """
 
     folder: RunFolder
@@ -44,7 +46,7 @@ class Assignment:
     threads: int
     tracking: str | None
     experiment: str
-    run: str
+    opening: Opening | None
 
 
 _ASSIGNED: ContextVar[Assignment | None] = ContextVar("assigned", default=None)
@@ -120,24 +122,29 @@ def _cancelled(signals: StopSignals) -> str | None:
 def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str | None]) -> Ran:
     """Trains, and tracks the results here: one coordinator of many slots would take too long for it."""
     folder, preflight = assignment.folder, assignment.preflight
-    tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
-    history = recording.History(tracker, assignment.run)
-    outcome = execution.execute(
-        inputs.pinned(config, preflight),
-        folder,
-        claim=assignment.claim,
-        data=preflight.data_folder,
-        base=inputs.base_folder(config, preflight, assignment.threads),
-        threads=assignment.threads,
-        on_point=history.add,
-        stop_reason=stop_reason,
-    )
-    if not outcome.status.is_kept:  # the coordinator may try it again, in the same tracked run
-        history.flush()
+    sender = recording.sender_to(assignment.tracking if assignment.opening else None, assignment.experiment)
+    history = recording.History(sender, assignment.opening)
+    with recording.measuring(config, folder, history):
+        outcome = execution.execute(
+            inputs.pinned(config, preflight),
+            folder,
+            claim=assignment.claim,
+            data=preflight.data_folder,
+            base=inputs.base_folder(config, preflight, assignment.threads),
+            threads=assignment.threads,
+            on_point=history.add,
+            stop_reason=stop_reason,
+        )
+    history.flush()
+    if not outcome.status.is_kept or assignment.opening is None:
+        # The coordinator may try it again, in the same tracked run, or records it.
+        sender.drain(recording.END_SECONDS)
         return Ran(outcome.status, is_tracked=False)
-    recording.record(tracker, assignment.run, folder, outcome, preflight.splits)
-    tracker.end_run(assignment.run, outcome.status)
-    return Ran(outcome.status, tracker.has_all(assignment.run))
+    record = RunRecord(assignment.opening, str(folder.path), outcome.status, outcome.cause, preflight.splits)
+    sent = sender.send(record.send, assignment.opening.name)
+    is_tracked = sender.drain(recording.END_SECONDS) and sent.exception() is None
+    sender.close()
+    return Ran(outcome.status, is_tracked)
 
 
 def _require_the_assigned(config: Config, assignment: Assignment) -> None:

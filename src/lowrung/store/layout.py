@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "claim"
 
     @property
+    def token(self) -> Path:
+        """What a coordinator wrote for the node of a job, which shows that both see the same storage."""
+        return self.path / ".token"
+
+    @property
     def log(self) -> Path:
         """Everything that the run's process printed."""
         return self.path / "log.txt"
@@ -91,6 +96,16 @@ class RunFolder:
     def tracked(self) -> Path:
         """Which of the tracker's runs an unfinished run belongs to."""
         return self.path / "tracked.json"
+
+    @property
+    def untracked(self) -> Path:
+        """What a single run's tracker was not given; absent where that is nothing."""
+        return self.path / "untracked.json"
+
+    @property
+    def system(self) -> Path:
+        """How busy the machine was while the run trained, one JSON report a line."""
+        return self.path / "system.jsonl"
 
     @property
     def merged(self) -> Path:
@@ -150,6 +165,11 @@ class StudyFolder:
     def report(self) -> Path:
         """What `lowrung report` writes, unless told otherwise."""
         return self.path / "report"
+
+    @property
+    def untracked(self) -> Path:
+        """What the sweep's tracker was not given; absent where that is nothing."""
+        return self.path / "untracked.json"
 
     @property
     def preflight(self) -> Path:

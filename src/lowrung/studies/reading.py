@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrung.errors import StoreError
 from lowrung.report import leaderboard, rows
-from lowrung.report.record import StudyRecord, TrialRecord
+from lowrung.report.record import COMPLETE, EMPTY, INTERRUPTED, RUNNING, StudyRecord, TrialRecord
 from lowrung.search import recorded
 from lowrung.search.lease import BEAT_SECONDS, BEATS_MISSED
 from lowrung.search.recorded import Recorded
@@ -17,9 +17,6 @@ from lowrung.studies import answer, axes, begun, ended, provenance
 from lowrung.studies.doubts import Doubts
 from lowrung.studies.folders import Folders
 from lowrung.studies.settings import Asked
-
-COMPLETE, RUNNING, INTERRUPTED, EMPTY = "complete", "running", "interrupted", "empty"
-"""The states of a study."""
 
 
 def read(folder: StudyFolder) -> StudyRecord:

@@ -12,6 +12,7 @@ from lowrung.report.verdict import PREFER
 from lowrung.search.constraints import Constraint, parse, problems
 from lowrung.store.layout import StudyFolder
 from lowrung.studies.doubts import Doubts
+from lowrung.sweeps.beginning import PLANNED
 
 OBJECTIVE = {"eval/loss": "minimize"}
 """What a sweep optimises unless it says otherwise."""
@@ -51,7 +52,7 @@ class Asked:
 
     def with_facts(self, facts: Mapping[str, Any]) -> "Asked":
         """The same with what the study notes of itself."""
-        return dataclasses.replace(self, purpose=facts.get("purpose") or {}, planned=facts.get("planned") or {})
+        return dataclasses.replace(self, purpose=facts.get("purpose") or {}, planned=facts.get(PLANNED) or {})
 
     @property
     def objectives(self) -> dict[str, str]:

@@ -39,7 +39,8 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study whose causes, values and name try to be HTML."""
     folder = tmp_path_factory.mktemp("page")
     points = [{"lora.r": rank, "lora": kind} for rank in (4, 8, 16) for kind in ("default", HOSTILE)]
-    made = Written(folder, [Status.COMPLETE] * 5 + [Status.FAILED], points=points)
+    said = {"prompt": HOSTILE, "expected": "1", "answer": "one"}
+    made = Written(folder, [Status.COMPLETE] * 5 + [Status.FAILED], points=points, facts={"samples": [said, "odd"]})
     study = reading.read(made.write())
     study = dataclasses.replace(study, name=HOSTILE, doubts=[HOSTILE])
     file = folder / "report.html"
@@ -72,6 +73,7 @@ def test_it_draws_all_plots_offline_and_nothing_is_wider_than_the_screen(browser
     found = opened(browser, html, width, scheme=scheme)
     count = functools.partial(found.page.eval_on_selector_all, expression="all => all.length")
     assert count(".plot") == count(".plot .main-svg:first-child") >= 4
+    assert html.stat().st_size < 5e6
     assert found.requests == [html.as_uri()]
     assert found.errors == []
     assert found.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -80,9 +82,10 @@ def test_it_draws_all_plots_offline_and_nothing_is_wider_than_the_screen(browser
 
 def test_what_comes_from_outside_is_text(browser, html):
     found = opened(browser, html, 1400)
-    assert found.page.title() == f"{HOSTILE} \N{EN DASH} lowrung"
-    assert found.page.locator("#verdict .warnings").inner_text() == HOSTILE
+    assert found.page.title() == f"{HOSTILE} - lowrung"
+    assert found.page.locator("#verdict .warnings").last.inner_text() == HOSTILE
     assert found.page.locator("main img").count() == 0
+    assert HOSTILE in found.page.locator("#answers").inner_text()
     found.page.context.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.report import plots
-from lowrung.report.record import Axis, StudyRecord
+from lowrung.report.record import Axis, Difference, StudyRecord
 from lowrung.store.outcome import Status
 from tests.report import studies
 from tests.report.studies import history, study, trial
@@ -157,8 +157,8 @@ def test_a_value_in_another_spelling_and_one_beside_the_list():
 def test_curves_switch_between_tokens_and_time_and_between_losses(grid):
     plot = grid["learning-curves"]
     labels = [button.label for menu in plot.figure.layout.updatemenus for button in menu.buttons]
-    assert labels == ["eval loss", "train loss", "both", "over tokens", "over time"]
-    over_time = next(b for menu in plot.figure.layout.updatemenus for b in menu.buttons if b.label == "over time")
+    assert labels == ["eval loss", "train loss", "both", "tokens", "time"]
+    over_time = next(b for menu in plot.figure.layout.updatemenus for b in menu.buttons if b.label == "time")
     assert len(over_time.args[0]["x"]) == len(plot.figure.data)
     visible = [trace for trace in plot.figure.data if trace.visible]
     assert len(visible) == 16
@@ -247,7 +247,27 @@ def test_runs_of_unknown_slots_and_from_the_store():
     record = study([*trials[:3], dataclasses.replace(trials[3], is_reused=True)], [studies.RANK])
     about = by_name(record)["timeline"].about
     assert "Which worker had which run is not known" in about
-    assert "1 trial came from the store" in about
+    assert "1 run came from the store" in about
+
+
+def test_a_run_of_the_store_beside_others_is_in_nobodys_row():
+    trials = [trial(n, {"lora.r": r}, 3 - n / 10, seeds=(0, 1)) for n, r in enumerate(studies.RANK.values)]
+    first = [dataclasses.replace(trials[0].runs[0], slot=None, started=1e8, ended=1e8 + 50), trials[0].runs[1]]
+    plot = by_name(study([dataclasses.replace(trials[0], runs=first), *trials[1:]], [studies.RANK]))["timeline"]
+    assert "1 run came from the store" in plot.about
+    assert "pause" not in plot.about
+    assert sum(len(trace.x) for trace in plot.figure.data) == 7
+
+
+def test_trials_that_could_not_be_compared_beside_others_are_counted():
+    record = studies.grid(ranks=("4", "8"))
+    odd = {2: None, 3: Difference(0.1, -math.inf, math.inf, "unknown")}
+    trials = [
+        dataclasses.replace(one, difference=odd[one.number]) if one.number in odd else one for one in record.trials
+    ]
+    plot = by_name(dataclasses.replace(record, trials=trials))["differences"]
+    assert len(plot.figure.data) == 6
+    assert "2 trials could not be compared with the best and are not drawn." in plot.about
 
 
 EMPTY = StudyRecord("none", Path("multirun/none"), {"eval/loss": "minimize"}, [], [], "empty")
@@ -318,14 +338,21 @@ def test_images_of_one_axis_and_of_nothing(tmp_path):
 ODD = ("<think>", "</script><script>alert(1)</script>", "$x^", "$y_$", "%{x}&amp;")
 
 
-def test_odd_words_are_shown_as_they_are(tmp_path):
+def of_odd_words():
     axis = Axis("generation.stop", values=ODD)
-    record = study([trial(n, {axis.key: text}, 3 - n / 10) for n, text in enumerate(ODD)], [axis])
-    found = by_name(record)
+    return study([trial(n, {axis.key: text}, 3 - n / 10) for n, text in enumerate(ODD)], [axis])
+
+
+def test_odd_words_are_shown_as_they_are():
+    found = by_name(of_odd_words())
     assert "stop=&lt;think&gt;" in texts(found["differences"].figure)
     assert found["slices"].figure.layout.xaxis.ticktext[0] == "&lt;think&gt;"
     assert not [plot for plot in found.values() if "</script>" in plot.figure.to_json()]
-    assert len(plots.png(record, tmp_path)) == 3
+
+
+@pytest.mark.slow
+def test_odd_words_are_no_formulas_in_images(tmp_path):
+    assert len(plots.png(of_odd_words(), tmp_path)) == 3
 
 
 def test_where_the_best_alone_is_at_an_end_its_ties_are_named():

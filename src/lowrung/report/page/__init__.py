@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lowrung.report.page import tables
+from lowrung.report.page import answers, tables
 from lowrung.report.plots import Drawn, Plot
 from lowrung.report.record import StudyRecord
 from lowrung.version import __version__
@@ -42,9 +42,10 @@ def render(study: StudyRecord, drawn: Drawn, *, reloads: bool = False) -> str:
             others=drawn.plots[1:],
             missing=drawn.missing,
             tables=tables.of(study),
-            commands=tables.comparison(study),
+            answers=answers.of(study),
+            command=answers.command(study),
             version=__version__,
-            policy=_policy(script),
+            policy=_policy([script, _plotly()] if drawn.plots else []),
             style=Markup(_own("page.css")),  # noqa: S704  (ours, as all that is marked so)
             script=Markup(script),  # noqa: S704
             plotly=_packed(_plotly()) if drawn.plots else "",
@@ -54,9 +55,9 @@ def render(study: StudyRecord, drawn: Drawn, *, reloads: bool = False) -> str:
     )
 
 
-def _policy(script: str) -> str:
-    """What the page may do: its two scripts, its own styles, and images that it makes itself."""
-    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (script, _plotly()))
+def _policy(scripts: Sequence[str]) -> str:
+    """What the page may do: these scripts, its own styles, and images that it makes itself."""
+    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in scripts) or "'none'"
     rules = {
         "default-src": "'none'",
         "script-src": allowed,

@@ -169,15 +169,3 @@ def _duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
-
-
-def comparison(study: StudyRecord) -> str:
-    """The command that prints answers of the trial to take and of the next ones, side by side; empty without two."""
-    kept = [
-        trial for trial in study.trials if trial.status is Status.COMPLETE and any(run.folder for run in trial.runs)
-    ]
-    chosen = sorted(kept, key=lambda trial: trial.number != study.preferred)[:3]
-    if len(chosen) < 2:
-        return ""
-    seeds = {trial.number: f"/seed_{trial.runs[0].seed}" if study.seeds > 1 else "" for trial in chosen}
-    return "lowrung compare " + " ".join(f"{study.name}/{trial.number}{seeds[trial.number]}" for trial in chosen)

@@ -151,7 +151,9 @@ class Cells:
             f"{'The best' if several else 'The'} {self.scores.metric} at each {self.up.key} and {self.across.key}. The"
             " star is the best trial."
         )
-        rest = "A cell without a colour and with a cross or a word had only trials that did not end." * bool(self.empty)
+        rest = "A cell with a cross or a word in place of a value had only trials that were stopped or failed." * bool(
+            self.empty
+        )
         keys = [self.across.key, self.up.key]
         edges = at_edges(self.scores, keys)
         clipped = "Values far from the best share the last colour." if self.is_clipped else ""

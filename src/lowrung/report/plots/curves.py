@@ -22,12 +22,12 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     above = 22 + 14 * key["text"].count("<br>")
     made = style.figure(
         [_trace(found, curve, colours[curve.name], across, unit, curve.metric == first) for curve in found.curves],
-        height=400 + above,
+        height=424 + above,
         xaxis=style.axis(unit.label, nticks=6),
         yaxis=style.axis(units.of(first).label, range=found.ends(first), nticks=7),
         annotations=[key],
         updatemenus=_switches(found, above),
-        margin={"l": 8, "r": 12, "t": 62 + above, "b": 8},
+        margin={"l": 8, "r": 12, "t": 86 + above, "b": 8},
     )
     return [Plot("learning-curves", "Learning curves", found.about, made)]
 
@@ -88,7 +88,7 @@ def _over(found: Curves, across: str) -> dict[str, Any]:
     unit = found.unit(across)
     xs = [_scaled(curve, across, unit) for curve in found.curves]
     return {
-        "label": {"tokens": "over tokens", "seconds": "over time"}.get(across, f"over {across}"),
+        "label": "time" if across == "seconds" else across,
         "method": "update",
         "args": [{"x": xs}, {"xaxis.title.text": unit.label, "xaxis.autorange": True}],
     }

@@ -37,7 +37,8 @@ def _trace(found: Intervals, place: int, row: Row) -> go.Scatter:
     x = row.mean if not is_off else high - inside if is_high else low + inside
     arrow = "triangle-right" if is_high else "triangle-left"
     symbol = palette.SYMBOLS.get(row.verdict, "circle")
-    half = f" [{row.low:.4g}, {row.high:.4g}]" if found.is_paired else ""
+    is_compared = found.is_paired and row.verdict != "best"
+    against = f" {row.mean:+.4g} [{row.low:.4g}, {row.high:.4g}]" if is_compared else ""
     return go.Scatter(
         x=[x],
         y=[place],
@@ -54,9 +55,7 @@ def _trace(found: Intervals, place: int, row: Row) -> go.Scatter:
             "width": 4,
         },
         hovertemplate=(
-            f"{row.name}<br>{found.scores.metric} {row.value:.6g}<br>"
-            + (f"{row.verdict} {row.mean:+.4g}{half}" if found.is_paired else row.verdict)
-            + "<extra></extra>"
+            f"{row.name}<br>{found.scores.metric} {row.value:.6g}<br>" + f"{row.verdict}{against}<extra></extra>"
         ),
     )
 

@@ -10,13 +10,15 @@ from matplotlib.figure import Figure
 
 from lowrung.report.plots import cells, intervals, palette, runs, scales, units
 from lowrung.report.plots.cells import Cells, Side
-from lowrung.report.plots.intervals import Intervals
+from lowrung.report.plots.intervals import Intervals, Row
 from lowrung.report.plots.runs import Curve, Curves
 from lowrung.report.plots.scales import Scale
 from lowrung.report.plots.scores import Scores
 from lowrung.report.record import StudyRecord
 
 _DPI = 130
+_MARKERS = {"best": "*", "tie": "o", "worse": "D", "better": "s"}
+"""As in the figures: beside the colours, for whoever sees none."""
 _SLICES = 4
 """Axes in one image."""
 
@@ -72,14 +74,13 @@ def _intervals(found: Intervals) -> Figure:
     for place, row in enumerate(found.rows):
         colour = palette.COLOURS.get(row.verdict, palette.GREY)
         if found.is_off(row):
-            marker, at, spread = (">", high) if row.mean > high else ("<", low), row.mean, None
-            axes.plot([marker[1]], [place], marker=marker[0], color=colour, markersize=8, clip_on=False)
-            axes.annotate(
-                f"{at:+.3g}", (marker[1], place), (-8, 0), textcoords="offset points", ha="right", va="center"
-            )
+            _arrow(axes, place, row, high if row.mean > high else low, colour)
             continue
         spread = [[row.mean - row.low], [row.high - row.mean]]
-        axes.errorbar([row.mean], [place], xerr=spread, fmt="o", color=colour, capsize=3, linewidth=1.8)
+        marker, size = _MARKERS.get(row.verdict, "o"), 11 if row.verdict == "best" else 6
+        axes.errorbar(
+            [row.mean], [place], xerr=spread, fmt=marker, markersize=size, color=colour, capsize=3, linewidth=1.8
+        )
     axes.set_yticks(
         range(len(found.rows)), [f"{html.unescape(row.name)}\n{row.words}" for row in found.rows], fontsize=8
     )
@@ -89,6 +90,16 @@ def _intervals(found: Intervals) -> Figure:
     if found.is_paired:
         axes.axvline(0, color="0.5", linewidth=1)
     return figure
+
+
+def _arrow(axes: Axes, place: int, row: Row, end: float, colour: str) -> None:
+    """Of a value that lies beyond the end of what is shown."""
+    is_high = row.mean > end
+    axes.plot([end], [place], marker=">" if is_high else "<", color=colour, markersize=8, clip_on=False)
+    shift, side = (-10, "right") if is_high else (10, "left")
+    axes.annotate(
+        f"{row.mean:+.3g}", (end, place), (shift, 0), textcoords="offset points", ha=side, va="center", fontsize=8
+    )
 
 
 def _cells(found: Cells) -> Figure:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from lowrung.report.plots import units
 from lowrung.report.plots.scores import Scores, sentences, thinned
-from lowrung.report.record import StudyRecord, TrialRecord
+from lowrung.report.record import Difference, StudyRecord, TrialRecord
+from lowrung.report.tables import counted
 
 MOST = 30
 """Rows: what does not fit on two screens is in the table."""
@@ -101,7 +102,13 @@ class Intervals:
         )
         off = sum(self.is_off(row) for row in self.rows)
         beyond = f"{off} of them lie outside of what is shown, where an arrow stands." if off else ""
-        return sentences(seen, beyond, thinned(len(self.rows), self.total, "trial"), self.scores.left_out)
+        alone = len(self.scores.drawn) - self.total
+        apart = (
+            f"{counted(alone, 'trial')} could not be compared with the best and {_be(alone)} not drawn."
+            if alone
+            else ""
+        )
+        return sentences(seen, beyond, thinned(len(self.rows), self.total, "trial"), apart, self.scores.left_out)
 
 
 def of(study: StudyRecord) -> Intervals | str:
@@ -109,10 +116,18 @@ def of(study: StudyRecord) -> Intervals | str:
     scores = Scores(study)
     if len(scores.drawn) < 2:
         return sentences(f"No comparison: {len(scores.drawn) or 'no'} trial can be ranked.", scores.left_out)
-    paired = [trial for trial in scores.drawn if trial.difference is not None or trial is scores.best]
+    paired = [trial for trial in scores.drawn if trial is scores.best or _is_finite(trial.difference)]
     is_paired = len(paired) > 1
     shown = paired if is_paired else scores.drawn
     return Intervals(scores, [_row(scores, trial, is_paired) for trial in shown[:MOST]], len(shown), is_paired)
+
+
+def _is_finite(found: Difference | None) -> bool:
+    return found is not None and all(map(math.isfinite, (found.mean, found.low, found.high)))
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _row(scores: Scores, trial: TrialRecord, is_paired: bool) -> Row:

@@ -27,11 +27,13 @@ class _Bar:
 def plots(study: StudyRecord) -> Sequence[Plot | str]:
     """One plot; nothing where no run of this study says when it ran."""
     scores = Scores(study)
-    timed = [(trial, run) for trial in study.trials for run in trial.runs if _is_timed(run) and not trial.is_reused]
+    known = [(trial, run) for trial in study.trials for run in trial.runs if _is_timed(run) and not trial.is_reused]
+    timed = [(trial, run) for trial, run in known if run.slot is not None] or known
     if len(timed) < 2:
         return []
     pauses = _pauses([(run.started or 0.0, run.ended or 0.0) for _, run in timed])
-    bars, has_slots = _bars(timed, pauses)
+    has_slots = all(run.slot is not None for _, run in timed)
+    bars = _bars(timed, pauses)
     unit = units.times("since the first run began", [bar.end for bar in bars])
     lanes = sorted({bar.lane for bar in bars})
     made = style.figure(
@@ -55,17 +57,16 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     for begin, _ in pauses:
         x = (begin - min(run.started or 0.0 for _, run in timed) - _idle_before(pauses, begin)) / unit.factor
         made.add_vline(x=x, line={"color": style.LINE, "width": 1, "dash": "dash"})
-    return [Plot("timeline", "What ran when", _about(study, bars, pauses, has_slots, len(timed)), made)]
+    return [Plot("timeline", "What ran when", _about(study, bars, pauses, has_slots), made)]
 
 
-def _about(
-    study: StudyRecord, bars: Sequence[_Bar], pauses: Sequence[tuple[float, float]], has_slots: bool, timed: int
-) -> str:
+def _about(study: StudyRecord, bars: Sequence[_Bar], pauses: Sequence[tuple[float, float]], has_slots: bool) -> str:
     length = max(bar.end for bar in bars)
     lanes = len({bar.lane for bar in bars})
     busy = min(1.0, sum(bar.end - bar.begin for bar in bars) / (length * lanes)) if length else 1.0
-    reused = sum(trial.is_reused for trial in study.trials)
-    unknown = sum(len(trial.runs) for trial in study.trials if not trial.is_reused) - timed
+    ended = [(trial, run) for trial in study.trials for run in trial.runs if run.status is not None]
+    reused = sum(trial.is_reused or (has_slots and run.slot is None and _is_timed(run)) for trial, run in ended)
+    unknown = len(ended) - reused - len(bars)
     idle = units.times("", [sum(end - begin for begin, end in pauses)])
     return sentences(
         f"Each bar is a run; {'workers' if has_slots else 'the rows'} were busy {busy:.0%} of the time. White between"
@@ -74,7 +75,7 @@ def _about(
         f"A dashed line is a pause, {sum(e - b for b, e in pauses) / idle.factor:.3g} {idle.label.strip(' ()')} in all."
         if pauses
         else "",
-        f"{counted(reused, 'trial')} came from the store and took no time here." if reused else "",
+        f"{counted(reused, 'run')} came from the store and took no time here." if reused else "",
         f"{counted(unknown, 'run')} of unknown time are left out." if unknown else "",
     )
 
@@ -104,20 +105,17 @@ def _idle_before(pauses: Sequence[tuple[float, float]], time: float) -> float:
     return sum(end - begin for begin, end in pauses if end <= time)
 
 
-def _bars(
-    timed: Sequence[tuple[TrialRecord, RunRecord]], pauses: Sequence[tuple[float, float]]
-) -> tuple[list[_Bar], bool]:
-    """The bars, and whether they are by worker: if not, each is in the first row that is free."""
+def _bars(timed: Sequence[tuple[TrialRecord, RunRecord]], pauses: Sequence[tuple[float, float]]) -> list[_Bar]:
+    """The bars, by worker; where that is not known, each is in the first row that is free."""
     first = min(run.started or 0.0 for _, run in timed)
-    has_slots = all(run.slot is not None for _, run in timed)
     free: list[float] = []
     found = []
     for trial, run in sorted(timed, key=lambda pair: pair[1].started or 0.0):
         begin, end = run.started or 0.0, run.ended or 0.0
-        lane = run.slot if has_slots and run.slot is not None else _lane(free, begin, end)
+        lane = _lane(free, begin, end) if run.slot is None else run.slot
         shift = first + _idle_before(pauses, begin)
         found.append(_Bar(trial, run, begin - shift, end - shift, lane))
-    return found, has_slots
+    return found
 
 
 def _lane(free: list[float], begin: float, end: float) -> int:
