@@ -10,6 +10,7 @@ from lowrung.commands import (
     clean,
     combine,
     compare,
+    export,
     generate,
     inspect,
     merge,
@@ -38,6 +39,7 @@ COMMANDS = (
     combine,
     promote,
     reproduce,
+    export,
 )
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 
