@@ -47,8 +47,9 @@ format: setup-dev  ## format the code, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup  ## write docs/configuration.md from the schema and conf/
+docs: setup  ## write docs/configuration.md from the schema and conf/, and the shapes in docs/programs.md
 	$(BIN)/python -m lowrung.config.reference
+	$(BIN)/python -m lowrung.shapes
 
 setup: .venv/installed  ## make .venv with the pinned dependencies
 

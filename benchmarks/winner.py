@@ -44,11 +44,14 @@ REGRET = 0.01
 TARGETS = {"trl sft": 0.12, "trl sft, tuned": 0.25}
 """The most that a search may cost, as a share of a run of each for each of the grid's points."""
 
+WORKERS = "hydra.launcher.workers=2"
+"""A core for each of two runs: two threads are not twice as fast as one in products of this size."""
+
 SEARCHES = {
-    "stages": ("sweeps=rate_then_rank", f"lora.r={RANKS}"),
-    "asha": ("-m", "hydra/sweeper/pruner=asha", f"train.rate_factor={FACTORS}", f"lora.r={RANKS}"),
+    "stages": ("sweeps=rate_then_rank", f"lora.r={RANKS}", WORKERS),
+    "asha": ("-m", "hydra/sweeper/pruner=asha", f"train.rate_factor={FACTORS}", f"lora.r={RANKS}", WORKERS),
 }
-GRID = ("-m", "verify=none", f"train.rate_factor={FACTORS}", f"lora.r={RANKS}")
+GRID = ("-m", "verify=none", f"train.rate_factor={FACTORS}", f"lora.r={RANKS}", WORKERS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -90,5 +90,6 @@ def fine_tune(
         checkpoint_folder=folder / "checkpoints",
         on_report=on_report,
         should_stop=should_stop,
+        kept_rows=3,
     )
     return trained, reports

@@ -117,10 +117,21 @@ class Started:
         return self.returncode
 
 
-def start(arguments: list[str], folder: Path, variables: dict[str, str], files: tuple[IO[Any], ...]) -> Started:
-    """Forks ``python ARGUMENTS``, with these files as its stdin, stdout and stderr."""
+def start(
+    arguments: list[str], folder: Path, variables: dict[str, str], files: tuple[IO[Any], ...], servers: int = 1
+) -> Started:
+    """Forks ``python ARGUMENTS``, with these files as its stdin, stdout and stderr.
+
+    Its first fork servers, so many, are forked too: a process needs another one where its first is killed.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = {"arguments": arguments, "folder": str(folder), "variables": variables}
+    request = {
+        "arguments": arguments,
+        "folder": str(folder),
+        "variables": variables,
+        "cores": list(os.sched_getaffinity(0)),
+        "servers": servers,
+    }
     with theirs:
         numbers = [theirs.fileno(), *(file.fileno() for file in files)]
         socket.send_fds(_importer(), [json.dumps(request).encode()], numbers)
@@ -211,8 +222,11 @@ def _close(files: Iterable[int]) -> None:
         os.close(number)
 
 
-def _become(files: list[int], arguments: list[str], folder: str, variables: dict[str, str]) -> tuple[str, str]:
+def _become(
+    files: list[int], arguments: list[str], folder: str, variables: dict[str, str], cores: list[int], servers: int
+) -> tuple[str, str]:
     """Makes this process one that was started so, up to the program's first line; gives the program."""
+    os.sched_setaffinity(0, cores)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -228,7 +242,7 @@ def _become(files: list[int], arguments: list[str], folder: str, variables: dict
     own = [str(Path(script).resolve().parent) if is_file else ""]
     sys.path[:0] = [*([] if is_safe else own), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c", *others[1:]] if script == "-c" else arguments
-    _offer_a_fork_server()
+    _offer_fork_servers(servers)
     main = sys.modules["__main__"] = ModuleType("__main__")
     if is_file:
         main.__file__ = script
@@ -236,15 +250,19 @@ def _become(files: list[int], arguments: list[str], folder: str, variables: dict
     return (others[0], "<string>") if script == "-c" else (sys.stdin.read(), "<stdin>")
 
 
-def _offer_a_fork_server() -> None:
-    """Forks a child that becomes this process's fork server when `multiprocessing` starts one, where others exec it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _await_and_become_a_fork_server(theirs)
-    theirs.close()
-    start_another, offers = util.spawnv_passfds, [pid]
+def _offer_fork_servers(count: int) -> None:
+    """Forks what becomes this process's fork servers when `multiprocessing` starts one, where others exec it."""
+    offers: list[tuple[int, socket.socket]] = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            for link in (ours, *(link for _, link in offers)):
+                link.close()
+            _await_and_become_a_fork_server(theirs)
+        theirs.close()
+        offers.append((pid, ours))
+    start_another = util.spawnv_passfds
 
     def start_server(path: bytes, arguments: Sequence[Any], numbers: Sequence[int]) -> int:
         is_fork_server = arguments[-1].startswith("from multiprocessing.forkserver import main")
@@ -252,9 +270,10 @@ def _offer_a_fork_server() -> None:
             return start_another(path, arguments, numbers)
         mask = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
         request = {"code": arguments[-1], "numbers": list(numbers), "variables": dict(os.environ), "mask": mask}
-        with ours:
-            socket.send_fds(ours, [json.dumps(request).encode()], numbers)
-        return offers.pop()
+        pid, link = offers.pop()
+        with link:
+            socket.send_fds(link, [json.dumps(request).encode()], numbers)
+        return pid
 
     util.spawnv_passfds = start_server  # type: ignore[assignment]
 

@@ -220,7 +220,7 @@ def test_a_tracking_server_has_the_champion_too(here, tmp_path):
         promoted = promote.promote("mine", registered="words", alias="best")
         assert promoted.uri == uri
         assert lookup.by_signature(uri, "cd34") == lookup.by_id(uri, runs["cd34"])
-        assert "in a fresh process, it gives the same 4 of 4 answers" in promoted.text
+        assert "in a fresh process, it gives the same 4 of 4 answers" in str(promoted)
         assert MlflowClient(uri).get_model_version_by_alias("words", "best").run_id == runs["cd34"]
 
 

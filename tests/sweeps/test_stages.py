@@ -11,7 +11,7 @@ from lowrung.config.schema import Config
 from lowrung.errors import RunFailed, UsageError
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import stages
-from tests.stage import RATE, trains
+from tests.stage import RATE, by_seed, trains
 
 RATES = '{name:rates,params:{lora.r:8,train.learning_rate:"1e-4,1e-3,1e-2"}}'
 RANKS = '{name:ranks,params:{lora.r:"4,8,16"}}'
@@ -40,6 +40,15 @@ def _told(trial: FrozenTrial) -> tuple[object, ...]:
 
 
 class TestStages:
+    @pytest.mark.slow
+    def test_a_stage_is_pruned_unless_it_says_otherwise(self, here):
+        pruned = '{name:ranks,params:{lora.r:"8,2"}}'
+        to_the_end = '{name:rates,prune:false,params:{train.learning_rate:"1e-3,1e-1"}}'
+        command = ["seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon"]
+        ran = here.sweep(staged(pruned, to_the_end), *command, act=by_seed(*[0.0] * 6))
+        seeds = [sum(config.lora.r == 2 for config in ran), sum(config.train.learning_rate == 1e-1 for config in ran)]
+        assert seeds == [4, 6]  # four are what the test needs; at the rate, which is as much worse, all are trained
+
     def test_each_starts_from_what_the_one_before_found_and_trains_nothing_twice(self, here, capsys):
         ran = here.sweep(staged(RATES, RANKS, SEEDS))
         assert tried(ran) == ALL
@@ -171,8 +180,12 @@ class TestBadInput:
         [
             ("[]", "hydra.sweeper.stages must be a list of at least one dict, but is []"),
             ("{name:a}", "hydra.sweeper.stages must be a list of at least one dict, but is {'name': 'a'}"),
-            ("[3]", "hydra.sweeper.stages[0] must be a dict of name, of, start, params, spaces, n_trials, but is 3"),
+            (
+                "[3]",
+                "hydra.sweeper.stages[0] must be a dict of name, of, start, params, spaces, n_trials, prune, but is 3",
+            ),
             ("[{params:{lora.r:4}}]", "hydra.sweeper.stages[0].name must be a text that names the stage, but is None"),
+            ("[{name:a,prune:no}]", "hydra.sweeper.stages[0].prune must be true or false, but is 'no'."),
             (f"[{RATES},{RATES}]", ".name must be a stage's own, but 'rates' is that of hydra.sweeper.stages[0] too"),
             (f"[{RATES},{{name:b,of:c,params:{{lora.r:4}}}},{{name:c,params:{{lora.r:2}}}}]", "'c' is a later stage"),
             (f"[{RATES},{{name:b,of:b,params:{{lora.r:4}}}}]", "earlier stage (rates), but 'b' is the stage itself"),
@@ -196,7 +209,7 @@ class TestBadInput:
             (f"[{RATES},{{name:b,spaces:[]}}]", "hydra.sweeper.stages[1].spaces must be a list of at least one dict"),
             (
                 f"[{RATES},{{name:b,parms:{{lora.r:8}}}}]",
-                "has no 'parms': a stage has name, of, start, params, spaces, n_trials. Did you mean params?",
+                "has no 'parms': a stage has name, of, start, params, spaces, n_trials, prune. Did you mean params?",
             ),
         ],
     )

@@ -163,7 +163,7 @@ def test_an_address_that_cannot_be_served_is_refused(tmp_path, uri):
 
 
 def test_it_starts_without_anything_heavy():
-    script = "import sys; from lowrung.__main__ import _parser; _parser(); print(*sys.modules)"
+    script = "import sys; from lowrung.__main__ import parser; parser(); print(*sys.modules)"
     ended = subprocess.run(
         [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -43,14 +43,43 @@ class Promoted:
         version: the number of its version.
         alias: what points at that version.
         uri: the address of the store.
-        text: all of this in words.
+        form: what was registered: ``adapter`` or ``merged``.
+        run: the signature of the run that it is of.
+        trial: ``<study>/<n>``; null for a run that is part of no sweep.
+        objective: the metric that its study optimises.
+        value: of that metric; null where it was not measured.
+        verified: how it was verified, in words.
+        before: the version that the alias pointed at; null where there was none.
+        passed_over: why better runs of the study were not taken, by their names.
     """
 
     name: str
     version: str
     alias: str
     uri: str
-    text: str
+    form: str
+    run: str
+    trial: str | None
+    objective: str
+    value: float | None
+    verified: str
+    before: str | None
+    passed_over: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """All of this in words."""
+        value = "" if self.value is None else f", {self.objective} {self.value:.4g}"
+        trial = f"{self.trial}, " if self.trial else ""
+        moved = f", which was version {self.before} before" if self.before not in (None, self.version) else ""
+        return "\n".join(
+            [
+                *(f"passed over: {name}, since {reason}" for name, reason in self.passed_over.items()),
+                f"registered:  {self.name}, version {self.version}: {FORMS[self.form]} of {trial}run {self.run}{value}",
+                f"verified:    {self.verified}",
+                f"alias:       models:/{self.name}@{self.alias}{moved}",
+                f"store:       {self.uri}",
+            ]
+        )
 
 
 def add_to(commands: Commands) -> None:
@@ -70,9 +99,8 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
-    promoted = promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
-    print(promoted.text)
+def _run(chosen: argparse.Namespace) -> Promoted:
+    return promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
 
 
 def promote(
@@ -112,14 +140,20 @@ def promote(
             version, verified = make(registry, Source(candidate, tracked.run, registered, identity, merged))
     with blaming(f"The registry, {tracked.uri},"):
         before = registry.point(registered, alias, version)
-    lines = [
-        *(f"passed over: {other.name}, since {other.refusal}" for other in passed_over),
-        f"registered:  {registered}, version {version}: {FORMS[form]} of {_described(candidate)}",
-        f"verified:    {verified}",
-        f"alias:       models:/{registered}@{alias}{_moved(before, version)}",
-        f"store:       {tracked.uri}",
-    ]
-    return Promoted(registered, version, alias, tracked.uri, "\n".join(lines))
+    return Promoted(
+        name=registered,
+        version=version,
+        alias=alias,
+        uri=tracked.uri,
+        form=form,
+        run=run.path.name,
+        trial=candidate.trial,
+        objective=candidate.objective,
+        value=candidate.value,
+        verified=verified,
+        before=before,
+        passed_over={other.name: str(other.refusal) for other in passed_over},
+    )
 
 
 # -- which run ---------------------------------------------------------------------------------------------------------
@@ -153,16 +187,6 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
             else f"{study.path.name} has no run that can be promoted."
         )
     raise UsageError(" ".join(problems))
-
-
-def _described(candidate: Candidate) -> str:
-    value = "" if candidate.value is None else f", {candidate.objective} {candidate.value:.4g}"
-    trial = f"{candidate.trial}, " if candidate.trial else ""
-    return f"{trial}run {candidate.run.path.name}{value}"
-
-
-def _moved(before: str | None, version: str) -> str:
-    return f", which was version {before} before" if before not in (None, version) else ""
 
 
 def _default_name(config: Mapping[str, Any]) -> str:

@@ -33,7 +33,8 @@ class SweeperConf:
         stages: searches that start from what an earlier one found: a list of dicts. ``name`` names the stage;
             ``params``, ``spaces`` and ``n_trials`` are its own; ``of`` names the stage that it starts from (the one
             before), and ``start`` what of it: ``best``, a number of the best trials, or ``ties``, the best and all that
-            the held-out examples cannot tell from it. null is one search.
+            the held-out examples cannot tell from it. ``prune: false`` has all its trials trained to their ends, where
+            a pruner ends those of the others early. null is one search.
         first: points that are tried first, as a list of dicts: ``[{train.learning_rate:3e-4,lora.r:8},{lora.r:16}]``.
             For what is known to be good. What a point leaves out is drawn, or taken from the grid in turn. Each is one
             of the ``n_trials``; if there is no interval, they only change the order. null is none.

@@ -180,6 +180,7 @@ def _train(
         checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,
+        kept_rows=config.verify.prompts if config.verify.enabled else 0,
     )
     scores, answers = trained.scores, {name: np.array(each) for name, each in trained.answers.items()}
     HeldOut(rows.digests[-1], scores.tokens, scores.nll, scores.right, answers).write(folder.held_out)
@@ -189,7 +190,8 @@ def _train(
         return outcome, None
     added = added_tokens.examples(pretrained.added_rows(config.model))
     compared = [*trained.held_out[: config.verify.prompts], *added]
-    return outcome, Evidence.of(trained.model, compared, trained.dtype, trained.ends, trained.labelled_logits)
+    way, known = trained.labelled_logits, trained.logits
+    return outcome, Evidence.of(trained.model, compared, trained.dtype, trained.ends, way, known)
 
 
 def _weights(config: Config, folder: RunFolder) -> Path:

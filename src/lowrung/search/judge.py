@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import optuna
@@ -36,6 +36,7 @@ class Judge:
         pruner: its settings; see `lowrung.search.pruning`.
         objectives: metrics with ``minimize`` or ``maximize``.
         require_sole: raises where another process is the study's coordinator; called before anything is written.
+        unpruned: the names of stages whose trials are trained to their ends.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Judge:
         pruner: Mapping[str, Any],
         objectives: Mapping[str, str],
         require_sole: Callable[[], None],
+        unpruned: Collection[str] = (),
     ) -> None:
         self._study = study
         self._pruner = pruner
         self._objective, *self._others = objectives
         self._require_sole = require_sole
+        self._unpruned = unpruned
         self._reported: dict[int, _Reported] = {}
         self._unit_tokens: int | None = None  # a copy: the facts are a query, and each report needs them
 
@@ -97,10 +100,13 @@ class Judge:
             reported.steps.add(step)
             self._require_sole()
             trial.report(metrics[self._objective], step)
-            if self._pruner["name"] != "none" and self._is_to_be_pruned(trial):
+            if self._may_prune(trial) and self._is_to_be_pruned(trial):
                 trial.set_user_attr(_PRUNED, True)
                 reported.is_to_be_pruned = True
         return reported.is_to_be_pruned
+
+    def _may_prune(self, trial: Trial) -> bool:
+        return self._pruner["name"] != "none" and scope.stage_of(trial) not in self._unpruned
 
     def _reported_by(self, trial: Trial) -> _Reported:
         """What a trial has reported; the database knows it of a trial that an earlier coordinator asked for."""

@@ -1,7 +1,7 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,8 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED}
 """Optuna's state for a status; any other is a failure to it."""
 
-
-_RUN = "run/"
+RUN = "run/"
 """What begins the user attribute of a trial's run; its seed follows."""
 
 
@@ -54,6 +53,7 @@ class Study:
         seed: of the sampler.
         sampler: draws the intervals' values; see `lowrung.search.samplers`. Another one may go on with a study.
         pruner: ends bad trials early; see `lowrung.search.pruning`. Another one may go on with a study.
+        unpruned: the names of stages whose trials it leaves alone.
         purpose: texts by kind and name that trials share where they can be compared: space, goal, settings and more.
         inputs: texts by name that say why the kind ``content`` differs.
         earlier: a study whose trials teach the sampler; see `lowrung.search.warm_start`.
@@ -79,6 +79,7 @@ class Study:
         seed: int,
         sampler: Mapping[str, Any] = samplers.DEFAULT,
         pruner: Mapping[str, Any] = pruning.DEFAULT,
+        unpruned: Collection[str] = (),
         purpose: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         inputs: Mapping[str, str] = MappingProxyType({}),
         earlier: Earlier | None = None,
@@ -101,7 +102,7 @@ class Study:
         try:
             self._mirror = Mirror(database, study_id)
             self._study = optuna.load_study(study_name=name, storage=self._mirror)
-            self.judge = Judge(self._study, pruner, self._objectives, self._require_sole)
+            self.judge = Judge(self._study, pruner, self._objectives, self._require_sole, unpruned)
             self._asked = len(self.trials)
             self._hold_to({**space.described(), **goal, **purpose}, inputs)
             self._earlier = self._taught_by(earlier)
@@ -218,13 +219,13 @@ class Study:
     def note_run(self, trial: Trial, seed: int, **facts: Any) -> dict[str, Any]:
         """Writes facts down on one of a trial's runs, beside those that are known of it; returns them all."""
         known = {**self.runs(trial).get(seed, {}), **facts}
-        trial.set_user_attr(f"{_RUN}{seed}", known)
+        trial.set_user_attr(f"{RUN}{seed}", known)
         return known
 
     def runs(self, trial: Trial | FrozenTrial) -> dict[int, dict[str, Any]]:
         """What was written down on a trial's runs, by seed."""
         facts = trial.user_attrs
-        return {int(name.removeprefix(_RUN)): known for name, known in facts.items() if name.startswith(_RUN)}
+        return {int(name.removeprefix(RUN)): known for name, known in facts.items() if name.startswith(RUN)}
 
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.

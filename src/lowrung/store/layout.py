@@ -142,6 +142,16 @@ class StudyFolder:
         return self.path / "verdict.json"
 
     @property
+    def config(self) -> Path:
+        """The sweep's config, which its coordinator writes first."""
+        return self.path / "multirun.yaml"
+
+    @property
+    def report(self) -> Path:
+        """What `lowrung report` writes, unless told otherwise."""
+        return self.path / "report"
+
+    @property
     def preflight(self) -> Path:
         """Working folder of the preflight of model and data, before the first run."""
         return self.path / "preflight"

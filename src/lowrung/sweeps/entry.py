@@ -182,6 +182,7 @@ def _study(plan: Plan, taught_by: "Earlier | None") -> "Study":
         seed=plan.config.seed,
         sampler=settings.sampler,
         pruner=settings.pruner,
+        unpruned=[stage.name for stage in plan.search.stages if not stage.prune],
         purpose=plan.purpose,
         inputs=plan.inputs,
         earlier=taught_by,

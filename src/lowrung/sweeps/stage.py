@@ -18,6 +18,7 @@ class Stage:
         of: the name of the stage that it starts from; empty for the first one.
         start: what it starts from: `BEST`, `TIES`, or a number of the best trials.
         n_trials: trials in total; None is every point of its grid.
+        prune: whether the sweep's pruner ends its trials early.
     """
 
     spaces: tuple[tuple[str, ...], ...]
@@ -25,6 +26,7 @@ class Stage:
     of: str = ""
     start: Start = BEST
     n_trials: int | None = None
+    prune: bool = True
 
     @property
     def n_trials_setting(self) -> str:

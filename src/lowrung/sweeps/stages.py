@@ -9,7 +9,7 @@ from lowrung.errors import UsageError, did_you_mean
 from lowrung.sweeps import typed as typed_overrides
 from lowrung.sweeps.stage import BEST, TIES, Stage
 
-_FIELDS = ("name", "of", "start", "params", "spaces", "n_trials")
+_FIELDS = ("name", "of", "start", "params", "spaces", "n_trials", "prune")
 
 _STAGES = "hydra.sweeper.stages"
 
@@ -146,13 +146,14 @@ def _stages(written: Any, resolved: Any) -> tuple[list[Stage], list[str]]:
 def _stage(values: Mapping[str, Any], spaces: tuple[tuple[str, ...], ...], names: Sequence[Any], i: int) -> Stage:
     """A stage; a field that is wrong has its default."""
     of = values.get("of", names[i - 1] if i else "")
-    start, n_trials = values.get("start", BEST), values.get("n_trials")
+    start, n_trials, prune = values.get("start", BEST), values.get("n_trials"), values.get("prune", True)
     return Stage(
         spaces,
         name=str(names[i]),
         of=str(of if of in names[:i] else names[0]) if i else "",
         start=start if _is_start(start) else BEST,
         n_trials=n_trials if isinstance(n_trials, int) else None,
+        prune=prune is not False,
     )
 
 
@@ -175,6 +176,8 @@ def _field_problems(
     n_trials = values.get("n_trials")
     if n_trials is not None and (not isinstance(n_trials, int) or isinstance(n_trials, bool)):
         yield f"{where}.n_trials must be a whole number, but is {n_trials!r}."
+    if not isinstance(values.get("prune", True), bool):
+        yield f"{where}.prune must be true or false, but is {values['prune']!r}."
     if i == 0:
         yield from (
             f"{where}.{field} must be left out: the first stage starts from the overrides that all have in common."

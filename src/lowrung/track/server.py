@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -20,7 +20,9 @@ from lowrung.track.base import TrackError, check_uri
 HOST = "127.0.0.1"
 """The server is for this machine alone; it asks for no password."""
 
-_SWEEP = "lowrung train -m lora.r=4,8" if CHECKOUT is None else "make sweep"
+SWEEP = "lowrung train -m lora.r=4,8" if CHECKOUT is None else "make sweep"
+"""What makes a first sweep."""
+
 _GRACE = 10.0  # seconds to stop in before the server is killed; it takes 1.5 when idle
 _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs are for agents; without them it starts in half the time
@@ -30,12 +32,14 @@ _QUIET = {
 }
 
 
-def serve(uri: str, port: int) -> None:
-    """Serves the store until Ctrl-C, and prints the address of the latest sweep's comparison once it answers.
+def serve(uri: str, port: int, ready: Callable[[str, bool], None]) -> None:
+    """Serves the store until Ctrl-C.
 
     Args:
         uri: the address of the store, absolute (see `lowrung.track.base.store_uri`).
         port: the port on 127.0.0.1.
+        ready: is called once the server answers, with the address of the latest sweep's comparison, or the server's,
+            and whether there is a sweep.
 
     Raises:
         UsageError: when there is nothing to serve, or the port is taken.
@@ -49,9 +53,7 @@ def serve(uri: str, port: int) -> None:
     with _interruptible(), contextlib.suppress(KeyboardInterrupt), _server(uri, port) as server:
         print(f"Starting MLflow on {HOST}:{port} ...", flush=True)
         _await_answer(server, port)
-        if comparison is None:
-            print(f"There is no sweep yet: `{_SWEEP}` runs one.", flush=True)
-        print(f"Open http://{HOST}:{port}/{comparison or ''}\nStop with Ctrl-C.", flush=True)
+        ready(f"http://{HOST}:{port}/{comparison or ''}", comparison is not None)
         raise TrackError(f"MLflow's server ended by itself with code {server.wait()}.")
 
 
@@ -65,7 +67,7 @@ def _require_store(uri: str) -> None:
     if database and not database.is_file():
         raise UsageError(
             f"There are no runs to show yet: {database} does not exist. "
-            f"Run `{_SWEEP}` first, or name another database with --uri sqlite:///PATH."
+            f"Run `{SWEEP}` first, or name another database with --uri sqlite:///PATH."
         )
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lowrung.config.schema import ModelConf
+from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.training import checkpoints
 from lowrung.finetune.training.callbacks import Diverged, Stopped
 from tests import sources, training
@@ -41,9 +42,24 @@ def test_it_evaluates_before_during_and_after(trained):
     assert losses[6] < losses[0] - 0.3
 
 
+def assert_logits_are_those_of_the_scores(result):
+    """Those of the first rows that were asked for, and of the weights that were saved."""
+    assert len(result.logits) == 3
+    for number, logits in enumerate(result.logits):
+        own, labels = completion_logits(result.model, [result.held_out[number]])
+        torch.testing.assert_close(logits, own, rtol=1e-4, atol=1e-4)
+        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        assert nll == pytest.approx(result.scores.nll[number], rel=1e-5)
+
+
+def test_the_last_evaluation_leaves_the_first_rows_logits(trained):
+    assert_logits_are_those_of_the_scores(trained[0])
+
+
 @pytest.mark.slow
 def test_the_last_step_is_evaluated_even_off_the_beat(tmp_path):
     result, reports = training.fine_tune(tmp_path, max_steps=4)
+    assert_logits_are_those_of_the_scores(result)
     assert list(curve(reports, "eval/loss")) == [0, 3, 4]
     assert result.metrics["eval/loss"] == curve(reports, "eval/loss")[4]
 
@@ -185,6 +201,7 @@ class TestResume:
         second, again = training.fine_tune(tmp_path, **recipe)
         assert second.metrics == first.metrics
         assert again == reports
+        assert_logits_are_those_of_the_scores(second)
 
     @pytest.mark.slow
     def test_asked_to_stop_it_ends_after_the_step_with_a_checkpoint(self, tmp_path):
@@ -261,6 +278,7 @@ def test_early_stopping_takes_the_best_evaluations_weights(tmp_path):
     assert list(losses) == [0, 1, 2, 3]
     assert losses[1] < losses[2] < losses[3]
     assert result.metrics["eval/loss"] == losses[1]
+    assert_logits_are_those_of_the_scores(result)
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lowrung.config.schema import ModelConf, ToleranceConf
-from lowrung.finetune.gate.difference import Difference, batches, compare, completion_logits
+from lowrung.finetune.gate.difference import batches, compare, completion_logits
+from lowrung.finetune.models import attention
 from lowrung.finetune.models.ends import Ends
-from lowrung.finetune.models.head import LabelledLogits, Row
+from lowrung.finetune.models.head import LabelledLogits, Row, on_joined_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +21,18 @@ class Evidence:
 
     Attributes:
         rows: held-out rows.
-        logits: the trained model's `completion_logits` of them, before it was saved.
+        logits: what the trained model said of their completions, in the shape of `completion_logits`, before it was
+            saved: what its loss is computed from.
         dtype: the precision that it was trained in.
         ends: where its answers end, as what is saved must say.
-        training: how far the logits that its loss was computed from are from those.
+        way: how the logits were computed; None is by the model's own forward pass.
     """
 
     rows: Sequence[Row]
     logits: Tensor
     dtype: torch.dtype
     ends: Ends
-    training: Difference | None = None
+    way: LabelledLogits | None = None
 
     @classmethod
     def of(
@@ -39,23 +41,52 @@ class Evidence:
         rows: Sequence[Row],
         dtype: torch.dtype,
         ends: Ends,
-        labelled_logits: LabelledLogits | None = None,
+        way: LabelledLogits | None = None,
+        known: Sequence[Tensor] = (),
     ) -> "Evidence":
-        """Takes it from a trained model; ``labelled_logits`` is how its loss was computed."""
-        logits, labels = completion_logits(model, rows)
-        if labelled_logits is None:
-            return cls(rows, logits, dtype, ends)
-        with torch.no_grad():
-            trained = torch.cat([labelled_logits(model, batch)[0].float().cpu() for batch in batches(rows, model)])
-        return cls(rows, logits, dtype, ends, compare(logits, trained, labels))
+        """Takes it from a trained model; ``known`` are the logits of the first rows, as its evaluation had them."""
+        if way is None:
+            return cls(rows, completion_logits(model, rows)[0], dtype, ends)
+        rest = rows[len(known) :]
+        return cls(rows, torch.cat([*known, *_by(way, model, rest)]), dtype, ends, way)
 
-    def failures(self, tolerances: Mapping[str, ToleranceConf]) -> list[str]:
-        """Was the loss computed from what the model itself says?"""
-        return self.training.violations(self.tolerance(tolerances), "training") if self.training else []
+    def failures(
+        self, model: Any, logits: Tensor, labels: Tensor, tolerances: Mapping[str, ToleranceConf], what: str
+    ) -> list[str]:
+        """Is a model that was loaded from the disk the trained one, and was the loss computed from what it says?
+
+        Where it is not, the model is asked in the way of training too, to say which of the two is wrong.
+
+        Args:
+            model: as reloaded.
+            logits: what its own forward pass says of the rows.
+            labels: their tokens.
+            tolerances: by dtype.
+            what: names the model.
+        """
+        tolerance = self.tolerance(tolerances)
+        broken = compare(self.logits, logits, labels).violations(tolerance, what)
+        if not broken or self.way is None:
+            return broken
+        if self.way is on_joined_rows:
+            attention.settle(model)
+        so = torch.cat(_by(self.way, model, self.rows))
+        attention.unsettle(model)
+        apart = [
+            *compare(self.logits, so, labels).violations(tolerance, what),
+            *compare(logits, so, labels).violations(tolerance, "training"),
+        ]
+        return apart or broken
 
     def tolerance(self, tolerances: Mapping[str, ToleranceConf]) -> ToleranceConf:
         """The tolerance, of those by dtype, for what was trained and the same reloaded."""
         return tolerances[str(self.dtype).removeprefix("torch.")]
+
+
+@torch.no_grad()
+def _by(way: LabelledLogits, model: Any, rows: Sequence[Row]) -> list[Tensor]:
+    """What a model says of the rows' completions when it is asked in the way of training."""
+    return [way(model, batch)[0].float().cpu() for batch in batches(rows, model)] if rows else []
 
 
 @dataclasses.dataclass(frozen=True)

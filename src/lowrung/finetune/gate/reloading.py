@@ -15,7 +15,6 @@ from lowrung.config.schema import ModelConf
 from lowrung.finetune.gate import metadata
 from lowrung.finetune.gate.adapted import Adapted
 from lowrung.finetune.gate.case import Case
-from lowrung.finetune.gate.difference import compare
 from lowrung.finetune.lora import merge
 from lowrung.finetune.lora.adapter import prepare_quantized
 from lowrung.finetune.models import added_tokens, pretrained
@@ -24,12 +23,6 @@ from lowrung.finetune.models import added_tokens, pretrained
 def reload(case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Adapted:
     """Loads the saved adapter on the base as that was loaded to be trained, and lets it read the rows."""
     return Adapted.of(_reloaded(case, tokenizer, device), case.rows)
-
-
-def failures(case: Case, reloaded: Adapted) -> list[str]:
-    """Is the saved adapter the trained one?"""
-    difference = compare(case.evidence.logits, reloaded.logits, reloaded.labels)
-    return difference.violations(case.evidence.tolerance(case.tolerances), "reloaded adapter")
 
 
 def is_on_float32(case: Case) -> bool:

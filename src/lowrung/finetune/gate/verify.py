@@ -101,7 +101,9 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
             raise
         lost = f"reloaded adapter: it must load on its base, but {type(error).__name__}: {error}".splitlines()[0]
         return Gate.of(device, [*failures, lost])
-    failures += reloading.failures(case, adapted)
+    failures += case.evidence.failures(
+        adapted.model, adapted.logits, adapted.labels, case.tolerances, "reloaded adapter"
+    )
     if not reloading.is_on_float32(case):
         del adapted
         memory.free()
@@ -114,13 +116,12 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
 
 
 def _saved_failures(case: Case, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What is wrong beside the adapter, and with how it was trained."""
+    """What is wrong beside the adapter."""
     folder, trusted = case.adapter_folder, case.base.trust_remote_code
     return [
         *metadata.tokenizer_failures(tokenizer, folder, case.rows[0], "saved adapter", trust_remote_code=trusted),
         *metadata.origin_failures(folder, case.base),
         *metadata.ends_failures(folder, case.evidence.ends, tokenizer, "saved adapter"),
-        *case.evidence.failures(case.tolerances),
     ]
 
 
@@ -178,12 +179,12 @@ def verify_model(
         return Gate.of(device, short)
     model = pretrained.load_model(model_folder, evidence.dtype, device, trust_remote_code=trusted)
     saved, labels = completion_logits(model, evidence.rows)
+    failures = evidence.failures(model, saved, labels, tolerances, what)
     del model
     memory.free()
     of_base = untrained(lambda: pretrained.load_base(base, device), evidence, base_folder, device)
     difference = compare(evidence.logits, saved, labels)
     effect = compare(evidence.logits, of_base.logits, labels).mean_kl
-    failures = [*evidence.failures(tolerances), *difference.violations(evidence.tolerance(tolerances), what)]
     failures += difference.control_failures(effect, what)
     tokenizer = pretrained.tokenizer_of(base)
     failures += metadata.tokenizer_failures(tokenizer, model_folder, evidence.rows[0], what, trust_remote_code=trusted)

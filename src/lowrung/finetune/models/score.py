@@ -1,7 +1,7 @@
 """Losses and scores as sums over the labelled tokens of each example."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ def evaluate(
     rows: Sequence[Row],
     batches: Iterable[tuple[Sequence[int], Batch]],
     labelled_logits: LabelledLogits = on_all_tokens,
+    on_logits: Callable[[int, Tensor], object] = lambda number, logits: None,
 ) -> Scores:
     """Scores a model in evaluation mode; the result does not depend on how rows are batched.
 
@@ -60,6 +61,7 @@ def evaluate(
         rows: the examples, each with a label.
         batches: the numbers of some rows and their batch, with the rows in this order, until each row has come once.
         labelled_logits: how the logits are computed.
+        on_logits: called with each row's number and its logits, of shape (labelled tokens, vocabulary).
     """
     was_training = model.training
     model.eval()
@@ -72,5 +74,7 @@ def evaluate(
         parts = tokens[list(numbers)].tolist()
         nll[list(numbers)] = [part.sum().item() for part in torch.split(losses, parts)]
         right[list(numbers)] = [part.sum().item() for part in torch.split(is_right, parts)]
+        for number, own in zip(numbers, torch.split(logits, parts), strict=True):
+            on_logits(number, own)
     model.train(was_training)
     return Scores(nll, right, tokens)

@@ -41,6 +41,7 @@ class Trained:
         measurements: times and sizes of this run, by MLflow name.
         dtype: the coarsest precision of its weights.
         labelled_logits: what its loss was computed from.
+        logits: of the first held-out rows, as they were scored: float32, each of shape (labelled tokens, vocabulary).
         scores: of the held-out rows.
         answers: the scores of each held-out row's answer, by the metric's name without ``eval/``.
         ranks: each adapted layer's rank and scaling; see `lowrung.finetune.lora.adapter.ranks`.
@@ -54,6 +55,7 @@ class Trained:
     measurements: Mapping[str, float]
     dtype: torch.dtype
     labelled_logits: LabelledLogits
+    logits: Sequence[Tensor]
     scores: Scores
     answers: Mapping[str, Sequence[float]]
     ranks: Mapping[str, Mapping[str, float]]
@@ -76,6 +78,7 @@ def fine_tune(
     checkpoint_folder: Path,
     on_report: OnReport,
     should_stop: Callable[[], bool] = lambda: False,
+    kept_rows: int = 0,
 ) -> Trained:
     """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
 
@@ -97,6 +100,7 @@ def fine_tune(
         checkpoint_folder: where checkpoints are.
         on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
         should_stop: asked after every step whether to end.
+        kept_rows: held-out rows whose logits are given back, for the gate.
 
     Raises:
         Diverged: when a loss or a trainable parameter is not finite.
@@ -126,6 +130,7 @@ def fine_tune(
         on_report=on_report,
         should_stop=should_stop,
     )
+    trainer.keeps = kept_rows
     base_loss, final_scores = _train(trainer, report, stop, start)
     model.eval()
     ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
@@ -141,15 +146,15 @@ def fine_tune(
     answers_end.write(folder)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
     measurements |= data.measurements
-    dtype, logits = _lowest_dtype(model), trainer.labelled_logits
     return Trained(
         model=model,
         held_out=held_out,
         parameters=parameters,
         metrics=results,
         measurements=measurements,
-        dtype=dtype,
-        labelled_logits=logits,
+        dtype=_lowest_dtype(model),
+        labelled_logits=trainer.labelled_logits,
+        logits=[logits for _, logits in sorted(trainer.kept.items())],
         scores=final_scores,
         answers=answered.each,
         ranks=ranks,

@@ -36,6 +36,7 @@ class LabelledTrainer(SFTTrainer):
 
     Attributes:
         labelled_logits: how the logits are computed; `make_trainer` chooses it by what the model itself says.
+        kept: logits of the last evaluation, by the row's number, for the gate; none once another step is made.
     """
 
     labelled_logits: head.LabelledLogits
@@ -43,11 +44,18 @@ class LabelledTrainer(SFTTrainer):
     last_scores: score.Scores | None = None
     """Of the last evaluation in this process."""
 
+    keeps = 0
+    """The first held-out rows, so many, whose logits are kept."""
+
     tokens_seen = 0
     step_seconds = 0.0
 
     tokens_before = 0
     """Tokens that were trained on before the checkpoint that the run goes on from."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept: dict[int, Tensor] = {}
 
     @property
     def tokens_per_second(self) -> float:
@@ -61,6 +69,7 @@ class LabelledTrainer(SFTTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward pass, timed."""
+        self.kept.clear()
         started = time.perf_counter()
         loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.step_seconds += time.perf_counter() - started
@@ -99,7 +108,11 @@ class LabelledTrainer(SFTTrainer):
         assert self.model is not None
         rows: list[head.Row] = list(self.eval_dataset)  # type: ignore[arg-type]
         batches = evaluation.by_length(rows, self.args.per_device_eval_batch_size, self.batch)
-        return score.evaluate(self.model, rows, batches, self.labelled_logits)
+        return score.evaluate(self.model, rows, batches, self.labelled_logits, self._keep)
+
+    def _keep(self, number: int, logits: Tensor) -> None:
+        if number < self.keeps:
+            self.kept[number] = logits.to("cpu", torch.float32, copy=True)  # a view would keep the whole batch's
 
     def batch(self, rows: Sequence[head.Row]) -> head.Batch:
         """Rows as training gets them: as a padded batch, or with ``train.packing`` one behind the other."""
