@@ -10,6 +10,7 @@ from lowrung.commands import (
     clean,
     combine,
     compare,
+    doctor,
     export,
     generate,
     inspect,
@@ -38,8 +39,9 @@ COMMANDS = (
     compare,
     combine,
     promote,
-    reproduce,
     export,
+    reproduce,
+    doctor,
 )
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 

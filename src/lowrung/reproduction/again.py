@@ -9,7 +9,7 @@ from lowrung.engine import cores, gpus
 from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
-from lowrung.reproduction.circumstances import Change
+from lowrung.reproduction.findings import Change
 from lowrung.reproduction.recorded import Recorded
 from lowrung.runs import inputs, single
 from lowrung.store import fingerprints, layout

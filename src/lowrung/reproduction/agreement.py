@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lowrung.errors import StoreError, in_short, some
+from lowrung.reproduction.findings import Difference, Part
 from lowrung.reproduction.recorded import Recorded
 from lowrung.store import mailbox, results
 from lowrung.store.held_out import HeldOut
@@ -21,40 +22,6 @@ WEIGHTS = ".safetensors"
 
 SPEED = "train/tokens_per_second"
 """A measurement that runs report, also those that diverge before it is among their measurements."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """One result that is other than it was.
-
-    Attributes:
-        what: in words.
-        recorded: its value in the recorded run.
-        again: its value in the new one.
-        apart: the absolute difference of the two; infinite where one is missing, and None where it has no size.
-    """
-
-    what: str
-    recorded: str
-    again: str
-    apart: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One kind of result, compared.
-
-    Attributes:
-        name: ``metrics``, say.
-        compared: how many of them were compared.
-        differences: those that differ.
-        notes: what could not be compared, and what else is to be known.
-    """
-
-    name: str
-    compared: int
-    differences: Sequence[Difference] = ()
-    notes: Sequence[str] = ()
 
 
 def of(recorded: Recorded, again: RunFolder, now: Outcome) -> list[Part]:

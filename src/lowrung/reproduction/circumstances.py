@@ -1,35 +1,14 @@
 """What is other than when a run was recorded: versions, code, processor, and what else can change last bits."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lowrung.config import machine, signature
 from lowrung.engine.cores import usable_cores
+from lowrung.reproduction.findings import Change
 from lowrung.reproduction.recorded import Recorded
 
 UNKNOWN = "not recorded"
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """One thing that is other than it was.
-
-    Attributes:
-        what: in words.
-        then: when the run was made.
-        now: here.
-        counts: whether it can change a result. A commit alone, or MLflow's version, cannot.
-    """
-
-    what: str
-    then: str
-    now: str
-    counts: bool = True
-
-    def __str__(self) -> str:
-        """In one line."""
-        return f"{self.what}: {self.then}, now {self.now}"
 
 
 def changes(recorded: Recorded) -> list[Change]:
