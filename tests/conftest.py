@@ -44,8 +44,12 @@ gc.disable()
 
 @pytest.fixture(autouse=True)
 def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks."""
+    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks.
+
+    And no table is as wide as the terminal that a tester has, or that a library says there is.
+    """
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(scope="session")
