@@ -52,6 +52,14 @@ def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _what_means_nothing_is_silenced() -> None:
+    """Pytest forgets the filters that were set while tests were collected."""
+    from lowrung import library_warnings
+
+    library_warnings.silence()
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of a store of MLflow with the experiment ``lowrung`` and no run; to make one takes seconds."""

@@ -147,7 +147,7 @@ class InProcessEngine:
 
     def submit(self, job: Job) -> None:
         if job.folder.name == "preflight":
-            job = dataclasses.replace(job, task=lambda: self._seen)
+            job = dataclasses.replace(job, task=lambda: (self._seen, []))
         slot = next(slot for slot in self._slots if slot not in self._busy)
         slot.submit(job)
         self._busy.append(slot)

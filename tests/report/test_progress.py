@@ -340,6 +340,22 @@ def test_where_room_is_short_the_numbers_stay(width, view):
         assert terminal.screen.text.splitlines()[-3:] == view
 
 
+def test_a_low_terminal_counts_the_trials_that_it_has_no_line_for():
+    terminal = Terminal(80)
+    terminal.console.size = (80, 10)
+    with Progress(terminal.console, Clock()) as progress:
+        for trial in range(16):
+            progress.start(str(trial), f"trial {trial}", 4)
+        count(progress, 3)
+        assert progress._live is not None
+        progress._live.refresh()
+        rows = terminal.screen.rows
+    assert len(rows) < 10
+    assert rows[0] == "3 of 40 done"
+    assert rows[1].startswith("trial 0 ")
+    assert rows[-1] == f"and {16 - (len(rows) - 2)} more"
+
+
 @pytest.mark.parametrize("trials", [3, 60])  # 60 are higher than the terminal
 def test_an_error_inside_leaves_the_terminal_as_it_was(trials):
     progress, terminal, _ = on_terminal()

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from lowrung import library_warnings
 from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.interrupt import StopSignals
@@ -111,7 +112,10 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
     _require_the_assigned(config, assignment)
     if (done := kept_outcome(folder)) is not None:  # a scheduler has started this very job again
         return Ran(done.status, is_tracked=False)
-    with StopSignals() as signals:  # SIGTERM, which schedulers send to all processes
+    with (
+        StopSignals() as signals,  # SIGTERM, which schedulers send to all processes
+        library_warnings.heard(lambda one: mailbox.warn(folder.path, dataclasses.asdict(one))),
+    ):
         return _train(config, assignment, lambda: mailbox.stop_reason(folder.path) or _cancelled(signals))
 
 

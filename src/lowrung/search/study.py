@@ -1,13 +1,11 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -205,10 +203,8 @@ class Study:
         if space is not None:
             sampler = scope.PartSampler(sampler, keep)
         self._asked += 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
-            # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
-            self._study.sampler = PartialFixedSampler(fixed, sampler)
+        # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
+        self._study.sampler = PartialFixedSampler(fixed, sampler)
         with self._mirror.together():
             trial = self._study.ask(fixed_distributions=distributions)
             if space is not None:

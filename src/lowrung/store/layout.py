@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "reports.jsonl"
 
     @property
+    def warnings(self) -> Path:
+        """What libraries warned of, in JSON lines."""
+        return self.path / "warnings.jsonl"
+
+    @property
     def stop(self) -> Path:
         """The coordinator's answer: when this file exists, the run ends after its step, as what the file says."""
         return self.path / "stop"

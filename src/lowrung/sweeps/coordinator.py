@@ -24,6 +24,7 @@ from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, Queu
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import Run, RunMaker
 from lowrung.sweeps.tracking import SweepTracking
+from lowrung.sweeps.warned import Warnings
 from lowrung.track.base import Opening
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Coordinator:
         self._queue = Queue(
             engine, plan, composer.hydra_context, task_function, track=self._track, progress=self._progress
         )
+        self._warnings = Warnings(self._progress.say)
         self._pending: dict[int, PendingTrial] = {}
         self._failures = 0
 
@@ -95,7 +97,7 @@ class Coordinator:
         """
         atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
-        with self._progress:
+        with self._progress, self._warnings.of_this_process():
             try:
                 self._agenda.begin()
                 done = len(self._results.rows)
@@ -191,6 +193,8 @@ class Coordinator:
     def _end(self, finished: Finished) -> None:
         """Takes a run's outcome: the run is tried again with half the batch, or has ended for its trial."""
         run, outcome = finished.run, finished.outcome
+        if not finished.is_reused:
+            self._warnings.of_run(run)
         if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
             self._retry(run, overrides)
