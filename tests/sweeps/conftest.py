@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
+from lowrung.sweeps import plots
 from lowrung.track import recording
 from lowrung.track.sender import Sender
 from tests import composing
@@ -34,4 +35,5 @@ def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(folder)
     made = Stage(composer, empty_database)
     monkeypatch.setattr(recording, "sender", lambda config: Sender(lambda: made.tracker))
+    monkeypatch.setattr(plots, "drawn", lambda folder: [])  # they take a second; see test_plots.py
     return made

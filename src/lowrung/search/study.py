@@ -31,6 +31,9 @@ STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED
 RUN = "run/"
 """What begins the user attribute of a trial's run; its seed follows."""
 
+PLANNED = "planned"
+"""The study's fact that holds its trials in total, and the runs of each, as far as they are known."""
+
 
 _TAUGHT = "warm start"
 """The fact that names the studies which taught the sampler, each with the end of the last trial that did."""

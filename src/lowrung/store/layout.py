@@ -172,6 +172,11 @@ class StudyFolder:
         return self.path / "report"
 
     @property
+    def plots(self) -> Path:
+        """The main plots, for the sweep's run in the tracker."""
+        return self.path / "plots"
+
+    @property
     def untracked(self) -> Path:
         """What the sweep's tracker was not given; absent where that is nothing."""
         return self.path / "untracked.json"

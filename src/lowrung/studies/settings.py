@@ -10,9 +10,9 @@ import yaml  # type: ignore[import-untyped]
 
 from lowrung.report.verdict import PREFER
 from lowrung.search.constraints import Constraint, parse, problems
+from lowrung.search.study import PLANNED
 from lowrung.store.layout import StudyFolder
 from lowrung.studies.doubts import Doubts
-from lowrung.sweeps.beginning import PLANNED
 
 OBJECTIVE = {"eval/loss": "minimize"}
 """What a sweep optimises unless it says otherwise."""

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from lowrung.search.study import Study
 
 
-PLANNED = "planned"
-"""The study's fact that holds its trials in total, and the runs of each, as far as they are known."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Beginning:
     """Begins the stages of a sweep.
@@ -68,6 +64,8 @@ class Beginning:
 
     def _note_plan(self) -> None:
         """Writes down how much was asked for: a report of the study compares it with what was done."""
+        from lowrung.search.study import PLANNED
+
         planned = {"trials": self.results.total, "seeds": self.plan.search.seeds}
         if self.study.facts.get(PLANNED) != planned:
             self.study.note(PLANNED, planned)

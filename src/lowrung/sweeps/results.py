@@ -9,6 +9,7 @@ from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.report.questions import Recipe
 from lowrung.store.outcome import Outcome, Status, over_seeds
+from lowrung.sweeps import plots
 from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import Finished
@@ -180,6 +181,8 @@ class Results:
         best = {} if self._best is None else best_tags(self._best)
         status = Status.FAILED if self._failed else Status.COMPLETE
         files = [self.folder.leaderboard, self.folder.verdict]
+        if self._tracking.is_on:
+            files += plots.drawn(self.folder)
         self._tracking.end(status, {**answer.tags, **counts, **best}, files)
 
 

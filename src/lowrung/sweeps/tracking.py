@@ -78,6 +78,11 @@ class SweepTracking:
         self._best: tuple[Mapping[str, float], int, float] = ({}, 0, 0.0)
         recording.first_answer(self.sender, plan.config, self._known)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is recorded."""
+        return self._uri is not None
+
     def _open(self, tracker: Tracker) -> Known:
         sweep = self._opening.open(tracker)
         return Known(sweep, tracker.present(sweep, self._view), tracker.children(sweep))
