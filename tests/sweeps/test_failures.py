@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from lowrung.__main__ import main
 from lowrung.errors import StoreError, UsageError
 from lowrung.runs import execution
 from lowrung.store import results
@@ -135,7 +136,7 @@ def strike(predictions, references):
             time.sleep(0.05)
     elif pathlib.Path("multirun/s/1").exists():
         with contextlib.suppress(ProcessLookupError):
-            os.killpg({process}, signal.SIGKILL)
+            os.killpg(int(pathlib.Path("server").read_text()), signal.SIGKILL)
     return 0.0
 """
 """A metric of the user's, asked when a run has been trained: the tracker dies while the second one is under way, and
@@ -143,35 +144,49 @@ the third one ends when it is back."""
 
 
 @pytest.mark.slow
-def test_a_tracker_that_was_killed_and_is_back_has_every_metric_once(tmp_path: Path) -> None:
-    with ThreadPoolExecutor() as pool, tracking_server(tmp_path) as (process, uri):
-        (tmp_path / "away.py").write_text(STRIKE.format(process=process.pid))
-        sweep = ["-m", *SMALL, "data.metrics=[away.strike]", "lora.r=2,4,8", "study=s", f"track.uri={uri}"]
+def test_a_tracker_that_was_away_is_killed_and_is_back_has_every_metric_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, missing = free_port(), tmp_path / "multirun" / "s" / "untracked.json"
+    sweep = ["-m", *SMALL, "data.metrics=[away.strike]", "lora.r=2,4,8", "study=s"]
+    sweep.append(f"track.uri=http://127.0.0.1:{port}")
+    (tmp_path / "away.py").write_text(STRIKE)
+    done = warm.train(tmp_path, *sweep, "hydra.sweeper.n_trials=1", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    assert done.stdout.splitlines()[-1].endswith("lowrung sync s sends it."), done.stdout + done.stderr
+    assert "warning: the tracker is away (MLflow: " in done.stdout
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor() as pool, tracking_server(tmp_path, port) as (process, uri):
+        main(["sync"])
+        assert capsys.readouterr().out == f"s: 1 run sent to {uri}, experiment lowrung\n"
+        assert not missing.exists()
+        check(uri, count=2)
+        (tmp_path / "server").write_text(str(process.pid))
         going = pool.submit(warm.train, tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
         assert process.wait(PATIENCE) == -signal.SIGKILL
-        with tracking_server(tmp_path, int(uri.rpartition(":")[2])):
+        with tracking_server(tmp_path, port):
             (tmp_path / "back").touch()
             done = going.result(PATIENCE)
             assert done.returncode == 0, done.stdout + done.stderr
-            client = MlflowClient(uri)
-            runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-            histories = {
-                run.data.tags.get("lowrung.results", ""): {
-                    name: [point.step for point in client.get_metric_history(run.info.run_id, name)]
-                    for name in run.data.metrics
-                }
-                for run in runs
-            }
-    assert "warning: the tracker is away (MLflow: " in done.stdout
+            check(uri, count=4)
     assert done.stdout.splitlines()[-1].startswith(f"compare:  {uri}/#/experiments/")
-    assert not (tmp_path / "multirun" / "s" / "untracked.json").exists()
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert len(histories) == 4
-    assert all(len(steps) == len(set(steps)) for run in histories.values() for steps in run.values())
-    for folder in filter(None, histories):
-        reported = [json.loads(line) for line in RunFolder(Path(folder)).reports.read_text().splitlines()]
-        losses = [report["step"] for report in reported if "eval/loss" in report["metrics"]]
-        assert sorted(histories[folder]["eval/loss"]) == losses
+    assert not missing.exists()
+
+
+def check(uri: str, count: int) -> None:
+    """That a server has so many runs, all of them ended and whole, with one value of a metric a step."""
+    client = MlflowClient(uri)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert [run.info.status for run in runs] == ["FINISHED"] * count
+    for run in runs:
+        steps = {
+            name: [point.step for point in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+        }
+        assert all(len(each) == len(set(each)) for each in steps.values())
+        if folder := run.data.tags.get("lowrung.results"):
+            reported = [json.loads(line) for line in RunFolder(Path(folder)).reports.read_text().splitlines()]
+            losses = [report["step"] for report in reported if "eval/loss" in report["metrics"]]
+            assert sorted(steps["eval/loss"]) == losses
 
 
 @pytest.mark.slow

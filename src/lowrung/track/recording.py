@@ -211,7 +211,7 @@ def record(
 
 def measuring(config: Config, folder: RunFolder, history: "History") -> contextlib.AbstractContextManager[None]:
     """Keeps how busy the machine is while the block runs, where ``track.system_metrics`` asks for it."""
-    if config.track.kind != "mlflow" or not config.track.system_metrics or system.missing():
+    if config.track.kind != "mlflow" or not config.track.system_metrics:
         return contextlib.nullcontext()
     return system.measured(folder, history.add)
 

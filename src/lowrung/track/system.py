@@ -1,7 +1,6 @@
 """How busy the machine is while a run trains: processor, memory and GPUs, as MLflow's own system metrics name them."""
 
 import contextlib
-import importlib.util
 import json
 import threading
 import time
@@ -17,15 +16,6 @@ if TYPE_CHECKING:
 
 EVERY_SECONDS = 10.0
 """How often the machine is asked, as MLflow does; it takes a millisecond. The first time comes after a second."""
-
-NEEDS = "psutil"
-
-
-def missing() -> str | None:
-    """Why nothing can be measured, and the remedy; None where it can."""
-    if importlib.util.find_spec(NEEDS) is not None:
-        return None
-    return f"track.system_metrics needs {NEEDS}, which is not installed: none are kept. Run pip install {NEEDS}."
 
 
 def read(folder: RunFolder) -> list[Point]:
@@ -74,7 +64,7 @@ def _values(monitor: "BaseMetricsMonitor") -> dict[str, float]:
 
 
 def _monitors() -> "list[BaseMetricsMonitor]":
-    """MLflow's own; that of GPUs only where there are some, and nvidia-ml-py is there to ask them."""
+    """MLflow's own, which need psutil, as accelerate does; that of GPUs only where there are some and nvidia-ml-py."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
