@@ -36,7 +36,8 @@ from lowrung.track.base import (
 from lowrung.track.sender import Sender
 
 FLUSH_SECONDS = 5.0
-"""How often a run's history goes to the tracker: one call takes 10 to 20 ms, so less than 0.5% of the time."""
+"""How often a run's history goes to the tracker: one call takes 5 ms of CPU time for one step of ten metrics,
+39 ms for fifty (in SQLite), so 0.1 to 0.8% of the time."""
 
 PATIENCE_SECONDS, FILE_SECONDS = 5.0, 60.0
 """How long a sweep or a run waits for a tracker's first answer; a new database in a file takes 5 to 10 s to make."""

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 
 EVERY_SECONDS = 10.0
-"""How often the machine is asked, as MLflow does; it takes a millisecond. The first time comes after a second."""
+"""How often the machine is asked, as MLflow does; it takes 0.06 ms of CPU time without a GPU.
+
+The first time comes after a second."""
 
 
 def read(folder: RunFolder) -> list[Point]:
