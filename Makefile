@@ -8,7 +8,7 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev sweep train ui test test-fast bench bench-peers bench-winner check format docs clean
+.PHONY: help setup setup-dev sweep train ui test test-fast test-cluster bench bench-peers bench-winner check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ sweep: setup  ## a real sweep: three ranks of LoRA on a 135M model, minutes on a
 train: setup  ## one run, or with ARGS anything else: make train ARGS="-m model=tiny lora.r=4,8"
 	$(TRAIN) $(ARGS)
 
-ui: setup  ## serve MLflow on 127.0.0.1:5000 (PORT=...), and print the link to the last sweep's comparison
+ui: setup  ## serve MLflow on 127.0.0.1:5000 (PORT=...), with a short address for each sweep
 	@$(BIN)/lowrung ui --port $(PORT)
 
 test: setup-dev  ## run all tests
@@ -27,6 +27,10 @@ test: setup-dev  ## run all tests
 
 test-fast: setup-dev  ## run the tests that take seconds
 	$(PYTEST) -m "not slow" $(ARGS)
+
+test-cluster: setup-dev  ## run the tests of clusters: Ray on this machine, as several nodes
+	$(PIP) install --quiet -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinator's time per trial (docs/benchmarks.md)
 	PYTHONPATH=src $(BIN)/python -m benchmarks $(ARGS)
@@ -47,8 +51,9 @@ format: setup-dev  ## format the code, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup  ## write docs/configuration.md from the schema and conf/
+docs: setup  ## write docs/configuration.md from the schema and conf/, and the shapes in docs/programs.md
 	$(BIN)/python -m lowrung.config.reference
+	$(BIN)/python -m lowrung.shapes
 
 setup: .venv/installed  ## make .venv with the pinned dependencies
 

@@ -7,14 +7,18 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 from hydra import initialize_config_dir
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig
@@ -88,6 +92,28 @@ def _remember(loader: ConfigLoaderImpl) -> None:
     loader.load_configuration = _remembered("composed", loader.load_configuration)  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def _lists_remembered(loader: ConfigLoaderImpl) -> Iterator[None]:
+    """Lists the files that a choice of groups asks for once, for 60 ms; other overrides do not decide it."""
+    ours = _addresses(loader.repository)
+    made: dict[str, DefaultsList] = {}
+
+    def listed(
+        repo: IConfigRepository, config_name: str | None, overrides_list: list[Override], **how: bool
+    ) -> DefaultsList:
+        chosen = [one for one in overrides_list if not one.is_sweep_override() and repo.group_exists(one.key_or_group)]
+        if _addresses(repo) != ours or any(isinstance(one.value(), dict) for one in chosen):
+            return create_defaults_list(repo, config_name, overrides_list, **how)
+        key = repr((config_name, [one.input_line for one in chosen], how))
+        if key not in made:
+            made[key] = create_defaults_list(repo, config_name, chosen, **how)
+        others = [one for one in overrides_list if one not in chosen and not one.is_sweep_override()]
+        return dataclasses.replace(made[key], config_overrides=others)
+
+    with mock.patch.object(config_loader_impl, "create_defaults_list", listed):
+        yield
+
+
 def _addresses(repository: IConfigRepository) -> list[str]:
     return [source.full_path() for source in repository.get_sources()]
 
@@ -111,7 +137,8 @@ def composer() -> Iterator[Composer]:
         assert hydra is not None
         assert isinstance(hydra.config_loader, ConfigLoaderImpl)
         _remember(hydra.config_loader)
-        yield Composer(hydra)
+        with _lists_remembered(hydra.config_loader):
+            yield Composer(hydra)
 
 
 def changed(config: Config, key: str, value: Any) -> Config:

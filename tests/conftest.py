@@ -26,6 +26,13 @@ for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMEN
 # A shell's background jobs ignore Ctrl-C, and so would all that tests start: what is ignored stays ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Each of pytest's workers has its share of the cores, and so has all that it starts. A run has a thread for each core:
+# of two workers on the same two cores each waits, in every operation, for the core that the other one computes on.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    _shares = min(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), len(_cores))
+    os.sched_setaffinity(0, _cores[int(_worker.removeprefix("gw")) % _shares :: _shares])
+
 # In memory, where there is room: a database that waits for the disk to have each line takes 5 to 14 ms for each.
 _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30:
@@ -37,8 +44,20 @@ gc.disable()
 
 @pytest.fixture(autouse=True)
 def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks."""
+    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks.
+
+    And no table is as wide as the terminal that a tester has, or that a library says there is.
+    """
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _what_means_nothing_is_silenced() -> None:
+    """Pytest forgets the filters that were set while tests were collected."""
+    from lowrung import library_warnings
+
+    library_warnings.silence()
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Keeps the collector off what the libraries made: a walk takes 0.4 s, and the trainer asks for one in each run."""
+    from tests import warm  # imported here, since the process that hands out tests imports this file too
+
+    warm.keep_migrations()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()

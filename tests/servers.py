@@ -55,9 +55,9 @@ cli(["server", *sys.argv[1:]])
 
 
 @contextlib.contextmanager
-def tracking_server(folder: Path) -> Iterator[tuple[warm.Started, str]]:
+def tracking_server(folder: Path, port: int | None = None) -> Iterator[tuple[warm.Started, str]]:
     """A server in a process group of its own, with database and artifacts in a folder, and its address."""
-    port = free_port()
+    port = port or free_port()
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     arguments += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
     arguments += ["--artifacts-destination", str(folder / "artifacts")]

@@ -46,6 +46,7 @@ SEEN = SimpleNamespace(
     data_fingerprint="data",
     splits=(Split("docstrings", "digest", "simulated", "training", 512),),
     data_folder=Path("tokens"),
+    files={},
 )
 """What the preflight finds."""
 
@@ -146,7 +147,7 @@ class InProcessEngine:
 
     def submit(self, job: Job) -> None:
         if job.folder.name == "preflight":
-            job = dataclasses.replace(job, task=lambda: self._seen)
+            job = dataclasses.replace(job, task=lambda: (self._seen, []))
         slot = next(slot for slot in self._slots if slot not in self._busy)
         slot.submit(job)
         self._busy.append(slot)
@@ -228,6 +229,8 @@ class Stage:
         self.ran.append(config)
         self.assigned.append(assignment)
         folder = assignment.folder
+        if assignment.opening is not None:
+            assignment.opening.open(self.tracker)
         mailbox.post(folder.path, dataclasses.asdict(Point(1, time.time(), {"train/loss": 2.5})))
         outcome = act(config)
         if outcome is not None:

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import multiprocessing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,7 +87,10 @@ def test_schedules(makespan, seconds):
 
 
 @pytest.mark.slow
-def test_the_command_records_and_prints(tmp_path, capsys):
+def test_the_command_records_and_prints(tmp_path, monkeypatch, capsys):
+    methods = iter(["spawn", "fork", "fork"])  # one process imports all by itself, for 3 s
+    by_turns = SimpleNamespace(get_context=lambda _: multiprocessing.get_context(next(methods)))
+    monkeypatch.setattr(command, "multiprocessing", by_turns)
     out = tmp_path / "results.json"
     command.main(["--runs", "12", "--slots", "4", "--repeats", "1", "--long", "0", "--out", str(out)])
     record = json.loads(out.read_text())

@@ -18,9 +18,9 @@ SETTINGS = [
     "train.learning_rate=2e-3",
     "train.max_steps=4",
     "train.eval_steps=4",
-    "train.batch_size=4",
-    "data.eval_size=8",
-    "verify.prompts=3",
+    "train.batch_size=2",
+    "data.eval_size=4",
+    "verify.prompts=2",
     "verify.new_tokens=4",
     "verify.keep_merged=true",
     "track=none",
@@ -48,7 +48,7 @@ def test_it_learns(results):
 
 def test_its_scores_of_each_held_out_example_are_those_of_the_run(results):
     metrics, scored = outcome(results)["metrics"], HeldOut.read(results / "held_out.parquet")
-    assert len(scored.tokens) == 8
+    assert len(scored.tokens) == 4
     assert scored.nll.sum() / scored.tokens.sum() == metrics["eval/loss"]
     assert scored.right.sum() / scored.tokens.sum() == metrics["eval/token_accuracy"]
     assert "held_out.parquet" in outcome(results)["files"]

@@ -117,10 +117,21 @@ class Started:
         return self.returncode
 
 
-def start(arguments: list[str], folder: Path, variables: dict[str, str], files: tuple[IO[Any], ...]) -> Started:
-    """Forks ``python ARGUMENTS``, with these files as its stdin, stdout and stderr."""
+def start(
+    arguments: list[str], folder: Path, variables: dict[str, str], files: tuple[IO[Any], ...], servers: int = 1
+) -> Started:
+    """Forks ``python ARGUMENTS``, with these files as its stdin, stdout and stderr.
+
+    Its first fork servers, so many, are forked too: a process needs another one where its first is killed.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = {"arguments": arguments, "folder": str(folder), "variables": variables}
+    request = {
+        "arguments": arguments,
+        "folder": str(folder),
+        "variables": variables,
+        "cores": list(os.sched_getaffinity(0)),
+        "servers": servers,
+    }
     with theirs:
         numbers = [theirs.fileno(), *(file.fileno() for file in files)]
         socket.send_fds(_importer(), [json.dumps(request).encode()], numbers)
@@ -148,6 +159,24 @@ def _importer() -> socket.socket:
     while link.connect_ex(address):  # bound, and not yet listened at
         time.sleep(0.01)
     return link
+
+
+# -- migrations --------------------------------------------------------------------------------------------------------
+
+
+def keep_migrations() -> None:
+    """Keeps what is read of migrations: whoever opens a database of Optuna's or MLflow's reads them all."""
+    util: Any = importlib.import_module("alembic.util")
+    read, kept = util.load_python_file, functools.cache(util.load_python_file)
+    util.load_python_file = lambda folder, name: (read if name == "env.py" else kept)(Path(folder), name)
+
+
+def read_migrations() -> None:
+    """Reads them before anybody needs them."""
+    util: Any = importlib.import_module("alembic.util")
+    for library, place in (("mlflow", "store/db_migrations"), ("optuna", "storages/_rdb/alembic")):
+        for file in (Path(sys.modules[library].__path__[0]) / place / "versions").glob("*.py"):
+            util.load_python_file(file.parent, file.name)
 
 
 # -- in the process that has imported the libraries --------------------------------------------------------------------
@@ -211,8 +240,11 @@ def _close(files: Iterable[int]) -> None:
         os.close(number)
 
 
-def _become(files: list[int], arguments: list[str], folder: str, variables: dict[str, str]) -> tuple[str, str]:
+def _become(
+    files: list[int], arguments: list[str], folder: str, variables: dict[str, str], cores: list[int], servers: int
+) -> tuple[str, str]:
     """Makes this process one that was started so, up to the program's first line; gives the program."""
+    os.sched_setaffinity(0, cores)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -228,7 +260,7 @@ def _become(files: list[int], arguments: list[str], folder: str, variables: dict
     own = [str(Path(script).resolve().parent) if is_file else ""]
     sys.path[:0] = [*([] if is_safe else own), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c", *others[1:]] if script == "-c" else arguments
-    _offer_a_fork_server()
+    _offer_fork_servers(servers)
     main = sys.modules["__main__"] = ModuleType("__main__")
     if is_file:
         main.__file__ = script
@@ -236,15 +268,19 @@ def _become(files: list[int], arguments: list[str], folder: str, variables: dict
     return (others[0], "<string>") if script == "-c" else (sys.stdin.read(), "<stdin>")
 
 
-def _offer_a_fork_server() -> None:
-    """Forks a child that becomes this process's fork server when `multiprocessing` starts one, where others exec it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _await_and_become_a_fork_server(theirs)
-    theirs.close()
-    start_another, offers = util.spawnv_passfds, [pid]
+def _offer_fork_servers(count: int) -> None:
+    """Forks what becomes this process's fork servers when `multiprocessing` starts one, where others exec it."""
+    offers: list[tuple[int, socket.socket]] = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            for link in (ours, *(link for _, link in offers)):
+                link.close()
+            _await_and_become_a_fork_server(theirs)
+        theirs.close()
+        offers.append((pid, ours))
+    start_another = util.spawnv_passfds
 
     def start_server(path: bytes, arguments: Sequence[Any], numbers: Sequence[int]) -> int:
         is_fork_server = arguments[-1].startswith("from multiprocessing.forkserver import main")
@@ -252,9 +288,10 @@ def _offer_a_fork_server() -> None:
             return start_another(path, arguments, numbers)
         mask = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
         request = {"code": arguments[-1], "numbers": list(numbers), "variables": dict(os.environ), "mask": mask}
-        with ours:
-            socket.send_fds(ours, [json.dumps(request).encode()], numbers)
-        return offers.pop()
+        pid, link = offers.pop()
+        with link:
+            socket.send_fds(link, [json.dumps(request).encode()], numbers)
+        return pid
 
     util.spawnv_passfds = start_server  # type: ignore[assignment]
 
@@ -284,6 +321,8 @@ if __name__ == "__main__":
     gc.disable()
     for library in LIBRARIES:
         importlib.import_module(library)
+    keep_migrations()
+    read_migrations()
     gc.freeze()
     gc.enable()
     source, name = serve(socket.socket(fileno=int(sys.argv[1])))

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lowrung import library_warnings
 from lowrung.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _HOMES = {
     "UsageError": "lowrung.errors",
     "Outcome": "lowrung.store.outcome",
 }
+
+library_warnings.silence()  # here: every process of lowrung's imports this before it imports a library
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,49 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from lowrung import cli
-from lowrung.commands import clean, combine, compare, generate, inspect, merge, promote, train, ui
+from lowrung.commands import (
+    clean,
+    combine,
+    compare,
+    doctor,
+    export,
+    generate,
+    inspect,
+    merge,
+    promote,
+    report,
+    reproduce,
+    studies,
+    sync,
+    train,
+    ui,
+)
+from lowrung.errors import UsageError
+from lowrung.report.printer import Printer
 
-COMMANDS = (train, ui, clean, inspect, generate, merge, compare, combine, promote)
+COMMANDS = (
+    train,
+    ui,
+    studies,
+    report,
+    sync,
+    clean,
+    inspect,
+    generate,
+    merge,
+    compare,
+    combine,
+    promote,
+    export,
+    reproduce,
+    doctor,
+)
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
+
+JSON = "--json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,18 +58,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.argv[1:] = arguments
         cli.run(train.complete)
     else:
-        chosen = _parser().parse_args(arguments)
-        cli.run(lambda: chosen.command(chosen))
+        printer = Printer(arguments[0] if arguments else "", as_json=JSON in arguments)
+        cli.run(lambda: _run(arguments, printer), printer)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lowrung", description="Which LoRA? Sweeps of LoRA fine-tunes, and commands for their results."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _run(arguments: Sequence[str], printer: Printer) -> Any:
+    chosen = parser().parse_args(arguments, argparse.Namespace(printer=printer))
+    return chosen.command(chosen)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in the words of all commands what cannot be parsed, and abbreviations of options: one may soon be two."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        self.print_usage(sys.stderr)
+        raise UsageError(f"{self.prog}: {message}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; ``lowrung train`` is only listed there."""
+    made = _Parser(prog="lowrung", description="Which LoRA? Sweeps of LoRA fine-tunes, and commands for their results.")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
-    return parser
+    for each in commands.choices.values():
+        each.add_argument(JSON, action="store_true", help="print one JSON document (docs/programs.md)")
+    return made
 
 
 if __name__ == "__main__":

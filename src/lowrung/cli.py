@@ -1,12 +1,14 @@
 """What every command of lowrung shares: exit codes, and errors printed for people.
 
-Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130, by SIGTERM 143, by SIGHUP 129.
+Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130, by SIGTERM 143, by SIGHUP 129;
+141 where nobody reads the output any more (``... | head``).
 ``HYDRA_FULL_ERROR=1`` shows tracebacks.
 """
 
 import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any, NoReturn
 
 from lowrung.engine import interrupt
 from lowrung.errors import SHOW, InputError, Interrupted, LowrungError, UsageError, in_short, is_out_of_memory
+from lowrung.report import screen
+from lowrung.report.printer import Ended, Printer
 from lowrung.store import disk
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -26,28 +30,42 @@ products: 1 s with this, 4 to 29 s without; alone no difference, where OMP_WAIT_
 """
 
 
-def run(command: Callable[[], Any]) -> None:
-    """Runs ``command`` and ends the process with the exit code that its end calls for."""
-    show = wants_traceback()
+def run(command: Callable[[], Any], printer: Printer | None = None) -> None:
+    """Runs ``command``, prints what it returns, and ends the process with the exit code that its end calls for.
+
+    Args:
+        command: returns what `lowrung.report.printer.Printer.show` takes.
+        printer: prints it; by default as text.
+    """
+    wants_traceback()  # before the next line
+    printer = printer or Printer()
     # Hydra would print the first problem alone and exit with 1; with this set it raises, and we say it all.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault(SPINS, FEW_SPINS)
+    screen.prepare()
     try:
-        refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = _flags_first(sys.argv[1:])
-        with interrupt.raised():
-            command()
+        with printer.open():
+            _run(command, printer)
+    except BrokenPipeError as error:  # nobody reads the document
+        _end(error)
+
+
+def _run(command: Callable[[], Any], printer: Printer) -> None:
+    try:
+        try:
+            refuse_secrets(sys.argv[1:])
+            sys.argv[1:] = _flags_first(sys.argv[1:])
+            with interrupt.raised():
+                printer.show(command())
+        finally:
+            sys.stdout.flush()  # here: what cannot be written is an error of the command, not of Python's end
     except Interrupted as interruption:
-        sys.exit(interruption.exit_code)
+        name = signal.Signals(interruption.exit_code - 128).name
+        raise Ended(interruption.exit_code, [f"The command was interrupted by {name}."]) from None
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `... --help | head`; Python would fail once more when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        raise Ended(INTERRUPTED, ["The command was interrupted by Ctrl-C."]) from None
     except Exception as error:
-        if show:
-            raise
-        _exit(error)
+        _end(error)
 
 
 @contextlib.contextmanager
@@ -56,9 +74,7 @@ def ending_on_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if wants_traceback():
-            raise
-        _exit(error)
+        _end(error)
 
 
 @functools.cache
@@ -82,14 +98,22 @@ def refuse_secrets(arguments: list[str]) -> None:
             raise UsageError(problems)
 
 
-def _exit(error: Exception) -> NoReturn:
-    """Prints what is known of an error and exits."""
+def _end(error: Exception) -> NoReturn:
+    """Prints what is known of an error and exits; raises it where the user wants to see its traceback."""
+    if isinstance(error, BrokenPipeError) and screen.is_reader_gone():  # `... --help | head`
+        screen.leave()
+    if wants_traceback():
+        raise error
+    screen.drop_the_rest()
     if isinstance(error, InputError) and disk.is_full(error, Path.cwd()):
         error = disk.no_space(error.__cause__ or error)
     elif not isinstance(error, LowrungError):
         error = disk.in_words(error) or _foreseen(error)
-    print(_message(error.problems if isinstance(error, UsageError) else [str(error)]), file=sys.stderr)
-    sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+    problems = error.problems if isinstance(error, UsageError) else [str(error)]
+    with contextlib.suppress(OSError):  # nobody may read that output either; the exit code says it too
+        print(_message(problems), file=sys.stderr, flush=True)
+    screen.drop_the_rest()
+    raise Ended(USAGE if isinstance(error, UsageError) else FAILED, problems)
 
 
 def _foreseen(error: Exception) -> LowrungError:

@@ -123,6 +123,7 @@ def test_a_base_may_be_elsewhere(tmp_path):
     assert loaded_answers(tmp_path / "adapter", settings) == answers_of(one)
 
 
+@pytest.mark.slow
 def test_a_whole_model_is_its_own_base(tmp_path):
     base = ModelConf("embedded:tiny")
     random_adapter(base, tmp_path / "adapter")

@@ -44,6 +44,7 @@ def has_other_data(here, signature):
     atomic.write_json(folder.environment, {"tokens": "other"})
 
 
+@pytest.mark.slow
 def test_equal_weights_and_svd_are_the_default(here, capsys):
     (here / "both").mkdir()
     main(["combine", "mine/0", "runs/ab12", "--to", "both"])
@@ -51,6 +52,7 @@ def test_equal_weights_and_svd_are_the_default(here, capsys):
     assert table["combined"] == pytest.approx(table["mine/0"])  # half of it twice
 
 
+@pytest.mark.slow
 def test_without_held_out_examples_it_says_so(here, capsys):
     for name in ("ab12", "cd34"):
         shutil.copytree(here / "runs" / name / "adapter", here / name)

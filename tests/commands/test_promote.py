@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from lowrung.__main__ import main
 from lowrung.adapters import pyfunc_loader
 from lowrung.adapters.answers import PromptedModel, answers
-from lowrung.commands import promote, studies
+from lowrung.commands import candidates, promote
 from lowrung.config.schema import ModelConf
 from lowrung.store import atomic, layout, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
@@ -220,13 +220,13 @@ def test_a_tracking_server_has_the_champion_too(here, tmp_path):
         promoted = promote.promote("mine", registered="words", alias="best")
         assert promoted.uri == uri
         assert lookup.by_signature(uri, "cd34") == lookup.by_id(uri, runs["cd34"])
-        assert "in a fresh process, it gives the same 4 of 4 answers" in promoted.text
+        assert "in a fresh process, it gives the same 4 of 4 answers" in str(promoted)
         assert MlflowClient(uri).get_model_version_by_alias("words", "best").run_id == runs["cd34"]
 
 
 def test_what_did_not_pass_the_gate_is_passed_over(here, tracked):
     failed_gate(here, "cd34")
-    best, passed_over = studies.best(StudyFolder(here / "multirun" / "mine"))
+    best, passed_over = candidates.best(StudyFolder(here / "multirun" / "mine"))
     assert best.trial == "mine/0"
     (other,) = passed_over
     assert other.trial == "mine/1"
@@ -236,9 +236,9 @@ def test_what_did_not_pass_the_gate_is_passed_over(here, tracked):
 def test_a_study_tracks_results_of_others_in_its_own_store(here, tracked):
     config = RunFolder(here / "runs" / "cd34").config
     config.write_text(config.read_text().replace("kind: mlflow", "kind: none"))
-    assert studies.uri_of(RunFolder(here / "runs" / "cd34"), here) is None
+    assert candidates.uri_of(RunFolder(here / "runs" / "cd34"), here) is None
     board(here, track="track:\n  kind: mlflow\n  uri: sqlite:///other.db\n")
-    assert studies.uri_of(RunFolder(here / "runs" / "cd34"), here) == f"sqlite:///{here / 'other.db'}"
+    assert candidates.uri_of(RunFolder(here / "runs" / "cd34"), here) == f"sqlite:///{here / 'other.db'}"
 
 
 class TestRefused:
@@ -346,6 +346,6 @@ class TestSeeds:
 
 def test_another_objective_is_said(here, tracked):
     board(here, objectives="{params/trainable: minimize}")
-    best, passed_over = studies.best(StudyFolder(here / "multirun" / "mine"))
+    best, passed_over = candidates.best(StudyFolder(here / "multirun" / "mine"))
     assert (best.trial, best.objective, passed_over) == ("mine/1", "params/trainable", [])
     assert best.value == 1792

@@ -438,6 +438,7 @@ class TestExplain:
         found = commandline.explain(HydraException("other"), [asking, "lora.r=2,4", "lora.rank=3"])
         assert found == ["lora.rank is not a setting. Did you mean lora.r?"]
 
+    @pytest.mark.slow
     def test_overrides_that_fit_alone_but_not_together_give_hydras_words(self, composer):
         arguments = ["~verify.tolerances.float16", "verify.tolerances.float16={}"]
         with pytest.raises(HydraException) as caught:

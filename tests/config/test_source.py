@@ -14,6 +14,7 @@ SCORE = "finetune/models/score.py"
 
 CARRIERS = (
     "config.interpolation",
+    "config.machine",
     "config.prior",
     "config.resolvers",
     "config.source",

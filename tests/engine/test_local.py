@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
-from lowrung.engine import cores, gpus, local, process, worker
+from lowrung.engine import cores, gpus, process, submission, worker
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.engine.interrupt import StopSignals
 from lowrung.engine.local import LocalEngine
@@ -36,7 +36,7 @@ def engine() -> Iterator[Engine]:
 class TestForkServer(contract.ProcessEngineContract):
     @pytest.fixture
     def engine(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-        monkeypatch.setattr(local, "LOCK_SECONDS", 0.2)
+        monkeypatch.setattr(submission, "LOCK_SECONDS", 0.2)
         return engine
 
     @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_folder_whose_last_worker_is_dying_is_waited_for(
     held = ExitStack()
     held.enter_context(atomic.lock(RunFolder(tmp_path).lock))
     ends_meanwhile = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: held.close())
-    monkeypatch.setattr(local, "time", ends_meanwhile)
+    monkeypatch.setattr(submission, "time", ends_meanwhile)
     engine.submit(Job("a", tmp_path, lambda: "taken over"))
     assert end_of(engine, "a").value == "taken over"
 
@@ -456,6 +456,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_script_beside_its_modules_works_from_any_folder(tmp_path: Path) -> None:
     source, elsewhere = tmp_path / "a folder" / "src", tmp_path / "elsewhere"
     source.mkdir(parents=True)
@@ -505,6 +506,7 @@ def test_a_server_starts_when_it_is_asked_to_or_with_the_first_job(tmp_path: Pat
     assert result.split() == ["False", "True"] * 2
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_while_it_imports_is_replaced(tmp_path: Path) -> None:
     """However long it had imported by then."""
     (tmp_path / "slow.py").write_text(
@@ -579,7 +581,7 @@ def ignore_sigterm_in_company(folder: Path) -> None:
     ignore_sigterm(folder)
 
 
-@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_no_orphan_outlives_a_killed_coordinator(tmp_path: Path, start: str) -> None:
     coordinator = coordinate(
         f"""
@@ -598,6 +600,7 @@ def test_no_orphan_outlives_a_killed_coordinator(tmp_path: Path, start: str) -> 
     coordinator.communicate()
 
 
+@pytest.mark.slow
 def test_an_engine_that_nobody_closed_does_not_keep_the_coordinator(tmp_path: Path) -> None:
     coordinator = coordinate(
         """

@@ -131,6 +131,7 @@ def test_metrics_need_prompts(check, tmp_path):
     assert problem.startswith("data.metrics must be empty for data without prompts")
 
 
+@pytest.mark.slow
 def test_the_same_data_is_tokenised_once(check):
     first = check().data_folder
     stamp = (Path(first) / "facts.json").stat().st_mtime_ns

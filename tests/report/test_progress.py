@@ -84,8 +84,8 @@ def left(line):
 LINES = """\
 study s: 1 trials, 0 done before
 trial 0 (lora.target_modules=[q_proj]): started
-trial 0 (lora.target_modules=[q_proj]): step 0/2, eval loss 4.000
-trial 0 (lora.target_modules=[q_proj]): step 2/2, train loss 3.250, eval loss 3.125
+trial 0 (lora.target_modules=[q_proj]): step 0/4, eval loss 4.000
+trial 0 (lora.target_modules=[q_proj]): step 2/4, train loss 3.250, eval loss 3.125
 trial 0 (lora.target_modules=[q_proj]): complete
 """
 
@@ -94,13 +94,25 @@ def test_without_a_terminal_there_are_plain_lines_one_an_evaluation():
     progress, out, _ = in_log()
     with progress:
         progress.say("study s: 1 trials, 0 done before")
-        progress.start("0", "trial 0 (lora.target_modules=[q_proj])", 2)
+        progress.start("0", "trial 0 (lora.target_modules=[q_proj])", 4)
         progress.update("0", 0, {"eval/loss": 4.0})
         progress.update("0", 1, {"train/loss": 3.5})
         progress.update("0", 2, {"train/loss": 3.25, "eval/loss": 3.125})
+        progress.update("0", 4, {"eval/loss": 3.0})  # comes again with the end
         progress.end("0", "trial 0 (lora.target_modules=[q_proj])", "complete")
         count(progress, 1, total=1, best="eval/loss 3.125")  # one trial needs no summary
     assert out.getvalue() == LINES
+
+
+def test_the_base_s_loss_is_said_once_where_it_is_that_of_other_trials():
+    progress, out, _ = in_log()
+    for trial, loss in (("0", 4.0), ("1", 4.0), ("2", 5.0), ("3", 5.0)):
+        progress.start(trial, trial, 4)
+        progress.update(trial, 0, {"eval/loss": loss})
+    assert [line for line in out.getvalue().splitlines() if "loss" in line] == [
+        "0: step 0/4, eval loss 4.000",
+        "2: step 0/4, eval loss 5.000",
+    ]
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines():
@@ -326,6 +338,22 @@ def test_where_room_is_short_the_numbers_stay(width, view):
         progress.update("2", 20, {"train/loss": 3.5, "eval/loss": 3.25})
         progress.say("-")
         assert terminal.screen.text.splitlines()[-3:] == view
+
+
+def test_a_low_terminal_counts_the_trials_that_it_has_no_line_for():
+    terminal = Terminal(80)
+    terminal.console.size = (80, 10)
+    with Progress(terminal.console, Clock()) as progress:
+        for trial in range(16):
+            progress.start(str(trial), f"trial {trial}", 4)
+        count(progress, 3)
+        assert progress._live is not None
+        progress._live.refresh()
+        rows = terminal.screen.rows
+    assert len(rows) < 10
+    assert rows[0] == "3 of 40 done"
+    assert rows[1].startswith("trial 0 ")
+    assert rows[-1] == f"and {16 - (len(rows) - 2)} more"
 
 
 @pytest.mark.parametrize("trials", [3, 60])  # 60 are higher than the terminal

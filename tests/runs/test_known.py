@@ -186,9 +186,9 @@ def test_other_settings_are_not_known(folder, changed):
     assert known.preflight(arguments(folder, **changed)) is None
 
 
-@pytest.mark.parametrize("of", ["_code", "_installed", "_gpus"])
+@pytest.mark.parametrize("of", ["_code", "_installed", "machine.gpus"])
 def test_other_code_libraries_and_devices_find_anew(folder, monkeypatch, of):
-    monkeypatch.setattr(surroundings, of, lambda: ["another"])
+    monkeypatch.setattr(f"{surroundings.__name__}.{of}", lambda: ["another"])
     assert known.preflight(arguments(folder)) is None
 
 

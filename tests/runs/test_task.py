@@ -19,6 +19,7 @@ from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 from lowrung.store.results import TakenBack
 from lowrung.track import recording
+from lowrung.track.base import Opening
 from tests import composing
 from tests.composing import Composer
 from tests.stage import SEEN, Silent
@@ -40,7 +41,10 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, seen, threads=1))
     claim = prepare_folder(folder, config, seen, threads=1)
     uri = recording.tracking_uri(config)
-    tracked = recording.make_tracker(config).start_run("r=8")
+    assert uri
+    tracker = recording.made(uri, "lowrung", Path("mlruns").absolute())
+    opening = Opening("r=8", "key", {"lora.r": "8"}, {"lowrung.kind": "trial"})
+    tracked = opening.open(tracker)
     assignment = Assignment(
         folder=folder,
         claim=claim,
@@ -48,7 +52,7 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
         threads=1,
         tracking=f"{uri}.lost" if lost else uri,
         experiment="lowrung",
-        run=tracked,
+        opening=opening,
     )
     context = HydraContext(composer.hydra.config_loader, callbacks=Silent())  # type: ignore[arg-type]
     returned = run_job(
@@ -58,7 +62,6 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
         job_dir_key="hydra.run.dir",
         job_subdir_key=None,
     )
-    assert uri
     return returned.return_value, MlflowClient(uri).get_run(tracked)
 
 
@@ -70,7 +73,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_that_is_not_the_assigned_run_is_refused(composer: Composer) -> None:
     config = schema.resolve(composer.compose(["model=tiny", "lora.r=4"]))
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, SEEN, threads=1))  # type: ignore[arg-type]
-    assignment = Assignment(folder, "claim", SEEN, 1, None, "experiment", "run")  # type: ignore[arg-type]
+    assignment = Assignment(folder, "claim", SEEN, 1, None, "experiment", None)  # type: ignore[arg-type]
     of_rank_4 = Assigned(task.run, assignment)
     with pytest.raises(StoreError, match=rf"the run that it was assigned, {folder.path.name}, but is [0-9a-f]+: its"):
         of_rank_4(composer.compose(["model=tiny", "lora.r=16"]))
@@ -97,7 +100,7 @@ def test_one_that_found_no_tracker_says_so(composer: Composer, capfd: pytest.Cap
     returned, run = trial(composer, lost=True)
     assert returned == Ran(Status.COMPLETE, is_tracked=False)
     assert not run.data.metrics
-    assert "nothing more is tracked from here on" in capfd.readouterr().out
+    assert "warning: not all of r=8 is tracked: There is no database at " in capfd.readouterr().out
 
 
 @pytest.mark.slow

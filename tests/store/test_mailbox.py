@@ -45,3 +45,16 @@ def test_stop_is_asked_and_cleared(tmp_path: Path) -> None:
     mailbox.clear(tmp_path)
     assert mailbox.stop_reason(tmp_path) is None
     assert mailbox.Reader(tmp_path).read() == []
+
+
+def test_warnings_are_read_but_for_what_a_full_disk_cut(tmp_path: Path) -> None:
+    assert mailbox.warnings(tmp_path) == []
+    one, two = ({"library": "torch", "text": text} for text in ("Zürich\nGenève", "another"))
+    mailbox.warn(tmp_path, one)
+    with RunFolder(tmp_path).warnings.open("a") as file:
+        file.write('{"library": "pe\n')
+    mailbox.warn(tmp_path, two)
+    assert mailbox.warnings(tmp_path) == [one, two]
+    mailbox.clear(tmp_path)
+    assert mailbox.warnings(tmp_path) == []
+    mailbox.warn(tmp_path / "no such folder", one)

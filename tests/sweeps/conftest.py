@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
+from lowrung.sweeps import plots
 from lowrung.track import recording
-from lowrung.track.tolerant import Tolerant
+from lowrung.track.sender import Sender
 from tests import composing
 from tests.composing import Composer
 from tests.stage import Stage
@@ -33,5 +34,6 @@ def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: 
     folder.mkdir()
     monkeypatch.chdir(folder)
     made = Stage(composer, empty_database)
-    monkeypatch.setattr(recording, "make_tracker", lambda config: Tolerant(made.tracker))
+    monkeypatch.setattr(recording, "sender", lambda config: Sender(lambda: made.tracker))
+    monkeypatch.setattr(plots, "drawn", lambda folder: [])  # they take a second; see test_plots.py
     return made

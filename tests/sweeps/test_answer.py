@@ -31,6 +31,7 @@ def scored(config: Config) -> Outcome:
     return left.outcome
 
 
+@pytest.mark.slow
 def test_it_is_printed_written_and_tracked(here: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     here.sweep("lora.r=4,8,16", "lora.alpha='${twice:${lora.r}}'", act=scored)
     said = capsys.readouterr().out

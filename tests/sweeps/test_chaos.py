@@ -144,7 +144,7 @@ class Chaos:
                 self._errors.open("wb") as errors,
             ):
                 files = nothing, printed, errors
-                self._running = warm.start(command(*SWEEP)[1:], self.folder, variables, files)
+                self._running = warm.start(command(*SWEEP)[1:], self.folder, variables, files, servers=2)
         return self._running
 
     def _has_ended(self) -> bool:

@@ -111,6 +111,7 @@ class TestFailure:
             here.sweep("lora.r=4", act=lambda config: Outcome(status, cause="so"))
         assert len(here.sweep("lora.r=4")) == 1
 
+    @pytest.mark.slow
     def test_a_diverged_trial_is_a_result(self, here, capsys):
         def act(config: Config) -> Outcome:
             return Outcome(Status.DIVERGED, cause="too fast") if config.train.peak_rate > 1 else trains(config)

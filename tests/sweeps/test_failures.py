@@ -1,13 +1,15 @@
 """What no run can help: a full disk, folders that cannot be written, a tracker that goes away."""
 
+import json
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from optuna import load_study
-from optuna.trial import TrialState
+from mlflow import MlflowClient
 
 from lowrung.errors import StoreError, UsageError
 from lowrung.runs import execution
@@ -125,45 +127,69 @@ def test_a_config_and_a_sweep_do_not_go_together(tmp_path: Path) -> None:
 
 
 STRIKE = """
-import contextlib, os, pathlib, signal
+import contextlib, os, pathlib, signal, time
 
 def strike(predictions, references):
-    if pathlib.Path("multirun/s/1").exists():
-        with contextlib.suppress(ProcessLookupError):  # the third run finds it gone
+    if pathlib.Path("multirun/s/2").exists():
+        while not pathlib.Path("back").exists():
+            time.sleep(0.05)
+    elif pathlib.Path("multirun/s/1").exists():
+        with contextlib.suppress(ProcessLookupError):
             os.killpg({process}, signal.SIGKILL)
     return 0.0
 """
-"""A metric of the user's, asked when a run has been trained: the tracker dies while the second one is under way."""
+"""A metric of the user's, asked when a run has been trained: the tracker dies while the second one is under way, and
+the third one ends when it is back."""
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_without_its_tracker(tmp_path: Path) -> None:
-    with tracking_server(tmp_path) as (process, uri):
+def test_a_tracker_that_was_killed_and_is_back_has_every_metric_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool, tracking_server(tmp_path) as (process, uri):
         (tmp_path / "away.py").write_text(STRIKE.format(process=process.pid))
         sweep = ["-m", *SMALL, "data.metrics=[away.strike]", "lora.r=2,4,8", "study=s", f"track.uri={uri}"]
-        done = warm.train(tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+        going = pool.submit(warm.train, tmp_path, *sweep, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
         assert process.wait(PATIENCE) == -signal.SIGKILL
-    assert done.returncode == 0, done.stdout + done.stderr
-    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: no")]
-    assert len(warnings) == 2
-    assert warnings[0].startswith("warning: nothing more is tracked from here on; results and study are kept: MLflow:")
-    assert warnings[1].startswith("warning: not tracked, or only in part: lora.r=4, ")
-    assert "lora.r=8" in warnings[1]
-    study = load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'multirun' / 's' / 'study.db'}")
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
-    for number in range(3):
-        outcome = Outcome.read(RunFolder(tmp_path / "multirun" / "s" / str(number) / "run").outcome)
-        assert outcome is not None
-        assert outcome.status is Status.COMPLETE
+        with tracking_server(tmp_path, int(uri.rpartition(":")[2])):
+            (tmp_path / "back").touch()
+            done = going.result(PATIENCE)
+            assert done.returncode == 0, done.stdout + done.stderr
+            client = MlflowClient(uri)
+            runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+            histories = {
+                run.data.tags.get("lowrung.results", ""): {
+                    name: [point.step for point in client.get_metric_history(run.info.run_id, name)]
+                    for name in run.data.metrics
+                }
+                for run in runs
+            }
+    assert "warning: the tracker is away (MLflow: " in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(f"compare:  {uri}/#/experiments/")
+    assert not (tmp_path / "multirun" / "s" / "untracked.json").exists()
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(histories) == 4
+    assert all(len(steps) == len(set(steps)) for run in histories.values() for steps in run.values())
+    for folder in filter(None, histories):
+        reported = [json.loads(line) for line in RunFolder(Path(folder)).reports.read_text().splitlines()]
+        losses = [report["step"] for report in reported if "eval/loss" in report["metrics"]]
+        assert sorted(histories[folder]["eval/loss"]) == losses
 
 
 @pytest.mark.slow
-def test_a_sweep_does_not_start_without_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_starts_without_its_server_but_not_with_a_file_that_is_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with composing.composer() as composer:
-        config = composer.config(f"track.uri=http://127.0.0.1:{free_port()}")
-        with pytest.raises(
-            UsageError, match=r"track\.uri must be a store that answers, but http.* does not \(MLflow: "
-        ):
-            recording.make_tracker(config)
+    (tmp_path / "text.db").write_text("no database, " * 100)
+    with composing.composer() as composer, socket.create_server(("127.0.0.1", 0)) as hung:  # accepts, and never answers
+        for port, said in ((free_port(), "the tracker is away"), (hung.getsockname()[1], "has not answered for 0 s")):
+            config = composer.config(f"track.uri=http://127.0.0.1:{port}")
+            monkeypatch.setattr(recording, "PATIENCE_SECONDS", 60.0 if "away" in said else 0.2)
+            sender = recording.sender(config)
+            assert recording.first_answer(sender, config, sender.send(lambda tracker: "answer", "s")) is None
+            assert said in capsys.readouterr().out
+            sender.close()
+        config = composer.config("track.uri=sqlite:///text.db")
+        sender = recording.sender(config)
+        with pytest.raises(UsageError, match=r"track\.uri must be a store .* cannot \(MLflow:"):
+            recording.first_answer(sender, config, sender.send(lambda tracker: "answer", "s"))

@@ -26,6 +26,7 @@ def test_the_preflights_problems_end_the_sweep_each_is_reported_once(here):
     assert not here.tracker.runs
 
 
+@pytest.mark.slow
 def test_libraries_are_loaded_at_once_where_something_is_to_be_computed_and_else_never(here, monkeypatch):
     here.sweep("lora.r=2,4")
     assert here.engine.is_preloaded  # for the preflight

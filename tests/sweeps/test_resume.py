@@ -108,6 +108,7 @@ class TestReuse:
 
 
 class TestForeignJobs:
+    @pytest.mark.slow
     def test_another_run_in_a_trials_folder_is_not_the_trials(self, here):
         here.sweep("lora.r=4,8")
         job = here.study.job(1)
@@ -162,6 +163,7 @@ class TestInterruption:
         assert ranks(here.sweep("lora.r=2,4,8")) == [2, 4, 8]
         assert len(here.trials()) == 3
 
+    @pytest.mark.slow
     def test_a_result_that_was_left_but_not_told_is_taken_over(self, here):
         def act(config: Config) -> Outcome:
             (folder,) = Path("runs").iterdir()

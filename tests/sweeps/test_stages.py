@@ -49,6 +49,7 @@ class TestStages:
         seeds = [sum(config.lora.r == 2 for config in ran), sum(config.train.learning_rate == 1e-1 for config in ran)]
         assert seeds == [4, 6]  # four are what the test needs; at the rate, which is as much worse, all are trained
 
+    @pytest.mark.slow
     def test_each_starts_from_what_the_one_before_found_and_trains_nothing_twice(self, here, capsys):
         ran = here.sweep(staged(RATES, RANKS, SEEDS))
         assert tried(ran) == ALL

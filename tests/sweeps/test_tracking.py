@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lowrung.commands import studies
+from lowrung.__main__ import main
+from lowrung.commands import candidates
 from lowrung.errors import RunFailed
 from lowrung.runs import task
 from lowrung.store import addresses
@@ -13,7 +14,9 @@ from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Status
 from lowrung.sweeps import queue
 from lowrung.sweeps.results import Results
+from lowrung.track import recording
 from lowrung.track.base import TrackerLostError
+from lowrung.track.pages import View
 from tests.stage import fails_at, interrupts_at, ranks
 
 
@@ -33,7 +36,13 @@ class TestTracking:
             assert child.tags["lowrung.signature"] == here.study.job(number).run.resolve().name
             assert child.metrics["eval/loss"] == pytest.approx((2.522878745, 1.522878745)[number])
             assert {"config.yaml", "environment.json", "outcome.json"} <= child.artifacts.keys()
-        assert "http://127.0.0.1:5000/#/compare-runs?runs=run1,run2" in capsys.readouterr().out
+        assert parent.params == {"lora.r": "4,8"}
+        assert parent.tags["lowrung.trials.complete"] == "2"
+        assert parent.tags["lowrung.best"] == "lora.r=8"
+        assert "lora.r=8" in parent.tags["mlflow.note.content"]
+        assert here.tracker.views["run0"] == View(["lora.r"], {"eval/loss": "minimize"})
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == "compare:  make ui, then http://127.0.0.1:5000/sweeps/s"
 
     @pytest.mark.slow
     def test_the_parent_shows_the_best_so_far(self, here):
@@ -78,24 +87,24 @@ class TestTracking:
         assert ranks(here.sweep("lora.r=4")) == [4]
         assert str(here.tracker.runs["run0"].status) == "complete"
 
-    @pytest.mark.parametrize("call", ["start_run", "log", "end_run"])
+    @pytest.mark.parametrize("call", ["start_run", "log", "set_tags", "end_run"])
     @pytest.mark.slow
-    def test_a_coordinator_that_is_killed_between_two_records_leaves_none_open(self, here, monkeypatch, call):
+    def test_a_tracker_that_is_lost_between_two_records_has_all_after_the_next_start(self, here, monkeypatch, call):
         done = getattr(here.tracker, call)
 
-        def killed(*args, **kwargs):
+        def lost(*args, **kwargs):
             done(*args, **kwargs)
-            raise KeyboardInterrupt
+            raise TrackerLostError("database is locked")
 
         with monkeypatch.context() as patch:
-            patch.setattr(here.tracker, call, killed)
-            with pytest.raises(KeyboardInterrupt):
-                here.sweep("lora.r=4,8")
-        here.sweep("lora.r=4,8")
+            patch.setattr(here.tracker, call, lost)
+            here.sweep("lora.r=4,8")
+        assert here.study.untracked.exists()
+        assert not here.sweep("lora.r=4,8")
+        assert not here.study.untracked.exists()
         parent, *children = here.tracker.runs.values()
+        assert len(children) == 2
         assert {run.status for run in (parent, *children)} == {Status.COMPLETE}
-        assert [child.params["lora.r"] for child in children] == ["4", "8"]
-        assert len(here.trials()) == 2
 
     @pytest.mark.slow
     def test_the_best_is_in_the_parent_also_where_the_last_trial_was_just_told(self, here, monkeypatch):
@@ -114,19 +123,43 @@ class TestTracking:
         here.sweep("lora.r=8")  # simulated runs write their mailbox alone
         assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
 
-    @pytest.mark.slow
-    def test_what_a_lost_tracker_has_in_part_is_completed_by_the_next_start(self, here, monkeypatch):
+    def test_what_a_lost_tracker_has_in_part_is_completed_by_sync(self, here, monkeypatch, capsys):
         def lost(*_):
             raise TrackerLostError("it is away")
 
         with monkeypatch.context() as patch:
             patch.setattr(here.tracker, "log_artifact", lost)
             here.sweep("lora.r=4,8")
-        assert not here.sweep("lora.r=4,8")
+        missing = "lora.r=4, lora.r=8, the sweep's end"
+        assert f"\nwarning: not tracked: {missing}. lowrung sync s sends it.\n" in capsys.readouterr().out
+        monkeypatch.setattr(recording, "made", lambda *_: here.tracker)
+        for said in ("s: 2 runs sent to ", "nothing is missing in the tracker"):
+            main(["sync"])
+            assert capsys.readouterr().out.startswith(said)
         parent, *children = here.tracker.runs.values()
         assert [child.params["lora.r"] for child in children] == ["4", "8"]
         assert {run.status for run in (parent, *children)} == {Status.COMPLETE}
         assert all("outcome.json" in child.artifacts for child in children)
+        assert {"leaderboard.json", "verdict.json"} <= parent.artifacts.keys()
+        assert parent.metrics["eval/loss"] == children[1].metrics["eval/loss"]
+        before = repr(children)
+        here.sweep("lora.r=4,8")
+        assert len(here.tracker.runs) == 3
+        assert repr(children) == before
+
+    @pytest.mark.slow
+    def test_sync_sends_again_where_the_tracker_is_still_away(self, here, monkeypatch, capsys):
+        def lost(*_):
+            raise TrackerLostError("it is away")
+
+        monkeypatch.setattr(here.tracker, "log_artifact", lost)
+        here.sweep("lora.r=4")
+        monkeypatch.setattr(recording, "made", lambda *_: here.tracker)
+        for arguments, said in ((["s"], "s: it is away"), (["no"], "no must be a study or a run")):
+            with pytest.raises(SystemExit):
+                main(["sync", *arguments])
+            assert said in capsys.readouterr().err
+        assert here.study.untracked.exists()
 
     def test_a_run_that_has_tracked_itself_is_left_alone(self, here):
         here.returned = task.Ran(Status.COMPLETE, is_tracked=True)
@@ -171,6 +204,6 @@ class TestTracking:
             assert (noted.uri, noted.experiment) == (uri, "mine")
             folders.append(here.study.job(0).run.resolve())
             monkeypatch.delenv("MLFLOW_TRACKING_URI")
-            assert studies.uri_of(RunFolder(folders[-1]), Path.cwd()) == addresses.absolute(uri, Path.cwd())
+            assert candidates.uri_of(RunFolder(folders[-1]), Path.cwd()) == addresses.absolute(uri, Path.cwd())
         assert folders[0] == folders[1]
         assert OmegaConf.load(RunFolder(folders[0]).config).track.uri == "http://tracking:5000"  # where it was trained

@@ -21,6 +21,7 @@ def spaces(text: str) -> str:
 
 
 class TestGrid:
+    @pytest.mark.slow
     def test_the_points_of_all_spaces_run_once(self, here):
         ran = here.sweep(FULL_OR_NOT)
         assert [(c.lora.method, c.lora.r, c.train.learning_rate) for c in ran] == [

@@ -7,7 +7,8 @@ import pytest
 
 from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
-from lowrung.track.base import Point, Tracker, TrackError
+from lowrung.track.base import Child, Point, Tracker, TrackError
+from lowrung.track.pages import View
 from tests.track.memory import RecordedRun
 
 
@@ -154,14 +155,22 @@ class TrackerContract:
             with pytest.raises(TrackError):
                 call()
 
-    def test_a_comparison_holds_the_runs_that_have_metrics(self, tracker):
-        measured, crashed, other = (tracker.start_run(name) for name in ("measured", "crashed", "other"))
-        tracker.log(measured, [Point(1, 1.0, {"eval/loss": 3.0})])
-        tracker.log(other, [Point(1, 1.0, {"eval/loss": 3.0})])
-        comparison = tracker.comparison([measured, crashed])
-        assert comparison.startswith("#/")
-        assert measured in comparison
-        assert crashed not in comparison
-        assert other not in comparison
-        assert tracker.comparison([crashed]) is None
-        assert tracker.comparison([]) is None
+    def test_a_sweep_knows_its_children_by_their_keys(self, tracker):
+        sweep, other = (tracker.start_run(name, key=name) for name in ("children", "other"))
+        done, going = (tracker.start_run(key, parent=sweep, key=f"{sweep}/{key}") for key in ("0", "1"))
+        tracker.start_run("0", parent=other, key=f"{other}/0")
+        tracker.set_tags(done, {"lowrung.signature": "ab12"})
+        tracker.end_run(done, Status.PRUNED)
+        children = self.reopened(tracker).children(sweep)
+        assert children == {
+            f"{sweep}/0": Child(done, Status.PRUNED, "ab12"),
+            f"{sweep}/1": Child(going, None, None),
+        }
+        assert children[f"{sweep}/0"].holds(Status.PRUNED, "ab12")
+        assert not children[f"{sweep}/1"].holds(Status.PRUNED, "ab12")
+        assert tracker.find(f"{sweep}/1") == going
+        assert tracker.find(f"{sweep}/2") is None
+
+    def test_a_sweep_has_a_page(self, tracker):
+        sweep = tracker.start_run("sweep")
+        assert tracker.present(sweep, View(["lora.r"], {"eval/loss": "minimize"})).startswith("#/")

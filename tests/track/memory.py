@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
-from lowrung.track.base import Point, TrackError
+from lowrung.track.base import Child, Point, TrackError
+from lowrung.track.pages import View
 
 
 @dataclasses.dataclass
@@ -47,10 +48,12 @@ class MemoryTracker:
 
     Attributes:
         runs: what was recorded, by run id, in the order in which runs were started.
+        views: what the pages of sweeps show, by run id.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, RecordedRun] = {}
+        self.views: dict[str, View] = {}
 
     def start_run(
         self,
@@ -69,6 +72,18 @@ class MemoryTracker:
         run = f"run{len(self.runs)}"
         self.runs[run] = RecordedRun(name, parent, dict(params or {}), dict(tags or {}), key=key)
         return run
+
+    def find(self, key: str) -> str | None:
+        """See `Tracker`."""
+        return next((run for run, recorded in self.runs.items() if recorded.key == key), None)
+
+    def children(self, run: str) -> dict[str, Child]:
+        """See `Tracker`."""
+        return {
+            recorded.key: Child(child, recorded.status, recorded.tags.get("lowrung.signature"))
+            for child, recorded in self.runs.items()
+            if recorded.parent == run and recorded.key is not None
+        }
 
     def has_run(self, run: str) -> bool:
         """See `Tracker`."""
@@ -107,10 +122,10 @@ class MemoryTracker:
         """See `Tracker`."""
         self._run(run).status = status
 
-    def comparison(self, runs: Sequence[str]) -> str | None:
+    def present(self, run: str, view: View) -> str:
         """See `Tracker`."""
-        measured = [run for run in runs if self._run(run).history]
-        return f"#/compare-runs?runs={','.join(measured)}" if measured else None
+        self.views[run] = view
+        return f"#/{run}"
 
     def _run(self, run: str) -> RecordedRun:
         if run not in self.runs:

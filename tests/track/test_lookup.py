@@ -8,6 +8,7 @@ from lowrung.store.outcome import Status
 from lowrung.track import lookup
 from lowrung.track.base import TrackError, store_uri
 from lowrung.track.mlflow import MlflowTracker
+from lowrung.track.pages import View
 from tests.track.conftest import complete_run
 
 
@@ -42,3 +43,18 @@ def test_a_store_that_is_missing_is_an_error(tmp_path):
     for find in (lookup.by_id, lookup.by_signature):
         with pytest.raises(TrackError, match="no database"):
             find(store_uri(None, tmp_path / "nowhere"), "0" * 32)
+
+
+def test_the_latest_sweep_is_found_and_that_of_a_study(uri):
+    assert lookup.sweep(uri) is None
+    tracker = MlflowTracker(uri, "lowrung")
+    names = ("one", "it's mine", "last")
+    runs = {name: tracker.start_run(name, tags={"lowrung.kind": "sweep", "lowrung.study": name}) for name in names}
+    tracker.present(runs["it's mine"], View(["lora.r"], {"eval/loss": "minimize"}))
+    latest = lookup.sweep(uri)
+    assert latest is not None
+    assert (latest.run, latest.study, latest.has_view) == (runs["last"], "last", False)
+    named = lookup.sweep(uri, "it's mine")
+    assert named is not None
+    assert (named.run, named.has_view) == (runs["it's mine"], True)
+    assert lookup.sweep(uri, "another") is None

@@ -1,6 +1,7 @@
 import pytest
 
 from lowrung.track.base import NullTracker, Point, Tracker
+from lowrung.track.pages import View
 from tests.track.contract import TrackerContract
 from tests.track.memory import MemoryTracker
 
@@ -23,4 +24,6 @@ def test_the_null_tracker_takes_every_call(tmp_path):
     tracker.log(run, [Point(1, 1.0, {"eval/loss": 3.0})])
     tracker.log_artifact(run, tmp_path)
     assert tracker.has_run(run)
-    assert tracker.comparison([run]) is None
+    assert tracker.find("key") is None
+    assert tracker.children(run) == {}
+    assert tracker.present(run, View(["lora.r"], {"eval/loss": "minimize"})) is None

@@ -14,8 +14,10 @@ from lowrung.errors import UsageError
 from lowrung.finetune.data.split import Split
 from lowrung.store.layout import ROOT
 from lowrung.store.outcome import Status
-from lowrung.track.base import Point, Tracker, TrackError, store_uri
-from lowrung.track.mlflow import MlflowTracker, create_store, last_comparison
+from lowrung.track import lookup
+from lowrung.track.base import Tracker, TrackError, store_uri
+from lowrung.track.mlflow import MlflowTracker, create_store
+from lowrung.track.pages import View
 from tests import warm
 from tests.terminal import PATIENCE, environment
 from tests.track.contract import TrackerContract
@@ -104,32 +106,31 @@ class TestMlflowTracker(TrackerContract):
         tracker.log_datasets(run, [Split("docstrings", "ab" * 32, "Python", "training", 1)])
         assert self.read(tracker, run).datasets[0].digest == "ab" * 18
 
-    def test_the_comparison_is_an_address_of_mlflow(self, tracker):
-        runs = [tracker.start_run(f"r={rank}") for rank in (4, 8)]
-        for run in runs:
-            tracker.log(run, [Point(1, 1.0, {"eval/loss": 3.0})])
-        route = urlsplit(urlsplit(f"http://127.0.0.1:5000/{tracker.comparison(runs)}").fragment)
+    def test_the_page_opens_on_the_runs_of_the_sweep(self, tracker, uri):
+        sweep = tracker.start_run("sweep")
+        page = tracker.present(sweep, View(["lora.r", "seed"], {"eval/exact_match": "maximize"}))
+        route = urlsplit(urlsplit(f"http://127.0.0.1:5000/{page}").fragment)
         query = parse_qs(route.query, strict_parsing=True)
-        assert route.path == "/compare-runs"
-        assert sorted(json.loads(query["runs"][0])) == sorted(runs)
-        assert json.loads(query["experiments"][0]) == [tracker._experiment]
+        assert route.path == f"/experiments/{tracker._experiment}/runs"
         assert query["workflowType"] == ["machine_learning"]
+        (name,) = query["viewStateShareKey"]
+        tags = MlflowClient(uri).get_experiment(tracker._experiment).tags
+        state = json.loads(tags[f"mlflow.sharedViewState.{name}"])
+        assert sweep in state["searchFilter"]
+        assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`eval/exact_match`", False)
+        assert {"params.`lora.r`", "params.`seed`", "metrics.`eval/loss`"} <= set(state["selectedColumns"])
 
-    def test_the_last_sweep_is_found(self, tracker, uri):
-        for name in ("older", "newer"):
-            sweep = tracker.start_run(name, tags={"lowrung.kind": "sweep"})
-            trials = [tracker.start_run(f"{name} {number}", parent=sweep) for number in range(3)]
-            for trial in trials[:2]:
-                tracker.log(trial, [Point(1, 1.0, {"eval/loss": 3.0})])
-        found = last_comparison(uri)
-        assert found is not None
-        assert [trial in found for trial in trials] == [True, True, False]
-        assert found == tracker.comparison(trials)
+    def test_two_runs_of_one_key_become_one(self, tracker, uri):
+        """A server that was halted carries out the requests of a process that has asked again since."""
+        first, second = (tracker.start_run(name, tags={"lowrung.key": "one"}) for name in ("first", "second"))
+        assert tracker.start_run("third", key="one") == first
+        assert MlflowClient(uri).get_run(second).info.lifecycle_stage == "deleted"
 
 
 WRITES = """
 import sys
 from lowrung.store.outcome import Status
+from lowrung.track import lookup
 from lowrung.track.base import Point
 from lowrung.track.mlflow import MlflowTracker
 
@@ -179,7 +180,7 @@ def test_opening_creates_nothing(tmp_path):
     with pytest.raises(TrackError, match="no database"):
         MlflowTracker(store_uri(None, tmp_path), "lowrung")
     with pytest.raises(TrackError, match="no database"):
-        last_comparison(store_uri(None, tmp_path))
+        lookup.sweep(store_uri(None, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,10 +213,6 @@ def test_a_password_is_refused(use):
     with pytest.raises(UsageError, match=r"track\.uri") as caught:
         use("postgresql://me:hunter2@nowhere/mlflow")
     assert "hunter2" not in str(caught.value)
-
-
-def test_a_store_without_a_sweep_has_no_comparison(folder):
-    assert last_comparison(f"sqlite:///{folder / 'empty.db'}") is None
 
 
 @pytest.mark.slow

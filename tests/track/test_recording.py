@@ -1,6 +1,7 @@
 """Which store records runs: the settings', else that of MLflow's own environment variables, else mlflow.db."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -30,9 +31,15 @@ def config(**track):
     return made
 
 
+def opened(chosen: Config, folder: Path) -> str:
+    """The id of a single run that is opened where a config says."""
+    sender = recording.sender(chosen)
+    opening = recording.single_opening(chosen, RunFolder(folder))
+    return str(recording.first_answer(sender, chosen, sender.send(opening.open, opening.name)))
+
+
 def test_runs_go_where_the_environment_says_and_it_is_printed(environment, tmp_path, capsys):
-    tracker = recording.make_tracker(config())
-    run = recording.start_single(tracker, config(), RunFolder(tmp_path))
+    run = opened(config(), tmp_path)
     uri = f"sqlite:///{environment / 'work' / '..' / 'theirs' / 'mlflow.db'}"
     assert capsys.readouterr().out == f"tracking: {uri}, experiment mine\n"
     client = MlflowClient(uri)
@@ -40,31 +47,23 @@ def test_runs_go_where_the_environment_says_and_it_is_printed(environment, tmp_p
     assert not (environment / "work" / "mlflow.db").exists()
 
 
-def test_settings_come_before_the_environment(environment, empty_store, capsys):
+def test_settings_come_before_the_environment(environment, tmp_path, empty_store, capsys):
     shutil.copy(empty_store, environment / "work" / "ours.db")
-    recording.make_tracker(config(uri="sqlite:///ours.db", experiment="lowrung"))
+    ours = config(uri="sqlite:///ours.db", experiment="lowrung")
+    run = opened(ours, tmp_path)
     assert capsys.readouterr().out == f"tracking: sqlite:///{environment / 'work' / 'ours.db'}, experiment lowrung\n"
+    assert MlflowClient(f"sqlite:///{environment / 'work' / 'ours.db'}").get_run(run)
 
 
-def test_without_a_tracker_the_environment_says_nothing(environment, monkeypatch, capsys):
+def test_without_a_tracker_the_environment_says_nothing(environment, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(URI, "./mlruns")
     monkeypatch.setenv(ID, "7")
     monkeypatch.delenv(EXPERIMENT)
     off = config(kind="none")
     assert recording.tracking_problems(off) == []
-    assert recording.make_tracker(off).start_run("r=4") == ""
+    assert opened(off, tmp_path) == ""
     assert recording.settled(off.track) == off.track
     assert capsys.readouterr().out == ""
-
-
-def test_another_experiment_has_none_of_the_runs(environment, monkeypatch):
-    """A study that goes on with it is recorded there as a whole."""
-    first = recording.make_tracker(config())
-    run = first.start_run("r=4")
-    monkeypatch.setenv(EXPERIMENT, "lowrung")
-    second = recording.make_tracker(config())
-    assert first.has_run(run)
-    assert not second.has_run(run)
 
 
 def test_problems_name_the_variable(environment, monkeypatch):

@@ -68,6 +68,7 @@ def pointed_at(uri):
     return str(MlflowClient(uri).get_model_version_by_alias("echo", "champion").version)
 
 
+@pytest.mark.slow
 def test_a_version_says_where_it_is_from_and_is_known_again(uri, entry):
     version, _ = Registry(uri).register(entry, lambda model: None)
     found = MlflowClient(uri).get_model_version("echo", version)

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from lowrung.store.outcome import Status
 from lowrung.track.base import Point, store_uri
+from lowrung.track.pages import View
 from tests.servers import free_port
 from tests.terminal import PATIENCE
 
+CHROMIUM, FLAGS = Path("/usr/bin/chromium"), ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
 SOURCE = Path(__file__).parents[2] / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
 
@@ -43,12 +46,33 @@ def make_sweep(folder: Path) -> list[str]:
     from lowrung.track.mlflow import MlflowTracker
 
     tracker = MlflowTracker(store_uri(None, folder), "lowrung")
-    sweep = tracker.start_run("sweep", tags={"lowrung.kind": "sweep"})
+    sweep = tracker.start_run("my sweep", tags={"lowrung.kind": "sweep", "lowrung.study": "my sweep"})
+    tracker.present(sweep, View(["lora.r"], {"eval/loss": "minimize"}))
     trials = [tracker.start_run(f"r={rank}", parent=sweep, params={"lora.r": str(rank)}) for rank in (4, 8)]
     for trial in trials:
-        tracker.log(trial, [Point(0, 1.0, {"eval/loss": 3.0})])
+        tracker.log(trial, [Point(step, 1.0, {"eval/loss": 3.0 - step}) for step in (0, 1)])
         tracker.end_run(trial, Status.COMPLETE)
     return trials
+
+
+def shows_the_sweep(address: str) -> None:
+    """Opens both pages of a sweep in a browser: the table has the columns, and the swept axis is drawn."""
+    if not CHROMIUM.exists():
+        return
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.goto(address)
+        for column in ("params.`lora.r`", "metrics.`eval/loss`"):
+            page.wait_for_selector(f'.ag-header-cell[col-id="{column}"]', timeout=1000 * PATIENCE)
+        assert "workflowType=machine_learning" in page.url
+        assert page.locator(".ag-center-cols-container .ag-row").count() == 2
+        page.goto(f"{address}/charts")
+        axes = page.locator('[data-testid="experiment-view-compare-runs-card"]').first
+        axes.get_by_text("lora.r").first.wait_for(timeout=1000 * PATIENCE)
+        browser.close()
 
 
 def status(address: str, port: int, path: str, **headers: str) -> int:
@@ -118,11 +142,14 @@ def test_it_serves_the_last_sweep_to_this_machine_alone(tmp_path, empty_store):
     port = free_port()
     with running_ui(folder, port) as ui:
         assert ui.stdout
-        link = next(line for line in ui.stdout if "http" in line)
-        assert "Ctrl-C" in next(ui.stdout)
-        assert f"http://127.0.0.1:{port}/#/compare-runs?runs=" in link
-        assert all(trial in link for trial in trials)
+        short = f"http://127.0.0.1:{port}/sweeps/my%20sweep"
+        said = [next(ui.stdout) for _ in range(4)]
+        assert said[1:3] == [f"Open {short} (the latest sweep)\n", f"  or {short}/charts\n"]
+        assert "Ctrl-C" in said[3]
         assert status("127.0.0.1", port, "/") == 200
+        assert status("127.0.0.1", port, "/sweeps/none") == 404
+        assert status("127.0.0.1", port, "/sweeps/my%20sweep", Host="evil.example") == 403
+        shows_the_sweep(short)
         run = f"/ajax-api/2.0/mlflow/runs/get?run_id={trials[0]}"
         assert status("127.0.0.1", port, run) == 200
         assert status("127.0.0.1", port, run, Host="evil.example") == 403
@@ -163,7 +190,7 @@ def test_an_address_that_cannot_be_served_is_refused(tmp_path, uri):
 
 
 def test_it_starts_without_anything_heavy():
-    script = "import sys; from lowrung.__main__ import _parser; _parser(); print(*sys.modules)"
+    script = "import sys; from lowrung.__main__ import parser; parser(); print(*sys.modules)"
     ended = subprocess.run(
         [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
     )

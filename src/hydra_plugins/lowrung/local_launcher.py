@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from hydra_plugins.lowrung.launching import EngineLauncher, time_problems
 
 if TYPE_CHECKING:
     from lowrung.engine.base import Engine
@@ -42,7 +40,7 @@ class LocalLauncherConf:
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="lowrung")
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(EngineLauncher):
     """Runs Hydra's jobs on a `lowrung.engine.local.LocalEngine`.
 
     Args:
@@ -58,21 +56,8 @@ class LocalLauncher(Launcher):
         self._gpus_per_trial = gpus_per_trial
         self._time_limit = time_limit
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra knows of the sweep."""
-        self._hydra_context = hydra_context
-        self._task_function = task_function
-        self._config = config
-
     def make_engine(self, preload: Sequence[str]) -> "Engine":
-        """The engine that this launcher wraps, for a sweeper that does not want to wait for whole batches.
-
-        Args:
-            preload: modules that are imported once, rather than by every job.
-
-        Raises:
-            UsageError: with every setting that is wrong, or that this machine's GPUs do not allow.
-        """
+        """See `EngineLauncher`; also where this machine's GPUs do not allow what was set."""
         from lowrung.engine import durations
         from lowrung.engine.local import LocalEngine
         from lowrung.errors import UsageError
@@ -93,7 +78,7 @@ class LocalLauncher(Launcher):
         return [
             *_worker_problems(self._workers, self._workers_per_gpu),
             *_gpu_problems(self._gpus_per_trial),
-            *_time_problems(self._time_limit),
+            *time_problems(self._time_limit),
             *gpus.problems(),
         ]
 
@@ -105,18 +90,6 @@ class LocalLauncher(Launcher):
             return int(self._workers)
         groups = gpus.groups(gpus.visible(), self._gpus_per_trial)
         return len(groups) * self._workers_per_gpu or 1
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs a batch of jobs to their ends; the results come in the order of ``job_overrides``."""
-        from lowrung.engine import hydra_job
-
-        engine = self.make_engine(preload=["lowrung.engine.hydra_job"])
-        try:
-            return hydra_job.launch(
-                engine, self._hydra_context, self._task_function, self._config, job_overrides, initial_job_idx
-            )
-        finally:
-            engine.close()
 
 
 def _worker_problems(workers: Any, workers_per_gpu: int) -> Iterator[str]:
@@ -150,15 +123,4 @@ def _gpu_problems(gpus_per_trial: int) -> Iterator[str]:
         yield (
             f"hydra.launcher.gpus_per_trial must not exceed the number of visible GPUs, but is {gpus_per_trial}, and "
             f"{source} {visible or 'none'}. Lower it (without GPUs to 1), or make more of them visible."
-        )
-
-
-def _time_problems(time_limit: Any) -> Iterator[str]:
-    """What is wrong with ``hydra.launcher.time_limit``."""
-    from lowrung.engine import durations
-
-    if time_limit is not None and durations.seconds(time_limit) is None:
-        yield (
-            "hydra.launcher.time_limit must be seconds or a duration in h, m and s, and above 0, but is "
-            f"{time_limit!r}. For an hour and a half write hydra.launcher.time_limit=1h30m; null is no limit."
         )

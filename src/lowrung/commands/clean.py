@@ -35,9 +35,9 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def _run(chosen: argparse.Namespace) -> "Cleaning":
     with blaming(f"The study {chosen.study}"):
-        print(clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run))
+        return clean(chosen.study, everything=chosen.all, dry_run=chosen.dry_run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +64,30 @@ class Cleaning:
         held: folders that stay since another process works in them.
         strange: folders that jobs point to and that are no run's; they stay.
         shared: how many runs stay since jobs of other studies point to them.
+        is_deleted: whether the items are gone; false for a dry run.
     """
 
     items: Sequence[Item] = ()
     held: Sequence[Path] = ()
     strange: Sequence[Path] = ()
     shared: int = 0
+    is_deleted: bool = False
+
+    def __str__(self) -> str:
+        """One line a folder with its size, the total, and what stayed and why."""
+        total = _human(sum(item.bytes for item in self.items))
+        lines = [f"{_human(item.bytes):>8}  {item.path}" for item in self.items]
+        lines.append(f"{total:>8}  in total{' deleted' if self.is_deleted else '; a dry run: nothing was deleted'}")
+        if self.shared == 1:
+            lines.append("1 run was kept, since another study uses it")
+        elif self.shared:
+            lines.append(f"{self.shared} runs were kept, since other studies use them")
+        lines += [f"skipped, since another process works there: {path}" for path in self.held]
+        lines += [f"skipped, since it is not a run's folder: {path}" for path in self.strange]
+        return "\n".join(lines)
 
 
-def clean(name: str, *, everything: bool, dry_run: bool) -> str:
+def clean(name: str, *, everything: bool, dry_run: bool) -> Cleaning:
     """Deletes what a study can do without: checkpoints, working files and merged models, which can be made again.
 
     Args:
@@ -81,7 +96,7 @@ def clean(name: str, *, everything: bool, dry_run: bool) -> str:
         dry_run: delete nothing.
 
     Returns:
-        what was deleted and what stayed, for people.
+        what was deleted and what stayed.
 
     Raises:
         UsageError: when there is no such study.
@@ -90,12 +105,11 @@ def clean(name: str, *, everything: bool, dry_run: bool) -> str:
     study = find(name, Path.cwd())
     try:
         found = survey(study, everything=everything)
-        done = found if dry_run else delete(found)
+        return found if dry_run else delete(found)
     except OSError as error:
         raise StoreError(
             f"{error.filename} must be readable and deletable, but it is not: {error.strerror}. Change its permissions."
         ) from error
-    return render(done, dry_run=dry_run)
 
 
 def find(name: str, folder: Path) -> StudyFolder:
@@ -150,24 +164,7 @@ def delete(found: Cleaning) -> Cleaning:
             deleted.append(item)
         except StoreError:
             held.append(item.lock.parent)
-    return dataclasses.replace(found, items=deleted, held=list(dict.fromkeys(held)))
-
-
-def render(cleaning: Cleaning, *, dry_run: bool) -> str:
-    """One line a folder with its size, the total, and what stayed and why."""
-    total = _human(sum(item.bytes for item in cleaning.items))
-    lines = [f"{_human(item.bytes):>8}  {item.path}" for item in cleaning.items]
-    lines.append(f"{total:>8}  in total{'; a dry run: nothing was deleted' if dry_run else ' deleted'}")
-    if cleaning.shared:
-        runs = "1 run was" if cleaning.shared == 1 else f"{cleaning.shared} runs were"
-        lines.append(
-            f"{runs} kept, since other studies use them"
-            if cleaning.shared > 1
-            else f"{runs} kept, since another study uses it"
-        )
-    lines += [f"skipped, since another process works there: {path}" for path in cleaning.held]
-    lines += [f"skipped, since it is not a run's folder: {path}" for path in cleaning.strange]
-    return "\n".join(lines)
+    return dataclasses.replace(found, items=deleted, held=list(dict.fromkeys(held)), is_deleted=True)
 
 
 # -- which folders -----------------------------------------------------------------------------------------------------

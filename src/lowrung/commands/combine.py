@@ -1,6 +1,7 @@
 """`lowrung combine`: one adapter of several, scored beside its parts."""
 
 import argparse
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_base
+from lowrung.commands.candidates import tracked_run
 from lowrung.commands.eval_losses import BASE, Losses, as_metrics, as_table, eval_losses, examples_of
 from lowrung.commands.loading import load
 from lowrung.commands.names import Named, find_adapters
 from lowrung.commands.run_inputs import format_of
-from lowrung.commands.studies import tracked_run
 from lowrung.errors import InputError, UsageError, blaming
 from lowrung.store import atomic, disk
 from lowrung.store.outcome import Status
@@ -54,10 +55,39 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+@dataclasses.dataclass(frozen=True)
+class Combined:
+    """An adapter made of several.
+
+    Attributes:
+        folder: where it is.
+        rank: its rank.
+        losses: in nats, of the base (``base``), each part and the result (``combined``), by the name of the part whose
+            run has the held-out examples; empty where there are no examples.
+        run: its id in MLflow; null where no part was tracked.
+        experiment: that run's; null likewise.
+        not_tracked: why a result whose parts are tracked is not; null where it is.
+    """
+
+    folder: Path
+    rank: int
+    losses: Losses
+    run: str | None = None
+    experiment: str | None = None
+    not_tracked: str | None = None
+
+    def __str__(self) -> str:
+        """Where it is, the losses as a table, and where it is tracked."""
+        parts = [f"combined:  {self.folder}", as_table(self.losses)]
+        parts += [f"tracked:   run {self.run} of the experiment {self.experiment}"] if self.run else []
+        parts += [f"not tracked: {self.not_tracked}"] if self.not_tracked else []
+        return "\n\n".join(parts)
+
+
+def _run(chosen: argparse.Namespace) -> Combined:
     options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
     options["trust_remote_code"] = chosen.trust_remote_code
-    print(combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options))
+    return combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options)
 
 
 def combine(
@@ -71,7 +101,7 @@ def combine(
     rank: int | None,
     density: float | None,
     seed: int,
-) -> str:
+) -> Combined:
     """Combines adapters, saves the result with the first one's tokenizer, and scores it as reloaded from the disk.
 
     Where a part was tracked, so is the result: as a run in the same experiment.
@@ -88,7 +118,7 @@ def combine(
         seed: of the numbers that DARE drops.
 
     Returns:
-        the result's folder, the eval losses on each part's held-out examples, and the result's id in MLflow, if any.
+        the result.
 
     Raises:
         UsageError: when they cannot be combined so, or nothing can be written there; nothing is left then.
@@ -111,16 +141,17 @@ def combine(
     adapters.load(COMBINED, folder)
     with blaming(f"Scoring {' and '.join(names)}", f"The combined adapter is in {folder}."):
         losses = eval_losses(adapters, examples)
+    combined = Combined(folder, adapters.rank(COMBINED), losses)
     facts = {
         "parts": ", ".join(names),
         "weights": ", ".join(f"{share:g}" for share in shares),
         "method": method,
-        "rank": adapters.rank(COMBINED),
+        "rank": combined.rank,
         "density": density,
         "seed": seed if method.startswith("dare") else None,
     }
     params = {name: str(value) for name, value in facts.items() if value is not None}
-    return "\n\n".join([f"combined:  {folder}", as_table(losses), *_track(found, folder, params, losses)])
+    return _track(found, combined, params)
 
 
 def _problems(names: Sequence[str], weights: Sequence[float], folder: Path) -> list[str]:
@@ -148,32 +179,32 @@ def _save(adapters: "MultiAdapter", first: Named, folder: Path) -> None:
         ends.write(folder)
 
 
-def _track(found: Sequence[Named], folder: Path, params: Mapping[str, str], losses: Losses) -> list[str]:
+def _track(found: Sequence[Named], combined: Combined, params: Mapping[str, str]) -> Combined:
     """Tracks the result beside its parts, where one of them was tracked; says where, or why not."""
     try:
         parts = [part for one in found if one.run and (part := tracked_run(one.run, Path.cwd()))]
         with blaming("The tracker"):
-            return _recorded(parts, folder, params, losses) if parts else []
+            return _recorded(parts, combined, params) if parts else combined
     except (InputError, TrackError, UsageError) as error:
-        return [f"not tracked: the store of the parts does not answer ({error})"]
+        return dataclasses.replace(combined, not_tracked=f"the store of the parts does not answer ({error})")
 
 
-def _recorded(parts: Sequence["TrackedRun"], folder: Path, params: Mapping[str, str], losses: Losses) -> list[str]:
+def _recorded(parts: Sequence["TrackedRun"], combined: Combined, params: Mapping[str, str]) -> Combined:
     """Records the result in the store of the first part; says where."""
     from lowrung.config import signature
     from lowrung.track import recording
 
     first = parts[0]
-    tracker = recording.open_tracker(first.uri, first.experiment)
+    tracker = recording.opened(first.uri, first.experiment)
     tags = {
         "lowrung.kind": COMBINED,
-        "lowrung.results": str(folder),
+        "lowrung.results": str(combined.folder),
         "lowrung.parts": ", ".join(part.run for part in parts),
         "mlflow.source.git.commit": signature.git_commit(),
     }
     run = tracker.start_run(f"{COMBINED} {params['method']}", params=params, tags=tags)
-    if losses:
-        tracker.log(run, [Point(0, time.time(), as_metrics(losses))])
-    tracker.log_artifact(run, folder)
+    if combined.losses:
+        tracker.log(run, [Point(0, time.time(), as_metrics(combined.losses))])
+    tracker.log_artifact(run, combined.folder)
     tracker.end_run(run, Status.COMPLETE)
-    return [f"tracked:   run {run} of the experiment {first.experiment}"] if run else []
+    return dataclasses.replace(combined, run=run, experiment=first.experiment)

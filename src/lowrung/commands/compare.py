@@ -1,12 +1,13 @@
 """`lowrung compare`: in which settings runs differ, their results, and the answers of their models."""
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_new_tokens, add_trust
-from lowrung.commands.generate import generate, prompt_problems, side_by_side
+from lowrung.commands.generate import Answer, by_prompt, generate, prompt_problems
 from lowrung.commands.names import find_runs
 from lowrung.commands.run_inputs import config_of, held_out_prompts
 from lowrung.errors import UsageError, blaming
@@ -41,15 +42,82 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def _run(chosen: argparse.Namespace) -> "Iterator[Differing | Compared | Asked]":
     options = {"new_tokens": chosen.new_tokens, "trust_remote_code": chosen.trust_remote_code}
-    for position, part in enumerate(compare(chosen.runs, chosen.prompt, **options)):
-        print("\n" * bool(position) + part, flush=True)
+    return compare(chosen.runs, chosen.prompt, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Differing:
+    """The settings in which runs differ.
+
+    Attributes:
+        settings: by dotted name, then by the run's name; null where a run has no such setting.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+
+    def __str__(self) -> str:
+        """A table with a column for each run."""
+        if not self.settings:
+            return "no settings differ"
+        names = list(next(iter(self.settings.values())))
+        return _table("settings that differ", names, {key: list(of.values()) for key, of in self.settings.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """How runs ended.
+
+    Attributes:
+        runs: by name.
+    """
+
+    runs: "Mapping[str, RunResult]"
+
+    def __str__(self) -> str:
+        """A table with a column for each run."""
+        found = list(self.runs.values())
+        metrics = sorted({name for one in found for name in one.metrics})
+        rows = {name: [one.metrics.get(name) for one in found] for name in metrics}
+        return _table("result", list(self.runs), {"status": [one.status for one in found], **rows})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        folder: its results.
+        status: as its outcome says; ``unfinished`` where it has none.
+        metrics: exact results, by MLflow name.
+    """
+
+    folder: Path
+    status: str
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The answers of the runs' models.
+
+    Attributes:
+        answers: to each prompt, by the run's name; none where nothing was asked.
+        not_asked: why there are none; null where there are.
+    """
+
+    answers: Sequence[Answer] = ()
+    not_asked: str | None = None
+
+    def __str__(self) -> str:
+        """Each prompt with a line for each answer."""
+        return f"no answers: {self.not_asked}" if self.not_asked else "\n\n".join(map(str, self.answers))
 
 
 def compare(
     names: Sequence[str], prompts: Sequence[str] = (), *, new_tokens: int, trust_remote_code: bool = False
-) -> Iterator[str]:
+) -> Iterator[Differing | Compared | Asked]:
     """The settings in which runs differ, how each ended with all their metrics, a column a run, and their answers.
 
     Args:
@@ -72,13 +140,17 @@ def compare(
         raise UsageError(problems)
     with blaming("The records of " + " or ".join(names)):
         outcomes = [Outcome.read(run.outcome) for run in runs.values()]
-    statuses = [str(outcome.status) if outcome else "unfinished" for outcome in outcomes]
-    metrics = _columns([outcome.metrics if outcome else {} for outcome in outcomes])
-    yield _table("settings that differ", names, _differing([_flat(config_of(run)) for run in runs.values()]))
-    yield _table("result", names, {"status": statuses, **metrics})
+    ended = {
+        name: RunResult(run.path, *(("unfinished", {}) if outcome is None else (str(outcome.status), outcome.metrics)))
+        for (name, run), outcome in zip(runs.items(), outcomes, strict=True)
+    }
+    yield Differing(_differing({name: _flat(config_of(run)) for name, run in runs.items()}))
+    yield Compared(ended)
     if new_tokens:
-        trained = [name for name, status in zip(names, statuses, strict=True) if status == Status.COMPLETE]
+        trained = [name for name, one in ended.items() if one.status == Status.COMPLETE]
         yield _answers(trained, runs[names[0]], prompts, new_tokens, trust_remote_code)
+    else:
+        yield Asked()
 
 
 def _run_problems(runs: Mapping[str, RunFolder]) -> list[str]:
@@ -92,22 +164,22 @@ def _run_problems(runs: Mapping[str, RunFolder]) -> list[str]:
 
 def _answers(
     names: Sequence[str], first: RunFolder, prompts: Sequence[str], new_tokens: int, trust_remote_code: bool
-) -> str:
-    """Each prompt with a line for the answer of each run that is complete, or why there are no answers."""
+) -> Asked:
+    """The answers of each run that is complete, or why there are none."""
     if not names:
-        return "no answers: no run is complete"
+        return Asked(not_asked="no run is complete")
     try:
         prompts = prompts or held_out_prompts(first, PROMPTS)
     except UsageError as error:
-        return f"no answers: {' '.join(error.problems)} Or give a prompt: --prompt TEXT."
+        return Asked(not_asked=f"{' '.join(error.problems)} Or give a prompt: --prompt TEXT.")
     if not prompts:
-        return "no answers: the first run's data has no prompts. Give one: --prompt TEXT."
+        return Asked(not_asked="the first run's data has no prompts. Give one: --prompt TEXT.")
     answers = generate(names, prompts, new_tokens=new_tokens, trust_remote_code=trust_remote_code)
-    return side_by_side(prompts, answers)
+    return Asked(by_prompt(prompts, answers))
 
 
-def _table(title: str, names: Sequence[str], values: Mapping[str, Sequence[str]]) -> str:
-    return table([title, *names], [[name, *cells] for name, cells in values.items()], left=(title,))
+def _table(title: str, names: Sequence[str], values: Mapping[str, Sequence[Any]]) -> str:
+    return table([title, *names], [[name, *map(_shown, cells)] for name, cells in values.items()], left=(title,))
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -119,19 +191,14 @@ def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    settings = dict.fromkeys(setting for config in configs for setting in config)
-    values = {setting: [config.get(setting) for config in configs] for setting in settings}
+def _differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    settings = dict.fromkeys(setting for config in configs.values() for setting in config)
+    values = {setting: {name: config.get(setting) for name, config in configs.items()} for setting in settings}
     return {
-        setting: [_shown(value) for value in each]
+        setting: each
         for setting, each in values.items()
-        if any(value != each[0] for value in each)
+        if any(value != first for first in each.values() for value in each.values())
     }
-
-
-def _columns(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
-    names = sorted({name for values in metrics for name in values})
-    return {name: [_shown(values.get(name)) for values in metrics] for name in names}
 
 
 def _shown(value: Any) -> str:

@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def _run(chosen: argparse.Namespace) -> "Answered":
     answers = generate(
         chosen.names,
         chosen.prompt,
@@ -40,7 +40,39 @@ def _run(chosen: argparse.Namespace) -> None:
         new_tokens=chosen.new_tokens,
         trust_remote_code=chosen.trust_remote_code,
     )
-    print(side_by_side(chosen.prompt, answers))
+    return Answered(by_prompt(chosen.prompt, answers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """Answers to prompts.
+
+    Attributes:
+        answers: to each prompt.
+    """
+
+    answers: "Sequence[Answer]"
+
+    def __str__(self) -> str:
+        """Each prompt with a line for each answer."""
+        return "\n\n".join(map(str, self.answers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The answers to one prompt.
+
+    Attributes:
+        prompt: the prompt.
+        texts: the answers, by the name of the adapter or model; ``base`` is the base.
+    """
+
+    prompt: str
+    texts: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """The prompt, with a line for each answer."""
+        return "\n".join([self.prompt, *(f"  {name}: {text}" for name, text in self.texts.items())])
 
 
 def generate(
@@ -88,12 +120,11 @@ def generate(
     return dict(zip(models, answers(list(models.values()), prompts, new_tokens=new_tokens), strict=True))
 
 
-def side_by_side(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> str:
-    """Each prompt with a line for each answer."""
-    return "\n\n".join(
-        "\n".join([prompt, *(f"  {name}: {texts[index]}" for name, texts in answers.items())])
-        for index, prompt in enumerate(prompts)
-    )
+def by_prompt(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> list[Answer]:
+    """The answers to each prompt, from those of each model."""
+    return [
+        Answer(prompt, {name: texts[index] for name, texts in answers.items()}) for index, prompt in enumerate(prompts)
+    ]
 
 
 def _check(names: Sequence[str], prompts: Sequence[str], base: str | None, new_tokens: int) -> None:

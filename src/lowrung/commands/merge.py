@@ -1,6 +1,7 @@
 """`lowrung merge`: an adapter as an ordinary model, verified and with a card."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,35 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """A merged model.
+
+    Attributes:
+        folder: where it is.
+        dtype: its precision.
+        verified: how it was verified, in words.
+        difference: of the model as reloaded from the adapter on its base in float32: ``max_abs_logit_diff``,
+            ``mean_kl`` in nats, ``top1_agreement`` as a share, and ``eval_loss_delta`` in nats.
+        effect: mean KL between the base and the adapter, in nats: how much there was to merge.
+    """
+
+    folder: Path
+    dtype: str
+    verified: str
+    difference: Mapping[str, float]
+    effect: float
+
+    def __str__(self) -> str:
+        """Where it is, and how it was verified."""
+        return f"merged:    {self.folder} ({self.dtype})\nverified:  {self.verified}"
+
+
+def _run(chosen: argparse.Namespace) -> Merged:
     trusted = chosen.trust_remote_code
     merged = merge(chosen.adapter, chosen.to, base=chosen.base, dtype=chosen.dtype, trust_remote_code=trusted)
-    print(f"merged:    {merged.folder} ({merged.dtype})\nverified:  {merged.verified}")
+    difference = dataclasses.asdict(merged.difference)
+    return Merged(merged.folder, merged.dtype, merged.verified, difference, merged.effect)
 
 
 def merge(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lowrung.commands.arguments import ADAPTER
-from lowrung.errors import UsageError, blaming, did_you_mean
+from lowrung.errors import UsageError, blaming, did_you_mean, some
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.track.base import URI as STORE
 from lowrung.track.base import TrackError, store_uri
@@ -162,6 +162,12 @@ def _run_at(name: str, folder: Path) -> RunFolder:
     if seeds:
         listed = ", ".join(f"{name}/{seed}" for seed in seeds)
         raise UsageError(f"{name} was trained with several seeds. Name one of its runs: {listed}.")
+    if job.run.is_symlink():
+        raise UsageError(f"{name} was a run in {folder / job.run.readlink()}, but that is gone. Run it again.")
+    trials = sorted((path.parent.name for path in folder.glob("*/run")), key=lambda n: (not n.isdecimal(), n.zfill(9)))
+    if (folder / "multirun.yaml").is_file():
+        which = f"Name one of its trials: {some([f'{name}/{trial}' for trial in trials])}" if trials else "It has none"
+        raise UsageError(f"{name} is a whole study. {which}.")
     inner = sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
     hint = f" It holds adapters. Name one: {', '.join(f'{name}/{one}' for one in inner)}." if inner else ""
     raise UsageError(f"{name} must be {ADAPTER}, but {folder} is none of them.{hint}")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrung.commands import studies
+from lowrung.commands import candidates
 from lowrung.commands.arguments import Commands
+from lowrung.commands.candidates import Candidate
 from lowrung.commands.names import RUN_ID, find_adapters, store_of_ids
 from lowrung.commands.registered import Source, make
 from lowrung.commands.run_inputs import config_of
-from lowrung.commands.studies import Candidate
 from lowrung.errors import UsageError, blaming, did_you_mean
 from lowrung.store import atomic
 from lowrung.track.base import TrackError
@@ -43,14 +43,43 @@ class Promoted:
         version: the number of its version.
         alias: what points at that version.
         uri: the address of the store.
-        text: all of this in words.
+        form: what was registered: ``adapter`` or ``merged``.
+        run: the signature of the run that it is of.
+        trial: ``<study>/<n>``; null for a run that is part of no sweep.
+        objective: the metric that its study optimises.
+        value: of that metric; null where it was not measured.
+        verified: how it was verified, in words.
+        before: the version that the alias pointed at; null where there was none.
+        passed_over: why better runs of the study were not taken, by their names.
     """
 
     name: str
     version: str
     alias: str
     uri: str
-    text: str
+    form: str
+    run: str
+    trial: str | None
+    objective: str
+    value: float | None
+    verified: str
+    before: str | None
+    passed_over: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """All of this in words."""
+        value = "" if self.value is None else f", {self.objective} {self.value:.4g}"
+        trial = f"{self.trial}, " if self.trial else ""
+        moved = f", which was version {self.before} before" if self.before not in (None, self.version) else ""
+        return "\n".join(
+            [
+                *(f"passed over: {name}, since {reason}" for name, reason in self.passed_over.items()),
+                f"registered:  {self.name}, version {self.version}: {FORMS[self.form]} of {trial}run {self.run}{value}",
+                f"verified:    {self.verified}",
+                f"alias:       models:/{self.name}@{self.alias}{moved}",
+                f"store:       {self.uri}",
+            ]
+        )
 
 
 def add_to(commands: Commands) -> None:
@@ -70,9 +99,8 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
-    promoted = promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
-    print(promoted.text)
+def _run(chosen: argparse.Namespace) -> Promoted:
+    return promote(chosen.name, registered=chosen.registered, alias=chosen.alias, merged=chosen.merged)
 
 
 def promote(
@@ -112,14 +140,20 @@ def promote(
             version, verified = make(registry, Source(candidate, tracked.run, registered, identity, merged))
     with blaming(f"The registry, {tracked.uri},"):
         before = registry.point(registered, alias, version)
-    lines = [
-        *(f"passed over: {other.name}, since {other.refusal}" for other in passed_over),
-        f"registered:  {registered}, version {version}: {FORMS[form]} of {_described(candidate)}",
-        f"verified:    {verified}",
-        f"alias:       models:/{registered}@{alias}{_moved(before, version)}",
-        f"store:       {tracked.uri}",
-    ]
-    return Promoted(registered, version, alias, tracked.uri, "\n".join(lines))
+    return Promoted(
+        name=registered,
+        version=version,
+        alias=alias,
+        uri=tracked.uri,
+        form=form,
+        run=run.path.name,
+        trial=candidate.trial,
+        objective=candidate.objective,
+        value=candidate.value,
+        verified=verified,
+        before=before,
+        passed_over={other.name: str(other.refusal) for other in passed_over},
+    )
 
 
 # -- which run ---------------------------------------------------------------------------------------------------------
@@ -127,9 +161,9 @@ def promote(
 
 def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate]]:
     """The run to promote, and the better ones of its study that cannot be promoted."""
-    found = studies.study(name, here)
+    found = candidates.study(name, here)
     if found is not None:
-        return studies.best(found)
+        return candidates.best(found)
     assert name is not None
     try:
         (one,) = find_adapters([name], here)
@@ -141,28 +175,18 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
             f"{name} must be a run, since the gate and the scores are a run's, but is an adapter without a run. Name a"
             " run, a trial or a study."
         )
-    candidate, study = studies.of_run(one.run, here)
+    candidate, study = candidates.of_run(one.run, here)
     if candidate.refusal is None:
         return candidate, ()
     problems = [f"{name} cannot be promoted: {candidate.refusal}"]
     if study is not None and study.leaderboard.is_file():
-        other = next((other for other in studies.candidates(study) if other.refusal is None), None)
+        other = next((other for other in candidates.candidates(study) if other.refusal is None), None)
         problems.append(
             f"The best run of {study.path.name} that can be promoted is {other.name}."
             if other
             else f"{study.path.name} has no run that can be promoted."
         )
     raise UsageError(" ".join(problems))
-
-
-def _described(candidate: Candidate) -> str:
-    value = "" if candidate.value is None else f", {candidate.objective} {candidate.value:.4g}"
-    trial = f"{candidate.trial}, " if candidate.trial else ""
-    return f"{trial}run {candidate.run.path.name}{value}"
-
-
-def _moved(before: str | None, version: str) -> str:
-    return f", which was version {before} before" if before not in (None, version) else ""
 
 
 def _default_name(config: Mapping[str, Any]) -> str:
@@ -179,7 +203,7 @@ def _opened(name: str | None, candidate: Candidate, registered: str, alias: str)
     """The run as it was tracked, and the registry of that store."""
     here = Path.cwd()
     is_id = name is not None and RUN_ID.fullmatch(name) is not None
-    uri = store_of_ids(here) if is_id else studies.uri_of(candidate.run, here)
+    uri = store_of_ids(here) if is_id else candidates.uri_of(candidate.run, here)
     if uri is None:
         raise UsageError(
             f"{candidate.name} must have been tracked to be promoted, but was run with track=none. Run the same sweep"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.commands import model_card
+from lowrung.commands.candidates import Candidate
 from lowrung.commands.merge import gate_settings, merge
 from lowrung.commands.names import Named
 from lowrung.commands.run_inputs import base_for, config_of, format_of, located
-from lowrung.commands.studies import Candidate
 from lowrung.errors import LowrungError
 
 if TYPE_CHECKING:

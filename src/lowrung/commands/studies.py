@@ -1,206 +1,261 @@
-"""A study's best run that passed the gate, why other runs may not be promoted, and where a run was tracked."""
+"""`lowrung studies`: what there is below multirun/, the latest first."""
 
+import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lowrung.commands.run_inputs import config_of
-from lowrung.errors import UsageError, blaming
-from lowrung.store import addresses, records, results
+from lowrung.commands.arguments import Commands
+from lowrung.errors import StoreError, UsageError, did_you_mean
+from lowrung.report.tables import table
+from lowrung.search import tally
+from lowrung.search.tally import Tally
+from lowrung.store import atomic
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
-from lowrung.track.base import store_uri
 
-if TYPE_CHECKING:
-    from lowrung.track.lookup import TrackedRun
+ABOUT = (
+    "Lists the studies in ./multirun, the one that was touched last first: how far each is, its best trial, and what"
+    " its leaderboard says. Nothing is changed, and a study that cannot be read is listed with the reason."
+)
 
-OBJECTIVE = {"eval/loss": "minimize"}
-"""What a sweep optimises unless it says otherwise."""
-
-SHOWN = 3
-"""How many reasons a message gives."""
+RUNNING, COMPLETE, INTERRUPTED, EMPTY, UNREADABLE = "running", "complete", "interrupted", "empty", "unreadable"
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A run that may be promoted.
+class Study:
+    """A study.
 
     Attributes:
-        run: its folder.
-        trial: ``<study>/<n>``, with several seeds ``<study>/<n>/seed_<s>``; None for a run that is part of no sweep.
-        objective: the metric that its study optimises, the first one of several.
-        value: of that metric; None where it was not measured.
-        refusal: why it cannot be promoted, and the remedy; None where it can.
+        name: its folder's, which commands take.
+        state: ``running``: a process works on it; ``complete``: it has its leaderboard; ``interrupted``: the same
+            command goes on with it; ``empty``: no trial has begun; ``unreadable``: ``problem`` says why.
+        trials: how many, by status; ``running`` are those that have not ended.
+        metric: what it optimises, the first one of several; null where that is not known.
+        best: the number of the best complete trial; null where there is none.
+        value: of the metric, that trial's.
+        verdict: what its leaderboard says, in a sentence; null before it is complete.
+        touched: when its files changed last, in UTC as ISO 8601 has it.
+        folder: the study's.
+        problem: what of it cannot be read; null where all can.
     """
 
-    run: RunFolder
-    trial: str | None
-    objective: str
+    name: str
+    state: str
+    trials: Mapping[str, int]
+    metric: str | None
+    best: int | None
     value: float | None
-    refusal: str | None
+    verdict: str | None
+    touched: str
+    folder: Path
+    problem: str | None = None
 
     @property
-    def name(self) -> str:
-        """Its name in commands."""
-        return self.trial or self.run.path.name
+    def row(self) -> list[str]:
+        """The cells of a table."""
+        trials = ", ".join(f"{count} {status}" for status, count in self.trials.items())
+        value = "" if self.value is None else f"{self.metric or 'value'} {self.value:.4g} (trial {self.best})"
+        touched = datetime.fromisoformat(self.touched).astimezone().strftime("%Y-%m-%d %H:%M")
+        return [self.name, self.state, trials or "none", value, touched, self.problem or self.verdict or ""]
 
 
-def study(name: str | None, here: Path) -> StudyFolder | None:
-    """The study of this name below ``here/multirun``, or the one in this folder; without a name the last one started.
+@dataclasses.dataclass(frozen=True)
+class Studies:
+    """The studies below a folder.
+
+    Attributes:
+        folder: where they are.
+        studies: the one that was touched last first.
+    """
+
+    folder: Path
+    studies: Sequence[Study]
+
+    def __str__(self) -> str:
+        """A row for each study."""
+        if not self.studies:
+            return f"There is no study in {self.folder}. `lowrung train -m lora.r=4,8` makes one."
+        head = ["study", "state", "trials", "best", "touched", "verdict"]
+        return table(head, [study.row for study in self.studies], left=head)
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("studies", help="list the studies, and how far each is", description=ABOUT)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="multirun", help="where (default: ./multirun)")
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> Studies:
+    return studies(Path(chosen.folder).expanduser().absolute(), asked=chosen.folder != "multirun")
+
+
+def studies(folder: Path, *, asked: bool = True) -> Studies:
+    """Lists the studies of a folder.
 
     Args:
-        name: as it was typed, or None.
-        here: the current folder.
-
-    Returns:
-        the study, or None where the name is no study's.
+        folder: such as ``multirun``.
+        asked: whether the user named it: then it must be there.
 
     Raises:
-        UsageError: when there is no study at all, and none was named.
+        UsageError: when it is no folder.
     """
-    if name is None:
-        found = sorted(here.glob("multirun/*/multirun.yaml"), key=lambda file: file.stat().st_mtime)
-        if not found:
-            raise UsageError(
-                f"promote takes the best run of the latest study, but there is no study in {here / 'multirun'}. Run a"
-                " sweep first, or name a run."
-            )
-        return StudyFolder(found[-1].parent)
-    for folder in (here / "multirun" / name, here / Path(name).expanduser()):
-        if (folder / "multirun.yaml").is_file():
-            return StudyFolder(folder)
-    return None
+    if not folder.is_dir():
+        if folder.exists() or asked:
+            near = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+            raise UsageError(f"FOLDER must be one with studies, but {folder} is none.{did_you_mean(folder.name, near)}")
+        return Studies(folder, [])
+    try:
+        found = [_study(StudyFolder(path)) for path in folder.iterdir() if _is_study(path)]
+    except PermissionError as error:
+        raise StoreError(f"{error.filename} must be readable, but is not. Change its permissions.") from error
+    return Studies(folder, sorted(found, key=lambda one: (one.touched, one.name), reverse=True))
 
 
-def best(found: StudyFolder) -> tuple[Candidate, Sequence[Candidate]]:
-    """The best run of a study that can be promoted, and the better ones that cannot.
-
-    With several seeds trials are ranked by their means, and the first seed that passed stands for its trial: the seed
-    with the best score would be a lucky one.
-
-    Raises:
-        UsageError: when none can be.
-    """
-    passed_over: list[Candidate] = []
-    for candidate in candidates(found):
-        if candidate.refusal is None:
-            return candidate, passed_over
-        passed_over.append(candidate)
-    reasons = [f"{candidate.name}: {candidate.refusal}" for candidate in passed_over[:SHOWN]]
-    more = [f"and {len(passed_over) - SHOWN} more runs"] if len(passed_over) > SHOWN else []
-    raise UsageError(
-        [f"{found.path.name} must have a complete run that passed the gate, but has none.", *reasons, *more]
-    )
+def _is_study(path: Path) -> bool:
+    """Whether a folder is a study's, also where half of it was deleted."""
+    folder = StudyFolder(path)
+    try:
+        return any(file.is_file() for file in (path / "multirun.yaml", folder.database, folder.leaderboard))
+    except PermissionError:
+        return True  # it may be one, and its row says why nobody knows
 
 
-def candidates(found: StudyFolder) -> Iterator[Candidate]:
-    """The runs of a study, best trial first, as its leaderboard has them.
-
-    Raises:
-        UsageError: when the study has no leaderboard yet.
-    """
-    if not found.leaderboard.is_file():
-        raise UsageError(
-            f"{found.path.name} must have ended for its best run to be known, but has no leaderboard yet. Start it"
-            " again with the same command: it continues."
-        )
-    objective, _ = next(iter(_objectives(found).items()))
-    with blaming(f"The leaderboard, {found.leaderboard},", "Start the study again: it is written anew."):
-        listed = [
-            (found.path / str(row["trial"]), run["seed"], list(row["broken"]))
-            for row in records.read_list(found.leaderboard)
-            for run in row["runs"]
-        ]
-    for trial, seed, broken in listed:
-        job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{seed}")
-        name = f"{found.path.name}/{job.path.relative_to(found.path)}"
-        yield _candidate(RunFolder(job.run.resolve()), name, objective, broken)
+def _study(folder: StudyFolder) -> Study:
+    try:
+        return _read(folder)
+    except PermissionError as error:
+        problem = f"{error.filename} is not readable: change its permissions"
+        return Study(folder.path.name, UNREADABLE, {}, None, None, None, None, _stamp(folder), folder.path, problem)
 
 
-def of_run(run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
-    """A run as a candidate, and the study in ``here/multirun`` that it is part of, if any."""
-    for found, trial in studies_of(run, here):
-        objective, _ = next(iter(_objectives(found).items()))
-        return _candidate(run, trial, objective, ()), found
-    return _candidate(run, None, next(iter(OBJECTIVE)), ()), None
+def _read(folder: StudyFolder) -> Study:
+    problems: list[str] = []
+    known = _tally(folder, problems)
+    rows = _leaderboard(folder, problems)
+    is_running = _is_running(folder, known)
+    if rows and not is_running and (known is None or _is_current(folder, known)):
+        return _ended(folder, rows, problems)
+    counts = known.counts if known else _counted(folder, problems)
+    state = RUNNING if is_running else INTERRUPTED if counts else EMPTY
+    if problems and not counts and not is_running:
+        state = UNREADABLE
+    metric, best, value = (known.metric, known.best, known.value) if known else (None, None, None)
+    return _made(folder, state, counts, (metric, best, value), None, problems)
 
 
-def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
-    """The studies in ``here/multirun`` that a run is part of, each with the name of its trial there."""
-    for job in sorted([*here.glob("multirun/*/*/run"), *here.glob("multirun/*/*/seed_*/run")]):
-        if job.resolve() == run.path.resolve():
-            trial = job.parent.relative_to(here / "multirun")
-            yield StudyFolder(here / "multirun" / trial.parts[0]), str(trial)
+def _made(
+    folder: StudyFolder,
+    state: str,
+    counts: Mapping[str, int],
+    best: tuple[str | None, int | None, float | None],
+    verdict: str | None,
+    problems: Sequence[str],
+) -> Study:
+    order = [*Status, RUNNING]
+    by_status = dict(sorted(counts.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    problem = "; ".join(problems) or None
+    return Study(folder.path.name, state, by_status, *best, verdict, _stamp(folder), folder.path, problem)
 
 
-def setting(found: StudyFolder, name: str) -> Any:
-    """A setting with which a study was last started, by its dotted name; None where it is not set."""
-    from omegaconf import OmegaConf
-
-    file = found.path / "multirun.yaml"
-    with blaming(f"The study's config, {file},"):
-        return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
-
-
-def uri_of(run: RunFolder, here: Path) -> str | None:
-    """The address of the store in which a run is tracked; None where tracking is off.
-
-    A study that reuses another's result tracks it in its own store, which the run's config does not name.
-
-    Args:
-        run: the run.
-        here: the folder that relative SQLite paths start from, and in which studies are looked for.
-    """
-    chosen = (setting(study, "track") for study, _ in studies_of(run, here))
-    for track in (*chosen, config_of(run).get("track")):
-        if track and track.get("kind") == "mlflow":
-            return store_uri(track.get("uri"), here)
-    return None
+def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], problems: list[str]) -> Study:
+    """A study whose leaderboard is the end of all that it has."""
+    said = _json(folder.verdict, dict, problems) or {}
+    if not said and not problems:
+        problems.append(f"{folder.verdict.name} is missing: start the study again, and it is written anew")
+    kept = (row for row in rows if row["status"] == Status.COMPLETE and not row.get("broken"))
+    best = next(kept, None)
+    metric = said.get("metric")
+    value = None if best is None else best.get("metrics", {}).get(metric)
+    counts = Counter(str(row["status"]) for row in rows)
+    number = None if best is None else int(best["trial"])
+    return _made(folder, COMPLETE, counts, (metric, number, value), said.get("verdict"), problems)
 
 
-def tracked_run(run: RunFolder, here: Path) -> "TrackedRun | None":
-    """A run as it was tracked, or None where it was not.
-
-    Raises:
-        UsageError: when the address cannot be used.
-        TrackError: when the store does not answer.
-    """
-    uri = uri_of(run, here)
-    database = addresses.sqlite_path(uri) if uri else None
-    if uri is None or (database and not database.is_file()):
+def _tally(folder: StudyFolder, problems: list[str]) -> Tally | None:
+    """What the study's own database has; none where its storage is elsewhere."""
+    if not folder.database.is_file():
         return None
-    from lowrung.track import lookup  # imports mlflow (2 s)
-
-    with blaming(f"The tracker, {uri},"):
-        return lookup.by_signature(uri, run.path.name)
-
-
-def _objectives(found: StudyFolder) -> dict[str, str]:
-    chosen = setting(found, "hydra.sweeper.objectives")
-    return {str(name): str(direction) for name, direction in chosen.items()} if chosen else OBJECTIVE
+    try:
+        return tally.read(folder.database, folder.path.name)
+    except ValueError as error:
+        problems.append(str(error))
+        return None
 
 
-def _candidate(run: RunFolder, trial: str | None, objective: str, broken: Sequence[str]) -> Candidate:
-    outcome = Outcome.read(run.outcome)
-    value = outcome.metrics.get(objective) if outcome else None
-    return Candidate(run, trial, objective, value, _refusal(run, outcome, broken))
+def _leaderboard(folder: StudyFolder, problems: list[str]) -> list[Any]:
+    rows = _json(folder.leaderboard, list, problems) or []
+    if all(isinstance(row, dict) and {"status", "trial"} <= row.keys() for row in rows):
+        return rows
+    problems.append(f"{folder.leaderboard.name} is none of this version's: start the study again, it is written anew")
+    return []
 
 
-def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> str | None:
-    if outcome is None:
-        return f"it must have run to its end, but {run.path} has no outcome. Run it again."
-    if outcome.status is not Status.COMPLETE:
-        return f"it must be complete, but is {outcome.status}: {outcome.cause}."
-    if broken:
-        return f"it must meet the study's constraints, but breaks {' and '.join(broken)}. Name it to promote it anyway."
-    if not run.adapter.is_dir():
-        return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
-    if outcome.signature and (doubt := results.doubt(run, outcome)):  # older versions wrote none
-        return f"it must be what its run left, but {doubt}. Run it again."
-    if outcome.passed_gate is None:
-        return "it must have passed the gate, but the gate was off (verify=none). Train it with verify=default."
-    if not outcome.passed_gate:
-        failures = "; ".join(outcome.gate_failures) or "see its outcome.json"
-        return f"it must have passed the gate, but failed: {failures}. docs/verification.md says what that means."
-    return None
+def _json(file: Path, kind: type, problems: list[str]) -> Any:
+    """What a file holds; None where it is not there, or holds something else."""
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        problems.append(f"{file.name} must be JSON, but is not ({error}): start the study again, it is written anew")
+        return None
+    if not isinstance(found, kind):
+        problems.append(f"{file.name} holds something else than lowrung writes: start the study again")
+        return None
+    return found
+
+
+def _is_running(folder: StudyFolder, known: Tally | None) -> bool:
+    """Whether a process holds the study. Its lock is tried only where the study does not say that it is free."""
+    if (known is not None and not known.has_coordinator) or not folder.lock.exists():
+        return False
+    try:
+        with atomic.lock(folder.lock):
+            return False
+    except StoreError:
+        return True
+
+
+def _is_current(folder: StudyFolder, known: Tally) -> bool:
+    """Whether no trial has begun or ended since the leaderboard was written."""
+    written = folder.leaderboard.stat().st_mtime
+    return not known.counts.get(RUNNING) and (known.last_end or 0.0) <= written
+
+
+def _counted(folder: StudyFolder, problems: list[str]) -> Mapping[str, int]:
+    """The trials as their runs' folders have them, for want of a database: a trial is what its first bad run is."""
+    counts: Counter[str] = Counter()
+    for job in folder.path.iterdir():
+        if job.name.isdigit():
+            statuses = list(_statuses(JobFolder(job), problems))
+            counts[next((status for status in statuses if status != Status.COMPLETE), COMPLETE)] += 1
+    return counts
+
+
+def _statuses(job: JobFolder, problems: list[str]) -> Iterator[str]:
+    for link in [job.run] if job.run.is_symlink() else sorted(job.path.glob(f"seed_*/{job.run.name}")):
+        try:
+            outcome = Outcome.read(RunFolder(link).outcome)
+        except StoreError as error:
+            problems.append(str(error))
+            continue
+        yield str(outcome.status) if outcome else RUNNING
+
+
+def _stamp(folder: StudyFolder) -> str:
+    """When a study's own files changed last."""
+    names = (folder.path, folder.leaderboard, folder.verdict, folder.database, Path(f"{folder.database}-wal"))
+    times = []
+    for file in names:
+        try:
+            times.append(file.stat().st_mtime)
+        except OSError:
+            continue
+    return datetime.fromtimestamp(max(times, default=time.time()), UTC).isoformat(timespec="seconds")

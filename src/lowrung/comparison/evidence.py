@@ -45,6 +45,8 @@ def sums(trial: Trial, files: dict[int, HeldOut | NotComparable], metric: str) -
         NotComparable: when a run's file is missing, damaged, or not of its result.
     """
     found, data = {}, set()
+    if not trial.seeds:
+        raise NotComparable("Nothing is known of its runs.")
     for run in trial.seeds:
         file = files[run.seed]
         if isinstance(file, NotComparable):

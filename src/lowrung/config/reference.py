@@ -62,6 +62,8 @@ def page() -> str:
         kind = OmegaConf.get_type(node)
         assert kind is not None
         sections.append(f"## {name}\n\n{summary(kind)}\n\n{_table(settings(kind, _values(node), f'{name}.'))}")
+    hydra = ConfigStore.instance().repo["hydra"]
+    sections.append(_choice("hydra/launcher", "ray", hydra["launcher"]["ray.yaml"].node))
     sections += [_parts(part) for part in ("sampler", "pruner")]
     return "\n".join(sections)
 
@@ -70,13 +72,18 @@ def _parts(part: str) -> str:
     """The choices of a group below ``hydra/sweeper``, each with settings of its own."""
     choices = ConfigStore.instance().repo["hydra"]["sweeper"][part]
     sections = [f"## hydra.sweeper.{part}\n"]
-    for file, entry in choices.items():
-        kind = OmegaConf.get_type(entry.node)
-        assert kind is not None
-        title = f"### hydra/sweeper/{part}={file.removesuffix('.yaml')}"
-        table = _table(settings(kind, _values(entry.node), f"hydra.sweeper.{part}."))
-        sections.append(f"{title}\n\n{summary(kind)}\n\n{table}")
+    sections += [
+        _choice(f"hydra/sweeper/{part}", file.removesuffix(".yaml"), entry.node) for file, entry in choices.items()
+    ]
     return "\n".join(sections)
+
+
+def _choice(group: str, name: str, node: Any) -> str:
+    """A choice of a group, with its settings."""
+    kind = OmegaConf.get_type(node)
+    assert kind is not None
+    table = _table(settings(kind, _values(node), f"{group.replace('/', '.')}."))
+    return f"### {group}={name}\n\n{summary(kind)}\n\n{table}"
 
 
 def settings(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[Setting]:

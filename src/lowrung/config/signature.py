@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -18,6 +19,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "t
 """Their versions can change a result."""
 
 RECORDED = (*PACKAGES, "hydra-core", "omegaconf", "optuna", "mlflow")
+"""Their versions are written down beside each result."""
+
+BITS = "bitsandbytes"
+"""It computes with weights that are held in few bits, and need not be installed."""
 
 
 def of(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads: int) -> str:
@@ -36,7 +41,7 @@ def of(config: Config, *, model_fingerprint: str, data_fingerprint: str, threads
             "data": data_fingerprint,
             "threads": threads,
             "device": device_kind(),
-            "versions": versions(_used(config)),
+            "versions": versions(used(config)),
             "source": source.digest(),
         }
     )
@@ -51,14 +56,14 @@ def of_base(config: Config, tokens: str, threads: int) -> str:
         threads: CPU threads.
     """
     held = {name: value for name, value in dataclasses.asdict(config.model).items() if name not in ("path", "revision")}
-    return schema.digest([tokens, held, config.lora.is_full, threads, device_kind(), versions(_used(config))])
+    return schema.digest([tokens, held, config.lora.is_full, threads, device_kind(), versions(used(config))])
 
 
-def _used(config: Config) -> tuple[str, ...]:
+def used(config: Config) -> tuple[str, ...]:
     """The packages that compute a run: bitsandbytes too, where the base or the optimiser is held in few bits."""
     optimizer = str(config.train.sft.get("optim", ""))
     holds = any(part in optimizer for part in ("8bit", "paged", "lion", "ademamix", "bnb"))
-    return (*PACKAGES, "bitsandbytes") if holds or config.model.quantization != "none" else PACKAGES
+    return (*PACKAGES, BITS) if holds or config.model.quantization != "none" else PACKAGES
 
 
 def determining(config: Config) -> dict[str, Any]:
@@ -100,7 +105,8 @@ def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, t
     return {
         "lowrung": __version__,
         "commit": git_commit(),
-        "versions": versions(RECORDED),
+        "versions": versions(recorded()),
+        "folder": str(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_kind(),
@@ -110,6 +116,12 @@ def environment(*, model_fingerprint: str, data_fingerprint: str, tokens: str, t
         "tokens": tokens,
         "source": source.digest(),
     }
+
+
+@functools.cache
+def recorded() -> tuple[str, ...]:
+    """The packages whose versions are written down; bitsandbytes too, where it is installed."""
+    return (*RECORDED, BITS) if importlib.util.find_spec(BITS) else RECORDED
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -8,21 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
 
-import cloudpickle
-
-from lowrung.engine import cores, gpus, worker
+from lowrung.engine import cores, gpus, submission
 from lowrung.engine.base import Event, Exit, Job, Reported, require_room
 from lowrung.engine.process import Running
 from lowrung.engine.start import CUDA_CHECK, Method, Starter
 from lowrung.errors import EngineError, FolderInUse
-from lowrung.store import atomic, mailbox
-from lowrung.store.layout import RunFolder
 
 POLL_SECONDS = 0.1
 """Seconds between two readings of the mailboxes; the end of a process is noticed at once."""
-
-LOCK_SECONDS = 2.0
-"""How long `submit` waits for a folder: the orphan of a killed coordinator needs a moment to end."""
 
 
 class LocalEngine:
@@ -89,16 +82,14 @@ class LocalEngine:
         """Starts a job; see `lowrung.engine.base.Engine.submit`."""
         folder = job.folder.resolve()
         self._refuse(job, folder)
-        task = _pickle(job)
+        task = submission.pickled(job)
         self._starter.try_fork()
-        _prepare(folder)
+        submission.prepare(folder)
         slot = self._free_slot()
-        variables = self._variables(slot, job.env)
-        ours, theirs = self._starter.pipe()
-        with theirs:
-            process = self._starter.start(worker.main, (theirs, task, folder, variables), job.key, variables)
         limit = self._time_limit if job.is_limited else None
-        self._running[job.key] = Running(job.key, folder, slot, process, ours, mailbox.Reader(folder), limit)
+        self._running[job.key] = Running.start(
+            self._starter, job.key, folder, slot, task, self._variables(slot, job.env), limit
+        )
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""
@@ -160,28 +151,3 @@ class LocalEngine:
     def _gpus(self, slot: int) -> dict[str, str]:
         """The variable that shows a slot its GPUs; nothing where none is visible."""
         return {gpus.VISIBLE: ",".join(self._groups[slot % len(self._groups)])} if self._groups else {}
-
-
-def _pickle(job: Job) -> bytes:
-    try:
-        task: bytes = cloudpickle.dumps(job.task)
-    except Exception as error:
-        raise EngineError(
-            f"A task must be picklable, but that of {job.key} is not ({worker.describe(error)}). "
-            "Let the task make such objects itself."
-        ) from error
-    return task
-
-
-def _prepare(folder: Path) -> None:
-    """Makes the folder and empties its mailbox, while holding its lock to see that nobody else works there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            with atomic.lock(RunFolder(folder).lock):
-                return mailbox.clear(folder)
-        except FolderInUse:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(0.05)

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from lowrung.engine import durations, worker
 from lowrung.engine.base import Ended, Exit
+from lowrung.engine.start import Starter
 from lowrung.store import mailbox
 
 GRACE_SECONDS = 5.0
@@ -55,6 +57,33 @@ class Running:
         assert self.process.pid is not None
         self._pid = self.process.pid
         self._time_is_up_at = float("inf") if self.time_limit is None else time.monotonic() + self.time_limit
+
+    @classmethod
+    def start(
+        cls,
+        starter: Starter,
+        key: str,
+        folder: Path,
+        slot: int,
+        task: bytes,
+        variables: Mapping[str, str],
+        time_limit: float | None,
+    ) -> "Running":
+        """Starts a job's process.
+
+        Args:
+            starter: starts it.
+            key: the job's.
+            folder: the job's, resolved and prepared.
+            slot: which of the engine's slots it has.
+            task: by cloudpickle.
+            variables: the whole environment of the process.
+            time_limit: seconds from now until it is stopped; None is no limit.
+        """
+        ours, theirs = starter.pipe()
+        with theirs:
+            process = starter.start(worker.main, (theirs, task, folder, variables), key, variables)
+        return cls(key, folder, slot, process, ours, mailbox.Reader(folder), time_limit)
 
     def sources(self) -> list[Any]:
         """What `multiprocessing.connection.wait` is to wake up for."""

@@ -22,6 +22,8 @@ class Preflight:
         data_folder: the folder with the examples as tokens.
         settings: the notes of each adapter's and each training's settings, by their digest. All were checked.
         is_read: whether the model has read the data; not where the memory did not suffice.
+        files: the SHA-256 of each file of the model, the data and the user's metrics, by its path; none where it is
+            not known which files were read.
     """
 
     problems: tuple[str, ...] = ()
@@ -34,6 +36,7 @@ class Preflight:
     data_folder: Path = Path()
     settings: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     is_read: bool = False
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: Collection[str]) -> "Preflight | None":
         """What would have been found with these settings alone, by their digests; None where one was not checked."""

@@ -22,13 +22,11 @@ class Seed:
         seed: what it was trained with.
         outcome: how it ended.
         folder: its results.
-        tracked: the tracker's id of it.
     """
 
     seed: int
     outcome: Outcome
     folder: str
-    tracked: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

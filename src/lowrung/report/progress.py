@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from lowrung.report import screen
+
 SUMMARY_SECONDS = 10.0
 """The least time between two summaries in a log: trials that are answered from the store end many a second."""
 
@@ -29,6 +31,18 @@ class _Running:
     is_scored: bool = False
 
 
+class _Console(Console):
+    """A terminal, or a log; ``FORCE_COLOR``, which CI sets, makes no terminal of a log."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True, force_interactive=screen.can_redraw())
+
+    def on_broken_pipe(self) -> None:
+        """Ends the process with the exit code that other commands have then; rich's own is 1, as for a failed trial."""
+        self.quiet = True
+        screen.leave()
+
+
 class Progress:
     """Shows running trials and how far the sweep is. Use it as a context manager; printing goes on above the view.
 
@@ -38,15 +52,20 @@ class Progress:
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _Console()
         self._clock = clock
-        self._live = Live(self, console=self.console, transient=True) if self.console.is_interactive else None
+        self._live = Live(self, console=self.console, transient=True) if self._can_redraw else None
         self._running: dict[str, _Running] = {}
         self._most_at_once = 0
         self._seconds: dict[str, float] = {}
         self._summary = ""
         self._ready_at = -math.inf
         self._logged_at = -math.inf
+        self._bases: set[str] = set()
+
+    @property
+    def _can_redraw(self) -> bool:
+        return self.console.is_interactive and self.console.is_terminal
 
     def __enter__(self) -> "Progress":
         if self._live is not None:
@@ -60,7 +79,9 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self.console.print(Text(text))  # as it is: in a str, [q_proj] would be markup and :x: an emoji
+        self.console.print(
+            Text(screen.printable(text))
+        )  # as it is: in a str, [q_proj] would be markup and :x: an emoji
 
     def start(self, key: str, title: str, steps: int) -> None:
         """A trial of so many optimiser steps starts."""
@@ -77,9 +98,21 @@ class Progress:
         trial.step = step
         trial.losses = {**trial.losses, **metrics}
         trial.is_scored |= step >= trial.steps and "eval/loss" in metrics
-        if self._live is None and "eval/loss" in metrics:  # plain lines: one an evaluation, not one a step
+        if self._live is None and "eval/loss" in metrics and self._is_news(trial, metrics):
             losses = ", ".join(filter(None, (_loss("train", metrics), _loss("eval", metrics))))
             self.say(f"{trial.title}: step {step}/{trial.steps}, {losses}")
+
+    def _is_news(self, trial: _Running, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation is worth a line of a log.
+
+        The last one is said again with the trial's end, and the first one, of the base, is that of other trials too.
+        """
+        if trial.step == 0:
+            base = _loss("eval", metrics)
+            is_new = base not in self._bases
+            self._bases.add(base)
+            return is_new
+        return trial.step < trial.steps
 
     def end(self, key: str, title: str, text: str) -> None:
         """A trial ended, whether it was started or not; ``text`` is its end in words."""
@@ -140,11 +173,16 @@ class Progress:
         return f", {_duration(left)} left" if left > 0 else ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The live view. The summary comes first: where the terminal is too low, rich leaves out the last lines."""
+        """The live view: the summary, and as many running trials as the terminal has lines for."""
         if self._summary:
             yield self._summary_line()
-        if trials := list(self._running.values()):  # a copy: rich draws in a thread of its own
-            yield self._rows(trials, options.max_width)
+        trials = list(self._running.values())  # a copy: rich draws in a thread of its own
+        room = max(options.size.height - 1 - bool(self._summary), 1)
+        shown = trials if len(trials) <= room else trials[: room - 1]
+        if shown:
+            yield self._rows(shown, options.max_width)
+        if len(shown) < len(trials):
+            yield _line(f"and {len(trials) - len(shown)} more")
 
     def _summary_line(self) -> Table:
         """The summary, cut where room is short, but for the time left."""
@@ -177,7 +215,7 @@ class Progress:
 
 def _line(text: str) -> Text:
     """Text that is cut where it would break."""
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(screen.printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def _loss(split: str, metrics: Mapping[str, float]) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 
 from lowrung.store.outcome import Status
 
+COMPLETE, RUNNING, INTERRUPTED, EMPTY = "complete", "running", "interrupted", "empty"
+"""The states of a study."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Axis:
@@ -50,16 +53,17 @@ class RunRecord:
 
     Attributes:
         seed: what it was trained with.
-        status: how it ended; None as long as it has not.
+        status: how it ended; None as long as it has not, and where that is not known.
         folder: its results; None where the folder is gone.
         cause: why it is not complete, in a line.
         metrics: exact results, by MLflow name.
         measurements: seconds, bytes and tokens per second, by MLflow name.
-        facts: what else describes the result; see `lowrung.store.outcome.Outcome`.
-        history: what it reported, in order.
+        facts: what else describes the result, but for the ranks by layer; see `lowrung.store.outcome.Outcome`.
+        history: what it reported, in order. A long one is thinned: each evaluation, and every k-th other report.
         started: when its process began, in seconds since 1970; None where it is not known.
         ended: when it ended, likewise.
-        slot: the worker that it ran on, from 0; None where it is not known.
+        slot: from 0, of those that ran at one time each has another; None of a run that the store had before its trial
+            began, or whose times are not known.
     """
 
     seed: int
@@ -77,7 +81,7 @@ class RunRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Difference:
-    """A trial's paired difference from the best one, of the first objective.
+    """A trial's paired difference from the best one, of the first objective; all zero of the best itself.
 
     Attributes:
         mean: this trial's value minus the best one's.
@@ -102,6 +106,7 @@ class TrialRecord:
         status: how it ended, over its seeds; None as long as it has not.
         runs: by seed.
         stage: the names of the stages that it counts for; empty where the sweep has none.
+        stage_index: of the last one of them: the trials of the last stage rank first.
         cause: why it is not complete, in a line.
         metrics: over its seeds, by MLflow name.
         measurements: over its seeds, by MLflow name.
@@ -109,7 +114,7 @@ class TrialRecord:
         broken: the constraints that it does not keep to.
         is_pareto: whether no other trial is better in all objectives; False where there is one objective.
         against: where it stands against the best, as the leaderboard says it; empty where nothing can be said.
-        difference: the same in numbers; None where trials share no held-out examples.
+        difference: the same in numbers; None where it could not be compared.
     """
 
     number: int
@@ -117,6 +122,7 @@ class TrialRecord:
     status: Status | None
     runs: Sequence[RunRecord] = ()
     stage: str = ""
+    stage_index: int = 0
     cause: str | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -136,10 +142,17 @@ class StudyRecord:
         folder: ``multirun/<study>``.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks.
         axes: what was searched; a key with one value is none.
-        trials: as the leaderboard ranks them, best first.
-        state: ``complete``, ``running``, ``interrupted`` or ``empty``.
+        trials: as the leaderboard ranks them, best first; then those that have not ended.
+        state: `COMPLETE`, `RUNNING`, `INTERRUPTED` or `EMPTY`.
         total: trials that were asked for; None where it is not known.
-        verdict: what the leaderboard says, a sentence or an explanation each.
+        seeds: runs that each trial was to have.
+        over_seeds: metrics that are not the mean over a trial's seeds, each with ``median`` or ``worst``.
+        constraints: bounds on metrics, in words.
+        preferred: the number of the trial to take; None where there is none.
+        verdict: what the leaderboard says, so far where the study has not ended: the first sentence is the answer.
+        warnings: where the question is badly put.
+        importance: of each axis for the first objective, as shares of 1; empty where too few trials say. See
+            `lowrung.search.importance`.
         provenance: versions, commit, machine, base model and data, by name.
         doubts: what could not be read or shown, and why, in words.
     """
@@ -151,6 +164,12 @@ class StudyRecord:
     trials: Sequence[TrialRecord]
     state: str
     total: int | None = None
+    seeds: int = 1
+    over_seeds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    constraints: Sequence[str] = ()
+    preferred: int | None = None
     verdict: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    importance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubts: Sequence[str] = ()

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lowrung.comparison.standings import Standing, Standings, standings
-from lowrung.report import doubts, questions
+from lowrung.report import doubts, questions, screen
 from lowrung.report.leaderboard import TrialRow, ranked
 from lowrung.report.questions import Recipe
 from lowrung.report.sentences import Sentences, cell
@@ -37,11 +37,8 @@ class Verdict:
     warnings: Sequence[str] = ()
 
     def __str__(self) -> str:
-        """In lines of `WIDTH` columns."""
-        answer, *rest = self.sentences
-        heads = [(f"verdict: {answer}", "  "), *((f"  {sentence}", "  ") for sentence in rest)]
-        heads += [(f"warning: {warning}", "  ") for warning in self.warnings]
-        return "\n".join(_wrapped(text, indent) for text, indent in heads)
+        """In lines of `WIDTH` columns, or as many as the terminal has."""
+        return text(self.sentences, self.warnings)
 
     @property
     def cells(self) -> dict[int, str]:
@@ -104,6 +101,13 @@ def make(
     return Verdict(found, words.preferred.number, [words.answer(), *words.notes(objectives)], warnings)
 
 
+def text(sentences: Sequence[str], warnings: Sequence[str]) -> str:
+    """What a verdict says, in lines of `WIDTH` columns, or as many as the terminal has."""
+    answer, *rest = sentences
+    heads = [f"verdict: {answer}", *(f"  {sentence}" for sentence in rest), *(f"warning: {one}" for one in warnings)]
+    return "\n".join(_wrapped(head, "  ") for head in heads)
+
+
 def _record(standing: Standing) -> dict[str, Any]:
     names = ("place", "difference", "half_width", "p_value", "seeds", "noise", "reason")
     return {name: getattr(standing, name) for name in names}
@@ -111,6 +115,7 @@ def _record(standing: Standing) -> dict[str, Any]:
 
 def _wrapped(text: str, indent: str) -> str:
     """A text in lines; a difference stays in one."""
+    width = min(WIDTH, screen.width() or WIDTH)
     whole = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-    lines = textwrap.fill(whole, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.fill(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lowrung.config import machine
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.store import disk, mailbox, results
@@ -68,10 +69,11 @@ def execute(
     def run() -> Outcome:
         return _train_and_verify(config, folder, data, base, threads, on_report, lambda: stop_reason() is not None)
 
-    started = time.perf_counter()
+    started, is_resumed = time.perf_counter(), folder.checkpoints.exists()
     outcome = _outcome_of(run, folder, scores, stop_reason)
     took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
-    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    by = {"machine": machine.described(), "is_resumed": is_resumed}
+    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took}, facts={**outcome.facts, **by})
     outcome = _save(outcome, folder, claim)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
@@ -225,7 +227,12 @@ def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, e
         gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
     for failure in gate.failures:
         print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
-    facts = {"gate_failures": list(gate.failures), "verified_on": gate.device, "verified_in": gate.computed_in}
+    facts = {
+        "gate_failures": list(gate.failures),
+        "verified_on": gate.device,
+        "verified_in": gate.computed_in,
+        "samples": gate.samples[: config.verify.prompts],  # what follows them are rows for added tokens
+    }
     return dataclasses.replace(
         outcome,
         metrics={**outcome.metrics, **forgotten, **gate.metrics},

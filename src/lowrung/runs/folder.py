@@ -104,15 +104,18 @@ def prepare_folder(
         tokens=preflight.data_folder.name,
         threads=threads,
     )
+    tokens = preflight.data_folder
+    read = {name: digest for name, digest in preflight.files.items() if not Path(name).is_relative_to(tokens)}
     with atomic.lock(folder.lock):
         if moved := results.put_strangers_aside(folder):
             notify(f"warning: {moved}")
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)
-        for stale in (folder.outcome, folder.held_out):
+        fresh = () if folder.checkpoints.exists() else (folder.system,)
+        for stale in (folder.outcome, folder.held_out, folder.untracked, *fresh):
             stale.unlink(missing_ok=True)
         for stale in (folder.adapter, folder.model, folder.merged, folder.scratch):
             shutil.rmtree(stale, ignore_errors=True)
         atomic.write_text(folder.config, yaml_of(config))
-        atomic.write_json(folder.environment, {**environment, "signature": folder.path.name})
+        atomic.write_json(folder.environment, {**environment, "files": read, "signature": folder.path.name})
         return results.claim(folder)

@@ -59,7 +59,8 @@ def find(arguments: Mapping[str, Any], key: str | None) -> Preflight:
         sources = sources.with_folder(found.data_folder)
         digests = sources.digests(store)
         if digests and before.items() <= digests.items():  # else a file has changed meanwhile
-            _keep(layout.preflight_record(store, key), arguments, found, sources, digests)
+            found = dataclasses.replace(found, files=digests)
+            _keep(layout.preflight_record(store, key), arguments, found, sources)
     return found
 
 
@@ -93,7 +94,7 @@ def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
     fields = sealed.read(record)
     if fields is None or fields["modules"] != user_metrics.modules(arguments["data"].metrics):
         return None
-    if Sources(**fields["sources"]).digests(arguments["store"]) != fields["digests"]:
+    if Sources(**fields["sources"]).digests(arguments["store"]) != fields["found"]["files"]:
         return None
     found = fields["found"]
     values = {
@@ -105,9 +106,7 @@ def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
     return Preflight(**{**found, **values})
 
 
-def _keep(
-    record: Path, arguments: Mapping[str, Any], found: Preflight, sources: Sources, digests: Mapping[str, str]
-) -> None:
+def _keep(record: Path, arguments: Mapping[str, Any], found: Preflight, sources: Sources) -> None:
     """Writes a record. The settings that were checked of the same model and data before stay known."""
     before = _read(record, arguments)
     if before and (before.model_fingerprint, before.data_folder) == (found.model_fingerprint, found.data_folder):
@@ -115,7 +114,6 @@ def _keep(
     fields = {
         "found": {**dataclasses.asdict(found), "data_folder": str(found.data_folder)},
         "sources": dataclasses.asdict(sources),
-        "digests": digests,
         "modules": user_metrics.modules(arguments["data"].metrics),
     }
     sealed.keep(record, fields)

@@ -18,7 +18,8 @@ from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import recording
-from lowrung.track.base import Point
+from lowrung.track.base import Point, chosen_experiment
+from lowrung.track.owed import Owed, RunRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
         with StopSignals() as signals:
-            outcome = _train(config, folder, preflight, threads, signals)
+            outcome = train(config, folder, preflight, threads, signals)
         if outcome.status is Status.CANCELLED:
             print("interrupted; the same command goes on from here")
             raise signals.interruption
@@ -74,14 +75,25 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     return single
 
 
-def _train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
+def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
+    """Trains a run in this process, with its progress on the screen, and tracks it.
+
+    Args:
+        config: the run's, which has been checked and pinned; see `lowrung.runs.inputs.pinned`.
+        folder: the run's in the store.
+        preflight: what was found of its model and data.
+        threads: CPU threads.
+        signals: on which the run ends after its step, with a checkpoint.
+    """
     for note in notes(config, [preflight]):
         print(f"note: {note}")
     claim = prepare_folder(folder, config, preflight, threads)
-    tracker = recording.make_tracker(config)
-    run_id = recording.start_single(tracker, config, folder)
-    history = recording.History(tracker, run_id)
-    with atomic.lock(folder.lock), Progress() as progress:
+    opening = recording.single_opening(config, folder)
+    sender = recording.sender(config)
+    recording.first_answer(sender, config, sender.send(opening.open, opening.name))
+    history = recording.History(sender, opening)
+    with atomic.lock(folder.lock), Progress() as progress, recording.measuring(config, folder, history):
+        sender.say = progress.say
         progress.start("run", "training", inputs.steps(config, preflight))
 
         def on_point(point: Point) -> None:
@@ -102,8 +114,15 @@ def _train(config: Config, folder: RunFolder, preflight: Preflight, threads: int
             stop_reason=stop_reason,
         )
         progress.end("run", "training", str(outcome.status))
-    recording.record(tracker, run_id, folder, outcome, preflight.splits)
-    tracker.end_run(run_id, outcome.status)
+    record = RunRecord(opening, str(folder.path), outcome.status, outcome.cause, preflight.splits)
+    sent = sender.send(record.send, opening.name)
+    is_tracked = sender.drain(recording.END_SECONDS) and sent.exception() is None
+    sender.close()
+    if (uri := recording.tracking_uri(config)) is not None:
+        owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
+        owed.write(folder.untracked)
+        if not is_tracked:
+            print(f"warning: not tracked: {opening.name}. lowrung sync {folder.path.name} sends it.")
     return outcome
 
 

@@ -5,10 +5,9 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from lowrung.config import signature
+from lowrung.config import machine, signature
 from lowrung.config.schema import DataConf, ModelConf, SourceConf
 from lowrung.store import layout
 
@@ -37,8 +36,8 @@ def of(base: ModelConf) -> list[object]:
     """
     variables = {name: os.environ.get(name) for name in VARIABLES}
     folders = [str(Path.cwd()), str(layout.cache_folder()), _is_of_hub(base)]
-    machine = [platform.machine(), signature.device_kind(), *_gpus(), sys.version, sys.executable]
-    return [variables, folders, machine, _installed(), _code()]
+    computes = [platform.machine(), signature.device_kind(), *machine.gpus(), sys.version, sys.executable]
+    return [variables, folders, computes, _installed(), _code()]
 
 
 def _is_of_hub(base: ModelConf) -> bool:
@@ -63,13 +62,6 @@ def _is_elsewhere(source: SourceConf) -> bool:
     folder = Path(str(source.path)).absolute()
     card = folder / "README.md"
     return not folder.is_dir() or (card.is_file() and b"data_files" in card.read_bytes())
-
-
-def _gpus() -> Iterator[str]:
-    """The models of NVIDIA's GPUs and their driver, asked without touching CUDA."""
-    driver = Path("/proc/driver/nvidia")
-    for file in sorted([*driver.glob("version"), *driver.glob("gpus/*/information")]):
-        yield from (line for line in file.read_text().splitlines() if line.startswith(("Model", "NVRM")))
 
 
 def _installed() -> list[str]:

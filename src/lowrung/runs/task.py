@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from lowrung import library_warnings
 from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.interrupt import StopSignals
@@ -22,6 +23,8 @@ from lowrung.store import mailbox
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 from lowrung.track import recording
+from lowrung.track.base import Opening
+from lowrung.track.owed import RunRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Assignment:
         threads: CPU threads.
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
-        run: the tracker's id of this run.
+        opening: how the tracker's run of this run begins; None where the sweep tracks it itself, when it has ended.
     """
 
     folder: RunFolder
@@ -44,7 +47,7 @@ class Assignment:
     threads: int
     tracking: str | None
     experiment: str
-    run: str
+    opening: Opening | None
 
 
 _ASSIGNED: ContextVar[Assignment | None] = ContextVar("assigned", default=None)
@@ -109,7 +112,10 @@ def _run_trial(config: Config, assignment: Assignment) -> Ran:
     _require_the_assigned(config, assignment)
     if (done := kept_outcome(folder)) is not None:  # a scheduler has started this very job again
         return Ran(done.status, is_tracked=False)
-    with StopSignals() as signals:  # SIGTERM, which schedulers send to all processes
+    with (
+        StopSignals() as signals,  # SIGTERM, which schedulers send to all processes
+        library_warnings.heard(lambda one: mailbox.warn(folder.path, dataclasses.asdict(one))),
+    ):
         return _train(config, assignment, lambda: mailbox.stop_reason(folder.path) or _cancelled(signals))
 
 
@@ -120,24 +126,29 @@ def _cancelled(signals: StopSignals) -> str | None:
 def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str | None]) -> Ran:
     """Trains, and tracks the results here: one coordinator of many slots would take too long for it."""
     folder, preflight = assignment.folder, assignment.preflight
-    tracker = recording.open_tracker(assignment.tracking, assignment.experiment)
-    history = recording.History(tracker, assignment.run)
-    outcome = execution.execute(
-        inputs.pinned(config, preflight),
-        folder,
-        claim=assignment.claim,
-        data=preflight.data_folder,
-        base=inputs.base_folder(config, preflight, assignment.threads),
-        threads=assignment.threads,
-        on_point=history.add,
-        stop_reason=stop_reason,
-    )
-    if not outcome.status.is_kept:  # the coordinator may try it again, in the same tracked run
-        history.flush()
+    sender = recording.sender_to(assignment.tracking if assignment.opening else None, assignment.experiment)
+    history = recording.History(sender, assignment.opening)
+    with recording.measuring(config, folder, history):
+        outcome = execution.execute(
+            inputs.pinned(config, preflight),
+            folder,
+            claim=assignment.claim,
+            data=preflight.data_folder,
+            base=inputs.base_folder(config, preflight, assignment.threads),
+            threads=assignment.threads,
+            on_point=history.add,
+            stop_reason=stop_reason,
+        )
+    history.flush()
+    if not outcome.status.is_kept or assignment.opening is None:
+        # The coordinator may try it again, in the same tracked run, or records it.
+        sender.drain(recording.END_SECONDS)
         return Ran(outcome.status, is_tracked=False)
-    recording.record(tracker, assignment.run, folder, outcome, preflight.splits)
-    tracker.end_run(assignment.run, outcome.status)
-    return Ran(outcome.status, tracker.has_all(assignment.run))
+    record = RunRecord(assignment.opening, str(folder.path), outcome.status, outcome.cause, preflight.splits)
+    sent = sender.send(record.send, assignment.opening.name)
+    is_tracked = sender.drain(recording.END_SECONDS) and sent.exception() is None
+    sender.close()
+    return Ran(outcome.status, is_tracked)
 
 
 def _require_the_assigned(config: Config, assignment: Assignment) -> None:

@@ -27,7 +27,9 @@ from lowrung.store import atomic
 BEAT_SECONDS = 5.0
 BEATS_MISSED = 8
 
-_KEY = "lowrung:coordinator"
+KEY = "lowrung:coordinator"
+"""What a study's coordinator is noted by."""
+
 _RECORDS = table("study_system_attributes", column("study_id"), column("key"), column("value_json"))
 """Where Optuna keeps what is noted on a study: one value for each key, held by the database itself."""
 
@@ -194,7 +196,7 @@ class Lease:
         return None if value is None else str(value)
 
     def _insert(self) -> bool:
-        values = {"study_id": self._study_id, "key": _KEY, "value_json": self._mine.text}
+        values = {"study_id": self._study_id, "key": KEY, "value_json": self._mine.text}
         try:
             with self._storage.engine.begin() as connection:
                 connection.execute(insert(_RECORDS).values(values))
@@ -209,7 +211,30 @@ class Lease:
             return connection.execute(statement).rowcount == 1
 
     def _where(self) -> tuple[Any, ...]:
-        return _RECORDS.c.study_id == self._study_id, _RECORDS.c.key == _KEY
+        return _RECORDS.c.study_id == self._study_id, _RECORDS.c.key == KEY
+
+
+def is_alive(text: str) -> bool | None:
+    """Whether the coordinator that a study's record names still has it; None where that is not known.
+
+    Of a coordinator on another machine it is not known. A record that says that nobody has the study is believed, so
+    that no lock is touched.
+
+    Args:
+        text: the record, as it is kept.
+    """
+    if text == "null":
+        return False
+    try:
+        holder = Holder.parse(text)
+    except (KeyError, TypeError, ValueError):  # of another version
+        return None
+    if holder.machine is None or holder.machine != _machine():
+        return None
+    try:
+        return _is_locked(holder)
+    except OSError:  # not ours to lock
+        return None
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:

@@ -8,11 +8,9 @@ the study's first report. Where all trials evaluate equally often, a unit is an 
 import dataclasses
 import importlib.util
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -83,9 +81,7 @@ def make(settings: Mapping[str, Any], *, max_resource: int | None) -> BasePruner
         case "percentile":
             return PercentilePruner(**own)
         case "wilcoxon":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 3.6
-                return WilcoxonPruner(**own)
+            return WilcoxonPruner(**own)
         case _:
             return NopPruner()
 

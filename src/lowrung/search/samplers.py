@@ -6,11 +6,9 @@ that was not.
 
 import hashlib
 import importlib.util
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -55,30 +53,28 @@ def make(settings: Mapping[str, Any], *, seed: int, trial_number: int) -> BaseSa
         raise UsageError(missing)
     own = {key: value for key, value in settings.items() if key != "name"}
     of_trial = _hashed(f"{seed}/{trial_number}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # QMC is, since Optuna 3.0
-        match settings["name"]:
-            case "random":
-                return RandomSampler(seed=of_trial)
-            case "qmc":
-                first = RandomSampler(seed=of_trial)  # a study's first trial, which shows QMC what there is to draw
-                return QMCSampler(
-                    seed=_hashed(f"{seed}"),
-                    scramble=True,
-                    independent_sampler=first,
-                    warn_independent_sampling=False,
-                    **own,
-                )
-            case "cmaes":
-                return CmaEsSampler(seed=of_trial, warn_independent_sampling=False, **own)
-            case "nsga2":
-                return NSGAIISampler(seed=of_trial, **own)
-            case "gp":
-                return GPSampler(seed=of_trial, warn_independent_sampling=False, **own)
-            case "grid":
-                return RandomSampler(seed=of_trial)  # nothing is drawn: the intervals have become lists
-            case _:
-                return TPESampler(seed=of_trial, constant_liar=True, **own)
+    match settings["name"]:
+        case "random":
+            return RandomSampler(seed=of_trial)
+        case "qmc":
+            first = RandomSampler(seed=of_trial)  # a study's first trial, which shows QMC what there is to draw
+            return QMCSampler(
+                seed=_hashed(f"{seed}"),
+                scramble=True,
+                independent_sampler=first,
+                warn_independent_sampling=False,
+                **own,
+            )
+        case "cmaes":
+            return CmaEsSampler(seed=of_trial, warn_independent_sampling=False, **own)
+        case "nsga2":
+            return NSGAIISampler(seed=of_trial, **own)
+        case "gp":
+            return GPSampler(seed=of_trial, warn_independent_sampling=False, **own)
+        case "grid":
+            return RandomSampler(seed=of_trial)  # nothing is drawn: the intervals have become lists
+        case _:
+            return TPESampler(seed=of_trial, constant_liar=True, **own)
 
 
 def _hashed(text: str) -> int:

@@ -1,13 +1,11 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -30,9 +28,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED}
 """Optuna's state for a status; any other is a failure to it."""
 
-
-_RUN = "run/"
+RUN = "run/"
 """What begins the user attribute of a trial's run; its seed follows."""
+
+PLANNED = "planned"
+"""The study's fact that holds its trials in total, and the runs of each, as far as they are known."""
 
 
 _TAUGHT = "warm start"
@@ -206,10 +206,8 @@ class Study:
         if space is not None:
             sampler = scope.PartSampler(sampler, keep)
         self._asked += 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
-            # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
-            self._study.sampler = PartialFixedSampler(fixed, sampler)
+        # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
+        self._study.sampler = PartialFixedSampler(fixed, sampler)
         with self._mirror.together():
             trial = self._study.ask(fixed_distributions=distributions)
             if space is not None:
@@ -220,13 +218,13 @@ class Study:
     def note_run(self, trial: Trial, seed: int, **facts: Any) -> dict[str, Any]:
         """Writes facts down on one of a trial's runs, beside those that are known of it; returns them all."""
         known = {**self.runs(trial).get(seed, {}), **facts}
-        trial.set_user_attr(f"{_RUN}{seed}", known)
+        trial.set_user_attr(f"{RUN}{seed}", known)
         return known
 
     def runs(self, trial: Trial | FrozenTrial) -> dict[int, dict[str, Any]]:
         """What was written down on a trial's runs, by seed."""
         facts = trial.user_attrs
-        return {int(name.removeprefix(_RUN)): known for name, known in facts.items() if name.startswith(_RUN)}
+        return {int(name.removeprefix(RUN)): known for name, known in facts.items() if name.startswith(RUN)}
 
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.

@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "reports.jsonl"
 
     @property
+    def warnings(self) -> Path:
+        """What libraries warned of, in JSON lines."""
+        return self.path / "warnings.jsonl"
+
+    @property
     def stop(self) -> Path:
         """The coordinator's answer: when this file exists, the run ends after its step, as what the file says."""
         return self.path / "stop"
@@ -61,6 +66,11 @@ class RunFolder:
     def claim(self) -> Path:
         """Which job the folder was given to; only that one may leave a result."""
         return self.path / "claim"
+
+    @property
+    def token(self) -> Path:
+        """What a coordinator wrote for the node of a job, which shows that both see the same storage."""
+        return self.path / ".token"
 
     @property
     def log(self) -> Path:
@@ -91,6 +101,16 @@ class RunFolder:
     def tracked(self) -> Path:
         """Which of the tracker's runs an unfinished run belongs to."""
         return self.path / "tracked.json"
+
+    @property
+    def untracked(self) -> Path:
+        """What a single run's tracker was not given; absent where that is nothing."""
+        return self.path / "untracked.json"
+
+    @property
+    def system(self) -> Path:
+        """How busy the machine was while the run trained, one JSON report a line."""
+        return self.path / "system.jsonl"
 
     @property
     def merged(self) -> Path:
@@ -140,6 +160,26 @@ class StudyFolder:
     def verdict(self) -> Path:
         """What the leaderboard says, as JSON."""
         return self.path / "verdict.json"
+
+    @property
+    def config(self) -> Path:
+        """The sweep's config, which its coordinator writes first."""
+        return self.path / "multirun.yaml"
+
+    @property
+    def report(self) -> Path:
+        """What `lowrung report` writes, unless told otherwise."""
+        return self.path / "report"
+
+    @property
+    def plots(self) -> Path:
+        """The main plots, for the sweep's run in the tracker."""
+        return self.path / "plots"
+
+    @property
+    def untracked(self) -> Path:
+        """What the sweep's tracker was not given; absent where that is nothing."""
+        return self.path / "untracked.json"
 
     @property
     def preflight(self) -> Path:

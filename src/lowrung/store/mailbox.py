@@ -4,11 +4,13 @@ Plain files serve every engine alike, outlive both processes, and can be read by
 machines, the folder must be on storage that both see.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowrung.errors import StoreError
 from lowrung.store import atomic, records
 from lowrung.store.layout import RunFolder
 from lowrung.store.records import Record
@@ -18,6 +20,21 @@ def post(folder: Path, report: Mapping[str, Any]) -> None:
     """Appends one report; called by the run."""
     with RunFolder(folder).reports.open("a", encoding="utf-8") as file:
         file.write(json.dumps(report, allow_nan=False) + "\n")
+
+
+def warn(folder: Path, warning: Mapping[str, Any]) -> None:
+    """Appends a warning of a library's; called by the run. What finds no room on the disk is dropped."""
+    with contextlib.suppress(OSError), RunFolder(folder).warnings.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(warning) + "\n")
+
+
+def warnings(folder: Path) -> list[Record]:
+    """What libraries warned of in a run; a line that was not written whole is left out: no result depends on it."""
+    found, path = [], RunFolder(folder).warnings
+    for line in _whole_lines(path, 0):
+        with contextlib.suppress(StoreError):
+            found.append(records.parse(line, path))
+    return found
 
 
 def ask_to_stop(folder: Path, reason: str = "") -> None:
@@ -35,7 +52,7 @@ def stop_reason(folder: Path) -> str | None:
 
 def clear(folder: Path) -> None:
     """Empties the mailbox before a run starts."""
-    for path in (RunFolder(folder).reports, RunFolder(folder).stop):
+    for path in (RunFolder(folder).reports, RunFolder(folder).warnings, RunFolder(folder).stop):
         path.unlink(missing_ok=True)
 
 
@@ -48,12 +65,17 @@ class Reader:
 
     def read(self) -> list[Record]:
         """The reports that arrived since the last call. A line that is still being written waits for the next."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [records.parse(line, self._path) for line in whole.splitlines()]
+        lines = _whole_lines(self._path, self._offset)
+        self._offset += sum(map(len, lines))
+        return [records.parse(line, self._path) for line in lines]
+
+
+def _whole_lines(path: Path, offset: int) -> list[bytes]:
+    """The lines of a file from an offset on that have their ends."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return []
+    return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]

@@ -49,7 +49,7 @@ def save(outcome: Outcome, folder: RunFolder, claim: str) -> Outcome:
         TakenBack: when the folder was given to another job.
     """
     require_claim(folder, claim)
-    signed = dataclasses.replace(outcome, signature=folder.path.name, files=_digests(folder))
+    signed = dataclasses.replace(outcome, signature=folder.path.name, files=digests(folder))
     signed.write(folder.outcome)
     return signed
 
@@ -67,7 +67,7 @@ def doubt(folder: RunFolder, outcome: Outcome) -> str | None:
     """
     if outcome.signature != folder.path.name:
         return f"its outcome is that of {outcome.signature or 'a run without a signature'}"
-    found = _digests(folder)
+    found = digests(folder)
     for name in sorted(outcome.files.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
@@ -109,7 +109,7 @@ def _strange(folder: RunFolder) -> str | None:
     return None if made_for == folder.path.name else f"it was made for {made_for or 'a run that is not known'}"
 
 
-def _digests(folder: RunFolder) -> dict[str, str]:
+def digests(folder: RunFolder) -> dict[str, str]:
     """The SHA-256 of each file that a run trained, and of its scores by example, by its path in the run's folder."""
     parts = (folder.adapter, folder.model)
     left = [folder.held_out, *(path for part in parts for path in sorted(part.rglob("*")))]

@@ -59,7 +59,16 @@ class Beginning:
         self._keep(begun)
         self._say_what_is_left_out(begun)
         self.results.total = self.plan.total({**earlier, stage.name: begun})
+        self._note_plan()
         return begun
+
+    def _note_plan(self) -> None:
+        """Writes down how much was asked for: a report of the study compares it with what was done."""
+        from lowrung.search.study import PLANNED
+
+        planned = {"trials": self.results.total, "seeds": self.plan.search.seeds}
+        if self.study.facts.get(PLANNED) != planned:
+            self.study.note(PLANNED, planned)
 
     def _points(self, stage: Stage, earlier: Mapping[str, Begun]) -> Sequence[GridPoint]:
         """The points of a stage that starts from what an earlier one found."""
@@ -81,7 +90,9 @@ class Beginning:
     def _keep(self, begun: Begun) -> None:
         """Takes over the stage's trials that an earlier start of the study finished."""
         for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
-            ended = {seed: ended_run(run, self.tracking.keep(run, trial)) for seed, run in finished.items()}
+            for run in finished.values():
+                self.tracking.keep(run)
+            ended = {seed: ended_run(run) for seed, run in finished.items()}
             self.results.note(next(iter(finished.values())).run)
             is_pruned = trial.user_attrs.get("status") == Status.PRUNED
             self.results.add(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hydra.types import TaskFunction
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lowrung.engine.base import Engine
 from lowrung.engine.interrupt import StopSignals
-from lowrung.errors import RunFailed, StoreError
+from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.runs import execution
@@ -25,7 +24,8 @@ from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, Queu
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import Run, RunMaker
 from lowrung.sweeps.tracking import SweepTracking
-from lowrung.track import recording
+from lowrung.sweeps.warned import Warnings
+from lowrung.track.base import Opening
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -75,15 +75,17 @@ class Coordinator:
         self._composer = composer
         self._study = study
         self._maker = RunMaker.of(plan, composer, engine.threads)
-        self._tracking = SweepTracking(recording.make_tracker(plan.config), study, plan)
-        self._results = Results(plan, self._tracking.tracker)
+        self._tracking = SweepTracking(study, plan)
+        self._results = Results(plan, self._tracking)
         self._progress = Progress()
+        self._tracking.sender.say = self._progress.say
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
         beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, self._progress.say)
         self._agenda = Agenda(study, plan, beginning.begin, self._progress.say)
         self._queue = Queue(
             engine, plan, composer.hydra_context, task_function, track=self._track, progress=self._progress
         )
+        self._warnings = Warnings(self._progress.say)
         self._pending: dict[int, PendingTrial] = {}
         self._failures = 0
 
@@ -95,7 +97,7 @@ class Coordinator:
         """
         atomic.remove_leftovers(self._plan.folder.path)
         OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
-        with self._progress:
+        with self._progress, self._warnings.of_this_process():
             try:
                 self._agenda.begin()
                 done = len(self._results.rows)
@@ -109,8 +111,8 @@ class Coordinator:
     def report(self) -> Results:
         """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
-        self._results.log_best(self._tracking.parent, self._ended)
-        self._results.report(self._tracking.parent)
+        self._results.log_best(self._ended)
+        self._results.report()
         return self._results
 
     def _break_off(self, error: BaseException) -> None:
@@ -118,9 +120,8 @@ class Coordinator:
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
         for run in self._queue.unfinished:
-            with suppress(StoreError):  # the study, where the tracker's id is, may be what broke off
-                self._tracking.cancel(run, self._trial_of(run))
-        self._tracking.tracker.end_run(self._tracking.parent, Status.CANCELLED)
+            self._tracking.cancel(run)
+        self._tracking.break_off()
 
     def _loop(self, signals: StopSignals) -> None:
         while True:
@@ -146,7 +147,7 @@ class Coordinator:
                 self._end(event)
             case Stopped(run):  # the trial is not told: the study's next start goes on with it
                 self._progress.end(run.key, run.title, "stopped; it goes on from its checkpoint")
-                self._tracking.cancel(run, self._trial_of(run))
+                self._tracking.cancel(run)
 
     def _report(self, event: Evaluated) -> bool:
         """Reports an evaluation to the study; returns whether to prune the trial. Only a trial's first seed counts."""
@@ -177,49 +178,51 @@ class Coordinator:
         if outcome is not None:
             self._end(Finished(run, outcome, is_reused=True))
 
-    def _track(self, run: Run) -> str:
-        return self._tracking.open(run, self._trial_of(run))
+    def _track(self, run: Run) -> Opening | None:
+        self._note(run)
+        return self._tracking.opening(run)
+
+    def _note(self, run: Run) -> None:
+        """Notes in the study which result is a trial's, once."""
+        trial, signature = self._trial_of(run), run.folder.path.name
+        if self._study.runs(trial).get(run.seed, {}).get("signature") != signature:
+            self._study.note_run(trial, run.seed, signature=signature)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
     def _end(self, finished: Finished) -> None:
         """Takes a run's outcome: the run is tried again with half the batch, or has ended for its trial."""
         run, outcome = finished.run, finished.outcome
+        if not finished.is_reused:
+            self._warnings.of_run(run)
         if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
             self._retry(run, overrides)
         else:
-            tracked = self._close(finished)
-            self._judge(self._pending[run.trial], finished, tracked)
+            self._close(finished)
+            self._judge(self._pending[run.trial], finished)
 
     def _retry(self, run: Run, overrides: list[str]) -> None:
         """Tries a run again with other overrides, which the study remembers."""
         due = self._pending[run.trial].due
         self._study.note_run(due.trial, run.seed, overrides=overrides)
-        halved = self._made(due, run.seed, overrides)
-        train = halved.config.train
-        self._tracking.reopen(
-            run,
-            f"out of memory; batch_size {train.batch_size}, gradient_accumulation_steps"
-            f" {train.gradient_accumulation_steps}",
-        )
-        self._add(halved)
+        self._add(self._made(due, run.seed, overrides))
 
-    def _close(self, finished: Finished) -> str:
-        """Ends a run in the tracker and on the screen; returns the tracker's id."""
+    def _close(self, finished: Finished) -> None:
+        """Ends a run in the tracker and on the screen."""
         run, outcome = finished.run, finished.outcome
         execution.tidy(run.folder, outcome)
         if finished.is_reused:
             for report in mailbox.Reader(run.folder.path).read():  # pruners compare other trials with it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
-        tracked = self._tracking.close(finished, self._trial_of(run))
+        self._note(run)
+        self._tracking.close(finished)
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
-        return tracked
 
-    def _judge(self, pending: PendingTrial, finished: Finished, tracked: str) -> None:
+    def _judge(self, pending: PendingTrial, finished: Finished) -> None:
         """Adds a run's outcome to its trial. A trial that cannot become complete starts no further run."""
         seed, outcome = finished.run.seed, finished.outcome
-        pending.ended[seed] = ended_run(finished, tracked)
+        pending.ended[seed] = ended_run(finished)
         self._results.note(finished.run)
         pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
@@ -228,7 +231,7 @@ class Coordinator:
             pending.is_pruned |= self._study.judge.report_seed(pending.trial, position, outcome.metrics)
         if pending.is_pruned or outcome.status is not Status.COMPLETE:
             for run in self._queue.drop(pending.trial.number):
-                self._tracking.cancel(run, pending.trial)  # it may have been opened, where its process was lost
+                self._tracking.cancel(run)  # it may have been opened, where its process was lost
             going = self._queue.running_of(pending.trial.number)
             pending.seeds = [run.seed for run in going]
             if pending.is_pruned or outcome.status is Status.PRUNED:
@@ -251,7 +254,7 @@ class Coordinator:
         point = pending.due.point.space.texts(trial.params)
         stage = pending.due.begun.stage.name
         self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused, stage=stage)
-        self._results.log_best(self._tracking.parent, self._ended)
+        self._results.log_best(self._ended)
         self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
         self._count_failure(outcome)
 

@@ -23,7 +23,6 @@ from lowrung.sweeps.results import Results
 from lowrung.sweeps.runs import RunMaker
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.stages import Asked
-from lowrung.track.base import NullTracker
 
 if TYPE_CHECKING:
     from lowrung.search.study import Study
@@ -83,7 +82,7 @@ def run(
             print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")
         if settings.dry_run:
             print(dry_run.render(planned, composer, engine))
-            return Results(planned, NullTracker())
+            return Results(planned)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
             if _trains(planned, RunMaker.of(planned, composer, engine.threads)):
                 engine.preload()

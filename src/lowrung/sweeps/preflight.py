@@ -7,11 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lowrung import library_warnings
 from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
+from lowrung.library_warnings import Heard
 from lowrung.runs import inputs, known
 from lowrung.store import disk
 from lowrung.store.layout import RunFolder, StudyFolder
@@ -46,7 +48,10 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
     # Without the folder itself: a preflight that was killed may have left it, with nothing else in it.
     existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
-    found = {name: each or _check(engine, name, arguments[name], own) for name, each in before.items()}
+    warned: list[Heard] = []
+    found = {name: each or _check(engine, name, arguments[name], own, warned) for name, each in before.items()}
+    for one in {one.kind: one for one in warned}.values():
+        print(f"warning of {one.library}, from the preflight: {one.text}")
     shutil.rmtree(own.path, ignore_errors=True)
     _remove_empty(folder.path, existing)
     if problems := dict.fromkeys(problem for one in found.values() for problem in one.problems):
@@ -54,14 +59,18 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     return found
 
 
-def _check(engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder) -> Preflight:
+def _check(
+    engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder, warned: list[Heard]
+) -> Preflight:
     job = Job(name, folder.path, _Task(arguments, known.name(arguments)), is_limited=False)
     ended = _run(engine, job)
     if ended.exit is Exit.DIED:  # the cause may lie outside of the process: a kill, or memory that others used
         ended = _run(engine, job)
     if ended.exit is not Exit.RETURNED:
         raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {folder.log}.")
-    found: Preflight = ended.value
+    found: Preflight
+    found, heard = ended.value
+    warned += heard
     return found
 
 
@@ -85,10 +94,12 @@ def _remove_empty(folder: Path, existing: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """`lowrung.runs.known.find`, for a process that is to import what it needs first."""
+    """`lowrung.runs.known.find`, for a process that is to import what it needs first, and what libraries warned of."""
 
     arguments: Mapping[str, Any]
     name: str | None
 
-    def __call__(self) -> Preflight:
-        return known.find(self.arguments, self.name)
+    def __call__(self) -> tuple[Preflight, list[Heard]]:
+        warned: list[Heard] = []
+        with library_warnings.heard(warned.append):
+            return known.find(self.arguments, self.name), warned

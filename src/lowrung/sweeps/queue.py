@@ -21,6 +21,7 @@ from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
 from lowrung.track import base, recording
+from lowrung.track.base import Opening
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks whether a run that another sweep trains has ended."""
@@ -85,7 +86,7 @@ class Queue:
         plan: the sweep's.
         hydra_context: Hydra's.
         task_function: the function below ``@hydra.main``.
-        track: opens a run in the tracker before its first start, and gives the tracker's id.
+        track: gives how the tracker's run of a run begins; None where its process is not to track it.
         progress: shows what runs.
     """
 
@@ -96,7 +97,7 @@ class Queue:
         hydra_context: HydraContext,
         task_function: TaskFunction,
         *,
-        track: Callable[[Run], str],
+        track: Callable[[Run], Opening | None],
         progress: Progress,
     ) -> None:
         self._engine = engine
@@ -221,7 +222,7 @@ class Queue:
             threads=threads,
             tracking=recording.tracking_uri(run.config),
             experiment=base.chosen_experiment(run.config.track.experiment),
-            run=self._track(run),
+            opening=self._track(run),
         )
 
     def _wait_for_another_sweep(self, run: Run) -> None:

@@ -1,7 +1,6 @@
 """What a sweep has found so far: its leaderboard, on the screen, on disk and in the tracker."""
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -9,14 +8,14 @@ from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
 from lowrung.report.questions import Recipe
-from lowrung.store.layout import CHECKOUT
 from lowrung.store.outcome import Outcome, Status, over_seeds
+from lowrung.sweeps import plots
 from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.sweeps.settings import Settings
-from lowrung.track.base import Point, Tracker
+from lowrung.sweeps.tracking import SweepTracking, best_tags
 
 
 class Results:
@@ -24,7 +23,7 @@ class Results:
 
     Args:
         plan: the sweep's.
-        tracker: where the sweep's own run is.
+        tracking: records the sweep; None of one that does not run.
 
     Attributes:
         folder: the study's.
@@ -33,7 +32,7 @@ class Results:
         total: trials of the sweep, as far as is known.
     """
 
-    def __init__(self, plan: Plan, tracker: Tracker) -> None:
+    def __init__(self, plan: Plan, tracking: SweepTracking | None = None) -> None:
         from lowrung.search import constraints
 
         self.folder = plan.folder
@@ -42,7 +41,7 @@ class Results:
         self.total = plan.at_most
         self._stages = [stage.name for stage in plan.search.stages]
         self._over_seeds = plan.over_seeds
-        self._tracker = tracker
+        self._tracking = tracking
         self._logged: int | None = None
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
@@ -107,9 +106,8 @@ class Results:
         name, index = self._stage(stage)
         row = dataclasses.replace(row, stage=f"{row.stage}, {name}", stage_index=index)
         self._rank(row)
-        for run in row.seeds:
-            if run.tracked:
-                self._tracker.set_tags(run.tracked, {"lowrung.stage": row.stage})
+        if self._tracking is not None:
+            self._tracking.tag(number, {"lowrung.stage": row.stage})
 
     def _stage(self, name: str) -> tuple[str, int]:
         return name, self._stages.index(name)
@@ -139,27 +137,21 @@ class Results:
         point = leaderboard.name(row.point)
         return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
 
-    def log_best(self, parent: str, ended: int) -> None:
-        """Gives the sweep's run the best trial's metrics so far, over the number of trials that have ended.
-
-        MLflow's charts are empty for a run without metrics; this way they show the search's progress.
-        """
+    def log_best(self, ended: int) -> None:
+        """Has the best trial so far recorded, where it is another one; ``ended`` counts the trials that have ended."""
         best = self._best
-        if best is not None and best.number != self._logged:
+        if self._tracking is not None and best is not None and best.number != self._logged:
             self._logged = best.number
-            self._tracker.log(parent, [Point(ended, time.time(), best.outcome.numbers)])
-            self._tracker.set_tags(parent, {"lowrung.best_trial": str(best.number)})
+            self._tracking.note_best(best, ended)
 
-    def report(self, parent: str) -> None:
-        """Writes and prints the leaderboard, says where everything is, and closes the sweep's run in the tracker.
+    def report(self) -> None:
+        """Writes and prints the leaderboard, has the sweep's end recorded, and says where everything is.
 
         Raises:
             RunFailed: when a trial ended as failed, oom or cancelled.
         """
         trials, answer = self.trials, self.answer
         answer.write(self.folder)
-        self._tracker.set_tags(parent, answer.tags)
-        self._close(parent)
         print(f"\n{answer}\n")
         for row in self.rows.values():
             if row.outcome.cause:
@@ -167,7 +159,7 @@ class Results:
             for failure in row.outcome.gate_failures:
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
         print(f"results:  {self.folder.path}")
-        self._print_comparison()
+        self._close(answer)
         failed = self._failed
         if failed:
             raise RunFailed(
@@ -181,16 +173,17 @@ class Results:
     def _failed(self) -> list[leaderboard.TrialRow]:
         return [row for row in self.rows.values() if not row.outcome.status.is_kept]
 
-    def _close(self, parent: str) -> None:
-        for file in (self.folder.leaderboard, self.folder.verdict):
-            self._tracker.log_artifact(parent, file)
-        self._tracker.end_run(parent, Status.FAILED if self._failed else Status.COMPLETE)
-
-    def _print_comparison(self) -> None:
-        tracked = [run.tracked for _, row in sorted(self.rows.items()) for run in row.seeds if run.tracked]
-        fragment = self._tracker.comparison(tracked)
-        if fragment is not None:
-            print(f"compare:  {'lowrung' if CHECKOUT is None else 'make'} ui, then http://127.0.0.1:5000/{fragment}")
+    def _close(self, answer: Answer) -> None:
+        """Has the sweep's end recorded: its answer, how many trials ended as what, and its files."""
+        if self._tracking is None:
+            return
+        counts = {f"lowrung.trials.{status}": str(self._counts[status]) for status in Status}
+        best = {} if self._best is None else best_tags(self._best)
+        status = Status.FAILED if self._failed else Status.COMPLETE
+        files = [self.folder.leaderboard, self.folder.verdict]
+        if self._tracking.is_on:
+            files += plots.drawn(self.folder)
+        self._tracking.end(status, {**answer.tags, **counts, **best}, files)
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:
@@ -203,11 +196,11 @@ def ending(outcome: Outcome, is_reused: bool) -> str:
     return f"{origin}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"
 
 
-def ended_run(finished: Finished, tracked: str) -> leaderboard.Seed:
+def ended_run(finished: Finished) -> leaderboard.Seed:
     """A run for the leaderboard, without what no table shows: the ranks by layer alone are 10 KB a run."""
     failures = finished.outcome.gate_failures
     outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {}, files={})
-    return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path), tracked)
+    return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path))
 
 
 def trial_outcome(settings: Settings, ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:

@@ -1,118 +1,243 @@
 """A sweep in the tracker: one run for the sweep, one child for each run of its trials."""
 
+import dataclasses
+import math
+import time
 import uuid
-from functools import cached_property
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from lowrung.report import leaderboard
+from lowrung.store.layout import CHECKOUT
 from lowrung.store.outcome import Status
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
-from lowrung.track import recording
-from lowrung.track.tolerant import Tolerant
+from lowrung.track import pages, recording
+from lowrung.track.base import Child, Opening, Point, Tracker, chosen_experiment
+from lowrung.track.owed import Owed, RunRecord, SweepRecord
+from lowrung.track.pages import View
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
-
     from lowrung.search.study import Study
+
+LAST_SECONDS = 30.0
+"""How long a sweep that has ended waits for its tracker; `lowrung sync` sends what is missing then."""
+
+SERVED = "http://127.0.0.1:5000"
+"""Where `lowrung ui` serves a store that is no server itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the tracker has of a sweep when it starts.
+
+    Attributes:
+        sweep: the id of its run.
+        page: its page's address, after the server's own; None where there is none.
+        children: its trials' runs, by their keys.
+    """
+
+    sweep: str
+    page: str | None
+    children: Mapping[str, Child]
 
 
 class SweepTracking:
-    """Opens and closes the tracker's runs, each once, also where a start of the sweep was killed in between.
+    """Has a sweep recorded, and its runs, each once; nothing waits for the tracker but the start and the end.
+
+    What a run's own process has not recorded is recorded here. What is known of a run is in the store, so that it can
+    be sent again: by the sweep's next start, or by `lowrung sync`.
 
     Args:
-        tracker: where they are.
-        study: remembers the tracker's ids from one start of the sweep to the next.
+        study: remembers the sweep's key from one start to the next.
         plan: the sweep's.
+
+    Raises:
+        UsageError: when the store can never be used.
     """
 
-    def __init__(self, tracker: Tolerant, study: "Study", plan: Plan) -> None:
-        self.tracker = tracker
-        self._study = study
+    def __init__(self, study: "Study", plan: Plan) -> None:
+        if "key" not in study.facts:
+            study.note("key", uuid.uuid4().hex)
         self._plan = plan
-        self._opened: dict[str, str] = {}  # the tracker's ids of the runs that are open, by the runs' keys
+        self._uri = recording.tracking_uri(plan.config)
+        spaces = plan.search.all_spaces
+        axes = dict.fromkeys(key for space in spaces for key in (*space.keys, *(["seed"] if space.seeds else [])))
+        self._view = View(list(axes), dict(plan.settings.objectives))
+        tags = {"lowrung.kind": "sweep", "lowrung.study": plan.study}
+        self._opening = Opening(plan.study, study.facts["key"], _searched(plan), tags)
+        self.sender = recording.sender(plan.config)
+        self._known = self.sender.send(self._open, plan.study)
+        self._sent: dict[str, tuple[RunRecord, Future[str]]] = {}
+        self._keys: defaultdict[int, list[str]] = defaultdict(list)
+        self._best: tuple[Mapping[str, float], int, float] = ({}, 0, 0.0)
+        recording.first_answer(self.sender, plan.config, self._known)
 
-    @cached_property
-    def parent(self) -> str:
-        """The run of the whole sweep, the same for every start of the study."""
-        facts = self._study.facts
-        known = facts.get("tracked")
-        if known is not None and self.tracker.has_run(known):
-            return str(known)
-        if "key" not in facts:
-            self._study.note("key", uuid.uuid4().hex)
-        tags = {"lowrung.kind": "sweep", "lowrung.study": self._plan.study}
-        parent = self.tracker.start_run(self._plan.study, tags=tags, key=self._study.facts["key"])
-        self._study.note("tracked", parent)
-        return parent
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is recorded."""
+        return self._uri is not None
 
-    @cached_property
-    def _reopened(self) -> dict[str, str]:
-        """Ids of runs that were opened again after their trials had ended: Optuna takes no notes on ended trials."""
-        return dict(self._study.facts.get("tracked anew", {}))
+    def _open(self, tracker: Tracker) -> Known:
+        sweep = self._opening.open(tracker)
+        return Known(sweep, tracker.present(sweep, self._view), tracker.children(sweep))
 
-    def open(self, run: Run, trial: "Trial") -> str:
-        """Opens a run, unless it is open, and notes it in the study. One that was interrupted keeps its id."""
-        if run.key not in self._opened:
-            known = self._study.note_run(trial, run.seed, signature=run.folder.path.name).get("tracked")
-            tracked = self._opened[run.key] = self._find_or_start(run, known)
-            if tracked != known:
-                self._study.note_run(trial, run.seed, tracked=tracked)
-        return self._opened[run.key]
+    def opening(self, run: Run) -> Opening | None:
+        """How the tracker's run of a run begins, for its own process; None where the sweep is not open there yet."""
+        is_open = self._known.done() and not self._known.cancelled() and self._known.exception() is None
+        return self._part(run).of(self._known.result().sweep) if is_open and self.sender.problem is None else None
 
-    def close(self, finished: Finished, trial: "Trial") -> str:
-        """Records how a run ended; returns the tracker's id."""
-        run = finished.run
-        tracked = self.open(run, trial)
-        self._record(finished, tracked)
-        if not self.tracker.has_all(tracked):
-            # The next start finds the run by its key, and records it again.
-            self._study.note_run(trial, run.seed, tracked="")
-        del self._opened[run.key]
-        return tracked
+    def close(self, finished: Finished) -> None:
+        """Has recorded how a run ended, unless its own process has recorded it."""
+        self._keys[finished.run.trial].append(finished.run.key)
+        if not finished.is_tracked:
+            self._send(finished)
+            if self.sender.problem is not None:  # in case that this process is killed before the tracker is back
+                self._leave(None)
 
-    def reopen(self, run: Run, retry: str) -> None:
-        """Tags a run that is tried again with what is different then. Its next attempt opens the tracker's same run."""
-        tracked = self._opened.pop(run.key, None)
-        if tracked is not None:
-            self.tracker.set_tags(tracked, {"lowrung.retry": retry})
+    def keep(self, finished: Finished) -> None:
+        """Has a run of an earlier start recorded, where the tracker lacks it or lacks a part of it."""
+        self._keys[finished.run.trial].append(finished.run.key)
+        self._send(finished)
 
-    def keep(self, finished: Finished, trial: "FrozenTrial") -> str:
-        """Records a run of an earlier start again, where the tracker lacks it or lacks a part of it; returns its id."""
-        run = finished.run
-        tracked = self._reopened.get(run.key, self._study.runs(trial)[run.seed].get("tracked"))
-        if not tracked or not self.tracker.has_run(tracked):
-            tracked = self._find_or_start(run, tracked)
-            self._record(finished, tracked)
-            self._reopened[run.key] = tracked if self.tracker.has_all(tracked) else ""
-            self._study.note("tracked anew", self._reopened)
-        return str(tracked)
-
-    def cancel(self, run: Run, trial: "Trial") -> None:
+    def cancel(self, run: Run) -> None:
         """Closes a run that goes on when the sweep does."""
-        tracked = self._opened.pop(run.key, None) or self._study.runs(trial).get(run.seed, {}).get("tracked")
-        if tracked:
-            self.tracker.end_run(tracked, Status.CANCELLED)
 
-    def _find_or_start(self, run: Run, known: str | None) -> str:
-        """The tracker's run that is known of, if the tracker has it; else one with the run's key."""
-        if known and self.tracker.has_run(known):
-            return known
-        tags = {"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study}
-        return self.tracker.start_run(
-            leaderboard.name(run.point) or f"trial {run.trial}",
-            parent=self.parent,
-            params={**run.point, **recording.key_params(run.config)},
-            tags={**tags, "lowrung.stage": run.stage} if run.stage else tags,
-            key=f"{self.parent}/{run.key}",
+        def end(tracker: Tracker) -> None:
+            opened = tracker.find(f"{self._known.result().sweep}/{run.key}")
+            if opened is not None:
+                tracker.end_run(opened, Status.CANCELLED)
+
+        self.sender.send(end, run.title)
+
+    def tag(self, trial: int, tags: Mapping[str, str]) -> None:
+        """Tags the runs of a trial that has ended."""
+        for key in self._keys[trial]:
+
+            def tag(tracker: Tracker, key: str = key) -> None:
+                run = tracker.find(f"{self._known.result().sweep}/{key}")
+                if run is not None:
+                    tracker.set_tags(run, tags)
+
+            self.sender.send(tag, f"trial {trial}")
+
+    def note_best(self, row: leaderboard.TrialRow, ended: int) -> None:
+        """Gives the sweep's run the best trial's metrics so far, over the number of trials that have ended.
+
+        MLflow's charts are empty for a run without metrics; this way they show the search's progress.
+        """
+        numbers = {name: value for name, value in row.outcome.numbers.items() if math.isfinite(value)}
+        self._best = numbers, ended, time.time()
+        point, tags = Point(ended, self._best[2], numbers), best_tags(row)
+
+        def note(tracker: Tracker) -> None:
+            tracker.log(self._known.result().sweep, [point])
+            tracker.set_tags(self._known.result().sweep, tags)
+
+        self.sender.send(note, self._plan.study)
+
+    def break_off(self) -> None:
+        """Closes the run of a sweep that ends early; it is opened again when it goes on."""
+        self.sender.send(
+            lambda tracker: tracker.end_run(self._known.result().sweep, Status.CANCELLED), self._plan.study
         )
+        if not self.sender.drain(recording.PATIENCE_SECONDS):
+            self._leave(None)
+        self.sender.close()
 
-    def _record(self, finished: Finished, tracked: str) -> None:
-        """Records what came of a run, and closes it, unless the run's own process has."""
-        if finished.is_tracked:
+    def end(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
+        """Records the end of the sweep, and says where it can be seen, or what is missing there.
+
+        Args:
+            status: how it ended.
+            tags: what was found.
+            files: to keep with it.
+        """
+        metrics, ended, moment = self._best
+        sweep = SweepRecord(self._opening, status, tags, metrics, ended, moment, [str(file) for file in files])
+        closed = self.sender.send(sweep.send, self._plan.study)
+        self.sender.drain(LAST_SECONDS)
+        self._leave(None if _is_sent(closed) else sweep)
+        self.sender.close()
+        if self._uri is not None and _is_sent(self._known):
+            self._say_where()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _part(self, run: Run) -> Opening:
+        """How the tracker's run of a run begins; its key is the run's alone."""
+        tags = {"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study}
+        if run.stage:
+            tags["lowrung.stage"] = run.stage
+        if run.is_halved:
+            train = run.config.train
+            tags["lowrung.retry"] = (
+                f"out of memory; batch_size {train.batch_size}, gradient_accumulation_steps"
+                f" {train.gradient_accumulation_steps}"
+            )
+        name = leaderboard.name(run.point) or f"trial {run.trial}"
+        return Opening(name, run.key, {**run.point, **recording.key_params(run.config)}, tags)
+
+    def _send(self, finished: Finished) -> None:
+        if self._uri is None:
             return
-        run = finished.run
+        run, outcome = finished.run, finished.outcome
         data = self._plan.preflight(run.config).splits
-        recording.record(self.tracker, tracked, run.folder, finished.outcome, data)
-        self.tracker.end_run(tracked, finished.outcome.status)
+        part = RunRecord(self._part(run), str(run.folder.path), outcome.status, outcome.cause, list(data))
+
+        def send(tracker: Tracker) -> str:
+            known = self._known.result()
+            record = part.of(known.sweep)
+            child = known.children.get(record.opening.key)
+            is_there = child is not None and child.holds(outcome.status, run.folder.path.name)
+            return child.run if child is not None and is_there else record.send(tracker)
+
+        self._sent[run.key] = part, self.sender.send(send, part.opening.name)
+
+    def _leave(self, sweep: SweepRecord | None) -> None:
+        """Writes down what has not been sent; ``sweep`` is its end where that is part of it."""
+        runs = [part for part, sent in self._sent.values() if not _is_sent(sent)]
+        if self._uri is None:
+            return
+        if runs and sweep is None:
+            sweep = SweepRecord(self._opening, Status.CANCELLED, {}, *self._best, [])
+        Owed(self._uri, chosen_experiment(self._plan.config.track.experiment), sweep, runs).write(
+            self._plan.folder.untracked
+        )
+        if sweep is not None and sweep.status is not Status.CANCELLED:
+            missing = [*(part.opening.name for part in runs), "the sweep's end"]
+            print(f"warning: not tracked: {', '.join(missing)}. lowrung sync {self._plan.study} sends it.")
+
+    def _say_where(self) -> None:
+        page = self._known.result().page
+        if page is None:
+            return
+        if str(self._uri).startswith("http"):
+            print(f"compare:  {str(self._uri).rstrip('/')}/{page}")
+        else:
+            served = f"{SERVED}/{pages.SHORT}/{quote(self._plan.study, safe='')}"
+            print(f"compare:  {'lowrung' if CHECKOUT is None else 'make'} ui, then {served}")
+
+
+def best_tags(row: leaderboard.TrialRow) -> dict[str, str]:
+    """What the sweep's run says of its best trial."""
+    return {"lowrung.best_trial": str(row.number), "lowrung.best": leaderboard.name(row.point)}
+
+
+def _searched(plan: Plan) -> dict[str, str]:
+    """The search space, by key; where a key has other values in several spaces or stages, they are joined."""
+    texts: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for space in plan.search.all_spaces:
+        described = space.described()
+        for key, text in {**described["axes"], **described["seeds"]}.items():
+            texts[key][text] = None
+    return {key: " | ".join(found) for key, found in texts.items()}
+
+
+def _is_sent(sent: "Future[str] | Future[Known]") -> bool:
+    return sent.done() and not sent.cancelled() and sent.exception() is None

@@ -13,6 +13,7 @@ from lowrung.errors import LowrungError
 from lowrung.finetune.data.split import Split
 from lowrung.store import addresses
 from lowrung.store.outcome import Status
+from lowrung.track.pages import View
 
 URI, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
 """MLflow's environment variables, which count where ``track.uri`` and ``track.experiment`` are null."""
@@ -90,6 +91,25 @@ class Point:
     metrics: Mapping[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """A sweep's run as a tracker has it.
+
+    Attributes:
+        run: its id.
+        status: how it ended; None while it is open.
+        signature: of its result; None where not all of it was recorded.
+    """
+
+    run: str
+    status: Status | None
+    signature: str | None
+
+    def holds(self, status: Status, signature: str) -> bool:
+        """Whether it holds all of this result: the signature is among what is recorded last."""
+        return (self.status, self.signature) == (status, signature)
+
+
 class Tracker(Protocol):
     """Records runs. Every call names its run, so that several processes can write side by side.
 
@@ -110,6 +130,12 @@ class Tracker(Protocol):
         A run with a ``key`` is opened once: a second call with the same key returns the same id. So a coordinator that
         was killed before it wrote the id down can ask again.
         """
+
+    def find(self, key: str) -> str | None:
+        """The id of the run with this key, or None where there is none."""
+
+    def children(self, run: str) -> Mapping[str, Child]:
+        """The runs of a sweep's run, by their keys."""
 
     def has_run(self, run: str) -> bool:
         """Whether the experiment has the run and it can be written to; a store may have been deleted since."""
@@ -140,11 +166,39 @@ class Tracker(Protocol):
     def end_run(self, run: str, status: Status) -> None:
         """Closes the run. A closed run can still be written to, and closed anew: a sweep may be extended."""
 
-    def comparison(self, runs: Sequence[str]) -> str | None:
-        """The part of the address, after the server's own, of the page that compares these runs.
+    def present(self, run: str, view: View) -> str | None:
+        """Gives a sweep's run a page of its own.
 
-        Runs that have no metrics yet are left out; None when that leaves none, or there is no such page.
+        Returns:
+            the part of the page's address after the server's own; None where there is no such page.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How a tracker's run begins.
+
+    Attributes:
+        name: the run's.
+        key: names it for good; see `Tracker.start_run`. That of a sweep's run begins with the sweep's id.
+        params: parameters by name.
+        tags: tags by name.
+        parent: the id of the sweep's run; None of a sweep and of a single run.
+    """
+
+    name: str
+    key: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    parent: str | None = None
+
+    def open(self, tracker: Tracker) -> str:
+        """Opens the run, unless the tracker has it; returns its id."""
+        return tracker.start_run(self.name, parent=self.parent, params=self.params, tags=self.tags, key=self.key)
+
+    def of(self, sweep: str) -> "Opening":
+        """The same, as a part of the sweep with this id."""
+        return dataclasses.replace(self, parent=sweep, key=f"{sweep}/{self.key}")
 
 
 class NullTracker:
@@ -161,6 +215,14 @@ class NullTracker:
     ) -> str:
         """See `Tracker`."""
         return ""
+
+    def find(self, key: str) -> str | None:
+        """See `Tracker`."""
+        return None
+
+    def children(self, run: str) -> Mapping[str, Child]:
+        """See `Tracker`."""
+        return {}
 
     def has_run(self, run: str) -> bool:
         """See `Tracker`. Any id will do, since nothing is written."""
@@ -184,6 +246,6 @@ class NullTracker:
     def end_run(self, run: str, status: Status) -> None:
         """See `Tracker`."""
 
-    def comparison(self, runs: Sequence[str]) -> str | None:
+    def present(self, run: str, view: View) -> str | None:
         """See `Tracker`."""
         return None

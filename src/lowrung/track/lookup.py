@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from lowrung.track.mlflow import RESULTS_TAG, SIGNATURE_TAG, UNKNOWN, open_store, translated
+from lowrung.track import pages
+from lowrung.track.mlflow import KIND_TAG, RESULTS_TAG, SIGNATURE_TAG, STUDY_TAG, UNKNOWN, open_store, translated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +66,42 @@ def by_signature(uri: str, signature: str) -> TrackedRun | None:
     return (
         TrackedRun(uri, found[0].info.run_id, names[found[0].info.experiment_id], found[0].data.tags) if found else None
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedSweep:
+    """A sweep that was tracked.
+
+    Attributes:
+        run: the id of its run.
+        study: the study's name.
+        experiment: the id of its experiment.
+        has_view: whether the experiment has a saved view of it; see `lowrung.track.pages`.
+    """
+
+    run: str
+    study: str
+    experiment: str
+    has_view: bool
+
+
+def sweep(uri: str, study: str | None = None) -> TrackedSweep | None:
+    """The latest sweep, of this study where one is named, or None where there is none.
+
+    Raises:
+        UsageError: when the address cannot be used.
+        TrackError: when the store is missing or does not answer.
+    """
+    client = open_store(uri)
+    quote = '"' if study and "'" in study else "'"
+    of_study = f" AND tags.`{STUDY_TAG}` = {quote}{study}{quote}" if study is not None else ""
+    condition = f"tags.`{KIND_TAG}` = 'sweep'{of_study}"
+    with translated():
+        experiments = {experiment.experiment_id: experiment for experiment in client.search_experiments()}
+        latest = ["attributes.start_time DESC"]
+        found = client.search_runs(list(experiments), condition, max_results=1, order_by=latest)
+    if not found:
+        return None
+    run = found[0].info
+    has_view = f"{pages.VIEW_TAG}{pages.view_name(run.run_id)}" in experiments[run.experiment_id].tags
+    return TrackedSweep(run.run_id, found[0].data.tags.get(STUDY_TAG, run.run_name), run.experiment_id, has_view)

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 from mlflow import MlflowClient, entities
 from mlflow.exceptions import MlflowException
@@ -23,7 +22,9 @@ from lowrung.errors import UsageError
 from lowrung.finetune.data.split import Split
 from lowrung.store import addresses, atomic
 from lowrung.store.outcome import Status
-from lowrung.track.base import EXPERIMENT, Point, TrackerLostError, TrackError, check_uri
+from lowrung.track import pages
+from lowrung.track.base import EXPERIMENT, Child, Point, TrackerLostError, TrackError, check_uri
+from lowrung.track.pages import PARENT_TAG, View
 
 # A traceback for each error of a database, and a line for each attempt to reach a server: we raise what comes of it.
 for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
@@ -31,6 +32,9 @@ for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
 
 KIND_TAG = "lowrung.kind"
 """The tag that says what a run is; ``sweep`` for a sweep's parent run."""
+
+STUDY_TAG = "lowrung.study"
+"""The tag with the name of a run's study."""
 
 STATUS_TAG = "lowrung.status"
 """The tag with the exact status, of which MLflow knows only three kinds."""
@@ -45,7 +49,6 @@ UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's error codes for a run that it does not know; the second means that this is not even an id."""
 
 _KEY_TAG = "lowrung.key"
-_PARENT_TAG = "mlflow.parentRunId"
 _CONTEXT_TAG = "mlflow.data.context"
 _STATES = {
     Status.COMPLETE: "FINISHED",
@@ -58,7 +61,7 @@ _STATES = {
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # no answer from a server; none from a database
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36  # characters; MLflow's limits
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
-_MOST_COMPARED = 100  # runs on one page, which asks for each by itself
+_PAGE = 1000  # runs that are asked for at once
 _T = TypeVar("_T")
 
 
@@ -124,9 +127,9 @@ class MlflowTracker:
         key: str | None = None,
     ) -> str:
         """See `Tracker`."""
-        run = self._known_run(key) if key is not None else None
+        run = self.find(key) if key is not None else None
         if run is None:
-            ours = {_PARENT_TAG: parent, _KEY_TAG: key}
+            ours = {PARENT_TAG: parent, _KEY_TAG: key}
             all_tags = {**(tags or {}), **{tag: value for tag, value in ours.items() if value}}
             with translated():
                 created = self._client.create_run(self._experiment, tags=_short(all_tags), run_name=name)
@@ -134,10 +137,34 @@ class MlflowTracker:
         self.log_params(run, params or {})
         return run
 
-    def _known_run(self, key: str) -> str | None:
+    def find(self, key: str) -> str | None:
+        """See `Tracker`.
+
+        A server that was halted may have carried out two requests for one run, late: all but the first are deleted.
+        """
+        first = ["attributes.start_time ASC"]
         with translated():
-            found = self._client.search_runs([self._experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+            found = self._client.search_runs([self._experiment], f"tags.`{_KEY_TAG}` = '{key}'", order_by=first)
+            for double in found[1:]:
+                self._client.delete_run(double.info.run_id)
         return found[0].info.run_id if found else None
+
+    def children(self, run: str) -> dict[str, Child]:
+        """See `Tracker`."""
+        found: dict[str, Child] = {}
+        token: str | None = ""
+        while token is not None:
+            with translated():
+                page = self._client.search_runs(
+                    [self._experiment], pages.children(run), max_results=_PAGE, page_token=token or None
+                )
+            for child in page:
+                tags = child.data.tags
+                if _KEY_TAG in tags:
+                    status = Status(tags[STATUS_TAG]) if tags.get(STATUS_TAG) in set(Status) else None
+                    found[tags[_KEY_TAG]] = Child(child.info.run_id, status, tags.get(SIGNATURE_TAG))
+            token = page.token
+        return found
 
     def has_run(self, run: str) -> bool:
         """See `Tracker`."""
@@ -193,13 +220,12 @@ class MlflowTracker:
             self._client.set_terminated(run, _STATES[status])
         self._steps.pop(run, None)  # one that goes on is asked for again; a long sweep would hold all of its runs'
 
-    def comparison(self, runs: Sequence[str]) -> str | None:
+    def present(self, run: str, view: View) -> str:
         """See `Tracker`."""
-        if not runs:
-            return None
-        ids = ", ".join(f"'{run}'" for run in runs)
+        tag = f"{pages.VIEW_TAG}{pages.view_name(run)}"
         with translated():
-            return _comparison(self._client, self._experiment, f"attributes.run_id IN ({ids})")
+            self._client.set_experiment_tag(self._experiment, tag, view.state(run))
+        return pages.address(self._experiment, run)
 
     def _known_steps(self, run: str, metric: str) -> set[int]:
         """The steps at which the store has a value; MLflow itself would keep a second one and draw both."""
@@ -212,25 +238,6 @@ class MlflowTracker:
         with translated():
             names = self._client.get_run(run).data.metrics
             return {name: {point.step for point in self._client.get_metric_history(run, name)} for name in names}
-
-
-def last_comparison(uri: str) -> str | None:
-    """The part of the address that compares the trials of the latest sweep; None where there is no sweep yet.
-
-    Raises:
-        UsageError: when ``track.uri`` cannot be used.
-        TrackError: when the store is missing.
-    """
-    client = open_store(uri)
-    with translated():
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        sweeps = client.search_runs(
-            experiments, f"tags.`{KIND_TAG}` = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
-        )
-        if not sweeps:
-            return None
-        sweep = sweeps[0].info
-        return _comparison(client, sweep.experiment_id, f"tags.`{_PARENT_TAG}` = '{sweep.run_id}'")
 
 
 def open_store(uri: str) -> MlflowClient:
@@ -292,21 +299,6 @@ def _ours(error: MlflowException) -> TrackError:
     lines = str(error.message).splitlines()
     line = next((line for line in lines if not line.startswith("(raised as a result of")), "no message")
     return (TrackerLostError if error.error_code in _AWAY else TrackError)(f"MLflow: {line}")
-
-
-def _comparison(client: MlflowClient, experiment: str, condition: str) -> str | None:
-    """The fragment that MLflow's page reads: ids as JSON, and the menu for training rather than for agents.
-
-    The page plots the metrics that all of the runs have, so one run without any would leave it empty.
-    """
-    latest_first = client.search_runs([experiment], condition, max_results=_MOST_COMPARED)
-    runs = [run.info.run_id for run in reversed(latest_first) if run.data.metrics]
-
-    def encoded(names: Sequence[str]) -> str:
-        return quote(json.dumps(names, separators=(",", ":")), safe="")
-
-    page = f"#/compare-runs?runs={encoded(runs)}&experiments={encoded([experiment])}&workflowType=machine_learning"
-    return page if runs else None
 
 
 def _batches(records: Sequence[_T], size: int) -> Iterator[list[_T]]:

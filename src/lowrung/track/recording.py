@@ -1,9 +1,15 @@
 """What is tracked of a run: its history while it runs, and how it ended."""
 
+import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from lowrung.config import signature
 from lowrung.config.schema import Config, TrackConf
@@ -12,12 +18,14 @@ from lowrung.finetune.data.split import Split
 from lowrung.store import addresses, atomic, disk, mailbox, records
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome
+from lowrung.track import system
 from lowrung.track.base import (
     EXPERIMENT,
     EXPERIMENT_ID,
-    NullTracker,
+    Opening,
     Point,
     Tracker,
+    TrackerLostError,
     TrackError,
     check_uri,
     chosen_experiment,
@@ -25,10 +33,19 @@ from lowrung.track.base import (
     named_by,
     store_uri,
 )
-from lowrung.track.tolerant import Tolerant
+from lowrung.track.sender import Sender
 
-FLUSH_SECONDS = 1.0
-"""How often a run's history goes to the tracker: one call takes 20 ms, as long as a step of a small model."""
+FLUSH_SECONDS = 5.0
+"""How often a run's history goes to the tracker: one call takes 10 to 20 ms, so less than 0.5% of the time."""
+
+PATIENCE_SECONDS, FILE_SECONDS = 5.0, 60.0
+"""How long a sweep or a run waits for a tracker's first answer; a new database in a file takes 5 to 10 s to make."""
+
+END_SECONDS = 10.0
+"""How long a run that has ended waits until all of it is sent; after that its sweep sends it, beside the next runs."""
+
+_PASSING = ("locked", "full")
+_T = TypeVar("_T")
 
 
 def tracking_problems(config: Config) -> list[str]:
@@ -65,41 +82,77 @@ def settled(track: TrackConf) -> TrackConf:
     """What a run or a sweep notes of where it is tracked: a later command need not have the same environment."""
     if track.kind != "mlflow":
         return track
-    return TrackConf(track.kind, chosen_uri(track.uri), chosen_experiment(track.experiment))
+    return dataclasses.replace(track, uri=chosen_uri(track.uri), experiment=chosen_experiment(track.experiment))
 
 
-def make_tracker(config: Config) -> Tolerant:
-    """Makes the tracker's store where there is none, and opens it. Processes that do so at once would race.
-
-    Raises:
-        UsageError: when the store does not answer. Later on that is a warning: see `Tolerant`.
-    """
+def sender(config: Config, say: Callable[[str], None] = print) -> Sender:
+    """Sends to the tracker of a config, whose store it makes where there is none, and prints which one that is."""
     uri, experiment = tracking_uri(config), chosen_experiment(config.track.experiment)
     if uri is None:
-        return Tolerant(NullTracker())
+        return Sender.null()
+    print(f"tracking: {uri}, experiment {experiment}", flush=True)
+    artifacts = Path.cwd() / "mlruns"
+    return Sender(lambda: made(uri, experiment, artifacts), say)
+
+
+def sender_to(uri: str | None, experiment: str) -> Sender:
+    """Sends to a tracker whose store exists, or did when the sweep started."""
+    return Sender.null() if uri is None else Sender(lambda: opened(uri, experiment))
+
+
+def made(uri: str, experiment: str, artifacts: Path) -> Tracker:
+    """Opens a tracker, and makes its store where there is none. Processes that do so at once would race.
+
+    Raises:
+        UsageError: when the address or the experiment cannot be used.
+        TrackerLostError: when it does not answer.
+    """
     from lowrung.track import mlflow
 
-    print(f"tracking: {uri}, experiment {experiment}", flush=True)
-    try:
-        mlflow.create_store(uri, experiment, Path.cwd() / "mlruns")
-        return Tolerant(mlflow.MlflowTracker(uri, experiment))
-    except TrackError as error:
-        raise UsageError(
-            f"{named_by(uri)} must be a store that answers, but {uri} does not ({error}). Start it, name another one,"
-            " or do without: track=none."
-        ) from error
+    mlflow.create_store(uri, experiment, artifacts)
+    return mlflow.MlflowTracker(uri, experiment)
 
 
-def open_tracker(uri: str | None, experiment: str) -> Tolerant:
-    """Opens a tracker whose store exists, or did when the sweep started: without it a trial goes on untracked."""
-    if uri is None:
-        return Tolerant(NullTracker())
+def opened(uri: str, experiment: str) -> Tracker:
+    """Opens a tracker whose store exists.
+
+    Raises:
+        TrackError: when it does not, or does not answer.
+    """
     from lowrung.track.mlflow import MlflowTracker
 
-    try:
-        return Tolerant(MlflowTracker(uri, experiment))
-    except TrackError as error:
-        return Tolerant.lost(error)
+    return MlflowTracker(uri, experiment)
+
+
+def first_answer(sender: Sender, config: Config, opened: "Future[_T]") -> _T | None:
+    """What a sender's first call comes to; None where that is not known within `PATIENCE_SECONDS`.
+
+    A server that is away, and a database that is locked or full, may be back later: nothing waits for them.
+
+    Raises:
+        UsageError: when the store can never be used: its address, its experiment, a file that is no database.
+    """
+    uri = tracking_uri(config)
+    seconds = FILE_SECONDS if uri and addresses.sqlite_path(uri) else PATIENCE_SECONDS
+    until = time.monotonic() + seconds
+    while not opened.done() and sender.problem is None and time.monotonic() < until:
+        wait([opened], 0.05)
+    error = opened.exception() if opened.done() else sender.problem
+    if isinstance(error, UsageError):
+        raise error
+    if isinstance(error, TrackError) and uri and not _may_return(uri, error):
+        raise UsageError(
+            f"{named_by(uri)} must be a store that can be used, but {uri} cannot ({error}). Correct it, name another"
+            " one, or do without: track=none."
+        ) from error
+    if error is None and not opened.done():
+        sender.say(f"warning: the tracker has not answered for {seconds:.0f} s; all goes on without it")
+    return opened.result() if opened.done() and error is None else None
+
+
+def _may_return(uri: str, error: TrackError) -> bool:
+    is_file = addresses.sqlite_path(uri) is not None
+    return isinstance(error, TrackerLostError) and (not is_file or any(word in str(error) for word in _PASSING))
 
 
 def key_params(config: Config) -> dict[str, str]:
@@ -113,55 +166,86 @@ def key_params(config: Config) -> dict[str, str]:
     }
 
 
-def start_single(tracker: Tracker, config: Config, folder: RunFolder) -> str:
-    """Opens the tracker's run of a single run; one that goes on from a checkpoint has one already."""
+def single_opening(config: Config, folder: RunFolder) -> Opening:
+    """How the tracker's run of a single run begins; one that goes on from a checkpoint has the same key again."""
+    key = None
     if folder.tracked.exists() and folder.checkpoints.exists():
         known = records.read(folder.tracked)
-        if known["uri"] == tracking_uri(config) and tracker.has_run(known["run"]):
-            return str(known["run"])
+        key = known.get("key") if known.get("uri") == tracking_uri(config) else None
+    if key is None:
+        key = uuid.uuid4().hex
+        atomic.write_json(folder.tracked, {"uri": tracking_uri(config), "key": key})
     name = f"r={config.lora.r}" if config.lora.method == "lora" else config.lora.method
-    run_id = tracker.start_run(name, params=key_params(config), tags={"lowrung.kind": "run"})
-    atomic.write_json(folder.tracked, {"uri": tracking_uri(config), "run": run_id})
-    return run_id
+    return Opening(name, key, key_params(config), {"lowrung.kind": "run"})
 
 
-def record(tracker: Tracker, run_id: str, folder: RunFolder, outcome: Outcome, data: Sequence[Split]) -> None:
+def record(
+    tracker: Tracker,
+    run_id: str,
+    folder: RunFolder,
+    outcome: Outcome,
+    data: Sequence[Split],
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Tracks what came of a run: its whole history, its last numbers, its data, its files. `end_run` closes it.
 
     The history may have come from the run before, but not all of it where the run was killed, was trained for another
-    study, or found the tracker away.
+    study, or found the tracker away. The tags come last: a tracker that has them has all.
     """
     history = [report.into(Point) for report in mailbox.Reader(folder.path).read()]
     last = max((point.step for point in history), default=0)
-    tracker.log(run_id, [*history, Point(last, time.time(), outcome.numbers)])
+    ended = folder.outcome.stat().st_mtime if folder.outcome.exists() else time.time()  # the same when sent again
+    tracker.log(run_id, [*history, *system.read(folder), Point(last, ended, outcome.numbers)])
     tracker.log_datasets(run_id, data)
     for path in (folder.config, folder.environment, folder.outcome, folder.held_out, folder.adapter):
         if path.exists():
             tracker.log_artifact(run_id, path)
-    tags = {
+    known = {
+        **tags,
         "lowrung.signature": folder.path.name,
         "lowrung.results": str(folder.path),
         "mlflow.source.git.commit": signature.git_commit(),
     }
-    tracker.set_tags(run_id, {**tags, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
+    tracker.set_tags(run_id, {**known, **({"lowrung.cause": outcome.cause} if outcome.cause else {})})
+
+
+def measuring(config: Config, folder: RunFolder, history: "History") -> contextlib.AbstractContextManager[None]:
+    """Keeps how busy the machine is while the block runs, where ``track.system_metrics`` asks for it."""
+    if config.track.kind != "mlflow" or not config.track.system_metrics or system.missing():
+        return contextlib.nullcontext()
+    return system.measured(folder, history.add)
 
 
 class History:
-    """A run's history on its way to the tracker, in batches."""
+    """A run's history on its way to the tracker, in batches.
 
-    def __init__(self, tracker: Tracker, run_id: str) -> None:
-        self._tracker, self._run = tracker, run_id
+    Args:
+        sender: carries it.
+        opening: how the tracker's run begins; None where it is not tracked as it goes on.
+    """
+
+    def __init__(self, sender: Sender, opening: Opening | None) -> None:
+        self._sender, self._opening = sender, opening
         self._points: list[Point] = []
         self._flushed = time.monotonic()
+        self._run = None if opening is None else sender.send(opening.open, opening.name)
+        self._sent: Future[None] | None = None
 
     def add(self, point: Point) -> None:
-        """Takes one moment, and passes on what has gathered when a second has gone by."""
-        self._points.append(point)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        """Takes one moment, and passes on what has gathered every `FLUSH_SECONDS`."""
+        if self._run is not None:
+            self._points.append(point)
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
 
     def flush(self) -> None:
-        """Passes on what has gathered."""
-        points, self._points = self._points, []
-        self._flushed = time.monotonic()
-        self._tracker.log(self._run, points)
+        """Passes on what has gathered, unless the tracker has not even taken what came before."""
+        if self._opening is not None and (self._sent is None or self._sent.done()):
+            self._flushed = time.monotonic()
+            self._sent = self._sender.send(self._send, self._opening.name)
+
+    def _send(self, tracker: Tracker) -> None:
+        points = list(self._points)
+        if points and self._run is not None:
+            tracker.log(self._run.result(), points)
+            del self._points[: len(points)]

@@ -1,4 +1,4 @@
-"""``make ui``: MLflow's server on this machine, opened on the latest sweep."""
+"""``make ui``: MLflow's server on this machine, with a short address for each sweep."""
 
 import contextlib
 import http.client
@@ -8,19 +8,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
+from urllib.parse import quote
 
 from lowrung.errors import UsageError
 from lowrung.store import addresses
 from lowrung.store.layout import CHECKOUT
+from lowrung.track import app, pages
 from lowrung.track.base import TrackError, check_uri
 
 HOST = "127.0.0.1"
 """The server is for this machine alone; it asks for no password."""
 
-_SWEEP = "lowrung train -m lora.r=4,8" if CHECKOUT is None else "make sweep"
+SWEEP = "lowrung train -m lora.r=4,8" if CHECKOUT is None else "make sweep"
+"""What makes a first sweep."""
+
 _GRACE = 10.0  # seconds to stop in before the server is killed; it takes 1.5 when idle
 _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs are for agents; without them it starts in half the time
@@ -30,12 +34,14 @@ _QUIET = {
 }
 
 
-def serve(uri: str, port: int) -> None:
-    """Serves the store until Ctrl-C, and prints the address of the latest sweep's comparison once it answers.
+def serve(uri: str, port: int, ready: Callable[[str, bool], None]) -> None:
+    """Serves the store until Ctrl-C.
 
     Args:
         uri: the address of the store, absolute (see `lowrung.track.base.store_uri`).
         port: the port on 127.0.0.1.
+        ready: is called once the server answers, with the address of the latest sweep's page, or the server's, and
+            whether there is a sweep.
 
     Raises:
         UsageError: when there is nothing to serve, or the port is taken.
@@ -43,16 +49,24 @@ def serve(uri: str, port: int) -> None:
     """
     _require_store(uri)
     _require_free(port)
-    from lowrung.track.mlflow import last_comparison  # imports mlflow (2 s)
+    _require_app()
+    from lowrung.track import lookup  # imports mlflow (2 s)
 
-    comparison = last_comparison(uri)
+    sweep = lookup.sweep(uri)
     with _interruptible(), contextlib.suppress(KeyboardInterrupt), _server(uri, port) as server:
         print(f"Starting MLflow on {HOST}:{port} ...", flush=True)
         _await_answer(server, port)
-        if comparison is None:
-            print(f"There is no sweep yet: `{_SWEEP}` runs one.", flush=True)
-        print(f"Open http://{HOST}:{port}/{comparison or ''}\nStop with Ctrl-C.", flush=True)
+        page = f"/{pages.SHORT}/{quote(sweep.study, safe='')}" if sweep else "/"
+        ready(f"http://{HOST}:{port}{page}", sweep is not None)
         raise TrackError(f"MLflow's server ended by itself with code {server.wait()}.")
+
+
+def _require_app() -> None:
+    if not app.is_installed():
+        raise UsageError(
+            "lowrung must be installed as it is now, but its installation is older than its code, and MLflow does not"
+            " find it. Run make setup, or pip install -e . in the checkout."
+        )
 
 
 def _require_store(uri: str) -> None:
@@ -65,7 +79,7 @@ def _require_store(uri: str) -> None:
     if database and not database.is_file():
         raise UsageError(
             f"There are no runs to show yet: {database} does not exist. "
-            f"Run `{_SWEEP}` first, or name another database with --uri sqlite:///PATH."
+            f"Run `{SWEEP}` first, or name another database with --uri sqlite:///PATH."
         )
 
 
@@ -85,7 +99,7 @@ def _require_free(port: int) -> None:
 def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Runs the server in a session of its own: Ctrl-C reaches us alone, and we stop all of its processes."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1"]
+    command += ["--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1", "--app-name", app.NAME]
     command += ["--allowed-hosts", f"{HOST}:*,localhost:*"]
     command += ["--uvicorn-opts", "--log-level warning --timeout-graceful-shutdown 2"]
     server = subprocess.Popen(command, env={**os.environ, **_QUIET}, stdout=subprocess.DEVNULL, start_new_session=True)

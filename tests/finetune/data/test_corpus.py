@@ -33,6 +33,7 @@ def test_the_seed_draws_the_examples(name):
 
 
 @EMBEDDED
+@pytest.mark.slow
 def test_held_out_rows_do_not_depend_on_the_training_size(name):
     few, many = (load(name=name, train_size=size, eval_size=20) for size in (10, 100))
     assert few.eval == many.eval

@@ -84,7 +84,7 @@ CASES = {
     "nf4": (base_of("tied llama", quantization="nf4"), {}),
     "bfloat16": (dataclasses.replace(TINY, dtype="bfloat16"), {}),
 }
-FAST = ("tiny", "tied")
+FAST = ("tiny",)
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, where both are trained whole

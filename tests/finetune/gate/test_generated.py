@@ -97,3 +97,12 @@ def test_a_prompt_that_fills_the_context_is_continued_by_nothing(tiny, tmp_path)
 )
 def test_agreement_ends_at_the_first_difference(one, other, share):
     assert generated.agreement(one, other) == share
+
+
+def test_samples_are_text_for_people(tiny, tmp_path):
+    of = case(tmp_path, prompts=[*PROMPTS, [*b"five"], [*b"six"]])
+    tokens = said(tiny, of)
+    samples = generated.samples(of, tiny[1], tokens)
+    assert len(samples) == generated.SAMPLES
+    texts = [tiny[1].decode(part) for part in (PROMPTS[0], [65], tokens[0])]
+    assert list(samples[0].values()) == texts

@@ -27,8 +27,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Each with its base, an architecture's name, and settings of the adapter."""
 
-FAST = ("experts",)
-
 
 def base(name: str, folder: Any) -> ModelConf:
     others = {**architectures.MIXTURES, **architectures.MULTIMODAL}
@@ -36,7 +34,8 @@ def base(name: str, folder: Any) -> ModelConf:
 
 
 @pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`")  # said of a base that is tied, too
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in FAST else pytest.mark.slow) for c in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_field_of_peft_is_saved_and_merged_as_it_was_trained(tmp_path, case):
     name, lora = CASES[case]
     model = base(name, tmp_path / "base")

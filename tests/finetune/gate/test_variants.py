@@ -121,7 +121,7 @@ def test_variants_of_conv1d_layers(tmp_path, init, use_dora):
     check(tmp_path, architectures.base("gpt2"), lora)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("path", "init"), some_slow(PARTS, [("embedded:tiny", "pissa")]))
 def test_a_part_of_a_base_in_16_bits_is_taken_out_without_rounding_it_anew(tmp_path, init, path, dtype):
     """Rounded anew, as PEFT does it, a logit starts up to 0.06 off the base's in bfloat16, and 0.007 in float16."""

@@ -48,6 +48,7 @@ def test_the_base_is_evaluated_once_whatever_is_trained_from_it(tmp_path, comput
     assert losses == [losses[0]] * 2 == pytest.approx([own] * 2, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_was_damaged_or_is_of_other_batches_is_computed(tmp_path, computed):
     found = run(tmp_path).metrics
     assert run(tmp_path).metrics == found  # to read what is kept draws no other random numbers than to compute it

@@ -52,6 +52,7 @@ class TestScores:
         scores = metrics.score(["rouge"], PREDICTIONS, REFERENCES).metrics
         assert scores == pytest.approx({"rouge1": (5 / 6 + 1) / 3, "rouge2": (3 / 5) / 3, "rougeL": (5 / 6 + 1) / 3})
 
+    @pytest.mark.slow
     def test_rouge_compares_stems(self):
         assert metrics.score(["rouge"], ["returns lists"], ["return list"]).metrics["rouge1"] == 1
 

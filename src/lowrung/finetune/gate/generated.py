@@ -12,6 +12,9 @@ from lowrung.finetune.models.head import Row
 
 Tokens = Sequence[int]
 
+SAMPLES = 4
+"""So many answers are kept as text: enough to see what a model says, and some KB of a run's outcome."""
+
 
 def greedy(case: Case, model: Any, tokenizer: PreTrainedTokenizerBase, numbers: Sequence[int]) -> list[list[int]]:
     """The tokens that a model generates greedily from the prompts of the rows with these numbers."""
@@ -56,6 +59,25 @@ def _is_same(case: Case, tokens: Tokens, taken: Tokens) -> bool:
     """Whether ``taken``, one token more than were generated, goes as they do; a text that ends answers is not seen."""
     is_over = len(tokens) == case.new_tokens or taken[-1] in case.evidence.ends.tokens
     return list(tokens) == list(taken[:-1]) and is_over
+
+
+def samples(case: Case, tokenizer: PreTrainedTokenizerBase, said: Sequence[Tokens]) -> list[dict[str, str]]:
+    """The first prompts with the answers of the data and of the model, as text, for people.
+
+    The data's answer is cut where the model's must end: after the case's new tokens.
+    """
+
+    def text(tokens: Tokens) -> str:
+        return str(tokenizer.decode(list(tokens)))
+
+    return [
+        {
+            "prompt": text(generate.prompt_tokens(row)),
+            "expected": text(generate.answer_tokens(row)[: case.new_tokens]),
+            "answer": text(tokens),
+        }
+        for row, tokens in zip(case.rows[:SAMPLES], said, strict=False)
+    ]
 
 
 def agreement(one: Sequence[Tokens], other: Sequence[Tokens]) -> float:

@@ -27,6 +27,7 @@ class Reference:
         labels: their tokens.
         effect: mean KL between the base and the adapter on it.
         generated: the tokens that it generates greedily from each prompt.
+        samples: the first of them as text; see `lowrung.finetune.gate.generated.samples`.
         was_tied: whether the base's head is its embedding.
         seconds: the time of each forward pass.
     """
@@ -35,6 +36,7 @@ class Reference:
     labels: Tensor
     effect: float
     generated: Sequence[Sequence[int]]
+    samples: Sequence[Mapping[str, str]]
     was_tied: bool
     seconds: Sequence[float]
 
@@ -44,7 +46,8 @@ class Reference:
         logits, labels = adapted.logits, adapted.labels
         effect = compare(logits, base.logits, labels).mean_kl
         said = generated.greedy(case, adapted.model, tokenizer, range(len(case.rows)))
-        return cls(logits, labels, effect, said, base.was_tied, adapted.seconds)
+        samples = generated.samples(case, tokenizer, said)
+        return cls(logits, labels, effect, said, samples, base.was_tied, adapted.seconds)
 
 
 @dataclasses.dataclass(frozen=True)

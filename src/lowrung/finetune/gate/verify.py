@@ -38,6 +38,7 @@ class Gate:
         measurements: the speed-up, by MLflow name.
         device: the kind of device that it was verified on, ``cuda`` or ``cpu``.
         computed_in: the precision that each merged model computed in, by the one that it is stored in.
+        samples: what the adapter answers to the first prompts; see `lowrung.finetune.gate.generated.samples`.
     """
 
     failures: tuple[str, ...]
@@ -45,6 +46,7 @@ class Gate:
     measurements: Mapping[str, float]
     device: str
     computed_in: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    samples: Sequence[Mapping[str, str]] = ()
 
     @classmethod
     def of(
@@ -152,7 +154,8 @@ def _merged_gate(
     if case.base.quantization != "none":
         metrics |= merged.requantized(case, reference, device)
     computed = {dtype: rounding.computed_in(dtype, device) for dtype in case.dtypes}
-    return dataclasses.replace(Gate.of(device, found, metrics, measurements), computed_in=computed)
+    gate = Gate.of(device, found, metrics, measurements)
+    return dataclasses.replace(gate, computed_in=computed, samples=reference.samples)
 
 
 def verify_model(

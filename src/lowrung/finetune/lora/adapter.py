@@ -165,6 +165,9 @@ def save(
     config.inference_mode = True
     # Loading would compute the start anew only to replace it: minutes of decompositions with mica.
     config.init_lora_weights, config.corda_config, config.lora_ga_config = True, None, None
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # of names, which PEFT would write in another order in each process
+            setattr(config, name, sorted(value))
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     if initial is not None:
         config, state = for_original_base(config, state, initial)

@@ -1,6 +1,5 @@
 """Base models held in 8 or 4 bits a weight by bitsandbytes, and their weights as ordinary ones again."""
 
-import logging
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ def config(kind: str, dtype: torch.dtype, *, double: bool) -> BitsAndBytesConfig
 
 
 def settle(model: PreTrainedModel) -> None:
-    """Keeps bitsandbytes from changing weights during an evaluation, and from a warning at each layer of each step."""
+    """Keeps bitsandbytes from changing weights during an evaluation."""
     for module in model.modules():
         # On a CPU with AVX512-BF16 the first evaluation would repack 4-bit weights for a kernel that computes in
         # bfloat16 and passes no gradient on; a base that was evaluated could not be trained or dequantised any more.
@@ -30,7 +29,6 @@ def settle(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         if hasattr(module, "init_8bit_state"):
             module.register_forward_pre_hook(_give_scales_back)
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def _give_scales_back(layer: Any, _: Any) -> None:

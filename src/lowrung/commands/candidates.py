@@ -1,0 +1,206 @@
+"""A study's best run that passed the gate, why other runs may not be promoted, and where a run was tracked."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrung.commands.run_inputs import config_of
+from lowrung.errors import UsageError, blaming
+from lowrung.store import addresses, records, results
+from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.track.base import store_uri
+
+if TYPE_CHECKING:
+    from lowrung.track.lookup import TrackedRun
+
+OBJECTIVE = {"eval/loss": "minimize"}
+"""What a sweep optimises unless it says otherwise."""
+
+SHOWN = 3
+"""How many reasons a message gives."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A run that may be promoted.
+
+    Attributes:
+        run: its folder.
+        trial: ``<study>/<n>``, with several seeds ``<study>/<n>/seed_<s>``; None for a run that is part of no sweep.
+        objective: the metric that its study optimises, the first one of several.
+        value: of that metric; None where it was not measured.
+        refusal: why it cannot be promoted, and the remedy; None where it can.
+    """
+
+    run: RunFolder
+    trial: str | None
+    objective: str
+    value: float | None
+    refusal: str | None
+
+    @property
+    def name(self) -> str:
+        """Its name in commands."""
+        return self.trial or self.run.path.name
+
+
+def study(name: str | None, here: Path) -> StudyFolder | None:
+    """The study of this name below ``here/multirun``, or the one in this folder; without a name the last one started.
+
+    Args:
+        name: as it was typed, or None.
+        here: the current folder.
+
+    Returns:
+        the study, or None where the name is no study's.
+
+    Raises:
+        UsageError: when there is no study at all, and none was named.
+    """
+    if name is None:
+        found = sorted(here.glob("multirun/*/multirun.yaml"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UsageError(
+                f"promote takes the best run of the latest study, but there is no study in {here / 'multirun'}. Run a"
+                " sweep first, or name a run."
+            )
+        return StudyFolder(found[-1].parent)
+    for folder in (here / "multirun" / name, here / Path(name).expanduser()):
+        if (folder / "multirun.yaml").is_file():
+            return StudyFolder(folder)
+    return None
+
+
+def best(found: StudyFolder) -> tuple[Candidate, Sequence[Candidate]]:
+    """The best run of a study that can be promoted, and the better ones that cannot.
+
+    With several seeds trials are ranked by their means, and the first seed that passed stands for its trial: the seed
+    with the best score would be a lucky one.
+
+    Raises:
+        UsageError: when none can be.
+    """
+    passed_over: list[Candidate] = []
+    for candidate in candidates(found):
+        if candidate.refusal is None:
+            return candidate, passed_over
+        passed_over.append(candidate)
+    reasons = [f"{candidate.name}: {candidate.refusal}" for candidate in passed_over[:SHOWN]]
+    more = [f"and {len(passed_over) - SHOWN} more runs"] if len(passed_over) > SHOWN else []
+    raise UsageError(
+        [f"{found.path.name} must have a complete run that passed the gate, but has none.", *reasons, *more]
+    )
+
+
+def candidates(found: StudyFolder) -> Iterator[Candidate]:
+    """The runs of a study, best trial first, as its leaderboard has them.
+
+    Raises:
+        UsageError: when the study has no leaderboard yet.
+    """
+    if not found.leaderboard.is_file():
+        raise UsageError(
+            f"{found.path.name} must have ended for its best run to be known, but has no leaderboard yet. Start it"
+            " again with the same command: it continues."
+        )
+    objective, _ = next(iter(_objectives(found).items()))
+    with blaming(f"The leaderboard, {found.leaderboard},", "Start the study again: it is written anew."):
+        listed = [
+            (found.path / str(row["trial"]), run["seed"], list(row["broken"]))
+            for row in records.read_list(found.leaderboard)
+            for run in row["runs"]
+        ]
+    for trial, seed, broken in listed:
+        job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{seed}")
+        name = f"{found.path.name}/{job.path.relative_to(found.path)}"
+        yield _candidate(RunFolder(job.run.resolve()), name, objective, broken)
+
+
+def of_run(run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
+    """A run as a candidate, and the study in ``here/multirun`` that it is part of, if any."""
+    for found, trial in studies_of(run, here):
+        objective, _ = next(iter(_objectives(found).items()))
+        return _candidate(run, trial, objective, ()), found
+    return _candidate(run, None, next(iter(OBJECTIVE)), ()), None
+
+
+def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
+    """The studies in ``here/multirun`` that a run is part of, each with the name of its trial there."""
+    for job in sorted([*here.glob("multirun/*/*/run"), *here.glob("multirun/*/*/seed_*/run")]):
+        if job.resolve() == run.path.resolve():
+            trial = job.parent.relative_to(here / "multirun")
+            yield StudyFolder(here / "multirun" / trial.parts[0]), str(trial)
+
+
+def setting(found: StudyFolder, name: str) -> Any:
+    """A setting with which a study was last started, by its dotted name; None where it is not set."""
+    from omegaconf import OmegaConf
+
+    file = found.path / "multirun.yaml"
+    with blaming(f"The study's config, {file},"):
+        return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
+
+
+def uri_of(run: RunFolder, here: Path) -> str | None:
+    """The address of the store in which a run is tracked; None where tracking is off.
+
+    A study that reuses another's result tracks it in its own store, which the run's config does not name.
+
+    Args:
+        run: the run.
+        here: the folder that relative SQLite paths start from, and in which studies are looked for.
+    """
+    chosen = (setting(study, "track") for study, _ in studies_of(run, here))
+    for track in (*chosen, config_of(run).get("track")):
+        if track and track.get("kind") == "mlflow":
+            return store_uri(track.get("uri"), here)
+    return None
+
+
+def tracked_run(run: RunFolder, here: Path) -> "TrackedRun | None":
+    """A run as it was tracked, or None where it was not.
+
+    Raises:
+        UsageError: when the address cannot be used.
+        TrackError: when the store does not answer.
+    """
+    uri = uri_of(run, here)
+    database = addresses.sqlite_path(uri) if uri else None
+    if uri is None or (database and not database.is_file()):
+        return None
+    from lowrung.track import lookup  # imports mlflow (2 s)
+
+    with blaming(f"The tracker, {uri},"):
+        return lookup.by_signature(uri, run.path.name)
+
+
+def _objectives(found: StudyFolder) -> dict[str, str]:
+    chosen = setting(found, "hydra.sweeper.objectives")
+    return {str(name): str(direction) for name, direction in chosen.items()} if chosen else OBJECTIVE
+
+
+def _candidate(run: RunFolder, trial: str | None, objective: str, broken: Sequence[str]) -> Candidate:
+    outcome = Outcome.read(run.outcome)
+    value = outcome.metrics.get(objective) if outcome else None
+    return Candidate(run, trial, objective, value, _refusal(run, outcome, broken))
+
+
+def _refusal(run: RunFolder, outcome: Outcome | None, broken: Sequence[str]) -> str | None:
+    if outcome is None:
+        return f"it must have run to its end, but {run.path} has no outcome. Run it again."
+    if outcome.status is not Status.COMPLETE:
+        return f"it must be complete, but is {outcome.status}: {outcome.cause}."
+    if broken:
+        return f"it must meet the study's constraints, but breaks {' and '.join(broken)}. Name it to promote it anyway."
+    if not run.adapter.is_dir():
+        return "it must have an adapter, but all weights were trained (lora=full), or the adapter was deleted."
+    if outcome.signature and (doubt := results.doubt(run, outcome)):  # older versions wrote none
+        return f"it must be what its run left, but {doubt}. Run it again."
+    if outcome.passed_gate is None:
+        return "it must have passed the gate, but the gate was off (verify=none). Train it with verify=default."
+    if not outcome.passed_gate:
+        failures = "; ".join(outcome.gate_failures) or "see its outcome.json"
+        return f"it must have passed the gate, but failed: {failures}. docs/verification.md says what that means."
+    return None

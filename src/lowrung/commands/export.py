@@ -1,0 +1,115 @@
+"""`lowrung export`: a run's settings and rows in another tool's own form."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from lowrung.commands import candidates
+from lowrung.commands.arguments import ADAPTER, Commands
+from lowrung.commands.names import find_runs
+from lowrung.errors import UsageError, blaming
+from lowrung.store import atomic, disk
+from lowrung.store.layout import RunFolder
+from lowrung.store.outcome import Outcome, Status
+
+ABOUT = (
+    "Writes what a run was trained with as a folder for another tool: its config file, and the rows as tokens, in the"
+    " order in which lowrung has them. What the tool cannot do is refused, setting by setting; what it does otherwise"
+    " is said. With --to trl, `trl sft --config FOLDER/sft.yaml` trains to the same losses."
+)
+
+TOOLS = ("trl",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A run in another tool's form.
+
+    Attributes:
+        tool: the tool.
+        run: the run's folder.
+        config: the tool's config file.
+        data: the folder of the rows as tokens.
+        base: the base model's folder, or its id on the hub.
+        command: what trains it there.
+        notes: what the tool does otherwise, in words.
+    """
+
+    tool: str
+    run: Path
+    config: Path
+    data: Path
+    base: str
+    command: Sequence[str]
+    notes: Sequence[str]
+
+    def __str__(self) -> str:
+        """Where everything is, what to run, and what is otherwise."""
+        import shlex
+
+        facts = {"config": self.config, "rows": self.data, "base": self.base, "run": shlex.join(self.command)}
+        lines = [f"{name + ':':<9}{value}" for name, value in facts.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("export", help="write a run's settings and rows for another tool", description=ABOUT)
+    parser.add_argument("run", metavar="RUN", help=f"{ADAPTER}; of a study, its best run that passed the gate")
+    parser.add_argument("--to", metavar="TOOL", required=True, choices=TOOLS, help=f"one of {', '.join(TOOLS)}")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="the new folder: empty, or not there yet (default: RUN-TOOL, in this folder)"
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(chosen: argparse.Namespace) -> Exported:
+    name = f"{chosen.run.strip('/').replace('/', '-')}-{chosen.to}"
+    return export(chosen.run, Path(chosen.out or name))
+
+
+def export(name: str, folder: Path) -> Exported:
+    """Writes a run for ``trl sft``.
+
+    Args:
+        name: the run, trial or adapter; a study's is its best one.
+        folder: empty, or not there yet.
+
+    Raises:
+        UsageError: when there is no such run, it is not complete, or TRL cannot do what it did.
+    """
+    folder = folder.expanduser().absolute()
+    run = _found(name, Path.cwd())
+    problems = [*_problems(name, run), *disk.unwritable("--out", folder)]
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        problems.append(f"--out must be a folder that is empty or not there yet, but {folder} is not. Name another.")
+    if problems:
+        raise UsageError(problems)
+    from lowrung.adapters import for_trl
+
+    with blaming(f"The run in {run.path}"):
+        made = for_trl.Export.of(run)
+        if made.problems:
+            raise UsageError([f"{name} cannot be exported to trl: {problem}" for problem in made.problems])
+        atomic.make_folder(folder, lambda aside: made.write(aside, folder))
+    config = folder / for_trl.CONFIG
+    command = ["trl", "sft", "--config", str(config)]
+    return Exported("trl", run.path, config, folder / for_trl.DATA, made.base, command, made.notes)
+
+
+def _found(name: str, here: Path) -> RunFolder:
+    study = candidates.study(name, here)
+    if study is not None:
+        return candidates.best(study)[0].run
+    (run,) = find_runs([name], here)
+    return run
+
+
+def _problems(name: str, run: RunFolder) -> list[str]:
+    if not run.config.is_file():
+        return [f"{name} must be a run or an adapter in a run's folder, but {run.path} holds no run's config.yaml."]
+    with blaming(f"The record of the run, {run.outcome},"):
+        outcome = Outcome.read(run.outcome)
+    status = outcome.status if outcome else "unfinished"
+    return [] if status == Status.COMPLETE else [f"{name} must be complete, but is {status}. Run it to its end."]

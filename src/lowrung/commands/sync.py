@@ -1,0 +1,120 @@
+"""`lowrung sync`: gives the tracker what it was not given while it was away."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from lowrung.commands.arguments import Commands
+from lowrung.errors import FolderInUse, UsageError, blaming, did_you_mean
+from lowrung.report.tables import counted
+from lowrung.store import atomic
+from lowrung.store.layout import RunFolder, StudyFolder
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser("sync", help="send the tracker what it missed while it was away")
+    parser.add_argument(
+        "name", nargs="?", metavar="STUDY", help="a study, or a single run (default: all in this folder)"
+    )
+    parser.add_argument("--uri", help="another tracker than the one that missed it, such as a server that has moved")
+    parser.set_defaults(command=_run, answer=Synced)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """What the tracker was sent of a study, or of a single run.
+
+    Attributes:
+        name: the study's or the run's.
+        runs: how many runs were sent.
+        uri: where to.
+        experiment: the experiment's name.
+    """
+
+    name: str
+    runs: int
+    uri: str
+    experiment: str
+
+    def __str__(self) -> str:
+        """In a line."""
+        return f"{self.name}: {counted(self.runs, 'run')} sent to {self.uri}, experiment {self.experiment}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Synced:
+    """What the tracker was sent.
+
+    Attributes:
+        sent: by study or run; empty where nothing was missing.
+    """
+
+    sent: Sequence[Sent]
+
+    def __str__(self) -> str:
+        """In a line each."""
+        return "\n".join(map(str, self.sent)) or "nothing is missing in the tracker"
+
+
+def _run(chosen: argparse.Namespace) -> Synced:
+    from lowrung.track.base import TrackError
+
+    here, sent, failures = Path.cwd(), [], []
+    found = _named(chosen.name, here) if chosen.name else _all(here)
+    for folder in found:
+        try:
+            if folder.untracked.is_file():
+                sent.append(_send(folder, chosen.uri, here))
+        except TrackError as error:
+            failures.append(f"{folder.path.name}: {error}. What is missing is kept; run lowrung sync again.")
+    if failures:
+        raise TrackError("\n".join([*map(str, sent), *failures]))
+    return Synced(sent)
+
+
+def _all(here: Path) -> "Sequence[StudyFolder | RunFolder]":
+    """Studies and single runs of which something is missing."""
+    studies = [StudyFolder(file.parent) for file in sorted(here.glob("multirun/*/untracked.json"))]
+    return [*studies, *(RunFolder(file.parent) for file in sorted(here.glob("runs/*/untracked.json")))]
+
+
+def _named(name: str, here: Path) -> "Sequence[StudyFolder | RunFolder]":
+    """The study or the run of a name, or in the folder that it is.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    for folder in (here / "multirun" / name, here / "runs" / name, here / Path(name).expanduser()):
+        if StudyFolder(folder).config.is_file():
+            return [StudyFolder(folder)]
+        if RunFolder(folder).config.is_file():
+            return [RunFolder(folder)]
+    known = sorted(file.parent.name for file in here.glob("multirun/*/multirun.yaml"))
+    raise UsageError(f"{name} must be a study or a run, but there is none in {here}.{did_you_mean(name, known)}")
+
+
+def _send(folder: "StudyFolder | RunFolder", uri: str | None, here: Path) -> Sent:
+    """Sends what one folder's list names, and deletes the list.
+
+    Raises:
+        TrackError: when the tracker does not take it; the list stays.
+        UsageError: when the study or the run goes on just now, which sends by itself.
+    """
+    from lowrung.track import recording
+    from lowrung.track.base import store_uri
+    from lowrung.track.owed import Owed
+
+    try:
+        with atomic.lock(folder.lock):
+            owed = Owed.read(folder.untracked)
+            address = store_uri(uri, here) if uri else owed.uri
+            with blaming(f"The tracker, {address},"):
+                owed.send(recording.made(address, owed.experiment, here / "mlruns"))
+            folder.untracked.unlink()
+    except FolderInUse:
+        raise UsageError(
+            f"{folder.path.name} must have ended, but a process works on it: that one sends by itself."
+        ) from None
+    return Sent(folder.path.name, len(owed.runs), address, owed.experiment)

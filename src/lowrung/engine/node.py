@@ -1,0 +1,134 @@
+"""A job on a node of a cluster: what starts its process there, watches it and says how it ended.
+
+The cluster's own process, a Ray worker say, imports nothing of the run. It keeps the fork server that has imported the
+libraries, so the next job on it starts at once. What the job reports goes through files that the coordinator reads.
+"""
+
+import contextlib
+import dataclasses
+import os
+import platform
+import secrets
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection
+from pathlib import Path
+
+from lowrung.config import signature, source
+from lowrung.engine import cores
+from lowrung.engine.base import Ended, Exit
+from lowrung.engine.process import Running
+from lowrung.engine.start import CUDA_CHECK, Starter
+from lowrung.errors import EngineError
+from lowrung.store import atomic
+from lowrung.store.layout import RunFolder
+from lowrung.version import __version__
+
+POLL_SECONDS = 0.5
+"""Seconds between two looks at a job's time limit; its end is noticed at once."""
+
+CARRIED = ("HF_", "LOWRUNG_", "MLFLOW_", "TOKENIZERS_", "TRANSFORMERS_", "HYDRA_")
+"""How the names of environment variables begin that jobs have from the coordinator. All others are the node's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A job, as it is sent to a node.
+
+    Attributes:
+        key: the job's.
+        folder: the job's, resolved and prepared by the coordinator.
+        task: by cloudpickle.
+        variables: environment variables beside the node's own.
+        threads: CPU threads of the job.
+        preload: modules that are imported once for all jobs that the same process of the cluster starts.
+        time_limit: seconds that the job may take; None is no limit.
+        made_with: `made_with` of the coordinator.
+        token: what the coordinator wrote into the job's folder.
+    """
+
+    key: str
+    folder: Path
+    task: bytes
+    variables: Mapping[str, str]
+    threads: int
+    preload: Sequence[str]
+    time_limit: float | None
+    made_with: Mapping[str, str]
+    token: str
+
+
+def made_with() -> dict[str, str]:
+    """What a coordinator and its nodes must have in common: versions, and the code that determines results."""
+    return {
+        "lowrung": f"{__version__} ({source.digest()[:8]})",
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **signature.versions(signature.PACKAGES),
+    }
+
+
+def carried() -> dict[str, str]:
+    """The coordinator's environment variables that its jobs have too; see `CARRIED`."""
+    return {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
+
+
+def leave_token(folder: Path) -> str:
+    """Writes into a job's folder what its node must read there; called by the coordinator."""
+    token = secrets.token_hex(8)
+    atomic.write_text(RunFolder(folder).token, token)
+    return token
+
+
+def run(request: Request) -> Ended:
+    """Runs a job to its end; called on the node.
+
+    ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
+    """
+    if problems := _problems(request):
+        error = EngineError("\n".join(problems))
+        return Ended(request.key, Exit.RAISED, error, cause=f"EngineError: {problems[0]}")
+    starter = Starter(request.preload, request.threads, "forkserver")
+    starter.try_fork()
+    variables = {**os.environ, **CUDA_CHECK, **request.variables, **cores.thread_variables(request.threads)}
+    running = Running.start(starter, request.key, request.folder, 0, request.task, variables, request.time_limit)
+    try:
+        _watch(running)
+    except KeyboardInterrupt:
+        running.stop(Exit.CANCELLED, "cancelled")
+        _watch(running)
+    return running.end()
+
+
+def _watch(running: Running) -> None:
+    """Waits for the end of a job's process, and holds it to its limits."""
+    while running.process.exitcode is None:
+        connection.wait(running.sources(), POLL_SECONDS)
+        running.listen()
+        running.enforce_limits()
+    running.listen()
+
+
+def _problems(request: Request) -> list[str]:
+    """Why this node cannot run a job of this coordinator."""
+    node = platform.node()
+    found = [_storage_problem(request, node)] if not _has_token(request) else []
+    here, there = made_with(), request.made_with
+    differing = [f"{name} {here[name]} instead of {there[name]}" for name in there if here[name] != there[name]]
+    if differing:
+        found.append(
+            f"Every node must run what the coordinator runs, but {node} has {', '.join(differing)}. Install the same"
+            " versions there: results would differ."
+        )
+    return found
+
+
+def _has_token(request: Request) -> bool:
+    with contextlib.suppress(OSError):
+        return RunFolder(request.folder).token.read_text(encoding="utf-8") == request.token
+    return False
+
+
+def _storage_problem(request: Request, node: str) -> str:
+    return (
+        f"The store must be on storage that all nodes share, but {node} does not see in {request.folder} what the"
+        " coordinator wrote there. Set store=... to a folder on shared storage, and start the sweep from one too."
+    )

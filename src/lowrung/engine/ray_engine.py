@@ -1,0 +1,256 @@
+"""An engine on Ray: each job is a task of a cluster, with CPUs and GPUs of its own.
+
+Ray places tasks and says which were lost. Retries are the coordinator's, which knows of checkpoints, so Ray makes none.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+from lowrung.engine import cores, node, submission
+from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
+from lowrung.engine.process import GRACE_SECONDS
+from lowrung.errors import EngineError, FolderInUse
+from lowrung.store import mailbox
+
+POLL_SECONDS = 0.2
+"""Seconds between two readings of the mailboxes; the end of a job is noticed at once."""
+
+KILL_SECONDS = 2 * GRACE_SECONDS
+"""From a cancel until the whole process of Ray is killed: the job in it has `GRACE_SECONDS` for its own end."""
+
+
+CONNECT_SECONDS = 10.0
+"""How long the head of a cluster may take to answer."""
+
+
+@dataclasses.dataclass
+class _Running:
+    """A job between `submit` and its `Ended`; ``kill_at`` is when Ray kills what was cancelled."""
+
+    folder: Path
+    ref: Any
+    reader: mailbox.Reader
+    kill_at: float = float("inf")
+
+
+class RayEngine:
+    """Runs jobs as tasks of a Ray cluster.
+
+    Args:
+        address: of a node of a running cluster, ``host:port``, or ``auto`` for the one that this machine is part of.
+            None starts a cluster on this machine, on loopback, which ends with the engine.
+        slots: how many jobs run at the same time; None is as many as the cluster has room for now.
+        cpus_per_job: CPUs of each job, and its threads; None is an equal share of a node's for each job that fits on
+            its GPUs, and all of a node's where there are none. Of nodes that differ the smallest counts.
+        gpus_per_job: GPUs of each job; a part of one, such as 0.5, is shared. Where the cluster has none, jobs run
+            on CPUs.
+        preload: modules to import once for all jobs of a Ray worker.
+        time_limit: seconds after which a job that still runs is ended, unless it is not limited; None lets it run.
+
+    Raises:
+        EngineError: when the cluster does not answer, or has no node with room for a job.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        slots: int | None = None,
+        cpus_per_job: int | None = None,
+        gpus_per_job: float = 1,
+        preload: Sequence[str] = (),
+        time_limit: float | None = None,
+    ) -> None:
+        self._is_ours = _connect(address)
+        self._is_closed = False
+        self._preload, self._time_limit = list(preload), time_limit
+        self._running: dict[str, _Running] = {}
+        atexit.register(self.close)
+        try:
+            nodes = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+            self._gpus = gpus_per_job if any(each.get("GPU") for each in nodes) else 0
+            self.threads = cpus_per_job or _share(nodes, self._gpus)
+            room = sum(_room(each, self.threads, self._gpus) for each in nodes)
+            if not room:
+                raise EngineError(_no_room(nodes, self.threads, self._gpus))
+            self.slots = slots or room
+        except BaseException:
+            self.close()
+            raise
+        self._made_with = node.made_with()
+        self._task = ray.remote(node.run).options(num_cpus=self.threads, num_gpus=self._gpus, max_retries=0)
+
+    def preload(self) -> None:
+        """Does nothing: which processes will run jobs is Ray's to say. Each imports before its first job."""
+
+    def submit(self, job: Job) -> None:
+        """Starts a job; see `lowrung.engine.base.Engine.submit`."""
+        require_room(job, self._running, self.slots, is_closed=self._is_closed)
+        folder = job.folder.resolve()
+        if folder in (running.folder for running in self._running.values()):
+            raise FolderInUse(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
+        task = submission.pickled(job)
+        submission.prepare(folder)
+        request = node.Request(
+            key=job.key,
+            folder=folder,
+            task=task,
+            variables={**node.carried(), **job.env},
+            threads=self.threads,
+            preload=self._preload,
+            time_limit=self._time_limit if job.is_limited else None,
+            made_with=self._made_with,
+            token=node.leave_token(folder),
+        )
+        self._running[job.key] = _Running(folder, self._task.remote(request), mailbox.Reader(folder))
+
+    def wait(self, timeout: float | None = None) -> Sequence[Event]:
+        """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            events = list(self._events())
+            left = deadline - time.monotonic()
+            if events or not self._running or left <= 0:
+                return events
+            self._ended(min(POLL_SECONDS, left))
+
+    def cancel(self, key: str) -> None:
+        """Ends a job by SIGTERM, and after 5 s by SIGKILL; a job that has no node yet ends at once."""
+        if key in self._running:
+            running = self._running[key]
+            running.kill_at = min(running.kill_at, time.monotonic() + KILL_SECONDS)
+            with contextlib.suppress(RayError, ValueError):
+                ray.cancel(running.ref, force=False)
+
+    def close(self) -> None:
+        """Cancels what still runs, waits until it is gone, and leaves the cluster; nothing is reported any more."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for key in self._running:
+            self.cancel(key)
+        while self._running:
+            self.wait()
+        if self._is_ours:
+            ray.shutdown()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> "RayEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ended(self, seconds: float) -> set[Any]:
+        """The references of jobs that have ended, once there is one or the time has passed."""
+        refs = [running.ref for running in self._running.values()]
+        ended, _ = ray.wait(refs, num_returns=1, timeout=seconds, fetch_local=False)
+        return set(ended)
+
+    def _events(self) -> Iterator[Event]:
+        if not self._running:
+            return
+        refs = [running.ref for running in self._running.values()]
+        ended = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])  # asked first: all that they did has happened
+        for key, running in list(self._running.items()):
+            for report in running.reader.read():
+                yield Reported(key, report)
+            if running.ref in ended:
+                del self._running[key]
+                yield _end(key, running)
+            elif time.monotonic() >= running.kill_at:
+                running.kill_at = float("inf")
+                with contextlib.suppress(RayError, ValueError):
+                    ray.cancel(running.ref, force=True)
+
+
+def _end(key: str, running: _Running) -> Ended:
+    """How a job ended; what Ray itself lost has died."""
+    try:
+        ended: Ended = ray.get(running.ref)
+        return ended
+    except TaskCancelledError:
+        return Ended(key, Exit.CANCELLED, cause="cancelled")
+    except RayTaskError as error:  # of what watches the job
+        return Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
+    except RayError as error:
+        return Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
+
+
+def _connect(address: str | None) -> bool:
+    """Joins a cluster, or starts one; returns whether it ends with the engine.
+
+    Raises:
+        EngineError: when the cluster does not answer.
+    """
+    if ray.is_initialized():
+        return False
+    before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
+    where = "a cluster on this machine" if address is None else f"hydra.launcher.address={address}"
+    try:
+        _require_a_listener(address)
+        with cores.environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}):
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(_here() if address is None else {"address": address}),
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineError(
+            f"Ray must answer, but {where} does not ({first}). `ray status` on one of its nodes shows its state."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return True
+
+
+def _here() -> dict[str, Any]:
+    """A cluster of this machine alone, which no other can reach."""
+    return {
+        "address": "local",
+        "num_cpus": cores.usable_cores(),
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+def _require_a_listener(address: str | None) -> None:
+    """Ray itself would ask an address that nothing listens at for minutes.
+
+    Raises:
+        OSError: when nothing does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+
+
+def _share(nodes: Sequence[dict[str, float]], gpus: float) -> int:
+    """The CPUs of a job: those of the smallest node that has room for one, over the jobs that its GPUs take."""
+    fit = [each for each in nodes if not gpus or each.get("GPU", 0) >= gpus] or list(nodes)
+    return max(1, min(int(each.get("CPU", 0) // max(1, each.get("GPU", 0) // gpus if gpus else 1)) for each in fit))
+
+
+def _room(node: dict[str, float], cpus: int, gpus: float) -> int:
+    by_cpu = node.get("CPU", 0) // cpus
+    return int(min(by_cpu, node.get("GPU", 0) // gpus) if gpus else by_cpu)
+
+
+def _no_room(nodes: Sequence[dict[str, float]], cpus: int, gpus: float) -> str:
+    has = "; ".join(f"{each.get('CPU', 0):g} CPUs and {each.get('GPU', 0):g} GPUs" for each in nodes)
+    return (
+        "A node of the cluster must have room for a trial, but hydra.launcher.cpus_per_trial"
+        f" is {cpus}, gpus_per_trial is {gpus:g}, and the nodes have {has}. Lower them."
+    )

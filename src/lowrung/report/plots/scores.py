@@ -1,0 +1,151 @@
+"""Which trials of a study can be drawn, by what value, and under which name."""
+
+import dataclasses
+import functools
+import html
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lowrung.report.leaderboard import shown
+from lowrung.report.record import StudyRecord, TrialRecord
+from lowrung.report.tables import counted
+from lowrung.store.outcome import Status
+
+_NAME = 44
+"""Characters that a trial's name may take: as many fit into 360 pixels."""
+_NAMED = 500
+"""Of more trials, only the number is said where all are drawn: 2,000 names ten times would be half a megabyte."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The trials of a study by its first objective.
+
+    Attributes:
+        study: the study.
+    """
+
+    study: StudyRecord
+
+    @functools.cached_property
+    def metric(self) -> str:
+        """The first objective; ``eval/loss`` where a study has none."""
+        return next(iter(self.study.objectives), "eval/loss")
+
+    @property
+    def is_maximised(self) -> bool:
+        """Whether more of it is better."""
+        return self.study.objectives.get(self.metric) == "maximize"
+
+    @functools.cached_property
+    def drawn(self) -> Sequence[TrialRecord]:
+        """Complete trials that keep to all constraints and have a finite objective, best first."""
+        return [trial for trial in self.study.trials if self._reason(trial) is None]
+
+    def value(self, trial: TrialRecord) -> float:
+        """A trial's objective; NaN where it has none."""
+        return trial.metrics.get(self.metric, math.nan)
+
+    def cost(self, trial: TrialRecord) -> float:
+        """The same, of which less is better."""
+        return -self.value(trial) if self.is_maximised else self.value(trial)
+
+    @functools.cached_property
+    def best(self) -> TrialRecord | None:
+        """The best trial: the one that the others were compared with, or else the first in the ranking."""
+        named = [trial for trial in self.drawn if _verdict(trial) == "best" or trial.against == "best"]
+        return next(iter([*named, *self.drawn]), None)
+
+    @functools.cached_property
+    def ties(self) -> Sequence[TrialRecord]:
+        """The best trial, and those that tie with it."""
+        tied = [trial for trial in self.drawn if trial is not self.best and _verdict(trial) == "tie"]
+        return [self.best, *tied] if self.best else []
+
+    def standing(self, trial: TrialRecord) -> str:
+        """``best``, ``tie``, ``complete``, or the trial's status; ``running`` where it has none."""
+        if trial is self.best:
+            return "best"
+        if _verdict(trial) == "tie" and self._reason(trial) is None:
+            return "tie"
+        return str(trial.status) if trial.status else "running"
+
+    @functools.cached_property
+    def limits(self) -> tuple[float, float, bool]:
+        """The lower and the upper end of what is shown of the objective, and whether some values lie outside.
+
+        A few values far away would leave one line of all others: the worse end is four times as far from the best as
+        the median, at most.
+        """
+        costs = sorted(self.cost(trial) for trial in self.drawn)
+        best, middle, worst = costs[0], costs[len(costs) // 2], costs[-1]
+        last = min(worst, best + 4 * (middle - best)) if middle > best else worst
+        room = 0.08 * (last - best) or 0.05 * abs(best) or 1.0
+        ends = sorted(-cost if self.is_maximised else cost for cost in (best - room, last + room))
+        return ends[0], ends[1], last < worst
+
+    @functools.cached_property
+    def left_out(self) -> str:
+        """Which trials are not among `drawn` and why, a sentence; empty where all are."""
+        reasons = Counter(reason for trial in self.study.trials if (reason := self._reason(trial)))
+        parts = [f"{number:,} {reason}" for reason, number in reasons.items()]
+        return f"Left out: {', '.join(parts)}." if parts else ""
+
+    def _reason(self, trial: TrialRecord) -> str | None:
+        if trial.status is None:
+            return "not ended"
+        if trial.status is not Status.COMPLETE:
+            return str(trial.status)
+        if trial.broken:
+            return "breaking a constraint"
+        return None if math.isfinite(self.value(trial)) else f"without a finite {self.metric}"
+
+    def name(self, trial: TrialRecord) -> str:
+        """The label of a trial where there is room for those of all of them, or else its number."""
+        return self.label(trial) if len(self.study.trials) <= _NAMED else f"#{trial.number}"
+
+    def label(self, trial: TrialRecord) -> str:
+        """``#10  r=8 rate_factor=1``: the number, and what the study varies, as much as there is room for.
+
+        It is HTML: plotly takes texts for such, and a value may be ``<think>``.
+        """
+        texts = [f"{self._short[key]}={shown(trial.point[key])}" for key in self._short if key in trial.point]
+        text = "  ".join([f"#{trial.number}", " ".join(texts)]) if texts else f"#{trial.number}"
+        return html.escape(text if len(text) <= _NAME else f"{text[: _NAME - 1]}…", quote=False).replace("%{", "% {")
+
+    @functools.cached_property
+    def _short(self) -> dict[str, str]:
+        return short_keys([axis.key for axis in self.study.axes])
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Keys by their last part, such as ``r`` of ``lora.r``, where no other key ends in the same."""
+    ends = Counter(key.rsplit(".", 1)[-1] for key in keys)
+    return {key: end if ends[end := key.rsplit(".", 1)[-1]] == 1 else key for key in keys}
+
+
+def spread_out(count: int, most: int) -> list[int]:
+    """So many places at most of a sequence, the first and the last among them, evenly."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def thinned(shown_: int, total: int, what: str) -> str:
+    """A sentence where not all is drawn; empty otherwise."""
+    return "" if shown_ >= total else f"{shown_:,} of {counted(total, what)} are drawn."
+
+
+def sentences(*texts: str) -> str:
+    """Texts as one, without the empty ones."""
+    return " ".join(text for text in texts if text)
+
+
+def rounded(values: Sequence[float] | Iterator[float], digits: int = 6) -> list[float]:
+    """Numbers in so many digits: more cannot be seen, and a page of 2,000 trials is half as large."""
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
+def _verdict(trial: TrialRecord) -> str:
+    return trial.difference.verdict if trial.difference else ""

@@ -1,0 +1,108 @@
+"""How all figures are drawn."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from lowrung.report.plots import palette
+
+GRID = "rgba(128,128,128,0.25)"
+LINE = "rgba(128,128,128,0.7)"
+TEXT = "#555555"
+"""The page replaces it, for its dark mode, by ``relayout({"font.color": ...})``."""
+SCALE = "Cividis"
+
+_COLUMNS = 50
+"""Characters that fit into a line of 350 pixels."""
+
+ROW = 34
+"""Pixels of a row with its text."""
+
+
+def axis(title: str = "", **more: Any) -> dict[str, Any]:
+    """An axis that makes room for its own texts."""
+    return {
+        "title": {"text": title, "standoff": 10},
+        "automargin": True,
+        "gridcolor": GRID,
+        "linecolor": LINE,
+        "zeroline": False,
+        **more,
+    }
+
+
+def numeric(title: str, ticks: Sequence[tuple[float, str]], *, is_log: bool = False, **more: Any) -> dict[str, Any]:
+    """An axis with these ticks."""
+    return axis(
+        title,
+        type="log" if is_log else "linear",
+        tickmode="array",
+        tickvals=[value for value, _ in ticks],
+        ticktext=[text for _, text in ticks],
+        **more,
+    )
+
+
+def figure(traces: Iterable[Any], *, height: int, **layout: Any) -> go.Figure:
+    """A figure without ground, title or legend.
+
+    Args:
+        traces: in the order in which they are drawn.
+        height: pixels.
+        layout: anything else of plotly's layout.
+    """
+    made = go.Figure(list(traces))
+    made.update_layout(
+        template="none",
+        height=height,
+        autosize=True,
+        margin={"l": 8, "r": 12, "t": 34, "b": 8, "pad": 2},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 12, "color": TEXT, "family": "system-ui, sans-serif"},
+        hovermode="closest",
+        showlegend=False,
+        dragmode=False,
+    )
+    made.update_layout(**layout)
+    return made
+
+
+def key(entries: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """What colours mean, above the plot, in as many lines as a phone needs.
+
+    Args:
+        entries: words with their colours.
+    """
+    lines: list[list[str]] = [[]]
+    room = _COLUMNS
+    for word, colour in entries:
+        if len(word) + 4 > room and lines[-1]:
+            lines.append([])
+            room = _COLUMNS
+        room -= len(word) + 4
+        lines[-1].append(f'<span style="color:{colour}">●</span> {word}')
+    text = "<br>".join("   ".join(line) for line in lines)
+    return note(text, y=1.0, yanchor="bottom", yshift=4)
+
+
+def note(text: str, **more: Any) -> dict[str, Any]:
+    """A text in the plot, at the left."""
+    return {
+        "text": text,
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "align": "left",
+        "showarrow": False,
+        "font": {"size": 11},
+        **more,
+    }
+
+
+def standings(words: Iterable[str]) -> dict[str, Any]:
+    """The `key` of standings or statuses that occur, in their own order."""
+    there = set(words)
+    return key((word, colour) for word, colour in palette.COLOURS.items() if word in there)

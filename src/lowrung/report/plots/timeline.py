@@ -1,0 +1,149 @@
+"""What ran when, on which worker."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from lowrung.report.plots import Plot, palette, style, units
+from lowrung.report.plots.scores import Scores, sentences
+from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
+from lowrung.report.tables import counted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bar:
+    """A run that has ended, in seconds since the first one began, without pauses."""
+
+    trial: TrialRecord
+    run: RunRecord
+    begin: float
+    end: float
+    lane: int
+
+
+def plots(study: StudyRecord) -> Sequence[Plot | str]:
+    """One plot; nothing where no run of this study says when it ran."""
+    scores = Scores(study)
+    known = [(trial, run) for trial in study.trials for run in trial.runs if _is_timed(run) and not trial.is_reused]
+    timed = [(trial, run) for trial, run in known if run.slot is not None] or known
+    if len(timed) < 2:
+        return []
+    pauses = _pauses([(run.started or 0.0, run.ended or 0.0) for _, run in timed])
+    has_slots = all(run.slot is not None for _, run in timed)
+    bars = _bars(timed, pauses)
+    unit = units.times("since the first run began", [bar.end for bar in bars])
+    lanes = sorted({bar.lane for bar in bars})
+    made = style.figure(
+        [
+            _trace(scores, [bar for bar in bars if str(bar.run.status) == status], status, unit)
+            for status in _statuses(bars)
+        ],
+        height=110 + 30 * len(lanes),
+        barmode="overlay",
+        bargap=0.15,
+        xaxis=style.axis(unit.label, nticks=6, range=[0, max(bar.end for bar in bars) / unit.factor * 1.01]),
+        yaxis=style.axis(
+            "worker" if has_slots else "",
+            tickmode="array",
+            tickvals=lanes if has_slots and len(lanes) <= 32 else [],
+            autorange="reversed",
+            showgrid=False,
+        ),
+        annotations=[style.key((status, _colour(status)) for status in _statuses(bars))],
+    )
+    for begin, _ in pauses:
+        x = (begin - min(run.started or 0.0 for _, run in timed) - _idle_before(pauses, begin)) / unit.factor
+        made.add_vline(x=x, line={"color": style.LINE, "width": 1, "dash": "dash"})
+    return [Plot("timeline", "What ran when", _about(study, bars, pauses, has_slots), made)]
+
+
+def _about(study: StudyRecord, bars: Sequence[_Bar], pauses: Sequence[tuple[float, float]], has_slots: bool) -> str:
+    length = max(bar.end for bar in bars)
+    lanes = len({bar.lane for bar in bars})
+    busy = min(1.0, sum(bar.end - bar.begin for bar in bars) / (length * lanes)) if length else 1.0
+    ended = [(trial, run) for trial in study.trials for run in trial.runs if run.status is not None]
+    reused = sum(trial.is_reused or (has_slots and run.slot is None and _is_timed(run)) for trial, run in ended)
+    unknown = len(ended) - reused - len(bars)
+    idle = units.times("", [sum(end - begin for begin, end in pauses)])
+    return sentences(
+        f"Each bar is a run; {'workers' if has_slots else 'the rows'} were busy {busy:.0%} of the time. White between"
+        " bars is time that nothing was trained in: set-up, scoring between stages, or waiting for the slowest run.",
+        "" if has_slots else "Which worker had which run is not known: runs at the same time are in different rows.",
+        f"A dashed line is a pause, {sum(e - b for b, e in pauses) / idle.factor:.3g} {idle.label.strip(' ()')} in all."
+        if pauses
+        else "",
+        f"{counted(reused, 'run')} came from the store and took no time here." if reused else "",
+        f"{counted(unknown, 'run')} of unknown time are left out." if unknown else "",
+    )
+
+
+def _is_timed(run: RunRecord) -> bool:
+    return (
+        run.status is not None
+        and run.started is not None
+        and run.ended is not None
+        and math.isfinite(run.ended - run.started)
+        and run.ended >= run.started
+    )
+
+
+def _pauses(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Times in which nothing ran for longer than ten usual runs: a study that went on another day."""
+    least = max(10 * statistics.median(end - begin for begin, end in spans), 600.0)
+    found, last = [], -math.inf
+    for begin, end in sorted(spans):
+        if last > -math.inf and begin - last > least:
+            found.append((last, begin))
+        last = max(last, end)
+    return found
+
+
+def _idle_before(pauses: Sequence[tuple[float, float]], time: float) -> float:
+    return sum(end - begin for begin, end in pauses if end <= time)
+
+
+def _bars(timed: Sequence[tuple[TrialRecord, RunRecord]], pauses: Sequence[tuple[float, float]]) -> list[_Bar]:
+    """The bars, by worker; where that is not known, each is in the first row that is free."""
+    first = min(run.started or 0.0 for _, run in timed)
+    free: list[float] = []
+    found = []
+    for trial, run in sorted(timed, key=lambda pair: pair[1].started or 0.0):
+        begin, end = run.started or 0.0, run.ended or 0.0
+        lane = _lane(free, begin, end) if run.slot is None else run.slot
+        shift = first + _idle_before(pauses, begin)
+        found.append(_Bar(trial, run, begin - shift, end - shift, lane))
+    return found
+
+
+def _lane(free: list[float], begin: float, end: float) -> int:
+    lane = next((place for place, until in enumerate(free) if until <= begin), len(free))
+    free[lane : lane + 1] = [end]
+    return lane
+
+
+def _statuses(bars: Sequence[_Bar]) -> list[str]:
+    return list(dict.fromkeys(str(bar.run.status) for bar in bars))
+
+
+def _trace(scores: Scores, bars: Sequence[_Bar], status: str, unit: units.Unit) -> go.Bar:
+    return go.Bar(
+        x=[float(f"{(bar.end - bar.begin) / unit.factor:.4g}") for bar in bars],
+        base=[float(f"{bar.begin / unit.factor:.6g}") for bar in bars],
+        y=[bar.lane for bar in bars],
+        orientation="h",
+        marker={
+            "color": _colour(status),
+            "line": {"color": "rgba(255,255,255,0.6)", "width": 1 if len(bars) < 300 else 0},
+        },
+        customdata=[
+            scores.name(bar.trial) + (f", seed {bar.run.seed}" if len(bar.trial.runs) > 1 else "") for bar in bars
+        ],
+        hovertemplate=f"%{{customdata}}<br>{status}, %{{x}} {unit.label.split('(')[-1].rstrip(')')}<extra></extra>",
+    )
+
+
+def _colour(status: str) -> str:
+    return palette.BLUE if status == "complete" else palette.COLOURS.get(status, palette.GREY)

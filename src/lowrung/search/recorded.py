@@ -1,0 +1,220 @@
+"""A study as its database has it, read without changing anything: its coordinator may be at work."""
+
+import dataclasses
+import datetime
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+from optuna.storages._rdb import models
+from sqlalchemy import Connection, Engine, create_engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from lowrung.errors import StoreError
+from lowrung.search import lease, scope
+from lowrung.search.axes import Axis, Choice, Interval, Params
+from lowrung.search.study import RUN
+from lowrung.store import addresses
+
+_STUDIES = models.StudyModel.__table__
+_STUDY_FACTS = models.StudyUserAttributeModel.__table__
+_STUDY_NOTES = models.StudySystemAttributeModel.__table__
+_TRIALS = models.TrialModel.__table__
+_PARAMS = models.TrialParamModel.__table__
+_VALUES = models.TrialValueModel.__table__
+_FACTS = models.TrialUserAttributeModel.__table__
+
+_WAIT_SECONDS = 20
+"""How long a read waits for a database that is locked: its coordinator holds it for milliseconds."""
+
+RUNNING, COMPLETE, PRUNED = "RUNNING", "COMPLETE", "PRUNED"
+"""Optuna's states of a trial that matter here."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecordedTrial:
+    """A trial.
+
+    Attributes:
+        number: the trial's.
+        state: Optuna's, in capitals.
+        params: values by key.
+        facts: what lowrung noted on it.
+        values: of the objectives, in their order; none of a trial that is not complete.
+        started: in seconds since 1970; None where it is not known.
+        ended: likewise.
+    """
+
+    number: int
+    state: str
+    params: Params
+    facts: Mapping[str, Any]
+    values: Sequence[float]
+    started: float | None
+    ended: float | None
+
+    @property
+    def runs(self) -> dict[int, Mapping[str, Any]]:
+        """What was noted on its runs, by seed."""
+        return {int(name.removeprefix(RUN)): known for name, known in self.facts.items() if name.startswith(RUN)}
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage that it was asked for; empty where the sweep has none."""
+        return str(self.facts.get(scope.STAGE, ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A study.
+
+    Attributes:
+        facts: what lowrung noted on it, such as its ``purpose``.
+        trials: by number.
+        axes: what each key was drawn from, over all trials; a list of one value is no axis, and here too.
+        is_alive: whether a coordinator has it; None where that is on another machine, or is not known.
+    """
+
+    facts: Mapping[str, Any]
+    trials: Sequence[RecordedTrial]
+    axes: Sequence[Axis]
+    is_alive: bool | None
+
+
+def read(address: str, name: str) -> Recorded | None:
+    """The study of this name in a database; None where it has none.
+
+    Args:
+        address: the database's.
+        name: the study's.
+
+    Raises:
+        StoreError: when the database does not open, or is none of Optuna's.
+    """
+    try:
+        engine = _engine(address)
+    except (ImportError, SQLAlchemyError, ValueError) as error:
+        raise _unread(address, error) from error
+    try:
+        with engine.connect() as connection:
+            return _read(connection, name)
+    except (SQLAlchemyError, ValueError, KeyError, TypeError) as error:
+        raise _unread(address, error) from error
+    finally:
+        engine.dispose()
+
+
+def _engine(address: str) -> Engine:
+    """Opens a SQLite file for reading alone: it is neither made nor changed, and may lie where nobody can write."""
+    file = addresses.sqlite_path(address)
+    if file is None:
+        return create_engine(address)
+    return create_engine(
+        f"sqlite:///file:{quote(str(file.absolute()))}?mode=ro&uri=true", connect_args={"timeout": _WAIT_SECONDS}
+    )
+
+
+def _unread(address: str, error: Exception) -> StoreError:
+    file = addresses.sqlite_path(address)
+    which = f"this {address.partition('://')[0]} database" if file is None else str(file)
+    said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    return StoreError(f"{which} must be a database of Optuna's that can be read, but is not ({said.splitlines()[0]}).")
+
+
+def _read(connection: Connection, name: str) -> Recorded | None:
+    study = connection.execute(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == name)).scalar()
+    if study is None:
+        return None
+    facts = connection.execute(select(_STUDY_FACTS.c.key, _STUDY_FACTS.c.value_json).filter_by(study_id=study))
+    notes = connection.execute(select(_STUDY_NOTES.c.key, _STUDY_NOTES.c.value_json).filter_by(study_id=study))
+    holder = {str(key): str(text) for key, text in notes}.get(lease.KEY, "null")
+    params, searched = _params(connection, study)
+    return Recorded(
+        {str(key): json.loads(text) for key, text in facts},
+        list(_trials(connection, study, params)),
+        [_axis(key, distribution) for key, distribution in searched.items()],
+        lease.is_alive(holder),
+    )
+
+
+def _trials(connection: Connection, study: int, params: Mapping[int, Params]) -> Iterator[RecordedTrial]:
+    facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    for trial, key, text in connection.execute(_of(study, _FACTS, "key", "value_json")):
+        facts[trial][str(key)] = json.loads(text)
+    values: defaultdict[int, dict[int, float]] = defaultdict(dict)
+    for trial, objective, value, kind in connection.execute(_of(study, _VALUES, "objective", "value", "value_type")):
+        values[trial][objective] = models.TrialValueModel.stored_repr_to_value(value, kind)
+    columns = (_TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+    for trial, number, state, start, end in connection.execute(
+        select(*columns).where(_TRIALS.c.study_id == study).order_by(_TRIALS.c.number)
+    ):
+        each = values.get(trial, {})
+        yield RecordedTrial(
+            number,
+            state.name,
+            params.get(trial, {}),
+            facts.get(trial, {}),
+            [each[i] for i in sorted(each)],
+            _seconds(start),
+            _seconds(end),
+        )
+
+
+def _params(connection: Connection, study: int) -> tuple[dict[int, Params], dict[str, BaseDistribution]]:
+    found: defaultdict[int, Params] = defaultdict(dict)
+    searched: dict[str, BaseDistribution] = {}
+    for trial, key, value, text in connection.execute(
+        _of(study, _PARAMS, "param_name", "param_value", "distribution_json")
+    ):
+        distribution = _distribution(text)
+        found[trial][key] = distribution.to_external_repr(value)
+        before = searched.get(key)
+        searched[key] = distribution if before is None or before is distribution else _joined(before, distribution)
+    return found, searched
+
+
+@functools.lru_cache(maxsize=1024)
+def _distribution(text: str) -> BaseDistribution:
+    """A distribution; the trials of a study share a few."""
+    return json_to_distribution(text)
+
+
+def _joined(one: BaseDistribution, other: BaseDistribution) -> BaseDistribution:
+    """What holds both: a stage's or a space's interval may be another's part."""
+    if isinstance(one, FloatDistribution) and isinstance(other, FloatDistribution):
+        return FloatDistribution(min(one.low, other.low), max(one.high, other.high), log=one.log)
+    if isinstance(one, IntDistribution) and isinstance(other, IntDistribution):
+        return IntDistribution(min(one.low, other.low), max(one.high, other.high), log=one.log)
+    if isinstance(one, CategoricalDistribution) and isinstance(other, CategoricalDistribution):
+        return CategoricalDistribution(tuple(dict.fromkeys([*one.choices, *other.choices])))
+    return one
+
+
+def _axis(key: str, distribution: BaseDistribution) -> Axis:
+    if isinstance(distribution, CategoricalDistribution):
+        return Choice(key, distribution.choices, tuple(map(str, distribution.choices)))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    is_integer = isinstance(distribution, IntDistribution)
+    return Interval(key, distribution.low, distribution.high, distribution.log, is_integer)
+
+
+def _of(study: int, table: Any, *names: str) -> Any:
+    """Columns of a table with a row for each of a study's trials, after the trial's id."""
+    columns = [table.c[name] for name in ("trial_id", *names)]
+    joined = table.join(_TRIALS, table.c.trial_id == _TRIALS.c.trial_id)
+    return select(*columns).select_from(joined).where(_TRIALS.c.study_id == study)
+
+
+def _seconds(moment: datetime.datetime | None) -> float | None:
+    """Optuna writes the local time, without its zone."""
+    return None if moment is None else moment.timestamp()

@@ -1,0 +1,169 @@
+"""The trials of a study that has not ended: what its database has of them, and what their runs have left so far."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from lowrung.report.record import RunRecord, TrialRecord
+from lowrung.search import recorded
+from lowrung.search.recorded import Recorded, RecordedTrial
+from lowrung.store.layout import StudyFolder
+from lowrung.store.outcome import Outcome, Status, over_seeds
+from lowrung.studies import runs
+from lowrung.studies.doubts import Doubts
+from lowrung.studies.ended import stage_index
+from lowrung.studies.folders import Folders
+from lowrung.studies.settings import Asked
+
+KILLED = "its coordinator was killed while it asked for it"
+
+
+def trials(found: Recorded, asked: Asked, folders: Folders, doubts: Doubts) -> Iterator[TrialRecord]:
+    """The trials that the database has, those that run too.
+
+    Args:
+        found: the study.
+        asked: what it was asked to do.
+        folders: where the runs are.
+        doubts: takes what cannot be read.
+    """
+    count = sum(len(trial.runs) for trial in found.trials)
+    points = max(50, runs.POINTS // max(1, count))
+    for trial in found.trials:
+        ran = [
+            runs.read(seed, folders.run(str(facts.get("signature"))), trial.number, doubts, points=points)
+            for seed, facts in sorted(trial.runs.items())
+            if "signature" in facts
+        ]
+        yield _trial(trial, ran, asked)
+
+
+def _trial(trial: RecordedTrial, ran: Sequence[RunRecord], asked: Asked) -> TrialRecord:
+    status = _status(trial)
+    ran = [run if run.folder else _gone(run, trial, status, asked) for run in ran]
+    summary = _summary(ran, asked)
+    metrics = {**dict(zip(asked.objectives, trial.values, strict=False)), **summary.metrics}
+    cause = trial.facts.get("cause") or (KILLED if status is Status.FAILED and not ran else None)
+    kept = [constraint for constraint in asked.constraints if constraint.violation(metrics) > 0]
+    return TrialRecord(
+        trial.number,
+        {key: str(value) for key, value in trial.params.items()},
+        status,
+        ran,
+        trial.stage,
+        stage_index(trial.stage, asked.stages),
+        cause,
+        metrics,
+        summary.measurements,
+        _is_reused(trial, ran),
+        [str(constraint) for constraint in kept] if status is not None else (),
+    )
+
+
+def _gone(run: RunRecord, trial: RecordedTrial, status: Status | None, asked: Asked) -> RunRecord:
+    """A run whose folder is gone, with what follows from its trial."""
+    if len(trial.runs) == 1:
+        return runs.with_result(run, status, dict(zip(asked.objectives, trial.values, strict=False)))
+    return runs.with_result(run, status if status is Status.COMPLETE else None, {})
+
+
+def _status(trial: RecordedTrial) -> Status | None:
+    """How a trial ended, in lowrung's words, or else in what Optuna's mean."""
+    if trial.state == recorded.RUNNING:
+        return None
+    said = trial.facts.get("status")
+    if said in list(Status):
+        return Status(said)
+    return {recorded.COMPLETE: Status.COMPLETE, recorded.PRUNED: Status.PRUNED}.get(trial.state, Status.FAILED)
+
+
+def _summary(ran: Sequence[RunRecord], asked: Asked) -> Outcome:
+    """The means over a trial's runs that have ended."""
+    ended = {run.seed: Outcome(run.status, run.metrics, run.measurements) for run in ran if run.status is not None}
+    if not ended:
+        return Outcome(Status.FAILED)
+    directions = {one.metric: "minimize" if one.is_upper else "maximize" for one in asked.constraints}
+    return over_seeds(ended, asked.over_seeds, {**directions, **asked.objectives})
+
+
+def _is_reused(trial: RecordedTrial, ran: Sequence[RunRecord]) -> bool:
+    """Whether all results were there before the trial began."""
+    started = trial.started
+    ends = [run.ended for run in ran]
+    return started is not None and bool(ends) and all(end is not None and end < started for end in ends)
+
+
+def of_folders(study: StudyFolder, folders: Folders, doubts: Doubts) -> Iterator[TrialRecord]:
+    """The trials of a study without a database and without a leaderboard: its jobs' folders, each a trial.
+
+    Hydra's own sweeper leaves no more; of a study that is half deleted no more may be left.
+    """
+    for job in sorted(folders.jobs, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)):
+        number = int(job) if job.isdigit() else None
+        if number is None:
+            continue
+        target = folders.jobs[job]
+        run = runs.read(0, folders.run(target.name), number, doubts)
+        yield TrialRecord(
+            number,
+            _overrides(study, number),
+            run.status,
+            [run],
+            metrics=run.metrics,
+            measurements=run.measurements,
+            cause=run.cause,
+        )
+
+
+def _overrides(study: StudyFolder, number: int) -> Mapping[str, str]:
+    """What a job was given, by key."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        listed = yaml.safe_load((study.job(number).path / ".hydra" / "overrides.yaml").read_bytes())
+        pairs = [str(text).lstrip("+").partition("=") for text in listed]
+    except (OSError, yaml.YAMLError, TypeError):
+        return {}
+    return {key: value for key, _, value in pairs if key not in ("study", "seed", "sweeps")}
+
+
+def with_slots(found: Sequence[TrialRecord], began: Mapping[int, float | None]) -> list[TrialRecord]:
+    """The trials with a slot for each run that ran in this study: those that overlap in time have different ones.
+
+    Args:
+        found: the trials.
+        began: when each was asked for, by number, as the database has it: a run that had ended by then is another
+            study's. Of a trial that is not in it, `TrialRecord.is_reused` says so.
+    """
+    ran = sorted(
+        (run.started, last_seen(run), trial.number, run.seed)
+        for trial in found
+        for run in trial.runs
+        if run.started is not None and _is_own(trial, run, began)
+    )
+    ends: list[float] = []
+    slots: dict[tuple[int, int], int] = {}
+    for start, end, number, seed in ran:
+        free = next((slot for slot, until in enumerate(ends) if until <= start + _ROUNDING), len(ends))
+        ends[free : free + 1] = [end]
+        slots[number, seed] = free
+    return [
+        dataclasses.replace(
+            trial, runs=[dataclasses.replace(run, slot=slots.get((trial.number, run.seed))) for run in trial.runs]
+        )
+        for trial in found
+    ]
+
+
+def last_seen(run: RunRecord) -> float:
+    """When a run ended, or else reported last, in seconds since 1970."""
+    assert run.started is not None
+    return run.ended if run.ended is not None else run.started + (run.history[-1].seconds if run.history else 0.0)
+
+
+def _is_own(trial: TrialRecord, run: RunRecord, began: Mapping[int, float | None]) -> bool:
+    start = began.get(trial.number)
+    return not trial.is_reused if start is None else run.ended is None or run.ended >= start
+
+
+_ROUNDING = 0.5
+"""Seconds by which two runs may seem to overlap: files' times are rounded."""

@@ -1,0 +1,51 @@
+"""Finds a study by its name, whatever is left of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lowrung.errors import UsageError, did_you_mean, some
+from lowrung.store.layout import JobFolder, StudyFolder
+
+
+def find(name: str | None, here: Path) -> StudyFolder:
+    """The study of this name below ``here/multirun``, or the one in this folder; without a name the last one started.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    known = sorted(_studies(here / "multirun"), key=lambda study: _started(study))
+    if name is None:
+        if known:
+            return known[-1]
+        raise UsageError(
+            f"STUDY is the latest study unless it is named, but there is no study in {here / 'multirun'}. Run a sweep"
+            " first, or name a study's folder."
+        )
+    for path in (here / "multirun" / name, here / Path(name).expanduser()):
+        if name.strip() and is_study(StudyFolder(path)):
+            return StudyFolder(path.resolve())
+    names = sorted(study.path.name for study in known)
+    listed = f" There are: {some(names, 12)}." if names else " There are none."
+    raise UsageError(
+        f"STUDY must be a study in {here / 'multirun'} or a study's folder, but is {name!r}."
+        f"{did_you_mean(name, names)}{listed}"
+    )
+
+
+def is_study(study: StudyFolder) -> bool:
+    """Whether anything of a study is in a folder: one that is half deleted counts too."""
+    if not study.path.is_dir():
+        return False
+    files = (study.config, study.database, study.leaderboard)
+    return any(file.is_file() for file in files) or any(study.path.glob(f"*/{JobFolder(Path()).run.name}"))
+
+
+def _studies(multirun: Path) -> Iterator[StudyFolder]:
+    folders = [path for path in multirun.glob("*") if path.is_dir() and not path.name.startswith(".")]
+    return (study for study in map(StudyFolder, folders) if is_study(study))
+
+
+def _started(study: StudyFolder) -> float:
+    """When a study was last started: its coordinator writes the config first."""
+    file = study.config if study.config.is_file() else study.path
+    return file.stat().st_mtime

@@ -1,0 +1,43 @@
+"""What libraries warn of in a sweep: each kind is shown once, with the run that it came from and the file to read."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from lowrung import library_warnings
+from lowrung.library_warnings import Heard
+from lowrung.store import mailbox
+from lowrung.sweeps.runs import Run
+
+MOST = 10
+"""Kinds of warnings that a sweep shows; a library that words each warning anew would fill the screen."""
+
+
+class Warnings:
+    """Shows them.
+
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._kinds: set[str] = set()
+
+    def of_this_process(self) -> AbstractContextManager[None]:
+        """Shows what libraries of the coordinator's process warn of in the block, Optuna for one."""
+        return library_warnings.heard(lambda one: self._show(one, ""), instead=True)
+
+    def of_run(self, run: Run) -> None:
+        """Shows what libraries warned of in a run that has ended, where no other run had it before."""
+        for record in mailbox.warnings(run.folder.path):
+            self._show(Heard(record["library"], record["text"]), f", from {run.title}", str(run.folder.log))
+
+    def _show(self, one: Heard, whose: str, log: str = "") -> None:
+        if one.kind in self._kinds:
+            return
+        self._kinds.add(one.kind)
+        read = f" (said once; read {log})" if log else ""
+        if len(self._kinds) <= MOST:
+            self._say(f"warning of {one.library}{whose}: {one.text}{read}")
+        elif len(self._kinds) == MOST + 1:
+            self._say(f"warning: libraries warn of more{whose}, which is not shown{read}")

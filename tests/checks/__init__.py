@@ -1,0 +1,1 @@
+"""Whether what is wrong with a machine is found."""

@@ -1,0 +1,142 @@
+"""Ray on this machine: the engine contract, and a cluster of two nodes that loses one. See `make test-cluster`."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed: make test-cluster installs it")
+
+import ray
+from ray.cluster_utils import Cluster
+
+from hydra_plugins.lowrung.ray_launcher import RayLauncher
+from lowrung.engine import node, ray_engine
+from lowrung.engine.base import Engine, Exit, Job
+from lowrung.engine.ray_engine import RayEngine
+from lowrung.errors import EngineError, UsageError
+from lowrung.store import mailbox
+from lowrung.store.layout import ROOT
+from tests.engine.contract import ProcessEngineContract, end_of
+from tests.terminal import PATIENCE, command, environment
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster on this machine that outlives its engines."""
+    assert ray_engine._connect(None)
+    yield
+    ray.shutdown()
+
+
+class TestContract(ProcessEngineContract):
+    @pytest.fixture
+    def engine(self, cluster: None) -> Iterator[Engine]:
+        with RayEngine(slots=2, cpus_per_job=1) as engine:
+            yield engine
+
+    @pytest.fixture
+    def hasty_engine(self, cluster: None) -> Iterator[Engine]:
+        with RayEngine(slots=2, cpus_per_job=1, time_limit=1) as engine:
+            yield engine
+
+
+class TestBadInput:
+    def test_storage_that_a_node_does_not_see(self, cluster: None, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setattr(node, "leave_token", lambda folder: "of another storage")
+        with RayEngine(slots=1, cpus_per_job=1) as engine:
+            engine.submit(Job("a", tmp_path, lambda: None))
+            ended = end_of(engine, "a")
+        assert ended.exit is Exit.RAISED
+        assert f"does not see in {tmp_path} what the coordinator wrote there" in str(ended.value)
+
+    def test_other_versions_on_a_node(self, cluster: None, tmp_path: Path) -> None:
+        with RayEngine(slots=1, cpus_per_job=1) as engine:
+            engine._made_with = {**engine._made_with, "torch": "1.0"}
+            engine.submit(Job("a", tmp_path, lambda: None))
+            assert "instead of 1.0. Install the same versions there" in str(end_of(engine, "a").cause)
+
+    def test_a_job_that_fits_on_no_node(self, cluster: None) -> None:
+        with pytest.raises(EngineError, match=r"must have room for a trial, but hydra.launcher.cpus_per_trial is 4096"):
+            RayEngine(cpus_per_job=4096)
+
+    @pytest.mark.parametrize(
+        ("setting", "problem"),
+        [
+            ({"address": "ray://head:10001"}, "hydra.launcher.address must be host:port"),
+            ({"address": "head"}, "hydra.launcher.address must be host:port"),
+            ({"workers": 0}, "hydra.launcher.workers must be auto or a whole number >= 1, but is 0"),
+            ({"cpus_per_trial": "2.5"}, "hydra.launcher.cpus_per_trial must be auto or a whole number"),
+            ({"gpus_per_trial": 1.5}, "a whole number or a part of one GPU, and above 0, but is 1.5"),
+            ({"time_limit": "soon"}, "hydra.launcher.time_limit must be seconds or a duration"),
+        ],
+    )
+    def test_settings(self, setting: dict[str, Any], problem: str) -> None:
+        settings = {
+            "address": None,
+            "workers": "auto",
+            "cpus_per_trial": "auto",
+            "gpus_per_trial": 1,
+            "time_limit": None,
+        }
+        with pytest.raises(UsageError) as caught:
+            RayLauncher(**{**settings, **setting}).make_engine([])
+        assert problem in str(caught.value)
+
+    def test_a_password_in_an_address_is_not_shown(self) -> None:
+        launcher = RayLauncher("me:secret@head:6379", "auto", "auto", 1, None)
+        assert "secret" not in "".join(launcher.problems())
+
+
+def test_an_address_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+    code = (
+        "from lowrung.engine.ray_engine import RayEngine; from lowrung.errors import EngineError\n"
+        "try: RayEngine(address='127.0.0.1:9')\n"
+        "except EngineError as error: print(error)"
+    )
+    variables = environment(PYTHONPATH=str(ROOT / "src"))
+    shown = subprocess.run([sys.executable, "-c", code], env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert "hydra.launcher.address=127.0.0.1:9 does not" in shown.stdout, shown.stderr
+
+
+SWEEP = [
+    *("-m", "model=tiny", "data=number_words", "data.train_size=64", "data.eval_size=8", "data.metrics=[]"),
+    *("lora.r=1,2,3", "train.max_steps=200", "train.eval_steps=10", "verify.prompts=2", "verify.new_tokens=2"),
+    *("study=s", "hydra/launcher=ray", "hydra.launcher.cpus_per_trial=1", "hydra.launcher.workers=2"),
+]
+
+
+def test_a_node_is_lost_in_the_middle_of_a_sweep(tmp_path: Path) -> None:
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        lost = nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        typed = [*command(), *SWEEP, f"hydra.launcher.address={nodes.address}"]
+        with (tmp_path / "printed").open("wb") as printed:
+            sweep = subprocess.Popen(typed, cwd=tmp_path, env=environment(), stdout=printed, stderr=printed)
+        study = tmp_path / "multirun" / "s"
+        await_both(study, sweep)
+        nodes.remove_node(lost, allow_graceful=False)
+        assert sweep.wait(PATIENCE) == 0, (tmp_path / "printed").read_text()
+        assert "Ray lost its process or its node" in (tmp_path / "printed").read_text()
+        rows = json.loads((study / "leaderboard.json").read_text())
+        assert [row["status"] for row in rows] == ["complete"] * 3
+    finally:
+        nodes.shutdown()
+
+
+def await_both(study: Path, sweep: "subprocess.Popen[bytes]") -> None:
+    """Waits until two trials have trained for a while: one on each node, since each has room for one."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and sweep.poll() is None:
+        if all(len(mailbox.Reader(study / str(trial) / "run").read()) > 10 for trial in (0, 1)):
+            return
+        time.sleep(0.05)
+    raise AssertionError("no two trials were under way")

@@ -1,0 +1,56 @@
+"""docs/programs.md says what commands print with --json."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lowrung import shapes
+from lowrung.__main__ import COMMANDS, main, parser
+
+
+def test_the_page_has_the_shapes_of_the_code():
+    assert shapes.PAGE.read_text(encoding="utf-8") == shapes.page(), "run `make docs`"
+
+
+def test_every_command_says_what_it_prints():
+    kinds = shapes.results(parser())
+    assert len(kinds) == len(COMMANDS)
+    assert [name for name, found in kinds.items() if not found] == ["train"]
+
+
+def document(capsys, *arguments):
+    """The document of a command, and its exit code."""
+    try:
+        main([*arguments, "--json"])
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [("inspect", "mine/0"), ("compare", "mine/0", "cd34", "--new-tokens", "0")],
+)
+def test_what_is_printed_is_what_is_documented(here, capsys, line):
+    code, printed = document(capsys, *line)
+    fields = [field.name for kind in shapes.results(parser())[line[0]] for field in dataclasses.fields(kind)]
+    assert code == 0
+    assert list(printed) == ["lowrung", "shape", "command", *fields]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("inspect", "mini/0"), "Did you mean mine/0?"),
+        (("compare", "ab12"), "compare needs at least two runs"),
+        (("merge", "ab12"), "lowrung merge: the following arguments are required: --to"),
+        (("clean", "mine", "--dry"), "lowrung: unrecognized arguments: --dry"),
+        (("nonsense",), "invalid choice: 'nonsense'"),
+    ],
+)
+def test_what_is_refused_is_a_document_too(here, capsys, line, said):
+    code, printed = document(capsys, *line)
+    assert (code, printed["error"]["exit_code"], printed["command"]) == (2, 2, line[0])
+    assert said in " ".join(printed["error"]["problems"])
