@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 from hydra.core.utils import JobReturn, JobStatus
@@ -15,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported
 from lowrung.errors import EngineError
 from lowrung.finetune.data.split import Split
+from lowrung.finetune.found import Preflight
 from lowrung.runs.task import Ran
 from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
@@ -33,12 +33,9 @@ REPORTS = 3
 TOKENS = 10_000
 """Trained on between two evaluations."""
 
-PREFLIGHT = SimpleNamespace(
-    problems=(),
-    notes=(),
+PREFLIGHT = Preflight(
     model_fingerprint="model",
     learning_rate=1e-3,
-    revision=None,
     data_fingerprint="data",
     splits=(
         Split("number_words", "training", "simulated", "training", 512),
@@ -162,7 +159,7 @@ class SimulatedEngine:
         if len(self._running) >= self._slots:
             raise EngineError(f"A job needs a free slot, but {job.key} came while all {self._slots} are taken.")
         if job.folder.name == "preflight":
-            self._ended.append(Ended(job.key, Exit.RETURNED, PREFLIGHT))
+            self._ended.append(Ended(job.key, Exit.RETURNED, (PREFLIGHT, [])))
         else:
             self._start(job)
         self._leave()

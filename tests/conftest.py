@@ -19,8 +19,8 @@ import pytest
 # pytest's own.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
-# What a tester's own shell tells MLflow; tests set what they need.
-for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+# What a tester's shell tells MLflow, and a width of lines, which pytest-xdist's workers have; tests set what they need.
+for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "COLUMNS"):
     os.environ.pop(_name, None)
 
 # A shell's background jobs ignore Ctrl-C, and so would all that tests start: what is ignored stays ignored.
@@ -44,12 +44,8 @@ gc.disable()
 
 @pytest.fixture(autouse=True)
 def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks.
-
-    And no table is as wide as the terminal that a tester has, or that a library says there is.
-    """
+    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Event, Exit, Job
 from lowrung.finetune.data.split import Split
+from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs, task
 from lowrung.runs.task import Assignment
 from lowrung.store import mailbox, results
@@ -37,16 +38,12 @@ RATE = "train.learning_rate=tag(log,interval(1e-5,1e-1))"
 Act = Callable[[Config], Outcome | None]
 """Stands where training is: gives how a run ends, raises, or leaves nothing."""
 
-SEEN = SimpleNamespace(
-    problems=(),
-    notes=(),
+SEEN = Preflight(
     model_fingerprint="model",
     learning_rate=3e-4,
-    revision=None,
     data_fingerprint="data",
     splits=(Split("docstrings", "digest", "simulated", "training", 512),),
     data_folder=Path("tokens"),
-    files={},
 )
 """What the preflight finds."""
 

@@ -347,10 +347,10 @@ class TestASweep:
         parent, *children = runs
         assert [run.info.status for run in runs] == ["FINISHED"] * 3
         assert parent.info.run_name == study_of(folder, "rank_ladder").name
+        assert f"/sweeps/{parent.info.run_name}\n" in printed
         assert "eval/loss" in parent.data.metrics
         for child, rank in zip(children, (2, 4), strict=True):
             self.look_at(child, rank, parent.info.run_id)
-            assert child.info.run_id in printed
             history = client.get_metric_history(child.info.run_id, "train/loss")
             assert [point.step for point in history] == [1, 2]
             kept = {item.path for item in client.list_artifacts(child.info.run_id)}

@@ -1,6 +1,6 @@
 """A study is what its resolved configs are, however they were written."""
 
-import copy
+import dataclasses
 import re
 
 import pytest
@@ -54,8 +54,7 @@ class TestName:
         assert name("lora.r=4,8") != name(*other)
 
     def test_data_count_by_their_content(self, name):
-        seen = copy.copy(SEEN)
-        seen.data_fingerprint = "others"
+        seen = dataclasses.replace(SEEN, data_fingerprint="others")
         assert name("lora.r=4,8") != name("lora.r=4,8", seen=seen)
         assert name("lora.r=4,8", seen=seen) == name("lora.r=4,8", "data.seed=3", seen=seen)
 
@@ -91,8 +90,7 @@ class TestNamedStudy:
 
     def test_changed_data_are_explained_by_their_settings(self, here):
         here.sweep("lora.r=4")
-        seen = copy.copy(SEEN)
-        seen.data_fingerprint = "others"
+        seen = dataclasses.replace(SEEN, data_fingerprint="others")
         with pytest.raises(UsageError, match=r"another: data\.seed was 0, and is 3 now\. Choose"):
             here.sweep("lora.r=4", "data.seed=3", seen=seen)
 

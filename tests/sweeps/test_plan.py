@@ -1,6 +1,6 @@
 """What a sweep is to do, its preflight included."""
 
-import copy
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,8 +47,7 @@ def test_several_gpus_for_a_model_that_lies_on_one_are_refused(here):
 
 @pytest.mark.slow
 def test_a_hub_models_branch_is_pinned_to_the_commit_that_was_found(here):
-    seen = copy.copy(SEEN)
-    seen.revision = "c0ffee"
+    seen = dataclasses.replace(SEEN, revision="c0ffee")
     here.sweep("lora.r=2,4", "model.path=some/model", "model.revision=main", seen=seen)
     assert [assignment.preflight.revision for assignment in here.assigned] == ["c0ffee"] * 2
     for number in (0, 1):

@@ -1,9 +1,9 @@
 """The same command again: what is finished is kept, what was interrupted goes on."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from optuna import load_study
@@ -78,7 +78,7 @@ class TestReuse:
     @pytest.mark.slow
     def test_a_changed_model_is_another_study(self, here):
         here.sweep("lora.r=4,8")
-        changed = SimpleNamespace(**{**vars(SEEN), "model_fingerprint": "another"})
+        changed = dataclasses.replace(SEEN, model_fingerprint="another")
         with pytest.raises(UsageError, match="'s' was made for another: the content of its model has changed"):
             here.sweep("lora.r=4,8", seen=changed)
         assert ranks(here.sweep("lora.r=4,8", "hydra.sweeper.fresh=true", seen=changed)) == [4, 8]

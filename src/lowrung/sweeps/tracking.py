@@ -230,13 +230,16 @@ def best_tags(row: leaderboard.TrialRow) -> dict[str, str]:
 
 
 def _searched(plan: Plan) -> dict[str, str]:
-    """The search space, by key; where a key has other values in several spaces or stages, they are joined."""
+    """The search space, by key; where a key has other values in several spaces or stages, they are joined.
+
+    Sorted: a tracker's parameters never change, and the same study may be written in another order.
+    """
     texts: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for space in plan.search.all_spaces:
         described = space.described()
         for key, text in {**described["axes"], **described["seeds"]}.items():
             texts[key][text] = None
-    return {key: " | ".join(found) for key, found in texts.items()}
+    return {key: " | ".join(sorted(found)) for key, found in texts.items()}
 
 
 def _is_sent(sent: "Future[str] | Future[Known]") -> bool:
