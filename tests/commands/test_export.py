@@ -1,11 +1,14 @@
 """`lowrung export`: what TRL is given trains to the same losses, and what it cannot do is refused."""
 
+import dataclasses
 import json
 
 import pytest
 from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
+from lowrung.adapters import for_trl
+from lowrung.config.schema import LoraConf, TrainConf
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from tests import warm
@@ -66,6 +69,56 @@ def test_what_trl_cannot_do_is_refused(here, refused, group, values, said):
     change_config(here, "ab12", group, **values)
     assert f"ab12 cannot be exported to trl: {said}" in refused("export", "ab12", "--to", "trl")
     assert not (here / "ab12-trl").exists()
+
+
+CHANGED = {
+    "lora": {
+        **{"method": "full", "r": 2, "alpha": 2.0, "dropout": 0.5, "bias": "all", "use_rslora": True, "use_dora": True},
+        **{"init": "pissa", "trainable_token_indices": [1], "rank_pattern": {"q_proj": 8}},
+        **{"alpha_pattern": {"q_proj": 8}, "layers_to_transform": [0], "lora_plus_ratio": 2.0},
+        "peft": {"exclude_modules": ["q_proj"]},
+    },
+    "train": {
+        **{"learning_rate": 0.5, "rate_factor": 3.0, "max_steps": 7, "batch_size": 2, "gradient_accumulation_steps": 2},
+        **{"early_stopping": 3, "lr_scheduler_type": "cosine", "warmup_ratio": 0.5, "weight_decay": 0.5},
+        **{"max_grad_norm": 0.5, "packing": True, "gradient_checkpointing": True, "sft": {"adam_beta2": 0.5}},
+    },
+}
+"""Another value of each setting; all are refused, or are in what is written."""
+
+ELSEWHERE = {
+    "lora": {
+        "init_examples": "counts only with an init that is refused",
+        **dict.fromkeys(("target_modules", "experts", "modules_to_save"), "taken from adapter_config.json"),
+    },
+    "train": {
+        "epochs": "given as steps",
+        **dict.fromkeys(("eval_batch_size", "eval_steps"), "the file's head says that nothing is evaluated"),
+        **dict.fromkeys(
+            ("save_steps", "save_total_limit"), "the file's head says that the last adapter alone is saved"
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(("group", "conf"), [("lora", LoraConf), ("train", TrainConf)])
+def test_no_setting_is_dropped(here, whole, tmp_path, group, conf):
+    assert {field.name for field in dataclasses.fields(conf)} == {*CHANGED[group], *ELSEWHERE[group]}
+    recorded = whole.config.read_text()
+
+    def written(name):
+        made = for_trl.Export.of(whole)
+        if made.problems:
+            return made.problems
+        (tmp_path / name).mkdir()
+        made.write(tmp_path / name, tmp_path)
+        return (tmp_path / name / for_trl.CONFIG).read_text()
+
+    before = written("before")
+    for name, value in CHANGED[group].items():
+        change_config(here, "ab12", group, **{name: value})
+        assert written(name) != before, name
+        whole.config.write_text(recorded)
 
 
 @pytest.mark.usefixtures("whole")
