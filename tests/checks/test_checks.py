@@ -25,12 +25,19 @@ def fake(**found):
     return f"print({json.dumps(json.dumps(facts))})"
 
 
+def own_library(problem=None):
+    """A program that prints what bitsandbytes would be asked for."""
+    return f"print({json.dumps(json.dumps({'version': '0.50', 'problem': problem}))})"
+
+
 def test_doctor_says_everything_as_text_and_json(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(computing, "_ASK", fake())
     for name in ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, SECRET)
-    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@proxy:3128")
+    for name in ("HTTPS_PROXY", "HF_HOME"):
+        monkeypatch.setenv(name, f"http://me:{SECRET}@proxy:3128")
+    monkeypatch.setattr(computing, "_ASK_BITSANDBYTES", own_library())
     main(["doctor", "--json"])
     out = capsys.readouterr().out
     assert SECRET not in out
@@ -54,6 +61,7 @@ def test_doctor_says_everything_as_text_and_json(tmp_path, monkeypatch, capsys):
 def test_a_password_in_an_address_is_wrong_and_not_repeated(tmp_path, monkeypatch, capsys, scheme):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(computing, "_ASK", fake())
+    monkeypatch.setattr(computing, "_ASK_BITSANDBYTES", own_library())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}@127.0.0.1:1/x")
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])
@@ -75,6 +83,35 @@ def test_a_torch_that_hangs_or_fails_is_wrong(program, words):
     (found,) = computing.torch(program, 0.2 if "sleep" in program else 60)
     assert found.level is Level.WRONG
     assert words in found.found
+
+
+def test_bitsandbytes_without_its_own_library_is_wrong():
+    (found,) = computing.bitsandbytes(own_library("libcudart.so.13: cannot open\nand a long text"), 60)
+    assert found.level is Level.WRONG
+    assert "(libcudart.so.13: cannot open)" in found.found
+    assert levels(computing.bitsandbytes(own_library(), 60)) == {"bitsandbytes": Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("program", "level", "words"),
+    [
+        (("echo", "gpu* up 4 idle"), Level.OK, "gpu* up 4 idle"),
+        (("true",), Level.NOTE, "has no partition"),
+        (("sh", "-c", "echo connection refused >&2; exit 1"), Level.NOTE, "(connection refused)"),
+        (("sleep", "60"), Level.NOTE, "does not answer (TimeoutExpired)"),
+        (("no-such-program",), Level.NOTE, "does not answer (FileNotFoundError)"),
+    ],
+)
+def test_slurm_is_asked_whether_it_answers(program, level, words):
+    found = surroundings.slurm(program, 0.2 if program[0] == "sleep" else 60)
+    assert found.level is level
+    assert words in found.found
+
+
+def test_a_key_in_an_address_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:1/x?api_key={SECRET}")
+    (found,) = surroundings.tracker(tmp_path)
+    assert SECRET not in str(found)
 
 
 def test_a_gpu_that_torch_cannot_use_is_wrong(monkeypatch):

@@ -1,11 +1,13 @@
 """`lowrung reproduce` on a run of the tiny model."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from lowrung.__main__ import main
+from lowrung.commands.reproduce import Circumstances, Reproduction
 from lowrung.store import layout
 from lowrung.store.layout import JobFolder
 from tests.sources import pairs, write_rows
@@ -55,10 +57,13 @@ def test_a_planted_difference_is_found_and_has_no_known_cause(run, reproduce):
     assert "there is no known cause" in out
     assert "1 difference, see above" in err
     change_json(run.environment, versions={**json.loads(run.environment.read_text())["versions"], "torch": "1.0"})
-    code, out, _ = reproduce(run.path)
-    assert code == 1
-    assert "may explain it:\n  torch: 1.0, now " in out
-    assert "pip install torch==1.0" in out
+    code, out, _ = reproduce(run.path, "--json")
+    document = json.loads(out)
+    assert (code, document["error"]["exit_code"], document["agrees"]) == (1, 1, False)
+    fields = [field.name for kind in (Circumstances, Reproduction) for field in dataclasses.fields(kind)]
+    assert list(document) == ["lowrung", "shape", "command", *fields, "error"]
+    assert [(cause["what"], cause["then"]) for cause in document["causes"]] == [("torch", "1.0")]
+    assert document["restoring"] == "pip install torch==1.0"
 
 
 def test_data_that_was_edited_is_refused_before_training(run, here, reproduce):
@@ -129,6 +134,9 @@ def test_a_study_several_seeds_and_a_run_that_is_gone_are_refused_by_name(run, h
     (study / "multirun.yaml").write_text("")
     assert "mine is a whole study. Name one of its trials: mine/0" in reproduce("mine")[2]
     assert "Name one of its runs: mine/1/seed_0, mine/1/seed_1." in reproduce("mine/1")[2]
+    shutil.rmtree(study / "0")
+    assert "mine is a whole study. Name one of its trials: mine/1." in reproduce("mine")[2]
+    layout.point_to(JobFolder(study / "0").run, run.path)
     shutil.rmtree(run.path)
     assert "but that is gone" in reproduce("mine/0")[2]
 

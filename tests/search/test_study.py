@@ -113,6 +113,7 @@ class TestTell:
         assert study.trials[0].values == [0.5, 10]
         found = optuna.load_study(study_name=study.name, storage=f"sqlite:///{database}")
         assert [direction.name for direction in found.directions] == ["MAXIMIZE", "MINIMIZE"]
+        assert found.metric_names == list(objectives)
 
 
 class TestInterrupted:

@@ -1,11 +1,13 @@
 """The processor, memory and GPUs. torch is asked in a child process: a driver that hangs must not hang this one."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lowrung.checks.finding import Finding, note, ok, wrong
 from lowrung.config import machine, signature
@@ -25,6 +27,12 @@ _ASK = (
     "c.get_device_properties(i).total_memory] for i in range(n)], 'bf16': bool(n) and c.is_bf16_supported()}))"
 )
 
+_ASK_BITSANDBYTES = (
+    "import json, bitsandbytes; from bitsandbytes.cextension import lib; print(json.dumps({'version': "
+    "bitsandbytes.__version__, 'problem': getattr(lib, 'error_msg', None)}))"
+)
+"""Where its own library cannot be loaded, bitsandbytes logs that, and puts an object with the reason in its place."""
+
 
 def check() -> Iterator[Finding]:
     """Processor, threads, memory, torch and GPUs."""
@@ -35,6 +43,8 @@ def check() -> Iterator[Finding]:
     yield from _memory()
     yield from (wrong("GPUs", problem, "See docs/gpus.md.") for problem in gpus.problems())
     yield from torch(_ASK, SECONDS)
+    if importlib.util.find_spec("bitsandbytes"):
+        yield from bitsandbytes(_ASK_BITSANDBYTES, SECONDS)
 
 
 def _threads() -> Iterator[Finding]:
@@ -46,7 +56,7 @@ def _threads() -> Iterator[Finding]:
             f"Run `taskset -c 0-{max(1, int(quota)) - 1} ...`: threads that wait for their turn slow all others.",
         )
     else:
-        yield ok("cores", f"{cores} of {os.cpu_count()}")
+        yield ok("cores", f"{cores} of {os.cpu_count()} can be used")
     for name in (*thread_variables(1), "OMP_WAIT_POLICY"):
         value = os.environ.get(name, "")
         if name == "OMP_WAIT_POLICY" and value.lower() == "passive":
@@ -82,23 +92,43 @@ def torch(code: str, seconds: float) -> Iterator[Finding]:
         code: what the child runs; it prints JSON.
         seconds: the longest that it may take.
     """
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        hangs = f"does not answer within {seconds:g} s"
-        yield wrong("torch", hangs, "If `nvidia-smi` hangs too, it is the driver. CUDA_VISIBLE_DEVICES= goes without.")
+    found = _asked("torch", code, seconds, "Install it anew; see https://pytorch.org/get-started.")
+    if isinstance(found, Finding):
+        yield found
         return
-    if done.returncode:
-        last = (done.stderr.strip() or f"ended with code {done.returncode}").splitlines()[-1]
-        yield wrong("torch", f"cannot be imported ({last})", "Install it anew; see https://pytorch.org/get-started.")
-        return
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    built = f"for CUDA {found['cuda']}" if found["cuda"] else "for CPUs"
-    yield ok("torch", f"{found['torch']}, {built}, kernels {found['kernels']}")
+    built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built for CPUs"
+    yield ok("torch", f"{found['torch']}, {built}; its kernels here are those for {found['kernels']}")
     for name, size in found["gpus"]:
         yield ok("GPU", f"{name}, {size / 2**30:.0f} GiB, bfloat16 {'yes' if found['bf16'] else 'no'}")
     if not found["gpus"]:
         yield from _without_gpus(found["cuda"])
+
+
+def bitsandbytes(code: str, seconds: float) -> Iterator[Finding]:
+    """Asks bitsandbytes whether it can be used; see `torch`."""
+    remedy = "Install it anew, or do without model.quantization and the optimisers of 8 bits."
+    found = _asked("bitsandbytes", code, seconds, remedy)
+    if isinstance(found, Finding):
+        yield found
+    elif found["problem"]:
+        reason = str(found["problem"]).strip().splitlines()[0]
+        yield wrong("bitsandbytes", f"{found['version']}, but its own library does not load ({reason})", remedy)
+    else:
+        yield ok("bitsandbytes", f"{found['version']}, its own library loads")
+
+
+def _asked(name: str, code: str, seconds: float, remedy: str) -> dict[str, Any] | Finding:
+    """What a child process prints as JSON, or what is wrong with the package that it imports."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        hangs = f"does not answer within {seconds:g} s"
+        return wrong(name, hangs, "If `nvidia-smi` hangs too, it is the driver. CUDA_VISIBLE_DEVICES= goes without.")
+    if done.returncode:
+        last = (done.stderr.strip() or f"ended with code {done.returncode}").splitlines()[-1]
+        return wrong(name, f"cannot be imported ({last})", remedy)
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 def _without_gpus(cuda: str | None) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ def folder(name: str, path: Path) -> Iterator[Finding]:
     elif free < LITTLE:
         yield note(name, found, "Free some space, or name another disk.")
     else:
-        yield ok(name, f"{found}, locks hold")
+        yield ok(name, f"{found}, file locks work")
 
 
 def lock_problem(standing: Path) -> str | None:

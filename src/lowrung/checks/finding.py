@@ -30,8 +30,8 @@ class Finding:
 
     def __str__(self) -> str:
         """In a line, with the remedy below it."""
-        line = f"{self.level:<5}  {self.name:<16}  {self.found}"
-        return line if self.remedy is None else f"{line}\n{'':<7}{'':<16}  -> {self.remedy}"
+        line = f"{self.level:<5}  {self.name:<18}  {self.found}"
+        return line if self.remedy is None else f"{line}\n{'':<7}{'':<18}  -> {self.remedy}"
 
 
 def ok(name: str, found: str) -> Finding:

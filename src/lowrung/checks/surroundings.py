@@ -3,9 +3,10 @@
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.checks.finding import Finding, note, ok, wrong
@@ -23,16 +24,18 @@ NAMED = (
 """Variables that are named where they are set, and whose values are not."""
 
 SHOWN = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "LOWRUNG_CACHE", "CUDA_VISIBLE_DEVICES")
+"""Variables that are shown with their values: folders, numbers and switches, which should hold no secret."""
 
 
 def check(here: Path) -> Iterator[Finding]:
     """The tracker of ``here``, engines, and the environment."""
     yield from tracker(here)
-    for name, program in {"submitit": "sbatch", "ray": "ray"}.items():
-        yield from _engine(name, program)
+    yield _ray()
+    if shutil.which("sbatch"):
+        yield slurm(["sinfo", "--noheader", "--format=%P %a %D %t"], SECONDS)
     if names := [name for name in NAMED if os.environ.get(name)]:
         yield note("set, not shown", ", ".join(names))
-    if shown := [f"{name}={os.environ[name]}" for name in SHOWN if name in os.environ]:
+    if shown := [f"{name}={_harmless(os.environ[name])}" for name in SHOWN if name in os.environ]:
         yield note("set", ", ".join(shown))
 
 
@@ -54,19 +57,41 @@ def tracker(here: Path) -> Iterator[Finding]:
 
 
 def _server(uri: str) -> Iterator[Finding]:
+    shown = uri.partition("?")[0]  # a query may hold a key of any name
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS) as answer:  # noqa: S310  (http alone)
-            yield ok("tracker", f"{uri} answers ({answer.status})")
+            yield ok("tracker", f"{shown} answers ({answer.status})")
     except urllib.error.HTTPError as error:
-        yield note("tracker", f"{uri} answers {error.code}", "See whether the address and the credentials are right.")
+        yield note("tracker", f"{shown} answers {error.code}", "See whether the address and the credentials are right.")
     except (OSError, ValueError) as error:
-        yield wrong("tracker", f"{uri} does not answer ({type(error).__name__})", "Start it, or run with track=none.")
+        yield wrong("tracker", f"{shown} does not answer ({type(error).__name__})", "Start it, or run with track=none.")
 
 
-def _engine(package: str, program: str) -> Iterator[Finding]:
+def slurm(command: Sequence[str], seconds: float) -> Finding:
+    """Whether SLURM answers. A note at most: lowrung needs none, and is started in a job as anything else is.
+
+    Args:
+        command: prints a line for each partition and state: name, whether it is up, how many nodes, their state.
+        seconds: the longest that it may take: without its controller, SLURM's programs wait for minutes.
+    """
+    remedy = "Ask whoever runs the cluster; runs on this machine do not need it."
     try:
-        version = importlib.metadata.version(package)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return note("SLURM", f"{command[0]} does not answer ({type(error).__name__})", remedy)
+    if done.returncode:
+        last = (done.stderr.strip() or f"code {done.returncode}").splitlines()[-1]
+        return note("SLURM", f"{command[0]} fails ({last})", remedy)
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines() if line.strip()]
+    return ok("SLURM", "; ".join(rows)) if rows else note("SLURM", "has no partition", remedy)
+
+
+def _ray() -> Finding:
+    try:
+        return ok("Ray", importlib.metadata.version("ray"))
     except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    where = shutil.which(program)
-    yield note(package, f"{version}; {program} {'is at ' + where if where else 'is not on the path'}")
+        return note("Ray", "not installed; only hydra/launcher=ray needs it")
+
+
+def _harmless(value: str) -> str:
+    return "an address with a password, not shown" if addresses.holds_a_password(value) else value

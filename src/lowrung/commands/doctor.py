@@ -33,7 +33,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """A line for each, with the remedy below it."""
-        return "\n".join(map(str, self.findings))
+        is_well = all(finding.level is not Level.WRONG for finding in self.findings)
+        return "\n".join([*map(str, self.findings), *["Nothing is wrong."] * is_well])
 
 
 def add_to(commands: Commands) -> None:

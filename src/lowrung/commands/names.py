@@ -164,7 +164,9 @@ def _run_at(name: str, folder: Path) -> RunFolder:
         raise UsageError(f"{name} was trained with several seeds. Name one of its runs: {listed}.")
     if job.run.is_symlink():
         raise UsageError(f"{name} was a run in {folder / job.run.readlink()}, but that is gone. Run it again.")
-    trials = sorted((path.parent.name for path in folder.glob("*/run")), key=lambda n: (not n.isdecimal(), n.zfill(9)))
+    runs = [*folder.glob("*/run"), *folder.glob("*/seed_*/run")]
+    found = {path.relative_to(folder).parts[0] for path in runs}
+    trials = sorted(found, key=lambda name: (not name.isdecimal(), name.zfill(9)))
     if (folder / "multirun.yaml").is_file():
         which = f"Name one of its trials: {some([f'{name}/{trial}' for trial in trials])}" if trials else "It has none"
         raise UsageError(f"{name} is a whole study. {which}.")

@@ -1,11 +1,13 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -106,6 +108,7 @@ class Study:
             self.judge = Judge(self._study, pruner, self._objectives, self._require_sole, unpruned)
             self._asked = len(self.trials)
             self._hold_to({**space.described(), **goal, **purpose}, inputs)
+            self._name_objectives()
             self._earlier = self._taught_by(earlier)
         except BaseException:
             self.close()
@@ -166,6 +169,14 @@ class Study:
                 f" {'; '.join(shown)}. Choose another name, or add hydra.sweeper.fresh=true; runs"
                 " that are in the store are not trained again."
             )
+
+    def _name_objectives(self) -> None:
+        """Lets Optuna's own tools name the objectives, which are "Objective 0" to them otherwise."""
+        names = list(self._objectives)
+        if self._study.metric_names != names:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self._study.set_metric_names(names)
 
     @property
     def name(self) -> str:
