@@ -1,14 +1,16 @@
 """A run of the tiny model on a file of rows, as `python src/train.py` leaves it; trained once for all tests here."""
 
 import shutil
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from lowrung.config import rules
-from lowrung.engine.interrupt import StopSignals
 from lowrung.runs import inputs, single
 from lowrung.store import layout
 from lowrung.store.layout import RunFolder
+from lowrung.store.outcome import Status
 from tests import composing
 from tests.sources import pairs, write_rows
 
@@ -19,12 +21,8 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A folder with rows.jsonl and runs/."""
-    folder = tmp_path_factory.mktemp("recorded") / "here"
-    folder.mkdir()
-    write_rows(folder / "rows.jsonl", pairs(24))
+def train(folder: Path, *, stops: int = 0) -> RunFolder:
+    """Trains the run in a folder with rows.jsonl, stopped so often after a step, and gone on with."""
     with composing.composer() as composer, pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         config = composer.config(*SETTINGS)
@@ -33,8 +31,20 @@ def trained(tmp_path_factory):
         assert not preflight.problems
         config = inputs.pinned(config, preflight)
         run = layout.run_folder(folder / "runs", inputs.run_signature(config, preflight, 1))
-        with StopSignals() as signals:
-            single.train(config, run, preflight, 1, signals)
+        for start in range(stops + 1):
+            signals = Mock(is_to_stop=start < stops)
+            outcome = single.train(config, run, preflight, 1, signals)
+            assert outcome.status is (Status.CANCELLED if signals.is_to_stop else Status.COMPLETE)
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with rows.jsonl and runs/."""
+    folder = tmp_path_factory.mktemp("recorded") / "here"
+    folder.mkdir()
+    write_rows(folder / "rows.jsonl", pairs(24))
+    train(folder)
     return folder
 
 

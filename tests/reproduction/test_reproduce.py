@@ -10,6 +10,7 @@ from lowrung.__main__ import main
 from lowrung.commands.reproduce import Circumstances, Reproduction
 from lowrung.store import layout
 from lowrung.store.layout import JobFolder
+from tests.reproduction.conftest import train
 from tests.sources import pairs, write_rows
 
 
@@ -45,6 +46,17 @@ def test_a_run_agrees_with_itself_to_the_bit(run, here, reproduce):
     assert (here / "kept" / run.path.name / "outcome.json").is_file()
     assert before == {path: path.read_bytes() for path in before}
     assert not (here / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_and_gone_on_with_agrees_to_the_bit(run, here, reproduce):
+    shutil.rmtree(run.path)
+    assert train(here, stops=1).path == run.path
+    assert json.loads(run.outcome.read_text())["facts"]["is_resumed"]
+    code, out, err = reproduce(run.path)
+    assert (code, err) == (0, "")
+    assert "went on from a checkpoint" in out
+    assert "agrees to the bit: " in out
 
 
 @pytest.mark.slow
