@@ -92,6 +92,12 @@ def test_bitsandbytes_without_its_own_library_is_wrong():
     assert levels(computing.bitsandbytes(own_library(), 60)) == {"bitsandbytes": Level.OK}
 
 
+@pytest.mark.slow
+def test_the_installed_bitsandbytes_is_asked():
+    pytest.importorskip("bitsandbytes")
+    assert levels(computing.bitsandbytes(computing._ASK_BITSANDBYTES, 90)) == {"bitsandbytes": Level.OK}
+
+
 @pytest.mark.parametrize(
     ("program", "level", "words"),
     [
