@@ -1,13 +1,11 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -174,9 +172,7 @@ class Study:
         """Lets Optuna's own tools name the objectives, which are "Objective 0" to them otherwise."""
         names = list(self._objectives)
         if self._study.metric_names != names:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                self._study.set_metric_names(names)
+            self._study.set_metric_names(names)
 
     @property
     def name(self) -> str:
