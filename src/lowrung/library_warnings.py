@@ -76,7 +76,7 @@ TABLE = (
     ),
     Silenced(
         "optuna",
-        r"(PartialFixedSampler|QMCSampler|WilcoxonPruner|set_metric_names) is experimental|Argument ``\w+`` is an experimental feature",
+        r"\S+ is experimental \(supported from|Argument ``\w+`` is an experimental feature",
         "the interface may change in another version of Optuna; lowrung is tested with the installed one",
     ),
 )
