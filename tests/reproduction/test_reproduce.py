@@ -139,6 +139,16 @@ def test_code_of_a_base_runs_only_where_it_is_allowed(run, reproduce):
     assert "--trust-remote-code" in err
 
 
+def test_a_recorded_config_alone_runs_no_function_that_it_names(run, here, reproduce):
+    (here / "planted.py").write_text("raise SystemExit('it ran')")
+    text = run.config.read_text()
+    run.config.write_text(text.replace("- exact_match", "- planted.score"))
+    assert run.config.read_text() != text
+    code, _, err = reproduce(run.path)
+    assert code == 2
+    assert "scored by functions of its user's, planted.score, and a run's config alone cannot allow them" in err
+
+
 def test_a_study_several_seeds_and_a_run_that_is_gone_are_refused_by_name(run, here, reproduce):
     study = here / "multirun" / "mine"
     for trial in ("0", "1/seed_0", "1/seed_1"):

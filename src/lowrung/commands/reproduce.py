@@ -18,8 +18,8 @@ from lowrung.store import disk
 ABOUT = (
     "Trains a run again from its recorded config, with the recorded number of threads, in a store of its own, and"
     " compares every metric, the learning curve, the scores of each held-out example and what was trained. What differs"
-    " in versions, code or machine is listed first. The recorded run is only read, and nothing is tracked. Your own"
-    " functions in data.metrics are imported from the current folder, as in training. Exit code 0"
+    " in versions, code or machine is listed first. The recorded run is only read, and nothing is tracked. Code of"
+    " the base's, and functions in data.metrics, run with --trust-remote-code alone. Exit code 0"
     " where all agrees to the bit, 1 where something differs, 2 where the run cannot be made again."
 )
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from lowrung.config import rules, schema
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, UsageError, in_short
+from lowrung.finetune.training import user_metrics
 from lowrung.store import records
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -57,8 +58,8 @@ def read(name: str, run: RunFolder, *, trust_remote_code: bool) -> Recorded:
     Args:
         name: as the run was named.
         run: its folder, which has a config.
-        trust_remote_code: whether code that comes with the base may run. A run's config alone cannot allow it: its
-            folder may come from anybody.
+        trust_remote_code: whether code may run that comes with the base, or that ``data.metrics`` names. A run's config
+            alone cannot allow it: its folder may come from anybody.
 
     Raises:
         UsageError: when the run did not come to an end of its own, or needs code that is not allowed.
@@ -73,6 +74,11 @@ def read(name: str, run: RunFolder, *, trust_remote_code: bool) -> Recorded:
         raise UsageError(
             f"{name} was trained on a base that brings Python code, {config.model.path}, and a run's config alone"
             " cannot allow it to run. Read that code, then add --trust-remote-code."
+        )
+    if (functions := user_metrics.of_users(config.data.metrics)) and not trust_remote_code:
+        raise UsageError(
+            f"{name} was scored by functions of its user's, {', '.join(functions)}, and a run's config alone cannot"
+            " allow them to run here. See that they are your own, then add --trust-remote-code."
         )
     return Recorded(name, run, config, outcome, environment)
 

@@ -17,17 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, delete, insert, select, update
 
 from lowrung.errors import StoreError
+from lowrung.search import tables
 from lowrung.search.storage import Storage
 
 _Write = Callable[[Connection], None]
-
-_STUDIES = models.StudyModel.__table__
-_TRIALS = models.TrialModel.__table__
-_PARAMS = models.TrialParamModel.__table__
-_VALUES = models.TrialValueModel.__table__
-_REPORTS = models.TrialIntermediateValueModel.__table__
-_USER_ATTRS = models.TrialUserAttributeModel.__table__
-_SYSTEM_ATTRS = models.TrialSystemAttributeModel.__table__
 
 
 class Mirror(InMemoryStorage):
@@ -118,14 +111,17 @@ class Mirror(InMemoryStorage):
 
     def _creation(self, trial: FrozenTrial) -> _Write:
         def write(connection: Connection) -> None:
-            if connection.execute(select(_STUDIES).where(_STUDIES.c.study_id == self._study_id)).first() is None:
+            if (
+                connection.execute(select(tables.STUDIES).where(tables.STUDIES.c.study_id == self._study_id)).first()
+                is None
+            ):
                 raise StoreError("The study must stay where it is, but was deleted while it ran.")
             key = {"study_id": self._study_id, "number": trial.number}
-            found = select(_TRIALS.c.trial_id).where(*_are(_TRIALS, key))
+            found = select(tables.TRIALS.c.trial_id).where(*_are(tables.TRIALS, key))
             known = connection.execute(found).scalar()  # of a try whose answer was lost
             if known is None:
                 values = {"state": trial.state, "datetime_start": trial.datetime_start}
-                made: Any = connection.execute(insert(_TRIALS).values(**key, **values)).inserted_primary_key
+                made: Any = connection.execute(insert(tables.TRIALS).values(**key, **values)).inserted_primary_key
                 (known,) = made
             self._ids[trial.number :] = [int(known)]
 
@@ -137,7 +133,7 @@ class Mirror(InMemoryStorage):
         """One of the values that were drawn."""
         super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
         values = {"param_value": param_value_internal, "distribution_json": distribution_to_json(distribution)}
-        self._put(_PARAMS, trial_id, {"param_name": param_name}, values)
+        self._put(tables.PARAMS, trial_id, {"param_name": param_name}, values)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """How a trial ended."""
@@ -145,11 +141,11 @@ class Mirror(InMemoryStorage):
             return False
         for objective, value in enumerate(values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-            self._put(_VALUES, trial_id, {"objective": objective}, {"value": stored, "value_type": kind})
+            self._put(tables.VALUES, trial_id, {"objective": objective}, {"value": stored, "value_type": kind})
         trial = self.get_trial(trial_id)
 
         def write(connection: Connection) -> None:
-            changed = update(_TRIALS).where(_TRIALS.c.trial_id == self._ids[trial_id])
+            changed = update(tables.TRIALS).where(tables.TRIALS.c.trial_id == self._ids[trial_id])
             times = {"datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
             if connection.execute(changed.values(state=trial.state, **times)).rowcount == 0:
                 raise StoreError(f"The study must keep its trials, but trial {trial.number} was deleted while it ran.")
@@ -162,17 +158,17 @@ class Mirror(InMemoryStorage):
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
         stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
         values = {"intermediate_value": stored, "intermediate_value_type": kind}
-        self._put(_REPORTS, trial_id, {"step": step}, values)
+        self._put(tables.REPORTS, trial_id, {"step": step}, values)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """A note of lowrung's."""
         super().set_trial_user_attr(trial_id, key, _as_read(value))
-        self._put(_USER_ATTRS, trial_id, {"key": key}, {"value_json": json.dumps(value)})
+        self._put(tables.USER_ATTRS, trial_id, {"key": key}, {"value_json": json.dumps(value)})
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """A note of Optuna's."""
         super().set_trial_system_attr(trial_id, key, _as_read(value))
-        self._put(_SYSTEM_ATTRS, trial_id, {"key": key}, {"value_json": json.dumps(value)})
+        self._put(tables.SYSTEM_ATTRS, trial_id, {"key": key}, {"value_json": json.dumps(value)})
 
     def _put(self, table: Any, number: int, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Writes a row in place of the one of the same key: the same again, where the answer to a try was lost."""

@@ -21,18 +21,10 @@ from sqlalchemy import Connection, Engine, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from lowrung.errors import StoreError
-from lowrung.search import lease, scope
+from lowrung.search import lease, scope, tables
 from lowrung.search.axes import Axis, Choice, Interval, Params
 from lowrung.search.study import RUN
 from lowrung.store import addresses
-
-_STUDIES = models.StudyModel.__table__
-_STUDY_FACTS = models.StudyUserAttributeModel.__table__
-_STUDY_NOTES = models.StudySystemAttributeModel.__table__
-_TRIALS = models.TrialModel.__table__
-_PARAMS = models.TrialParamModel.__table__
-_VALUES = models.TrialValueModel.__table__
-_FACTS = models.TrialUserAttributeModel.__table__
 
 _WAIT_SECONDS = 20
 """How long a read waits for a database that is locked: its coordinator holds it for milliseconds."""
@@ -132,11 +124,15 @@ def _unread(address: str, error: Exception) -> StoreError:
 
 
 def _read(connection: Connection, name: str) -> Recorded | None:
-    study = connection.execute(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == name)).scalar()
+    study = connection.execute(select(tables.STUDIES.c.study_id).where(tables.STUDIES.c.study_name == name)).scalar()
     if study is None:
         return None
-    facts = connection.execute(select(_STUDY_FACTS.c.key, _STUDY_FACTS.c.value_json).filter_by(study_id=study))
-    notes = connection.execute(select(_STUDY_NOTES.c.key, _STUDY_NOTES.c.value_json).filter_by(study_id=study))
+    facts = connection.execute(
+        select(tables.STUDY_USER_ATTRS.c.key, tables.STUDY_USER_ATTRS.c.value_json).filter_by(study_id=study)
+    )
+    notes = connection.execute(
+        select(tables.STUDY_SYSTEM_ATTRS.c.key, tables.STUDY_SYSTEM_ATTRS.c.value_json).filter_by(study_id=study)
+    )
     holder = {str(key): str(text) for key, text in notes}.get(lease.KEY, "null")
     params, searched = _params(connection, study)
     return Recorded(
@@ -149,14 +145,16 @@ def _read(connection: Connection, name: str) -> Recorded | None:
 
 def _trials(connection: Connection, study: int, params: Mapping[int, Params]) -> Iterator[RecordedTrial]:
     facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    for trial, key, text in connection.execute(_of(study, _FACTS, "key", "value_json")):
+    for trial, key, text in connection.execute(_of(study, tables.USER_ATTRS, "key", "value_json")):
         facts[trial][str(key)] = json.loads(text)
     values: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    for trial, objective, value, kind in connection.execute(_of(study, _VALUES, "objective", "value", "value_type")):
+    for trial, objective, value, kind in connection.execute(
+        _of(study, tables.VALUES, "objective", "value", "value_type")
+    ):
         values[trial][objective] = models.TrialValueModel.stored_repr_to_value(value, kind)
-    columns = (_TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+    columns = (tables.TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
     for trial, number, state, start, end in connection.execute(
-        select(*columns).where(_TRIALS.c.study_id == study).order_by(_TRIALS.c.number)
+        select(*columns).where(tables.TRIALS.c.study_id == study).order_by(tables.TRIALS.c.number)
     ):
         each = values.get(trial, {})
         yield RecordedTrial(
@@ -174,7 +172,7 @@ def _params(connection: Connection, study: int) -> tuple[dict[int, Params], dict
     found: defaultdict[int, Params] = defaultdict(dict)
     searched: dict[str, BaseDistribution] = {}
     for trial, key, value, text in connection.execute(
-        _of(study, _PARAMS, "param_name", "param_value", "distribution_json")
+        _of(study, tables.PARAMS, "param_name", "param_value", "distribution_json")
     ):
         distribution = _distribution(text)
         found[trial][key] = distribution.to_external_repr(value)
@@ -211,8 +209,8 @@ def _axis(key: str, distribution: BaseDistribution) -> Axis:
 def _of(study: int, table: Any, *names: str) -> Any:
     """Columns of a table with a row for each of a study's trials, after the trial's id."""
     columns = [table.c[name] for name in ("trial_id", *names)]
-    joined = table.join(_TRIALS, table.c.trial_id == _TRIALS.c.trial_id)
-    return select(*columns).select_from(joined).where(_TRIALS.c.study_id == study)
+    joined = table.join(tables.TRIALS, table.c.trial_id == tables.TRIALS.c.trial_id)
+    return select(*columns).select_from(joined).where(tables.TRIALS.c.study_id == study)
 
 
 def _seconds(moment: datetime.datetime | None) -> float | None:
