@@ -92,25 +92,10 @@ def _rest(scores: Scores, scale: Scale, place: int) -> go.Scatter:
 
 def _axes(scores: Scores, shown: Sequence[Scale]) -> dict[str, Any]:
     """A row for each axis."""
-    low, high, _ = scores.limits
-    found: dict[str, Any] = {}
-    share = 1 / len(shown)
-    gap = 62 / (_HEIGHT * len(shown))
-    for place, scale in enumerate(shown):
-        suffix = str(place + 1) if place else ""
-        top = 1 - place * share
-        bottom = max(0.0, top - share + (gap if place < len(shown) - 1 else 0))
-        found[f"xaxis{suffix}"] = style.numeric(
-            scale.axis.key, scale.ticks(), is_log=scale.is_log, anchor=f"y{suffix}", **_room(scale)
-        )
-        found[f"yaxis{suffix}"] = style.axis(
-            units.of(scores.metric).label.split(" (")[0],
-            domain=[bottom, top],
-            anchor=f"x{suffix}",
-            range=[low, high],
-            nticks=5,
-        )
-    return found
+    below = [style.numeric(scale.axis.key, scale.ticks(), is_log=scale.is_log, **_room(scale)) for scale in shown]
+    return style.stacked(
+        below, title=units.of(scores.metric).label.split(" (")[0], limits=scores.limits[:2], row_height=_HEIGHT
+    )
 
 
 def _room(scale: Scale) -> dict[str, Any]:

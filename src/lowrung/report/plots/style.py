@@ -19,6 +19,9 @@ _COLUMNS = 50
 ROW = 34
 """Pixels of a row with its text."""
 
+_BELOW = 62
+"""Pixels for an x axis with its ticks and title, below a plot that another one follows."""
+
 
 def axis(title: str = "", **more: Any) -> dict[str, Any]:
     """An axis that makes room for its own texts."""
@@ -42,6 +45,28 @@ def numeric(title: str, ticks: Sequence[tuple[float, str]], *, is_log: bool = Fa
         ticktext=[text for _, text in ticks],
         **more,
     )
+
+
+def stacked(
+    below: Sequence[dict[str, Any]], *, title: str, limits: Sequence[float], row_height: float
+) -> dict[str, Any]:
+    """The axes of plots that stand below each other and show the same on their y axes.
+
+    Args:
+        below: the x axis of each, from the top.
+        title: of the y axes.
+        limits: of the y axes.
+        row_height: pixels of each plot, with the room for its x axis.
+    """
+    found: dict[str, Any] = {}
+    gap = _BELOW / (row_height * len(below))
+    for place, x in enumerate(below):
+        suffix = str(place + 1) if place else ""
+        top = 1 - place / len(below)
+        bottom = max(0.0, top - 1 / len(below) + (gap if place < len(below) - 1 else 0))
+        found[f"xaxis{suffix}"] = {**x, "anchor": f"y{suffix}"}
+        found[f"yaxis{suffix}"] = axis(title, domain=[bottom, top], anchor=f"x{suffix}", range=list(limits), nticks=5)
+    return found
 
 
 def figure(traces: Iterable[Any], *, height: int, **layout: Any) -> go.Figure:

@@ -130,18 +130,6 @@ def _points(scores: Scores, one: TradeOff, trials: Sequence[TrialRecord], **how:
 
 
 def _axes(scores: Scores, shown: Sequence[TradeOff]) -> dict[str, Any]:
-    low, high, _ = scores.limits
-    found: dict[str, Any] = {}
-    gap = 62 / (_HEIGHT * len(shown))
-    for place, one in enumerate(shown):
-        suffix, top = str(place + 1) if place else "", 1 - place / len(shown)
-        bottom = max(0.0, top - 1 / len(shown) + (gap if place < len(shown) - 1 else 0))
-        found[f"xaxis{suffix}"] = style.axis(one.unit.label, anchor=f"y{suffix}", nticks=6)
-        found[f"yaxis{suffix}"] = style.axis(
-            units.of(scores.metric).label.split(" (")[0],
-            domain=[bottom, top],
-            anchor=f"x{suffix}",
-            range=[low, high],
-            nticks=5,
-        )
-    return found
+    below = [style.axis(one.unit.label, nticks=6) for one in shown]
+    title = units.of(scores.metric).label.split(" (")[0]
+    return style.stacked(below, title=title, limits=scores.limits[:2], row_height=_HEIGHT)
