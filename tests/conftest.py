@@ -60,7 +60,7 @@ def _what_means_nothing_is_silenced() -> None:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of a store of MLflow with the experiment ``lowrung`` and no run; to make one takes seconds."""
     from lowrung.track.base import store_uri
-    from lowrung.track.mlflow import create_store
+    from lowrung.track.opening import create_store
 
     folder: Path = tmp_path_factory.mktemp("store")
     create_store(store_uri(None, folder), "lowrung", folder / "mlruns")

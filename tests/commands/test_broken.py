@@ -84,7 +84,7 @@ SEAMS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     f"{COMMANDS}.clean.shutil.rmtree": (("mine",), (CLEAN,)),
     "lowrung.track.lookup.by_signature": (("tracker", "mlflow.db"), (PROMOTE,)),
     "lowrung.track.registry.Registry": (("tracker", "mlflow.db"), (PROMOTE,)),
-    "lowrung.track.mlflow.MlflowClient": (("tracker", "mlflow.db"), (PROMOTE, UI)),
+    "lowrung.track.opening.MlflowClient": (("tracker", "mlflow.db"), (PROMOTE, UI)),
     "lowrung.track.server.subprocess.Popen": (("tracker", "mlflow.db"), (UI,)),
 }
 CALLS = [

@@ -21,7 +21,8 @@ from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track import lookup, registry
 from lowrung.track.base import store_uri
-from lowrung.track.mlflow import MlflowTracker, create_store
+from lowrung.track.mlflow import MlflowTracker
+from lowrung.track.opening import create_store
 from tests import warm
 from tests.servers import free_port, tracking_server
 

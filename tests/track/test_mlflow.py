@@ -16,7 +16,8 @@ from lowrung.store.layout import ROOT
 from lowrung.store.outcome import Status
 from lowrung.track import lookup
 from lowrung.track.base import Tracker, TrackError, store_uri
-from lowrung.track.mlflow import MlflowTracker, create_store
+from lowrung.track.mlflow import MlflowTracker
+from lowrung.track.opening import create_store
 from lowrung.track.pages import View
 from tests import warm
 from tests.terminal import PATIENCE, environment
@@ -220,7 +221,8 @@ def test_two_parents_at_once_and_not_a_word_printed(tmp_path):
     """MLflow's own start prints its migrations, and fails when two processes make the same database."""
     script = (
         "import logging, pathlib, sys; logging.basicConfig(level=logging.INFO)\n"
-        "from lowrung.track.mlflow import MlflowTracker, create_store\n"
+        "from lowrung.track.mlflow import MlflowTracker\n"
+        "from lowrung.track.opening import create_store\n"
         "from lowrung.store.outcome import Status\n"
         "create_store(sys.argv[1], 'lowrung', pathlib.Path(sys.argv[2]))\n"
         "tracker = MlflowTracker(sys.argv[1], 'lowrung')\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from lowrung.track import pages
-from lowrung.track.mlflow import KIND_TAG, RESULTS_TAG, SIGNATURE_TAG, STUDY_TAG, UNKNOWN, open_store, translated
+from lowrung.track.mlflow import KIND_TAG, RESULTS_TAG, SIGNATURE_TAG, STUDY_TAG
+from lowrung.track.opening import UNKNOWN, open_store, translated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,10 +108,10 @@ def made(uri: str, experiment: str, artifacts: Path) -> Tracker:
         UsageError: when the address or the experiment cannot be used.
         TrackerLostError: when it does not answer.
     """
-    from lowrung.track import mlflow
+    from lowrung.track import opening
 
-    mlflow.create_store(uri, experiment, artifacts)
-    return mlflow.MlflowTracker(uri, experiment)
+    opening.create_store(uri, experiment, artifacts)
+    return opened(uri, experiment)
 
 
 def opened(uri: str, experiment: str) -> Tracker:

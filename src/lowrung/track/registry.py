@@ -22,7 +22,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from lowrung.config import signature
 from lowrung.track import probe
 from lowrung.track.base import TrackError
-from lowrung.track.mlflow import UNKNOWN, open_store, translated
+from lowrung.track.opening import UNKNOWN, open_store, translated
 
 VERIFIED_TAG = "lowrung.verified"
 """The tag of a version that was loaded from the registry and found to be right; others are of promotions cut off."""
