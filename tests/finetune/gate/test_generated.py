@@ -106,3 +106,8 @@ def test_samples_are_text_for_people(tiny, tmp_path):
     assert len(samples) == generated.SAMPLES
     texts = [tiny[1].decode(part) for part in (PROMPTS[0], [65], tokens[0])]
     assert list(samples[0].values()) == texts
+
+
+def test_the_datas_answer_ends_before_the_token_that_ends_it(tiny, tmp_path):
+    of = case(tmp_path, Ends(tokens=(65,)))
+    assert [sample["expected"] for sample in generated.samples(of, tiny[1], said(tiny, of))] == ["", "", ""]

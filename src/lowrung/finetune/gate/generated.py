@@ -73,11 +73,17 @@ def samples(case: Case, tokenizer: PreTrainedTokenizerBase, said: Sequence[Token
     return [
         {
             "prompt": text(generate.prompt_tokens(row)),
-            "expected": text(generate.answer_tokens(row)[: case.new_tokens]),
+            "expected": text(_before_its_end(case, generate.answer_tokens(row))[: case.new_tokens]),
             "answer": text(tokens),
         }
         for row, tokens in zip(case.rows[:SAMPLES], said, strict=False)
     ]
+
+
+def _before_its_end(case: Case, answer: Tokens) -> Tokens:
+    """An answer of the data up to the token that ends it, as generated ones are given."""
+    end = next((i for i, token in enumerate(answer) if token in case.evidence.ends.tokens), len(answer))
+    return answer[:end]
 
 
 def agreement(one: Sequence[Tokens], other: Sequence[Tokens]) -> float:
