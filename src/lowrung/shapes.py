@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import enum
 import re
 import types
 import typing
@@ -23,7 +24,7 @@ START, END = "<!-- shapes: made by `make docs` from the commands' dataclasses --
 def page() -> str:
     """The page, with the shapes as they should be now."""
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    sections = [f"### lowrung {name}\n\n{_command(kinds)}" for name, kinds in results(parser()).items()]
+    sections = [f"### lowrung {name}\n\n{_command(kinds)}" for name, kinds in results(parser()).items() if kinds]
     return f"{before}{START}\n\n" + "\n".join(sections) + f"\n{END}" + rest.split(END)[1]
 
 
@@ -85,6 +86,8 @@ def type_name(hint: Any) -> str:
         return f"list of {type_name(inner[0])}"
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return f"`{hint.__name__}`"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "text"
     return NAMES.get(hint) or re.sub(r"(?<!^)(?=[A-Z])", " ", hint.__name__).lower()
 
 

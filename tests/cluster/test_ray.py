@@ -1,5 +1,6 @@
 """Ray on this machine: the engine contract, and a cluster of two nodes that loses one. See `make test-cluster`."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -50,18 +51,29 @@ class TestContract(ProcessEngineContract):
 
 class TestBadInput:
     def test_storage_that_a_node_does_not_see(self, cluster: None, tmp_path: Path, monkeypatch: Any) -> None:
-        monkeypatch.setattr(node, "leave_token", lambda folder: "of another storage")
+        needs = dataclasses.replace(
+            node.Needs.of(tmp_path), token="of another storage", working_folder=Path("/no/such")
+        )
+        monkeypatch.setattr(node.Needs, "of", lambda folder: needs)
         with RayEngine(slots=1, cpus_per_job=1) as engine:
+            with pytest.raises(EngineError) as caught:
+                engine.submit(Job("a", tmp_path, lambda: None))
+            engine._are_nodes_checked = True  # as of a node that joined later
             engine.submit(Job("a", tmp_path, lambda: None))
             ended = end_of(engine, "a")
-        assert ended.exit is Exit.RAISED
-        assert f"does not see in {tmp_path} what the coordinator wrote there" in str(ended.value)
+        assert f"does not see in {tmp_path} what" in str(caught.value)
+        assert "does not see in /no/such what" in str(caught.value)
+        assert (ended.exit, str(ended.value)) == (Exit.RAISED, str(caught.value))
 
-    def test_other_versions_on_a_node(self, cluster: None, tmp_path: Path) -> None:
+    def test_other_versions_on_a_node(self, cluster: None, tmp_path: Path, monkeypatch: Any) -> None:
         with RayEngine(slots=1, cpus_per_job=1) as engine:
-            engine._made_with = {**engine._made_with, "torch": "1.0"}
-            engine.submit(Job("a", tmp_path, lambda: None))
-            assert "instead of 1.0. Install the same versions there" in str(end_of(engine, "a").cause)
+            needs = node.Needs.of(tmp_path)
+            asked = dataclasses.replace(needs, made_with={**needs.made_with, "torch": "1.0", "a package": "2.0"})
+            monkeypatch.setattr(node.Needs, "of", lambda folder: asked)
+            with pytest.raises(
+                EngineError, match=r"instead of 1\.0, a package not installed instead of 2\.0\. Install"
+            ):
+                engine.submit(Job("a", tmp_path, lambda: None))
 
     def test_a_job_that_fits_on_no_node(self, cluster: None) -> None:
         with pytest.raises(EngineError, match=r"must have room for a trial, but hydra.launcher.cpus_per_trial is 4096"):

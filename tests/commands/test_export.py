@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from lowrung.__main__ import main
 from lowrung.adapters import for_trl
 from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.errors import UsageError
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from tests import warm
@@ -107,9 +108,10 @@ def test_no_setting_is_dropped(here, whole, tmp_path, group, conf):
     recorded = whole.config.read_text()
 
     def written(name):
-        made = for_trl.Export.of(whole)
-        if made.problems:
-            return made.problems
+        try:
+            made = for_trl.Export.of(whole)
+        except UsageError as error:
+            return error.problems
         (tmp_path / name).mkdir()
         made.write(tmp_path / name, tmp_path)
         return (tmp_path / name / for_trl.CONFIG).read_text()

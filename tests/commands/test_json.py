@@ -16,6 +16,8 @@ def test_the_page_has_the_shapes_of_the_code():
 def test_every_command_says_what_it_prints():
     kinds = shapes.results(parser())
     assert len(kinds) == len(COMMANDS)
+    fields = {field.name for found in kinds.values() for kind in found for field in dataclasses.fields(kind)}
+    assert not fields & {"lowrung", "shape", "command", "error"}
     assert [name for name, found in kinds.items() if not found] == ["train"]
 
 

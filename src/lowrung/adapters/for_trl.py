@@ -7,6 +7,7 @@ of `SFTConfig` are those that lowrung's own trainer is given.
 import dataclasses
 import enum
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,6 @@ class Export:
         data: the rows.
         base: the base model's folder, or its id on the hub.
         dtype: the precision that it was trained in.
-        problems: what TRL cannot do, in words.
     """
 
     run: RunFolder
@@ -55,20 +55,19 @@ class Export:
     data: Prepared
     base: str
     dtype: str
-    problems: Sequence[str]
 
     @classmethod
     def of(cls, run: RunFolder) -> "Export":
         """Reads a run.
 
         Raises:
-            UsageError: when its rows are gone.
+            UsageError: when TRL cannot do what it did, with each reason, or when its rows are gone.
         """
         schema.register()
         config = schema.resolve(OmegaConf.load(run.config))
-        if problems := list(_problems(config)):
-            return cls(run, config, {}, Prepared(None, None, 0, 0, False), "", "", problems)
         environment = records.read(run.environment)
+        if problems := [*_problems(config), *_device_problems(config.model, environment["device"])]:
+            raise UsageError(problems)
         tokens = layout.tokens_folder(run.path.parent, environment["tokens"])
         if not tokens.is_dir():
             raise UsageError(f"The run's rows must be in {tokens}, but are gone. Start its sweep again: it makes them.")
@@ -76,14 +75,16 @@ class Export:
         model = config.model
         is_local = model.path.startswith("embedded:") or Path(model.path).expanduser().exists()
         base = str(pretrained.folder_of(model)) if is_local else model.path
-        return cls(run, config, adapter, Prepared.load(tokens), base, _dtype(model, environment["device"]), ())
+        return cls(run, config, adapter, Prepared.load(tokens), base, _dtype(model, environment["device"]))
 
     @property
     def notes(self) -> list[str]:
         """What TRL does otherwise, or what must be known of what was written."""
-        notes = ["trl sft does not evaluate, verifies no merge, and saves only the last adapter"]
+        notes = ["trl sft does not evaluate, verifies no merge, and keeps only the last checkpoint"]
         if self.config.model.path.startswith("embedded:"):
             notes.append(f"the base comes with lowrung: {self.base} is its folder, to be copied with the config")
+        if self.config.lora.use_dora and self.dtype != "float32":
+            notes.append("DoRA's magnitudes start from norms in float32 here, and in the base's precision in TRL")
         if self.config.model.device_map:
             notes.append("model.device_map is the launcher's business in TRL, and was left out")
         return notes
@@ -105,22 +106,12 @@ class Export:
 
     def _model(self) -> dict[str, Any]:
         model = self.config.model
-        quantised: dict[str, dict[str, Any]] = {
-            "none": {},
-            "int8": {"load_in_8bit": True},
-            "nf4": {
-                "load_in_4bit": True,
-                "bnb_4bit_quant_type": "nf4",
-                "use_bnb_nested_quant": model.double_quantization,
-            },
-        }
         return {
             "model_name_or_path": self.base,
             **({"model_revision": model.revision} if model.revision else {}),
             "dtype": self.dtype,
             **({"attn_implementation": model.attn_implementation} if model.attn_implementation else {}),
             "trust_remote_code": model.trust_remote_code,
-            **quantised[model.quantization],
         }
 
     def _adapter(self) -> dict[str, Any]:
@@ -138,7 +129,7 @@ class Export:
             "lora_dropout": lora.dropout,
             "use_rslora": lora.use_rslora,
             "use_dora": lora.use_dora,
-            **{name: value if isinstance(value, str) else sorted(value) for name, value in named.items() if value},
+            **{name: _names(value) for name, value in named.items() if value},
         }
 
     def _trainer(self) -> dict[str, Any]:
@@ -153,7 +144,19 @@ class Export:
         names = dict.fromkeys([*_OF_TRAINER, *config.train.sft])
         values = {name: getattr(given, name) for name in names}
         plain = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
-        return {name: value for name, value in plain.items() if value is not None} | {"report_to": "none"}
+        return {name: value for name, value in plain.items() if value is not None} | {
+            "report_to": "none",
+            "save_total_limit": 1,
+            "router_aux_loss_coef": 0.0,  # TRL would take a mixture of experts' own, which lowrung leaves out
+        }
+
+
+def _names(value: str | Sequence[str]) -> str | list[str]:
+    """Modules as TRL takes them: it makes a list of one name a text, which PEFT reads as a pattern of whole paths."""
+    names = [value] if isinstance(value, str) else sorted(value)
+    if isinstance(value, str) or len(names) > 1:
+        return value if isinstance(value, str) else names
+    return rf"(.*\.)?{re.escape(names[0])}"
 
 
 def _dtype(model: ModelConf, device: str) -> str:
@@ -171,8 +174,19 @@ def _problems(config: Config) -> Iterator[str]:
         return
     yield from _adapter_problems(config.lora)
     yield from _training_problems(config.train)
+    if config.model.quantization != "none":
+        yield (
+            f"model.quantization={config.model.quantization} has norms, head and embeddings in float32, and trl sft"
+            " leaves them in the base's precision: its losses would differ."
+        )
     if config.model.added_tokens:
         yield "model.added_tokens adds rows to the base, and trl sft adds none. Train without them."
+
+
+def _device_problems(model: ModelConf, device: str) -> Iterator[str]:
+    """A precision that was chosen by the device is known where there is such a device."""
+    if model.dtype == "auto" and device != "cpu" and pretrained.device().type == "cpu":
+        yield f"model.dtype=auto was chosen for {device}, and there is none here. Export where there is one."
 
 
 def _adapter_problems(lora: LoraConf) -> Iterator[str]:

@@ -11,8 +11,8 @@ from lowrung.config import signature
 from lowrung.errors import install
 from lowrung.version import __version__
 
-EXTRAS = ("metrics", "launchers", "quantization", "samplers")
-"""What users may install beside lowrung; the one for its developers is not asked for."""
+DEVELOPERS = "dev"
+"""The extra that users have no need of."""
 
 
 def check() -> Iterator[Finding]:
@@ -25,7 +25,8 @@ def check() -> Iterator[Finding]:
         yield note("libraries", "lowrung runs from a folder and is not installed: what it asks for is not known")
         return
     yield from _required([each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})])
-    for extra in EXTRAS:
+    extras = importlib.metadata.metadata("lowrung").get_all("Provides-Extra") or []
+    for extra in (extra for extra in extras if extra != DEVELOPERS):
         wanted = [each for each in asked if f'extra == "{extra}"' in str(each.marker)]
         yield from _extra(extra, wanted)
 

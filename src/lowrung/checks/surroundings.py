@@ -57,14 +57,13 @@ def tracker(here: Path) -> Iterator[Finding]:
 
 
 def _server(uri: str) -> Iterator[Finding]:
-    shown = uri.partition("?")[0]  # a query may hold a key of any name
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS) as answer:  # noqa: S310  (http alone)
-            yield ok("tracker", f"{shown} answers ({answer.status})")
+            yield ok("tracker", f"{uri} answers ({answer.status})")
     except urllib.error.HTTPError as error:
-        yield note("tracker", f"{shown} answers {error.code}", "See whether the address and the credentials are right.")
+        yield note("tracker", f"{uri} answers {error.code}", "See whether the address and the credentials are right.")
     except (OSError, ValueError) as error:
-        yield wrong("tracker", f"{shown} does not answer ({type(error).__name__})", "Start it, or run with track=none.")
+        yield wrong("tracker", f"{uri} does not answer ({type(error).__name__})", "Start it, or run with track=none.")
 
 
 def slurm(command: Sequence[str], seconds: float) -> Finding:

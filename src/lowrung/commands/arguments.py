@@ -21,12 +21,12 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--trust-remote-code``."""
+def add_trust(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds ``--trust-remote-code``; ``more`` says what else it allows."""
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run Python code that comes with the base; read that code first",
+        help=f"run Python code that comes with the base{more}; read that code first",
     )
 
 

@@ -194,11 +194,11 @@ def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _differing(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     settings = dict.fromkeys(setting for config in configs.values() for setting in config)
     values = {setting: {name: config.get(setting) for name, config in configs.items()} for setting in settings}
-    return {
-        setting: each
-        for setting, each in values.items()
-        if any(value != first for first in each.values() for value in each.values())
-    }
+    return {setting: each for setting, each in values.items() if _differ(list(each.values()))}
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values[1:])
 
 
 def _shown(value: Any) -> str:

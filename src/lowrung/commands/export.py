@@ -32,7 +32,7 @@ class Exported:
         config: the tool's config file.
         data: the folder of the rows as tokens.
         base: the base model's folder, or its id on the hub.
-        command: what trains it there.
+        run_with: what trains it there.
         notes: what the tool does otherwise, in words.
     """
 
@@ -41,14 +41,14 @@ class Exported:
     config: Path
     data: Path
     base: str
-    command: Sequence[str]
+    run_with: Sequence[str]
     notes: Sequence[str]
 
     def __str__(self) -> str:
         """Where everything is, what to run, and what is otherwise."""
         import shlex
 
-        facts = {"config": self.config, "rows": self.data, "base": self.base, "run": shlex.join(self.command)}
+        facts = {"config": self.config, "rows": self.data, "base": self.base, "run": shlex.join(self.run_with)}
         lines = [f"{name + ':':<9}{value}" for name, value in facts.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -89,9 +89,10 @@ def export(name: str, folder: Path) -> Exported:
     from lowrung.adapters import for_trl
 
     with blaming(f"The run in {run.path}"):
-        made = for_trl.Export.of(run)
-        if made.problems:
-            raise UsageError([f"{name} cannot be exported to trl: {problem}" for problem in made.problems])
+        try:
+            made = for_trl.Export.of(run)
+        except UsageError as error:
+            raise UsageError([f"{name} cannot be exported to trl: {problem}" for problem in error.problems]) from None
         atomic.make_folder(folder, lambda aside: made.write(aside, folder))
     config = folder / for_trl.CONFIG
     command = ["trl", "sft", "--config", str(config)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lowrung.commands.arguments import ADAPTER, Commands, add_trust
 from lowrung.commands.names import find_runs
-from lowrung.errors import LowrungError, UsageError
+from lowrung.errors import LowrungError, StoreError, UsageError
 from lowrung.report.tables import counted, table
 from lowrung.reproduction.findings import Change, Difference, Part
 from lowrung.store import disk
@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--keep", metavar="FOLDER", type=Path, help="a new or empty folder in which the new run is kept (default: none)"
     )
-    add_trust(parser)
+    add_trust(parser, ", and functions that data.metrics names")
     parser.set_defaults(command=_run)
 
 
@@ -128,20 +128,22 @@ def reproduce(
     Args:
         name: a run, a trial, an adapter of a run, or MLflow's id.
         keep: a new or empty folder, the store in which the new run is kept; None keeps nothing.
-        trust_remote_code: run Python code that comes with the base.
+        trust_remote_code: run Python code that comes with the base, or that the config's data.metrics names.
 
     Yields:
         what is other than it was, before the run is made again; then how the two compare.
 
     Raises:
-        UsageError: when the run cannot be made again.
-        StoreError: when its records cannot be used.
+        UsageError: when the run cannot be made again, or its records cannot be used.
         Disagreement: when the results are not the same to the bit.
     """
     from lowrung.reproduction import again, agreement, circumstances, recorded
 
     (run,) = find_runs([name], Path.cwd())
-    found = recorded.read(name, run, trust_remote_code=trust_remote_code)
+    try:
+        found = recorded.read(name, run, trust_remote_code=trust_remote_code)
+    except StoreError as error:  # as any other run that cannot be made again: exit code 1 is for numbers that differ
+        raise UsageError(str(error)) from error
     changed = circumstances.changes(found)
     yield Circumstances(run.path, str(found.outcome.status), found.threads, changed)
     with _store(keep) as store:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.commands.arguments import Commands
-from lowrung.errors import StoreError, UsageError, did_you_mean
+from lowrung.errors import StoreError, UsageError, did_you_mean, in_short
 from lowrung.report.tables import table
 from lowrung.search import tally
 from lowrung.search.tally import Tally
 from lowrung.store import atomic
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.studies import finding
 
 ABOUT = (
     "Lists the studies in ./multirun, the one that was touched last first: how far each is, its best trial, and what"
@@ -88,12 +89,12 @@ class Studies:
 def add_to(commands: Commands) -> None:
     """Adds the command to the command line."""
     parser = commands.add_parser("studies", help="list the studies, and how far each is", description=ABOUT)
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", default="multirun", help="where (default: ./multirun)")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="where (default: ./multirun)")
     parser.set_defaults(command=_run)
 
 
 def _run(chosen: argparse.Namespace) -> Studies:
-    return studies(Path(chosen.folder).expanduser().absolute(), asked=chosen.folder != "multirun")
+    return studies(Path(chosen.folder or "multirun").expanduser().absolute(), asked=chosen.folder is not None)
 
 
 def studies(folder: Path, *, asked: bool = True) -> Studies:
@@ -119,10 +120,8 @@ def studies(folder: Path, *, asked: bool = True) -> Studies:
 
 
 def _is_study(path: Path) -> bool:
-    """Whether a folder is a study's, also where half of it was deleted."""
-    folder = StudyFolder(path)
     try:
-        return any(file.is_file() for file in (path / "multirun.yaml", folder.database, folder.leaderboard))
+        return finding.is_study(StudyFolder(path))
     except PermissionError:
         return True  # it may be one, and its row says why nobody knows
 
@@ -132,7 +131,9 @@ def _study(folder: StudyFolder) -> Study:
         return _read(folder)
     except PermissionError as error:
         problem = f"{error.filename} is not readable: change its permissions"
-        return Study(folder.path.name, UNREADABLE, {}, None, None, None, None, _stamp(folder), folder.path, problem)
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # odd records, or just deleted
+        problem = f"its records are none of this version's ({in_short(error)}): start the study again"
+    return Study(folder.path.name, UNREADABLE, {}, None, None, None, None, _stamp(folder), folder.path, problem)
 
 
 def _read(folder: StudyFolder) -> Study:

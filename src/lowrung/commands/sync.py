@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.commands.arguments import Commands
-from lowrung.errors import FolderInUse, UsageError, blaming, did_you_mean
+from lowrung.errors import FolderInUse, LowrungError, UsageError, blaming, did_you_mean
 from lowrung.report.tables import counted
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder, StudyFolder
@@ -19,7 +19,7 @@ def add_to(commands: Commands) -> None:
         "name", nargs="?", metavar="STUDY", help="a study, or a single run (default: all in this folder)"
     )
     parser.add_argument("--uri", help="another tracker than the one that missed it, such as a server that has moved")
-    parser.set_defaults(command=_run, answer=Synced)
+    parser.set_defaults(command=_run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +58,19 @@ class Synced:
         return "\n".join(map(str, self.sent)) or "nothing is missing in the tracker"
 
 
-def _run(chosen: argparse.Namespace) -> Synced:
-    from lowrung.track.base import TrackError
-
+def _run(chosen: argparse.Namespace) -> Iterator[Synced]:
     here, sent, failures = Path.cwd(), [], []
     found = _named(chosen.name, here) if chosen.name else _all(here)
     for folder in found:
         try:
             if folder.untracked.is_file():
                 sent.append(_send(folder, chosen.uri, here))
-        except TrackError as error:
+        except LowrungError as error:  # the others are sent all the same
             failures.append(f"{folder.path.name}: {error}. What is missing is kept; run lowrung sync again.")
+    if sent or not failures:
+        yield Synced(sent)
     if failures:
-        raise TrackError("\n".join([*map(str, sent), *failures]))
-    return Synced(sent)
+        raise LowrungError("\n".join(failures))
 
 
 def _all(here: Path) -> "Sequence[StudyFolder | RunFolder]":

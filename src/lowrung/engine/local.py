@@ -88,7 +88,7 @@ class LocalEngine:
         slot = self._free_slot()
         limit = self._time_limit if job.is_limited else None
         self._running[job.key] = Running.start(
-            self._starter, job.key, folder, slot, task, self._variables(slot, job.env), limit
+            self._starter, job.key, folder, slot, task, self._variables(slot, job.env), limit, Path.cwd()
         )
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:

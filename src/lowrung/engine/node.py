@@ -6,6 +6,7 @@ libraries, so the next job on it starts at once. What the job reports goes throu
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import platform
 import secrets
@@ -26,8 +27,66 @@ from lowrung.version import __version__
 POLL_SECONDS = 0.5
 """Seconds between two looks at a job's time limit; its end is noticed at once."""
 
+MISSING = "not installed"
+"""Stands for the version of a package that a node lacks."""
+
 CARRIED = ("HF_", "LOWRUNG_", "MLFLOW_", "TOKENIZERS_", "TRANSFORMERS_", "HYDRA_")
 """How the names of environment variables begin that jobs have from the coordinator. All others are the node's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a node must have to run jobs of a coordinator.
+
+    Attributes:
+        folder: a folder of the store.
+        token: what the coordinator wrote into it.
+        working_folder: the coordinator's, which paths in configs start from.
+        made_with: `made_with` of the coordinator.
+    """
+
+    folder: Path
+    token: str
+    working_folder: Path
+    made_with: Mapping[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Needs":
+        """Those of this process; leaves a token in the folder."""
+        token = secrets.token_hex(8)
+        atomic.write_text(RunFolder(folder).token, token)
+        return cls(folder, token, Path.cwd(), made_with())
+
+    def problems(self) -> list[str]:
+        """Why this node, where it is called, cannot run them."""
+        node = platform.node()
+        found = [] if self._has_token() else [self._storage_problem(node, self.folder)]
+        if not self.working_folder.is_dir():
+            found.append(self._storage_problem(node, self.working_folder))
+        here = made_with()
+        differing = [
+            f"{name} {here.get(name, MISSING)} instead of {there}"
+            for name, there in self.made_with.items()
+            if here.get(name, MISSING) != there
+        ]
+        if differing:
+            found.append(
+                f"Every node must run what the coordinator runs, but {node} has {', '.join(differing)}. Install the"
+                " same versions there: results would differ."
+            )
+        return found
+
+    def _has_token(self) -> bool:
+        with contextlib.suppress(OSError):
+            return RunFolder(self.folder).token.read_text(encoding="utf-8") == self.token
+        return False
+
+    @staticmethod
+    def _storage_problem(node: str, folder: Path) -> str:
+        return (
+            f"The store and the working folder must be on storage that all nodes share, but {node} does not see in"
+            f" {folder} what the coordinator has there. Set store=... to a folder on it, and start the sweep from one."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +101,7 @@ class Request:
         threads: CPU threads of the job.
         preload: modules that are imported once for all jobs that the same process of the cluster starts.
         time_limit: seconds that the job may take; None is no limit.
-        made_with: `made_with` of the coordinator.
-        token: what the coordinator wrote into the job's folder.
+        needs: what the node must have.
     """
 
     key: str
@@ -53,8 +111,7 @@ class Request:
     threads: int
     preload: Sequence[str]
     time_limit: float | None
-    made_with: Mapping[str, str]
-    token: str
+    needs: Needs
 
 
 def made_with() -> dict[str, str]:
@@ -62,8 +119,15 @@ def made_with() -> dict[str, str]:
     return {
         "lowrung": f"{__version__} ({source.digest()[:8]})",
         "python": ".".join(platform.python_version_tuple()[:2]),
-        **signature.versions(signature.PACKAGES),
+        **{name: _version(name) for name in (*signature.PACKAGES, "bitsandbytes")},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return MISSING
 
 
 def carried() -> dict[str, str]:
@@ -71,25 +135,27 @@ def carried() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
 
 
-def leave_token(folder: Path) -> str:
-    """Writes into a job's folder what its node must read there; called by the coordinator."""
-    token = secrets.token_hex(8)
-    atomic.write_text(RunFolder(folder).token, token)
-    return token
-
-
 def run(request: Request) -> Ended:
     """Runs a job to its end; called on the node.
 
     ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
     """
-    if problems := _problems(request):
+    if problems := request.needs.problems():
         error = EngineError("\n".join(problems))
         return Ended(request.key, Exit.RAISED, error, cause=f"EngineError: {problems[0]}")
     starter = Starter(request.preload, request.threads, "forkserver")
     starter.try_fork()
     variables = {**os.environ, **CUDA_CHECK, **request.variables, **cores.thread_variables(request.threads)}
-    running = Running.start(starter, request.key, request.folder, 0, request.task, variables, request.time_limit)
+    running = Running.start(
+        starter,
+        request.key,
+        request.folder,
+        0,
+        request.task,
+        variables,
+        request.time_limit,
+        request.needs.working_folder,
+    )
     try:
         _watch(running)
     except KeyboardInterrupt:
@@ -105,30 +171,3 @@ def _watch(running: Running) -> None:
         running.listen()
         running.enforce_limits()
     running.listen()
-
-
-def _problems(request: Request) -> list[str]:
-    """Why this node cannot run a job of this coordinator."""
-    node = platform.node()
-    found = [_storage_problem(request, node)] if not _has_token(request) else []
-    here, there = made_with(), request.made_with
-    differing = [f"{name} {here[name]} instead of {there[name]}" for name in there if here[name] != there[name]]
-    if differing:
-        found.append(
-            f"Every node must run what the coordinator runs, but {node} has {', '.join(differing)}. Install the same"
-            " versions there: results would differ."
-        )
-    return found
-
-
-def _has_token(request: Request) -> bool:
-    with contextlib.suppress(OSError):
-        return RunFolder(request.folder).token.read_text(encoding="utf-8") == request.token
-    return False
-
-
-def _storage_problem(request: Request, node: str) -> str:
-    return (
-        f"The store must be on storage that all nodes share, but {node} does not see in {request.folder} what the"
-        " coordinator wrote there. Set store=... to a folder on shared storage, and start the sweep from one too."
-    )

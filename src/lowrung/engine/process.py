@@ -68,6 +68,7 @@ class Running:
         task: bytes,
         variables: Mapping[str, str],
         time_limit: float | None,
+        working_folder: Path,
     ) -> "Running":
         """Starts a job's process.
 
@@ -79,10 +80,11 @@ class Running:
             task: by cloudpickle.
             variables: the whole environment of the process.
             time_limit: seconds from now until it is stopped; None is no limit.
+            working_folder: of the process.
         """
         ours, theirs = starter.pipe()
         with theirs:
-            process = starter.start(worker.main, (theirs, task, folder, variables), key, variables)
+            process = starter.start(worker.main, (theirs, task, folder, variables, working_folder), key, variables)
         return cls(key, folder, slot, process, ours, mailbox.Reader(folder), time_limit)
 
     def sources(self) -> list[Any]:

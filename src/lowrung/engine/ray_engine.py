@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lowrung.engine import cores, node, submission
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
@@ -30,6 +31,9 @@ KILL_SECONDS = 2 * GRACE_SECONDS
 """From a cancel until the whole process of Ray is killed: the job in it has `GRACE_SECONDS` for its own end."""
 
 
+CHECK_SECONDS = 120.0
+"""How long the nodes of a cluster may take to say whether they can run jobs: each starts a process for it."""
+
 CONNECT_SECONDS = 10.0
 """How long the head of a cluster may take to answer."""
 
@@ -41,6 +45,7 @@ class _Running:
     folder: Path
     ref: Any
     reader: mailbox.Reader
+    is_cancelled: bool = False
     kill_at: float = float("inf")
 
 
@@ -88,7 +93,7 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
-        self._made_with = node.made_with()
+        self._are_nodes_checked = False
         self._task = ray.remote(node.run).options(num_cpus=self.threads, num_gpus=self._gpus, max_retries=0)
 
     def preload(self) -> None:
@@ -102,6 +107,8 @@ class RayEngine:
             raise FolderInUse(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
         task = submission.pickled(job)
         submission.prepare(folder)
+        needs = node.Needs.of(folder)
+        self._check_nodes(needs)
         request = node.Request(
             key=job.key,
             folder=folder,
@@ -110,8 +117,7 @@ class RayEngine:
             threads=self.threads,
             preload=self._preload,
             time_limit=self._time_limit if job.is_limited else None,
-            made_with=self._made_with,
-            token=node.leave_token(folder),
+            needs=needs,
         )
         self._running[job.key] = _Running(folder, self._task.remote(request), mailbox.Reader(folder))
 
@@ -127,9 +133,9 @@ class RayEngine:
 
     def cancel(self, key: str) -> None:
         """Ends a job by SIGTERM, and after 5 s by SIGKILL; a job that has no node yet ends at once."""
-        if key in self._running:
-            running = self._running[key]
-            running.kill_at = min(running.kill_at, time.monotonic() + KILL_SECONDS)
+        running = self._running.get(key)
+        if running is not None and not running.is_cancelled:  # a second one would take the job's time to end from it
+            running.is_cancelled, running.kill_at = True, time.monotonic() + KILL_SECONDS
             with contextlib.suppress(RayError, ValueError):
                 ray.cancel(running.ref, force=False)
 
@@ -140,8 +146,10 @@ class RayEngine:
         self._is_closed = True
         for key in self._running:
             self.cancel(key)
-        while self._running:
-            self.wait()
+        deadline = time.monotonic() + 2 * KILL_SECONDS
+        while self._running and time.monotonic() < deadline:  # a cluster that does not answer is left alone
+            self.wait(POLL_SECONDS)
+        self._running.clear()
         if self._is_ours:
             ray.shutdown()
         atexit.unregister(self.close)
@@ -151,6 +159,31 @@ class RayEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_nodes(self, needs: node.Needs) -> None:
+        """Asks each node once, before the first job, whether it can run jobs of this coordinator.
+
+        Raises:
+            EngineError: with what is wrong with each that cannot.
+        """
+        if self._are_nodes_checked:
+            return
+        ask = ray.remote(node.Needs.problems)
+        alive = [each["NodeID"] for each in ray.nodes() if each["Alive"]]
+        asked = [
+            ask.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(one, soft=False))
+            for one in alive
+        ]
+        try:
+            answers = ray.get([one.remote(needs) for one in asked], timeout=CHECK_SECONDS)
+        except RayError as error:
+            raise EngineError(
+                f"Every node must run what the coordinator runs, but one cannot be asked ({_first_line(error)})."
+                " Install lowrung on all of them, in the same versions."
+            ) from error
+        if problems := dict.fromkeys(problem for answer in answers for problem in answer):
+            raise EngineError("\n".join(problems))
+        self._are_nodes_checked = True
 
     def _ended(self, seconds: float) -> set[Any]:
         """The references of jobs that have ended, once there is one or the time has passed."""
@@ -207,13 +240,17 @@ def _connect(address: str | None) -> bool:
                 **(_here() if address is None else {"address": address}),
             )
     except (OSError, RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = _first_line(error)
         raise EngineError(
             f"Ray must answer, but {where} does not ({first}). `ray status` on one of its nodes shows its state."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _here() -> dict[str, Any]:

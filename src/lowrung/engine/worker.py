@@ -33,7 +33,7 @@ _HELD = contextlib.ExitStack()
 """Keeps the folder's lock: nothing closes it, so the lock lasts as long as the process."""
 
 
-def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, str]) -> None:
+def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, str], working_folder: Path) -> None:
     """Runs one task in a process of its own; the target of the engine's `multiprocessing.Process`.
 
     Args:
@@ -41,6 +41,7 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
         task: the task, by cloudpickle.
         folder: the job's.
         variables: the whole environment of the process.
+        working_folder: the coordinator's. That of the fork server may be of an earlier sweep.
     """
     gc.freeze()  # what was preloaded stays: a walk over it takes 0.3 s, and a run asks for five
     gc.enable()  # see lowrung.engine.uncollected
@@ -52,6 +53,7 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
     redirect_output(RunFolder(folder).log)
     os.environ.clear()
     os.environ.update(variables)
+    os.chdir(working_folder)
     threading.Thread(target=_end_with_coordinator, args=(link,), daemon=True).start()
     _HELD.enter_context(atomic.lock(RunFolder(folder).lock, wait=True))
     link.send_bytes(answer(task))

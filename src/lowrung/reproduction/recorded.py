@@ -1,7 +1,7 @@
 """A run as it was recorded: what it was made from, with what, and what came of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -70,17 +70,23 @@ def read(name: str, run: RunFolder, *, trust_remote_code: bool) -> Recorded:
         raise UsageError(_unended(name, run, outcome))
     environment = _environment(run)
     config = _config(run, environment)
-    if config.model.trust_remote_code and not trust_remote_code:
-        raise UsageError(
+    if not trust_remote_code and (problems := list(_code_problems(name, config))):
+        raise UsageError(problems)
+    return Recorded(name, run, config, outcome, environment)
+
+
+def _code_problems(name: str, config: Config) -> Iterator[str]:
+    """The code that a config names."""
+    if config.model.trust_remote_code:
+        yield (
             f"{name} was trained on a base that brings Python code, {config.model.path}, and a run's config alone"
             " cannot allow it to run. Read that code, then add --trust-remote-code."
         )
-    if (functions := user_metrics.of_users(config.data.metrics)) and not trust_remote_code:
-        raise UsageError(
+    if functions := user_metrics.of_users(config.data.metrics):
+        yield (
             f"{name} was scored by functions of its user's, {', '.join(functions)}, and a run's config alone cannot"
             " allow them to run here. See that they are your own, then add --trust-remote-code."
         )
-    return Recorded(name, run, config, outcome, environment)
 
 
 def _unended(name: str, run: RunFolder, outcome: Outcome | None) -> str:

@@ -122,7 +122,7 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
         owed.write(folder.untracked)
         if not is_tracked:
-            print(f"warning: not tracked: {opening.name}. lowrung sync {folder.path.name} sends it.")
+            print(f"warning: not tracked: {opening.name}. lowrung sync '{folder.path}' sends it.")
     return outcome
 
 

@@ -27,11 +27,13 @@ def absolute(uri: str, folder: Path) -> str:
 def holds_a_password(uri: str) -> bool:
     """Whether an address has a password or a token in it; configs are written to disk, and neither must be.
 
-    A database's user may be named. What stands before the host of a web server may be a token.
+    A database's user may be named. What stands before the host of a web server may be a token, and so may its query,
+    which no tracker needs.
     """
     scheme, _, rest = uri.partition("://")
     user = rest.rpartition("@")[0]
     may_be_a_token = scheme.startswith("http") and user != "" and "/" not in user
+    may_be_a_token |= scheme.startswith("http") and "?" in rest
     return ":" in user or may_be_a_token or _SECRET_KEYS.search(rest) is not None
 
 

@@ -23,7 +23,7 @@ def read(folder: StudyFolder) -> StudyRecord:
     """Reads a study. Nothing is changed, and no lock is held.
 
     Args:
-        folder: the study's; `lowrung.commands.studies` finds it by its name.
+        folder: the study's; `lowrung.studies.finding` finds it by its name.
     """
     doubts = Doubts()
     asked, database = Asked.read(folder, doubts), None

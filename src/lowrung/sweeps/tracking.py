@@ -98,7 +98,7 @@ class SweepTracking:
         if not finished.is_tracked:
             self._send(finished)
             if self.sender.problem is not None:  # in case that this process is killed before the tracker is back
-                self._leave(None)
+                self._leave(self._broken_off, is_closed=True)
 
     def keep(self, finished: Finished) -> None:
         """Has a run of an earlier start recorded, where the tracker lacks it or lacks a part of it."""
@@ -118,6 +118,9 @@ class SweepTracking:
     def tag(self, trial: int, tags: Mapping[str, str]) -> None:
         """Tags the runs of a trial that has ended."""
         for key in self._keys[trial]:
+            if key in self._sent:  # in what is sent later too
+                part, sent = self._sent[key]
+                self._sent[key] = part.tagged(tags), sent
 
             def tag(tracker: Tracker, key: str = key) -> None:
                 run = tracker.find(f"{self._known.result().sweep}/{key}")
@@ -146,8 +149,8 @@ class SweepTracking:
         self.sender.send(
             lambda tracker: tracker.end_run(self._known.result().sweep, Status.CANCELLED), self._plan.study
         )
-        if not self.sender.drain(recording.PATIENCE_SECONDS):
-            self._leave(None)
+        is_closed = self.sender.drain(recording.PATIENCE_SECONDS)
+        self._leave(self._broken_off, is_closed=is_closed)
         self.sender.close()
 
     def end(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
@@ -162,7 +165,7 @@ class SweepTracking:
         sweep = SweepRecord(self._opening, status, tags, metrics, ended, moment, [str(file) for file in files])
         closed = self.sender.send(sweep.send, self._plan.study)
         self.sender.drain(LAST_SECONDS)
-        self._leave(None if _is_sent(closed) else sweep)
+        self._leave(sweep, is_closed=_is_sent(closed))
         self.sender.close()
         if self._uri is not None and _is_sent(self._known):
             self._say_where()
@@ -199,18 +202,26 @@ class SweepTracking:
 
         self._sent[run.key] = part, self.sender.send(send, part.opening.name)
 
-    def _leave(self, sweep: SweepRecord | None) -> None:
-        """Writes down what has not been sent; ``sweep`` is its end where that is part of it."""
-        runs = [part for part, sent in self._sent.values() if not _is_sent(sent)]
+    @property
+    def _broken_off(self) -> SweepRecord:
+        """The end of a sweep that goes on some time."""
+        return SweepRecord(self._opening, Status.CANCELLED, {}, *self._best, [])
+
+    def _leave(self, sweep: SweepRecord, *, is_closed: bool) -> None:
+        """Writes down what has not been sent, in place of an older list, and says so at the sweep's own end.
+
+        Args:
+            sweep: its end, as far as it is known.
+            is_closed: whether the tracker has that.
+        """
         if self._uri is None:
             return
-        if runs and sweep is None:
-            sweep = SweepRecord(self._opening, Status.CANCELLED, {}, *self._best, [])
-        Owed(self._uri, chosen_experiment(self._plan.config.track.experiment), sweep, runs).write(
-            self._plan.folder.untracked
-        )
-        if sweep is not None and sweep.status is not Status.CANCELLED:
-            missing = [*(part.opening.name for part in runs), "the sweep's end"]
+        runs = [part for part, sent in self._sent.values() if not _is_sent(sent)]
+        experiment = chosen_experiment(self._plan.config.track.experiment)
+        owed = sweep if runs or not is_closed else None
+        Owed(self._uri, experiment, owed, runs).write(self._plan.folder.untracked)
+        missing = [part.opening.name for part in runs] + ["the sweep's end"] * (not is_closed)
+        if missing and sweep.status is not Status.CANCELLED:
             print(f"warning: not tracked: {', '.join(missing)}. lowrung sync {self._plan.study} sends it.")
 
     def _say_where(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from lowrung.errors import UsageError
@@ -102,8 +103,15 @@ def translated() -> Iterator[None]:
         raise ours(error) from error
     except SQLAlchemyError as error:  # a file that is no database: MLflow opens it before it handles errors
         raise TrackerLostError(f"MLflow: {str(error).splitlines()[0]}") from error
+    except RequestException as error:  # of a server's artifacts, which MLflow does not translate
+        raise (TrackerLostError if _may_pass(error) else TrackError)(f"MLflow: {error}") from error
     except OSError as error:  # the folder of the artifacts
         raise TrackError(f"MLflow: {error}") from error
+
+
+def _may_pass(error: RequestException) -> bool:
+    """Whether a server may take the same request some time later: it did not answer, or said that it cannot now."""
+    return error.response is None or error.response.status_code in (429, *range(500, 600))
 
 
 def ours(error: MlflowException) -> TrackError:

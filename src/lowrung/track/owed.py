@@ -42,6 +42,10 @@ class RunRecord:
         tracker.end_run(run, outcome.status)
         return run
 
+    def tagged(self, tags: Mapping[str, str]) -> "RunRecord":
+        """The same with further tags."""
+        return dataclasses.replace(self, opening=dataclasses.replace(self.opening, tags={**self.opening.tags, **tags}))
+
     def of(self, sweep: str) -> "RunRecord":
         """The same, as a part of the sweep with this id."""
         return dataclasses.replace(self, opening=self.opening.of(sweep))

@@ -5,7 +5,8 @@ import dataclasses
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +45,9 @@ PATIENCE_SECONDS, FILE_SECONDS = 5.0, 60.0
 
 END_SECONDS = 10.0
 """How long a run that has ended waits until all of it is sent; after that its sweep sends it, beside the next runs."""
+
+MOST_POINTS = 10_000
+"""Of a run, that wait for a tracker that is away. At its end it gets all of them from the run's folder."""
 
 _PASSING = ("locked", "full")
 _T = TypeVar("_T")
@@ -86,14 +90,14 @@ def settled(track: TrackConf) -> TrackConf:
     return dataclasses.replace(track, uri=chosen_uri(track.uri), experiment=chosen_experiment(track.experiment))
 
 
-def sender(config: Config, say: Callable[[str], None] = print) -> Sender:
+def sender(config: Config) -> Sender:
     """Sends to the tracker of a config, whose store it makes where there is none, and prints which one that is."""
     uri, experiment = tracking_uri(config), chosen_experiment(config.track.experiment)
     if uri is None:
         return Sender.null()
     print(f"tracking: {uri}, experiment {experiment}", flush=True)
     artifacts = Path.cwd() / "mlruns"
-    return Sender(lambda: made(uri, experiment, artifacts), say)
+    return Sender(lambda: made(uri, experiment, artifacts))
 
 
 def sender_to(uri: str | None, experiment: str) -> Sender:
@@ -227,7 +231,7 @@ class History:
 
     def __init__(self, sender: Sender, opening: Opening | None) -> None:
         self._sender, self._opening = sender, opening
-        self._points: list[Point] = []
+        self._points: deque[Point] = deque(maxlen=MOST_POINTS)
         self._flushed = time.monotonic()
         self._run = None if opening is None else sender.send(opening.open, opening.name)
         self._sent: Future[None] | None = None
@@ -247,6 +251,17 @@ class History:
 
     def _send(self, tracker: Tracker) -> None:
         points = list(self._points)
-        if points and self._run is not None:
+        if not points or self._run is None:
+            return
+        try:
             tracker.log(self._run.result(), points)
-            del self._points[: len(points)]
+        except TrackerLostError:
+            raise  # asked again, with what has come meanwhile
+        except Exception:
+            self._drop(points)  # refused once, refused again
+            raise
+        self._drop(points)
+
+    def _drop(self, points: Sequence[Point]) -> None:
+        while self._points and self._points[0].step <= points[-1].step and self._points[0] in points:
+            self._points.popleft()

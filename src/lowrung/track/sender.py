@@ -1,5 +1,6 @@
 """Sends records to a tracker from a thread of its own: whoever has something to record never waits for the tracker."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -115,12 +116,12 @@ class Sender:
                 if self._rest(pause):
                     return
             except Exception as error:
-                self._refused(error, about)
                 _end(future, error=error)
+                self._refused(error, about)
                 return
             else:
-                self._found()
                 _end(future, result)
+                self._found()
                 return
 
     def _rest(self, seconds: float) -> bool:
@@ -137,19 +138,24 @@ class Sender:
             self._problem, self._failures = error, self._failures + 1
             self._changed.notify_all()
         if is_new:
-            self.say(
+            self._tell(
                 f"warning: the tracker is away ({error}); all goes on, and it gets what is missing when it is back"
             )
 
     def _found(self) -> None:
         if self._problem is not None:
             self._problem = None
-            self.say("the tracker is back")
+            self._tell("the tracker is back")
 
     def _refused(self, error: Exception, about: str) -> None:
         if about not in self._warned:
             self._warned.add(about)
-            self.say(f"warning: not all of {about} is tracked: {error}")
+            self._tell(f"warning: not all of {about} is tracked: {error}")
+
+    def _tell(self, text: str) -> None:
+        """Prints a line; an output that cannot be written ends no thread."""
+        with contextlib.suppress(OSError, ValueError):
+            self.say(text)
 
 
 def _end(future: "Future[Any]", result: Any = None, error: Exception | None = None) -> None:

@@ -20,6 +20,10 @@ EVERY_SECONDS = 10.0
 The first time comes after a second."""
 
 
+LAST_SECONDS = 1.0
+"""How long a measurement that is under way is waited for."""
+
+
 def read(folder: RunFolder) -> list[Point]:
     """What was measured during a run."""
     if not folder.system.exists():
@@ -43,6 +47,7 @@ def measured(folder: RunFolder, on_point: Callable[[Point], None]) -> Iterator[N
         yield
     finally:
         ended.set()
+        thread.join(LAST_SECONDS)  # else its last point might come after the run's end
 
 
 def _measure(folder: RunFolder, on_point: Callable[[Point], None], ended: threading.Event) -> None:
