@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
 from lowrung.adapters import for_trl
-from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -61,6 +62,7 @@ def whole(here):
         ("lora", {"bias": "all"}, "lora.bias=all trains biases"),
         ("lora", {"peft": {"exclude_modules": ["q_proj"]}}, "lora.peft.exclude_modules=['q_proj'] has no field"),
         ("model", {"added_tokens": ["<a>"]}, "model.added_tokens adds rows"),
+        ("model", {"quantization": "nf4"}, "model.quantization=nf4 has norms, head and embeddings in float32"),
         ("train", {"packing": True}, "train.packing=true fills rows"),
         ("train", {"early_stopping": 3}, "train.early_stopping=3 ended the run"),
     ],
@@ -73,6 +75,10 @@ def test_what_trl_cannot_do_is_refused(here, refused, group, values, said):
 
 
 CHANGED = {
+    "model": {
+        **{"revision": "abc", "dtype": "bfloat16", "attn_implementation": "eager", "quantization": "int8"},
+        **{"device_map": "auto", "trust_remote_code": True, "added_tokens": ["<a>"]},
+    },
     "lora": {
         **{"method": "full", "r": 2, "alpha": 2.0, "dropout": 0.5, "bias": "all", "use_rslora": True, "use_dora": True},
         **{"init": "pissa", "trainable_token_indices": [1], "rank_pattern": {"q_proj": 8}},
@@ -88,6 +94,10 @@ CHANGED = {
 """Another value of each setting; all are refused, or are in what is written."""
 
 ELSEWHERE = {
+    "model": {
+        "path": "is the base's folder or id",
+        "double_quantization": "counts only with nf4, which is refused",
+    },
     "lora": {
         "init_examples": "counts only with an init that is refused",
         **dict.fromkeys(("target_modules", "experts", "modules_to_save"), "taken from adapter_config.json"),
@@ -102,7 +112,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize(("group", "conf"), [("lora", LoraConf), ("train", TrainConf)])
+@pytest.mark.parametrize(("group", "conf"), [("model", ModelConf), ("lora", LoraConf), ("train", TrainConf)])
 def test_no_setting_is_dropped(here, whole, tmp_path, group, conf):
     assert {field.name for field in dataclasses.fields(conf)} == {*CHANGED[group], *ELSEWHERE[group]}
     recorded = whole.config.read_text()
@@ -121,6 +131,20 @@ def test_no_setting_is_dropped(here, whole, tmp_path, group, conf):
         change_config(here, "ab12", group, **{name: value})
         assert written(name) != before, name
         whole.config.write_text(recorded)
+
+
+def test_a_precision_that_a_gpu_chose_is_not_guessed(whole, refused):
+    whole.environment.write_text(json.dumps({**json.loads(whole.environment.read_text()), "device": "cuda"}))
+    assert "model.dtype=auto was chosen for cuda, and there is none here" in refused("export", "ab12", "--to", "trl")
+
+
+def test_one_target_module_is_a_pattern_that_trl_does_not_take_for_a_whole_path():
+    layers = [f"model.layers.{number}.self_attn.q_proj" for number in range(2)]
+    pattern = for_trl._names(["q_proj"])
+    assert isinstance(pattern, str)  # as TRL makes of a list of one, and PEFT matches with the whole path
+    assert all(re.fullmatch(pattern, layer) for layer in [*layers, "q_proj"])
+    assert not re.fullmatch(pattern, "model.layers.0.self_attn.kq_proj")
+    assert for_trl._names(["v_proj", "q_proj"]) == ["q_proj", "v_proj"]
 
 
 @pytest.mark.usefixtures("whole")

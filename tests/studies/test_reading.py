@@ -116,6 +116,11 @@ class TestAStudyThatHasNotEnded:
         study = reading.read(copied.folder)
         assert (study.state, len(study.trials)) == ("interrupted", 4)
 
+    def test_that_was_started_over_under_the_same_numbers_is_read_anew(self, copied):
+        os.utime(copied.folder.leaderboard, (BEGIN, BEGIN))
+        study = reading.read(copied.folder)
+        assert (study.state, len(study.trials)) == ("interrupted", 4)
+
     def test_without_any_trial_is_empty(self, tmp_path):
         study = reading.read(Written(tmp_path, [], has_ended=False).write())
         assert (study.state, study.trials, study.verdict) == ("empty", [], ["no trial has ended"])
@@ -201,6 +206,26 @@ class TestWhatIsBroken:
         copied.folder.leaderboard.unlink()
         study = self.check(copied.folder, "there is no database of the study, and no leaderboard")
         assert study.trials[0].point["lora.r"] == "8"
+
+    def test_neither_of_them_and_several_seeds(self, tmp_path):
+        made = Written(tmp_path, [Status.COMPLETE, Status.COMPLETE], seeds=(0, 3))
+        folder = made.write()
+        before = {trial.number: trial for trial in reading.read(folder).trials}
+        folder.database.unlink()
+        folder.leaderboard.unlink()
+        study = reading.read(folder)
+        assert [len(trial.runs) for trial in study.trials] == [2, 2]
+        for trial in study.trials:
+            assert trial.metrics["eval/loss"] == before[trial.number].metrics["eval/loss"]
+            assert [run.seed for run in trial.runs] == [0, 3]
+
+    def test_a_seed_that_cannot_be_read_changes_no_mean(self, tmp_path):
+        made = Written(tmp_path, [Status.COMPLETE], seeds=(0, 1, 2), has_ended=False)
+        folder = made.write()
+        (whole,) = reading.read(folder).trials
+        made.run(0, 2).outcome.write_text("[")
+        (trial,) = reading.read(folder).trials
+        assert trial.metrics["eval/loss"] == pytest.approx(whole.metrics["eval/loss"])
 
     def test_the_sweeps_config_is_gone_or_damaged(self, copied):
         copied.folder.config.write_text("[")

@@ -17,6 +17,16 @@ from lowrung.store.outcome import Outcome, Status
 from tests.stage import RATE, SEEN, interrupts_at, leave, ranks, trains
 
 
+class TestFresh:
+    def test_an_answer_of_earlier_trials_is_gone_from_the_start(self, here):
+        here.sweep("lora.r=4,8")
+        assert here.study.leaderboard.exists()
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep("lora.r=4,8,16", "hydra.sweeper.fresh=true", act=interrupts_at(16))
+        assert not here.study.leaderboard.exists()
+        assert not here.study.verdict.exists()
+
+
 class TestReuse:
     def test_the_same_command_again_trains_nothing(self, here, capsys):
         here.sweep("lora.r=4,8")

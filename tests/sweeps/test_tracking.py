@@ -15,7 +15,8 @@ from lowrung.store.outcome import Status
 from lowrung.sweeps import queue
 from lowrung.sweeps.results import Results
 from lowrung.track import recording
-from lowrung.track.base import TrackerLostError
+from lowrung.track.base import TrackerLostError, TrackError
+from lowrung.track.owed import RunRecord
 from lowrung.track.pages import View
 from tests.stage import fails_at, interrupts_at, ranks
 
@@ -146,6 +147,21 @@ class TestTracking:
         here.sweep("lora.r=4,8")
         assert len(here.tracker.runs) == 3
         assert repr(children) == before
+
+    def test_a_run_that_was_refused_leaves_the_sweeps_own_end_as_it_is(self, here, monkeypatch, capsys):
+        def refuses(*_):
+            raise TrackError("no artifacts today")
+
+        monkeypatch.setattr(recording, "made", lambda *_: here.tracker)
+        with monkeypatch.context() as patch:
+            patch.setattr(RunRecord, "send", refuses)
+            here.sweep("lora.r=4")
+        assert "\nwarning: not tracked: trial 0. lowrung sync s sends it.\n" in capsys.readouterr().out
+        assert here.tracker.runs["run0"].status is Status.COMPLETE
+        main(["sync"])
+        assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
+        assert len(here.tracker.runs) == 2
+        assert here.tracker.runs["run0"].tags["lowrung.best_trial"] == "0"
 
     @pytest.mark.slow
     def test_sync_sends_again_where_the_tracker_is_still_away(self, here, monkeypatch, capsys):

@@ -106,3 +106,14 @@ def test_a_store_that_does_not_open_is_opened_when_it_can_be(flaky: Flaky, monke
     sender = Sender(connect, say=lambda _: None)
     assert sender.send(lambda tracker: tracker.start_run("r=2"), "r=2").result(10) in flaky.runs
     assert len(tries) == 3
+
+
+def test_an_output_that_cannot_be_written_ends_no_thread(flaky: Flaky, sender: Sender) -> None:
+    def closed(text: str) -> None:
+        raise BrokenPipeError(text)
+
+    sender.say = closed
+    refused = sender.send(lambda tracker: tracker.log("deleted", POINTS), "r=2")
+    later = sender.send(lambda tracker: tracker.start_run("r=4"), "r=4")
+    assert isinstance(refused.exception(10), TrackError)
+    assert later.result(10) in flaky.runs

@@ -26,7 +26,7 @@ _TRY = (
 
 
 def check(here: Path) -> Iterator[Finding]:
-    """The store and the sweeps' folder of ``here``, the cache, and the folder for temporary files."""
+    """The store of ``here``, the cache, and the folder for temporary files."""
     yield from folder("store", here / "runs")
     yield from folder("cache", layout.cache_folder())
     yield from folder("temporary files", Path(tempfile.gettempdir()))

@@ -148,6 +148,8 @@ class StudyRecord:
         seeds: runs that each trial was to have.
         over_seeds: metrics that are not the mean over a trial's seeds, each with ``median`` or ``worst``.
         constraints: bounds on metrics, in words.
+        compared_by: the metric of which `TrialRecord.difference` is one: ``eval/loss`` for a perplexity; empty where
+            nothing was compared.
         preferred: the number of the trial to take; None where there is none.
         verdict: what the leaderboard says, so far where the study has not ended: the first sentence is the answer.
         warnings: where the question is badly put.
@@ -167,6 +169,7 @@ class StudyRecord:
     seeds: int = 1
     over_seeds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constraints: Sequence[str] = ()
+    compared_by: str = ""
     preferred: int | None = None
     verdict: Sequence[str] = ()
     warnings: Sequence[str] = ()

@@ -14,11 +14,24 @@ def leaderboard(study: StudyRecord) -> str:
     keys = _names(trial.point for trial in study.trials)
     metrics = _names(trial.metrics for trial in study.trials)
     measurements = _names(trial.measurements for trial in study.trials)
-    head = ["rank", "trial", "stage", "status", "cause", "reused", "broken", "pareto", "standing", "difference", "low"]
+    head = [
+        "rank",
+        "trial",
+        "stage",
+        "status",
+        "cause",
+        "reused",
+        "broken",
+        "pareto",
+        "standing",
+        "compared_by",
+        "difference",
+        "low",
+    ]
     ranks = {trial.number: place for place, trial in enumerate(study.trials, start=1)}
     rows = (
         [
-            *_facts(trial, ranks[trial.number]),
+            *_facts(trial, ranks[trial.number], study.compared_by),
             *(trial.point.get(key, "") for key in keys),
             *(trial.metrics.get(name, "") for name in metrics),
             *(trial.measurements.get(name, "") for name in measurements),
@@ -28,7 +41,7 @@ def leaderboard(study: StudyRecord) -> str:
     return _csv([*head, "high", *keys, *metrics, *measurements], rows)
 
 
-def _facts(trial: TrialRecord, place: int) -> list[Any]:
+def _facts(trial: TrialRecord, place: int, compared_by: str) -> list[Any]:
     found = trial.difference
     return [
         place if trial.status is Status.COMPLETE else "",
@@ -40,6 +53,7 @@ def _facts(trial: TrialRecord, place: int) -> list[Any]:
         "; ".join(trial.broken),
         int(trial.is_pareto),
         found.verdict if found else "",
+        compared_by if found else "",
         *((found.mean, found.low, found.high) if found else ("", "", "")),
     ]
 

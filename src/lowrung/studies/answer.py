@@ -16,18 +16,24 @@ Said = Mapping[str, Any]
 """As `lowrung.report.verdict.Verdict.record` has it."""
 
 
-def said(folder: StudyFolder, trials: Sequence[TrialRecord], doubts: Doubts) -> Said | None:
-    """What the sweep said at its end; None where that cannot be read, or is on other trials."""
+def said(folder: StudyFolder, listed: Sequence[Mapping[str, Any]], doubts: Doubts) -> Said | None:
+    """What the sweep said at its end; None where that cannot be read, or is not what its leaderboard has.
+
+    Args:
+        folder: the study's.
+        listed: the leaderboard's rows.
+        doubts: takes what is wrong with it.
+    """
     try:
         found = json.loads(folder.verdict.read_bytes())
-        numbers = {int(number) for number in found["trials"]}
+        standings = dict(found["trials"])
         [found[name] for name in ("sentences", "warnings", "preferred")]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         doubts.add(f"{folder.verdict.name} cannot be read: the verdict is worked out anew")
         return None
-    if not numbers <= {trial.number for trial in trials}:
+    if standings != {str(row["trial"]): row["against_best"] for row in listed if row.get("against_best")}:
         doubts.add(f"{folder.verdict.name} is on other trials: the verdict is worked out anew")
         return None
     return dict(found)
@@ -57,6 +63,7 @@ def with_verdict(study: StudyRecord, verdict: Said) -> StudyRecord:
         verdict=[str(text) for text in verdict["sentences"]],
         warnings=[str(text) for text in verdict["warnings"]],
         preferred=verdict["preferred"],
+        compared_by=str(verdict.get("compared_by") or verdict.get("metric") or ""),
     )
 
 

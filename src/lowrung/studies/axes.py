@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from lowrung.report.record import Axis, StudyRecord
@@ -23,12 +24,17 @@ def searched(known: Sequence[axes.Axis], points: Sequence[Mapping[str, str]]) ->
 
 
 def importance(study: StudyRecord) -> dict[str, float]:
-    """How much each axis matters for the first objective, of complete trials that keep to the constraints."""
+    """How much each axis matters for the first objective, of complete trials that keep to the constraints.
+
+    Those of one stage alone, the one with most of them: between stages more than the axes may change.
+    """
     from lowrung.search import importance as of_search
 
     name, direction = next(iter(study.objectives.items()))
     kept = [trial for trial in study.trials if trial.status is Status.COMPLETE and not trial.broken]
     kept = [trial for trial in kept if name in trial.metrics]
+    stages = Counter(trial.stage for trial in kept)
+    kept = [trial for trial in kept if trial.stage == max(stages, key=lambda stage: stages[stage])]
     intervals = {
         axis.key: (axis.low, axis.high, axis.is_log)
         for axis in study.axes

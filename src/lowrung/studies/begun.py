@@ -1,12 +1,15 @@
 """The trials of a study that has not ended: what its database has of them, and what their runs have left so far."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from lowrung.report.record import RunRecord, TrialRecord
 from lowrung.search import recorded
 from lowrung.search.recorded import Recorded, RecordedTrial
-from lowrung.store.layout import StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status, over_seeds
 from lowrung.studies import runs
 from lowrung.studies.doubts import Doubts
@@ -39,9 +42,9 @@ def trials(found: Recorded, asked: Asked, folders: Folders, doubts: Doubts) -> I
 
 def _trial(trial: RecordedTrial, ran: Sequence[RunRecord], asked: Asked) -> TrialRecord:
     status = _status(trial)
-    ran = [run if run.folder else _gone(run, trial, status, asked) for run in ran]
+    ran = [run if run.status is not None or status is None else _gone(run, trial, status, asked) for run in ran]
     summary = _summary(ran, asked)
-    metrics = {**dict(zip(asked.objectives, trial.values, strict=False)), **summary.metrics}
+    metrics = {**summary.metrics, **dict(zip(asked.objectives, trial.values, strict=False))}
     cause = trial.facts.get("cause") or (KILLED if status is Status.FAILED and not ran else None)
     kept = [constraint for constraint in asked.constraints if constraint.violation(metrics) > 0]
     return TrialRecord(
@@ -59,8 +62,8 @@ def _trial(trial: RecordedTrial, ran: Sequence[RunRecord], asked: Asked) -> Tria
     )
 
 
-def _gone(run: RunRecord, trial: RecordedTrial, status: Status | None, asked: Asked) -> RunRecord:
-    """A run whose folder is gone, with what follows from its trial."""
+def _gone(run: RunRecord, trial: RecordedTrial, status: Status, asked: Asked) -> RunRecord:
+    """A run of a trial that has ended whose own result cannot be read, with what follows from its trial."""
     if len(trial.runs) == 1:
         return runs.with_result(run, status, dict(zip(asked.objectives, trial.values, strict=False)))
     return runs.with_result(run, status if status is Status.COMPLETE else None, {})
@@ -92,34 +95,42 @@ def _is_reused(trial: RecordedTrial, ran: Sequence[RunRecord]) -> bool:
     return started is not None and bool(ends) and all(end is not None and end < started for end in ends)
 
 
-def of_folders(study: StudyFolder, folders: Folders, doubts: Doubts) -> Iterator[TrialRecord]:
-    """The trials of a study without a database and without a leaderboard: its jobs' folders, each a trial.
+def of_folders(study: StudyFolder, folders: Folders, asked: Asked, doubts: Doubts) -> Iterator[TrialRecord]:
+    """The trials of a study without a database and without a leaderboard: its jobs' folders.
 
     Hydra's own sweeper leaves no more; of a study that is half deleted no more may be left.
     """
-    for job in sorted(folders.jobs, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)):
-        number = int(job) if job.isdigit() else None
-        if number is None:
-            continue
-        target = folders.jobs[job]
-        run = runs.read(0, folders.run(target.name), number, doubts)
+    jobs: defaultdict[int, dict[int, Path]] = defaultdict(dict)
+    for job, target in folders.jobs.items():
+        name, _, seed = job.partition("/seed_")
+        if name.isdigit() and (seed.isdigit() or not seed):
+            jobs[int(name)][int(seed or runs.seed_of(RunFolder(target)))] = target
+    for number, by_seed in sorted(jobs.items()):
+        ran = [runs.read(seed, folders.run(target.name), number, doubts) for seed, target in sorted(by_seed.items())]
+        summary = _summary(ran, asked)
+        is_over = all(run.status is not None for run in ran)
         yield TrialRecord(
             number,
-            _overrides(study, number),
-            run.status,
-            [run],
-            metrics=run.metrics,
-            measurements=run.measurements,
-            cause=run.cause,
+            _overrides(study, number, by_seed),
+            summary.status if is_over else None,
+            ran,
+            metrics=summary.metrics,
+            measurements=summary.measurements,
+            cause=summary.cause,
         )
 
 
-def _overrides(study: StudyFolder, number: int) -> Mapping[str, str]:
-    """What a job was given, by key."""
+def _overrides(study: StudyFolder, number: int, seeds: Iterable[int]) -> Mapping[str, str]:
+    """What a trial's job was given, by key; one of several seeds has a folder for each."""
     import yaml  # type: ignore[import-untyped]
 
+    path = study.job(number).path
+    folders = [path, *(path / f"seed_{seed}" for seed in seeds)]
+    file = next((file for folder in folders if (file := folder / ".hydra" / "overrides.yaml").is_file()), None)
+    if file is None:
+        return {}
     try:
-        listed = yaml.safe_load((study.job(number).path / ".hydra" / "overrides.yaml").read_bytes())
+        listed = yaml.safe_load(file.read_bytes())
         pairs = [str(text).lstrip("+").partition("=") for text in listed]
     except (OSError, yaml.YAMLError, TypeError):
         return {}
@@ -135,7 +146,12 @@ def with_slots(found: Sequence[TrialRecord], began: Mapping[int, float | None]) 
             study's. Of a trial that is not in it, `TrialRecord.is_reused` says so.
     """
     ran = sorted(
-        (run.started, last_seen(run), trial.number, run.seed)
+        (
+            run.started,
+            math.inf if run.ended is None and trial.status is None else _last_seen(run),
+            trial.number,
+            run.seed,
+        )
         for trial in found
         for run in trial.runs
         if run.started is not None and _is_own(trial, run, began)
@@ -154,7 +170,7 @@ def with_slots(found: Sequence[TrialRecord], began: Mapping[int, float | None]) 
     ]
 
 
-def last_seen(run: RunRecord) -> float:
+def _last_seen(run: RunRecord) -> float:
     """When a run ended, or else reported last, in seconds since 1970."""
     assert run.started is not None
     return run.ended if run.ended is not None else run.started + (run.history[-1].seconds if run.history else 0.0)

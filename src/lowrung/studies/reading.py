@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lowrung.errors import StoreError
 from lowrung.report import leaderboard, rows
@@ -35,18 +34,18 @@ def read(folder: StudyFolder) -> StudyRecord:
     asked = asked.with_facts(database.facts if database else {})
     folders, listed = Folders.of(folder), ended.rows(folder, doubts)
     is_running = database is not None and _is_running(database, address)
-    if listed and not is_running and (database is None or _is_current(folder, listed, database)):
+    if listed and not is_running and (database is None or _is_current(folder, database)):
         state, trials = COMPLETE, list(ended.trials(listed, asked.stages, folders, doubts))
     elif database is not None:
         trials = list(begun.trials(database, asked, folders, doubts))
         state = RUNNING if is_running else INTERRUPTED if trials else EMPTY
     else:
-        trials = list(begun.of_folders(folder, folders, doubts))
+        trials = list(begun.of_folders(folder, folders, asked, doubts))
         state = INTERRUPTED if trials else EMPTY
         doubts.add("there is no database of the study, and no leaderboard: trials are what the jobs' folders hold")
     record = _record(folder, asked, database, trials, state, doubts)
     record = dataclasses.replace(record, importance=axes.importance(record))
-    said = answer.said(folder, trials, doubts) if state == COMPLETE else None
+    said = answer.said(folder, listed, doubts) if state == COMPLETE else None
     record = answer.with_verdict(record, said or answer.found(trials, asked, record.axes, record.over_seeds))
     return dataclasses.replace(record, doubts=doubts.sentences)
 
@@ -62,13 +61,12 @@ def _is_running(database: Recorded, address: str | None) -> bool:
         return False
 
 
-def _is_current(folder: StudyFolder, listed: Sequence[Mapping[str, Any]], database: Recorded) -> bool:
+def _is_current(folder: StudyFolder, database: Recorded) -> bool:
     """Whether a leaderboard is the end of all that the database has: a study that went on has an older one."""
     if any(trial.state == recorded.RUNNING for trial in database.trials):
         return False
-    shown = {int(row["trial"]) for row in listed}
     written = folder.leaderboard.stat().st_mtime
-    return all(trial.number in shown or (trial.ended or 0.0) <= written for trial in database.trials)
+    return all((trial.ended or 0.0) <= written for trial in database.trials)
 
 
 def _record(

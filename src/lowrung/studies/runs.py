@@ -100,6 +100,17 @@ def _by(folder: RunFolder) -> str:
     return f": lowrung {writer} wrote it" if writer else ""
 
 
+def seed_of(folder: RunFolder) -> int:
+    """What a run was trained with, as its config says; 0, the default, where that cannot be read."""
+    try:
+        line = next(
+            line for line in folder.config.read_text(encoding="utf-8").splitlines() if line.startswith("seed: ")
+        )
+        return int(line.removeprefix("seed: "))
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
 def environment(folder: RunFolder) -> Mapping[str, Any]:
     """What a run was made with; nothing where that cannot be read."""
     try:
@@ -120,6 +131,8 @@ def _reports(folder: RunFolder, points: int, trial: int, doubts: Doubts) -> Iter
         return
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     every = max(1, math.ceil(len(lines) / points))
+    if every > 1:
+        doubts.add("a long history is thinned: each evaluation is there, and a part of the steps", trial)
     for number, line in enumerate(lines):
         if number % every and number != len(lines) - 1 and b'"eval/' not in line:
             continue

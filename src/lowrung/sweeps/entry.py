@@ -162,13 +162,15 @@ def _open_study(plan: Plan, taught_by: "Earlier | None") -> "Study":
 
 
 def _study(plan: Plan, taught_by: "Earlier | None") -> "Study":
-    """The study. ``fresh`` deletes its record and its jobs' folders first; results stay in the store."""
+    """The study. ``fresh`` deletes its record, its answer and its jobs' folders first; results stay in the store."""
     from lowrung.search.study import Study
 
     settings = plan.settings
     storage = addresses.absolute(settings.storage or f"sqlite:///{plan.folder.database}", Path.cwd())
     if settings.fresh:
         Study.delete(plan.study, storage, plan.folder.lock)
+        for said in (plan.folder.leaderboard, plan.folder.verdict):  # of trials that have the numbers of the new ones
+            said.unlink(missing_ok=True)
         for job in plan.folder.path.iterdir():
             if job.name.isdigit():
                 shutil.rmtree(job)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import time
 import uuid
 from collections import defaultdict
@@ -222,7 +223,13 @@ class SweepTracking:
         Owed(self._uri, experiment, owed, runs).write(self._plan.folder.untracked)
         missing = [part.opening.name for part in runs] + ["the sweep's end"] * (not is_closed)
         if missing and sweep.status is not Status.CANCELLED:
-            print(f"warning: not tracked: {', '.join(missing)}. lowrung sync {self._plan.study} sends it.")
+            print(f"warning: not tracked: {', '.join(missing)}. lowrung sync {self._name} sends it.")
+
+    @property
+    def _name(self) -> str:
+        """What `lowrung sync` finds the study by, from this folder."""
+        path = self._plan.folder.path.absolute()
+        return self._plan.study if path == Path.cwd() / "multirun" / self._plan.study else shlex.quote(str(path))
 
     def _say_where(self) -> None:
         page = self._known.result().page

@@ -83,7 +83,7 @@ def test_differences_name_the_best_the_ties_and_the_one_to_take():
     plot = by_name(record)["differences"]
     said = texts(plot.figure)
     assert "#1  r=8" in said
-    assert "tie, the cheapest" in said
+    assert "tie, the one to take" in said
     assert "worse" in said
     ends = plot.figure.layout.xaxis.range
     assert ends[1] < 2.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from lowrung.report import leaderboard, rows
 from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
 from lowrung.report.tables import counted, number
+from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Status
 
 SHOWN = 200
@@ -132,7 +133,7 @@ def _failed(study: StudyRecord) -> Table:
             leaderboard.name(trial.point),
             str(trial.status),
             trial.cause or "",
-            ", ".join(str(run.folder / "log.txt") for run in trial.runs if run.folder),
+            ", ".join(str(RunFolder(run.folder).log) for run in trial.runs if run.folder),
         ]
         for trial in bad
     ]

@@ -210,7 +210,7 @@ def at_edges(scores: Scores, keys: Sequence[str], among: Sequence[TrialRecord] |
         keys: of the axes.
         among: the trials that must all be there; None takes the best one and its ties.
     """
-    rows = [_row(trial, keys) for trial in scores.study.trials if trial.status is not None and not trial.broken]
+    rows = [_row(trial, keys) for trial in scores.study.trials if trial.status is not None]
     ties = [_row(trial, keys) for trial in (scores.ties if among is None else among)]
     intervals = {
         axis.key: (axis.low, axis.high, axis.is_log)

@@ -23,11 +23,17 @@ _SLICES = 4
 """Axes in one image."""
 
 
+NAMES = ("differences", "heat-map", "slices", "learning-curves")
+"""Of all images that there may be."""
+
+
 def write(study: StudyRecord, folder: Path) -> list[Path]:
     """Writes them; see `lowrung.report.plots.png`."""
     with matplotlib.rc_context({"text.parse_math": False}):  # a value such as $x$ is no formula
         made = _figures(study)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in NAMES:  # one that cannot be drawn any more would be of other trials
+            (folder / f"{name}.png").unlink(missing_ok=True)
         return [_save(figure, folder / f"{name}.png") for name, figure in made.items()]
 
 

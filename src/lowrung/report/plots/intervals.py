@@ -40,8 +40,7 @@ class Row:
     @property
     def words(self) -> str:
         """Beside the name."""
-        takes = ", the one to take" if self.is_preferred and self.verdict == "best" else ""
-        return f"{self.verdict}, the cheapest" if self.is_preferred and self.verdict == "tie" else self.verdict + takes
+        return f"{self.verdict}, the one to take" if self.is_preferred else self.verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +60,14 @@ class Intervals:
     is_paired: bool
 
     @property
+    def metric(self) -> str:
+        """What is on the axis: differences may be of another metric than the one that ranks."""
+        return (self.is_paired and self.scores.study.compared_by) or self.scores.metric
+
+    @property
     def label(self) -> str:
         """Of the axis."""
-        unit = units.of(self.scores.metric).label
-        return f"{unit}, minus the best's" if self.is_paired else unit
+        return f"{units.of(self.metric).label}, minus the best's" if self.is_paired else units.of(self.metric).label
 
     @functools.cached_property
     def ends(self) -> tuple[float, float]:
@@ -91,11 +94,11 @@ class Intervals:
     @property
     def about(self) -> str:
         """What is seen."""
-        side = "left" if self.scores.is_maximised else "right"
+        side = "left" if self.scores.is_maximised and self.metric == self.scores.metric else "right"
         seen = (
-            f"Each trial's {self.scores.metric} minus the best trial's, with the interval of the paired difference."
+            f"Each trial's {self.metric} minus the best trial's, with the interval of the paired difference."
             f" Worse is to the {side}. A trial whose interval holds 0 may be as good as the best. Of those that tie,"
-            " take the cheapest."
+            " take the one that is marked."
             if self.is_paired
             else f"Each trial's {self.scores.metric}. No two trials were compared on the same held-out examples, so"
             " there are no intervals."

@@ -65,7 +65,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
 
 def _groups(scores: Scores, kept: Sequence[TrialRecord]) -> list[_Group]:
     """By quantiles of the objective, the worst first, and the best trial by itself."""
-    rest = [trial for trial in reversed(kept) if trial is not scores.best]
+    rest = sorted((trial for trial in kept if trial is not scores.best), key=scores.cost, reverse=True)
     count = min(_COLOURS, len(rest))
     colours = [f"rgba(59,142,196,{0.12 + 0.88 * place / max(count - 1, 1):.2f})" for place in range(count)]
     cuts = [round(len(rest) * place / count) for place in range(count + 1)]

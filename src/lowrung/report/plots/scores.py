@@ -5,7 +5,7 @@ import functools
 import html
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lowrung.report.leaderboard import shown
 from lowrung.report.record import StudyRecord, TrialRecord
@@ -90,7 +90,12 @@ class Scores:
         """Which trials are not among `drawn` and why, a sentence; empty where all are."""
         reasons = Counter(reason for trial in self.study.trials if (reason := self._reason(trial)))
         parts = [f"{number:,} {reason}" for reason, number in reasons.items()]
-        return f"Left out: {', '.join(parts)}." if parts else ""
+        left_out = f"Left out: {', '.join(parts)}." if parts else ""
+        return sentences(left_out, "Trials of all stages are here." if self._stages > 1 else "")
+
+    @property
+    def _stages(self) -> int:
+        return len({trial.stage for trial in self.study.trials})
 
     def _reason(self, trial: TrialRecord) -> str | None:
         if trial.status is None:
@@ -140,11 +145,6 @@ def thinned(shown_: int, total: int, what: str) -> str:
 def sentences(*texts: str) -> str:
     """Texts as one, without the empty ones."""
     return " ".join(text for text in texts if text)
-
-
-def rounded(values: Sequence[float] | Iterator[float], digits: int = 6) -> list[float]:
-    """Numbers in so many digits: more cannot be seen, and a page of 2,000 trials is half as large."""
-    return [float(f"{value:.{digits}g}") for value in values]
 
 
 def _verdict(trial: TrialRecord) -> str:
