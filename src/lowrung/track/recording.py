@@ -263,5 +263,7 @@ class History:
         self._drop(points)
 
     def _drop(self, points: Sequence[Point]) -> None:
-        while self._points and self._points[0].step <= points[-1].step and self._points[0] in points:
-            self._points.popleft()
+        """Forgets points; the oldest may have made room for newer ones meanwhile."""
+        for point in points:
+            if self._points and self._points[0] is point:
+                self._points.popleft()
