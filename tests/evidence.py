@@ -18,7 +18,7 @@ BASE = np.array([2.9, 3.4, 2.2, 3.1, 2.6, 2.8, 3.3, 2.4, 2.1, 4.0, 3.0, 2.7])
 
 
 def _noise(key: str, size: float, tokens: np.ndarray) -> np.ndarray:
-    """What sets one run apart from another on each example; 0 on the mean over tokens."""
+    """What sets one run apart from another on each example; 0 on the mean over tokens. The key's last 4 bytes count."""
     drawn = size * np.random.default_rng(int.from_bytes(key.encode(), "big") % 2**32).normal(size=len(tokens))
     return np.asarray(drawn - (drawn * tokens).sum() / tokens.sum())
 
@@ -33,6 +33,7 @@ def run(
     data: str = "data",
     right: ArrayLike | None = None,
     answers: Mapping[str, ArrayLike] | None = None,
+    name: str | None = None,
     **metrics: float,
 ) -> Seed:
     """A complete run and its file.
@@ -46,12 +47,14 @@ def run(
         data: the hash of the held-out data.
         right: the right tokens of each example.
         answers: scores of answers by example.
+        name: what sets it apart from other runs; None is the folder's, which changes with the code where that is a
+            signature.
         metrics: more of them, ``__`` for ``/``; one of the same name takes the place of the file's.
     """
     tokens = np.resize(TOKENS, examples)
-    nll = tokens * (np.resize(BASE, examples) + loss + _noise(f"{folder.name}.{seed}", spread, tokens))
+    nll = tokens * (np.resize(BASE, examples) + loss + _noise(f"{name or folder.name}.{seed}", spread, tokens))
     hits = np.array(right if right is not None else tokens // 2)
-    scores = {name: np.array(each, float) for name, each in (answers or {}).items()}
+    scores = {metric: np.array(each, float) for metric, each in (answers or {}).items()}
     path = RunFolder(folder)
     HeldOut(data, tokens, nll, hits, scores).write(path.held_out)
     mean = float(nll.sum() / tokens.sum())
@@ -60,8 +63,8 @@ def run(
         "eval/loss": mean,
         "eval/perplexity": math.exp(mean),
         "eval/token_accuracy": float(hits.sum() / tokens.sum()),
-        **{f"eval/{name}": float(each.mean()) for name, each in scores.items()},
-        **{name.replace("__", "/"): value for name, value in metrics.items()},
+        **{f"eval/{metric}": float(each.mean()) for metric, each in scores.items()},
+        **{metric.replace("__", "/"): value for metric, value in metrics.items()},
     }
     return Seed(seed, Outcome(Status.COMPLETE, measured), str(folder))
 

@@ -26,6 +26,7 @@ def scored(config: Config) -> Outcome:
         config.seed,
         loss=BY_RANK[config.lora.r],
         spread=0.02,
+        name=str(config.lora.r),
         params__trainable=100.0 * config.lora.r,
     )
     return left.outcome
