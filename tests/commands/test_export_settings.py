@@ -1,7 +1,7 @@
 """`lowrung export`, setting by setting: each is in what a tool is given, or is refused or noted in words."""
 
 import dataclasses
-import json
+from typing import Any
 
 import pytest
 from datasets import load_dataset, load_from_disk
@@ -9,11 +9,12 @@ from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
 from lowrung.adapters.tools import TOOLS
+from lowrung.config import schema
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
-from lowrung.errors import UsageError
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training import sft_fields
-from tests.commands.conftest import change_config
+from lowrung.store.layout import RunFolder
+from tests.commands.conftest import TOKENS
 
 LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
@@ -36,7 +37,10 @@ CHANGED = {
 }
 """Another value of each setting; all are refused, or are in what is written."""
 
-SAVED = {"experts": {"target_parameters": ["mlp.experts.down_proj"]}, "peft": {"exclude_modules": ["q_proj"]}}
+SAVED: dict[str, dict[str, Any]] = {
+    "experts": {"target_parameters": ["mlp.experts.down_proj"]},
+    "peft": {"exclude_modules": ["q_proj"]},
+}
 """What PEFT's settings hold instead of lowrung's; else they have the same name and value, if they have it."""
 
 ELSEWHERE = {
@@ -62,47 +66,53 @@ SFT = {
 }
 
 
-def given(tool, run):
+def given(made):
     """What a tool is given, with the notes; or why it is not."""
-    try:
-        made = TOOLS[tool].of(run)
-    except UsageError as error:
-        return error.problems
-    return made.values(run.path), made.notes
+    return made.problems() or (made.values(made.run.path), made.notes)
 
 
-def change_adapter(run, **values):
-    """Changes what PEFT's settings were saved as."""
-    file = run.adapter / "adapter_config.json"
-    saved = json.loads(file.read_text())
-    file.write_text(json.dumps(saved | {name: value for name, value in values.items() if name in saved}))
+def changed(made, group, saved=None, **values):
+    """The export of a run with other settings, and with what PEFT saved of them."""
+    part = dataclasses.replace(getattr(made.config, group), **values)
+    other = dataclasses.replace(made, config=dataclasses.replace(made.config, **{group: part}))
+    known = {name: value for name, value in (saved or {}).items() if name in made.adapter}
+    vars(other)["adapter"] = {**made.adapter, **known}
+    return other
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+def in_memory(tool, original):
+    """The first run for a tool."""
+    run = RunFolder(original / "runs" / "ab12")
+    config = schema.resolve(OmegaConf.load(run.config))
+    train = dataclasses.replace(config.train, learning_rate=1e-3, max_steps=2, batch_size=4)
+    base = pretrained.fingerprint(pretrained.locate("embedded:tiny"))
+    environment = {"device": "cpu", "tokens": TOKENS, "model_fingerprint": base}
+    return TOOLS[tool](run, dataclasses.replace(config, train=train), environment)
+
+
+@pytest.fixture(scope="module", params=TOOLS)
+def made(request, original):
+    return in_memory(request.param, original)
+
+
 @pytest.mark.parametrize(("group", "conf"), [("model", ModelConf), ("lora", LoraConf), ("train", TrainConf)])
-def test_no_setting_is_dropped(here, whole, tool, group, conf):
+def test_no_setting_is_dropped(made, group, conf):
     assert {field.name for field in dataclasses.fields(conf)} == {*CHANGED[group], *ELSEWHERE[group]}
-    files = {file: file.read_text() for file in (whole.config, whole.adapter / "adapter_config.json")}
-    before = given(tool, whole)
+    before = given(made)
     for name, value in CHANGED[group].items():
-        change_config(here, "ab12", group, **{name: value})
-        change_adapter(whole, **SAVED.get(name, {name: value}))
-        assert given(tool, whole) != before, name
-        for file, recorded in files.items():
-            file.write_text(recorded)
+        other = changed(made, group, SAVED.get(name, {name: value}), **{name: value})
+        assert given(other) != before, name
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_no_field_of_the_trainer_is_dropped(here, whole, tool):
+def test_no_field_of_the_trainer_is_dropped(made):
     assert SFT.keys() == sft_fields.PASSED
-    before = given(tool, whole)
+    before = given(made)
     for name, value in SFT.items():
-        change_config(here, "ab12", "train", sft=None)
-        change_config(here, "ab12", "train", sft={name: value})
-        assert given(tool, whole) != before, name
+        assert given(changed(made, "train", sft={name: value})) != before, name
 
 
-REFUSED = {
+REFUSED: dict[str, list[tuple[str, dict[str, Any], str]]] = {
+    "trl": [("lora", {"trainable_token_indices": [1]}, "lora.trainable_token_indices=[1] has no field in trl sft")],
     "axolotl": [
         ("lora", {"init": "pissa"}, "lora.init=pissa is no init that axolotl can be asked for"),
         ("lora", {"bias": "all"}, "lora.bias=all trains biases"),
@@ -125,19 +135,16 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("tool", "group", "values", "said"), [(tool, *case) for tool, cases in REFUSED.items() for case in cases]
-)
-def test_what_a_tool_cannot_do_is_refused(here, whole, tool, group, values, said):
-    change_config(here, "ab12", group, **values)
-    problems = given(tool, whole)
-    assert any(said in problem for problem in problems), problems
+def test_what_a_tool_cannot_do_is_refused(made):
+    for group, values, said in REFUSED[made.TOOL]:
+        (problem,) = changed(made, group, **values).problems()
+        assert said in problem
 
 
-def test_weight_decay_that_axolotl_would_drop_is_refused(here, whole):
-    change_config(here, "ab12", "train", weight_decay=0.1)
-    change_config(here, "ab12", "lora", lora_plus_ratio=16.0)
-    assert "train.weight_decay=0.1 is dropped by axolotl's LoRA+" in given("axolotl", whole)[0]
+def test_weight_decay_that_axolotl_would_drop_is_refused(made):
+    both = changed(changed(made, "train", weight_decay=0.1), "lora", lora_plus_ratio=16.0)
+    is_said = any("train.weight_decay=0.1 is dropped by axolotl's LoRA+" in problem for problem in both.problems())
+    assert is_said == (made.TOOL == "axolotl")
 
 
 def test_axolotl_is_given_all_that_it_would_choose_otherwise(here, whole):
@@ -196,53 +203,50 @@ def require_rows(rows, run):
     )
 
 
-def test_layers_that_kinds_do_not_tell_are_named_one_by_one(here, whole):
-    change_adapter(whole, layers_to_transform=[1], target_modules=r".*layers\.1\..*q_proj")
-    named = TOOLS["axolotl"].of(whole).values(here)["lora_target_modules"]
-    assert "model.layers.0.self_attn.q_proj" in named  # as in the adapter's weights, which were trained on all
-    assert TOOLS["llamafactory"].of(whole).values(here)["lora_target"] == ",".join(named)
+def test_layers_that_kinds_do_not_tell_are_named_one_by_one(made):
+    saved = {"layers_to_transform": [1], "target_modules": r".*layers\.1\..*q_proj"}
+    values = changed(made, "lora", saved).values(made.run.path)
+    named = {
+        "trl": lambda: values["lora_target_modules"] == saved["target_modules"],  # it takes a pattern
+        "axolotl": lambda: "model.layers.1.self_attn.q_proj" in values["lora_target_modules"],
+        "llamafactory": lambda: "model.layers.1.self_attn.q_proj" in values["lora_target"].split(","),
+    }
+    assert named[made.TOOL]()
 
 
-def test_llamafactory_is_given_the_stable_part_that_it_would_choose_otherwise(here, whole):
+def test_llamafactory_is_given_the_stable_part_that_it_would_choose_otherwise(original):
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", "warmup_ratio": 0.25, "max_steps": 8}
     sft = {"lr_scheduler_kwargs": {"num_decay_steps": 2}}
-    change_config(
-        here, "ab12", "train", max_steps=8, lr_scheduler_type="warmup_stable_decay", warmup_ratio=0.25, sft=sft
-    )
-    values = TOOLS["llamafactory"].of(whole).values(here)
+    values = changed(in_memory("llamafactory", original), "train", sft=sft, **schedule).values(original)
     assert (values["warmup_steps"], values["lr_scheduler_kwargs"]) == (2, {"num_stable_steps": 4, "num_decay_steps": 2})
 
 
-def test_pissa_and_lora_plus_reach_llamafactory(here, whole):
-    change_config(here, "ab12", "lora", init="pissa_niter_4", lora_plus_ratio=16.0)
-    values = TOOLS["llamafactory"].of(whole).values(here)
-    assert (values["pissa_init"], values["pissa_iter"], values["pissa_convert"]) == (True, 4, True)
+@pytest.mark.parametrize(("init", "iterations"), [("pissa", -1), ("pissa_niter_4", 4)])
+def test_pissa_and_lora_plus_reach_llamafactory(original, init, iterations):
+    made = changed(in_memory("llamafactory", original), "lora", init=init, lora_plus_ratio=16.0)
+    values = made.values(original)
+    assert made.problems() == []
+    assert (values["pissa_init"], values["pissa_iter"], values["pissa_convert"]) == (True, iterations, True)
     assert (values["loraplus_lr_ratio"], values["optim"]) == (16.0, "adamw_torch")
-    change_config(here, "ab12", "lora", init="pissa")
-    assert TOOLS["llamafactory"].of(whole).values(here)["pissa_iter"] == -1
 
 
-def test_precisions_of_axolotl(here, whole):
-    change_config(here, "ab12", "model", dtype="float16")
-    values = TOOLS["axolotl"].of(whole).values(here)
+def test_precisions_of_axolotl(original):
+    made = in_memory("axolotl", original)
+    values = changed(made, "model", dtype="float16").values(original)
     assert (values["bf16"], values["fp16"], values["float16"]) == (False, False, True)
-    change_config(here, "ab12", "model", dtype="bfloat16")
-    made = TOOLS["axolotl"].of(whole)
-    assert made.values(here)["bf16"] is True
-    assert any("A and B in bfloat16" in note for note in made.notes)
+    rounded = changed(made, "model", dtype="bfloat16")
+    assert rounded.values(original)["bf16"] is True
+    assert any("A and B in bfloat16" in note for note in rounded.notes)
 
 
-@pytest.mark.parametrize(
-    ("tool", "names"),
-    [
-        ("trl", ("model_name_or_path", "model_revision")),
-        ("axolotl", ("base_model", "revision_of_model")),
-        ("llamafactory", ("model_name_or_path", "model_revision")),
-    ],
-)
-def test_a_base_on_the_hub_is_named_with_the_commit_that_was_trained_on(here, whole, monkeypatch, tool, names):
-    change_config(here, "ab12", "model", path="owner/tiny")
-    folder = pretrained.locate("embedded:tiny")
-    monkeypatch.setattr(pretrained, "folder_of", lambda _: folder)
+NAMED = {
+    "trl": ("model_name_or_path", "model_revision"),
+    "axolotl": ("base_model", "revision_of_model"),
+    "llamafactory": ("model_name_or_path", "model_revision"),
+}
+
+
+def test_a_base_on_the_hub_is_named_with_the_commit_that_was_trained_on(made, monkeypatch):
     monkeypatch.setattr(pretrained, "origin_of", lambda _: ("owner/tiny", "c0ffee"))
-    values = TOOLS[tool].of(whole).values(here)
-    assert [values[name] for name in names] == ["owner/tiny", "c0ffee"]
+    values = changed(made, "model", path="owner/tiny").values(made.run.path)
+    assert [values[name] for name in NAMED[made.TOOL]] == ["owner/tiny", "c0ffee"]

@@ -59,18 +59,21 @@ class Export(abc.ABC):
         """Reads a run.
 
         Raises:
-            UsageError: when the tool cannot do what it did, with each reason, or when its rows or its base are gone.
+            UsageError: with each of its problems.
         """
         schema.register()
-        config = schema.resolve(OmegaConf.load(run.config))
-        made = cls(run, config, records.read(run.environment))
-        problems = [*refusals.of_every_tool(cls.TOOL, config, made.environment["device"])]
-        if not config.lora.is_full:
-            problems += [*cls.refusals(config), *made._gone(), *made._changed_base()]
-            problems += made.base_refusals() if made._tokens.is_dir() else ()
-        if problems:
+        made = cls(run, schema.resolve(OmegaConf.load(run.config)), records.read(run.environment))
+        if problems := made.problems():
             raise UsageError(problems)
         return made
+
+    def problems(self) -> list[str]:
+        """Why the tool cannot do what the run did, and what the run has lost."""
+        problems = list(refusals.of_every_tool(self.TOOL, self.config, self.environment["device"]))
+        if not self.config.lora.is_full:
+            problems += [*self.refusals(self.config), *self._gone(), *self._changed_base()]
+            problems += self.base_refusals() if self._tokens.is_dir() else ()
+        return problems
 
     def write(self, aside: Path, folder: Path) -> None:
         """Writes the config and the rows.
