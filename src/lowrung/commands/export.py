@@ -16,8 +16,7 @@ from lowrung.store.outcome import Outcome, Status
 ABOUT = (
     "Writes what a run was trained with as a folder for another tool: its config file, and the rows as tokens, in the"
     " order in which lowrung has them. What the tool cannot do is refused, setting by setting; what it does otherwise"
-    " is said. TRL and LLaMA-Factory train to the same losses, and axolotl does but for A's start, which it draws"
-    " without a seed."
+    " is said. TRL and LLaMA-Factory train to the same losses; axolotl draws A's start without a seed."
 )
 
 TOOLS = ("trl", "axolotl", "llamafactory")
