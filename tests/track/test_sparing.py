@@ -33,6 +33,7 @@ class Anew:
         return getattr(SparingTracker(self._path, "lowrung", lambda: self.mlflow), name)
 
 
+@pytest.mark.slow
 class TestSparingTracker(_OfMlflow):
     @pytest.fixture
     def tracker(self, uri):

@@ -119,7 +119,7 @@ class Coordinator:
     def report(self) -> Results:
         """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
-        self._results.log_best(self._ended)
+        self._results.log_best(self._ended, is_last=True)
         self._results.report()
         return self._results
 
