@@ -279,6 +279,20 @@ def study_of(folder: Path, name: str) -> Path:
     return study
 
 
+def imports(folder: Path, *overrides: str) -> tuple[str, set[str]]:
+    """What a command prints, and the packages that it imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command(*overrides)[1:]],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout, set(re.findall(r"^import time:.*\|\s*(\w+)[\w.]*$", done.stderr, re.MULTILINE))
+
+
 @pytest.mark.slow
 class TestASweep:
     """One sweep of two ranks, looked at from all sides. The tests share its folder and run in order."""
@@ -385,6 +399,15 @@ class TestASweep:
         assert written(folder / "runs") == before
         assert len(trials(study_of(folder, "rank_ladder"))) == 2
 
+    def test_what_is_known_and_tracked_is_printed_without_torch_and_mlflow(self, swept):
+        folder, first = swept
+        database = (folder / "mlflow.db").read_bytes()
+        printed, imported = imports(folder, *SWEEP)
+        table = first[first.index("#  trial") :]
+        assert printed.endswith(table)
+        assert {"torch", "transformers", "peft", "trl", "datasets", "mlflow"}.isdisjoint(imported)
+        assert (folder / "mlflow.db").read_bytes() == database
+
     def test_hydras_own_sweeper_and_launcher_run_single_runs_that_are_reused_too(self, swept):
         folder, _ = swept
         before = sorted((folder / "runs").iterdir())
@@ -442,17 +465,8 @@ class TestASingleRun:
 
     @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["a run", "a sweep"])
     def test_what_is_known_is_printed_without_torch(self, ran, sweep):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", *command(*sweep, *SMALL, "lora.r=2", "track=none")[1:]],
-            cwd=ran[0],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, done.stdout
-        assert "reused" in done.stdout
-        imported = set(re.findall(r"^import time:.*\|\s*(\w+)[\w.]*$", done.stderr, re.MULTILINE))
+        printed, imported = imports(ran[0], *sweep, *SMALL, "lora.r=2", "track=none")
+        assert "reused" in printed
         assert "lowrung" in imported
         assert {"torch", "transformers", "peft", "trl", "datasets", "mlflow"}.isdisjoint(imported)
 

@@ -1,5 +1,6 @@
 """A sweep in the tracker: a parent, and a child for each run."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,18 @@ class TestTracking:
         here.sweep("lora.r=4,8,2")
         parent = here.tracker.runs["run0"]
         losses = parent.history["eval/loss"]
-        assert losses == {1: pytest.approx(losses[2] + 1), 2: losses[2]}
+        assert losses == {1: pytest.approx(losses[2] + 1), 2: losses[2], 3: losses[2]}
         assert parent.tags["lowrung.best_trial"] == "1"
         assert "leaderboard.json" in parent.artifacts
+
+    @pytest.mark.parametrize("overrides", [["lora.r=8,4"], ["lora.r=8", "seed=0,1"]])
+    def test_the_same_command_again_changes_nothing(self, here, overrides):
+        """So that MLflow need not be imported for it; the best trial is the first one, and one of two seeds."""
+        here.sweep("lora.r=4", "study=other")
+        here.sweep(*overrides)
+        before = copy.deepcopy(here.tracker.runs)
+        assert here.sweep(*overrides) == []
+        assert here.tracker.runs == before
 
     @pytest.mark.slow
     def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):

@@ -100,7 +100,7 @@ class Beginning:
                 point.space.texts(trial.params),
                 trial_outcome(self.plan.settings, ended, is_pruned),
                 ended,
-                is_reused=True,
+                is_reused=resume.is_reused(trial, finished),
                 stage=begun.stage.name,
             )
 

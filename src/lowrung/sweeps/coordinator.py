@@ -66,16 +66,24 @@ class Coordinator:
         composer: makes the runs' configs.
         task_function: the function below ``@hydra.main``.
         engine: where runs are executed.
+        is_known: whether all runs may have results.
     """
 
     def __init__(
-        self, study: "Study", plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine
+        self,
+        study: "Study",
+        plan: Plan,
+        composer: Composer,
+        task_function: TaskFunction,
+        engine: Engine,
+        *,
+        is_known: bool = False,
     ) -> None:
         self._plan = plan
         self._composer = composer
         self._study = study
         self._maker = RunMaker.of(plan, composer, engine.threads)
-        self._tracking = SweepTracking(study, plan)
+        self._tracking = SweepTracking(study, plan, is_known=is_known)
         self._results = Results(plan, self._tracking)
         self._progress = Progress()
         self._tracking.sender.say = self._progress.say
@@ -111,7 +119,7 @@ class Coordinator:
     def report(self) -> Results:
         """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
-        self._results.log_best(self._ended)
+        self._results.log_best(self._ended, is_last=True)
         self._results.report()
         return self._results
 

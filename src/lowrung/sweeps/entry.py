@@ -84,9 +84,10 @@ def run(
             print(dry_run.render(planned, composer, engine))
             return Results(planned)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
-            if _trains(planned, RunMaker.of(planned, composer, engine.threads)):
+            trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
+            if trains:
                 engine.preload()
-            coordinator = Coordinator(study, planned, composer, task_function, engine)
+            coordinator = Coordinator(study, planned, composer, task_function, engine, is_known=not trains)
             coordinator.run()
     return coordinator.report()
 

@@ -137,10 +137,15 @@ class Results:
         point = leaderboard.name(row.point)
         return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
 
-    def log_best(self, ended: int) -> None:
-        """Has the best trial so far recorded, where it is another one; ``ended`` counts the trials that have ended."""
+    def log_best(self, ended: int, *, is_last: bool = False) -> None:
+        """Has the best trial so far recorded, where it is another one, and at the sweep's end.
+
+        Args:
+            ended: how many trials have ended.
+            is_last: whether these are all, so that each start of a study ends with the same record.
+        """
         best = self._best
-        if self._tracking is not None and best is not None and best.number != self._logged:
+        if self._tracking is not None and best is not None and (is_last or best.number != self._logged):
             self._logged = best.number
             self._tracking.note_best(best, ended)
 

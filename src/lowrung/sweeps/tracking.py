@@ -57,12 +57,13 @@ class SweepTracking:
     Args:
         study: remembers the sweep's key from one start to the next.
         plan: the sweep's.
+        is_known: whether all of its runs may have results, and be tracked.
 
     Raises:
         UsageError: when the store can never be used.
     """
 
-    def __init__(self, study: "Study", plan: Plan) -> None:
+    def __init__(self, study: "Study", plan: Plan, *, is_known: bool = False) -> None:
         if "key" not in study.facts:
             study.note("key", uuid.uuid4().hex)
         self._plan = plan
@@ -72,7 +73,7 @@ class SweepTracking:
         self._view = View(list(axes), dict(plan.settings.objectives))
         tags = {"lowrung.kind": "sweep", "lowrung.study": plan.study}
         self._opening = Opening(plan.study, study.facts["key"], _searched(plan), tags)
-        self.sender = recording.sender(plan.config)
+        self.sender = recording.sender(plan.config, may_lack_nothing=is_known)
         self._known = self.sender.send(self._open, plan.study)
         self._sent: dict[str, tuple[RunRecord, Future[str]]] = {}
         self._keys: defaultdict[int, list[str]] = defaultdict(list)
