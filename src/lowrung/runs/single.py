@@ -29,10 +29,12 @@ class SingleRun:
     Attributes:
         outcome: how it ended.
         folder: its folder in the store.
+        is_reused: whether its result was there before.
     """
 
     outcome: Outcome
     folder: RunFolder
+    is_reused: bool
 
 
 def run(config: Config, job: JobFolder) -> SingleRun:
@@ -60,6 +62,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     folder = layout.run_folder(Path(config.store).absolute(), inputs.run_signature(config, preflight, threads))
     layout.point_to(job.run, folder.path)
     outcome = kept_outcome(folder)
+    is_reused = outcome is not None
     if outcome is not None:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
@@ -69,7 +72,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
             print("interrupted; the same command goes on from here")
             raise signals.interruption
     print(_summary(outcome, folder, job))
-    single = SingleRun(outcome, folder)
+    single = SingleRun(outcome, folder, is_reused)
     if outcome.status is not Status.COMPLETE:
         raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}", single)
     return single
