@@ -12,6 +12,7 @@ from lowrung.errors import RunFailed, UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
+from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs
 from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
@@ -49,6 +50,11 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         RunFailed: when the run did not complete.
         Interrupted: when Ctrl-C or SIGTERM stopped it, after its checkpoint.
     """
+    with Warnings(print).of_this_process():
+        return _run(config, job)
+
+
+def _run(config: Config, job: JobFolder) -> SingleRun:
     problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
         raise UsageError(problems)
@@ -130,7 +136,8 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
 
 
 def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
-    numbers = outcome.numbers
-    lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
+    numbers = {name: number(value) for name, value in sorted(outcome.numbers.items()) if name.count("/") == 1}
+    width = max(map(len, numbers), default=0)
+    lines = [f"{name:<{width}}  {value}" for name, value in numbers.items()]
     warnings = [f"warning: {text}" for text in outcome.gate_failures]
     return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])
