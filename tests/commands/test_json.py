@@ -1,7 +1,10 @@
 """docs/programs.md says what commands print with --json."""
 
 import dataclasses
+import errno
+import io
 import json
+import sys
 
 import pytest
 
@@ -57,3 +60,18 @@ def test_what_is_refused_is_a_document_too(here, capsys, line, said):
     code, printed = document(capsys, *line)
     assert (code, printed["error"]["exit_code"], printed["command"]) == (2, 2, line[0])
     assert said in " ".join(printed["error"]["problems"])
+
+
+@pytest.mark.parametrize("name", [command.__name__.rpartition(".")[2] for command in COMMANDS])
+def test_an_output_without_room_is_an_error_in_words_for_every_command(monkeypatch, capsys, name):
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--no-such-option", "--json"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "No space left on device" in said
+    assert "Traceback" not in said
