@@ -1,6 +1,7 @@
 """A single run: `python src/train.py` without ``-m``."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from lowrung.config import rules
@@ -131,7 +132,7 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
         owed.write(folder.untracked)
         if not is_tracked:
-            print(f"warning: not tracked: {opening.name}. lowrung sync '{folder.path}' sends it.")
+            print(f"warning: not tracked: {opening.name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
     return outcome
 
 
