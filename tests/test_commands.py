@@ -417,19 +417,20 @@ class TestASweep:
 
     def test_a_trial_that_fails_gives_exit_code_1_and_spares_the_others(self, swept):
         folder = swept[0]
-        sweep = [
-            "-m",
-            "data.metrics=[exact_match],[statistics.correlation]",
-            "lora.r=2",
-            *SMALL,
-        ]  # which takes no texts
+        takes_no_texts = "statistics.correlation"
+        sweep = ["-m", "--json", f"data.metrics=[exact_match],[{takes_no_texts}]", "lora.r=2", *SMALL]
         done = warm.train(folder, *sweep)
         assert done.returncode == 1
-        assert "trial 0 (data.metrics=[exact_match]): reused" in done.stdout
-        assert re.search(r"^trial 1 failed: \w*Error", done.stdout, re.MULTILINE)
-        message = "Error: 1 of 2 trials failed (first: trial 1, "
-        assert done.stderr.startswith(message)
+        assert "trial 0 (data.metrics=[exact_match]): reused" in done.stderr
+        assert re.search(r"^trial 1 failed: \w*Error", done.stderr, re.MULTILINE)
+        message = "1 of 2 trials failed (first: trial 1, "
+        assert f"\nError: {message}" in done.stderr
         assert "Traceback" not in done.stderr
+        printed = json.loads(done.stdout)
+        assert (printed["run"], printed["error"]["exit_code"]) == (None, 1)
+        assert printed["error"]["problems"][0].startswith(message)
+        assert printed["sweep"]["counts"] == {"complete": 1, "failed": 1}
+        assert [trial["status"] for trial in printed["sweep"]["trials"]] == ["complete", "failed"]
 
 
 @pytest.mark.slow
@@ -465,8 +466,10 @@ class TestASingleRun:
 
     @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["a run", "a sweep"])
     def test_what_is_known_is_printed_without_torch(self, ran, sweep):
-        printed, imported = imports(ran[0], *sweep, *SMALL, "lora.r=2", "track=none")
-        assert "reused" in printed
+        printed, imported = imports(ran[0], *sweep, *SMALL, "lora.r=2", "track=none", "--json")
+        answer = json.loads(printed)
+        reused = answer["sweep"]["trials"][0] if sweep else answer["run"]
+        assert (reused["status"], reused["gate"], reused["is_reused"]) == ("complete", "passed", True)
         assert "lowrung" in imported
         assert {"torch", "transformers", "peft", "trl", "datasets", "mlflow"}.isdisjoint(imported)
 

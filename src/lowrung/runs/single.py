@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lowrung.errors import RunFailed, UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
+from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs
 from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
@@ -32,10 +34,12 @@ class SingleRun:
     Attributes:
         outcome: how it ended.
         folder: its folder in the store.
+        is_reused: whether its result was there before.
     """
 
     outcome: Outcome
     folder: RunFolder
+    is_reused: bool
 
 
 def run(config: Config, job: JobFolder) -> SingleRun:
@@ -50,6 +54,11 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         RunFailed: when the run did not complete.
         Interrupted: when Ctrl-C or SIGTERM stopped it, after its checkpoint.
     """
+    with Warnings(print).of_this_process():
+        return _run(config, job)
+
+
+def _run(config: Config, job: JobFolder) -> SingleRun:
     problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
     if problems:
         raise UsageError(problems)
@@ -63,6 +72,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     folder = layout.run_folder(Path(config.store).absolute(), inputs.run_signature(config, preflight, threads))
     layout.point_to(job.run, folder.path)
     outcome = kept_outcome(folder)
+    is_reused = outcome is not None
     if outcome is not None:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
@@ -72,7 +82,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
             print("interrupted; the same command goes on from here")
             raise signals.interruption
     print(_summary(outcome, folder, job))
-    single = SingleRun(outcome, folder)
+    single = SingleRun(outcome, folder, is_reused)
     if outcome.status is not Status.COMPLETE:
         raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}", single)
     return single
@@ -125,7 +135,7 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
         owed.write(folder.untracked)
         if not is_tracked:
-            print(f"warning: not tracked: {opening.name}. lowrung sync '{folder.path}' sends it.")
+            print(f"warning: not tracked: {opening.name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
     return outcome
 
 
@@ -144,7 +154,8 @@ def _frozen() -> Iterator[None]:
 
 
 def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
-    numbers = outcome.numbers
-    lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
+    numbers = {name: number(value) for name, value in sorted(outcome.numbers.items()) if name.count("/") == 1}
+    width = max(map(len, numbers), default=0)
+    lines = [f"{name:<{width}}  {value}" for name, value in numbers.items()]
     warnings = [f"warning: {text}" for text in outcome.gate_failures]
     return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])

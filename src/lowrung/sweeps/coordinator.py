@@ -12,6 +12,7 @@ from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.report.warned import Warnings
 from lowrung.runs import execution
 from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status
@@ -24,7 +25,6 @@ from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, Queu
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import Run, RunMaker
 from lowrung.sweeps.tracking import SweepTracking
-from lowrung.sweeps.warned import Warnings
 from lowrung.track.base import Opening
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Coordinator:
         """Takes a run's outcome: the run is tried again with half the batch, or has ended for its trial."""
         run, outcome = finished.run, finished.outcome
         if not finished.is_reused:
-            self._warnings.of_run(run)
+            self._warnings.of_run(run.title, run.folder)
         if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
             self._retry(run, overrides)

@@ -26,7 +26,9 @@ class Results:
         tracking: records the sweep; None of one that does not run.
 
     Attributes:
+        study: its name.
         folder: the study's.
+        is_dry_run: whether nothing was to be started.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         rows: the trials, by number.
         total: trials of the sweep, as far as is known.
@@ -35,7 +37,9 @@ class Results:
     def __init__(self, plan: Plan, tracking: SweepTracking | None = None) -> None:
         from lowrung.search import constraints
 
+        self.study = plan.study
         self.folder = plan.folder
+        self.is_dry_run = plan.settings.dry_run
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
         self.total = plan.at_most

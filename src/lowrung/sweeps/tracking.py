@@ -228,9 +228,10 @@ class SweepTracking:
 
     @property
     def _name(self) -> str:
-        """What `lowrung sync` finds the study by, from this folder."""
-        path = self._plan.folder.path.absolute()
-        return self._plan.study if path == Path.cwd() / "multirun" / self._plan.study else shlex.quote(str(path))
+        """What `lowrung sync` finds the study by, from this folder, as a shell reads it; no name is an option."""
+        path, study = self._plan.folder.path.absolute(), self._plan.study
+        is_found = path == Path.cwd() / "multirun" / study and not study.startswith("-")
+        return shlex.quote(study if is_found else str(path))
 
     def _say_where(self) -> None:
         page = self._known.result().page

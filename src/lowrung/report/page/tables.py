@@ -1,6 +1,7 @@
 """The tables of a study's page, as texts."""
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -228,4 +229,5 @@ def comparison(study: StudyRecord) -> str:
     if len(chosen) < 2:
         return ""
     seeds = {trial.number: f"/seed_{trial.runs[0].seed}" if study.seeds > 1 else "" for trial in chosen}
-    return "lowrung compare " + " ".join(f"{study.name}/{trial.number}{seeds[trial.number]}" for trial in chosen)
+    names = [f"{study.name}/{trial.number}{seeds[trial.number]}" for trial in chosen]
+    return shlex.join(["lowrung", "compare", *["--"] * study.name.startswith("-"), *names])
