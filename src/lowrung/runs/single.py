@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from lowrung.config import rules
+from lowrung.config import rank_rules, rules
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
 from lowrung.engine.cores import usable_cores
@@ -48,11 +48,11 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         Interrupted: when Ctrl-C or SIGTERM stopped it, after its checkpoint.
     """
     problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
-    if problems:
+    if problems := problems or list(rank_rules.gpu_problems(config, len(gpus.visible()), "CUDA_VISIBLE_DEVICES=0,1")):
         raise UsageError(problems)
     threads = usable_cores()
-    if config.model.device_map is None:
-        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
+    config = inputs.with_ranks(config, len(gpus.visible()))
+    see_its_gpus(config)
     preflight = inputs.preflight(config)
     if preflight.problems:
         raise UsageError(preflight.problems)
@@ -73,6 +73,12 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     if outcome.status is not Status.COMPLETE:
         raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}", single)
     return single
+
+
+def see_its_gpus(config: Config) -> None:
+    """Leaves a run one GPU that it sees, unless it has a use for more."""
+    if config.model.device_map is None and config.train.parallel == "none":
+        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
 
 
 def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lowrung.finetune.models import attention
 
@@ -53,7 +54,8 @@ def on_labelled_tokens(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         (hidden,) = given
         return hidden[:, :-1][is_labelled.to(hidden.device)]
 
-    selecting = model.get_output_embeddings().register_forward_pre_hook(select)
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    selecting = inner.get_output_embeddings().register_forward_pre_hook(select)
     try:
         return model(**_inputs(batch), use_cache=False).logits, labels
     finally:

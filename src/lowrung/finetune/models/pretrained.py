@@ -126,8 +126,10 @@ def prepare() -> None:
 
 
 def device() -> torch.device:
-    """The device that a run computes on: the one GPU that its process sees, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """The device that this process computes on: its GPU (the first that it sees, or that of its rank), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
 
 
 def dtype_for(name: str, device: torch.device) -> torch.dtype:
