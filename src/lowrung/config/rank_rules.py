@@ -31,11 +31,43 @@ def problems(config: Config) -> Iterator[str]:
             f" model.device_map={config.model.device_map} spreads the model of one process over all. Leave one of them"
             " out."
         )
+    if train.parallel == "fsdp":
+        yield from _division_problems(config)
     if "neftune_noise_alpha" in train.sft:
         yield (
             f"train.sft.neftune_noise_alpha follows the longest row of a batch, of which each rank has a part, so"
             f" train.parallel must be none with it, but is {train.parallel}."
         )
+
+
+def _division_problems(config: Config) -> Iterator[str]:
+    """What cannot be done where each rank holds a part of the base, or was not seen to be right there."""
+    lora, model = config.lora, config.model
+    if lora.is_full:
+        yield (
+            "train.parallel=fsdp divides a frozen base among the ranks, but lora=full freezes nothing. Use an adapter,"
+            " or train.parallel=ddp."
+        )
+        return
+    others = sorted(lora.peft.keys() - {"exclude_modules"})
+    needs_whole = {
+        f"model.quantization={model.quantization}": model.quantization != "none",
+        "model.added_tokens": model.added_tokens,
+        f"lora.init={lora.init}": lora.init not in ("default", "gaussian", "orthogonal"),
+        "lora.use_dora": lora.use_dora,
+        f"lora.bias={lora.bias}": lora.bias != "none",
+        "lora.experts": lora.experts,
+        "lora.modules_to_save": lora.modules_to_save,
+        "lora.trainable_token_indices": lora.trainable_token_indices,
+        **{f"lora.peft.{name}": True for name in others},
+        "train.early_stopping": config.train.early_stopping is not None,
+    }
+    for setting, is_set in needs_whole.items():
+        if is_set:
+            yield (
+                f"train.parallel=fsdp leaves each rank a part of the base, and {setting} needs all of it, or was not"
+                " tried with a part. Use train.parallel=ddp, or leave it out."
+            )
 
 
 def gpu_problems(config: Config, gpus: float, how: str) -> Iterator[str]:

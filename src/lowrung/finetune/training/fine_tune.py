@@ -17,7 +17,7 @@ from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.template import Format
-from lowrung.finetune.lora import adapter, loftq, products
+from lowrung.finetune.lora import adapter, loftq, merge, products
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import ends, generate, pretrained
 from lowrung.finetune.models.ends import Ends
@@ -118,7 +118,7 @@ def fine_tune(
     tokenizer = pretrained.tokenizer_of(base)
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
     checkpoint = checkpoints.latest(checkpoint_folder, ranks)
-    loaded = _loaded(base, lora, train)
+    loaded = _loaded(base, lora, train, ranks)
     start = checkpoint or evaluation.of_base(
         loaded, tokenizer, held_out, size=train.eval_batch_size, folder=base_folder, ranks=ranks
     )
@@ -147,13 +147,15 @@ def fine_tune(
         return None
     lora_ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     answers_end = _ends(base, tokenizer, data, format)
-    answered = _answered(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size)
+    saved_bytes = _save(model, tokenizer, folder, base, initial)
+    whole = _reloaded(base, folder) if scores and train.parallel == "fsdp" else model
+    answered = _answered(scores, whole, tokenizer, held_out, answers_end, train.eval_batch_size)
     results = {
         "base/eval_loss": base_loss,
         **{f"eval/{name}": value for name, value in {**eval_metrics(final_scores), **answered.metrics}.items()},
         **parameters.metrics,
         **_rank_metrics(lora_ranks),
-        "adapter/bytes": _save(model, tokenizer, folder, base, initial),
+        "adapter/bytes": saved_bytes,
     }
     answers_end.write(folder)
     measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": tokens_per_second}
@@ -198,13 +200,14 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
 
 
-def _loaded(base: ModelConf, lora: LoraConf, train: TrainConf) -> PreTrainedModel:
+def _loaded(base: ModelConf, lora: LoraConf, train: TrainConf, ranks: Ranks) -> PreTrainedModel:
     """The base as it is trained, without an adapter."""
     if lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight.
         dtype = torch.float32 if base.dtype == "auto" else None
         return pretrained.load_base(base, pretrained.device(), dtype=dtype)
-    model = pretrained.load_base(base, pretrained.device())
+    shards = ranks.count if train.parallel == "fsdp" else 1
+    model = pretrained.load_base(base, pretrained.device(), shards=shards)
     if base.quantization == "none":
         return model
     return adapter.prepare_quantized(model, gradient_checkpointing=train.gradient_checkpointing)
@@ -286,6 +289,11 @@ def _save(
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _reloaded(base: ModelConf, folder: Path) -> PeftModel:
+    """The saved adapter on its whole base: a part of one, without the other ranks, generates nothing."""
+    return merge.with_adapter(pretrained.load_base(base, pretrained.device()), folder)
 
 
 def _lowest_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:

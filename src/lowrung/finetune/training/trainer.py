@@ -209,6 +209,9 @@ def make_trainer(
         require_separation(model)
         rows = pack(rows, max_length)
     args = arguments(train, rows=len(rows), max_length=max_length, seed=seed, checkpoints=checkpoints)
+    # transformers keeps no optimiser's state of weights that it has divided, and refuses whole checkpoints. These
+    # weights are frozen; what is trained, the adapter, is whole in each rank.
+    args.save_only_model = train.parallel == "fsdp"
     trainer = LabelledTrainer(
         model=model,
         args=args,
@@ -217,6 +220,7 @@ def make_trainer(
         processing_class=tokenizer,
         optimizers=(_optimizer(model, lora, train, args), None),
     )
+    args.save_only_model = False
     trainer.ranks = ranks
     _settle_whole_modules(model)
     trainer.labelled_logits = _labelled_logits(trainer, model, train, data)
