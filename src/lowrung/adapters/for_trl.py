@@ -87,6 +87,11 @@ class Export:
             notes.append("DoRA's magnitudes start from norms in float32 here, and in the base's precision in TRL")
         if self.config.model.device_map:
             notes.append("model.device_map is the launcher's business in TRL, and was left out")
+        if self.config.train.parallel != "none":
+            notes.append(
+                f"this run had {self.config.train.ranks} ranks by {self.config.train.parallel}; this file is for one"
+                " process, which trains on the same examples a step"
+            )
         return notes
 
     def write(self, aside: Path, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -221,8 +220,7 @@ def _trainable(
         return model.requires_grad_(True), None
     examples = rows.select(range(min(lora.init_examples, len(rows))))
     adapted = adapter.attach(model, lora, examples, added_rows=pretrained.added_rows(base))
-    # For checkpoints: where the base has grown, PEFT would save both matrices whole beside the rows that are trained.
-    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
+    adapter.save_what_is_trained_alone(adapted)
     if lora.init == "loftq":
         original = dataclasses.replace(base, quantization="none", device_map=None)
         loftq.start(adapted, pretrained.load_base(original, torch.device("cpu"), dtype=torch.float32))
