@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from lowrung.finetune.lora import adapter
 from lowrung.runs import execution, inputs, parallel
 from lowrung.runs.folder import prepare_folder
 from lowrung.runs.parallel import Launch, Place
@@ -82,11 +83,6 @@ def alone(place: Path) -> Ran:
     return run(place / "alone")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(place: Path) -> Ran:
-    return run(place / "undisturbed", *DDP, "lora.dropout=0.1")
-
-
 def at_step(step: int, act: Callable[[], str | None]) -> Callable[[], str | None]:
     """Acts when it is asked after a step, and from then on."""
     steps: list[None] = []
@@ -114,37 +110,56 @@ def test_two_ranks_give_what_one_process_gives(place: Path, alone: Ran, kind: tu
         assert torch.allclose(both.weights[name], tensor, atol=1e-4), name  # AdamW makes much of a gradient near 0
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(place: Path, undisturbed: Ran) -> None:
-    """Each rank has its own random numbers for dropout, which its checkpoint keeps."""
-    folder = place / "stopped"
-    stopped = run(folder, *DDP, "lora.dropout=0.1", stop_reason=at_step(7, lambda: "pruned"))
-    assert (stopped.outcome.status, stopped.outcome.metrics["stopped/step"]) == (Status.PRUNED, 7)
-    resumed = run(folder, *DDP, "lora.dropout=0.1")
-    assert "going on from step 7\n" in resumed.folder.log.read_text()
-    assert resumed.outcome.metrics == undisturbed.outcome.metrics
-    assert resumed.history[-6:] == undisturbed.history[-6:]
-
-
-def test_a_rank_that_is_lost_ends_the_run_which_goes_on_from_its_checkpoint(
-    place: Path, undisturbed: Ran, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_stopped_and_one_that_loses_a_rank_go_on_as_if_nothing_had_been(
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each rank has its own random numbers for dropout, which its checkpoint keeps."""
     started: list[Any] = []
     start = Launch._start
 
     def noted(self: Launch, ranks: list[Any], meeting: Path) -> None:
         start(self, ranks, meeting)
-        started.extend(rank.process for rank in ranks)
+        started[:] = [rank.process for rank in ranks]
 
     monkeypatch.setattr(Launch, "_start", noted)
-    folder = place / "lost"
-    kill = at_step(8, lambda: os.kill(started[1].pid, signal.SIGKILL))
-    lost = run(folder, *DDP, "lora.dropout=0.1", stop_reason=kill).outcome
+    drops, folder = (*DDP, "lora.dropout=0.1"), place / "disturbed"
+    undisturbed = run(place / "undisturbed", *drops)
+    stopped = run(folder, *drops, stop_reason=at_step(3, lambda: "pruned")).outcome
+    assert (stopped.status, stopped.metrics["stopped/step"]) == (Status.PRUNED, 3)
+    kill = at_step(5, lambda: os.kill(started[1].pid, signal.SIGKILL))
+    lost = run(folder, *drops, stop_reason=kill).outcome
     assert (lost.status, lost.cause) == (Status.FAILED, "rank 1 of 2 was lost (SIGKILL)")
     assert lost.facts[parallel.LOST] == 1
     assert all(process.exitcode is not None for process in started)
-    resumed = run(folder, *DDP, "lora.dropout=0.1")
-    assert "going on from step 5\n" in resumed.folder.log.read_text()
+    resumed = run(folder, *drops)
+    assert [line for line in resumed.folder.log.read_text().splitlines() if line.startswith("going on")] == [
+        "going on from step 3",
+        "going on from step 5",
+    ]
     assert resumed.outcome.metrics == undisturbed.outcome.metrics
+    assert resumed.history[-6:] == undisturbed.history[-6:]
+
+
+def saves_another_adapter(*arguments: Any) -> None:
+    """What a rank does, with a fault: what is saved is not what was trained."""
+    save = adapter.save
+
+    def faulty(model: Any, tokenizer: Any, folder: Path, **named: Any) -> int:
+        size = save(model, tokenizer, folder, **named)
+        file = folder / "adapter_model.safetensors"
+        save_file({name: tensor * 1.01 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+        return size
+
+    adapter.save = faulty
+    execution._run_joined(*arguments)
+
+
+def test_the_gate_sees_that_another_adapter_was_saved_than_ranks_trained(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_run_joined", saves_another_adapter)
+    failures = run(place / "faulty", *FSDP, "train.max_steps=2").outcome.facts["gate_failures"]
+    assert any(failure.startswith("reloaded adapter: max") for failure in failures)
 
 
 def launch(folder: Path, work: Callable[[Place], None], report: Callable[..., None] = lambda *_: None) -> Outcome:

@@ -166,7 +166,7 @@ def _division_problems(base: ModelConf, trains: Sequence[TrainConf]) -> list[str
         return []
     return [
         f"train.parallel=fsdp must have a model whose blocks transformers can divide, but {base.path} has none that it"
-        " knows. Use train.parallel=ddp."
+        " knows, or has each expert as a module of its own. Use train.parallel=ddp."
     ]
 
 

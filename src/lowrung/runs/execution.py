@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 OnReport = Callable[[int, Mapping[str, float]], None]
 """Takes a step and its metrics, by MLflow name."""
 
+_INTERRUPTED = Outcome(Status.CANCELLED, cause="interrupted")
+
 
 def execute(
     config: Config,
@@ -85,15 +87,20 @@ def _run(
     on_report: OnReport,
     stop_reason: Callable[[], str | None],
 ) -> Outcome:
-    """Trains and verifies in this process, or in the processes of its ranks, which it starts."""
-    from lowrung.finetune.training.ranks import ALONE
+    """Trains and verifies in this process, or in those of its ranks, for which this one imports nothing."""
+    if config.train.rank_count == 1:
+        from lowrung.finetune.training.ranks import ALONE
 
-    count = config.train.rank_count
-    if count == 1:
         return _run_as(ALONE, config, folder, data, base, threads, on_report, stop_reason)
-    work = functools.partial(_run_joined, config, folder, data, base, schema.threads_of_a_rank(config.train, threads))
-    launch = parallel.Launch(work, count, schema.threads_of_a_rank(config.train, threads), folder)
-    return _outcome_of(lambda: launch.run(on_report, stop_reason), folder, {}, stop_reason)
+    of_each = schema.threads_of_a_rank(config.train, threads)
+    work = functools.partial(_run_joined, config, folder, data, base, of_each)
+    try:
+        return parallel.Launch(work, config.train.rank_count, of_each, folder).run(on_report, stop_reason)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        return _failure(error, folder)
 
 
 def _run_joined(config: Config, folder: RunFolder, data: Path, base: Path, threads: int, place: parallel.Place) -> None:
@@ -151,7 +158,7 @@ def _outcome_of(
     except Diverged as error:
         return Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
     except KeyboardInterrupt:
-        return Outcome(Status.CANCELLED, cause="interrupted")
+        return _INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         return _failure(error, folder)

@@ -35,6 +35,9 @@ PRELOAD = ("lowrung.finetune.training.fine_tune", "lowrung.finetune.gate.verify"
 GRACE_SECONDS = 5.0
 """How long the other ranks have, after one has failed, to say that they failed before it."""
 
+NOTICE_SECONDS = 1.0
+"""How long it may take until a process that is gone is noticed here; by then the others may have failed of it."""
+
 LOST = "lost_rank"
 """The fact of an outcome that names the rank whose process ended without one."""
 
@@ -91,7 +94,7 @@ class _Rank:
         process: its process.
         link: to it.
         outcome: what it came to.
-        failed_at: when it failed, by the clock that all processes share; None where it did not.
+        failed_at: when it failed or was lost, by the clock that all processes share; None where it was not.
     """
 
     process: BaseProcess
@@ -161,8 +164,9 @@ def _attend(ranks: Sequence[_Rank], on_report: OnReport, stop_reason: StopReason
         for rank in ranks:
             has_ended = rank.has_ended  # asked first: all that it said has come by then
             _listen(rank, on_report, stop_reason)
-            is_lost = has_ended and rank.outcome is None
-            is_over = is_lost or rank.failed_at is not None or all(each.outcome for each in ranks)
+            if has_ended and rank.outcome is None and rank.failed_at is None:
+                rank.failed_at = time.monotonic() - NOTICE_SECONDS
+            is_over = rank.failed_at is not None or all(each.outcome for each in ranks)
             if is_over and deadline == float("inf"):
                 deadline = time.monotonic() + GRACE_SECONDS
 
@@ -183,20 +187,17 @@ def _listen(rank: _Rank, on_report: OnReport, stop_reason: StopReason) -> None:
 
 
 def _together(ranks: Sequence[_Rank]) -> Outcome:
-    """The one outcome of all ranks: that of a lost one, which others fail of; else of the one that failed first."""
+    """The one outcome of all ranks: that of the first that failed or was lost, of which the others fail."""
     peak = sum(rank.outcome.measurements["memory/peak_bytes"] for rank in ranks if rank.outcome)
-    lost = [number for number, rank in enumerate(ranks) if rank.outcome is None and rank.has_ended]
-    failed = [(rank.failed_at, rank.outcome) for rank in ranks if rank.failed_at is not None and rank.outcome]
-    if lost:
-        how = described_exit(ranks[lost[0]].process.exitcode or 0)
-        cause = f"rank {lost[0]} of {len(ranks)} was lost ({how})"
-        outcome = Outcome(Status.FAILED, cause=cause, facts={LOST: lost[0]})
-    elif failed:
-        outcome = min(failed, key=lambda one: one[0])[1]
-    else:
-        assert ranks[0].outcome is not None
-        outcome = ranks[0].outcome
+    failed = [(rank.failed_at, number) for number, rank in enumerate(ranks) if rank.failed_at is not None]
+    decisive = min(failed)[1] if failed else 0
+    outcome = ranks[decisive].outcome or _lost(decisive, ranks)
     return dataclasses.replace(outcome, measurements={**outcome.measurements, "memory/peak_bytes": peak})
+
+
+def _lost(number: int, ranks: Sequence[_Rank]) -> Outcome:
+    how = described_exit(ranks[number].process.exitcode or 0)
+    return Outcome(Status.FAILED, cause=f"rank {number} of {len(ranks)} was lost ({how})", facts={LOST: number})
 
 
 def _end(ranks: Sequence[_Rank]) -> None:

@@ -93,6 +93,8 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     """
     for note in notes(config, [preflight]):
         print(f"note: {note}")
+    if config.train.rank_count > 1:
+        print(f"{config.train.rank_count} ranks train it, and print to {folder.log}")
     claim = prepare_folder(folder, config, preflight, threads)
     opening = recording.single_opening(config, folder)
     sender = recording.sender(config)

@@ -252,13 +252,13 @@ class Queue:
             self._wait_for_another_sweep(run)
             return []
         outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
+        if outcome is not None and LOST in outcome.facts:  # as if the run's own process had been lost
+            ended, outcome = dataclasses.replace(ended, exit=Exit.DIED, cause=outcome.cause), None
         is_cancelled = state.asked_to_end is Status.CANCELLED
         is_stopped = outcome is not None and outcome.status is Status.CANCELLED  # by a signal to its process alone
-        has_lost_a_rank = outcome is not None and LOST in outcome.facts
-        is_lost = is_stopped or has_lost_a_rank or (outcome is None and ended.exit is Exit.DIED)
-        is_lost = is_lost and not is_cancelled
+        is_lost = (is_stopped or (outcome is None and ended.exit is Exit.DIED)) and not is_cancelled
         if is_lost and ended.exit is not Exit.TIMED_OUT and state.losses < self._plan.settings.retries:
-            cause = (outcome.cause if has_lost_a_rank and outcome else ended.cause) or "it was told to stop"
+            cause = ended.cause or "it was told to stop"
             self._progress.end(run.key, run.title, f"its process was lost ({cause}); tried again")
             self._states[run.key] = dataclasses.replace(state, losses=state.losses + 1, asked_to_end=None)
             self._for_a_slot.insert(0, run)

@@ -139,7 +139,8 @@ def why_padded(model: Any, way: LabelledLogits) -> str | None:
 @torch.no_grad()
 def _is_same(model: nn.Module, batch: Batch) -> bool:
     """Whether the head may see labelled tokens only."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    used = {parameter.device for parameter in model.parameters()}
+    with torch.random.fork_rng([device.index for device in used if device.type == "cuda"]):
         torch.manual_seed(0)
         own, _ = on_all_tokens(model, batch)
         torch.manual_seed(0)

@@ -237,9 +237,14 @@ def skeleton(base: ModelConf) -> PreTrainedModel:
 
 
 def is_divisible(base: ModelConf) -> bool:
-    """Whether transformers knows the blocks of a base, block by block, to divide their weights; see `load_base`."""
+    """Whether transformers knows the blocks of a base, block by block, to divide their weights; see `load_base`.
+
+    Experts that are modules of their own are not to be divided: ranks whose tokens go to others would wait for ever.
+    """
     model = skeleton(base)
     names = {re.sub(r"\.\d+\b", ".*", name) for name, _ in model.named_modules()}
+    if any(name.endswith("experts.*") for name in names):
+        return False
     return any(name.endswith(".*") and name in names for name in model.fsdp_plan)
 
 
