@@ -189,6 +189,18 @@ def test_the_first_rank_reports_for_all_and_memory_is_that_of_all(tmp_path: Path
     assert steps == [0]
 
 
+def waits(place: Place) -> None:
+    time.sleep(600)
+
+
+def test_a_rank_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    started: list[Any] = []
+    Launch(waits, 1, 1, RunFolder(tmp_path))._start(started, tmp_path / "meeting")
+    started[0].link.close()
+    started[0].process.join(60)
+    assert started[0].process.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("what_the_first_does", ["fails", "waits"])
 def test_the_rank_that_failed_first_is_the_cause_and_no_other_outlives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what_the_first_does: str

@@ -157,38 +157,50 @@ class Launch:
 def _attend(ranks: Sequence[_Rank], on_report: OnReport, stop_reason: StopReason) -> None:
     """Answers the ranks until all have ended, or one has failed or all have said their end, and they had time to."""
     deadline = float("inf")
-    while any(not rank.has_ended for rank in ranks) and (left := deadline - time.monotonic()) > 0:
-        open_links = [rank.link for rank in ranks if not rank.link.closed]
-        sentinels = [rank.process.sentinel for rank in ranks if not rank.has_ended]
-        connection.wait([*open_links, *sentinels], None if left == float("inf") else left)
-        for rank in ranks:
-            has_ended = rank.has_ended  # asked first: all that it said has come by then
+    while True:
+        have_ended = [rank.has_ended for rank in ranks]  # asked first: all that they said has come by then
+        for rank, has_ended in zip(ranks, have_ended, strict=True):
             _listen(rank, on_report, stop_reason)
             if has_ended and rank.outcome is None and rank.failed_at is None:
                 rank.failed_at = time.monotonic() - NOTICE_SECONDS
-            is_over = rank.failed_at is not None or all(each.outcome for each in ranks)
-            if is_over and deadline == float("inf"):
-                deadline = time.monotonic() + GRACE_SECONDS
+        if any(rank.failed_at for rank in ranks) or all(rank.outcome for rank in ranks):
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        left = deadline - time.monotonic()
+        if all(have_ended) or left <= 0:
+            return
+        sentinels = [rank.process.sentinel for rank in ranks if not rank.has_ended]
+        sources: list[Any] = [*sentinels, *(rank.link for rank in ranks if not rank.link.closed)]
+        connection.wait(sources, None if left == float("inf") else left)
 
 
 def _listen(rank: _Rank, on_report: OnReport, stop_reason: StopReason) -> None:
     """Takes what a rank has said."""
+    while (message := _received(rank)) is not None:
+        match message:
+            case "report", step, metrics:
+                on_report(step, metrics)
+            case ("stop?",):
+                reason = stop_reason()
+                with contextlib.suppress(OSError):  # it has gone meanwhile
+                    rank.link.send(reason)
+            case "ended", outcome, failed_at:
+                rank.outcome, rank.failed_at = outcome, failed_at
+
+
+def _received(rank: _Rank) -> tuple[Any, ...] | None:
+    """The next message of a rank; None where there is none, or no more."""
     try:
-        while not rank.link.closed and rank.link.poll():
-            match rank.link.recv():
-                case "report", step, metrics:
-                    on_report(step, metrics)
-                case ("stop?",):
-                    rank.link.send(stop_reason())
-                case "ended", outcome, failed_at:
-                    rank.outcome, rank.failed_at = outcome, failed_at
+        if not rank.link.closed and rank.link.poll():
+            message: tuple[Any, ...] = rank.link.recv()
+            return message
     except (EOFError, OSError):
         rank.link.close()
+    return None
 
 
 def _together(ranks: Sequence[_Rank]) -> Outcome:
     """The one outcome of all ranks: that of the first that failed or was lost, of which the others fail."""
-    peak = sum(rank.outcome.measurements["memory/peak_bytes"] for rank in ranks if rank.outcome)
+    peak = sum(rank.outcome.measurements.get("memory/peak_bytes", 0) for rank in ranks if rank.outcome)
     failed = [(rank.failed_at, number) for number, rank in enumerate(ranks) if rank.failed_at is not None]
     decisive = min(failed)[1] if failed else 0
     outcome = ranks[decisive].outcome or _lost(decisive, ranks)

@@ -1,6 +1,6 @@
 """Evaluation: the held-out rows in batches of like length; and the base's, once for all that is trained from it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,25 @@ def owners(rows: Sequence[Row], size: int, ranks: Ranks) -> list[int]:
     """The rank that evaluates each row."""
     of_batches = {number: ranks.owner(turn) for turn, numbers in enumerate(by_length(rows, size)) for number in numbers}
     return [of_batches[number] for number in range(len(rows))]
+
+
+def logits_of_all(
+    logits: Mapping[int, torch.Tensor], owners: Sequence[int], tokens: Sequence[int], ranks: Ranks
+) -> dict[int, torch.Tensor]:
+    """The logits of the first rows, each of which one rank has computed, in all ranks.
+
+    Args:
+        logits: those of this rank, by the row's number, each of shape (labelled tokens, vocabulary).
+        owners: the rank that has computed each row's.
+        tokens: how many labelled tokens each row has.
+        ranks: those that share them.
+    """
+    vocabulary = ranks.most(max((each.shape[1] for each in logits.values()), default=0))
+    found = {}
+    for number, owner in enumerate(owners):
+        own = logits[number].contiguous() if owner == ranks.rank else torch.empty(tokens[number], vocabulary)
+        found[number] = ranks.from_rank(owner, own)
+    return found
 
 
 def of_base(

@@ -139,22 +139,13 @@ class LabelledTrainer(SFTTrainer):
             self.model, rows, size=size, batch=self.batch, way=way, ranks=self.ranks, on_logits=self._keep
         )
         if self.ranks.are_several:
-            self._share_kept(evaluation.owners(rows, size, self.ranks), found)
+            owners = evaluation.owners(rows, size, self.ranks)[: self.keeps]
+            self.kept = evaluation.logits_of_all(self.kept, owners, found.tokens.tolist(), self.ranks)
         return found
 
     def _keep(self, number: int, logits: Tensor) -> None:
         if number < self.keeps:
             self.kept[number] = logits.to("cpu", torch.float32, copy=True)  # a view would keep the whole batch's
-
-    def _share_kept(self, owners: Sequence[int], scores: score.Scores) -> None:
-        """Gives all ranks the logits of the first rows, which one of them has computed."""
-        width = self.ranks.most(max((logits.shape[1] for logits in self.kept.values()), default=0))
-        for number in range(min(self.keeps, len(owners))):
-            mine = owners[number] == self.ranks.rank
-            shape = int(scores.tokens[number]), width
-            self.kept[number] = self.ranks.from_rank(
-                owners[number], self.kept[number].contiguous() if mine else torch.empty(shape)
-            )
 
     def batch(self, rows: Sequence[head.Row]) -> head.Batch:
         """Rows as training gets them: as a padded batch, or with ``train.packing`` one behind the other."""
