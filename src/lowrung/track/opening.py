@@ -24,6 +24,15 @@ UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # no answer from a server; none from a database
 
+_REFUSED = {
+    "UNAUTHENTICATED": (
+        "the server asks for a user, and takes none that it was given. Set MLFLOW_TRACKING_USERNAME and"
+        " MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment, or write them into ~/.netrc"
+    ),
+    "PERMISSION_DENIED": "the server does not let this user do that: ask who runs it for EDIT on the experiment",
+}
+"""What a server with users says, by MLflow's error code; its own text names a page of MLflow's documentation."""
+
 
 def create_store(uri: str, experiment: str, artifacts: Path) -> None:
     """Makes the database and the experiment where they are missing. The parent calls it once, before it has children.
@@ -118,4 +127,5 @@ def ours(error: MlflowException) -> TrackError:
     """The error in one line. SQLAlchemy's messages go on with the query, and some begin with what caused them."""
     lines = str(error.message).splitlines()
     line = next((line for line in lines if not line.startswith("(raised as a result of")), "no message")
+    line = _REFUSED.get(error.error_code, line)
     return (TrackerLostError if error.error_code in _AWAY else TrackError)(f"MLflow: {line}")
