@@ -101,7 +101,7 @@ def test_two_ranks_give_what_one_process_gives(place: Path, alone: Ran, kind: tu
     assert both.outcome.facts["gate_failures"] == []
     assert [step for step, _ in both.history] == [step for step, _ in alone.history]
     for (step, reported), (_, expected) in zip(both.history, alone.history, strict=True):
-        assert reported == pytest.approx(expected, rel=1e-5), step  # 4e-7 was measured
+        assert reported == pytest.approx(expected, rel=1e-5), step  # 8e-7 was measured, and 8e-6 of gradient norms
     ours, theirs = both.outcome.metrics, alone.outcome.metrics
     assert ours.keys() == theirs.keys()
     scores = [name for name in theirs if not name.startswith("merge/")]
