@@ -33,6 +33,7 @@ CHANGED = {
         **{"learning_rate": 0.5, "rate_factor": 3.0, "max_steps": 7, "batch_size": 2, "gradient_accumulation_steps": 2},
         **{"early_stopping": 3, "lr_scheduler_type": "cosine", "warmup_ratio": 0.5, "weight_decay": 0.5},
         **{"max_grad_norm": 0.5, "packing": True, "gradient_checkpointing": True, "sft": {"adam_beta2": 0.5}},
+        "parallel": "ddp",
     },
 }
 """Another value of each setting; all are refused, or are in what is written."""
@@ -52,6 +53,7 @@ ELSEWHERE = {
     "lora": {"init_examples": "counts only with an init that is refused"},
     "train": {
         "epochs": "given as steps",
+        "ranks": "the file's head has their number with train.parallel",
         **dict.fromkeys(("eval_batch_size", "eval_steps"), "the file's head says that nothing is evaluated"),
         **dict.fromkeys(
             ("save_steps", "save_total_limit"), "the file's head says that the last adapter alone is saved"

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from lowrung.config import rules
+from lowrung.config import rank_rules, rules
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
 from lowrung.engine.cores import usable_cores
@@ -60,11 +60,11 @@ def run(config: Config, job: JobFolder) -> SingleRun:
 
 def _run(config: Config, job: JobFolder) -> SingleRun:
     problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
-    if problems:
+    if problems := problems or list(rank_rules.gpu_problems(config, len(gpus.visible()), "CUDA_VISIBLE_DEVICES=0,1")):
         raise UsageError(problems)
     threads = usable_cores()
-    if config.model.device_map is None:
-        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
+    config = inputs.with_ranks(config, len(gpus.visible()))
+    see_its_gpus(config)
     preflight = inputs.preflight(config)
     if preflight.problems:
         raise UsageError(preflight.problems)
@@ -88,6 +88,12 @@ def _run(config: Config, job: JobFolder) -> SingleRun:
     return single
 
 
+def see_its_gpus(config: Config) -> None:
+    """Leaves a run one GPU that it sees, unless it has a use for more."""
+    if config.model.device_map is None and config.train.parallel == "none":
+        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
+
+
 def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
     """Trains a run in this process, with its progress on the screen, and tracks it.
 
@@ -100,6 +106,8 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     """
     for note in notes(config, [preflight]):
         print(f"note: {note}")
+    if config.train.rank_count > 1:
+        print(f"{config.train.rank_count} ranks train it, and print to {folder.log}")
     claim = prepare_folder(folder, config, preflight, threads)
     opening = recording.single_opening(config, folder)
     sender = recording.sender(config)

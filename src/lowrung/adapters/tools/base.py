@@ -195,6 +195,11 @@ class Export(abc.ABC):
             notes.append(f"DoRA's magnitudes start from norms in float32 here, and in the base's in {self.TOOL}")
         if self.config.model.device_map:
             notes.append(f"model.device_map is the launcher's business in {self.TOOL}, and was left out")
+        if (train := self.config.train).parallel != "none":
+            notes.append(
+                f"the run had {train.ranks} ranks by {train.parallel}; this is for one process, with the same examples"
+                " a step"
+            )
         return notes
 
     @property
