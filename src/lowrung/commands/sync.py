@@ -101,10 +101,11 @@ def _send(folder: "StudyFolder | RunFolder", uri: str | None, here: Path) -> Sen
         TrackError: when the tracker does not take it; the list stays.
         UsageError: when the study or the run goes on just now, which sends by itself.
     """
-    from lowrung.track import recording
+    from lowrung.track import opening, recording
     from lowrung.track.base import store_uri
     from lowrung.track.owed import Owed
 
+    opening.hurry()
     try:
         with atomic.lock(folder.lock):
             owed = Owed.read(folder.untracked)
