@@ -104,7 +104,7 @@ class Coordinator:
         command goes on from there.
         """
         atomic.remove_leftovers(self._plan.folder.path)
-        OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
+        OmegaConf.save(self._composer.master, self._plan.folder.config)
         with self._progress, self._warnings.of_this_process():
             try:
                 self._agenda.begin()

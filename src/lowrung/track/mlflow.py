@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow import entities
-from mlflow.exceptions import MlflowException
 
 from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
 from lowrung.track import pages
 from lowrung.track.base import Child, Point, TrackError
-from lowrung.track.opening import UNKNOWN, open_store, ours, translated
+from lowrung.track.opening import open_store, translated
 from lowrung.track.pages import PARENT_TAG, View
 from lowrung.track.tags import KEY_TAG, SIGNATURE_TAG, STATES, STATUS_TAG, short, short_params
 
@@ -101,16 +100,6 @@ class MlflowTracker:
                     found[tags[KEY_TAG]] = Child(child.info.run_id, status, tags.get(SIGNATURE_TAG))
             token = page.token
         return found
-
-    def has_run(self, run: str) -> bool:
-        """See `Tracker`."""
-        try:
-            found = self._client.get_run(run).info
-            return bool(found.lifecycle_stage == "active" and found.experiment_id == self._experiment)
-        except MlflowException as error:
-            if error.error_code in UNKNOWN:
-                return False
-            raise ours(error) from error
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
