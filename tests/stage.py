@@ -142,6 +142,10 @@ class InProcessEngine:
         """Only notes it; see `lowrung.engine.base.Engine.preload`."""
         self.is_preloaded = True
 
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none; see `lowrung.engine.base.Engine.adopt`."""
+        return False
+
     def submit(self, job: Job) -> None:
         if job.folder.name == "preflight":
             job = dataclasses.replace(job, task=lambda: (self._seen, []))

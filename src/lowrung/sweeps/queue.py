@@ -203,8 +203,11 @@ class Queue:
 
     def _submit(self, run: Run) -> None:
         try:
-            task = Assigned(self._task_function, self._assignment(run))
-            self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
+            if self._engine.adopt(run.key, run.folder.path):
+                self._progress.say(f"{run.title}: goes on with the job that an earlier start of a sweep has left")
+            else:
+                task = Assigned(self._task_function, self._assignment(run))
+                self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
         except FolderInUse:
             self._wait_for_another_sweep(run)
             return

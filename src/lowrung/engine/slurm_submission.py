@@ -1,0 +1,164 @@
+"""Jobs as submitit hands them to SLURM: what they ask for, and the files through which job and engine speak."""
+
+import contextlib
+import dataclasses
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+from submitit.core.utils import FailedJobError, JobPaths
+from submitit.slurm.slurm import SlurmExecutor
+
+from lowrung.engine import node, slurm_commands, slurm_job
+from lowrung.engine.node import Request
+from lowrung.engine.slurm_job import Answer
+from lowrung.errors import EngineError
+from lowrung.store import atomic, layout, records
+from lowrung.store.layout import RunFolder
+
+WARNING_SECONDS = 90
+"""How long before its time is up a job is told to write its checkpoint."""
+
+SETUP_FAILED = 97
+"""The exit code of a job of which a setup line failed."""
+
+_OWN = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+"""What a job has of the coordinator's environment besides `lowrung.engine.node.CARRIED`: what finds its programs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What each job asks SLURM for; None leaves it to the cluster.
+
+    Attributes:
+        partition: or several, with commas.
+        account: that pays.
+        qos: quality of service.
+        gres: generic resources, GPUs among them.
+        minutes: after which SLURM ends a job.
+        memory: of a node, with its unit.
+        constraint: features that a node must have.
+        setup: lines of the shell that come before the job on its node.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: str | None = None
+    minutes: int | None = None
+    memory: str | None = None
+    constraint: str | None = None
+    setup: Sequence[str] = ()
+
+    def parameters(self, cpus: int) -> dict[str, object]:
+        """Submitit's, for jobs of so many CPUs.
+
+        SLURM itself does not start a job again: the coordinator does, which knows of checkpoints. Of the environment
+        only names are in the job's script; SLURM brings the values.
+        """
+        asked = {name: getattr(self, name) for name in ("partition", "account", "qos", "gres", "constraint")}
+        exported = sorted(node.carried().keys() | {name for name in _OWN if name in os.environ})
+        return {
+            **asked,
+            "job_name": "lowrung",
+            "time": self.minutes,
+            "mem": self.memory,
+            "cpus_per_task": cpus,
+            "signal_delay_s": WARNING_SECONDS,
+            "setup": [line for each in self.setup for line in (each, _CHECKED)],
+            "stderr_to_stdout": True,
+            "wckey": None,
+            "srun_args": ["--export=ALL", f"--cpus-per-task={cpus}"],
+            "additional_parameters": {"no-requeue": True, "export": ",".join(exported), "chdir": str(Path.cwd())},
+        }
+
+
+_CHECKED = f'[ $? = 0 ] || {{ echo "lowrung: setup line failed (hydra.launcher.setup)"; exit {SETUP_FAILED}; }}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Submitted:
+    """A job that SLURM has.
+
+    Attributes:
+        job: SLURM's number; that of a job in an array has a part behind ``_``.
+        files: the folder that submitit's files are in.
+    """
+
+    job: str
+    files: Path
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Submitted | None":
+        """The one that was noted in a folder."""
+        if not folder.slurm_job.is_file():
+            return None
+        noted = records.read(folder.slurm_job)
+        return cls(noted["job"], Path(noted["files"]))
+
+    def note(self, folder: RunFolder) -> None:
+        """Notes it, for a coordinator that comes after this one."""
+        atomic.write_json(folder.slurm_job, {"job": self.job, "files": str(self.files)})
+
+    @property
+    def _paths(self) -> JobPaths:
+        return JobPaths(self.files, self.job, 0)
+
+    def answer(self) -> "Answer | str | None":
+        """What it left; a text where submitit could not run it there; None where it left nothing."""
+        try:
+            with self._paths.result_pickle.open("rb") as file:
+                kind, value = pickle.load(file)  # noqa: S301  (of our own job)
+        except (OSError, EOFError):
+            return None
+        return value if kind == "success" else str(value).strip().splitlines()[-1]
+
+    @property
+    def printed(self) -> str:
+        """What its script printed, and what printed before the run's own log was opened."""
+        with contextlib.suppress(OSError):
+            return Path(self._paths.stdout).read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def clean(self) -> None:
+        """Deletes its files; the folder too where it was the last one."""
+        paths = self._paths
+        for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout):
+            path.unlink(missing_ok=True)
+        others = [path for path in self.files.glob(f"{self.job.partition('_')[0]}_*") if path != paths.submission_file]
+        if not others:  # of an array
+            for script in self.files.glob(".submission_file_*.sh"):
+                if script.is_symlink() and script.resolve() == paths.submission_file.resolve():
+                    script.unlink()
+            paths.submission_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.files.rmdir()
+
+
+def submit(requests: Sequence[Request], options: Options, cpus: int) -> list[Submitted]:
+    """Hands jobs to SLURM, several of them as one array: one call, whose parts start as there is room for each.
+
+    Args:
+        requests: whose folders lie in the same folder.
+        options: what each asks for.
+        cpus: of each.
+
+    Raises:
+        EngineError: when SLURM refuses them.
+    """
+    files = layout.slurm_folder(requests[0].folder)
+    files.mkdir(parents=True, exist_ok=True)
+    with slurm_commands.outside_of_jobs():
+        executor = SlurmExecutor(files)
+        executor.update_parameters(**options.parameters(cpus), array_parallelism=len(requests))
+        try:
+            if len(requests) == 1:
+                jobs = [executor.submit(slurm_job.run, requests[0])]
+            else:
+                with executor.batch():
+                    jobs = [executor.submit(slurm_job.run, request) for request in requests]
+        except FailedJobError as error:
+            said = (str(error).strip() or "sbatch failed").splitlines()[-1]
+            raise EngineError(f"SLURM must take the sweep's jobs, but it does not: {said}") from error
+    return [Submitted(job.job_id, files) for job in jobs]
