@@ -88,10 +88,9 @@ class PrivateSlurm:
     def kill_node(self, node: str) -> None:
         """Kills a node's daemon and all that it runs, as a loss of power would."""
         daemon = self._daemons.pop(node)
-        steps = [
-            pid for pid in _processes() if f"slurmstepd-{node}" in _title(pid) or _is_below(pid, node, self.folder)
-        ]
-        for pid in [daemon.pid, *steps]:
+        parts = [pid for pid in _processes() if _is_of_a_job(pid, node, self.folder)]
+        steps = {parent for parent in map(_parent, parts) if "slurmstepd" in _title(parent)}
+        for pid in [daemon.pid, *steps, *parts]:  # in this order: a step would report the end of what it runs
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         daemon.wait()
@@ -295,13 +294,19 @@ def _processes() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
 def _title(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
 
 
-def _is_below(pid: int, node: str, folder: Path) -> bool:
+def _is_of_a_job(pid: int, node: str, folder: Path) -> bool:
     """Whether a process is a part of a job on a node of this cluster."""
     with contextlib.suppress(OSError):
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -1,13 +1,12 @@
 """How a job of SLURM's ended, from its answer and from what SLURM says of it."""
 
 import dataclasses
-import signal
-from collections.abc import Sequence
+from typing import Any
 
 from lowrung.engine import slurm_commands
 from lowrung.engine.base import Ended, Exit
 from lowrung.engine.slurm_commands import State
-from lowrung.engine.slurm_job import WARNING, Answer
+from lowrung.engine.slurm_job import Answer
 from lowrung.engine.slurm_submission import Submitted
 from lowrung.errors import EngineError
 from lowrung.store.layout import RunFolder
@@ -32,8 +31,8 @@ class Unfit(EngineError):  # noqa: N818  (it names a state)
 
 
 def is_told(answer: "Answer | str | None") -> bool:
-    """Whether a job was told to end by SIGTERM; only SLURM knows whether somebody cancelled it or took its node."""
-    return isinstance(answer, Answer) and signal.SIGTERM in answer.told
+    """Whether SLURM told a job to end; why, only its final state says."""
+    return isinstance(answer, Answer) and answer.is_told
 
 
 def ended(
@@ -58,11 +57,11 @@ def ended(
     Raises:
         Unfit: when its node could not run it.
     """
-    told = answer.told if isinstance(answer, Answer) else ()
-    if is_cancelled and (answer is None or told):
+    if is_cancelled and (answer is None or is_told(answer)):
         return Ended(key, Exit.CANCELLED, cause="cancelled")
     if isinstance(answer, Answer) and answer.ended is not None:
-        return _told(key, answer.ended, job, state, told)
+        how = _told(job, state) if answer.is_told else {}
+        return dataclasses.replace(answer.ended, key=key, **how)
     if isinstance(answer, Answer):
         raise Unfit("\n".join(answer.problems))
     if answer is not None:
@@ -73,17 +72,12 @@ def ended(
     return _lost(key, job, state, folder)
 
 
-def _told(key: str, ended: Ended, job: Submitted, state: State | None, told: Sequence[int]) -> Ended:
-    """The end of a job that answered; of one that was told to end, by whom."""
-    if not told:
-        return ended
-    ended = dataclasses.replace(ended, key=key)
+def _told(job: Submitted, state: State | None) -> dict[str, Any]:
+    """How a job ended that SLURM told to end: by its own doing where its time was nearly up."""
     name = _name(job, state)
-    if name in EVICTIONS:
-        return dataclasses.replace(ended, exit=Exit.EVICTED, cause=f"SLURM ended its job: {EVICTIONS[name]}")
-    if WARNING in told:
-        return dataclasses.replace(ended, exit=Exit.EVICTED, cause="SLURM ended its job: its time was nearly up")
-    return dataclasses.replace(ended, exit=Exit.DIED, cause=CANCELLED)
+    if name == "CANCELLED":
+        return {"exit": Exit.DIED, "cause": CANCELLED}
+    return {"exit": Exit.EVICTED, "cause": f"SLURM ended its job: {EVICTIONS.get(name, 'its time was nearly up')}"}
 
 
 def _lost(key: str, job: Submitted, state: State | None, folder: RunFolder) -> Ended:

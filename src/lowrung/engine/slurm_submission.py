@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,16 +66,23 @@ class Options:
             "time": self.minutes,
             "mem": self.memory,
             "cpus_per_task": cpus,
-            "signal_delay_s": WARNING_SECONDS,
-            "setup": [line for each in self.setup for line in (each, _CHECKED)],
+            "setup": [line for each in self.setup for line in (each, _checked(each))],
             "stderr_to_stdout": True,
             "wckey": None,
             "srun_args": ["--export=ALL", f"--cpus-per-task={cpus}"],
-            "additional_parameters": {"no-requeue": True, "export": ",".join(exported), "chdir": str(Path.cwd())},
+            "additional_parameters": {
+                "signal": f"TERM@{WARNING_SECONDS}",  # submitit's own, SIGUSR2, would kill what does not expect it
+                "no-requeue": True,
+                "export": ",".join(exported),
+                "chdir": str(Path.cwd()),
+            },
         }
 
 
-_CHECKED = f'[ $? = 0 ] || {{ echo "lowrung: setup line failed (hydra.launcher.setup)"; exit {SETUP_FAILED}; }}'
+def _checked(line: str) -> str:
+    """What ends a job's script where the line before it has failed."""
+    said = f"lowrung: setup line failed (hydra.launcher.setup): {line}"
+    return f"[ $? = 0 ] || {{ echo {shlex.quote(said)}; exit {SETUP_FAILED}; }}"
 
 
 @dataclasses.dataclass(frozen=True)
