@@ -1,6 +1,7 @@
 """``hydra/launcher=slurm``: jobs as jobs of a SLURM cluster."""
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, List  # noqa: UP035  (OmegaConf reads the annotation)
 
@@ -10,6 +11,7 @@ from hydra_plugins.lowrung.launching import EngineLauncher, time_problems
 
 if TYPE_CHECKING:
     from lowrung.engine.base import Engine
+    from lowrung.engine.slurm_words import Wanted
 
 
 @dataclass
@@ -63,35 +65,70 @@ class SlurmLauncher(EngineLauncher):
 
     def __init__(self, **asked: Any) -> None:
         self._asked = SlurmLauncherConf(**asked)
+        self._found: tuple[list[str], bool] | None = None
 
     def make_engine(self, preload: Sequence[str]) -> "Engine":
         """See `EngineLauncher`; also where submitit or SLURM is not there, or no node has room for a job."""
         from lowrung.engine import durations
         from lowrung.errors import UsageError
 
-        if problems := self.problems():
+        problems, has_gpus = self._find()
+        if problems:
             raise UsageError(problems)
         from lowrung.engine.slurm_engine import SlurmEngine
         from lowrung.engine.slurm_submission import Options
 
-        asked = self._asked
         return SlurmEngine(
-            slots=asked.workers,
-            cpus_per_job=asked.cpus_per_trial,
-            options=Options(
-                partition=asked.partition,
-                account=asked.account,
-                qos=asked.qos,
-                gres=asked.gres,
-                memory=asked.memory,
-                constraint=asked.constraint,
-                setup=list(asked.setup),
-            ),
+            slots=self._asked.workers,
+            cpus_per_job=self._asked.cpus_per_trial,
+            options=Options.of(self._wanted(), setup=list(self._asked.setup), has_gpus=has_gpus),
             preload=preload,
-            time_limit=durations.seconds(asked.time_limit),
-            poll_seconds=asked.poll_seconds,
+            time_limit=durations.seconds(self._asked.time_limit),
+            poll_seconds=self._asked.poll_seconds,
         )
 
     def problems(self) -> list[str]:
         """What is wrong with the settings, or asks for what the cluster has not."""
-        return time_problems(self._asked.time_limit)
+        return self._find()[0]
+
+    def _find(self) -> tuple[list[str], bool]:
+        """What is wrong, and whether jobs run on GPUs; SLURM is asked once."""
+        if self._found is None:
+            from lowrung.engine import slurm_cluster, slurm_words
+
+            missing = [*_package_problems(), *slurm_cluster.command_problems()]
+            wrong = [*_number_problems(self._asked), *time_problems(self._asked.time_limit)]
+            wrong += slurm_words.problems(self._wanted())
+            lacking, has_gpus = ([], False) if missing or wrong else slurm_cluster.problems(self._wanted())
+            self._found = [*missing, *wrong, *lacking], has_gpus
+        return self._found
+
+    def _wanted(self) -> "Wanted":
+        from lowrung.engine.slurm_words import Wanted
+
+        asked = self._asked
+        texts = {name: getattr(asked, name) for name in ("partition", "account", "qos", "gres", "constraint")}
+        texts |= {name: getattr(asked, name) for name in ("time", "memory")}
+        return Wanted(
+            **{name: None if text is None else str(text) for name, text in texts.items()},
+            cpus=asked.cpus_per_trial,
+            gpus=asked.gpus_per_trial,
+        )
+
+
+def _package_problems() -> Iterator[str]:
+    from lowrung.errors import install
+
+    if importlib.util.find_spec("submitit") is None:
+        yield f"hydra/launcher=slurm needs the package submitit, which is not installed. {install('slurm')}"
+
+
+def _number_problems(asked: SlurmLauncherConf) -> Iterator[str]:
+    for name in ("workers", "cpus_per_trial", "gpus_per_trial"):
+        if getattr(asked, name) < 1:
+            yield f"hydra.launcher.{name} must be a whole number >= 1, but is {getattr(asked, name)}."
+    if asked.poll_seconds < 1:
+        yield (
+            f"hydra.launcher.poll_seconds must be at least 1, but is {asked.poll_seconds:g}. SLURM's controller answers"
+            " all users of the cluster."
+        )

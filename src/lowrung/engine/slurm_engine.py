@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lowrung.config import signature
 from lowrung.engine import node, slurm_commands, slurm_submission, submission
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
 from lowrung.engine.node import Request
@@ -90,6 +91,7 @@ class SlurmEngine:
         self._running: dict[str, _Running] = {}
         self._is_closed = False
         self._has_a_node = False
+        self._device_before = signature.JOBS_DEVICE.set("cuda" if options.has_gpus else "cpu")
         atexit.register(self.close)
 
     def preload(self) -> None:
@@ -164,6 +166,7 @@ class SlurmEngine:
         for running in self._running.values():
             running.held.close()
         self._running.clear()
+        signature.JOBS_DEVICE.reset(self._device_before)
         atexit.unregister(self.close)
 
     def __enter__(self) -> "SlurmEngine":

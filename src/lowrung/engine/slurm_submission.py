@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import pickle
 import shlex
@@ -11,9 +12,10 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
-from lowrung.engine import node, slurm_commands, slurm_job
+from lowrung.engine import node, slurm_commands, slurm_job, slurm_words
 from lowrung.engine.node import Request
 from lowrung.engine.slurm_job import Answer
+from lowrung.engine.slurm_words import Wanted
 from lowrung.errors import EngineError
 from lowrung.store import atomic, layout, records
 from lowrung.store.layout import RunFolder
@@ -41,6 +43,7 @@ class Options:
         memory: of a node, with its unit.
         constraint: features that a node must have.
         setup: lines of the shell that come before the job on its node.
+        has_gpus: whether jobs run on GPUs.
     """
 
     partition: str | None = None
@@ -51,6 +54,22 @@ class Options:
     memory: str | None = None
     constraint: str | None = None
     setup: Sequence[str] = ()
+    has_gpus: bool = False
+
+    @classmethod
+    def of(cls, wanted: Wanted, *, setup: Sequence[str], has_gpus: bool) -> "Options":
+        """What a launcher wants, on a cluster whose jobs run on GPUs or not."""
+        return cls(
+            partition=wanted.partition,
+            account=wanted.account,
+            qos=wanted.qos,
+            gres=slurm_words.gres(wanted, has_gpus),
+            minutes=None if wanted.time is None else math.ceil(slurm_words.minutes(wanted.time) or 0),
+            memory=wanted.memory,
+            constraint=wanted.constraint,
+            setup=setup,
+            has_gpus=has_gpus,
+        )
 
     def parameters(self, cpus: int) -> dict[str, object]:
         """Submitit's, for jobs of so many CPUs.
