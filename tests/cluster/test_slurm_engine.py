@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from lowrung.engine.slurm_submission import Options, Submitted
 from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import layout, mailbox
 from lowrung.store.layout import ROOT, RunFolder
+from tests.cluster import private_slurm
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.engine.contract import ProcessEngineContract, await_report, end_of, events_of, run_until_told
 from tests.terminal import PATIENCE
@@ -278,3 +280,18 @@ class TestNodesThatCannot:
             engine.submit(Job("a", tmp_path, lambda: None))
             with pytest.raises(EngineError, match=r"SLURM must take the sweep's jobs, but it does not: .*partition"):
                 engine.wait()
+
+
+def test_without_accounting_the_end_of_a_job_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue itself is asked, not sacct."""
+    if reason := private_slurm.why_not():
+        pytest.skip(reason)
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        private_slurm.running(Path(folder), accounting=False) as cluster,
+    ):
+        monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+        with engine_with() as engine:
+            engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
+            cluster.ask("scancel", await_node(engine, "a", tmp_path))
+            assert end_of(engine, "a").cause == CANCELLED
