@@ -28,8 +28,9 @@ test: setup-dev  ## run all tests
 test-fast: setup-dev  ## run the tests that take seconds
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-cluster: setup-dev  ## run the tests of clusters: Ray on this machine, as several nodes
-	$(PIP) install --quiet -c constraints.txt -e '.[ray]'
+test-cluster: setup-dev  ## run the tests of clusters: Ray and SLURM on this machine, as several nodes
+	$(PIP) install --quiet -c constraints.txt -e '.[ray,slurm]'
+	$(BIN)/python -m tests.cluster.private_slurm install
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinator's time per trial (docs/benchmarks.md)

@@ -1,7 +1,8 @@
 """A SLURM of two nodes on this machine, for tests: munge, a database with accounting, a controller and two nodes.
 
 It runs as root from Debian's packages, in a folder of its own, on 127.0.0.1, without systemd and cgroups, beside any
-other. ``python -m tests.cluster.private_slurm FOLDER`` starts one by hand and stops it at Ctrl-C.
+other. ``python -m tests.cluster.private_slurm install`` brings the packages where it can, ``... FOLDER`` starts one by
+hand and stops it at Ctrl-C.
 """
 
 import contextlib
@@ -38,6 +39,21 @@ def why_not() -> str | None:
         return "a private SLURM runs as root alone"
     missing = sorted({package for program, package in PACKAGES.items() if shutil.which(program, path=_PATH) is None})
     return f"apt-get install {' '.join(missing)} brings what is missing" if missing else None
+
+
+def install() -> None:
+    """Installs what is missing where this is root on Debian; else says what is."""
+    reason = why_not()
+    if reason and reason.startswith("apt-get") and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update", "-q"], check=True)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-q", "--no-install-recommends", *sorted(set(PACKAGES.values()))],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            check=True,
+        )
+        reason = why_not()
+    if reason:
+        print(f"the tests of SLURM are skipped: {reason}")
 
 
 class PrivateSlurm:
@@ -327,7 +343,9 @@ def running(folder: Path, *, accounting: bool = True) -> Iterator[PrivateSlurm]:
         cluster.stop()
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == ["install"]:
+    install()
+elif __name__ == "__main__":
     with running(Path(sys.argv[1]).absolute()) as started, contextlib.suppress(KeyboardInterrupt):
         print(f"export SLURM_CONF={started.conf}", flush=True)
         signal.pause()

@@ -12,7 +12,7 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
-from lowrung.engine import node, slurm_commands, slurm_job, slurm_words
+from lowrung.engine import cores, node, slurm_commands, slurm_job, slurm_words
 from lowrung.engine.node import Request
 from lowrung.engine.slurm_job import Answer
 from lowrung.engine.slurm_words import Wanted
@@ -98,6 +98,13 @@ class Options:
         }
 
 
+def _own_code() -> dict[str, str]:
+    """The variable by which jobs import lowrung from the coordinator's checkout, also where it is not installed."""
+    if layout.CHECKOUT is None:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(layout.CHECKOUT / "src"), os.environ.get("PYTHONPATH")]))}
+
+
 def _checked(line: str) -> str:
     """What ends a job's script where the line before it has failed."""
     said = f"lowrung: setup line failed (hydra.launcher.setup): {line}"
@@ -176,7 +183,7 @@ def submit(requests: Sequence[Request], options: Options, cpus: int) -> list[Sub
     """
     files = layout.slurm_folder(requests[0].folder)
     files.mkdir(parents=True, exist_ok=True)
-    with slurm_commands.outside_of_jobs():
+    with slurm_commands.outside_of_jobs(), cores.environment(_own_code()):
         executor = SlurmExecutor(files)
         executor.update_parameters(**options.parameters(cpus), array_parallelism=len(requests))
         try:
