@@ -5,7 +5,6 @@ SLURM starts no job again. Retries are the coordinator's, which knows of checkpo
 
 import atexit
 import contextlib
-import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,51 +15,24 @@ from lowrung.engine import node, slurm_commands, slurm_submission, submission
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
 from lowrung.engine.node import Request
 from lowrung.engine.slurm_commands import PENDING, NoAnswer, State
-from lowrung.engine.slurm_ends import Unfit, ended, is_told
-from lowrung.engine.slurm_job import Answer
+from lowrung.engine.slurm_ends import Unfit, ended
+from lowrung.engine.slurm_running import Running
 from lowrung.engine.slurm_submission import Options, Submitted
-from lowrung.errors import FolderInUse
+from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import RunFolder
-from lowrung.store.outcome import Status
 
 TICK_SECONDS = 0.2
 """Seconds between two readings of the mailboxes and answers."""
 
-SETTLE_SECONDS = 5.0
-"""How long an answer may take to show in the coordinator's view of the shared storage, after a job's end."""
+ENDING_SECONDS = 1.0
+"""Seconds between two calls of squeue while a job ends of which only its last state is wanted."""
+
+PATIENCE_SECONDS = 600.0
+"""How long SLURM may refuse all jobs, as a controller that is started again does, before the sweep ends."""
 
 CLOSE_SECONDS = 90.0
 """How long jobs that were cancelled may take to end: SLURM's KillWait is 30 s."""
-
-
-@dataclasses.dataclass
-class _Running:
-    """A job between `submit` and its `Ended`.
-
-    Attributes:
-        folder: the job's, resolved.
-        held: the coordinator's lock on it.
-        reader: of the job's mailbox.
-        request: what is to be submitted; None where it was.
-        job: what SLURM has; None before.
-        state: what SLURM last said.
-        answer: what the job left.
-        is_cancelled: whether the engine was told to cancel it.
-        is_cancel_sent: whether SLURM was.
-        gone_at: since when it has ended, by the monotonic clock.
-    """
-
-    folder: Path
-    held: contextlib.ExitStack
-    reader: mailbox.Reader
-    request: Request | None = None
-    job: Submitted | None = None
-    state: State | None = None
-    answer: Answer | str | None = None
-    is_cancelled: bool = False
-    is_cancel_sent: bool = False
-    gone_at: float | None = None
 
 
 class SlurmEngine:
@@ -87,8 +59,10 @@ class SlurmEngine:
     ) -> None:
         self.slots, self.threads = slots, cpus_per_job
         self._options, self._preload, self._time_limit = options, list(preload), time_limit
-        self._poll_seconds, self._next_poll = poll_seconds, 0.0
-        self._running: dict[str, _Running] = {}
+        self._poll_seconds, self._next_poll, self._next_send = poll_seconds, 0.0, 0.0
+        self._last_poll = 0.0
+        self._refused_since: float | None = None
+        self._running: dict[str, Running] = {}
         self._is_closed = False
         self._has_a_node = False
         self._device_before = signature.JOBS_DEVICE.set("cuda" if options.has_gpus else "cpu")
@@ -116,7 +90,7 @@ class SlurmEngine:
                 time_limit=self._time_limit if job.is_limited else None,
                 needs=node.Needs.of(folder),
             )
-            self._running[job.key] = _Running(folder, held.pop_all(), mailbox.Reader(folder), request)
+            self._running[job.key] = Running(folder, held.pop_all(), mailbox.Reader(folder), request)
 
     def adopt(self, key: str, folder: Path) -> bool:
         """Goes on with a job that waits or runs; see `lowrung.engine.base.Engine.adopt`."""
@@ -128,7 +102,7 @@ class SlurmEngine:
             state = slurm_commands.states([job.job]).get(job.job)
             if state is None or state.has_ended:
                 return False
-            self._running[key] = _Running(folder, held.pop_all(), mailbox.Reader(folder), job=job, state=state)
+            self._running[key] = Running(folder, held.pop_all(), mailbox.Reader(folder), job=job, state=state)
         return True
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
@@ -137,9 +111,9 @@ class SlurmEngine:
         Raises:
             EngineError: when SLURM takes no jobs, or the first node that was given to one cannot run it.
         """
-        self._send()
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
+            self._send()
             events = list(self._events())
             left = deadline - time.monotonic()
             if events or not self._running or left <= 0:
@@ -201,14 +175,31 @@ class SlurmEngine:
         folder.slurm_job.unlink(missing_ok=True)
 
     def _send(self) -> None:
-        """Hands what was submitted since the last call to SLURM, those whose folders lie together in one call."""
+        """Hands what was submitted since the last call to SLURM, those whose folders lie together in one call.
+
+        What SLURM cannot take now is tried again.
+
+        Raises:
+            EngineError: when it takes none of them, nor has any that might make room.
+        """
+        if time.monotonic() < self._next_send:
+            return
         waiting = [one for one in self._running.values() if one.request is not None and not one.is_cancelled]
-        together: defaultdict[Path, list[_Running]] = defaultdict(list)
+        together: defaultdict[Path, list[Running]] = defaultdict(list)
         for one in waiting:
             together[one.folder.parent].append(one)
         for group in together.values():
             requests = [one.request for one in group if one.request is not None]
-            jobs = slurm_submission.submit(requests, self._options, self.threads)
+            try:
+                jobs = slurm_submission.submit(requests, self._options, self.threads)
+            except NoAnswer as error:
+                self._next_send = time.monotonic() + self._poll_seconds
+                self._refused_since = self._refused_since or time.monotonic()
+                has_some = any(one.job for one in self._running.values())
+                if has_some or time.monotonic() < self._refused_since + PATIENCE_SECONDS:
+                    return
+                raise EngineError(f"SLURM must take the sweep's jobs, but it does not: {error}.") from error
+            self._refused_since = None
             for one, job in zip(group, jobs, strict=True):
                 job.note(RunFolder(one.folder))
                 one.job, one.request, one.state = job, None, State(PENDING)
@@ -219,7 +210,7 @@ class SlurmEngine:
         self._send_cancels()
         self._poll()
         for key, running in list(self._running.items()):
-            has_ended = self._has_ended(running)  # asked first: all that it did has happened
+            has_ended = running.has_ended()  # asked first: all that it did has happened
             for report in running.reader.read():
                 self._has_a_node = True
                 yield Reported(key, report)
@@ -228,7 +219,7 @@ class SlurmEngine:
 
     def _send_cancels(self) -> None:
         """Tells SLURM in one call what is to end; a job that waits cannot hear that the sweep ends."""
-        due = [one for one in self._running.values() if one.job and not one.is_cancel_sent and _is_to_end(one)]
+        due = [one for one in self._running.values() if one.job and not one.is_cancel_sent and one.is_to_end]
         for one in due:
             one.is_cancelled = one.is_cancel_sent = True
         if due:
@@ -238,31 +229,17 @@ class SlurmEngine:
     def _poll(self) -> None:
         """Asks SLURM for all jobs at once; where it does not answer, what it said last holds."""
         jobs = {one.job.job: one for one in self._running.values() if one.job}
+        is_ending = any(one.is_cancelled or one.answer is not None for one in jobs.values())
+        if is_ending:  # only its last state is wanted
+            self._next_poll = min(self._next_poll, self._last_poll + ENDING_SECONDS)
         if not jobs or time.monotonic() < self._next_poll:
             return
+        self._last_poll = time.monotonic()
         with contextlib.suppress(NoAnswer):
             known = slurm_commands.states(jobs)
             for job, one in jobs.items():
                 one.state = known.get(job)
-        is_ending = any(one.is_cancelled or one.answer is not None for one in jobs.values())
-        self._next_poll = time.monotonic() + (min(1.0, self._poll_seconds) if is_ending else self._poll_seconds)
-
-    def _has_ended(self, running: _Running) -> bool:
-        if running.job is None:
-            return running.is_cancelled
-        running.answer = running.answer or running.job.answer()
-        is_open = running.state is not None and not running.state.has_ended
-        if running.answer is not None:
-            if is_told(running.answer) and not running.is_cancelled and is_open:
-                self._next_poll = min(self._next_poll, time.monotonic() + 1.0)
-                return False
-            return True
-        if is_open:
-            running.gone_at = None
-            return False
-        running.gone_at = running.gone_at or time.monotonic()
-        never_began = running.state is not None and not running.state.nodes
-        return never_began or time.monotonic() >= running.gone_at + SETTLE_SECONDS
+        self._next_poll = time.monotonic() + self._poll_seconds
 
     def _end(self, key: str) -> Ended:
         """A job's end; its files go.
@@ -271,27 +248,21 @@ class SlurmEngine:
             EngineError: when it could not run on its node, and no job could before it.
         """
         running = self._running.pop(key)
+        folder, job = RunFolder(running.folder), running.job
         with running.held:
-            if running.job is None:
+            if job is None:
                 return Ended(key, Exit.CANCELLED, cause="cancelled")
             try:
-                end = ended(
-                    key,
-                    running.job,
-                    running.answer,
-                    running.state,
-                    RunFolder(running.folder),
-                    is_cancelled=running.is_cancelled,
-                )
+                end = ended(key, job, running.answer, running.state, folder, is_cancelled=running.is_cancelled)
+                self._has_a_node |= folder.node.is_file()
+                return end
             except Unfit as error:
                 if not self._has_a_node and not self._is_closed:
                     raise
-                end = node.refused(key, [str(error)])
-            else:
-                self._has_a_node |= RunFolder(running.folder).node.is_file()
-            RunFolder(running.folder).slurm_job.unlink(missing_ok=True)
-            running.job.clean()
-            return end
+                return node.refused(key, [str(error)])
+            finally:
+                folder.slurm_job.unlink(missing_ok=True)
+                job.clean()
 
 
 def _held(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -301,11 +272,3 @@ def _held(folder: Path) -> contextlib.AbstractContextManager[None]:
         FolderInUse: when another coordinator has it.
     """
     return atomic.lock(RunFolder(folder).submitted)
-
-
-def _is_to_end(running: _Running) -> bool:
-    """Whether a job was cancelled here, or waits while its run was asked to end with the sweep."""
-    if running.is_cancelled:
-        return True
-    is_waiting = running.state is not None and running.state.name == PENDING
-    return is_waiting and mailbox.stop_reason(running.folder) == Status.CANCELLED

@@ -5,7 +5,9 @@ import dataclasses
 import math
 import os
 import pickle
+import secrets
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from lowrung.engine import cores, node, slurm_commands, slurm_job, slurm_words
 from lowrung.engine.node import Request
+from lowrung.engine.slurm_commands import NoAnswer
 from lowrung.engine.slurm_job import Answer
 from lowrung.engine.slurm_words import Wanted
 from lowrung.errors import EngineError
@@ -25,6 +28,9 @@ WARNING_SECONDS = 90
 
 SETUP_FAILED = 97
 """The exit code of a job of which a setup line failed."""
+
+_LATER = ("Unable to contact slurm controller", "timed out", "temporarily", "MaxSubmitJob")
+"""What sbatch says where it may take the same job later: the controller is away, or enough jobs are there."""
 
 _OWN = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 """What a job has of the coordinator's environment besides `lowrung.engine.node.CARRIED`: what finds its programs."""
@@ -156,18 +162,18 @@ class Submitted:
         return ""
 
     def clean(self) -> None:
-        """Deletes its files; the folder too where it was the last one."""
-        paths = self._paths
-        for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout):
+        """Deletes its files; the folder too where it was the last of those that were submitted together."""
+        for path in (self._paths.submitted_pickle, self._paths.result_pickle, self._paths.stdout):
             path.unlink(missing_ok=True)
-        others = [path for path in self.files.glob(f"{self.job.partition('_')[0]}_*") if path != paths.submission_file]
-        if not others:  # of an array
-            for script in self.files.glob(".submission_file_*.sh"):
-                if script.is_symlink() and script.resolve() == paths.submission_file.resolve():
-                    script.unlink()
-            paths.submission_file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.files.rmdir()
+        if not any(self.files.glob("*_submitted.pkl")):
+            _remove(self.files)
+
+
+def _remove(files: Path) -> None:
+    """Deletes a folder of submitit's files, and the folder of all of them where it was the last one."""
+    shutil.rmtree(files, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        files.parent.rmdir()
 
 
 def submit(requests: Sequence[Request], options: Options, cpus: int) -> list[Submitted]:
@@ -179,20 +185,24 @@ def submit(requests: Sequence[Request], options: Options, cpus: int) -> list[Sub
         cpus: of each.
 
     Raises:
+        NoAnswer: when the controller is away, or has no place for more jobs now.
         EngineError: when SLURM refuses them.
     """
-    files = layout.slurm_folder(requests[0].folder)
-    files.mkdir(parents=True, exist_ok=True)
-    with slurm_commands.outside_of_jobs(), cores.environment(_own_code()):
-        executor = SlurmExecutor(files)
-        executor.update_parameters(**options.parameters(cpus), array_parallelism=len(requests))
-        try:
+    files = layout.slurm_folder(requests[0].folder) / secrets.token_hex(4)
+    files.mkdir(parents=True)
+    try:
+        with slurm_commands.outside_of_jobs(), cores.environment(_own_code()):
+            executor = SlurmExecutor(files)
+            executor.update_parameters(**options.parameters(cpus), array_parallelism=len(requests))
             if len(requests) == 1:
                 jobs = [executor.submit(slurm_job.run, requests[0])]
             else:
                 with executor.batch():
                     jobs = [executor.submit(slurm_job.run, request) for request in requests]
-        except FailedJobError as error:
-            said = (str(error).strip() or "sbatch failed").splitlines()[-1]
-            raise EngineError(f"SLURM must take the sweep's jobs, but it does not: {said}") from error
+    except FailedJobError as error:
+        _remove(files)
+        said = str(error).strip() or "sbatch failed"
+        if any(words in said for words in _LATER):
+            raise NoAnswer(said.splitlines()[-1]) from error
+        raise EngineError(f"SLURM must take the sweep's jobs, but it does not: {said.splitlines()[-1]}") from error
     return [Submitted(job.job_id, files) for job in jobs]

@@ -222,7 +222,7 @@ def base_folder(store: Path, key: str) -> Path:
 
 
 def slurm_folder(folder: Path) -> Path:
-    """Where SLURM's jobs for folders beside this one find what they are to do, and leave their answers."""
+    """Where SLURM's jobs for folders beside this one find what to do, and leave their answers."""
     return folder.parent / ".slurm"
 
 
