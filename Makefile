@@ -28,8 +28,9 @@ test: setup-dev  ## run all tests
 test-fast: setup-dev  ## run the tests that take seconds
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-cluster: setup-dev  ## run the tests of clusters: Ray as several nodes, MLflow's server with users, PostgreSQL
-	$(PIP) install --quiet -c constraints.txt -e '.[ray]' 'mlflow[auth]'
+test-cluster: setup-dev  ## run the tests of clusters: Ray and SLURM as several nodes, MLflow's server with users, PostgreSQL
+	$(PIP) install --quiet -c constraints.txt -e '.[ray,slurm]' 'mlflow[auth]'
+	$(BIN)/python -m tests.cluster.private_slurm install
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinator's time per trial (docs/benchmarks.md)

@@ -153,6 +153,10 @@ class SimulatedEngine:
     def preload(self) -> None:
         """Does nothing; see `lowrung.engine.base.Engine.preload`."""
 
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none; see `lowrung.engine.base.Engine.adopt`."""
+        return False
+
     def submit(self, job: Job) -> None:
         """Starts a job now; see `lowrung.engine.base.Engine.submit`."""
         self._enter()

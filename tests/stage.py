@@ -105,12 +105,21 @@ def leave(outcome: Outcome, run: Path) -> None:
 class Died(Exception):  # noqa: N818
     """What a task raises to play a process that is killed."""
 
+    end = Exit.DIED, "SIGKILL"
+
+
+class Evicted(Died):
+    """What a task raises to play a job whose node a scheduler took."""
+
+    end = Exit.EVICTED, "another job took its node"
+
 
 def _death(event: Event) -> Event:
     """The end of a job that raised `Died`, as an engine reports a killed process."""
     value = event.value if isinstance(event, Ended) else None
     if isinstance(value, JobReturn) and isinstance(value._return_value, Died):
-        return Ended(event.key, Exit.DIED, cause="SIGKILL")
+        exit, cause = value._return_value.end
+        return Ended(event.key, exit, cause=cause)
     return event
 
 
@@ -141,6 +150,10 @@ class InProcessEngine:
     def preload(self) -> None:
         """Only notes it; see `lowrung.engine.base.Engine.preload`."""
         self.is_preloaded = True
+
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none; see `lowrung.engine.base.Engine.adopt`."""
+        return False
 
     def submit(self, job: Job) -> None:
         if job.folder.name == "preflight":

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from lowrung.engine import cores
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported
@@ -50,6 +51,10 @@ class InlineEngine:
         mailbox.clear(job.folder)
         self._job = job
         self._is_cancelled = False
+
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none; see `lowrung.engine.base.Engine.adopt`."""
+        return False
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Runs the job to its end, whatever ``timeout`` says; see `lowrung.engine.base.Engine.wait`."""

@@ -125,6 +125,22 @@ class TestLostProcesses:
             here.sweep("lora.r=4", "hydra.sweeper.retries=2", act=act)
         assert ranks(here.ran) == [4, 4, 4]
 
+    def test_an_eviction_after_progress_does_not_count(self, here, capsys):
+        """Preemption may come any number of times, but what never gets to its next checkpoint would go on forever."""
+
+        def act(config: Config) -> Outcome:
+            (run,) = Path("runs").iterdir()
+            if (step := len(here.ran)) <= 3:
+                (RunFolder(run).checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+            raise stage.Evicted
+
+        with pytest.raises(RunFailed, match="another job took its node"):
+            here.sweep("lora.r=4", "hydra.sweeper.retries=1", act=act)
+        assert ranks(here.ran) == [4] * 5
+        said = capsys.readouterr().out
+        assert "another job took its node; goes on from step 3" in said
+        assert said.count("its process was lost (another job took its node); tried again") == 1
+
     @pytest.mark.slow
     def test_a_process_that_is_lost_while_the_sweep_stops_is_left_for_the_next_start(self, here):
         def act(config: Config) -> Outcome:

@@ -63,7 +63,8 @@ def page() -> str:
         assert kind is not None
         sections.append(f"## {name}\n\n{summary(kind)}\n\n{_table(settings(kind, _values(node), f'{name}.'))}")
     hydra = ConfigStore.instance().repo["hydra"]
-    sections.append(_choice("hydra/launcher", "ray", hydra["launcher"]["ray.yaml"].node))
+    for name in ("ray", "slurm"):
+        sections.append(_choice("hydra/launcher", name, hydra["launcher"][f"{name}.yaml"].node))
     sections += [_parts(part) for part in ("sampler", "pruner")]
     return "\n".join(sections)
 

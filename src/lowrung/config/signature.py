@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,14 @@ def git_commit() -> str:
         return "unknown"
 
 
+JOBS_DEVICE: ContextVar[str | None] = ContextVar("jobs_device", default=None)
+"""What the jobs of this coordinator compute on, where a scheduler knows and this machine, a login node, may differ."""
+
+
 def device_kind() -> str:
-    """``cuda`` where an NVIDIA GPU is visible, else ``cpu``; asked without touching CUDA."""
+    """``cuda`` where an NVIDIA GPU is visible, else ``cpu``; asked without touching CUDA. See `JOBS_DEVICE`."""
+    if (known := JOBS_DEVICE.get()) is not None:
+        return known
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/gpus").exists()
     return "cuda" if has_gpu and visible not in ("", "-1") else "cpu"

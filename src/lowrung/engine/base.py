@@ -38,6 +38,7 @@ class Exit(enum.StrEnum):
     DIED = "died"  # the process ended without either: a crash, an exit, a signal
     CANCELLED = "cancelled"  # the engine was told to cancel it
     TIMED_OUT = "timed out"  # the engine ended it at its time limit
+    EVICTED = "evicted"  # a scheduler took its node: preemption, its job's time limit, a failure of the node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ Event = Reported | Ended
 class Engine(Protocol):
     """Runs jobs, each in a process of its own, so that what befalls one befalls no other.
 
-    What a job has started ends with it, however it ends, and with the coordinator.
+    What a job has started ends with it, however it ends. A job ends with the coordinator, or can be adopted by the
+    next one.
     """
 
     @property
@@ -94,6 +96,21 @@ class Engine(Protocol):
             StoreError: when another process works in the job's folder.
         """
 
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Goes on with a job that the engine of a coordinator which was killed has left in a folder.
+
+        Args:
+            key: names the job from now on; see `Job`.
+            folder: the job's.
+
+        Returns:
+            whether there is one: it waits, runs or has just ended, and its events come from `wait`. Where there is none
+            the job is to be submitted.
+
+        Raises:
+            StoreError: when the job is another coordinator's, which runs.
+        """
+
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Waits until something happens and returns it, in order; a job's reports come before its end.
 
@@ -111,11 +128,11 @@ class Engine(Protocol):
         """Cancels what still runs and frees what the engine holds. It may be called twice."""
 
 
-def require_room(job: Job, running: Collection[str], slots: int, *, is_closed: bool) -> None:
+def require_room(key: str, running: Collection[str], slots: int, *, is_closed: bool) -> None:
     """Refuses a job that an engine cannot take now; see `Engine.submit`.
 
     Args:
-        job: the new one.
+        key: of the new one.
         running: the keys of the engine's jobs.
         slots: the engine's.
         is_closed: whether `Engine.close` was called.
@@ -124,8 +141,8 @@ def require_room(job: Job, running: Collection[str], slots: int, *, is_closed: b
         EngineError: when it cannot be taken.
     """
     if is_closed:
-        raise EngineError(f"An engine must be open to take a job, but {job.key} came after close(). Make a new one.")
-    if job.key in running:
-        raise EngineError(f"The keys of running jobs must differ, but {job.key} is running. Wait for it to end.")
+        raise EngineError(f"An engine must be open to take a job, but {key} came after close(). Make a new one.")
+    if key in running:
+        raise EngineError(f"The keys of running jobs must differ, but {key} is running. Wait for it to end.")
     if len(running) >= slots:
         raise EngineError(f"A job needs a free slot, but all {slots} are taken. Wait for a job to end.")

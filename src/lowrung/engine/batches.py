@@ -56,10 +56,14 @@ class BatchEngine:
 
     def submit(self, job: Job) -> None:
         """Takes a job for the next batch; see `lowrung.engine.base.Engine.submit`."""
-        require_room(job, [other.key for other in self._jobs], self._slots, is_closed=self._is_closed)
+        require_room(job.key, [other.key for other in self._jobs], self._slots, is_closed=self._is_closed)
         self._locks.enter_context(atomic.lock(RunFolder(job.folder).lock))
         mailbox.clear(job.folder)
         self._jobs.append(job)
+
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none: jobs end with their coordinator; see `lowrung.engine.base.Engine.adopt`."""
+        return False
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Runs the batch to its end, whatever ``timeout`` says; see `lowrung.engine.base.Engine.wait`."""

@@ -91,6 +91,10 @@ class LocalEngine:
             self._starter, job.key, folder, slot, task, self._variables(slot, job.env), limit, Path.cwd()
         )
 
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none: jobs end with their coordinator; see `lowrung.engine.base.Engine.adopt`."""
+        return False
+
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
@@ -123,7 +127,7 @@ class LocalEngine:
         self.close()
 
     def _refuse(self, job: Job, folder: Path) -> None:
-        require_room(job, self._running, self._slots, is_closed=self._is_closed)
+        require_room(job.key, self._running, self._slots, is_closed=self._is_closed)
         if folder in (running.folder for running in self._running.values()):
             raise FolderInUse(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
 

@@ -136,13 +136,22 @@ def carried() -> dict[str, str]:
 
 
 def run(request: Request) -> Ended:
-    """Runs a job to its end; called on the node.
+    """Runs a job to its end where this node can; called on the node.
 
     ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
     """
     if problems := request.needs.problems():
-        error = EngineError("\n".join(problems))
-        return Ended(request.key, Exit.RAISED, error, cause=f"EngineError: {problems[0]}")
+        return refused(request.key, problems)
+    return work(request)
+
+
+def refused(key: str, problems: Sequence[str]) -> Ended:
+    """The end of a job on a node that cannot run it."""
+    return Ended(key, Exit.RAISED, EngineError("\n".join(problems)), cause=f"EngineError: {problems[0]}")
+
+
+def work(request: Request) -> Ended:
+    """Runs a job to its end, on a node that has what it needs; see `run`."""
     starter = Starter(request.preload, request.threads, "forkserver")
     starter.try_fork()
     variables = {**os.environ, **CUDA_CHECK, **request.variables, **cores.thread_variables(request.threads)}

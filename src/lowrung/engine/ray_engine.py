@@ -101,7 +101,7 @@ class RayEngine:
 
     def submit(self, job: Job) -> None:
         """Starts a job; see `lowrung.engine.base.Engine.submit`."""
-        require_room(job, self._running, self.slots, is_closed=self._is_closed)
+        require_room(job.key, self._running, self.slots, is_closed=self._is_closed)
         folder = job.folder.resolve()
         if folder in (running.folder for running in self._running.values()):
             raise FolderInUse(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
@@ -120,6 +120,10 @@ class RayEngine:
             needs=needs,
         )
         self._running[job.key] = _Running(folder, self._task.remote(request), mailbox.Reader(folder))
+
+    def adopt(self, key: str, folder: Path) -> bool:
+        """Finds none: jobs end with their coordinator; see `lowrung.engine.base.Engine.adopt`."""
+        return False
 
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         """Waits for reports and ends; see `lowrung.engine.base.Engine.wait`."""

@@ -32,6 +32,12 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
     return outcome
 
 
+def last_checkpoint(folder: RunFolder) -> int:
+    """The step that a run would go on from; 0 where it would start anew."""
+    steps = (path.name.rpartition("-")[2] for path in folder.checkpoints.glob("checkpoint-*"))
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
 def notes(config: Config, preflights: Sequence[Preflight]) -> Sequence[str]:
     """What to say before the first run, each once: of models, data and the store."""
     store = Path(config.store).absolute()

@@ -73,6 +73,21 @@ class RunFolder:
         return self.path / ".token"
 
     @property
+    def node(self) -> Path:
+        """What a node of SLURM's answered: that it can run the job."""
+        return self.path / ".node"
+
+    @property
+    def slurm_job(self) -> Path:
+        """Which of SLURM's jobs was submitted for this folder; absent where none is under way."""
+        return self.path / "slurm.json"
+
+    @property
+    def submitted(self) -> Path:
+        """Held by the coordinator that has submitted a job of SLURM's for this folder."""
+        return self.path / ".submitted"
+
+    @property
     def log(self) -> Path:
         """Everything that the run's process printed."""
         return self.path / "log.txt"
@@ -204,6 +219,11 @@ def tokens_folder(store: Path, key: str) -> Path:
 def base_folder(store: Path, key: str) -> Path:
     """Where lies what was computed of a base model and its examples, for all runs that share them."""
     return store / ".base" / key
+
+
+def slurm_folder(folder: Path) -> Path:
+    """Where SLURM's jobs for folders beside this one find what to do, and leave their answers."""
+    return folder.parent / ".slurm"
 
 
 def source_record(key: str) -> Path:

@@ -64,7 +64,10 @@ def _check(
 ) -> Preflight:
     job = Job(name, folder.path, _Task(arguments, known.name(arguments)), is_limited=False)
     ended = _run(engine, job)
-    if ended.exit is Exit.DIED:  # the cause may lie outside of the process: a kill, or memory that others used
+    if ended.exit in (
+        Exit.DIED,
+        Exit.EVICTED,
+    ):  # the cause may lie outside of the process: a kill, or memory that others used
         ended = _run(engine, job)
     if ended.exit is not Exit.RETURNED:
         raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {folder.log}.")

@@ -13,7 +13,7 @@ from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs
-from lowrung.runs.folder import kept_outcome, prepare_folder
+from lowrung.runs.folder import kept_outcome, last_checkpoint, prepare_folder
 from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import layout, mailbox, results
@@ -70,11 +70,13 @@ class _State:
 
     Attributes:
         losses: how often its process was lost.
+        reached: the step of the checkpoint that it last went on from.
         asked_to_end: as what it was asked to end, or None.
         is_elsewhere: whether another sweep was found to train it.
     """
 
     losses: int = 0
+    reached: int = 0
     asked_to_end: Status | None = None
     is_elsewhere: bool = False
 
@@ -204,8 +206,11 @@ class Queue:
 
     def _submit(self, run: Run) -> None:
         try:
-            task = Assigned(self._task_function, self._assignment(run))
-            self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
+            if self._engine.adopt(run.key, run.folder.path):
+                self._progress.say(f"{run.title}: goes on with the job that an earlier start of a sweep has left")
+            else:
+                task = Assigned(self._task_function, self._assignment(run))
+                self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
         except FolderInUse:
             self._wait_for_another_sweep(run)
             return
@@ -256,19 +261,29 @@ class Queue:
             ended, outcome = dataclasses.replace(ended, exit=Exit.DIED, cause=outcome.cause), None
         is_cancelled = state.asked_to_end is Status.CANCELLED
         is_stopped = outcome is not None and outcome.status is Status.CANCELLED  # by a signal to its process alone
-        is_lost = (is_stopped or (outcome is None and ended.exit is Exit.DIED)) and not is_cancelled
-        if is_lost and ended.exit is not Exit.TIMED_OUT and state.losses < self._plan.settings.retries:
-            cause = ended.cause or "it was told to stop"
-            self._progress.end(run.key, run.title, f"its process was lost ({cause}); tried again")
-            self._states[run.key] = dataclasses.replace(state, losses=state.losses + 1, asked_to_end=None)
+        is_lost = (is_stopped or (outcome is None and ended.exit in (Exit.DIED, Exit.EVICTED))) and not is_cancelled
+        if is_lost and ended.exit is not Exit.TIMED_OUT and self._goes_on(run, ended, state):
             self._for_a_slot.insert(0, run)
             return []
-        if outcome is None or (is_stopped and ended.exit is Exit.TIMED_OUT):
+        if outcome is None or (is_stopped and ended.exit in (Exit.TIMED_OUT, Exit.EVICTED)):
             outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
         is_tracked = isinstance(raised, Ran) and raised.is_tracked
         return [Finished(run, outcome, is_tracked=is_tracked), *self._twins(run, outcome)]
+
+    def _goes_on(self, run: Run, ended: Ended, state: _State) -> bool:
+        """Whether a run that was lost is tried again; says so. An eviction after progress is no loss of the run's."""
+        cause, reached = ended.cause or "it was told to stop", last_checkpoint(run.folder)
+        if ended.exit is Exit.EVICTED and reached > state.reached:
+            losses, said = state.losses, f"{cause}; goes on from step {reached}"
+        elif state.losses < self._plan.settings.retries:
+            losses, said = state.losses + 1, f"its process was lost ({cause}); tried again"
+        else:
+            return False
+        self._progress.end(run.key, run.title, said)
+        self._states[run.key] = dataclasses.replace(state, losses=losses, reached=reached, asked_to_end=None)
+        return True
 
     def _twins(self, ended: Run, outcome: Outcome) -> list[Finished]:
         """Runs of other trials with the same signature: they waited for this outcome, and have it too."""

@@ -92,10 +92,6 @@ class SparingTracker:
         found = self._tagged(PARENT_TAG, run)
         return {tags[KEY_TAG]: _child(child, tags) for child, tags in found.items() if KEY_TAG in tags}
 
-    def has_run(self, run: str) -> bool:
-        """See `Tracker`."""
-        return bool(self._rows(_RUN, run=run)) or self._opened.has_run(run)
-
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
         if not self._has(_STEPS, run, {(name, point.step) for point in points for name in point.metrics}):

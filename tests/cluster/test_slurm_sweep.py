@@ -1,0 +1,168 @@
+"""Sweeps on a SLURM of two nodes: as users type them, and what befalls them there. See `make test-cluster`."""
+
+import json
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("submitit", reason="submitit is not installed: make test-cluster installs it")
+
+from lowrung.engine import cores, slurm_commands
+from lowrung.engine.slurm_submission import Submitted
+from lowrung.store import mailbox
+from lowrung.store.layout import RunFolder
+from tests.cluster.private_slurm import PrivateSlurm
+from tests.terminal import PATIENCE, command, environment, train
+
+pytestmark = pytest.mark.slow
+
+SWEEP = [
+    *("-m", "model=tiny", "data=number_words", "data.train_size=64", "data.eval_size=8", "data.metrics=[]"),
+    *("lora.r=1,2,3", "train.max_steps=200", "train.eval_steps=10", "verify.prompts=2", "verify.new_tokens=2"),
+    "study=s",
+]
+ON_SLURM = [
+    *("hydra/launcher=slurm", "hydra.launcher.cpus_per_trial=1", "hydra.launcher.workers=2"),
+    "hydra.launcher.poll_seconds=1",
+]
+
+
+class Sweep:
+    """A sweep's process, what it prints, and the folders of its trials' runs."""
+
+    def __init__(self, folder: Path, partition: str = "debug") -> None:
+        self.folder, self.study = folder, folder / "multirun" / "s"
+        self.typed = command(*SWEEP, *ON_SLURM, f"hydra.launcher.partition={partition}")
+        self._file = folder / "printed"
+
+    @contextmanager
+    def started(self) -> "Iterator[subprocess.Popen[bytes]]":
+        """Starts it; it is killed at the end of the block where it still runs."""
+        with self._file.open("ab") as printed:
+            process = subprocess.Popen(
+                self.typed, cwd=self.folder, env=environment(), stdout=printed, stderr=printed, start_new_session=True
+            )
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+
+    @property
+    def printed(self) -> str:
+        return self._file.read_text()
+
+    def run(self, trial: int) -> RunFolder:
+        return RunFolder((self.study / str(trial) / "run").resolve())
+
+    def job(self, trial: int) -> str:
+        """SLURM's number of a trial's job."""
+        submitted = Submitted.of(self.run(trial))
+        assert submitted is not None
+        return submitted.job
+
+    def await_progress(self, process: "subprocess.Popen[bytes]", *trials: int) -> None:
+        """Waits until these trials have trained for a while."""
+        self.until(process, lambda: all(len(mailbox.Reader(self.run(one).path).read()) > 10 for one in trials))
+
+    def until(self, process: "subprocess.Popen[bytes]", holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            assert process.poll() is None, self.printed
+            assert time.monotonic() < deadline, self.printed
+            time.sleep(0.05)
+
+    def losses(self) -> dict[str, float]:
+        """The results, by rank; all are complete, and nothing is left behind."""
+        rows = json.loads((self.study / "leaderboard.json").read_text())
+        assert [row["status"] for row in rows] == ["complete"] * 3, self.printed
+        assert not (self.folder / "runs" / ".slurm").exists()
+        return {str(row["point"]["lora.r"]): row["metrics"]["eval/loss"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """The results of the same sweep on this machine, with as many threads for each run."""
+    here = Sweep(tmp_path_factory.mktemp("here"))
+    done = train(here.folder, *SWEEP, f"hydra.launcher.workers={cores.usable_cores()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return here.losses()
+
+
+def test_a_cancelled_job_and_a_coordinator_that_dies(
+    slurm: PrivateSlurm, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    """It is started again as a job of its own, and adopts those of the first one."""
+    sweep = Sweep(tmp_path)
+    with sweep.started() as process:
+        sweep.await_progress(process, 0, 1)
+        cancelled = sweep.job(0)
+        slurm.ask("scancel", cancelled)
+        sweep.until(process, lambda: "was cancelled in SLURM" in sweep.printed and sweep.job(0) != cancelled)
+        sweep.await_progress(process, 0)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = slurm.ask("squeue", "-h", "-r", "-o", "%i").split()
+    assert sweep.job(0) in left
+    again = ["sbatch", "--wait", "--open-mode=append", f"--output={tmp_path / 'printed'}", f"--chdir={tmp_path}"]
+    subprocess.run([*again, f"--wrap={shlex.join(sweep.typed)}"], env=environment(), check=True, timeout=PATIENCE)
+    assert "goes on with the job that an earlier start of a sweep has left" in sweep.printed
+    assert "(its job was cancelled in SLURM (scancel)); tried again" in sweep.printed
+    assert sweep.losses() == undisturbed
+    slurm.until("no job is left", lambda: not slurm.ask("squeue", "-h"))
+
+
+def test_preemption_then_sigterm_to_the_coordinator(
+    slurm: PrivateSlurm, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    sweep = Sweep(tmp_path, "low")
+    with sweep.started() as process:
+        sweep.await_progress(process, 0, 1)
+        other = ("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap=sleep 1000")
+        above = slurm.ask(*other)
+        sweep.until(process, lambda: "another job took its node; goes on from step" in sweep.printed)
+        slurm.ask("scancel", above)
+        sweep.await_progress(process, 0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 143, sweep.printed
+    assert "the same command goes on from here" in sweep.printed
+    assert list(sweep.run(0).checkpoints.glob("checkpoint-*"))
+    slurm.until("no job is left", lambda: not slurm.ask("squeue", "-h"))
+    with sweep.started() as process:
+        assert process.wait(PATIENCE) == 0, sweep.printed
+    assert sweep.losses() == undisturbed
+
+
+def test_a_node_that_dies(slurm: PrivateSlurm, tmp_path: Path, undisturbed: dict[str, float]) -> None:
+    sweep = Sweep(tmp_path)
+    with sweep.started() as process:
+        sweep.await_progress(process, 0)
+        lost = slurm_commands.states([sweep.job(0)])[sweep.job(0)].nodes
+        slurm.kill_node(lost)
+        try:
+            assert process.wait(PATIENCE) == 0, sweep.printed
+        finally:
+            slurm.start_node(lost)
+    assert "SLURM ended its job: its node failed" in sweep.printed
+    assert sweep.losses() == undisturbed
+    slurm.until("the node is back", lambda: slurm.ask("sinfo", "-h", "-p", "debug", "-o", "%D %T") == "2 idle")
+
+
+def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, tmp_path: Path) -> None:
+    asked = [
+        *("partition=short", "account=nope", "qos=nope", "cpus_per_trial=40", "gpus_per_trial=3", "memory=1T"),
+        *("constraint=fast", "time=4h"),
+    ]
+    done = train(tmp_path, *SWEEP, *ON_SLURM, *(f"hydra.launcher.{one}" for one in asked))
+    assert done.returncode == 2
+    said = done.stdout + done.stderr
+    for one in asked[1:]:
+        assert f"hydra.launcher.{one.partition('=')[0]} must" in said, said
+    assert not (tmp_path / "multirun").exists()
+    assert not slurm.ask("squeue", "-h")
