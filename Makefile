@@ -28,8 +28,8 @@ test: setup-dev  ## run all tests
 test-fast: setup-dev  ## run the tests that take seconds
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-cluster: setup-dev  ## run the tests of clusters: Ray and SLURM on this machine, as several nodes
-	$(PIP) install --quiet -c constraints.txt -e '.[ray,slurm]'
+test-cluster: setup-dev  ## run the tests of clusters: Ray and SLURM as several nodes, MLflow's server with users, PostgreSQL
+	$(PIP) install --quiet -c constraints.txt -e '.[ray,slurm]' 'mlflow[auth]'
 	$(BIN)/python -m tests.cluster.private_slurm install
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
 

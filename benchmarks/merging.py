@@ -110,6 +110,7 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         checkpoint_folder=folder / "checkpoints",
         on_report=lambda step, metrics: None,
     )
+    assert trained is not None  # one process trains
     return Trained(base, folder / "adapter", trained.held_out[:rows])
 
 

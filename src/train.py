@@ -7,8 +7,7 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are imported needs no traceback
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from lowrung import cli
     from lowrung.commands import train
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.run(train.main)
+    train.start()

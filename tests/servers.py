@@ -55,13 +55,23 @@ cli(["server", *sys.argv[1:]])
 
 
 @contextlib.contextmanager
-def tracking_server(folder: Path, port: int | None = None) -> Iterator[tuple[warm.Started, str]]:
-    """A server in a process group of its own, with database and artifacts in a folder, and its address."""
+def tracking_server(
+    folder: Path, port: int | None = None, *options: str, database: str | None = None, **extra: str
+) -> Iterator[tuple[warm.Started, str]]:
+    """A server in a process group of its own, with database and artifacts in a folder, and its address.
+
+    Args:
+        folder: the server's.
+        port: None is any that is free.
+        options: more of ``mlflow server``.
+        database: address of its database; None is a file in the folder.
+        extra: environment variables.
+    """
     port = port or free_port()
-    arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    arguments += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
+    arguments += ["--backend-store-uri", database or f"sqlite:///{folder / 'server.db'}"]
     arguments += ["--artifacts-destination", str(folder / "artifacts")]
-    variables = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+    variables = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", **extra)
     with Path(os.devnull).open("r+") as nothing:
         process = warm.start(["-c", SERVES, *arguments], folder, variables, (nothing, nothing, nothing))
     try:

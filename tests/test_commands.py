@@ -279,6 +279,20 @@ def study_of(folder: Path, name: str) -> Path:
     return study
 
 
+def imports(folder: Path, *overrides: str) -> tuple[str, set[str]]:
+    """What a command prints, and the packages that it imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command(*overrides)[1:]],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout, set(re.findall(r"^import time:.*\|\s*(\w+)[\w.]*$", done.stderr, re.MULTILINE))
+
+
 @pytest.mark.slow
 class TestASweep:
     """One sweep of two ranks, looked at from all sides. The tests share its folder and run in order."""
@@ -385,6 +399,15 @@ class TestASweep:
         assert written(folder / "runs") == before
         assert len(trials(study_of(folder, "rank_ladder"))) == 2
 
+    def test_what_is_known_and_tracked_is_printed_without_torch_and_mlflow(self, swept):
+        folder, first = swept
+        database = (folder / "mlflow.db").read_bytes()
+        printed, imported = imports(folder, *SWEEP)
+        table = first[first.index("#  trial") :]
+        assert printed.endswith(table)
+        assert {"torch", "transformers", "peft", "trl", "datasets", "mlflow"}.isdisjoint(imported)
+        assert (folder / "mlflow.db").read_bytes() == database
+
     def test_hydras_own_sweeper_and_launcher_run_single_runs_that_are_reused_too(self, swept):
         folder, _ = swept
         before = sorted((folder / "runs").iterdir())
@@ -394,19 +417,20 @@ class TestASweep:
 
     def test_a_trial_that_fails_gives_exit_code_1_and_spares_the_others(self, swept):
         folder = swept[0]
-        sweep = [
-            "-m",
-            "data.metrics=[exact_match],[statistics.correlation]",
-            "lora.r=2",
-            *SMALL,
-        ]  # which takes no texts
+        takes_no_texts = "statistics.correlation"
+        sweep = ["-m", "--json", f"data.metrics=[exact_match],[{takes_no_texts}]", "lora.r=2", *SMALL]
         done = warm.train(folder, *sweep)
         assert done.returncode == 1
-        assert "trial 0 (data.metrics=[exact_match]): reused" in done.stdout
-        assert re.search(r"^trial 1 failed: \w*Error", done.stdout, re.MULTILINE)
-        message = "Error: 1 of 2 trials failed (first: trial 1, "
-        assert done.stderr.startswith(message)
+        assert "trial 0 (data.metrics=[exact_match]): reused" in done.stderr
+        assert re.search(r"^trial 1 failed: \w*Error", done.stderr, re.MULTILINE)
+        message = "1 of 2 trials failed (first: trial 1, "
+        assert f"\nError: {message}" in done.stderr
         assert "Traceback" not in done.stderr
+        printed = json.loads(done.stdout)
+        assert (printed["run"], printed["error"]["exit_code"]) == (None, 1)
+        assert printed["error"]["problems"][0].startswith(message)
+        assert printed["sweep"]["counts"] == {"complete": 1, "failed": 1}
+        assert [trial["status"] for trial in printed["sweep"]["trials"]] == ["complete", "failed"]
 
 
 @pytest.mark.slow
@@ -442,17 +466,10 @@ class TestASingleRun:
 
     @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["a run", "a sweep"])
     def test_what_is_known_is_printed_without_torch(self, ran, sweep):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", *command(*sweep, *SMALL, "lora.r=2", "track=none")[1:]],
-            cwd=ran[0],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, done.stdout
-        assert "reused" in done.stdout
-        imported = set(re.findall(r"^import time:.*\|\s*(\w+)[\w.]*$", done.stderr, re.MULTILINE))
+        printed, imported = imports(ran[0], *sweep, *SMALL, "lora.r=2", "track=none", "--json")
+        answer = json.loads(printed)
+        reused = answer["sweep"]["trials"][0] if sweep else answer["run"]
+        assert (reused["status"], reused["gate"], reused["is_reused"]) == ("complete", "passed", True)
         assert "lowrung" in imported
         assert {"torch", "transformers", "peft", "trl", "datasets", "mlflow"}.isdisjoint(imported)
 

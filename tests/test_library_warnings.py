@@ -102,6 +102,29 @@ def test_others_print_it_too_unless_it_is_shown_instead(monkeypatch, tmp_path, i
     assert "again" in screen.getvalue()
 
 
+def test_what_a_library_adds_when_it_is_imported_is_silent_too_and_a_log_has_all_of_it(monkeypatch, tmp_path):
+    screen, file = io.StringIO(), logging.FileHandler(tmp_path / "train.log")
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(logging.root, "handlers", [file])
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+
+    def imported():
+        logger.addHandler(logging.StreamHandler())
+        logger.propagate = False
+        logging.getLogger("transformers.modeling").warning("by transformers")
+
+    warn = library("peft", f"import warnings\nwarnings.warn({'by peft ' * 99!r})", tmp_path)
+    assert [name for name, _ in said(imported, warn)] == ["transformers", "peft"]
+    assert screen.getvalue() == ""
+    log = (tmp_path / "train.log").read_text()
+    assert "transformers.modeling: by transformers" in log
+    assert "by peft " * 99 in log
+    logger.warning("after it")
+    assert screen.getvalue() == "after it\n"
+
+
 def test_an_error_inside_puts_everything_back():
     before = (warnings.showwarning, list(logging.root.handlers))
     with pytest.raises(KeyError), heard(print):

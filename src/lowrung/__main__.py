@@ -23,6 +23,7 @@ from lowrung.commands import (
     train,
     ui,
 )
+from lowrung.commands.arguments import JSON, JSON_HELP
 from lowrung.errors import UsageError
 from lowrung.report.printer import Printer
 
@@ -45,15 +46,13 @@ COMMANDS = (
 )
 """Each module adds its command by ``add_to``. What takes long to import waits until a command runs."""
 
-JSON = "--json"
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code (see `lowrung.cli`)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["train"]:  # Hydra's options and overrides, which argparse would not know
         sys.argv[1:] = arguments[1:]
-        cli.run(train.main)
+        train.start()
     elif arguments[:1] == ["-sc"]:
         sys.argv[1:] = arguments
         cli.run(train.complete)
@@ -86,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_to(commands)
     for each in commands.choices.values():
-        each.add_argument(JSON, action="store_true", help="print one JSON document (docs/programs.md)")
+        each.add_argument(JSON, action="store_true", help=JSON_HELP)
     return made
 
 

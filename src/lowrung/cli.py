@@ -46,7 +46,7 @@ def run(command: Callable[[], Any], printer: Printer | None = None) -> None:
     try:
         with printer.open():
             _run(command, printer)
-    except BrokenPipeError as error:  # nobody reads the document
+    except OSError as error:  # nobody reads the document, or there is no room for it
         _end(error)
 
 

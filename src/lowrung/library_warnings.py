@@ -6,6 +6,7 @@ The settings of Python itself stay: a `DeprecationWarning` is for a library's au
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import sys
 import warnings
@@ -90,6 +91,15 @@ _OWN_HANDLERS = ("transformers", "datasets", "huggingface_hub", "optuna", "mlflo
 
 _OURS = ("lowrung", "hydra")
 
+_LOG = logging.getLogger("lowrung.warned")
+"""What Python would print of a warning that is shown in other words, for a log."""
+
+
+def log_file() -> str | None:
+    """The file that this process logs to, as Hydra sets it up for a single run; None where there is none."""
+    files = [one.baseFilename for one in logging.root.handlers if isinstance(one, logging.FileHandler)]
+    return next((file for file in files if file != os.devnull), None)
+
 
 def silence() -> None:
     """Silences what `TABLE` names, in this process."""
@@ -141,7 +151,8 @@ def heard(tell: Callable[[Heard], None], *, instead: bool = False) -> Iterator[N
 
     Args:
         tell: called once for each kind.
-        instead: whether nobody else prints them meanwhile; else they are printed as before, too.
+        instead: whether nobody else prints them meanwhile; what they print goes to the `log_file`, each in full. Else
+            they are printed as before, too.
     """
     kinds: set[str] = set()
 
@@ -168,7 +179,9 @@ def _warned(hear: Callable[[str, str], None], instead: bool) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         hear(_library_at(filename), f"{category.__name__}: {message}")
-        if not instead:
+        if instead:
+            _LOG.warning("%s:%s: %s: %s", filename, lineno, category.__name__, message)
+        else:
             before(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
@@ -187,36 +200,53 @@ def _library_at(file: str) -> str:
 
 @contextlib.contextmanager
 def _logged(hear: Callable[[str, str], None], instead: bool) -> Iterator[None]:
-    ear = _Ear(hear)
     known = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
     apart = [one for one in known if not one.propagate]
     loggers = dict.fromkeys([logging.root, *apart, *map(logging.getLogger, _OWN_HANDLERS)])
-    before = {logger: list(logger.handlers) for logger in loggers}
-    for logger, handlers in before.items():
-        for handler in handlers if instead else ():
-            if _is_on_screen(handler):
-                logger.removeHandler(handler)
-        logger.addHandler(ear)
+    ears = [_Ear(logger, hear, instead) for logger in loggers]
     try:
         yield
     finally:
-        for logger, handlers in before.items():
-            logger.removeHandler(ear)
-            for handler in handlers:
-                logger.addHandler(handler)  # nothing where it is there
+        for ear in ears:
+            ear.take_off()
 
 
 class _Ear(logging.Handler):
-    """Hears what libraries log; what lowrung and Hydra log is no library's."""
+    """Hears what libraries log; what lowrung and Hydra log is no library's.
 
-    def __init__(self, hear: Callable[[str, str], None]) -> None:
+    Args:
+        logger: whose records are heard.
+        hear: called with a library and what it said.
+        instead: whether handlers of the logger that print are taken off meanwhile.
+    """
+
+    def __init__(self, logger: logging.Logger, hear: Callable[[str, str], None], instead: bool) -> None:
         super().__init__(logging.WARNING)
-        self._hear = hear
+        self._logger, self._hear, self._instead = logger, hear, instead
+        self._silent: list[logging.Handler] = []
+        self._silence()
+        logger.handlers.insert(0, self)
+
+    def _silence(self) -> None:
+        """Takes off what prints. A library that is imported later adds its own, which follows this one."""
+        found = [handler for handler in self._logger.handlers if self._instead and _is_on_screen(handler)]
+        for handler in found:
+            self._logger.removeHandler(handler)
+        self._silent += found
 
     def emit(self, record: logging.LogRecord) -> None:
+        self._silence()
         library = record.name.partition(".")[0]
         if library not in _OURS:
             self._hear(library, record.getMessage())
+            if self._instead and not self._logger.propagate:  # else a log of the root has it
+                _LOG.log(record.levelno, "%s: %s", record.name, record.getMessage())
+
+    def take_off(self) -> None:
+        """Leaves the logger as it would be."""
+        self._logger.removeHandler(self)
+        for handler in self._silent:
+            self._logger.addHandler(handler)
 
 
 def _is_on_screen(handler: Any) -> bool:

@@ -74,7 +74,7 @@ def test_a_password_in_an_address_is_wrong_and_not_repeated(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("import time; time.sleep(60)", "does not answer within 0.2 s"),
+        ("import time; time.sleep(60)", "did not answer in 0.2 s"),
         ("raise ImportError('libcudart.so.13')", "cannot be imported (ImportError: libcudart.so.13)"),
         ("import os; os._exit(9)", "ended with code 9"),
     ],
@@ -104,8 +104,8 @@ def test_the_installed_bitsandbytes_is_asked():
         (("echo", "gpu* up 4 idle"), Level.OK, "gpu* up 4 idle"),
         (("true",), Level.NOTE, "has no partition"),
         (("sh", "-c", "echo connection refused >&2; exit 1"), Level.NOTE, "(connection refused)"),
-        (("sleep", "60"), Level.NOTE, "does not answer (TimeoutExpired)"),
-        (("no-such-program",), Level.NOTE, "does not answer (FileNotFoundError)"),
+        (("sleep", "60"), Level.NOTE, "did not answer in 0.2 s"),
+        (("no-such-program",), Level.NOTE, "cannot be run (FileNotFoundError)"),
     ],
 )
 def test_slurm_is_asked_whether_it_answers(program, level, words):
@@ -140,7 +140,7 @@ def test_threads_that_a_control_group_or_a_variable_slows_are_noted(monkeypatch)
 def test_libraries_that_are_too_old_or_missing_are_wrong(monkeypatch):
     asked = ["numpy>=99", "no-such-package", "pytest>=1", 'also-missing; extra == "metrics"', 'old<0; extra == "dev"']
     monkeypatch.setattr("importlib.metadata.requires", lambda _: asked)
-    found = {each.name: each for each in software.check()}
+    found = {each.name: each for each in software.libraries()}
     assert "numpy must be >=99" in found["numpy"].found
     assert found["no-such-package"].level is Level.WRONG
     assert "pytest" in found["libraries"].found
@@ -191,6 +191,37 @@ def test_a_server_is_asked_whether_it_is_there(tmp_path, monkeypatch, code, leve
             threading.Thread(target=server.handle_request).start()
             found = list(surroundings.tracker(tmp_path))
     assert levels(found) == {"tracker": level}
+
+
+def test_a_check_that_has_no_end_is_a_finding_beside_what_was_found():
+    ended = threading.Event()
+
+    def ask():
+        yield finding.ok("disk", "is there")
+        ended.wait(60)
+        yield finding.ok("locks", "work")
+
+    found = list(finding.Check("disk", ask, 0.05, "Mount it anew.").findings())
+    ended.set()
+    assert [(each.level, each.found) for each in found] == [
+        (Level.OK, "is there"),
+        (Level.WRONG, "did not answer in 0.05 s"),
+    ]
+
+
+def test_a_check_that_fails_is_a_finding():
+    (found,) = finding.Check("disk", lambda: [finding.ok("disk", str(1 / 0))], 60, "").findings()
+    assert (found.level, found.name) == (Level.WRONG, "disk")
+    assert "could not be checked (ZeroDivisionError: division by zero)" in found.found
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_finding_has_as_many_lines_as_the_terminal_needs_and_commands_stay_whole(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = str(finding.wrong("libraries", "torch 2.13.0, " * 20, f"Run `pip install {'x ' * 40}`.")).splitlines()
+    assert max(map(len, lines[:-1])) <= width
+    assert all(line.startswith(("    ", "wrong  libraries")) for line in lines)
+    assert lines[-1].endswith(f"-> Run `pip install {'x ' * 40}`.")
 
 
 def test_a_finding_has_its_remedy_below_it():

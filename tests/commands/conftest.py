@@ -1,6 +1,7 @@
 """A store as a sweep leaves it, with two small runs that were trained once for all tests of the commands."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, VerifyConf
+from lowrung.finetune.models import pretrained
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -68,6 +70,17 @@ def here(original, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     torch.set_num_threads(1)
     return folder
+
+
+@pytest.fixture
+def whole(here):
+    """The first run, with what a run is exported from."""
+    change_config(here, "ab12", "train", learning_rate=1e-3, max_steps=2, batch_size=4, eval_batch_size=4, eval_steps=1)
+    run = RunFolder(here / "runs" / "ab12")
+    base = pretrained.fingerprint(pretrained.locate("embedded:tiny"))
+    recorded = json.loads(run.environment.read_text())
+    run.environment.write_text(json.dumps({**recorded, "device": "cpu", "model_fingerprint": base}))
+    return run
 
 
 @pytest.fixture

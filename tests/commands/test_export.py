@@ -1,6 +1,5 @@
-"""`lowrung export`: what TRL is given trains to the same losses, and what it cannot do is refused."""
+"""`lowrung export`: what TRL is given trains to the same losses, and what a tool cannot do is refused."""
 
-import dataclasses
 import json
 import re
 
@@ -8,10 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
-from lowrung.adapters import for_trl
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf
-from lowrung.errors import UsageError
-from lowrung.store.layout import RunFolder
+from lowrung.adapters.tools import TOOLS, trl
+from lowrung.commands import export
 from lowrung.store.outcome import Outcome, Status
 from tests import warm
 from tests.commands.conftest import change_config
@@ -40,15 +37,6 @@ def test_trl_trains_to_the_same_losses(tmp_path, monkeypatch, capsys):
     assert theirs == pytest.approx(ours, rel=1e-5)
 
 
-@pytest.fixture
-def whole(here):
-    """The first run, with what a command would have left of it."""
-    change_config(here, "ab12", "train", learning_rate=1e-3, max_steps=2, batch_size=4, eval_batch_size=4, eval_steps=1)
-    run = RunFolder(here / "runs" / "ab12")
-    run.environment.write_text(json.dumps({**json.loads(run.environment.read_text()), "device": "cpu"}))
-    return run
-
-
 @pytest.mark.parametrize(
     ("group", "values", "said"),
     [
@@ -74,63 +62,31 @@ def test_what_trl_cannot_do_is_refused(here, refused, group, values, said):
     assert not (here / "ab12-trl").exists()
 
 
-CHANGED = {
-    "model": {
-        **{"revision": "abc", "dtype": "bfloat16", "attn_implementation": "eager", "quantization": "int8"},
-        **{"device_map": "auto", "trust_remote_code": True, "added_tokens": ["<a>"]},
-    },
-    "lora": {
-        **{"method": "full", "r": 2, "alpha": 2.0, "dropout": 0.5, "bias": "all", "use_rslora": True, "use_dora": True},
-        **{"init": "pissa", "trainable_token_indices": [1], "rank_pattern": {"q_proj": 8}},
-        **{"alpha_pattern": {"q_proj": 8}, "layers_to_transform": [0], "lora_plus_ratio": 2.0},
-        "peft": {"exclude_modules": ["q_proj"]},
-    },
-    "train": {
-        **{"learning_rate": 0.5, "rate_factor": 3.0, "max_steps": 7, "batch_size": 2, "gradient_accumulation_steps": 2},
-        **{"early_stopping": 3, "lr_scheduler_type": "cosine", "warmup_ratio": 0.5, "weight_decay": 0.5},
-        **{"max_grad_norm": 0.5, "packing": True, "gradient_checkpointing": True, "sft": {"adam_beta2": 0.5}},
-    },
-}
-"""Another value of each setting; all are refused, or are in what is written."""
-
-ELSEWHERE = {
-    "model": {
-        "path": "is the base's folder or id",
-        "double_quantization": "counts only with nf4, which is refused",
-    },
-    "lora": {
-        "init_examples": "counts only with an init that is refused",
-        **dict.fromkeys(("target_modules", "experts", "modules_to_save"), "taken from adapter_config.json"),
-    },
-    "train": {
-        "epochs": "given as steps",
-        **dict.fromkeys(("eval_batch_size", "eval_steps"), "the file's head says that nothing is evaluated"),
-        **dict.fromkeys(
-            ("save_steps", "save_total_limit"), "the file's head says that the last adapter alone is saved"
-        ),
-    },
-}
+@pytest.mark.parametrize("tool", export.TOOLS)
+def test_what_no_tool_can_do_is_refused_for_each(here, whole, refused, tool):
+    change_config(here, "ab12", "train", packing=True, lr_scheduler_type="reduce_lr_on_plateau")
+    change_config(here, "ab12", "model", quantization="nf4")
+    text = refused("export", "ab12", "--to", tool)
+    for said in (
+        "train.packing=true fills rows",
+        "reduce_lr_on_plateau lowers the rate by",
+        "quantization=nf4 has norms",
+    ):
+        assert f"ab12 cannot be exported to {tool}: " in text
+        assert said in text
 
 
-@pytest.mark.parametrize(("group", "conf"), [("model", ModelConf), ("lora", LoraConf), ("train", TrainConf)])
-def test_no_setting_is_dropped(here, whole, tmp_path, group, conf):
-    assert {field.name for field in dataclasses.fields(conf)} == {*CHANGED[group], *ELSEWHERE[group]}
-    recorded = whole.config.read_text()
+@pytest.mark.parametrize("tool", export.TOOLS)
+def test_a_base_that_has_changed_and_rows_that_are_gone_are_refused(here, whole, refused, tool):
+    environment = {**json.loads(whole.environment.read_text()), "model_fingerprint": "another", "tokens": "none"}
+    whole.environment.write_text(json.dumps(environment))
+    text = refused("export", "ab12", "--to", tool)
+    assert "must be the base that was trained on" in text
+    assert "The run's rows must be in" in text
 
-    def written(name):
-        try:
-            made = for_trl.Export.of(whole)
-        except UsageError as error:
-            return error.problems
-        (tmp_path / name).mkdir()
-        made.write(tmp_path / name, tmp_path)
-        return (tmp_path / name / for_trl.CONFIG).read_text()
 
-    before = written("before")
-    for name, value in CHANGED[group].items():
-        change_config(here, "ab12", group, **{name: value})
-        assert written(name) != before, name
-        whole.config.write_text(recorded)
+def test_each_tool_that_is_offered_is_there():
+    assert tuple(TOOLS) == export.TOOLS
 
 
 def test_a_precision_that_a_gpu_chose_is_not_guessed(whole, refused):
@@ -140,11 +96,11 @@ def test_a_precision_that_a_gpu_chose_is_not_guessed(whole, refused):
 
 def test_one_target_module_is_a_pattern_that_trl_does_not_take_for_a_whole_path():
     layers = [f"model.layers.{number}.self_attn.q_proj" for number in range(2)]
-    pattern = for_trl._names(["q_proj"])
+    pattern = trl._names(["q_proj"])
     assert isinstance(pattern, str)  # as TRL makes of a list of one, and PEFT matches with the whole path
     assert all(re.fullmatch(pattern, layer) for layer in [*layers, "q_proj"])
     assert not re.fullmatch(pattern, "model.layers.0.self_attn.kq_proj")
-    assert for_trl._names(["v_proj", "q_proj"]) == ["q_proj", "v_proj"]
+    assert trl._names(["v_proj", "q_proj"]) == ["q_proj", "v_proj"]
 
 
 @pytest.mark.usefixtures("whole")

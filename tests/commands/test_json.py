@@ -1,7 +1,10 @@
 """docs/programs.md says what commands print with --json."""
 
 import dataclasses
+import errno
+import io
 import json
+import sys
 
 import pytest
 
@@ -18,7 +21,7 @@ def test_every_command_says_what_it_prints():
     assert len(kinds) == len(COMMANDS)
     fields = {field.name for found in kinds.values() for kind in found for field in dataclasses.fields(kind)}
     assert not fields & {"lowrung", "shape", "command", "error"}
-    assert [name for name, found in kinds.items() if not found] == ["train"]
+    assert all(kinds.values())
 
 
 def document(capsys, *arguments):
@@ -50,9 +53,25 @@ def test_what_is_printed_is_what_is_documented(here, capsys, line):
         (("merge", "ab12"), "lowrung merge: the following arguments are required: --to"),
         (("clean", "mine", "--dry"), "lowrung: unrecognized arguments: --dry"),
         (("nonsense",), "invalid choice: 'nonsense'"),
+        (("train", "lora.rnk=2"), "lora.rnk is not a setting. Did you mean lora.r?"),
     ],
 )
 def test_what_is_refused_is_a_document_too(here, capsys, line, said):
     code, printed = document(capsys, *line)
     assert (code, printed["error"]["exit_code"], printed["command"]) == (2, 2, line[0])
     assert said in " ".join(printed["error"]["problems"])
+
+
+@pytest.mark.parametrize("name", [command.__name__.rpartition(".")[2] for command in COMMANDS])
+def test_an_output_without_room_is_an_error_in_words_for_every_command(monkeypatch, capsys, name):
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--no-such-option", "--json"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "No space left on device" in said
+    assert "Traceback" not in said

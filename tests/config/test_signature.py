@@ -72,6 +72,19 @@ class TestDetermining:
         )
         assert one == two != other
 
+    def test_the_number_of_ranks_counts_as_that_of_threads_does(self, composer):
+        one, two, four, fsdp = (
+            signature.determining(composer.config(*texts))
+            for texts in (
+                [],
+                ["train.parallel=ddp", "train.ranks=2"],
+                ["train.parallel=ddp", "train.ranks=4"],
+                ["train.parallel=fsdp", "train.ranks=2"],
+            )
+        )
+        assert "ranks" not in one["train"]
+        assert len({schema.digest(each) for each in (one, two, four, fsdp)}) == 4
+
     def test_full_fine_tuning_has_no_adapter_whose_settings_count(self, composer):
         full = signature.determining(composer.config("lora=full"))
         assert signature.determining(composer.config("lora=full", "lora.r=64", "lora.init=pissa")) == full

@@ -19,6 +19,7 @@ CARRIERS = (
     "config.resolvers",
     "config.source",
     "errors",
+    "runs.parallel",
     "store",
     "track.base",
 )

@@ -20,7 +20,7 @@ Opener = Callable[..., Study]
 
 def waits_by(monkeypatch: pytest.MonkeyPatch, module: str, wait: Callable[..., object]) -> None:
     """Puts something in the place of a module's own `time.sleep`."""
-    monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=wait, monotonic=time.monotonic, time=time.time))
 
 
 @pytest.fixture(scope="package")

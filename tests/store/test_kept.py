@@ -54,7 +54,7 @@ def test_a_bit_that_differs_anywhere_is_seen(path):
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert kept._read(path) is None
+        assert kept.read(path) is None
     path.write_bytes(whole)
     kept.arrays(path, counting(calls))
     assert len(calls) == 1
@@ -65,7 +65,7 @@ def test_without_room_nothing_is_kept_and_nothing_fails(path):
     assert kept.arrays(path, counting([]))["nll"].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_an_array_of_objects_is_not_read(path):
+def test_an_array_of_objects_is_notread(path):
     path.parent.mkdir()
     with path.open("wb") as file:
         np.savez(file, nll=np.array([{"code": 1}], dtype=object))

@@ -1,14 +1,19 @@
 """Studies that ended, run, broke off or lost their files: all of it is read, and what is missing is said."""
 
+import dataclasses
 import json
 import os
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lowrung.commands import studies
 from lowrung.report import rows
 from lowrung.report.record import StudyRecord
+from lowrung.search import recorded
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Status
 from lowrung.studies import reading
@@ -121,6 +126,23 @@ class TestAStudyThatHasNotEnded:
         study = reading.read(copied.folder)
         assert (study.state, len(study.trials)) == ("interrupted", 4)
 
+    def test_of_a_machine_that_is_gone_is_interrupted_and_its_last_sign_of_life_is_said(self, tmp_path, monkeypatch):
+        """A study in PostgreSQL: no file's time tells whether its coordinator lives."""
+        folder = Written(tmp_path, [Status.COMPLETE, None], has_ended=False).write()
+        beats = iter([1, 2, 2, 2, 2])
+
+        def record(*_):
+            fields = {"id": "a", "beat": next(beats), "host": "node7", "pid": 42, "machine": "it", "lock": "l"}
+            return json.dumps({**fields, "lock_id": [1, 2], "time": BEGIN})
+
+        monkeypatch.setattr(reading, "WAIT_SECONDS", 0.0)
+        monkeypatch.setattr(reading, "addresses", SimpleNamespace(sqlite_path=lambda _: None))
+        monkeypatch.setattr(recorded, "_coordinator", record)
+        assert reading.read(folder).state == "running"  # its count went from 1 to 2
+        study = reading.read(folder)
+        assert study.state == "interrupted"
+        assert "process 42 on node7 had the study. Its last sign of life was on 2026-09-21 at" in study.doubts[0]
+
     def test_without_any_trial_is_empty(self, tmp_path):
         study = reading.read(Written(tmp_path, [], has_ended=False).write())
         assert (study.state, study.trials, study.verdict) == ("empty", [], ["no trial has ended"])
@@ -131,6 +153,32 @@ class TestAStudyThatHasNotEnded:
         assert [run.seed for run in trial.runs] == [0, 1, 2]
         each = [run.metrics["eval/loss"] for run in trial.runs]
         assert trial.metrics["eval/loss"] == pytest.approx(sum(each) / 3)
+
+
+class TestInAnotherTimeZone:
+    """Optuna writes local times without their zone, and the study notes where the clock stood."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        def move(zone):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+
+        yield move
+        monkeypatch.undo()
+        time.tzset()
+
+    @pytest.mark.parametrize("has_ended", [True, False])
+    def test_it_reads_alike(self, tmp_path, clock, has_ended):
+        made = Written(tmp_path, [Status.COMPLETE] * 2, has_ended=has_ended)
+        clock("Asia/Tokyo")
+        folder = made.write()
+        there = reading.read(folder)
+        for zone in ("America/Los_Angeles", "Pacific/Kiritimati"):
+            clock(zone)
+            assert dataclasses.replace(reading.read(folder), provenance=there.provenance) == there
+            assert [study.state for study in studies.studies(folder.path.parent).studies] == [there.state]
+        assert {run.slot for trial in there.trials for run in trial.runs} == {0}
 
 
 class TestWhatIsBroken:

@@ -23,6 +23,7 @@ from sqlalchemy import insert
 
 from lowrung.report import leaderboard, verdict
 from lowrung.report.leaderboard import Seed, TrialRow
+from lowrung.search.study import CLOCK
 from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder, StudyFolder, point_to
 from lowrung.store.outcome import Outcome, Status, over_seeds
@@ -175,7 +176,8 @@ class Written:
         seeds = {"seed": ",".join(map(str, self.seeds))} if len(self.seeds) > 1 else {}
         purpose = {"axes": axes, "seeds": seeds, "objectives": dict(self.objectives), "constraints": {}}
         inputs = {"model.path": "embedded:tiny", "data.name": "number_words"}
-        for key, value in {"purpose": purpose, "inputs": inputs}.items():
+        clock = {"0": time.localtime(BEGIN).tm_gmtoff}
+        for key, value in {"purpose": purpose, "inputs": inputs, CLOCK: clock}.items():
             storage.set_study_user_attr(study, key, value)
         with storage.engine.begin() as connection:
             for row in rows:

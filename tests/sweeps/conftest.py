@@ -34,6 +34,6 @@ def here(composer: Composer, empty_database: Path, tmp_path: Path, monkeypatch: 
     folder.mkdir()
     monkeypatch.chdir(folder)
     made = Stage(composer, empty_database)
-    monkeypatch.setattr(recording, "sender", lambda config: Sender(lambda: made.tracker))
+    monkeypatch.setattr(recording, "sender", lambda config, **_: Sender(lambda: made.tracker))
     monkeypatch.setattr(plots, "drawn", lambda folder: [])  # they take a second; see test_plots.py
     return made

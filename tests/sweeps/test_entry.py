@@ -46,7 +46,7 @@ def test_fresh_starts_the_study_over_and_keeps_the_results(here):
 def postgresql(tmp_path: Path) -> Iterator[str]:
     """The address of a server that runs for one test."""
     with pytest.importorskip("pgserver").get_server(tmp_path / "postgresql") as server:
-        yield server.get_uri().replace("postgresql://postgres:@", "postgresql+psycopg2://postgres@")
+        yield server.get_uri().replace("postgresql://postgres:@", "postgresql://postgres@")
 
 
 class TestStorage:

@@ -42,7 +42,7 @@ def rewrite(folder: StudyFolder, **changes: object) -> None:
 
 
 def test_the_same_leaderboard_is_drawn_once_and_another_anew(folder, drawings):
-    for changes, count in (({}, 1), ({}, 1), ({"reused": True}, 1), ({"cause": "another"}, 2)):
+    for changes, count in (({}, 1), ({}, 1), ({"cause": "another"}, 2)):
         rewrite(folder, **changes)
         assert plots.drawn(folder) == [folder.plots / "differences.png"]
         assert len(drawings) == count

@@ -13,6 +13,7 @@ from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import RunFailed
 from lowrung.runs.folder import kept_outcome
+from lowrung.runs.parallel import LOST
 from lowrung.store import atomic, results
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
@@ -108,6 +109,12 @@ class TestLostProcesses:
 
         assert ranks(here.sweep("lora.r=4", act=act)) == [4, 4]
         assert "its process was lost (it was told to stop); tried again" in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_a_run_that_lost_one_of_its_ranks_is_lost_too(self, here, capsys):
+        lost = Outcome(Status.FAILED, cause="rank 1 of 2 was lost (SIGKILL)", facts={LOST: 1})
+        assert ranks(here.sweep("lora.r=4", act=lambda config: trains(config) if len(here.ran) > 1 else lost)) == [4, 4]
+        assert "its process was lost (rank 1 of 2 was lost (SIGKILL)); tried again" in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_as_often_as_was_asked_for(self, here):

@@ -1,5 +1,6 @@
 """Stages: each starts from what an earlier one found, in one study."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,8 +11,9 @@ from optuna.trial import FrozenTrial
 from lowrung.config.schema import Config
 from lowrung.errors import RunFailed, UsageError
 from lowrung.store.outcome import Outcome, Status
+from lowrung.studies import reading
 from lowrung.sweeps import stages
-from tests.stage import RATE, by_seed, trains
+from tests.stage import RATE, Act, by_seed, interrupts_at, trains
 
 RATES = '{name:rates,params:{lora.r:8,train.learning_rate:"1e-4,1e-3,1e-2"}}'
 RANKS = '{name:ranks,params:{lora.r:"4,8,16"}}'
@@ -35,6 +37,18 @@ ALL = [
 """What the three stages train. Losses: rank 8 at 1e-3 is best, then ranks 4 and 16, the first of which is taken."""
 
 
+def worse_at(rate: float) -> Act:
+    """Trains badly at a rate, and stands for Ctrl-C at rank 16."""
+
+    def act(config: Config) -> Outcome | None:
+        trained = interrupts_at(16)(config)
+        if trained is None or config.train.learning_rate != rate:
+            return trained
+        return dataclasses.replace(trained, metrics={**trained.metrics, "eval/loss": 9.0})
+
+    return act
+
+
 def _told(trial: FrozenTrial) -> tuple[object, ...]:
     return trial.number, trial.params, trial.user_attrs["stage"], trial.state, trial.values
 
@@ -48,6 +62,27 @@ class TestStages:
         ran = here.sweep(staged(pruned, to_the_end), *command, act=by_seed(*[0.0] * 6))
         seeds = [sum(config.lora.r == 2 for config in ran), sum(config.train.learning_rate == 1e-1 for config in ran)]
         assert seeds == [4, 6]  # four are what the test needs; at the rate, which is as much worse, all are trained
+
+    @pytest.mark.slow
+    def test_one_that_was_interrupted_is_read_as_far_as_it_came(self, here):
+        """A trial that counts for two stages ranks with the later one, and what a later start left out is left out."""
+        command = staged(RATES, RANKS)
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep(command, act=interrupts_at(16))
+        study = reading.read(here.study)
+        assert [(trial.number, trial.stage, trial.stage_index) for trial in study.trials] == [
+            (1, "rates, ranks", 1),
+            (3, "ranks", 1),
+            (0, "rates", 0),
+            (2, "rates", 0),
+            (4, "ranks", 1),
+        ]
+        shutil.rmtree(here.study.job(1).run.resolve())  # rank 8 at 1e-3 is run again, and is the worst now
+        with pytest.raises(KeyboardInterrupt):
+            here.sweep(command, act=worse_at(1e-3))
+        study = reading.read(here.study)
+        assert 3 not in {trial.number for trial in study.trials}
+        assert "stage ranks starts from other trials now: what it ran before is left out (trial 3)." in study.doubts
 
     @pytest.mark.slow
     def test_each_starts_from_what_the_one_before_found_and_trains_nothing_twice(self, here, capsys):

@@ -1,5 +1,7 @@
 """A sweep in the tracker: a parent, and a child for each run."""
 
+import copy
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from lowrung.runs import task
 from lowrung.store import addresses
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Status
-from lowrung.sweeps import queue
+from lowrung.sweeps import plots, queue
 from lowrung.sweeps.results import Results
 from lowrung.track import recording
 from lowrung.track.base import TrackerLostError, TrackError
@@ -50,9 +52,18 @@ class TestTracking:
         here.sweep("lora.r=4,8,2")
         parent = here.tracker.runs["run0"]
         losses = parent.history["eval/loss"]
-        assert losses == {1: pytest.approx(losses[2] + 1), 2: losses[2]}
+        assert losses == {1: pytest.approx(losses[2] + 1), 2: losses[2], 3: losses[2]}
         assert parent.tags["lowrung.best_trial"] == "1"
         assert "leaderboard.json" in parent.artifacts
+
+    @pytest.mark.parametrize("overrides", [["lora.r=8,4"], ["lora.r=8", "seed=0,1"]])
+    def test_the_same_command_again_changes_nothing(self, here, overrides):
+        """So that MLflow need not be imported for it; the best trial is the first one, and one of two seeds."""
+        here.sweep("lora.r=4", "study=other")
+        here.sweep(*overrides)
+        before = copy.deepcopy(here.tracker.runs)
+        assert here.sweep(*overrides) == []
+        assert here.tracker.runs == before
 
     @pytest.mark.slow
     def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):
@@ -147,6 +158,25 @@ class TestTracking:
         here.sweep("lora.r=4,8")
         assert len(here.tracker.runs) == 3
         assert repr(children) == before
+
+    def test_one_run_alone_waits_for_a_tracker_that_halts(self, here, monkeypatch):
+        """As a server under SIGSTOP does. The others' processes are not to wait for it; the sweep sends them later."""
+        goes_on, sent = threading.Event(), RunRecord.send
+
+        def halts(*arguments):
+            assert goes_on.wait(60)
+            return sent(*arguments)
+
+        def all_have_ended(_):
+            goes_on.set()
+            return []
+
+        monkeypatch.setattr(RunRecord, "send", halts)
+        monkeypatch.setattr(plots, "drawn", all_have_ended)
+        here.returned = task.Ran(Status.COMPLETE, is_tracked=False)
+        here.sweep("lora.r=4,8,2")
+        assert [assignment.opening is None for assignment in here.assigned] == [False, True, True]
+        assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
     def test_a_run_that_was_refused_leaves_the_sweeps_own_end_as_it_is(self, here, monkeypatch, capsys):
         def refuses(*_):

@@ -134,12 +134,6 @@ class TrackerContract:
         assert record.status is Status.COMPLETE
         assert record.metrics == {"eval/loss": 3.0}
 
-    def test_it_knows_its_runs(self, tracker):
-        run = tracker.start_run("run")
-        assert self.reopened(tracker).has_run(run)
-        assert not tracker.has_run("0" * 32)
-        assert not tracker.has_run("")
-
     def test_an_unknown_run_is_refused(self, tracker, tmp_path):
         unknown = "0" * 32
         (tmp_path / "file").touch()

@@ -85,10 +85,6 @@ class MemoryTracker:
             if recorded.parent == run and recorded.key is not None
         }
 
-    def has_run(self, run: str) -> bool:
-        """See `Tracker`."""
-        return run in self.runs
-
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
         history = self._run(run).history

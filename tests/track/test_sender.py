@@ -7,7 +7,7 @@ import pytest
 
 from lowrung.store.outcome import Status
 from lowrung.track import sender as module
-from lowrung.track.base import Point, TrackerLostError, TrackError
+from lowrung.track.base import Point, Tracker, TrackerLostError, TrackError
 from lowrung.track.sender import Sender
 from tests.track.memory import MemoryTracker
 
@@ -79,6 +79,30 @@ def test_nobody_waits_for_one_that_is_away_or_hangs(flaky: Flaky, sender: Sender
     hangs.close()
     assert waiting[1].cancelled()
     never.set()
+
+
+def test_one_that_halts_is_known_not_to_answer(
+    flaky: Flaky, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server under SIGSTOP takes connections and says nothing."""
+    is_asked, goes_on = threading.Event(), threading.Event()
+    sender = Sender(lambda: flaky)
+    assert sender.answers
+
+    def halts(_: Tracker) -> None:
+        is_asked.set()
+        goes_on.wait()
+
+    halted = sender.send(halts, "r=2")
+    assert is_asked.wait(10)
+    assert sender.answers  # so far
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.0)
+    assert [sender.answers, sender.answers] == [False, False]
+    assert capsys.readouterr().out.startswith("warning: the tracker has not answered for 0 s; all goes on")
+    goes_on.set()
+    halted.result(10)
+    assert sender.drain(10)
+    assert sender.answers
 
 
 def test_a_refused_call_is_said_once_and_the_others_go_on(

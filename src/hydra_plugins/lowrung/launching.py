@@ -35,8 +35,10 @@ class EngineLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs a batch of jobs to their ends; the results come in the order of ``job_overrides``."""
+        from lowrung.commands import train
         from lowrung.engine import hydra_job
 
+        train.require_our_sweeper(self._config.hydra)
         engine = self.make_engine(preload=["lowrung.engine.hydra_job"])
         try:
             return hydra_job.launch(

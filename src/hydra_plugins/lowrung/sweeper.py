@@ -49,24 +49,29 @@ class LowrungSweeper(Sweeper):
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
         """Runs the sweep; returns its `lowrung.sweeps.results.Results`."""
+        from lowrung.commands import train
         from lowrung.config import grammar
         from lowrung.sweeps import entry, stages
         from lowrung.sweeps.settings import Settings
 
-        assert self.hydra_context is not None
-        assert self.config is not None
+        context, config = self.hydra_context, self.config
+        assert context is not None
+        assert config is not None
         absent: Dict[str, Any] = {  # noqa: UP006
             "objectives": {"eval/loss": "minimize"},
             "constraints": {},
             "prefer": ["params/trainable"],
         }
         given: Dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}  # noqa: UP006
-        written: Any = OmegaConf.to_container(self.config.hydra.sweeper)
-        return entry.run(
-            stages.read(written, self.settings, list(map(grammar.as_typed, arguments))),
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-            config=self.config,
-            launcher=self.launcher,
-            settings=Settings(**{**self.settings, **absent, **given}),
+        written: Any = OmegaConf.to_container(config.hydra.sweeper)
+        asked = stages.read(written, self.settings, list(map(grammar.as_typed, arguments)))
+        return train.kept(
+            lambda: entry.run(
+                asked,
+                hydra_context=context,
+                task_function=self.task_function,
+                config=config,
+                launcher=self.launcher,
+                settings=Settings(**{**self.settings, **absent, **given}),
+            )
         )

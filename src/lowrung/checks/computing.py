@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lowrung.checks.finding import Finding, note, ok, wrong
+from lowrung.checks.finding import Check, Finding, note, ok, wrong
 from lowrung.config import machine, signature
 from lowrung.engine import gpus
 from lowrung.engine.cores import thread_variables, usable_cores
 
 SECONDS = 90.0
 """The longest that torch may take: its import takes 2 to 15 s, a driver that hangs for ever."""
+
+HANGS = "If `nvidia-smi` hangs too, it is the driver. CUDA_VISIBLE_DEVICES= goes without."
+"""What to do where asking torch has no end."""
 
 LITTLE = 4 * 2**30
 """Bytes of memory: the 135M model's runs take 2 GB."""
@@ -36,17 +39,27 @@ _ASK_BITSANDBYTES = (
 On a CPU it does without."""
 
 
-def check() -> Iterator[Finding]:
+def checks(_: Path) -> list[Check]:
     """Processor, threads, memory, torch and GPUs."""
+    hangs = "The system does not say what it has; see whether `nvidia-smi` and `cat /proc/cpuinfo` hang."
+    made = [
+        Check("processor", _machine, 10.0, hangs),
+        Check("torch", lambda: torch(_ASK, SECONDS), SECONDS + 10, HANGS),
+    ]
+    if importlib.util.find_spec("bitsandbytes"):
+        made += [
+            Check("bitsandbytes", lambda: bitsandbytes(_ASK_BITSANDBYTES, SECONDS), SECONDS + 10, HANGS),
+        ]
+    return made
+
+
+def _machine() -> Iterator[Finding]:
     yield ok(
         "processor", f"{machine.processor()}; {', '.join(machine.instructions()) or 'instruction sets not listed'}"
     )
     yield from _threads()
     yield from _memory()
     yield from (wrong("GPUs", problem, "See docs/gpus.md.") for problem in gpus.problems())
-    yield from torch(_ASK, SECONDS)
-    if importlib.util.find_spec("bitsandbytes"):
-        yield from bitsandbytes(_ASK_BITSANDBYTES, SECONDS)
 
 
 def _threads() -> Iterator[Finding]:
@@ -124,8 +137,7 @@ def _asked(name: str, code: str, seconds: float, remedy: str) -> dict[str, Any] 
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        hangs = f"does not answer within {seconds:g} s"
-        return wrong(name, hangs, "If `nvidia-smi` hangs too, it is the driver. CUDA_VISIBLE_DEVICES= goes without.")
+        return wrong(name, f"did not answer in {seconds:g} s", HANGS)
     if done.returncode:
         last = (done.stderr.strip() or f"ended with code {done.returncode}").splitlines()[-1]
         return wrong(name, f"cannot be imported ({last})", remedy)

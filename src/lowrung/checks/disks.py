@@ -9,14 +9,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lowrung.checks.finding import Finding, note, ok, wrong
+from lowrung.checks.finding import Check, Finding, note, ok, wrong
 from lowrung.store import disk, layout
 
 LITTLE = 2 * 2**30
 """Bytes. The 135M model takes 0.6 GB in the cache, and each of its runs 20 MB."""
 
-SECONDS = 60.0
-"""The longest that a lock's check may take: a disk of a server that is gone hangs."""
+SECONDS = 30.0
+"""The longest that a folder's check may take: the disk of a server that is gone hangs for ever."""
 
 _TRY = (
     "import sys; from filelock import FileLock, Timeout\n"
@@ -25,11 +25,14 @@ _TRY = (
 )
 
 
-def check(here: Path) -> Iterator[Finding]:
+def checks(here: Path) -> list[Check]:
     """The store of ``here``, the cache, and the folder for temporary files."""
-    yield from folder("store", here / "runs")
-    yield from folder("cache", layout.cache_folder())
-    yield from folder("temporary files", Path(tempfile.gettempdir()))
+    remedy = "Its disk hangs: see whether the server that it is on can be reached, or name another folder."
+    return [
+        Check("store", lambda: folder("store", here / "runs"), SECONDS, remedy),
+        Check("cache", lambda: folder("cache", layout.cache_folder()), SECONDS, remedy),
+        Check("temporary files", lambda: folder("temporary files", Path(tempfile.gettempdir())), SECONDS, remedy),
+    ]
 
 
 def folder(name: str, path: Path) -> Iterator[Finding]:

@@ -3,10 +3,11 @@
 import importlib.metadata
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from lowrung.checks.finding import Finding, note, ok, wrong
+from lowrung.checks.finding import Check, Finding, note, ok, wrong
 from lowrung.config import signature
 from lowrung.errors import install
 from lowrung.version import __version__
@@ -15,9 +16,24 @@ DEVELOPERS = "dev"
 """The extra that users have no need of."""
 
 
-def check() -> Iterator[Finding]:
+SECONDS = 30.0
+"""The longest that git may take, and what it takes to read the versions of all packages."""
+
+
+def checks(_: Path) -> list[Check]:
     """The versions of lowrung, with its commit, of Python, of each required library and of the extras."""
+    return [
+        Check("lowrung", _lowrung, SECONDS, "See whether `git status` hangs in lowrung's checkout."),
+        Check("libraries", libraries, SECONDS, "The disk that Python is installed on hangs."),
+    ]
+
+
+def _lowrung() -> Iterator[Finding]:
     yield ok("lowrung", f"{__version__}, commit {signature.git_commit()}")
+
+
+def libraries() -> Iterator[Finding]:
+    """Python, and what lowrung asks for."""
     yield ok("Python", f"{platform.python_version()} ({platform.python_implementation()}), {platform.platform()}")
     try:
         asked = [Requirement(text) for text in importlib.metadata.requires("lowrung") or ()]

@@ -9,12 +9,18 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lowrung.checks.finding import Finding, note, ok, wrong
+from lowrung.checks.finding import Check, Finding, note, ok, wrong
 from lowrung.store import addresses
 from lowrung.track import base
 
 SECONDS = 10.0
 """The longest that a server may take to say that it is there."""
+
+REMEDY = "Start it, or run with track=none."
+"""What to do about a tracker that does not answer."""
+
+ASK_THEM = "Ask whoever runs the cluster; runs on this machine do not need it."
+"""What to do about a SLURM that does not answer."""
 
 NAMED = (
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
@@ -27,12 +33,18 @@ SHOWN = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "LOWRUNG_CACHE", "
 """Variables that are shown with their values: folders, numbers and switches, which should hold no secret."""
 
 
-def check(here: Path) -> Iterator[Finding]:
+def checks(here: Path) -> list[Check]:
     """The tracker of ``here``, engines, and the environment."""
-    yield from tracker(here)
-    yield _ray()
-    if shutil.which("sbatch"):
-        yield slurm(["sinfo", "--noheader", "--format=%P %a %D %t"], SECONDS)
+    sinfo = ["sinfo", "--noheader", "--format=%P %a %D %t"]
+    return [
+        Check("tracker", lambda: tracker(here), 2 * SECONDS, REMEDY),
+        Check("Ray", lambda: [_ray()], SECONDS, "The disk that Python is installed on hangs."),
+        Check("SLURM", lambda: [slurm(sinfo, SECONDS)] if shutil.which("sbatch") else [], 2 * SECONDS, ASK_THEM),
+        Check("set", _environment, SECONDS, "Report this."),
+    ]
+
+
+def _environment() -> Iterator[Finding]:
     if names := [name for name in NAMED if os.environ.get(name)]:
         yield note("set, not shown", ", ".join(names))
     if shown := [f"{name}={_harmless(os.environ[name])}" for name in SHOWN if name in os.environ]:
@@ -62,8 +74,10 @@ def _server(uri: str) -> Iterator[Finding]:
             yield ok("tracker", f"{uri} answers ({answer.status})")
     except urllib.error.HTTPError as error:
         yield note("tracker", f"{uri} answers {error.code}", "See whether the address and the credentials are right.")
+    except TimeoutError:
+        yield wrong("tracker", f"{uri} did not answer in {SECONDS:g} s", REMEDY)
     except (OSError, ValueError) as error:
-        yield wrong("tracker", f"{uri} does not answer ({type(error).__name__})", "Start it, or run with track=none.")
+        yield wrong("tracker", f"{uri} does not answer ({type(error).__name__})", REMEDY)
 
 
 def slurm(command: Sequence[str], seconds: float) -> Finding:
@@ -73,16 +87,17 @@ def slurm(command: Sequence[str], seconds: float) -> Finding:
         command: prints a line for each partition and state: name, whether it is up, how many nodes, their state.
         seconds: the longest that it may take: without its controller, SLURM's programs wait for minutes.
     """
-    remedy = "Ask whoever runs the cluster; runs on this machine do not need it."
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return note("SLURM", f"{command[0]} does not answer ({type(error).__name__})", remedy)
+    except subprocess.TimeoutExpired:
+        return note("SLURM", f"{command[0]} did not answer in {seconds:g} s", ASK_THEM)
+    except OSError as error:
+        return note("SLURM", f"{command[0]} cannot be run ({type(error).__name__})", ASK_THEM)
     if done.returncode:
         last = (done.stderr.strip() or f"code {done.returncode}").splitlines()[-1]
-        return note("SLURM", f"{command[0]} fails ({last})", remedy)
+        return note("SLURM", f"{command[0]} fails ({last})", ASK_THEM)
     rows = [" ".join(line.split()) for line in done.stdout.splitlines() if line.strip()]
-    return ok("SLURM", "; ".join(rows)) if rows else note("SLURM", "has no partition", remedy)
+    return ok("SLURM", "; ".join(rows)) if rows else note("SLURM", "has no partition", ASK_THEM)
 
 
 def _ray() -> Finding:

@@ -9,6 +9,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 ADAPTER = "an adapter's folder, a run (runs/<signature>, its signature, or MLflow's id) or a trial (<study>/<n>)"
 """What can be named where an adapter is wanted."""
 
+JSON, JSON_HELP = "--json", "print one JSON document (docs/programs.md)"
+"""The option of every command for programs."""
+
 NEW_TOKENS = 64
 """The most tokens of an answer, unless told otherwise."""
 

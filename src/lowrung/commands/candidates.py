@@ -10,6 +10,7 @@ from lowrung.errors import UsageError, blaming
 from lowrung.store import addresses, records, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.studies import finding
 from lowrung.track.base import store_uri
 
 if TYPE_CHECKING:
@@ -60,15 +61,15 @@ def study(name: str | None, here: Path) -> StudyFolder | None:
         UsageError: when there is no study at all, and none was named.
     """
     if name is None:
-        found = sorted(here.glob("multirun/*/multirun.yaml"), key=lambda file: file.stat().st_mtime)
+        found = finding.started(here)
         if not found:
             raise UsageError(
                 f"promote takes the best run of the latest study, but there is no study in {here / 'multirun'}. Run a"
                 " sweep first, or name a run."
             )
-        return StudyFolder(found[-1].parent)
+        return found[-1]
     for folder in (here / "multirun" / name, here / Path(name).expanduser()):
-        if (folder / "multirun.yaml").is_file():
+        if StudyFolder(folder).config.is_file():
             return StudyFolder(folder)
     return None
 
@@ -138,9 +139,8 @@ def setting(found: StudyFolder, name: str) -> Any:
     """A setting with which a study was last started, by its dotted name; None where it is not set."""
     from omegaconf import OmegaConf
 
-    file = found.path / "multirun.yaml"
-    with blaming(f"The study's config, {file},"):
-        return OmegaConf.select(OmegaConf.load(file), name) if file.is_file() else None
+    with blaming(f"The study's config, {found.config},"):
+        return OmegaConf.select(OmegaConf.load(found.config), name) if found.config.is_file() else None
 
 
 def uri_of(run: RunFolder, here: Path) -> str | None:

@@ -171,7 +171,7 @@ def delete(found: Cleaning) -> Cleaning:
 
 
 def _is_study(path: Path) -> bool:
-    return _is_config(path / "multirun.yaml")
+    return _is_config(StudyFolder(path).config)
 
 
 def _is_run(run: RunFolder) -> bool:

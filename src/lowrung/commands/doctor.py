@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lowrung.checks.finding import Finding, Level, wrong
+from lowrung.checks.finding import Finding, Level
 from lowrung.commands.arguments import Commands
-from lowrung.errors import LowrungError, in_short
+from lowrung.errors import LowrungError
 from lowrung.report.tables import counted
 
 ABOUT = (
@@ -51,21 +51,13 @@ def _run(_: argparse.Namespace) -> Iterator[Diagnosis]:
 
 
 def diagnose(here: Path) -> Iterator[Finding]:
-    """All that is found; a check that fails is a finding itself.
+    """All that is found; a check that fails or does not end is a finding itself.
 
     Args:
         here: the folder of runs and sweeps.
     """
     from lowrung.checks import computing, disks, software, surroundings
 
-    checks: dict[str, Callable[[], Iterator[Finding]]] = {
-        "software": software.check,
-        "computing": computing.check,
-        "disks": lambda: disks.check(here),
-        "surroundings": lambda: surroundings.check(here),
-    }
-    for name, check in checks.items():
-        try:
-            yield from check()
-        except Exception as error:
-            yield wrong(name, f"could not be checked ({in_short(error)})", "Report this.")
+    for module in (software, computing, disks, surroundings):
+        for check in module.checks(here):
+            yield from check.findings()

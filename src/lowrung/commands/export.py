@@ -16,10 +16,10 @@ from lowrung.store.outcome import Outcome, Status
 ABOUT = (
     "Writes what a run was trained with as a folder for another tool: its config file, and the rows as tokens, in the"
     " order in which lowrung has them. What the tool cannot do is refused, setting by setting; what it does otherwise"
-    " is said. With --to trl, `trl sft --config FOLDER/sft.yaml` trains to the same losses."
+    " is said. TRL and LLaMA-Factory train to the same losses; axolotl draws A's start without a seed."
 )
 
-TOOLS = ("trl",)
+TOOLS = ("trl", "axolotl", "llamafactory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +66,19 @@ def add_to(commands: Commands) -> None:
 
 def _run(chosen: argparse.Namespace) -> Exported:
     name = f"{chosen.run.strip('/').replace('/', '-')}-{chosen.to}"
-    return export(chosen.run, Path(chosen.out or name))
+    return export(chosen.run, chosen.to, Path(chosen.out or name))
 
 
-def export(name: str, folder: Path) -> Exported:
-    """Writes a run for ``trl sft``.
+def export(name: str, tool: str, folder: Path) -> Exported:
+    """Writes a run for another tool.
 
     Args:
         name: the run, trial or adapter; a study's is its best one.
+        tool: one of `TOOLS`.
         folder: empty, or not there yet.
 
     Raises:
-        UsageError: when there is no such run, it is not complete, or TRL cannot do what it did.
+        UsageError: when there is no such run, it is not complete, or the tool cannot do what it did.
     """
     folder = folder.expanduser().absolute()
     run = _found(name, Path.cwd())
@@ -86,17 +87,18 @@ def export(name: str, folder: Path) -> Exported:
         problems.append(f"--out must be a folder that is empty or not there yet, but {folder} is not. Name another.")
     if problems:
         raise UsageError(problems)
-    from lowrung.adapters import for_trl
+    from lowrung.adapters import tools
 
     with blaming(f"The run in {run.path}"):
         try:
-            made = for_trl.Export.of(run)
+            made = tools.TOOLS[tool].of(run)
         except UsageError as error:
-            raise UsageError([f"{name} cannot be exported to trl: {problem}" for problem in error.problems]) from None
+            found = [f"{name} cannot be exported to {tool}: {problem}" for problem in error.problems]
+            raise UsageError(found) from None
         atomic.make_folder(folder, lambda aside: made.write(aside, folder))
-    config = folder / for_trl.CONFIG
-    command = ["trl", "sft", "--config", str(config)]
-    return Exported("trl", run.path, config, folder / for_trl.DATA, made.base, command, made.notes)
+    config = folder / made.CONFIG
+    command = [*made.COMMAND, str(config)]
+    return Exported(tool, run.path, config, folder / made.DATA, made.base, command, made.notes)
 
 
 def _found(name: str, here: Path) -> RunFolder:

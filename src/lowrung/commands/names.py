@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lowrung.commands.arguments import ADAPTER
 from lowrung.errors import UsageError, blaming, did_you_mean, some
-from lowrung.store.layout import JobFolder, RunFolder
+from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.track.base import URI as STORE
 from lowrung.track.base import TrackError, store_uri
 
@@ -167,7 +167,7 @@ def _run_at(name: str, folder: Path) -> RunFolder:
     runs = [*folder.glob("*/run"), *folder.glob("*/seed_*/run")]
     found = {path.relative_to(folder).parts[0] for path in runs}
     trials = sorted(found, key=lambda name: (not name.isdecimal(), name.zfill(9)))
-    if (folder / "multirun.yaml").is_file():
+    if StudyFolder(folder).config.is_file():
         which = f"Name one of its trials: {some([f'{name}/{trial}' for trial in trials])}" if trials else "It has none"
         raise UsageError(f"{name} is a whole study. {which}.")
     inner = sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))

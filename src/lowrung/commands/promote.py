@@ -15,6 +15,7 @@ from lowrung.commands.registered import Source, make
 from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError, blaming, did_you_mean
 from lowrung.store import atomic
+from lowrung.studies import finding
 from lowrung.track.base import TrackError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
     try:
         (one,) = find_adapters([name], here)
     except UsageError as error:
-        known = sorted(file.parent.name for file in here.glob("multirun/*/multirun.yaml"))
+        known = sorted(study.path.name for study in finding.started(here))
         raise UsageError(f"{error} Nor is it a study.{did_you_mean(name, known)}") from error
     if one.run is None:
         raise UsageError(

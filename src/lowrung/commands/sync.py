@@ -10,6 +10,7 @@ from lowrung.errors import FolderInUse, LowrungError, UsageError, blaming, did_y
 from lowrung.report.tables import counted
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder, StudyFolder
+from lowrung.studies import finding
 
 
 def add_to(commands: Commands) -> None:
@@ -90,7 +91,7 @@ def _named(name: str, here: Path) -> "Sequence[StudyFolder | RunFolder]":
             return [StudyFolder(folder)]
         if RunFolder(folder).config.is_file():
             return [RunFolder(folder)]
-    known = sorted(file.parent.name for file in here.glob("multirun/*/multirun.yaml"))
+    known = sorted(study.path.name for study in finding.started(here))
     raise UsageError(f"{name} must be a study or a run, but there is none in {here}.{did_you_mean(name, known)}")
 
 
@@ -101,10 +102,11 @@ def _send(folder: "StudyFolder | RunFolder", uri: str | None, here: Path) -> Sen
         TrackError: when the tracker does not take it; the list stays.
         UsageError: when the study or the run goes on just now, which sends by itself.
     """
-    from lowrung.track import recording
+    from lowrung.track import opening, recording
     from lowrung.track.base import store_uri
     from lowrung.track.owed import Owed
 
+    opening.hurry()
     try:
         with atomic.lock(folder.lock):
             owed = Owed.read(folder.untracked)

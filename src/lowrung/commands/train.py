@@ -4,15 +4,38 @@ import gc
 import os
 import re
 import sys
-from typing import Any
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from lowrung import cli
-from lowrung.commands.arguments import Commands
+from lowrung.commands.arguments import JSON, Commands
+from lowrung.commands.trained import Trained
+from lowrung.errors import RunFailed, UsageError
+from lowrung.report.printer import Printer
+
+Ended = TypeVar("Ended")
+
+_PRINTER: ContextVar[Printer | None] = ContextVar("printer", default=None)
+"""What prints the run or the sweep of this process as JSON: Hydra drops what its task and its sweeper return."""
 
 
 def add_to(commands: Commands) -> None:
-    """Lists the command; `lowrung.__main__` calls `main` before anything here is parsed."""
-    commands.add_parser("train", help="train one run, or with -m a sweep; see `lowrung train --help`", add_help=False)
+    """Lists the command; `lowrung.__main__` calls `start` before anything here is parsed."""
+    about = "train one run, or with -m a sweep; see `lowrung train --help`"
+    commands.add_parser("train", help=about, add_help=False).set_defaults(answer=Trained)
+
+
+def start() -> None:
+    """Runs what ``sys.argv`` says, and ends the process with its exit code (see `lowrung.cli`)."""
+    as_json = JSON in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != JSON]
+    printer = Printer("train", as_json=as_json)
+    before = _PRINTER.set(printer if as_json else None)
+    try:
+        cli.run(main, printer)
+    finally:
+        _PRINTER.reset(before)
 
 
 def main() -> None:
@@ -42,9 +65,42 @@ def complete() -> None:
 
 def run(config: Any) -> Any:
     """Trains one run; Hydra calls it with the composed config, in a sweep once a trial."""
+    from hydra.core.hydra_config import HydraConfig
+
     from lowrung.runs import task
 
     if task.assigned():  # the coordinator hears what the job raises
         return task.run(config)
     with cli.ending_on_errors():
-        return task.run(config)
+        require_our_sweeper(HydraConfig.get())
+        return kept(lambda: task.run(config))
+
+
+def kept(make: Callable[[], Ended]) -> Ended:
+    """Calls what trains, and has what it comes to printed where JSON was asked for, also where it failed."""
+    try:
+        ended = make()
+    except RunFailed as failure:
+        _show(failure.results)
+        raise
+    _show(ended)
+    return ended
+
+
+def _show(ended: Any) -> None:
+    if (printer := _PRINTER.get()) is not None:
+        printer.show(Trained.of(ended))
+
+
+def require_our_sweeper(hydra: Any) -> None:
+    """Refuses JSON of a sweep whose jobs another sweeper of Hydra's hands out: nobody knows of them all.
+
+    Args:
+        hydra: Hydra's node of the config; that of a single run is no sweep's.
+
+    Raises:
+        UsageError: when the sweeper is another one.
+    """
+    chosen = hydra.runtime.choices["hydra/sweeper"]
+    if _PRINTER.get() is not None and hydra.mode.name == "MULTIRUN" and chosen != "lowrung":
+        raise UsageError(f"hydra/sweeper must be lowrung with --json, but is {chosen}. Leave one of the two out.")

@@ -8,7 +8,7 @@ import datetime
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lowrung.config import lora_rules, schema
+from lowrung.config import lora_rules, rank_rules, schema
 from lowrung.config.keys import declared, suggest_key
 from lowrung.config.limits import above, at_least, one_of
 from lowrung.config.schema import Config, DataConf, ModelConf, SourceConf, TrainConf
@@ -25,6 +25,7 @@ def problems(config: Config) -> list[str]:
         *_data_rules(config.data),
         *lora_rules.problems(config.lora),
         *_train_rules(config.train),
+        *rank_rules.problems(config),
         *_pair_rules(config),
         *_verify_rules(config),
     ]

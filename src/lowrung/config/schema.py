@@ -85,6 +85,7 @@ SCHEDULES_WITH_SETTINGS = (
     "reduce_lr_on_plateau",
 )
 """Those that take theirs from ``train.sft.lr_scheduler_kwargs``."""
+PARALLELS = ("none", "ddp", "fsdp")
 TRACKERS = ("mlflow", "none")
 VERIFIED = ("all", "finalists")
 
@@ -310,7 +311,7 @@ class TrainConf:
             model the same question, whatever its own rate is.
         max_steps: optimiser steps; null where ``epochs`` is given.
         epochs: passes over the training examples; null where ``max_steps`` is given.
-        batch_size: examples per forward pass.
+        batch_size: examples per forward pass, over all ranks together.
         eval_batch_size: examples per forward pass of an evaluation. The scores do not depend on it.
         gradient_accumulation_steps: forward passes per optimiser step.
         eval_steps: steps between evaluations. There is always an evaluation after the last step.
@@ -330,6 +331,10 @@ class TrainConf:
             on the model before training, and a model where they do (one with a recurrent state) is refused.
         gradient_checkpointing: computes activations a second time instead of keeping them. It needs less memory and is
             about a third slower.
+        parallel: ``none``, or how the ranks of a run, one process for each GPU, train one model together: ``ddp`` gives
+            each the whole model and a part of each batch, ``fsdp`` also divides the weights among them (FSDP2).
+        ranks: how many ranks; null is one for each GPU of the trial (``hydra.launcher.gpus_per_trial``), and in a
+            single run one for each GPU that it sees. Without GPUs it must be given.
         sft: other fields of TRL's ``SFTConfig``, such as ``{optim:adamw_8bit,adam_beta2:0.99,neftune_noise_alpha:5}``;
             each is a setting of its own too, ``train.sft.adam_beta2=0.99``, and can be swept. They are held to TRL's
             dataclass and tried out before the first run. A field that another setting of lowrung sets, or that its
@@ -353,6 +358,8 @@ class TrainConf:
     max_grad_norm: float = 1.0
     packing: bool = False
     gradient_checkpointing: bool = False
+    parallel: str = "none"
+    ranks: int | None = None
     sft: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -360,6 +367,19 @@ class TrainConf:
         """The largest rate of the schedule, once ``learning_rate`` is known."""
         assert self.learning_rate is not None  # `lowrung.runs.inputs.pinned`
         return self.learning_rate * self.rate_factor
+
+    @property
+    def rank_count(self) -> int:
+        """The number of processes that train together, once ``ranks`` is known."""
+        if self.parallel == "none":
+            return 1
+        assert self.ranks is not None  # `lowrung.runs.inputs.with_ranks`
+        return self.ranks
+
+
+def threads_of_a_rank(train: TrainConf, threads: int) -> int:
+    """The CPU threads of each rank, of those of a run."""
+    return max(1, threads // train.rank_count)
 
 
 def total_steps(train: TrainConf, rows: int) -> int:

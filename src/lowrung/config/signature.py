@@ -81,6 +81,8 @@ def determining(config: Config) -> dict[str, Any]:
     values["train"] = {k: v for k, v in values["train"].items() if k not in ("save_steps", "save_total_limit")}
     if config.train.learning_rate is not None:
         values["train"]["learning_rate"] *= values["train"].pop("rate_factor")
+    if config.train.parallel == "none":
+        del values["train"]["parallel"], values["train"]["ranks"]
     if "warmup_steps" in config.train.sft:
         del values["train"]["warmup_ratio"]
     if config.model.quantization != "nf4":

@@ -131,7 +131,7 @@ class Running:
             return Ended(self.key, exit, cause=cause)
         if self.answer is not None:
             return Ended(self.key, *worker.read_answer(self.answer))
-        return Ended(self.key, Exit.DIED, cause=_describe_exit(code or 0))
+        return Ended(self.key, Exit.DIED, cause=described_exit(code or 0))
 
     def _signal(self, number: int) -> None:
         """Signals the process and all that it started."""
@@ -142,7 +142,8 @@ class Running:
                 os.kill(self._pid, number)
 
 
-def _describe_exit(code: int) -> str:
+def described_exit(code: int) -> str:
+    """How a process ended, in words: its exit code, or the signal's name."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -42,6 +42,7 @@ def check(
     found = [*metrics.problems(data.metrics), *_training_problems(trains)]
     if _is_found(base, found):
         found += _model_problems(base, adapters, data.max_length)
+        found += _division_problems(base, trains)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
@@ -158,6 +159,15 @@ def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: i
     if limit is not None and max_length > limit:
         found.append(f"data.max_length must be at most the model's context of {limit}, but is {max_length}.")
     return found
+
+
+def _division_problems(base: ModelConf, trains: Sequence[TrainConf]) -> list[str]:
+    if all(train.parallel != "fsdp" for train in trains) or pretrained.is_divisible(base):
+        return []
+    return [
+        f"train.parallel=fsdp must have a model whose blocks transformers can divide, but {base.path} has none that it"
+        " knows, or has each expert as a module of its own. Use train.parallel=ddp."
+    ]
 
 
 def _adapter_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> dict[str, list[str]]:

@@ -38,7 +38,7 @@ class TrialRow:
         point: what was chosen, by key, as text.
         outcome: how it ended, over its seeds.
         seeds: its runs.
-        is_reused: whether all results were there before this sweep.
+        is_reused: whether all results were there before the trial began.
         broken: the constraints that it does not keep to.
         over_seeds: metrics that are not the mean over the seeds, each with ``median`` or ``worst``.
         stage: the names of the stages that it counts for; empty where the sweep has none.

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lowrung.config import rank_rules
 from lowrung.config.schema import Config, TrackConf
 from lowrung.engine import cores, gpus
 from lowrung.engine.interrupt import StopSignals
@@ -52,8 +53,9 @@ def prepare(recorded: Recorded, store: Path, changed: Sequence[Change]) -> Prepa
     config = dataclasses.replace(recorded.config, store=str(store), track=TrackConf(kind="none"))
     if found := gpus.problems():
         raise UsageError(found)
-    if config.model.device_map is None:
-        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
+    if found := list(rank_rules.gpu_problems(config, len(gpus.visible()), "CUDA_VISIBLE_DEVICES=0,1")):
+        raise UsageError(found)
+    single.see_its_gpus(config)
     with cores.environment(cores.thread_variables(recorded.threads)):
         preflight = inputs.preflight(config)
     problems = list(preflight.problems) or list(_other_inputs(recorded, preflight, changed))

@@ -1,6 +1,7 @@
 """One run, from its config to ``outcome.json``."""
 
 import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowrung.config import machine
+from lowrung.config import machine, schema
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
+from lowrung.runs import parallel
 from lowrung.store import disk, mailbox, results
 from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder
@@ -22,6 +24,12 @@ from lowrung.track.base import Point
 
 if TYPE_CHECKING:
     from lowrung.finetune.gate.case import Evidence
+    from lowrung.finetune.training.ranks import Ranks
+
+OnReport = Callable[[int, Mapping[str, float]], None]
+"""Takes a step and its metrics, by MLflow name."""
+
+_INTERRUPTED = Outcome(Status.CANCELLED, cause="interrupted")
 
 
 def execute(
@@ -53,30 +61,87 @@ def execute(
         StoreError: when ``outcome.json`` cannot be written; the message gives the status of the run.
         TakenBack: when the folder was given to another job, before the run or meanwhile.
     """
-    from lowrung.finetune.training import memory
-
     results.require_claim(folder, claim)
-    scores: dict[str, float] = {}
 
     def on_report(step: int, metrics: Mapping[str, float]) -> None:
-        if "eval/loss" in metrics:
-            scores.setdefault("base/eval_loss", metrics["eval/loss"])
-            scores.update({name: value for name, value in metrics.items() if name.startswith("eval/")})
         point = Point(step, time.time(), dict(metrics))
         mailbox.post(folder.path, dataclasses.asdict(point))
         on_point(point)
 
-    def run() -> Outcome:
-        return _train_and_verify(config, folder, data, base, threads, on_report, lambda: stop_reason() is not None)
-
     started, is_resumed = time.perf_counter(), folder.checkpoints.exists()
-    outcome = _outcome_of(run, folder, scores, stop_reason)
-    took = {"time/total_seconds": time.perf_counter() - started, "memory/peak_bytes": memory.peak_bytes()}
+    outcome = _run(config, folder, data, base, threads, on_report, stop_reason)
+    took = {"time/total_seconds": time.perf_counter() - started}
     by = {"machine": machine.described(), "is_resumed": is_resumed}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took}, facts={**outcome.facts, **by})
     outcome = _save(outcome, folder, claim)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
+
+
+def _run(
+    config: Config,
+    folder: RunFolder,
+    data: Path,
+    base: Path,
+    threads: int,
+    on_report: OnReport,
+    stop_reason: Callable[[], str | None],
+) -> Outcome:
+    """Trains and verifies in this process, or in those of its ranks, for which this one imports nothing."""
+    if config.train.rank_count == 1:
+        from lowrung.finetune.training.ranks import ALONE
+
+        return _run_as(ALONE, config, folder, data, base, threads, on_report, stop_reason)
+    of_each = schema.threads_of_a_rank(config.train, threads)
+    work = functools.partial(_run_joined, config, folder, data, base, of_each)
+    try:
+        return parallel.Launch(work, config.train.rank_count, of_each, folder).run(on_report, stop_reason)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        return _failure(error, folder)
+
+
+def _run_joined(config: Config, folder: RunFolder, data: Path, base: Path, threads: int, place: parallel.Place) -> None:
+    """The same in a process of one of the ranks."""
+    from lowrung.finetune.training import ranks
+
+    def run() -> Outcome:
+        joined = ranks.join(place.rank, place.count, place.meeting)
+        return _run_as(joined, config, folder, data, base, threads, place.report, place.stop_reason)
+
+    place.end(_outcome_of(run, folder, {}, place.stop_reason))
+
+
+def _run_as(
+    ranks: "Ranks",
+    config: Config,
+    folder: RunFolder,
+    data: Path,
+    base: Path,
+    threads: int,
+    on_report: OnReport,
+    stop_reason: Callable[[], str | None],
+) -> Outcome:
+    """The outcome of all that this process does for the run."""
+    from lowrung.finetune.training import memory
+
+    scores: dict[str, float] = {}
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        if "eval/loss" in metrics:
+            scores.setdefault("base/eval_loss", metrics["eval/loss"])
+            scores.update({name: value for name, value in metrics.items() if name.startswith("eval/")})
+        on_report(step, metrics)
+
+    def run() -> Outcome:
+        is_to_stop = lambda: stop_reason() is not None  # noqa: E731
+        return _train_and_verify(ranks, config, folder, data, base, threads, report, is_to_stop)
+
+    outcome = _outcome_of(run, folder, scores, stop_reason)
+    took = {"memory/peak_bytes": memory.peak_bytes()}
+    return dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
 
 
 def _outcome_of(
@@ -93,7 +158,7 @@ def _outcome_of(
     except Diverged as error:
         return Outcome(Status.DIVERGED, {"diverged/step": error.step}, cause=str(error))
     except KeyboardInterrupt:
-        return Outcome(Status.CANCELLED, cause="interrupted")
+        return _INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         return _failure(error, folder)
@@ -136,26 +201,28 @@ def tidy(folder: RunFolder, outcome: Outcome) -> None:
 
 
 def _train_and_verify(
+    ranks: "Ranks",
     config: Config,
     folder: RunFolder,
     data: Path,
     base: Path,
     threads: int,
-    on_report: Callable[[int, Mapping[str, float]], None],
+    on_report: OnReport,
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    outcome, evidence = _train(config, folder, data, base, threads, on_report, should_stop)
+    outcome, evidence = _train(ranks, config, folder, data, base, threads, on_report, should_stop)
     # The trained model has been freed by now: the gate needs its memory.
     return _verified(config, folder, base, outcome, evidence) if evidence else outcome
 
 
 def _train(
+    ranks: "Ranks",
     config: Config,
     folder: RunFolder,
     data: Path,
     base: Path,
     threads: int,
-    on_report: Callable[[int, Mapping[str, float]], None],
+    on_report: OnReport,
     should_stop: Callable[[], bool],
 ) -> tuple[Outcome, "Evidence | None"]:
     from lowrung.finetune.data.prepared import Prepared
@@ -181,7 +248,10 @@ def _train(
         on_report=on_report,
         should_stop=should_stop,
         kept_rows=config.verify.prompts if config.verify.enabled else 0,
+        ranks=ranks,
     )
+    if trained is None:
+        return Outcome(Status.COMPLETE), None  # the first rank has the rest
     scores, answers = trained.scores, {name: np.array(each) for name, each in trained.answers.items()}
     HeldOut(rows.digests[-1], scores.tokens, scores.nll, scores.right, answers).write(folder.held_out)
     facts = {"parameters": str(trained.parameters), "ranks": trained.ranks}

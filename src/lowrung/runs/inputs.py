@@ -46,6 +46,13 @@ def at_a_rate(config: Config, preflight: Preflight) -> Config:
     return dataclasses.replace(config, train=train)
 
 
+def with_ranks(config: Config, gpus: float) -> Config:
+    """The config with the number of its ranks where it has none of its own: one for each GPU of the trial."""
+    if config.train.parallel == "none" or config.train.ranks is not None:
+        return config
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, ranks=int(gpus)))
+
+
 def run_signature(config: Config, preflight: Preflight, threads: int) -> str:
     """The signature of a run; see `lowrung.config.signature.of`."""
     return signature.of(
@@ -58,7 +65,8 @@ def run_signature(config: Config, preflight: Preflight, threads: int) -> str:
 
 def base_folder(config: Config, preflight: Preflight, threads: int) -> Path:
     """The folder of what is computed once of a run's base and examples, beside the runs that share them."""
-    key = signature.of_base(config, preflight.data_folder.name, threads)
+    threads_of_each = schema.threads_of_a_rank(config.train, threads)
+    key = signature.of_base(config, preflight.data_folder.name, threads_of_each)
     return layout.base_folder(Path(config.store).absolute(), key)
 
 

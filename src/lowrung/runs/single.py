@@ -1,9 +1,13 @@
 """A single run: `python src/train.py` without ``-m``."""
 
+import contextlib
 import dataclasses
+import gc
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
-from lowrung.config import rules
+from lowrung.config import rank_rules, rules
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
 from lowrung.engine.cores import usable_cores
@@ -12,6 +16,7 @@ from lowrung.errors import RunFailed, UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
+from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs
 from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
@@ -29,10 +34,12 @@ class SingleRun:
     Attributes:
         outcome: how it ended.
         folder: its folder in the store.
+        is_reused: whether its result was there before.
     """
 
     outcome: Outcome
     folder: RunFolder
+    is_reused: bool
 
 
 def run(config: Config, job: JobFolder) -> SingleRun:
@@ -47,12 +54,17 @@ def run(config: Config, job: JobFolder) -> SingleRun:
         RunFailed: when the run did not complete.
         Interrupted: when Ctrl-C or SIGTERM stopped it, after its checkpoint.
     """
+    with Warnings(print).of_this_process():
+        return _run(config, job)
+
+
+def _run(config: Config, job: JobFolder) -> SingleRun:
     problems = [*rules.problems(config), *recording.tracking_problems(config), *gpus.problems()]
-    if problems:
+    if problems := problems or list(rank_rules.gpu_problems(config, len(gpus.visible()), "CUDA_VISIBLE_DEVICES=0,1")):
         raise UsageError(problems)
     threads = usable_cores()
-    if config.model.device_map is None:
-        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
+    config = inputs.with_ranks(config, len(gpus.visible()))
+    see_its_gpus(config)
     preflight = inputs.preflight(config)
     if preflight.problems:
         raise UsageError(preflight.problems)
@@ -60,6 +72,7 @@ def run(config: Config, job: JobFolder) -> SingleRun:
     folder = layout.run_folder(Path(config.store).absolute(), inputs.run_signature(config, preflight, threads))
     layout.point_to(job.run, folder.path)
     outcome = kept_outcome(folder)
+    is_reused = outcome is not None
     if outcome is not None:
         print(f"reused: these settings were run before, and the result is in {folder.path}")
     else:
@@ -69,10 +82,16 @@ def run(config: Config, job: JobFolder) -> SingleRun:
             print("interrupted; the same command goes on from here")
             raise signals.interruption
     print(_summary(outcome, folder, job))
-    single = SingleRun(outcome, folder)
+    single = SingleRun(outcome, folder, is_reused)
     if outcome.status is not Status.COMPLETE:
         raise RunFailed(f"The run ended as {outcome.status}: {outcome.cause}", single)
     return single
+
+
+def see_its_gpus(config: Config) -> None:
+    """Leaves a run one GPU that it sees, unless it has a use for more."""
+    if config.model.device_map is None and config.train.parallel == "none":
+        gpus.see_one()  # SFTTrainer would take several for DataParallel, and refuses
 
 
 def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int, signals: StopSignals) -> Outcome:
@@ -87,12 +106,14 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     """
     for note in notes(config, [preflight]):
         print(f"note: {note}")
+    if config.train.rank_count > 1:
+        print(f"{config.train.rank_count} ranks train it, and print to {folder.log}")
     claim = prepare_folder(folder, config, preflight, threads)
     opening = recording.single_opening(config, folder)
     sender = recording.sender(config)
     recording.first_answer(sender, config, sender.send(opening.open, opening.name))
     history = recording.History(sender, opening)
-    with atomic.lock(folder.lock), Progress() as progress, recording.measuring(config, folder, history):
+    with atomic.lock(folder.lock), _frozen(), Progress() as progress, recording.measuring(config, folder, history):
         sender.say = progress.say
         progress.start("run", "training", inputs.steps(config, preflight))
 
@@ -122,12 +143,27 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
         owed.write(folder.untracked)
         if not is_tracked:
-            print(f"warning: not tracked: {opening.name}. lowrung sync '{folder.path}' sends it.")
+            print(f"warning: not tracked: {opening.name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
     return outcome
 
 
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Keeps garbage collection off what is in memory by now: a walk over it takes 0.4 s, and a run asks for five.
+
+    A sweep's runs do the same; see `lowrung.engine.worker`.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _summary(outcome: Outcome, folder: RunFolder, job: JobFolder) -> str:
-    numbers = outcome.numbers
-    lines = [f"{name:<34} {number(numbers[name])}" for name in sorted(numbers) if name.count("/") == 1]
+    numbers = {name: number(value) for name, value in sorted(outcome.numbers.items()) if name.count("/") == 1}
+    width = max(map(len, numbers), default=0)
+    lines = [f"{name:<{width}}  {value}" for name, value in numbers.items()]
     warnings = [f"warning: {text}" for text in outcome.gate_failures]
     return "\n".join([*lines, *warnings, f"results: {folder.path}", f"config:  {job.path / '.hydra'}"])

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lowrung import library_warnings
 from lowrung.config import schema
 from lowrung.config.schema import Config
+from lowrung.engine import gpus
 from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import StoreError
 from lowrung.finetune.found import Preflight
@@ -103,7 +104,7 @@ def run(composed: DictConfig) -> Ran | SingleRun:
     """
     config, assignment = schema.resolve(composed), assigned()
     if assignment is not None:
-        return _run_trial(config, assignment)
+        return _run_trial(inputs.with_ranks(config, len(gpus.visible())), assignment)
     return single.run(config, JobFolder(Path(HydraConfig.get().runtime.output_dir)))
 
 

@@ -46,6 +46,7 @@ class Holder:
         machine: the same for all processes below one running kernel; None where that is not known.
         lock: the file that the holder has locked.
         lock_id: the file's device and inode.
+        time: of the last beat, in seconds since 1970 by the holder's clock, for people; None of an older version.
     """
 
     id: str
@@ -55,18 +56,20 @@ class Holder:
     machine: str | None
     lock: str
     lock_id: tuple[int, int]
+    time: float | None = None
 
     @classmethod
     def here(cls, lock: Path) -> "Holder":
         """This process, which has locked a file."""
+        found = _identity(lock.stat())
         return cls(
-            uuid.uuid4().hex, 0, platform.node(), os.getpid(), _machine(), str(lock.resolve()), _identity(lock.stat())
+            uuid.uuid4().hex, 0, platform.node(), os.getpid(), _machine(), str(lock.resolve()), found, time.time()
         )
 
     @property
     def next(self) -> "Holder":
         """The same holder, a beat later."""
-        return dataclasses.replace(self, beat=self.beat + 1)
+        return dataclasses.replace(self, beat=self.beat + 1, time=time.time())
 
     @property
     def text(self) -> str:
@@ -173,18 +176,19 @@ class Lease:
                     self._renew()
 
     def _renew(self) -> None:
-        if self._swap(self._mine.text, self._mine.next.text):
-            self._mine = self._mine.next
+        beat = self._mine.next
+        if self._swap(self._mine.text, beat.text):
+            self._mine = beat
             self._renewed = time.monotonic()
         elif self._taker is None:
             self._lose()
 
     def _lose(self) -> None:
         found = self._read()
-        if found == self._mine.next.text:  # the last beat was written, though its answer was lost
-            self._mine = self._mine.next
-            return
         holder = None if found in (None, "null") else Holder.parse(str(found))
+        if holder and (holder.id, holder.beat) == (self._mine.id, self._mine.beat + 1):
+            self._mine = holder  # the last beat was written, though its answer was lost
+            return
         self._taker = "it was deleted" if holder is None else f"process {holder.pid} on {holder.host}"
         self._has_ended.set()
 

@@ -5,8 +5,8 @@ import datetime
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from optuna.distributions import (
@@ -23,11 +23,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from lowrung.errors import StoreError
 from lowrung.search import lease, scope, tables
 from lowrung.search.axes import Axis, Choice, Interval, Params
-from lowrung.search.study import RUN
+from lowrung.search.study import CLOCK, RUN
 from lowrung.store import addresses
 
 _WAIT_SECONDS = 20
 """How long a read waits for a database that is locked: its coordinator holds it for milliseconds."""
+
+_T = TypeVar("_T")
 
 RUNNING, COMPLETE, PRUNED = "RUNNING", "COMPLETE", "PRUNED"
 """Optuna's states of a trial that matter here."""
@@ -75,12 +77,14 @@ class Recorded:
         trials: by number.
         axes: what each key was drawn from, over all trials; a list of one value is no axis, and here too.
         is_alive: whether a coordinator has it; None where that is on another machine, or is not known.
+        coordinator: the record of it; ``null`` where none has it. See `lowrung.search.lease.Holder`.
     """
 
     facts: Mapping[str, Any]
     trials: Sequence[RecordedTrial]
     axes: Sequence[Axis]
     is_alive: bool | None
+    coordinator: str = "null"
 
 
 def read(address: str, name: str) -> Recorded | None:
@@ -93,13 +97,31 @@ def read(address: str, name: str) -> Recorded | None:
     Raises:
         StoreError: when the database does not open, or is none of Optuna's.
     """
+    return _reading(address, lambda connection: _read(connection, name))
+
+
+def coordinator(address: str, name: str) -> str:
+    """The record of a study's coordinator, as it is now; see `Recorded.coordinator`.
+
+    Raises:
+        StoreError: when the database does not open, or is none of Optuna's.
+    """
+
+    def find(connection: Connection) -> str:
+        study = _id(connection, name)
+        return "null" if study is None else _coordinator(connection, study)
+
+    return _reading(address, find)
+
+
+def _reading(address: str, read: Callable[[Connection], _T]) -> _T:
     try:
         engine = _engine(address)
     except (ImportError, SQLAlchemyError, ValueError) as error:
         raise _unread(address, error) from error
     try:
         with engine.connect() as connection:
-            return _read(connection, name)
+            return read(connection)
     except (SQLAlchemyError, ValueError, KeyError, TypeError) as error:
         raise _unread(address, error) from error
     finally:
@@ -124,26 +146,36 @@ def _unread(address: str, error: Exception) -> StoreError:
 
 
 def _read(connection: Connection, name: str) -> Recorded | None:
-    study = connection.execute(select(tables.STUDIES.c.study_id).where(tables.STUDIES.c.study_name == name)).scalar()
+    study = _id(connection, name)
     if study is None:
         return None
     facts = connection.execute(
         select(tables.STUDY_USER_ATTRS.c.key, tables.STUDY_USER_ATTRS.c.value_json).filter_by(study_id=study)
     )
-    notes = connection.execute(
-        select(tables.STUDY_SYSTEM_ATTRS.c.key, tables.STUDY_SYSTEM_ATTRS.c.value_json).filter_by(study_id=study)
-    )
-    holder = {str(key): str(text) for key, text in notes}.get(lease.KEY, "null")
+    holder = _coordinator(connection, study)
     params, searched = _params(connection, study)
+    known = {str(key): json.loads(text) for key, text in facts}
     return Recorded(
-        {str(key): json.loads(text) for key, text in facts},
-        list(_trials(connection, study, params)),
+        known,
+        list(_trials(connection, study, params, known.get(CLOCK) or {})),
         [_axis(key, distribution) for key, distribution in searched.items()],
         lease.is_alive(holder),
+        holder,
     )
 
 
-def _trials(connection: Connection, study: int, params: Mapping[int, Params]) -> Iterator[RecordedTrial]:
+def _id(connection: Connection, name: str) -> int | None:
+    return connection.execute(select(tables.STUDIES.c.study_id).where(tables.STUDIES.c.study_name == name)).scalar()
+
+
+def _coordinator(connection: Connection, study: int) -> str:
+    found = select(tables.STUDY_SYSTEM_ATTRS.c.value_json).filter_by(study_id=study, key=lease.KEY)
+    return str(connection.execute(found).scalar() or "null")
+
+
+def _trials(
+    connection: Connection, study: int, params: Mapping[int, Params], clocks: Mapping[str, int]
+) -> Iterator[RecordedTrial]:
     facts: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for trial, key, text in connection.execute(_of(study, tables.USER_ATTRS, "key", "value_json")):
         facts[trial][str(key)] = json.loads(text)
@@ -157,14 +189,15 @@ def _trials(connection: Connection, study: int, params: Mapping[int, Params]) ->
         select(*columns).where(tables.TRIALS.c.study_id == study).order_by(tables.TRIALS.c.number)
     ):
         each = values.get(trial, {})
+        offset = next((clock for first, clock in reversed(list(clocks.items())) if int(first) <= number), None)
         yield RecordedTrial(
             number,
             state.name,
             params.get(trial, {}),
             facts.get(trial, {}),
             [each[i] for i in sorted(each)],
-            _seconds(start),
-            _seconds(end),
+            _seconds(start, offset),
+            _seconds(end, offset),
         )
 
 
@@ -213,6 +246,9 @@ def _of(study: int, table: Any, *names: str) -> Any:
     return select(*columns).select_from(joined).where(tables.TRIALS.c.study_id == study)
 
 
-def _seconds(moment: datetime.datetime | None) -> float | None:
-    """Optuna writes the local time, without its zone."""
-    return None if moment is None else moment.timestamp()
+def _seconds(moment: datetime.datetime | None, offset: int | None) -> float | None:
+    """Optuna writes local times without their zone; where none was noted it is taken for this machine's."""
+    if moment is None:
+        return None
+    zone = None if offset is None else datetime.timezone(datetime.timedelta(seconds=offset))
+    return moment.replace(tzinfo=zone).timestamp()

@@ -106,6 +106,8 @@ class Storage(RDBStorage):
             return disk.no_space(error)
         which = f"this {self._kind} one" if self._file is None else self._file
         remedy = "Start it, or correct the address; a password goes into the environment."
+        if isinstance(error, ImportError) and self._kind == "postgresql":
+            remedy = "Install PostgreSQL's driver: pip install 'lowrung[postgresql]'."
         if self._file is not None:
             remedy = "Name another file, or move this one away: results are in the store, and are taken from there."
         cause = str(error).splitlines()[0].rstrip(".")

@@ -1,5 +1,6 @@
 """The study: Optuna's record of what was tried, in SQLite. One coordinator is its only client."""
 
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +35,13 @@ RUN = "run/"
 PLANNED = "planned"
 """The study's fact that holds its trials in total, and the runs of each, as far as they are known."""
 
+TAKEN = "taken_over"
+"""The study's fact that holds by stage the numbers of earlier stages' trials that count for it too (``shared``), and
+of its own that its last start left out (``left_out``), since it starts from other trials now."""
+
+CLOCK = "utc_offset"
+"""The study's fact that holds its coordinator's clock, in seconds east of UTC, by the number of the first trial that it
+holds for: Optuna writes local times without their zone."""
 
 _TAUGHT = "warm start"
 """The fact that names the studies which taught the sampler, each with the end of the last trial that did."""
@@ -105,6 +113,7 @@ class Study:
             self._study = optuna.load_study(study_name=name, storage=self._mirror)
             self.judge = Judge(self._study, pruner, self._objectives, self._require_sole, unpruned)
             self._asked = len(self.trials)
+            self._clocks = dict(self.facts.get(CLOCK, {}))
             self._hold_to({**space.described(), **goal, **purpose}, inputs)
             self._name_objectives()
             self._earlier = self._taught_by(earlier)
@@ -212,6 +221,7 @@ class Study:
             sampler = TaughtSampler(sampler, [one for one in self._earlier if space is None or keep(one)])
         if space is not None:
             sampler = scope.PartSampler(sampler, keep)
+        self._note_clock()
         self._asked += 1
         # Not enqueue_trial: a coordinator killed before it asks would leave a point in the queue.
         self._study.sampler = PartialFixedSampler(fixed, sampler)
@@ -221,6 +231,13 @@ class Study:
                 trial.set_user_attr(scope.STAGE, stage)
         self.judge.expect(trial)
         return trial
+
+    def _note_clock(self) -> None:
+        """Writes down where the clock of this process stands, when it has changed: elsewhere, or with the season."""
+        offset = time.localtime().tm_gmtoff
+        if list(self._clocks.values())[-1:] != [offset]:
+            self._clocks[str(self._asked)] = offset
+            self.note(CLOCK, self._clocks)
 
     def note_run(self, trial: Trial, seed: int, **facts: Any) -> dict[str, Any]:
         """Writes facts down on one of a trial's runs, beside those that are known of it; returns them all."""

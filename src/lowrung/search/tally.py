@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ def _read(connection: sqlite3.Connection, name: str) -> Tally:
     rows = connection.execute(_STATES, (study,)).fetchall()
     counts = {str(json.loads(status)): int(count) for status, count, _ in rows}
     counts = {{"fail": "failed"}.get(status, status): count for status, count in counts.items()}
-    ends = [datetime.fromisoformat(end).timestamp() for _, _, end in rows if end]  # Optuna writes local time
+    clocks = _fact(connection, "user", study, "utc_offset") or {}
+    zone = timezone(timedelta(seconds=list(clocks.values())[-1])) if clocks else None  # else this machine's
+    ends = [datetime.fromisoformat(end).replace(tzinfo=zone).timestamp() for _, _, end in rows if end]
     directions = "SELECT direction FROM study_directions WHERE study_id = ? ORDER BY objective"
     (direction, *_), *_ = connection.execute(directions, (study,)).fetchall()
     order = "ASC" if direction == "MINIMIZE" else "DESC"

@@ -29,19 +29,25 @@ def arrays(path: Path, compute: Callable[[], Arrays]) -> Arrays:
             versions of libraries or code there are other files.
         compute: gives the arrays; none may hold Python objects.
     """
-    found = _read(path)
+    found = read(path)
     if found is not None:
         return found
     computed = compute()
-    buffer = io.BytesIO()
-    np.savez(buffer, **computed)  # type: ignore[arg-type]
-    content = buffer.getvalue()
-    with contextlib.suppress(OSError):
-        atomic.write_bytes(path, hashlib.sha256(content).digest() + content)
+    keep(path, computed)
     return computed
 
 
-def _read(path: Path) -> Arrays | None:
+def keep(path: Path, arrays: Arrays) -> None:
+    """Writes the arrays, where there is room and the right to write; see `arrays`."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    with contextlib.suppress(OSError):
+        atomic.write_bytes(path, hashlib.sha256(content).digest() + content)
+
+
+def read(path: Path) -> Arrays | None:
+    """The arrays in a file; None where it is not there, or not as it was written."""
     try:
         written = path.read_bytes()
     except OSError:

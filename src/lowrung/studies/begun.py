@@ -32,6 +32,12 @@ def trials(found: Recorded, asked: Asked, folders: Folders, doubts: Doubts) -> I
     count = sum(len(trial.runs) for trial in found.trials)
     points = max(50, runs.POINTS // max(1, count))
     for trial in found.trials:
+        if trial.number in asked.left_out:
+            doubts.add(
+                f"stage {asked.left_out[trial.number]} starts from other trials now: what it ran before is left out",
+                trial.number,
+            )
+            continue
         ran = [
             runs.read(seed, folders.run(str(facts.get("signature"))), trial.number, doubts, points=points)
             for seed, facts in sorted(trial.runs.items())
@@ -46,14 +52,15 @@ def _trial(trial: RecordedTrial, ran: Sequence[RunRecord], asked: Asked) -> Tria
     summary = _summary(ran, asked)
     metrics = {**summary.metrics, **dict(zip(asked.objectives, trial.values, strict=False))}
     cause = trial.facts.get("cause") or (KILLED if status is Status.FAILED and not ran else None)
+    stage = asked.stages_of(trial.number, trial.stage)
     kept = [constraint for constraint in asked.constraints if constraint.violation(metrics) > 0]
     return TrialRecord(
         trial.number,
         {key: str(value) for key, value in trial.params.items()},
         status,
         ran,
-        trial.stage,
-        stage_index(trial.stage, asked.stages),
+        stage,
+        stage_index(stage, asked.stages),
         cause,
         metrics,
         summary.measurements,

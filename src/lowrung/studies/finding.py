@@ -32,6 +32,12 @@ def find(name: str | None, here: Path) -> StudyFolder:
     )
 
 
+def started(here: Path) -> list[StudyFolder]:
+    """The studies below ``here/multirun`` that have their config, the last one started last."""
+    studies = (study for study in _studies(here / "multirun") if study.config.is_file())
+    return sorted(studies, key=lambda study: _started(study))
+
+
 def is_study(study: StudyFolder) -> bool:
     """Whether anything of a study is in a folder: one that is half deleted counts too."""
     if not study.path.is_dir():

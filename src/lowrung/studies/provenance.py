@@ -80,7 +80,7 @@ def _times(trials: Sequence[TrialRecord]) -> dict[str, str]:
         "last run ended": max((run.ended for run in ran if run.ended is not None), default=None),
     }
     return {
-        name: time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+        name: time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(moment))
         for name, moment in moments.items()
         if moment is not None
     }

@@ -3,12 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from lowrung.errors import StoreError
 from lowrung.report import leaderboard, rows
 from lowrung.report.record import COMPLETE, EMPTY, INTERRUPTED, RUNNING, StudyRecord, TrialRecord
 from lowrung.search import recorded
-from lowrung.search.lease import BEAT_SECONDS, BEATS_MISSED
+from lowrung.search.lease import BEAT_SECONDS, BEATS_MISSED, Holder
 from lowrung.search.recorded import Recorded
 from lowrung.store import addresses
 from lowrung.store.layout import StudyFolder
@@ -16,6 +17,11 @@ from lowrung.studies import answer, axes, begun, ended, provenance
 from lowrung.studies.doubts import Doubts
 from lowrung.studies.folders import Folders
 from lowrung.studies.settings import Asked
+
+WAIT_SECONDS = 2 * BEAT_SECONDS
+"""How long a sign of life of a coordinator on another machine is waited for, where its last one is old."""
+
+_SILENT_SECONDS = BEAT_SECONDS * BEATS_MISSED
 
 
 def read(folder: StudyFolder) -> StudyRecord:
@@ -33,7 +39,7 @@ def read(folder: StudyFolder) -> StudyRecord:
             doubts.add(str(error))
     asked = asked.with_facts(database.facts if database else {})
     folders, listed = Folders.of(folder), ended.rows(folder, doubts)
-    is_running = database is not None and _is_running(database, address)
+    is_running = database is not None and address is not None and _is_running(database, address, asked, doubts)
     if listed and not is_running and (database is None or _is_current(folder, database)):
         state, trials = COMPLETE, list(ended.trials(listed, asked.stages, folders, doubts))
     elif database is not None:
@@ -50,15 +56,38 @@ def read(folder: StudyFolder) -> StudyRecord:
     return dataclasses.replace(record, doubts=doubts.sentences)
 
 
-def _is_running(database: Recorded, address: str | None) -> bool:
+def _is_running(database: Recorded, address: str, asked: Asked, doubts: Doubts) -> bool:
     """Whether a coordinator has the study. One on another machine writes to the database every few seconds."""
     if database.is_alive is not None:
         return database.is_alive
-    file = addresses.sqlite_path(address or "")
+    file = addresses.sqlite_path(address)
+    if file is None:
+        return _is_alive_elsewhere(database, address, asked, doubts)
     try:
-        return file is None or time.time() - file.stat().st_mtime < BEAT_SECONDS * BEATS_MISSED
+        return time.time() - file.stat().st_mtime < _SILENT_SECONDS
     except OSError:
         return False
+
+
+def _is_alive_elsewhere(database: Recorded, address: str, asked: Asked, doubts: Doubts) -> bool:
+    """Whether the coordinator on another machine lives. Clocks differ, so one that seems to be gone is waited for."""
+    try:
+        holder = Holder.parse(database.coordinator)
+    except (KeyError, TypeError, ValueError):  # of another version
+        return True
+    seen = holder.time or 0.0
+    if abs(time.time() - seen) < _SILENT_SECONDS:
+        return True
+    time.sleep(WAIT_SECONDS)
+    if recorded.coordinator(address, asked.name) != database.coordinator:
+        return True
+    when = datetime.fromtimestamp(seen, UTC).strftime("on %Y-%m-%d at %H:%M UTC, by its clock") if seen else "earlier"
+    doubts.add(
+        f"process {holder.pid} on {holder.host} had the study. Its last sign of life was {when}, and none came in"
+        f" {WAIT_SECONDS:g} s, while one that lives gives one every {BEAT_SECONDS:g} s: it is taken to have ended. If"
+        " so, the same command goes on with the study"
+    )
+    return False
 
 
 def _is_current(folder: StudyFolder, database: Recorded) -> bool:

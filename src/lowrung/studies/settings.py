@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from lowrung.report.verdict import PREFER
 from lowrung.search.constraints import Constraint, parse, problems
-from lowrung.search.study import PLANNED
+from lowrung.search.study import PLANNED, TAKEN
 from lowrung.store.layout import StudyFolder
 from lowrung.studies.doubts import Doubts
 
@@ -29,12 +29,14 @@ class Asked:
         sweeper: the fields of ``hydra.sweeper``; none where they cannot be read.
         purpose: what the study was made for; see `lowrung.sweeps.identity`. None where there is no database.
         planned: trials, and runs of each, that were asked for, as its coordinator knew them.
+        taken: the trials that stages took over and left out, by stage; see `lowrung.search.study.TAKEN`.
     """
 
     name: str
     sweeper: Mapping[str, Any]
     purpose: Mapping[str, Any]
     planned: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    taken: Mapping[str, Mapping[str, Sequence[int]]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: StudyFolder, doubts: Doubts) -> "Asked":
@@ -52,7 +54,17 @@ class Asked:
 
     def with_facts(self, facts: Mapping[str, Any]) -> "Asked":
         """The same with what the study notes of itself."""
-        return dataclasses.replace(self, purpose=facts.get("purpose") or {}, planned=facts.get(PLANNED) or {})
+        purpose, planned, taken = (facts.get(name) or {} for name in ("purpose", PLANNED, TAKEN))
+        return dataclasses.replace(self, purpose=purpose, planned=planned, taken=taken)
+
+    def stages_of(self, trial: int, first: str) -> str:
+        """The names of the stages that a trial counts for, the one that it was run for first."""
+        return ", ".join([first, *(name for name, taken in self.taken.items() if trial in taken["shared"])])
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """The trials that the last start left out, with their stages."""
+        return {number: name for name, taken in self.taken.items() for number in taken["left_out"]}
 
     @property
     def objectives(self) -> dict[str, str]:

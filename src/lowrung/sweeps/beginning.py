@@ -54,10 +54,13 @@ class Beginning:
         """
         begun = Begun(stage, self._points(stage, earlier) if stage.of else self.plan.points[stage.name])
         begun.share(starting.shared(begun, list(earlier.values()), self.results.rows, self.composer))
-        for number in begun.ended:
+        shared = list(begun.ended)
+        for number in shared:
             self.results.promote(number, stage.name)
         self._keep(begun)
-        self._say_what_is_left_out(begun)
+        left_out = self._left_out(begun)
+        self._say_what_is_left_out(begun, left_out)
+        self._note_taken(stage, shared, left_out)
         self.results.total = self.plan.total({**earlier, stage.name: begun})
         self._note_plan()
         return begun
@@ -100,17 +103,29 @@ class Beginning:
                 point.space.texts(trial.params),
                 trial_outcome(self.plan.settings, ended, is_pruned),
                 ended,
-                is_reused=True,
+                is_reused=resume.is_reused(trial, finished),
                 stage=begun.stage.name,
             )
 
-    def _say_what_is_left_out(self, begun: Begun) -> None:
+    def _left_out(self, begun: Begun) -> list[int]:
         """Trials of the stage that started from what is no longer the best."""
         of_stage = [trial for trial in self.study.trials if self.study.stage_of(trial) == begun.stage.name]
         others = [trial.number for trial in of_stage if trial.state.is_finished() and not begun.point_of(trial.params)]
-        if others and begun.stage.of:
-            numbers = ", ".join(map(str, others))
+        return others if begun.stage.of else []
+
+    def _say_what_is_left_out(self, begun: Begun, left_out: Sequence[int]) -> None:
+        if left_out:
+            numbers = ", ".join(map(str, left_out))
             self.notify(
                 f"stage {begun.stage.name}: left out what was run from other starting points (trials {numbers}); the"
                 " results stay in the store"
             )
+
+    def _note_taken(self, stage: Stage, shared: Sequence[int], left_out: Sequence[int]) -> None:
+        """Writes down which trials count for a stage: a report of a study that has not ended cannot know by itself."""
+        from lowrung.search.study import TAKEN
+
+        known = self.study.facts.get(TAKEN, {})
+        taken = {"shared": shared, "left_out": left_out}
+        if stage.of and known.get(stage.name) != taken:
+            self.study.note(TAKEN, {**known, stage.name: taken})

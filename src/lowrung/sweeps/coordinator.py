@@ -12,6 +12,7 @@ from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
 from lowrung.report.progress import Progress
+from lowrung.report.warned import Warnings
 from lowrung.runs import execution
 from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status
@@ -24,7 +25,6 @@ from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, Queu
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import Run, RunMaker
 from lowrung.sweeps.tracking import SweepTracking
-from lowrung.sweeps.warned import Warnings
 from lowrung.track.base import Opening
 
 if TYPE_CHECKING:
@@ -66,16 +66,24 @@ class Coordinator:
         composer: makes the runs' configs.
         task_function: the function below ``@hydra.main``.
         engine: where runs are executed.
+        is_known: whether all runs may have results.
     """
 
     def __init__(
-        self, study: "Study", plan: Plan, composer: Composer, task_function: TaskFunction, engine: Engine
+        self,
+        study: "Study",
+        plan: Plan,
+        composer: Composer,
+        task_function: TaskFunction,
+        engine: Engine,
+        *,
+        is_known: bool = False,
     ) -> None:
         self._plan = plan
         self._composer = composer
         self._study = study
         self._maker = RunMaker.of(plan, composer, engine.threads)
-        self._tracking = SweepTracking(study, plan)
+        self._tracking = SweepTracking(study, plan, is_known=is_known)
         self._results = Results(plan, self._tracking)
         self._progress = Progress()
         self._tracking.sender.say = self._progress.say
@@ -96,7 +104,7 @@ class Coordinator:
         command goes on from there.
         """
         atomic.remove_leftovers(self._plan.folder.path)
-        OmegaConf.save(self._composer.master, self._plan.folder.path / "multirun.yaml")
+        OmegaConf.save(self._composer.master, self._plan.folder.config)
         with self._progress, self._warnings.of_this_process():
             try:
                 self._agenda.begin()
@@ -111,7 +119,7 @@ class Coordinator:
     def report(self) -> Results:
         """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
-        self._results.log_best(self._ended)
+        self._results.log_best(self._ended, is_last=True)
         self._results.report()
         return self._results
 
@@ -194,7 +202,7 @@ class Coordinator:
         """Takes a run's outcome: the run is tried again with half the batch, or has ended for its trial."""
         run, outcome = finished.run, finished.outcome
         if not finished.is_reused:
-            self._warnings.of_run(run)
+            self._warnings.of_run(run.title, run.folder)
         if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
             self._retry(run, overrides)

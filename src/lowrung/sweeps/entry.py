@@ -18,7 +18,7 @@ from lowrung.store import addresses, atomic
 from lowrung.sweeps import dry_run, earlier, finalists, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
-from lowrung.sweeps.plan import Plan, require_a_device_map, schedules
+from lowrung.sweeps.plan import Plan, require_a_use_of_gpus, schedules
 from lowrung.sweeps.results import Results
 from lowrung.sweeps.runs import RunMaker
 from lowrung.sweeps.settings import Settings
@@ -76,7 +76,7 @@ def run(
     taught_by = earlier.load(settings, search, config)
     ordered = tried_first.in_order(settings.first, search, points)
     with closing(_make_engine(launcher, settings, config)) as engine:
-        require_a_device_map(every, config.hydra.launcher.get("gpus_per_trial", 1))
+        require_a_use_of_gpus(every, config.hydra.launcher.get("gpus_per_trial", 1))
         planned = Plan.make(composer, search, ordered, settings, engine)
         if taught_by is not None:
             print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")
@@ -84,9 +84,10 @@ def run(
             print(dry_run.render(planned, composer, engine))
             return Results(planned)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
-            if _trains(planned, RunMaker.of(planned, composer, engine.threads)):
+            trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
+            if trains:
                 engine.preload()
-            coordinator = Coordinator(study, planned, composer, task_function, engine)
+            coordinator = Coordinator(study, planned, composer, task_function, engine, is_known=not trains)
             coordinator.run()
     return coordinator.report()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.config import grammar
+from lowrung.config import grammar, rank_rules
 from lowrung.config.schema import Config
-from lowrung.engine import hydra_job
+from lowrung.engine import gpus, hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
@@ -29,17 +29,24 @@ from lowrung.sweeps.stage import BEST, TIES, Stage
 from lowrung.track import recording
 
 
-def require_a_device_map(points: Sequence[GridPoint], gpus: int) -> None:
+def require_a_use_of_gpus(points: Sequence[GridPoint], per_trial: float) -> None:
     """Refuses several GPUs for a model that lies on one: SFTTrainer would use the others for DataParallel, and raise.
 
     Raises:
-        UsageError: when a point's model has no device map.
+        UsageError: when a point has no use for its GPUs, or other ranks than GPUs.
     """
-    if gpus > 1 and any(config.model.device_map != "auto" for point in points for config in point.configs):
-        raise UsageError(
-            f"hydra.launcher.gpus_per_trial={gpus} needs a model that is spread over them, but model.device_map is"
-            " null. Add model.device_map=auto."
+    configs = [config for point in points for config in point.configs]
+    seen = per_trial if gpus.visible() else 0
+    how = "hydra.launcher.gpus_per_trial=2"
+    problems = [problem for config in configs for problem in rank_rules.gpu_problems(config, seen, how)]
+    alone = [config for config in configs if config.train.parallel == "none"]
+    if per_trial > 1 and any(config.model.device_map != "auto" for config in alone):
+        problems.append(
+            f"hydra.launcher.gpus_per_trial={per_trial:g} needs a model that is spread over them, but model.device_map"
+            " is null. Add model.device_map=auto, or train on all of them at once with train.parallel=ddp."
         )
+    if problems:
+        raise UsageError(list(dict.fromkeys(problems)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,8 @@ def _draw(folder: StudyFolder) -> None:
 
 
 def _digest(folder: StudyFolder) -> bytes:
-    """Of what is drawn: the rows, but for whether they were trained by this start, and where they stand."""
-    rows = [{**row, "reused": None} for row in json.loads(folder.leaderboard.read_text())]
-    shown = json.dumps([__version__, rows, json.loads(folder.verdict.read_text())])
+    """Of what is drawn: the rows, and where they stand."""
+    shown = json.dumps(
+        [__version__, json.loads(folder.leaderboard.read_text()), json.loads(folder.verdict.read_text())]
+    )
     return hashlib.sha256(shown.encode()).hexdigest().encode()

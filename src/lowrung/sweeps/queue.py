@@ -14,6 +14,7 @@ from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, last_checkpoint, prepare_folder
+from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import layout, mailbox, results
 from lowrung.store.outcome import Outcome, Status
@@ -256,6 +257,10 @@ class Queue:
             self._wait_for_another_sweep(run)
             return []
         outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
+        if outcome is not None and LOST in outcome.facts:  # as if the run's own process had been lost
+            if ended.exit is not Exit.EVICTED:
+                ended = dataclasses.replace(ended, exit=Exit.DIED, cause=outcome.cause)
+            outcome = None
         is_cancelled = state.asked_to_end is Status.CANCELLED
         is_stopped = outcome is not None and outcome.status is Status.CANCELLED  # by a signal to its process alone
         is_lost = (is_stopped or (outcome is None and ended.exit in (Exit.DIED, Exit.EVICTED))) and not is_cancelled

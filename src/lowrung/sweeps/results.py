@@ -26,7 +26,9 @@ class Results:
         tracking: records the sweep; None of one that does not run.
 
     Attributes:
+        study: its name.
         folder: the study's.
+        is_dry_run: whether nothing was to be started.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         rows: the trials, by number.
         total: trials of the sweep, as far as is known.
@@ -35,7 +37,9 @@ class Results:
     def __init__(self, plan: Plan, tracking: SweepTracking | None = None) -> None:
         from lowrung.search import constraints
 
+        self.study = plan.study
         self.folder = plan.folder
+        self.is_dry_run = plan.settings.dry_run
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
         self.total = plan.at_most
@@ -137,10 +141,15 @@ class Results:
         point = leaderboard.name(row.point)
         return f"{', '.join(scores)} (trial {row.number}{f': {point}' if point else ''})"
 
-    def log_best(self, ended: int) -> None:
-        """Has the best trial so far recorded, where it is another one; ``ended`` counts the trials that have ended."""
+    def log_best(self, ended: int, *, is_last: bool = False) -> None:
+        """Has the best trial so far recorded, where it is another one, and at the sweep's end.
+
+        Args:
+            ended: how many trials have ended.
+            is_last: whether these are all, so that each start of a study ends with the same record.
+        """
         best = self._best
-        if self._tracking is not None and best is not None and best.number != self._logged:
+        if self._tracking is not None and best is not None and (is_last or best.number != self._logged):
             self._logged = best.number
             self._tracking.note_best(best, ended)
 

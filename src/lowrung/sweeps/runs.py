@@ -65,18 +65,21 @@ class RunMaker:
         plan: the sweep's.
         composer: makes the jobs' configs.
         threads: CPU threads of each run.
+        gpus: of each run, where there are any.
         taken: the folders of the jobs that were made.
     """
 
     plan: Plan
     composer: Composer
     threads: int
+    gpus: float
     taken: Taken
 
     @classmethod
     def of(cls, plan: Plan, composer: Composer, threads: int) -> "RunMaker":
         """One that has made none yet."""
-        return cls(plan, composer, threads, Taken(plan.folder))
+        gpus = composer.master.hydra.launcher.get("gpus_per_trial", 1)
+        return cls(plan, composer, threads, gpus, Taken(plan.folder))
 
     def make(
         self,
@@ -105,7 +108,7 @@ class RunMaker:
         wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
         config = schema.resolve(composed)
-        config = inputs.at_a_rate(config, self.plan.preflight(config))
+        config = inputs.at_a_rate(inputs.with_ranks(config, self.gpus), self.plan.preflight(config))
         job = JobFolder(Path(composed.hydra.runtime.output_dir))  # which `Composer.job` has set
         self.taken.take(job.path, params, seed)
         texts = space.texts(params)
@@ -130,14 +133,18 @@ class RunMaker:
 
     def folder(self, config: Config) -> RunFolder:
         """Where the store has, or will have, the results of a run with this config."""
+        config = inputs.with_ranks(config, self.gpus)
         signature = inputs.run_signature(config, self.plan.preflight(config), self.threads)
         return layout.run_folder(Path(self.plan.config.store).absolute(), signature)
 
 
 def half_the_batch(run: Run) -> list[str] | None:
-    """Overrides for batches of half the size, with as many examples a step; None for an odd size, or a second time."""
+    """Overrides for batches of half the size, with as many examples a step; None a second time.
+
+    Also for a size whose half its ranks do not divide.
+    """
     train = run.config.train
-    if train.batch_size % 2 or run.is_halved:
+    if train.batch_size % (2 * train.rank_count) or run.is_halved:
         return None
     return [
         *run.overrides,

@@ -57,12 +57,13 @@ class SweepTracking:
     Args:
         study: remembers the sweep's key from one start to the next.
         plan: the sweep's.
+        is_known: whether all of its runs may have results, and be tracked.
 
     Raises:
         UsageError: when the store can never be used.
     """
 
-    def __init__(self, study: "Study", plan: Plan) -> None:
+    def __init__(self, study: "Study", plan: Plan, *, is_known: bool = False) -> None:
         if "key" not in study.facts:
             study.note("key", uuid.uuid4().hex)
         self._plan = plan
@@ -72,9 +73,11 @@ class SweepTracking:
         self._view = View(list(axes), dict(plan.settings.objectives))
         tags = {"lowrung.kind": "sweep", "lowrung.study": plan.study}
         self._opening = Opening(plan.study, study.facts["key"], _searched(plan), tags)
-        self.sender = recording.sender(plan.config)
+        self.sender = recording.sender(plan.config, may_lack_nothing=is_known)
         self._known = self.sender.send(self._open, plan.study)
         self._sent: dict[str, tuple[RunRecord, Future[str]]] = {}
+        self._left_to: set[str] = set()
+        self._late: Future[str] | None = None
         self._keys: defaultdict[int, list[str]] = defaultdict(list)
         self._best: tuple[Mapping[str, float], int, float] = ({}, 0, 0.0)
         recording.first_answer(self.sender, plan.config, self._known)
@@ -89,15 +92,22 @@ class SweepTracking:
         return Known(sweep, tracker.present(sweep, self._view), tracker.children(sweep))
 
     def opening(self, run: Run) -> Opening | None:
-        """How the tracker's run of a run begins, for its own process; None where the sweep is not open there yet."""
-        is_open = self._known.done() and not self._known.cancelled() and self._known.exception() is None
-        return self._part(run).of(self._known.result().sweep) if is_open and self.sender.problem is None else None
+        """How the tracker's run of a run begins, for its own process; None where that one would wait in vain.
+
+        So it would where the sweep is not open there yet, and where an earlier one did, until the tracker has that run.
+        """
+        if not (self.sender.answers and _is_sent(self._known) and (self._late is None or self._late.done())):
+            return None
+        self._left_to.add(run.key)
+        return self._part(run).of(self._known.result().sweep)
 
     def close(self, finished: Finished) -> None:
         """Has recorded how a run ended, unless its own process has recorded it."""
         self._keys[finished.run.trial].append(finished.run.key)
         if not finished.is_tracked:
             self._send(finished)
+            if finished.run.key in self._left_to and finished.outcome.status.is_kept:
+                self._late = self._sent[finished.run.key][1]
             if self.sender.problem is not None:  # in case that this process is killed before the tracker is back
                 self._leave(self._broken_off, is_closed=True)
 
@@ -227,9 +237,10 @@ class SweepTracking:
 
     @property
     def _name(self) -> str:
-        """What `lowrung sync` finds the study by, from this folder."""
-        path = self._plan.folder.path.absolute()
-        return self._plan.study if path == Path.cwd() / "multirun" / self._plan.study else shlex.quote(str(path))
+        """What `lowrung sync` finds the study by, from this folder, as a shell reads it; no name is an option."""
+        path, study = self._plan.folder.path.absolute(), self._plan.study
+        is_found = path == Path.cwd() / "multirun" / study and not study.startswith("-")
+        return shlex.quote(study if is_found else str(path))
 
     def _say_where(self) -> None:
         page = self._known.result().page

@@ -137,9 +137,6 @@ class Tracker(Protocol):
     def children(self, run: str) -> Mapping[str, Child]:
         """The runs of a sweep's run, by their keys."""
 
-    def has_run(self, run: str) -> bool:
-        """Whether the experiment has the run and it can be written to; a store may have been deleted since."""
-
     def log(self, run: str, points: Sequence[Point]) -> None:
         """Adds moments to the run's history.
 
@@ -223,10 +220,6 @@ class NullTracker:
     def children(self, run: str) -> Mapping[str, Child]:
         """See `Tracker`."""
         return {}
-
-    def has_run(self, run: str) -> bool:
-        """See `Tracker`. Any id will do, since nothing is written."""
-        return True
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""

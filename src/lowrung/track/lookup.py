@@ -7,8 +7,8 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from lowrung.track import pages
-from lowrung.track.mlflow import KIND_TAG, RESULTS_TAG, SIGNATURE_TAG, STUDY_TAG
 from lowrung.track.opening import UNKNOWN, open_store, translated
+from lowrung.track.tags import KIND_TAG, RESULTS_TAG, SIGNATURE_TAG, STUDY_TAG
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,41 +12,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow import entities
-from mlflow.exceptions import MlflowException
 
 from lowrung.finetune.data.split import Split
 from lowrung.store.outcome import Status
 from lowrung.track import pages
 from lowrung.track.base import Child, Point, TrackError
-from lowrung.track.opening import UNKNOWN, open_store, ours, translated
+from lowrung.track.opening import open_store, translated
 from lowrung.track.pages import PARENT_TAG, View
+from lowrung.track.tags import KEY_TAG, SIGNATURE_TAG, STATES, STATUS_TAG, short, short_params
 
-KIND_TAG = "lowrung.kind"
-"""The tag that says what a run is; ``sweep`` for a sweep's parent run."""
-
-STUDY_TAG = "lowrung.study"
-"""The tag with the name of a run's study."""
-
-STATUS_TAG = "lowrung.status"
-"""The tag with the exact status, of which MLflow knows only three kinds."""
-
-SIGNATURE_TAG = "lowrung.signature"
-"""The tag with the signature of a run (see `lowrung.config.signature.of`)."""
-
-RESULTS_TAG = "lowrung.results"
-"""The tag with the folder of a run's results."""
-
-_KEY_TAG = "lowrung.key"
 _CONTEXT_TAG = "mlflow.data.context"
-_STATES = {
-    Status.COMPLETE: "FINISHED",
-    Status.FAILED: "FAILED",
-    Status.OOM: "FAILED",
-    Status.DIVERGED: "FAILED",
-    Status.CANCELLED: "KILLED",
-    Status.PRUNED: "KILLED",
-}
-_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36  # characters; MLflow's limits
+_DIGEST_LENGTH = 36  # characters; MLflow's limit
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _PAGE = 1000  # runs that are asked for at once
 _T = TypeVar("_T")
@@ -88,10 +64,10 @@ class MlflowTracker:
         """See `Tracker`."""
         run = self.find(key) if key is not None else None
         if run is None:
-            ours = {PARENT_TAG: parent, _KEY_TAG: key}
+            ours = {PARENT_TAG: parent, KEY_TAG: key}
             all_tags = {**(tags or {}), **{tag: value for tag, value in ours.items() if value}}
             with translated():
-                created = self._client.create_run(self._experiment, tags=_short(all_tags), run_name=name)
+                created = self._client.create_run(self._experiment, tags=short(all_tags), run_name=name)
             run = str(created.info.run_id)
         self.log_params(run, params or {})
         return run
@@ -103,7 +79,7 @@ class MlflowTracker:
         """
         first = ["attributes.start_time ASC"]
         with translated():
-            found = self._client.search_runs([self._experiment], f"tags.`{_KEY_TAG}` = '{key}'", order_by=first)
+            found = self._client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{key}'", order_by=first)
             for double in found[1:]:
                 self._client.delete_run(double.info.run_id)
         return found[0].info.run_id if found else None
@@ -119,21 +95,11 @@ class MlflowTracker:
                 )
             for child in page:
                 tags = child.data.tags
-                if _KEY_TAG in tags:
+                if KEY_TAG in tags:
                     status = Status(tags[STATUS_TAG]) if tags.get(STATUS_TAG) in set(Status) else None
-                    found[tags[_KEY_TAG]] = Child(child.info.run_id, status, tags.get(SIGNATURE_TAG))
+                    found[tags[KEY_TAG]] = Child(child.info.run_id, status, tags.get(SIGNATURE_TAG))
             token = page.token
         return found
-
-    def has_run(self, run: str) -> bool:
-        """See `Tracker`."""
-        try:
-            found = self._client.get_run(run).info
-            return bool(found.lifecycle_stage == "active" and found.experiment_id == self._experiment)
-        except MlflowException as error:
-            if error.error_code in UNKNOWN:
-                return False
-            raise ours(error) from error
 
     def log(self, run: str, points: Sequence[Point]) -> None:
         """See `Tracker`."""
@@ -150,14 +116,14 @@ class MlflowTracker:
 
     def log_params(self, run: str, params: Mapping[str, str]) -> None:
         """See `Tracker`."""
-        records = [entities.Param(name, _cut(value, _PARAM_LENGTH)) for name, value in params.items()]
+        records = [entities.Param(name, value) for name, value in short_params(params).items()]
         with translated():
             for batch in _batches(records, _PARAMS_PER_BATCH):
                 self._client.log_batch(run, params=batch)
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """See `Tracker`."""
-        records = [entities.RunTag(name, value) for name, value in _short(tags).items()]
+        records = [entities.RunTag(name, value) for name, value in short(tags).items()]
         with translated():
             for batch in _batches(records, _PARAMS_PER_BATCH):
                 self._client.log_batch(run, tags=batch)
@@ -176,7 +142,7 @@ class MlflowTracker:
         """See `Tracker`."""
         with translated():
             self._client.set_tag(run, STATUS_TAG, status.value)
-            self._client.set_terminated(run, _STATES[status])
+            self._client.set_terminated(run, STATES[status])
         self._steps.pop(run, None)  # one that goes on is asked for again; a long sweep would hold all of its runs'
 
     def present(self, run: str, view: View) -> str:
@@ -203,14 +169,6 @@ def _batches(records: Sequence[_T], size: int) -> Iterator[list[_T]]:
     remaining = iter(records)
     while batch := list(itertools.islice(remaining, size)):
         yield batch
-
-
-def _short(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: _cut(value, _TAG_LENGTH) for name, value in tags.items()}
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _metric(name: str, value: float, point: Point) -> entities.Metric:

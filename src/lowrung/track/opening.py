@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,20 @@ for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's error codes for a run that it does not know; the second means that this is not even an id."""
 
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""How a command asks a server unless the environment differs. MLflow's own 120 s and 7 retries are 16 minutes."""
+
+_NO_ANSWER = re.compile(r"API request to (\w+://[^/\s]+)\S* failed with exception .*\(Caused by \w+\((.*)\)\)")
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # no answer from a server; none from a database
+
+_REFUSED = {
+    "UNAUTHENTICATED": (
+        "the server asks for a user, and takes none that it was given. Set MLFLOW_TRACKING_USERNAME and"
+        " MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment, or write them into ~/.netrc"
+    ),
+    "PERMISSION_DENIED": "the server does not let this user do that: ask who runs it for EDIT on the experiment",
+}
+"""What a server with users says, by MLflow's error code; its own text names a page of MLflow's documentation."""
 
 
 def create_store(uri: str, experiment: str, artifacts: Path) -> None:
@@ -66,6 +80,12 @@ def open_store(uri: str) -> MlflowClient:
         raise TrackError(f"There is no database at {database}.")
     with translated():
         return MlflowClient(uri)
+
+
+def hurry() -> None:
+    """Has this process give up soon on a server that does not answer: somebody waits for what it says."""
+    for name, value in IMPATIENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _require_sound(uri: str) -> None:
@@ -118,4 +138,8 @@ def ours(error: MlflowException) -> TrackError:
     """The error in one line. SQLAlchemy's messages go on with the query, and some begin with what caused them."""
     lines = str(error.message).splitlines()
     line = next((line for line in lines if not line.startswith("(raised as a result of")), "no message")
+    if no_answer := _NO_ANSWER.fullmatch(line):
+        cause = no_answer[2].strip("\"'").rpartition(": ")[2]
+        return TrackerLostError(f"MLflow: no answer from {no_answer[1]}: {cause}")
+    line = _REFUSED.get(error.error_code, line)
     return (TrackerLostError if error.error_code in _AWAY else TrackError)(f"MLflow: {line}")

@@ -35,6 +35,7 @@ from lowrung.track.base import (
     store_uri,
 )
 from lowrung.track.sender import Sender
+from lowrung.track.sparing import SparingTracker
 
 FLUSH_SECONDS = 5.0
 """How often a run's history goes to the tracker: one call takes 5 ms of CPU time for one step of ten metrics,
@@ -90,14 +91,26 @@ def settled(track: TrackConf) -> TrackConf:
     return dataclasses.replace(track, uri=chosen_uri(track.uri), experiment=chosen_experiment(track.experiment))
 
 
-def sender(config: Config) -> Sender:
-    """Sends to the tracker of a config, whose store it makes where there is none, and prints which one that is."""
+def sender(config: Config, *, may_lack_nothing: bool = False) -> Sender:
+    """Sends to the tracker of a config, whose store it makes where there is none, and prints which one that is.
+
+    Args:
+        config: a run's.
+        may_lack_nothing: whether all may be tracked already; MLflow is imported only for what is not, where its store
+            is a file.
+    """
     uri, experiment = tracking_uri(config), chosen_experiment(config.track.experiment)
     if uri is None:
         return Sender.null()
     print(f"tracking: {uri}, experiment {experiment}", flush=True)
-    artifacts = Path.cwd() / "mlruns"
-    return Sender(lambda: made(uri, experiment, artifacts))
+    database, artifacts = addresses.sqlite_path(uri), Path.cwd() / "mlruns"
+
+    def connect() -> Tracker:
+        return made(uri, experiment, artifacts)
+
+    if may_lack_nothing and database is not None:
+        return Sender(lambda: SparingTracker(database, experiment, connect))
+    return Sender(connect)
 
 
 def sender_to(uri: str | None, experiment: str) -> Sender:

@@ -14,6 +14,9 @@ from lowrung.track.base import NullTracker, Tracker, TrackerLostError, TrackErro
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before a tracker that is away is asked again, and again; the last one for ever."""
 
+SLOW_SECONDS = 5.0
+"""A call that has waited so long for an answer may wait for ever: MLflow asks a server that halts for 16 minutes."""
+
 _T = TypeVar("_T")
 
 
@@ -39,6 +42,7 @@ class Sender:
         self._failures = 0
         self._is_closed = False
         self._is_hurried = False
+        self._is_said_slow = False
         self._warned: set[str] = set()
         threading.Thread(target=self._work, name="tracking", daemon=True).start()
 
@@ -51,6 +55,17 @@ class Sender:
     def problem(self) -> TrackError | None:
         """Why the tracker did not answer when it was last asked; None where it did."""
         return self._problem
+
+    @property
+    def answers(self) -> bool:
+        """Whether the tracker answered when it was last asked, or may do so yet; says so once where it halts."""
+        if not self._is_said_slow and self._waited > SLOW_SECONDS:
+            self._is_said_slow = True
+            self._tell(
+                f"warning: the tracker has not answered for {SLOW_SECONDS:.0f} s; all goes on, and it gets what is"
+                " missing when it answers"
+            )
+        return self._problem is None and self._waited <= SLOW_SECONDS
 
     def send(self, call: Callable[[Tracker], _T], about: str) -> "Future[_T]":
         """Has a call carried out when its turn comes.
@@ -76,8 +91,8 @@ class Sender:
         with self._changed:
             self._is_hurried, failures = True, self._failures
             self._changed.notify_all()
-            waited = time.monotonic() - self._since if self._calls and self._since else 0.0
-            self._changed.wait_for(lambda: not self._calls or self._failures > failures, max(seconds - waited, 0.0))
+            patience = max(seconds - self._waited, 0.0)
+            self._changed.wait_for(lambda: not self._calls or self._failures > failures, patience)
             self._is_hurried = False
             return not self._calls
 
@@ -88,6 +103,12 @@ class Sender:
             for _, future, _ in self._calls:
                 future.cancel()
             self._changed.notify_all()
+
+    @property
+    def _waited(self) -> float:
+        """Seconds for which the present call has waited for an answer."""
+        since = self._since
+        return time.monotonic() - since if self._calls and since else 0.0
 
     # -- the thread's --------------------------------------------------------------------------------------------------
 

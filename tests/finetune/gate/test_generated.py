@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lowrung.config.schema import ModelConf
-from lowrung.finetune.gate import generated
+from lowrung.finetune.gate import branches, generated
 from lowrung.finetune.gate.case import Case, Evidence
 from lowrung.finetune.models import generate, pretrained
 from lowrung.finetune.models.ends import Ends
@@ -33,7 +33,7 @@ def said(tiny, of):
 
 def said_as(tiny, of, other):
     model, tokenizer = tiny
-    return generated.greedy_as(of, model, tokenizer, other)
+    return generated.greedy_as(of, model, tokenizer, other, branches.apart(model, of.rows, other).after)
 
 
 def changed(tokens, number, at, to):

@@ -22,9 +22,9 @@ class Base:
         self.loads += 1
         return self.model
 
-    def of(self, folder, rows=ROWS):
+    def of(self, folder, rows=ROWS, new_tokens=0):
         evidence = Evidence(rows, torch.zeros(sum(len(row["labels"]) - 1 for row in rows), 264), torch.float32, Ends())
-        return untrained.untrained(self, evidence, folder, CPU)
+        return untrained.untrained(self, evidence, folder, CPU, new_tokens)
 
 
 @pytest.fixture
@@ -47,6 +47,11 @@ def test_other_rows_are_computed_apart(base, tmp_path, rows):
     base.of(tmp_path)
     assert torch.equal(base.of(tmp_path, rows).logits, completion_logits(base.model, rows)[0])
     assert base.loads == 2
+
+
+def test_whether_it_reads_branches_is_known_of_branches_as_long(base, tmp_path):
+    assert [base.of(tmp_path, new_tokens=tokens).branches_with for tokens in (0, 4, 4, 5)] == ["", *["sdpa"] * 3]
+    assert base.loads == 3
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file[:-100], lambda file: b"", lambda file: file[:-5000] + bytes(5000)])

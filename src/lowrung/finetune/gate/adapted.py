@@ -18,7 +18,7 @@ class Adapted:
         model: the base with the adapter.
         logits: over the rows' completions.
         labels: their tokens.
-        seconds: the time of each forward pass.
+        seconds: the time of each forward pass, per token.
     """
 
     model: PeftModel

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lowrung.finetune.gate.case import Case
-from lowrung.finetune.gate.difference import completion_logits
-from lowrung.finetune.models import context, generate
-from lowrung.finetune.models.head import Row
+from lowrung.finetune.models import generate
 
 Tokens = Sequence[int]
 
@@ -22,37 +21,36 @@ def greedy(case: Case, model: Any, tokenizer: PreTrainedTokenizerBase, numbers: 
     return generate.greedy(model, tokenizer, prompts, ends=case.evidence.ends, new_tokens=case.new_tokens)
 
 
-def greedy_as(case: Case, model: Any, tokenizer: PreTrainedTokenizerBase, other: Sequence[Tokens]) -> list[list[int]]:
+def greedy_as(
+    case: Case,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    other: Sequence[Tokens],
+    after: Sequence[Tensor | None],
+) -> list[list[int]]:
     """What a model generates from the prompt of each row, where another model generated ``other``.
 
-    One forward pass over the other's tokens shows whether this model would have taken each of them; as a rule it
-    would, and the pass takes two thirds of the time of generating. Where it would not, it generates.
+    What it says after the prompt and after each of these tokens shows whether it would have taken them, as a rule it
+    would. Where it would not, or where that is not known, it generates.
+
+    Args:
+        case: has the rows.
+        model: the model that is asked.
+        tokenizer: the base's.
+        other: the other model's tokens.
+        after: what the model says of them; see `lowrung.finetune.gate.branches.Read`.
     """
     found = [list(tokens) for tokens in other]
-    changed = [number for number, is_same in enumerate(_would_generate(case, model, other)) if not is_same]
+    pairs = zip(other, after, strict=True)
+    changed = [number for number, (tokens, said) in enumerate(pairs) if not _would_generate(case, tokens, said)]
     for number, tokens in zip(changed, greedy(case, model, tokenizer, changed), strict=True):
         found[number] = tokens
     return found
 
 
-def _would_generate(case: Case, model: Any, other: Sequence[Tokens]) -> list[bool]:
-    """Whether the model takes each token of the other's, and ends where it ended; False where that is not certain."""
-    limit = context.limit(model.config)
-    rows = [_read_again(generate.prompt_tokens(row), tokens) for row, tokens in zip(case.rows, other, strict=True)]
-    fit = [limit is None or len(row["input_ids"]) <= limit for row in rows]
-    if not any(fit):
-        return fit
-    logits, _ = completion_logits(model, [row for row, fits in zip(rows, fit, strict=True) if fits])
-    taken = iter(logits.argmax(-1).tolist())
-    return [
-        fits and _is_same(case, tokens, [next(taken) for _ in (*tokens, None)])
-        for fits, tokens in zip(fit, other, strict=True)
-    ]
-
-
-def _read_again(prompt: Tokens, tokens: Tokens) -> Row:
-    """A row that asks for the token after the prompt, and after each of these; the last token is read by nothing."""
-    return {"input_ids": [*prompt, *tokens, 0], "labels": [-100] * len(prompt) + [*tokens, 0]}
+def _would_generate(case: Case, tokens: Tokens, after: Tensor | None) -> bool:
+    """Whether the model takes each of the tokens, and ends there; False where that is not certain."""
+    return after is not None and _is_same(case, tokens, after.argmax(-1).tolist())
 
 
 def _is_same(case: Case, tokens: Tokens, taken: Tokens) -> bool:

@@ -9,13 +9,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lowrung.finetune.gate import generated, metadata, rounding
+from lowrung.finetune.gate import branches, generated, metadata, rounding
 from lowrung.finetune.gate.adapted import Adapted
 from lowrung.finetune.gate.case import Case
 from lowrung.finetune.gate.difference import compare, completion_logits, with_remedy
 from lowrung.finetune.gate.untrained import Untrained
 from lowrung.finetune.lora import merge
-from lowrung.finetune.models import pretrained
+from lowrung.finetune.models import attention, pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Reference:
         generated: the tokens that it generates greedily from each prompt.
         samples: the first of them as text; see `lowrung.finetune.gate.generated.samples`.
         was_tied: whether the base's head is its embedding.
-        seconds: the time of each forward pass.
+        branches_with: the attention with which the base reads branches rightly; see `Untrained`.
+        seconds: the time of each forward pass, per token.
     """
 
     logits: Tensor
@@ -38,6 +39,7 @@ class Reference:
     generated: Sequence[Sequence[int]]
     samples: Sequence[Mapping[str, str]]
     was_tied: bool
+    branches_with: str
     seconds: Sequence[float]
 
     @classmethod
@@ -47,7 +49,7 @@ class Reference:
         effect = compare(logits, base.logits, labels).mean_kl
         said = generated.greedy(case, adapted.model, tokenizer, range(len(case.rows)))
         samples = generated.samples(case, tokenizer, said)
-        return cls(logits, labels, effect, said, samples, base.was_tied, adapted.seconds)
+        return cls(logits, labels, effect, said, samples, base.was_tied, base.branches_with, adapted.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Comparison:
         is_right: whether it is as near to the reference as the tolerances ask.
         failures: the rules that were broken, those of its files among them.
         metrics: by MLflow name.
-        speedup: the adapter's time of a forward pass over the merged model's, one measured after the other.
+        speedup: the adapter's time of a forward pass over the merged model's, per token, one measured after the other.
     """
 
     is_right: bool
@@ -115,27 +117,35 @@ def comparison(
         is_right_in_float32: whether float32 kept to its tolerance, so that what another precision breaks is its own.
     """
     what = f"merged in {dtype}"
-    logits, seconds = _logits(case, dtype, model)
-    difference = compare(expected.logits, logits, expected.labels)
+    read, seconds = _read(case, dtype, model, expected)
+    difference = compare(expected.logits, read.logits, expected.labels)
     broken = difference.violations(case.tolerances[dtype], what)
     broken += difference.control_failures(expected.effect, what)
     failures = with_remedy(broken, dtype, difference, "verify.merge_dtype=") if is_right_in_float32 else broken
     prefix = "merge" if dtype == "float32" else f"merge/{dtype}"
     metrics = {f"{prefix}/{name}": value for name, value in dataclasses.asdict(difference).items()}
-    said = generated.greedy_as(case, model, tokenizer, expected.generated)
+    said = generated.greedy_as(case, model, tokenizer, expected.generated, read.after)
     metrics[f"{prefix}/greedy_agreement"] = generated.agreement(expected.generated, said)
     saved = _saved_failures(case, dtype, model, tokenizer, was_tied=expected.was_tied)
     return Comparison(not broken, [*failures, *saved], metrics, _speedup(expected.seconds, seconds))
 
 
-def _logits(case: Case, dtype: str, model: PreTrainedModel) -> tuple[Tensor, list[float]]:
-    """What a merged model says of the rows, not finite where it could not be in its precision; and each pass's time."""
+def _read(case: Case, dtype: str, model: PreTrainedModel, expected: Reference) -> tuple[branches.Read, list[float]]:
+    """What a merged model says of the rows and of what the adapter generated; and each pass's time per token.
+
+    The rows' logits are not finite where they could not be in its precision.
+    """
     seconds: list[float] = []
+    others = expected.generated
+    is_known = attention.name(model) == expected.branches_with
+    way = branches.together if is_known and branches.fit(model, case.rows, others) else branches.apart
     if str(model.dtype) == f"torch.{dtype}":
-        return completion_logits(model, case.rows, seconds=seconds)[0], seconds
+        return way(model, case.rows, others, seconds), seconds
     with rounding.range_watched(model, dtype) as beyond:
-        logits, _ = completion_logits(model, case.rows, seconds=seconds)
-    return (torch.full_like(logits, torch.inf) if beyond else logits), seconds
+        read = way(model, case.rows, others, seconds)
+    if beyond:
+        read = dataclasses.replace(read, logits=torch.full_like(read.logits, torch.inf))
+    return read, seconds
 
 
 def _saved_failures(
@@ -162,5 +172,5 @@ def requantized(case: Case, expected: Reference, device: torch.device) -> dict[s
 
 
 def _speedup(adapter: Sequence[float], merged: Sequence[float]) -> float:
-    """The median of the passes over the same rows, of which the first also brings a model's weights from the disk."""
-    return statistics.median(one / other for one, other in zip(adapter, merged, strict=True))
+    """By the median passes, of which the first also brings a model's weights from the disk."""
+    return statistics.median(adapter) / statistics.median(merged)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowrung.finetune.gate import metadata
+from lowrung.finetune.gate import branches, metadata
 from lowrung.finetune.gate.case import Evidence
 from lowrung.finetune.gate.difference import completion_logits
+from lowrung.finetune.models import attention
 from lowrung.finetune.models.head import Row
 from lowrung.store import kept
 
@@ -29,14 +30,21 @@ class Untrained:
     Attributes:
         logits: over the rows' completions, as `completion_logits` gives them.
         was_tied: whether the base's head is its embedding.
+        branches_with: what transformers calls the base's attention where it reads branches together rightly, else
+            empty; see `lowrung.finetune.gate.branches`.
     """
 
     logits: Tensor
     was_tied: bool
+    branches_with: str
 
 
 def untrained(
-    load: Callable[[], PreTrainedModel], evidence: Evidence, folder: Path | None, device: torch.device
+    load: Callable[[], PreTrainedModel],
+    evidence: Evidence,
+    folder: Path | None,
+    device: torch.device,
+    new_tokens: int = 0,
 ) -> Untrained:
     """What the base says of the evidence's rows, from the file that is kept of it where there is one.
 
@@ -45,16 +53,23 @@ def untrained(
         evidence: has the rows.
         folder: where is kept what was computed of this base and these data by this code; None keeps nothing.
         device: the device that the base is loaded on.
+        new_tokens: tokens of a branch; 0 is for models that read none.
     """
 
     def compute() -> kept.Arrays:
         base = load()
         logits, _ = completion_logits(base, evidence.rows)
-        return {"logits": logits.numpy(), "was_tied": np.array(metadata.is_tied(base))}
+        reads = new_tokens and branches.is_right(base, evidence.rows, new_tokens)
+        return {
+            "logits": logits.numpy(),
+            "was_tied": np.array(metadata.is_tied(base)),
+            "branches_with": np.array(attention.name(base) if reads else ""),
+        }
 
     is_kept = folder is not None and evidence.logits.nbytes <= KEPT_BYTES
-    found = kept.arrays(folder / kept_name("gate", evidence.rows, device), compute) if folder and is_kept else compute()
-    return Untrained(torch.from_numpy(found["logits"]), bool(found["was_tied"]))
+    name = kept_name(f"gate-{new_tokens}", evidence.rows, device)
+    found = kept.arrays(folder / name, compute) if folder and is_kept else compute()
+    return Untrained(torch.from_numpy(found["logits"]), bool(found["was_tied"]), str(found["branches_with"]))
 
 
 def kept_name(what: str, rows: Sequence[Row], device: torch.device) -> str:

@@ -95,7 +95,9 @@ def _verify_on(device: torch.device, case: Case) -> Gate:
     """Verifies an adapter on one device; one model is in memory at a time."""
     tokenizer = pretrained.tokenizer_of(case.base)
     failures = _saved_failures(case, tokenizer)
-    base = untrained(lambda: merge.float32_base(case.base, device), case.evidence, case.base_folder, device)
+    base = untrained(
+        lambda: merge.float32_base(case.base, device), case.evidence, case.base_folder, device, case.new_tokens
+    )
     try:
         adapted = reloading.reload(case, tokenizer, device)
     except (KeyError, IndexError, RuntimeError) as error:  # for tensors, rows or dimensions that are not there

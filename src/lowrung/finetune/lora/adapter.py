@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lowrung.config.schema import LoraConf, is_converted
@@ -113,9 +114,33 @@ def prepare_quantized(model: PreTrainedModel, *, gradient_checkpointing: bool) -
     return prepared
 
 
+def _state(model: PeftModel) -> dict[str, Tensor]:
+    """What is trained, by its names in a saved adapter."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(model, state_dict=_whole(model), save_embedding_layers=False)
+    return state
+
+
+def _whole(model: PeftModel) -> dict[str, Tensor]:
+    """The tensors that this process has whole: of a base that ranks divide, PEFT would gather every weight in each."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
+
+
+def save_what_is_trained_alone(model: PeftModel) -> None:
+    """Has the model's own ``save_pretrained``, which the trainer calls for checkpoints, save what `save` does.
+
+    Where the base has grown, PEFT's would save both matrices whole beside the rows that are trained.
+    """
+    save_pretrained = model.save_pretrained
+
+    def save(*arguments: Any, **named: Any) -> None:
+        save_pretrained(*arguments, **{**named, "state_dict": _whole(model), "save_embedding_layers": False})
+
+    model.save_pretrained = save  # type: ignore[method-assign]
+
+
 def factors(model: PeftModel) -> dict[str, Tensor]:
     """Copies of all A and B, by their names in a saved adapter."""
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = _state(model)
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items() if _factor(name)}
 
 
@@ -168,7 +193,7 @@ def save(
     for name, value in vars(config).items():
         if isinstance(value, set):  # of names, which PEFT would write in another order in each process
             setattr(config, name, sorted(value))
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = _state(model)
     if initial is not None:
         config, state = for_original_base(config, state, initial)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lowrung.finetune.models import attention
 
@@ -53,7 +54,8 @@ def on_labelled_tokens(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         (hidden,) = given
         return hidden[:, :-1][is_labelled.to(hidden.device)]
 
-    selecting = model.get_output_embeddings().register_forward_pre_hook(select)
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    selecting = inner.get_output_embeddings().register_forward_pre_hook(select)
     try:
         return model(**_inputs(batch), use_cache=False).logits, labels
     finally:
@@ -137,7 +139,8 @@ def why_padded(model: Any, way: LabelledLogits) -> str | None:
 @torch.no_grad()
 def _is_same(model: nn.Module, batch: Batch) -> bool:
     """Whether the head may see labelled tokens only."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    used = {parameter.device for parameter in model.parameters()}
+    with torch.random.fork_rng([device.index for device in used if device.type == "cuda"]):
         torch.manual_seed(0)
         own, _ = on_all_tokens(model, batch)
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
 from lowrung.config.schema import ModelConf
@@ -126,8 +128,10 @@ def prepare() -> None:
 
 
 def device() -> torch.device:
-    """The device that a run computes on: the one GPU that its process sees, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """The device that this process computes on: its GPU (the first that it sees, or that of its rank), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
 
 
 def dtype_for(name: str, device: torch.device) -> torch.dtype:
@@ -137,7 +141,9 @@ def dtype_for(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def load_base(base: ModelConf, device: torch.device, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(
+    base: ModelConf, device: torch.device, *, dtype: torch.dtype | None = None, shards: int = 1
+) -> PreTrainedModel:
     """Loads a base model's weights, safetensors only, in evaluation mode, with rows for ``base.added_tokens``.
 
     With ``base.device_map``, its ``hf_device_map`` says which part is on which device.
@@ -146,6 +152,8 @@ def load_base(base: ModelConf, device: torch.device, *, dtype: torch.dtype | Non
         base: the model, and how it is loaded.
         device: the device that it is put on, unless ``base.device_map`` says otherwise.
         dtype: instead of ``base.dtype``; of a quantised model, the precision of all that is not quantised.
+        shards: the ranks that the weights are divided among by FSDP2, as transformers loads them: no rank ever holds
+            all. Each is to make this call, and every forward pass. The weights are frozen.
     """
     dtype = dtype or dtype_for(base.dtype, device)
     is_quantized = base.quantization != "none"
@@ -153,6 +161,8 @@ def load_base(base: ModelConf, device: torch.device, *, dtype: torch.dtype | Non
     if is_quantized:
         options["quantization_config"] = quantization.config(base.quantization, dtype, double=base.double_quantization)
         options["device_map"] = base.device_map or {"": device}  # weights are quantised where they will be
+    if shards > 1:
+        options["distributed_config"] = DistributedConfig(fsdp_size=shards)
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder_of(base),
@@ -162,10 +172,12 @@ def load_base(base: ModelConf, device: torch.device, *, dtype: torch.dtype | Non
             trust_remote_code=base.trust_remote_code,
             **options,
         )
+    if shards > 1:  # before the first pass, after which some are whole: to freeze those leaves the parts as they are
+        model.requires_grad_(False)
     if is_quantized:
         quantization.settle(model)
     _make_room(model, base)
-    if options["device_map"] is None:
+    if options["device_map"] is None and shards == 1:
         model.to(device)  # type: ignore[arg-type]
     if base.device_map and not hasattr(model, "hf_device_map"):  # transformers notes only what it spread
         model.hf_device_map = {"": model.device}  # type: ignore[assignment]
@@ -222,6 +234,18 @@ def skeleton(base: ModelConf) -> PreTrainedModel:
     model = plain_skeleton(folder_of(base), trust_remote_code=base.trust_remote_code)
     _make_room(model, base)
     return model
+
+
+def is_divisible(base: ModelConf) -> bool:
+    """Whether transformers knows the blocks of a base, block by block, to divide their weights; see `load_base`.
+
+    Experts that are modules of their own are not to be divided: ranks whose tokens go to others would wait for ever.
+    """
+    model = skeleton(base)
+    names = {re.sub(r"\.\d+\b", ".*", name) for name, _ in model.named_modules()}
+    if any(name.endswith("experts.*") for name in names):
+        return False
+    return any(name.endswith(".*") and name in names for name in model.fsdp_plan)
 
 
 def plain_skeleton(folder: Path, *, trust_remote_code: bool, attention: str | None = None) -> PreTrainedModel:

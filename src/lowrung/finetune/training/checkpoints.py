@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lowrung.finetune.training.ranks import ALONE, Ranks
 from lowrung.store import atomic, records
 
 MARK = "complete.json"
@@ -43,11 +44,16 @@ class Checkpoint:
         return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]], result)
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint in a folder, or None; torn ones are deleted."""
+def latest(folder: Path, ranks: Ranks = ALONE) -> Checkpoint | None:
+    """The newest whole checkpoint in a folder, the same in all ranks, or None; torn ones are deleted."""
+    step = ranks.told(lambda: _latest_step(folder))
+    return None if step < 0 else Checkpoint.read(folder / f"checkpoint-{step}")
+
+
+def _latest_step(folder: Path) -> int:
     delete_torn(folder)
     whole = _checkpoints(folder)
-    return Checkpoint.read(whole[-1]) if whole else None
+    return Checkpoint.read(whole[-1]).step if whole else -1
 
 
 def delete_torn(folder: Path) -> None:
@@ -74,6 +80,7 @@ class Keep(TrainerCallback):
         history: what was reported so far; it grows while the run goes on.
         limit: the number of checkpoints that are kept, besides the best one where the trainer keeps that.
         is_cut_short: whether training is to stop before its end.
+        ranks: all that write their part of it.
     """
 
     def __init__(
@@ -81,18 +88,27 @@ class Keep(TrainerCallback):
         history: Callable[[], Sequence[tuple[int, Mapping[str, float]]]],
         limit: int,
         is_cut_short: Callable[[], bool],
+        ranks: Ranks = ALONE,
     ) -> None:
         self._history = history
         self._limit = limit
         self._is_cut_short = is_cut_short
+        self._ranks = ranks
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Marks the checkpoint that the trainer has just written."""
+        """Marks the checkpoint that the trainer has just written, in all ranks."""
+        self._ranks.wait()
+        if self._ranks.is_first:
+            self._mark(args, state, control)
+        self._ranks.wait()  # the best one may be loaded next
+
+    def _mark(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         assert args.output_dir is not None
         folder = Path(args.output_dir)
         path = folder / f"checkpoint-{state.global_step}"
-        for file in path.iterdir():
-            _to_disk(file)
+        for file in path.rglob("*"):
+            if file.is_file():
+                _to_disk(file)
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         has_ended = control.should_training_stop and not self._is_cut_short()
         result = (best if args.load_best_model_at_end and best else path.name) if has_ended else None

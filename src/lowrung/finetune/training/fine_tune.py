@@ -1,7 +1,6 @@
 """One fine-tune, from a base model and prepared data to trained weights on disk."""
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
 from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.template import Format
-from lowrung.finetune.lora import adapter, loftq, products
+from lowrung.finetune.lora import adapter, loftq, merge, products
 from lowrung.finetune.lora.parameters import ParameterCount, count_parameters
 from lowrung.finetune.models import ends, generate, pretrained
 from lowrung.finetune.models.ends import Ends
@@ -26,6 +25,7 @@ from lowrung.finetune.models.score import Scores
 from lowrung.finetune.training import checkpoints, evaluation, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.metrics import Answered
+from lowrung.finetune.training.ranks import ALONE, Ranks
 from lowrung.finetune.training.trainer import LabelledTrainer, eval_metrics, make_trainer
 
 
@@ -79,7 +79,8 @@ def fine_tune(
     on_report: OnReport,
     should_stop: Callable[[], bool] = lambda: False,
     kept_rows: int = 0,
-) -> Trained:
+    ranks: Ranks = ALONE,
+) -> Trained | None:
     """Trains and saves. On a CPU the result is the same to the bit at the same thread count.
 
     With a complete checkpoint of this run in the checkpoint folder, training goes on from there, to the same result.
@@ -94,13 +95,18 @@ def fine_tune(
         format: how the rows were written down, which says where answers end.
         seed: of the adapter's initial weights, the order of the rows and dropout.
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
-        threads: CPU threads.
+        threads: CPU threads of this process.
         folder: where the adapter, or the whole model, and its tokenizer are saved.
         base_folder: what is kept of the base and these rows; see `lowrung.config.signature.of_base`.
         checkpoint_folder: where checkpoints are.
         on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
         should_stop: asked after every step whether to end.
         kept_rows: held-out rows whose logits are given back, for the gate.
+        ranks: those that train this model together, of which all make this call. The first one reports, is asked
+            whether to stop, and saves.
+
+    Returns:
+        what was trained; None in all ranks but the first, which have parted then.
 
     Raises:
         Diverged: when a loss or a trainable parameter is not finite.
@@ -110,10 +116,10 @@ def fine_tune(
     set_seed(seed)
     tokenizer = pretrained.tokenizer_of(base)
     held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
-    checkpoint = checkpoints.latest(checkpoint_folder)
-    loaded = _loaded(base, lora, train)
+    checkpoint = checkpoints.latest(checkpoint_folder, ranks)
+    loaded = _loaded(base, lora, train, ranks)
     start = checkpoint or evaluation.of_base(
-        loaded, tokenizer, held_out, size=train.eval_batch_size, folder=base_folder
+        loaded, tokenizer, held_out, size=train.eval_batch_size, folder=base_folder, ranks=ranks
     )
     model, initial = _trainable(loaded, base, lora, data.train)
     parameters = count_parameters(model)
@@ -129,22 +135,29 @@ def fine_tune(
         checkpoints=checkpoint_folder,
         on_report=on_report,
         should_stop=should_stop,
+        ranks=ranks,
     )
     trainer.keeps = kept_rows
     base_loss, final_scores = _train(trainer, report, stop, start)
     model.eval()
-    ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
+    tokens_per_second = trainer.tokens_per_second
+    ranks.part()
+    if not ranks.is_first:
+        return None
+    lora_ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     answers_end = _ends(base, tokenizer, data, format)
-    answered = _answered(scores, model, tokenizer, held_out, answers_end, train.eval_batch_size)
+    saved_bytes = _save(model, tokenizer, folder, base, initial)
+    whole = _reloaded(base, folder) if scores and train.parallel == "fsdp" else model
+    answered = _answered(scores, whole, tokenizer, held_out, answers_end, train.eval_batch_size)
     results = {
         "base/eval_loss": base_loss,
         **{f"eval/{name}": value for name, value in {**eval_metrics(final_scores), **answered.metrics}.items()},
         **parameters.metrics,
-        **_rank_metrics(ranks),
-        "adapter/bytes": _save(model, tokenizer, folder, base, initial),
+        **_rank_metrics(lora_ranks),
+        "adapter/bytes": saved_bytes,
     }
     answers_end.write(folder)
-    measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": trainer.tokens_per_second}
+    measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": tokens_per_second}
     measurements |= data.measurements
     return Trained(
         model=model,
@@ -157,7 +170,7 @@ def fine_tune(
         logits=[logits for _, logits in sorted(trainer.kept.items())],
         scores=final_scores,
         answers=answered.each,
-        ranks=ranks,
+        ranks=lora_ranks,
         ends=answers_end,
     )
 
@@ -186,13 +199,14 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
 
 
-def _loaded(base: ModelConf, lora: LoraConf, train: TrainConf) -> PreTrainedModel:
+def _loaded(base: ModelConf, lora: LoraConf, train: TrainConf, ranks: Ranks) -> PreTrainedModel:
     """The base as it is trained, without an adapter."""
     if lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight.
         dtype = torch.float32 if base.dtype == "auto" else None
         return pretrained.load_base(base, pretrained.device(), dtype=dtype)
-    model = pretrained.load_base(base, pretrained.device())
+    shards = ranks.count if train.parallel == "fsdp" else 1
+    model = pretrained.load_base(base, pretrained.device(), shards=shards)
     if base.quantization == "none":
         return model
     return adapter.prepare_quantized(model, gradient_checkpointing=train.gradient_checkpointing)
@@ -206,8 +220,7 @@ def _trainable(
         return model.requires_grad_(True), None
     examples = rows.select(range(min(lora.init_examples, len(rows))))
     adapted = adapter.attach(model, lora, examples, added_rows=pretrained.added_rows(base))
-    # For checkpoints: where the base has grown, PEFT would save both matrices whole beside the rows that are trained.
-    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
+    adapter.save_what_is_trained_alone(adapted)
     if lora.init == "loftq":
         original = dataclasses.replace(base, quantization="none", device_map=None)
         loftq.start(adapted, pretrained.load_base(original, torch.device("cpu"), dtype=torch.float32))
@@ -274,6 +287,11 @@ def _save(
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _reloaded(base: ModelConf, folder: Path) -> PeftModel:
+    """The saved adapter on its whole base: a part of one, without the other ranks, generates nothing."""
+    return merge.with_adapter(pretrained.load_base(base, pretrained.device()), folder)
 
 
 def _lowest_dtype(model: PreTrainedModel | PeftModel) -> torch.dtype:

@@ -56,6 +56,10 @@ _SET_BY = {
     "train.gradient_checkpointing": (
         "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs"
     ),
+    "train.parallel": (
+        "accelerator_config average_tokens_across_devices ddp_find_unused_parameters ddp_bucket_cap_mb"
+        " ddp_broadcast_buffers ddp_static_graph fsdp fsdp_config"
+    ),
     "seed": "seed",
     "store": "output_dir",
     "track": "report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id",
@@ -95,10 +99,8 @@ _REASONS = {
     "nothing goes to a hub from a run": (
         "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision"
     ),
-    "a run is one process": (
-        "accelerator_config parallelism_config average_tokens_across_devices ddp_find_unused_parameters"
-        " ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config deepspeed"
-        " local_rank"
+    "lowrung starts a run's ranks itself, for DDP or FSDP": (
+        "parallelism_config deepspeed local_rank ddp_backend ddp_timeout"
     ),
     "the rows are mapped into memory, and the run's own process reads them": (
         "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor"

@@ -11,6 +11,7 @@ from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -23,6 +24,7 @@ from lowrung.finetune.training import evaluation
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
+from lowrung.finetune.training.ranks import ALONE, Ranks
 
 ABOUT_PADDING = ("neftune_noise_alpha", "pad_to_multiple_of")
 """Options of TRL that count a batch's columns: NEFTune's noise is the smaller the longer a row is, and all rows of a
@@ -53,19 +55,38 @@ class LabelledTrainer(SFTTrainer):
     tokens_before = 0
     """Tokens that were trained on before the checkpoint that the run goes on from."""
 
+    ranks = ALONE
+    """Those that train this model together."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kept: dict[int, Tensor] = {}
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens trained on per second of forward and backward passes, padding and evaluations left out."""
-        return self.tokens_seen / max(self.step_seconds, 1e-9)
+        """Tokens trained on per second of forward and backward passes, padding and evaluations left out.
+
+        All ranks are to ask at the same time.
+        """
+        return self.ranks.total(self.tokens_seen) / max(self.step_seconds, 1e-9)
 
     def speed(self) -> dict[str, float]:
-        """Tokens trained on so far, and once a step was made tokens per second, by metric name."""
-        speed = {"train/tokens": float(self.tokens_before + self.tokens_seen)}
-        return speed | ({"train/tokens_per_second": self.tokens_per_second} if self.tokens_seen else {})
+        """Tokens trained on so far, and once a step was made tokens per second, by metric name; over all ranks."""
+        seen = self.ranks.total(self.tokens_seen)
+        speed = {"train/tokens": float(self.tokens_before + seen)}
+        return speed | ({"train/tokens_per_second": seen / max(self.step_seconds, 1e-9)} if seen else {})
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of one device, of which each rank makes its part; from now on ranks draw apart."""
+        if not self.ranks.are_several:
+            return super().get_train_dataloader()
+        whole = self.data_collator
+        self.data_collator = self.ranks.collating_its_part(whole)
+        loader = super().get_train_dataloader()
+        self.data_collator = whole
+        self.ranks.read_whole_batches(loader)
+        self.ranks.draw_apart(self.args.seed)
+        return loader
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward pass, timed."""
@@ -82,12 +103,18 @@ class LabelledTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The sum over labelled tokens, divided by their number in all accumulated batches of the step."""
+        """The sum over labelled tokens, divided by their number in all accumulated batches of the step.
+
+        With several ranks the number is that of all of them. Their gradients' mean is taken, so that each counts as
+        many times as there are ranks, and the mean of the losses is that of one device.
+        """
         mask = inputs.get("attention_mask")  # packed rows have no padding, and no mask
-        self.tokens_seen += inputs["input_ids"].numel() if mask is None else int(mask.sum())
         logits, labels = self.labelled_logits(model, inputs)
+        if labels.numel():  # else a rank for which no row was left
+            self.tokens_seen += inputs["input_ids"].numel() if mask is None else int(mask.sum())
         total = score.negative_log_likelihood(logits, labels)
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        items = self.ranks.total(labels.numel()) if num_items_in_batch is None else num_items_in_batch
+        return self.ranks.count * total / items
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -107,8 +134,14 @@ class LabelledTrainer(SFTTrainer):
         """Scores the held-out rows with the present weights."""
         assert self.model is not None
         rows: list[head.Row] = list(self.eval_dataset)  # type: ignore[arg-type]
-        batches = evaluation.by_length(rows, self.args.per_device_eval_batch_size, self.batch)
-        return score.evaluate(self.model, rows, batches, self.labelled_logits, self._keep)
+        size, way = self.args.per_device_eval_batch_size, self.labelled_logits
+        found = evaluation.scores(
+            self.model, rows, size=size, batch=self.batch, way=way, ranks=self.ranks, on_logits=self._keep
+        )
+        if self.ranks.are_several:
+            owners = evaluation.owners(rows, size, self.ranks)[: self.keeps]
+            self.kept = evaluation.logits_of_all(self.kept, owners, found.tokens.tolist(), self.ranks)
+        return found
 
     def _keep(self, number: int, logits: Tensor) -> None:
         if number < self.keeps:
@@ -142,6 +175,7 @@ def make_trainer(
     checkpoints: Path,
     on_report: OnReport,
     should_stop: Callable[[], bool],
+    ranks: Ranks = ALONE,
 ) -> tuple[LabelledTrainer, Report, StopOnRequest]:
     """Builds the trainer, and the callbacks through which it reports and is stopped.
 
@@ -155,7 +189,8 @@ def make_trainer(
         seed: of the order of the rows and of dropout.
         checkpoints: a folder for checkpoints.
         on_report: called with every step's and every evaluation's metrics.
-        should_stop: asked after every step whether to end.
+        should_stop: asked after every step whether to end, in the first rank.
+        ranks: those that train this model together.
 
     Raises:
         UsageError: when rows are to be packed for a model that would let the examples see each other.
@@ -165,6 +200,9 @@ def make_trainer(
         require_separation(model)
         rows = pack(rows, max_length)
     args = arguments(train, rows=len(rows), max_length=max_length, seed=seed, checkpoints=checkpoints)
+    # transformers keeps no optimiser's state of weights that it has divided, and refuses whole checkpoints. These
+    # weights are frozen; what is trained, the adapter, is whole in each rank.
+    args.save_only_model = train.parallel == "fsdp"
     trainer = LabelledTrainer(
         model=model,
         args=args,
@@ -173,14 +211,16 @@ def make_trainer(
         processing_class=tokenizer,
         optimizers=(_optimizer(model, lora, train, args), None),
     )
+    args.save_only_model = False
+    trainer.ranks = ranks
     _settle_whole_modules(model)
     trainer.labelled_logits = _labelled_logits(trainer, model, train, data)
     report = Report(on_report, trainer.speed)
-    stop = StopOnRequest(should_stop, saves=train.save_steps != 0)
+    stop = StopOnRequest(lambda: bool(ranks.told(lambda: int(should_stop()))), saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     trainer.add_callback(stop)
-    trainer.add_callback(Keep(lambda: report.history, train.save_total_limit, lambda: stop.has_stopped))
+    trainer.add_callback(Keep(lambda: report.history, train.save_total_limit, lambda: stop.has_stopped, ranks))
     if train.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(train.early_stopping))
     return trainer, report, stop

@@ -1,13 +1,14 @@
 """The tables of a study's page, as texts."""
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lowrung.report import leaderboard, rows
 from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
 from lowrung.report.tables import counted, number
-from lowrung.store.layout import RunFolder
+from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Status
 
 SHOWN = 200
@@ -227,5 +228,14 @@ def comparison(study: StudyRecord) -> str:
     chosen = _chosen(study)
     if len(chosen) < 2:
         return ""
-    seeds = {trial.number: f"/seed_{trial.runs[0].seed}" if study.seeds > 1 else "" for trial in chosen}
-    return "lowrung compare " + " ".join(f"{study.name}/{trial.number}{seeds[trial.number]}" for trial in chosen)
+    names = [_address(study, trial) for trial in chosen]
+    return shlex.join(["lowrung", "compare", *["--"] * names[0].startswith("-"), *names])
+
+
+def _address(study: StudyRecord, trial: TrialRecord) -> str:
+    """What commands find a trial's first run by, also in a study that was renamed, or has its jobs elsewhere."""
+    run = trial.runs[0]
+    job = JobFolder(study.folder / str(trial.number) / (f"seed_{run.seed}" if study.seeds > 1 else ""))
+    if run.folder is not None and run.folder.is_dir() and not job.run.exists():  # hydra.sweep.subdir
+        return str(run.folder)
+    return str(job.path.relative_to(study.folder.parent) if study.folder.parent.name == "multirun" else job.path)

@@ -1,4 +1,4 @@
-"""What libraries warn of in a sweep: each kind is shown once, with the run that it came from and the file to read."""
+"""What libraries warn of: each kind is shown once, with the run that it came from and the file that has all of it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from lowrung import library_warnings
 from lowrung.library_warnings import Heard
 from lowrung.store import mailbox
-from lowrung.sweeps.runs import Run
+from lowrung.store.layout import RunFolder
 
 MOST = 10
-"""Kinds of warnings that a sweep shows; a library that words each warning anew would fill the screen."""
+"""Kinds of warnings that are shown; a library that words each warning anew would fill the screen."""
 
 
 class Warnings:
@@ -24,15 +24,15 @@ class Warnings:
         self._kinds: set[str] = set()
 
     def of_this_process(self) -> AbstractContextManager[None]:
-        """Shows what libraries of the coordinator's process warn of in the block, Optuna for one."""
-        return library_warnings.heard(lambda one: self._show(one, ""), instead=True)
+        """Shows what libraries of this process warn of in the block, in place of what they would print."""
+        return library_warnings.heard(lambda one: self._show(one, "", library_warnings.log_file()), instead=True)
 
-    def of_run(self, run: Run) -> None:
+    def of_run(self, title: str, folder: RunFolder) -> None:
         """Shows what libraries warned of in a run that has ended, where no other run had it before."""
-        for record in mailbox.warnings(run.folder.path):
-            self._show(Heard(record["library"], record["text"]), f", from {run.title}", str(run.folder.log))
+        for record in mailbox.warnings(folder.path):
+            self._show(Heard(record["library"], record["text"]), f", from {title}", str(folder.log))
 
-    def _show(self, one: Heard, whose: str, log: str = "") -> None:
+    def _show(self, one: Heard, whose: str, log: str | None) -> None:
         if one.kind in self._kinds:
             return
         self._kinds.add(one.kind)
