@@ -62,10 +62,9 @@ class Sweep:
         return RunFolder((self.study / str(trial) / "run").resolve())
 
     def job(self, trial: int) -> str:
-        """SLURM's number of a trial's job."""
+        """SLURM's number of a trial's job; empty between two of them."""
         submitted = Submitted.of(self.run(trial))
-        assert submitted is not None
-        return submitted.job
+        return submitted.job if submitted else ""
 
     def await_progress(self, process: "subprocess.Popen[bytes]", *trials: int) -> None:
         """Waits until these trials have trained for a while."""
@@ -104,7 +103,7 @@ def test_a_cancelled_job_and_a_coordinator_that_dies(
         sweep.await_progress(process, 0, 1)
         cancelled = sweep.job(0)
         slurm.ask("scancel", cancelled)
-        sweep.until(process, lambda: "was cancelled in SLURM" in sweep.printed and sweep.job(0) != cancelled)
+        sweep.until(process, lambda: "was cancelled in SLURM" in sweep.printed and sweep.job(0) not in ("", cancelled))
         sweep.await_progress(process, 0)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -258,7 +258,9 @@ class Queue:
             return []
         outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
         if outcome is not None and LOST in outcome.facts:  # as if the run's own process had been lost
-            ended, outcome = dataclasses.replace(ended, exit=Exit.DIED, cause=outcome.cause), None
+            if ended.exit is not Exit.EVICTED:
+                ended = dataclasses.replace(ended, exit=Exit.DIED, cause=outcome.cause)
+            outcome = None
         is_cancelled = state.asked_to_end is Status.CANCELLED
         is_stopped = outcome is not None and outcome.status is Status.CANCELLED  # by a signal to its process alone
         is_lost = (is_stopped or (outcome is None and ended.exit in (Exit.DIED, Exit.EVICTED))) and not is_cancelled
