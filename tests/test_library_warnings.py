@@ -109,6 +109,8 @@ def test_what_a_library_adds_when_it_is_imported_is_silent_too_and_a_log_has_all
     logger = logging.getLogger("transformers")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
+    for name in ("transformers", "transformers.modeling", "lowrung.warned"):  # hydra/job_logging=disabled disables all
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
 
     def imported():
         logger.addHandler(logging.StreamHandler())

@@ -155,7 +155,6 @@ def heard(tell: Callable[[Heard], None], *, instead: bool = False) -> Iterator[N
             they are printed as before, too.
     """
     kinds: set[str] = set()
-    _LOG.disabled = False  # Optuna's migrations of its database disable all loggers that there are
 
     def hear(library: str, text: str) -> None:
         one = Heard(library, _short(text))

@@ -19,7 +19,8 @@ class SlurmLauncherConf:
     """Runs jobs on SLURM (``pip install 'lowrung[slurm]'``). The store must be on storage that all nodes share.
 
     Attributes:
-        partition: where jobs wait; several with commas. null is the cluster's default, as in all fields below.
+        partition: where jobs wait; several as ``"hydra.launcher.partition='a,b'"``. null is the cluster's
+            default, as in all fields below.
         account: that jobs are charged to.
         qos: quality of service.
         gres: generic resources as SLURM names them. GPUs of one kind with ``gpu:a100:1``: as many as gpus_per_trial.

@@ -61,7 +61,7 @@ def nodes() -> list[Nodes]:
     Raises:
         NoAnswer: when SLURM does not answer.
     """
-    listed = slurm_commands.ask("sinfo", "--noheader", "--exact", f"--format={_FIELDS}").splitlines()
+    listed = slurm_commands.ask("sinfo", "--all", "--noheader", "--exact", f"--format={_FIELDS}").splitlines()
     return [Nodes.read(line.strip()) for line in listed if line.strip()]
 
 

@@ -104,6 +104,9 @@ def recorded_state(job: str) -> str | None:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Tells jobs to end: those that wait at once, those that run by SIGTERM and after SLURM's KillWait by SIGKILL."""
-    with contextlib.suppress(NoAnswer):  # of a job that has just ended; a controller that is away is asked again
+    """Tells jobs to end: those that wait at once, those that run by SIGTERM and after SLURM's KillWait by SIGKILL.
+
+    Where SLURM does not answer nothing is raised: a job may just have ended.
+    """
+    with contextlib.suppress(NoAnswer):
         ask("scancel", *jobs)

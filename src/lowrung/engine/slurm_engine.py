@@ -96,9 +96,10 @@ class SlurmEngine:
         """Goes on with a job that waits or runs; see `lowrung.engine.base.Engine.adopt`."""
         folder = self._free(key, folder)
         with contextlib.ExitStack() as held:
-            if (job := Submitted.of(RunFolder(folder))) is None:
+            held.enter_context(_held(folder))  # first: another sweep may be about to submit it
+            job = Submitted.of(RunFolder(folder))
+            if job is None or mailbox.stop_reason(folder) is not None:  # one that was told to stop is begun anew
                 return False
-            held.enter_context(_held(folder))
             state = slurm_commands.states([job.job]).get(job.job)
             if state is None or state.has_ended:
                 return False
@@ -239,6 +240,8 @@ class SlurmEngine:
             known = slurm_commands.states(jobs)
             for job, one in jobs.items():
                 one.state = known.get(job)
+                if one.state is not None and one.state.name == PENDING:
+                    one.is_cancel_sent = False  # a controller that was away has not heard it
         self._next_poll = time.monotonic() + self._poll_seconds
 
     def _end(self, key: str) -> Ended:

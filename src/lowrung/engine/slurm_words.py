@@ -10,7 +10,7 @@ LEAST_MINUTES = 5
 """The shortest time that leaves a job some training between its start and the warning that its time is nearly up."""
 
 _SLURM_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)([KMGT])B?", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d+)([KMGT])B?", re.IGNORECASE)
 _MEGABYTES = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
 
 
@@ -45,7 +45,7 @@ def gpus_of(gres: str) -> dict[str, int]:
     """The GPUs among generic resources such as ``gpu:a100:4(S:0-1),nvme:1``, by kind."""
     found: dict[str, int] = {}
     for part in re.sub(r"\([^)]*\)", "", gres).split(","):
-        name, *kind, number = part.split(":") if ":" in part else (part, "1")
+        name, *kind, number = part.split(":") if part.rpartition(":")[2].isdecimal() else (*part.split(":"), "1")
         if name == "gpu" and number.isdecimal():
             found[":".join(kind)] = found.get(":".join(kind), 0) + int(number)
     return found

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lowrung.config import grammar, rank_rules
+from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
-from lowrung.engine import gpus, hydra_job
+from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
@@ -36,7 +36,7 @@ def require_a_use_of_gpus(points: Sequence[GridPoint], per_trial: float) -> None
         UsageError: when a point has no use for its GPUs, or other ranks than GPUs.
     """
     configs = [config for point in points for config in point.configs]
-    seen = per_trial if gpus.visible() else 0
+    seen = per_trial if signature.device_kind() == "cuda" else 0  # of the jobs: a login node may have none
     how = "hydra.launcher.gpus_per_trial=2"
     problems = [problem for config in configs for problem in rank_rules.gpu_problems(config, seen, how)]
     alone = [config for config in configs if config.train.parallel == "none"]

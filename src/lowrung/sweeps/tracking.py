@@ -106,7 +106,7 @@ class SweepTracking:
         self._keys[finished.run.trial].append(finished.run.key)
         if not finished.is_tracked:
             self._send(finished)
-            if finished.run.key in self._left_to and finished.outcome.status.is_kept:
+            if finished.run.key in self._left_to & self._sent.keys() and finished.outcome.status.is_kept:
                 self._late = self._sent[finished.run.key][1]
             if self.sender.problem is not None:  # in case that this process is killed before the tracker is back
                 self._leave(self._broken_off, is_closed=True)
