@@ -8,7 +8,7 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev sweep train ui test test-fast test-cluster bench bench-peers bench-winner check format docs clean
+.PHONY: help setup setup-dev sweep train ui test test-fast test-cluster test-gpu gpu-bundle bench bench-peers bench-winner check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +26,18 @@ test: setup-dev  ## run all tests
 	$(PYTEST) $(ARGS)
 
 test-fast: setup-dev  ## run the tests that take seconds
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-cluster: setup-dev  ## run the tests of clusters: Ray and SLURM as several nodes, MLflow's server with users, PostgreSQL
 	$(PIP) install --quiet -c constraints.txt -e '.[ray,slurm]' 'mlflow[auth]'
 	$(BIN)/python -m tests.cluster.private_slurm install
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
+
+test-gpu: setup-dev  ## run the tests of a GPU, in under six minutes on one card (docs/gpus.md)
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+gpu-bundle: setup-dev  ## pack what a machine with a GPU and no network needs for them: make gpu-bundle ARGS="--has packages.txt"
+	PYTHONPATH=src $(BIN)/python -m benchmarks.gpu.bundle $(ARGS)
 
 bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinator's time per trial (docs/benchmarks.md)
 	PYTHONPATH=src $(BIN)/python -m benchmarks $(ARGS)
