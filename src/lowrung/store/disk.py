@@ -1,5 +1,6 @@
 """Disks that refuse to be written, and disks that are full."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -24,6 +25,14 @@ _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 def nearest(folder: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
     return next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
+
+
+def remove_empty(folder: Path, existing: Path) -> None:
+    """Deletes a folder, and those above it up to one that was there before; what is not empty stays."""
+    with contextlib.suppress(OSError):
+        while folder != existing:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def unwritable(setting: str, folder: Path) -> list[str]:
