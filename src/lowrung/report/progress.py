@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
 from lowrung.report import screen
+from lowrung.report.live import LiveView
 
 SUMMARY_SECONDS = 10.0
 """The least time between two summaries in a log: trials that are answered from the store end many a second."""
@@ -54,7 +54,7 @@ class Progress:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or _Console()
         self._clock = clock
-        self._live = Live(self, console=self.console, transient=True) if self._can_redraw else None
+        self._live = LiveView(self, self.console) if self._can_redraw else None
         self._running: dict[str, _Running] = {}
         self._most_at_once = 0
         self._seconds: dict[str, float] = {}
