@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from lowrung.__main__ import main, parser
-from lowrung.commands import report
+from lowrung.commands import candidates, report
 from lowrung.report import plots
 from lowrung.search import lease
+from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Status
 from tests.studies.written import Written
 
@@ -82,10 +83,26 @@ def test_any_name_is_a_text_and_its_line_to_copy_finds_it(here, capsys, name):
     assert f"\n{folder.report / 'report.html'}\n" in text
     page = (folder.report / "report.html").read_text()
     assert f"<h1>{html.escape(name).replace('&#x27;', '&#39;').replace('&quot;', '&#34;')}</h1>" in page
-    (line,) = re.findall(r"<pre>(.*)</pre>", page)
-    program, *arguments = shlex.split(html.unescape(line))
-    assert program == "lowrung"
-    assert sorted(parser().parse_args(arguments).runs) == [f"{name}/0", f"{name}/1"]
+    assert sorted(compared(folder)) == [f"{name}/0", f"{name}/1"]
+
+
+def compared(folder: StudyFolder) -> list[str]:
+    """The runs that the page's line compares."""
+    (line,) = re.findall(r"<pre>(.*)</pre>", (folder.report / "report.html").read_text())
+    return [str(run) for run in parser().parse_args(shlex.split(html.unescape(line))[1:]).runs]
+
+
+def test_the_line_to_copy_leads_to_the_runs_of_a_study_that_was_renamed_or_has_its_jobs_elsewhere(words, capsys):
+    renamed = StudyFolder(words.folder.path.rename(words.folder.path.with_name("re named")))
+    printed(capsys, "re named")
+    assert compared(renamed) == ["re named/1", "re named/0"]
+    (renamed.path / "at").mkdir()
+    for number in range(4):
+        renamed.job(number).path.rename(renamed.path / "at" / f"rank_{number}")
+    printed(capsys, "re named")
+    assert compared(renamed) == [str(words.run(1).path), str(words.run(0).path)]
+    named = [candidate.name for candidate in candidates.candidates(renamed)]
+    assert named == [f"re named/at/rank_{number}" for number in (1, 0, 2, 3)]
 
 
 def test_a_name_that_is_taken_for_an_option_is_shown_behind_dashes(here, capsys):

@@ -11,6 +11,7 @@ from lowrung.store import addresses, records, results
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.studies import finding
+from lowrung.studies.folders import Folders
 from lowrung.track.base import store_uri
 
 if TYPE_CHECKING:
@@ -110,15 +111,20 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
     with blaming(f"The leaderboard, {found.leaderboard},", "Start the study again: it is written anew."):
         rows = records.read_list(found.leaderboard)
         listed = [
-            (found.path / str(row["trial"]), run["seed"], list(row["broken"])) for row in rows for run in row["runs"]
+            (found.path / str(row["trial"]), run["seed"], Path(str(run.get("results"))).name, list(row["broken"]))
+            for row in rows
+            for run in row["runs"]
         ]
     if finding.is_of_others(found, rows):
         raise UsageError(
             f"{found.leaderboard} must be of this study, but names other runs. Start the study again: it is written"
             " anew."
         )
-    for trial, seed, broken in listed:
+    elsewhere = {run.name: found.path / job for job, run in Folders.of(found).jobs.items()}
+    for trial, seed, signature, broken in listed:
         job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{seed}")
+        if not job.run.is_symlink() and signature in elsewhere:  # hydra.sweep.subdir
+            job = JobFolder(elsewhere[signature])
         name = f"{found.path.name}/{job.path.relative_to(found.path)}"
         yield _candidate(RunFolder(job.run.resolve()), name, objective, broken)
 
