@@ -10,6 +10,7 @@ from lowrung.config.schema import Config
 from lowrung.errors import StoreError, UsageError
 from lowrung.store import atomic
 from lowrung.store.outcome import Outcome
+from lowrung.track import recording
 from tests.stage import trains
 
 
@@ -32,6 +33,32 @@ class TestOneCoordinator:
         here.sweep("lora.r=4", act=act)
         with atomic.lock(here.study.lock):
             pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("track.uri=nonsense://x", "track.uri must be a database or a server"),
+        ("hydra.sweeper.storage=sqlite:///text", "storage must be a database that opens"),
+        ("track.experiment=deleted", "no such experiment"),
+    ],
+)
+def test_a_sweep_that_is_refused_leaves_no_study(here, monkeypatch, setting, said):
+    def answer(sender, config, opened):
+        raise UsageError("no such experiment")
+
+    monkeypatch.setattr(recording, "first_answer", answer)
+    Path("text").write_text("no database" * 10)
+    with pytest.raises(UsageError, match=said):
+        here.sweep("lora.r=4,8", setting, "hydra.sweep.dir=deep/er")
+    assert not Path("deep").exists()
+
+
+def test_a_refused_start_leaves_what_an_earlier_one_has_done(here):
+    here.sweep("lora.r=4")
+    with pytest.raises(UsageError, match="made for another"):
+        here.sweep("lora.r=4", "hydra.sweeper.objectives={params/trainable:minimize}")
+    assert len(here.trials()) == 1
 
 
 @pytest.mark.slow
@@ -77,8 +104,7 @@ class TestStorage:
             ("postgresql://me:hunter2@there/x", "must hold no password"),
             ("redis://there", r"must be the address of a database \(sqlite://"),
             ("studies.db", "must be the address of a database"),
-            ("postgresql+nodriver://localhost/x", r"[^.]\. Start it, or correct the address"),
-            ("mysql+nodriver://localhost/x", "must be a database that opens, but this mysql"),
+            ("postgresql+nodriver://localhost/x", r"needs the driver of postgresql\+nodriver"),
             ("sqlite:////proc/none/all.db", r"but /proc/none/all\.db does not: .*\. Name another file"),
         ],
     )

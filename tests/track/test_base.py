@@ -95,3 +95,17 @@ def test_a_folder_is_refused(uri):
     (problem,) = check_uri(uri)
     assert "track.uri" in problem
     assert "sqlite:///" in problem
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "postgres://database/mlflow", "s3://bucket/runs", "ws://tracking"])
+def test_what_mlflow_has_no_store_for_is_refused(uri):
+    (problem,) = check_uri(uri)
+    assert problem.startswith("track.uri must be a database or a server that MLflow knows (sqlite://, postgresql://")
+    assert f"begins with {uri.partition('//')[0]}//. " in problem
+
+
+@pytest.mark.parametrize("uri", ["http:///x", "http://host:port", "http://host:0", "https://[::1", "sqlite://x"])
+def test_an_address_that_leads_nowhere_is_refused(uri):
+    (problem,) = check_uri(uri)
+    assert problem.startswith("track.uri must name ")
+    assert uri in problem

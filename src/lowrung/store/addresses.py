@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+_DRIVEN = ("postgresql", "mysql", "mssql")
 _SECRET_KEYS = re.compile(r"[?&;](password|passwd|pwd|token|secret)=", re.IGNORECASE)
 
 
@@ -54,4 +55,24 @@ def database_problems(setting: str, uri: str, kinds: Sequence[str]) -> list[str]
             f"{setting} must hold no password, but this {scheme} address does, and configs are written to disk. Take it"
             " out, and give it by PGPASSWORD or ~/.pgpass (PostgreSQL), or by a driver's option file (MySQL)."
         ]
+    return driver_problems(setting, uri)
+
+
+def driver_problems(setting: str, uri: str) -> list[str]:
+    """Whether what speaks to a database is not installed; none of a file's or a server's address."""
+    scheme = uri.partition("://")[0].lower()
+    if scheme.partition("+")[0] not in _DRIVEN:
+        return []
+    from sqlalchemy import make_url  # 0.3 s
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        address = make_url(uri)
+    except (ArgumentError, ValueError):  # ValueError: its port is no number
+        return [f"{setting} must be an address like {scheme}://me@host:port/database, but cannot be read so."]
+    try:
+        address.get_dialect().import_dbapi()
+    except (ImportError, ArgumentError) as error:  # ArgumentError: there is no driver of this name
+        remedy = "Run pip install 'lowrung[postgresql]'" if scheme == "postgresql" else "Install it, or name another"
+        return [f"{setting} needs the driver of {scheme} for Python, which does not load ({error}). {remedy}."]
     return []

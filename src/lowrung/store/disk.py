@@ -38,6 +38,14 @@ def nearest(folder: Path) -> Path:
     return next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
 
 
+def remove_empty(folder: Path, existing: Path) -> None:
+    """Deletes a folder, and those above it up to one that was there before; what is not empty stays."""
+    with contextlib.suppress(OSError):
+        while folder != existing:
+            folder.rmdir()
+            folder = folder.parent
+
+
 def unwritable(setting: str, folder: Path) -> list[str]:
     """Why nothing can be written in a folder, which need not exist yet, as problems for the user.
 

@@ -14,7 +14,8 @@ from lowrung.config.schema import VerifyConf
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
-from lowrung.store import addresses, atomic
+from lowrung.store import addresses, atomic, disk
+from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import dry_run, earlier, finalists, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
@@ -112,6 +113,7 @@ def _alone(plan: Plan) -> Iterator[None]:
     Raises:
         UsageError: when another process works on the study.
     """
+    existing = disk.nearest(plan.folder.path)
     with ExitStack() as held:
         try:
             held.enter_context(atomic.lock(plan.folder.lock))
@@ -119,7 +121,22 @@ def _alone(plan: Plan) -> Iterator[None]:
             raise _in_use(plan, f"another process in {plan.folder.path}") from None
         if problems := list(folders.study_problems(plan.folder, plan.study)):  # since the plan was made
             raise UsageError(problems)
+        with _left_as_found(plan.folder, existing):
+            yield
+
+
+@contextmanager
+def _left_as_found(folder: StudyFolder, existing: Path) -> Iterator[None]:
+    """Takes away a study that its database or its tracker refuses before it has begun; its lock is held meanwhile."""
+    is_new = set(folder.path.iterdir()) <= {folder.lock}
+    try:
         yield
+    except UsageError:
+        if is_new and not folder.config.exists():
+            for made in (*folder.path.glob(f"{folder.database.name}*"), folder.lock):
+                made.unlink(missing_ok=True)
+            disk.remove_empty(folder.path, existing)
+        raise
 
 
 def _in_use(plan: Plan, holder: str) -> UsageError:

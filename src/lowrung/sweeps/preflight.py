@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     for one in {one.kind: one for one in warned}.values():
         print(f"warning of {one.library}, from the preflight: {one.text}")
     shutil.rmtree(own.path, ignore_errors=True)
-    _remove_empty(folder.path, existing)
+    disk.remove_empty(folder.path, existing)
     if problems := dict.fromkeys(problem for one in found.values() for problem in one.problems):
         raise UsageError(list(problems))
     return found
@@ -85,14 +84,6 @@ def _run(engine: Engine, job: Job) -> Ended:
 def _events(engine: Engine) -> Iterator[Reported | Ended]:
     while events := engine.wait():
         yield from events
-
-
-def _remove_empty(folder: Path, existing: Path) -> None:
-    """Deletes a folder, and those above it that were made for it; what is not empty stays."""
-    with suppress(OSError):
-        while folder != existing:
-            folder.rmdir()
-            folder = folder.parent
 
 
 @dataclasses.dataclass(frozen=True)

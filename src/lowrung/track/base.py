@@ -4,10 +4,12 @@ There are two levels of runs only: a sweep is a parent, each of its trials a chi
 """
 
 import dataclasses
+import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from lowrung.errors import LowrungError
 from lowrung.finetune.data.split import Split
@@ -17,6 +19,10 @@ from lowrung.track.pages import View
 
 URI, EXPERIMENT, EXPERIMENT_ID = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
 """MLflow's environment variables, which count where ``track.uri`` and ``track.experiment`` are null."""
+
+_SERVERS = ("http", "https")
+_KINDS = ("sqlite", "postgresql", "mysql", "mssql", *_SERVERS, "databricks")
+"""What an address of MLflow's may begin with, beside what its plugins add; each may be followed by a driver."""
 
 
 class TrackError(LowrungError):
@@ -73,7 +79,31 @@ def check_uri(uri: str) -> list[str]:
             "Take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD "
             "(PostgreSQL) in the environment."
         ]
-    return []
+    return _unknown_kind(name, scheme) or _no_place(name, uri, scheme)
+
+
+def _unknown_kind(name: str, scheme: str) -> list[str]:
+    kind = scheme.lower().partition("+")[0]
+    if kind in _KINDS or importlib.metadata.entry_points(group="mlflow.tracking_store", name=scheme):
+        return []
+    return [
+        f"{name} must be a database or a server that MLflow knows ({', '.join(f'{known}://' for known in _KINDS)}), "
+        f"but begins with {scheme}://. Correct it, or leave it out: then it is a file, mlflow.db."
+    ]
+
+
+def _no_place(name: str, uri: str, scheme: str) -> list[str]:
+    """What is wrong with an address whose beginning is known, and which no file or server can have."""
+    kind = scheme.lower().partition("+")[0]
+    if kind == "sqlite":
+        return [f"{name} must name SQLite's file as in sqlite:///mlflow.db, with three slashes, but is {uri!r}."]
+    try:
+        has_place = kind not in _SERVERS or (urlsplit(uri).hostname and urlsplit(uri).port != 0)
+    except ValueError:  # a port that is no number, or brackets that do not close
+        has_place = False
+    if has_place:
+        return []
+    return [f"{name} must name a host and a port, as in {scheme}://127.0.0.1:5000, but is {uri!r}. Correct it."]
 
 
 @dataclasses.dataclass(frozen=True)

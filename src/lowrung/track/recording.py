@@ -63,7 +63,7 @@ def tracking_problems(config: Config) -> list[str]:
         return problems
     database = addresses.sqlite_path(uri)
     if database is None:
-        return []
+        return addresses.driver_problems(named_by(uri), uri)
     if database.exists() and not (database.is_file() and os.access(database, os.W_OK)):  # MLflow would try on and on
         return [f"{named_by(uri)} must name a file that can be written, but {database} is not one. Name another file."]
     return disk.unwritable(named_by(uri), database.parent)
