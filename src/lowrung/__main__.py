@@ -1,6 +1,7 @@
 """The command line: ``lowrung COMMAND``, or ``python -m lowrung COMMAND``."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -62,8 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str], printer: Printer) -> Any:
-    chosen = parser().parse_args(arguments, argparse.Namespace(printer=printer))
+    try:
+        chosen = parser().parse_args(arguments, argparse.Namespace(printer=printer))
+    except UsageError as error:
+        raise UsageError([f"{problem}{_as_a_name(arguments)}" for problem in error.problems]) from None
     return chosen.command(chosen)
+
+
+def _as_a_name(arguments: Sequence[str]) -> str:
+    """How to write a name that was taken for an option; empty where none was. Only ``--`` begins lowrung's options."""
+    names = [text for text in arguments if text[:1] == "-" and text[1:2] != "-" and len(text) > 2]
+    if not names or "--" in arguments:
+        return ""
+    rest = [text for text in arguments[1:] if text not in names]
+    written = shlex.join([*arguments[:1], *rest, "--", *names])
+    return f". A name that begins with - goes behind --, after all options: lowrung {written}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,14 +1,17 @@
 """`lowrung report`: what it prints and writes of a study, whatever state that is in."""
 
 import csv
+import html
 import os
+import re
+import shlex
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from lowrung.__main__ import main
+from lowrung.__main__ import main, parser
 from lowrung.commands import report
 from lowrung.report import plots
 from lowrung.search import lease
@@ -68,6 +71,31 @@ def test_the_csv_has_each_trial_with_its_interval_and_each_report(words, capsys)
         points = [row for row in csv.DictReader(file) if row["trial"] == "1"]
     assert [int(row["step"]) for row in points] == list(range(21))
     assert (points[10]["eval/loss"] != "", points[9]["eval/loss"]) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "name", ["[red]", """it's "quoted" $HOME""", " a  b ", "-dash", "größe 中", ":x: <b>&amp;", "%d"]
+)
+def test_any_name_is_a_text_and_its_line_to_copy_finds_it(here, capsys, name):
+    folder = Written(here, [Status.COMPLETE] * 2, name=name).write()
+    text = printed(capsys, "--", name)
+    assert f"\n{folder.report / 'report.html'}\n" in text
+    page = (folder.report / "report.html").read_text()
+    assert f"<h1>{html.escape(name).replace('&#x27;', '&#39;').replace('&quot;', '&#34;')}</h1>" in page
+    (line,) = re.findall(r"<pre>(.*)</pre>", page)
+    program, *arguments = shlex.split(html.unescape(line))
+    assert program == "lowrung"
+    assert sorted(parser().parse_args(arguments).runs) == [f"{name}/0", f"{name}/1"]
+
+
+def test_a_name_that_is_taken_for_an_option_is_shown_behind_dashes(here, capsys):
+    Written(here, [Status.COMPLETE], name="-dash").write()
+    with pytest.raises(SystemExit):
+        main(["clean", "-dash", "--dry-run"])
+    said = capsys.readouterr().err
+    assert "A name that begins with - goes behind --, after all options: " in said
+    main(shlex.split(said)[-4:])
+    assert "a dry run" in capsys.readouterr().out
 
 
 def test_a_study_that_does_not_exist(words, capsys):

@@ -161,3 +161,9 @@ def test_a_file_that_is_no_database_does_not_open(tmp_path: Path, content: bytes
     with pytest.raises(UsageError, match=r"must be a database that opens, but .*study\.db does not") as caught:
         Storage(f"sqlite:///{path}")
     assert isinstance(caught.value, LowrungError)
+
+
+def test_a_file_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    file = tmp_path / "{0} {x} 100%d" / "study.db"
+    Storage(f"sqlite:///{file}")
+    assert file.is_file()

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowrung.commands import studies
+from lowrung.commands import candidates, studies
+from lowrung.errors import UsageError
 from lowrung.report import rows
 from lowrung.report.record import StudyRecord
 from lowrung.search import recorded
@@ -243,6 +244,17 @@ class TestWhatIsBroken:
         copied.folder.leaderboard.write_text(copied.folder.leaderboard.read_text()[:500])
         study = self.check(copied.folder, "leaderboard.json is none that lowrung")
         assert [trial.number for trial in study.trials] == [1, 0, 2, 3]
+
+    def test_a_leaderboard_of_another_study(self, copied, tmp_path):
+        other = Written(tmp_path / "other", [Status.COMPLETE] * 3, name="other").write()
+        shutil.copy(other.leaderboard, copied.folder.leaderboard)
+        study = self.check(copied.folder, "leaderboard.json names other runs than this study's")
+        assert [trial.number for trial in study.trials] == [1, 0, 2, 3]
+        (row,) = [one for one in studies.studies(copied.folder.path.parent).studies if one.name == "words"]
+        assert "names other runs" in str(row.problem)
+        assert dict(row.trials) == {"complete": 2, "pruned": 1, "failed": 1}
+        with pytest.raises(UsageError, match="must be of this study"):
+            candidates.best(copied.folder)
 
     def test_a_verdict_that_is_cut_off(self, copied):
         said = json.loads(copied.folder.verdict.read_text())["sentences"]

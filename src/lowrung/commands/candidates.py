@@ -99,7 +99,7 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
     """The runs of a study, best trial first, as its leaderboard has them.
 
     Raises:
-        UsageError: when the study has no leaderboard yet.
+        UsageError: when the study has no leaderboard yet, or that of another study.
     """
     if not found.leaderboard.is_file():
         raise UsageError(
@@ -108,11 +108,15 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
         )
     objective, _ = next(iter(_objectives(found).items()))
     with blaming(f"The leaderboard, {found.leaderboard},", "Start the study again: it is written anew."):
+        rows = records.read_list(found.leaderboard)
         listed = [
-            (found.path / str(row["trial"]), run["seed"], list(row["broken"]))
-            for row in records.read_list(found.leaderboard)
-            for run in row["runs"]
+            (found.path / str(row["trial"]), run["seed"], list(row["broken"])) for row in rows for run in row["runs"]
         ]
+    if finding.is_of_others(found, rows):
+        raise UsageError(
+            f"{found.leaderboard} must be of this study, but names other runs. Start the study again: it is written"
+            " anew."
+        )
     for trial, seed, broken in listed:
         job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{seed}")
         name = f"{found.path.name}/{job.path.relative_to(found.path)}"

@@ -192,9 +192,13 @@ def _tally(folder: StudyFolder, problems: list[str]) -> Tally | None:
 
 def _leaderboard(folder: StudyFolder, problems: list[str]) -> list[Any]:
     rows = _json(folder.leaderboard, list, problems) or []
-    if all(isinstance(row, dict) and {"status", "trial"} <= row.keys() for row in rows):
+    if not all(isinstance(row, dict) and {"status", "trial"} <= row.keys() for row in rows):
+        wrong = "is none of this version's"
+    elif finding.is_of_others(folder, rows):
+        wrong = "names other runs than this study's"
+    else:
         return rows
-    problems.append(f"{folder.leaderboard.name} is none of this version's: start the study again, it is written anew")
+    problems.append(f"{folder.leaderboard.name} {wrong}: start the study again, it is written anew")
     return []
 
 

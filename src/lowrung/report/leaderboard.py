@@ -152,7 +152,8 @@ def _cells(
 ) -> list[str]:
     metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
-    loss = f"{metrics['base/eval_loss']:.3f} → {_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
+    base = f"{metrics['base/eval_loss']:.3f} → " if "base/eval_loss" in metrics else ""
+    loss = f"{base}{_value(row, 'eval/loss', '.3f')}" if "eval/loss" in metrics else ""
     seconds = row.outcome.measurements.get("time/total_seconds")
     notes = ["Pareto"] * is_in_front + ["reused"] * row.is_reused
     notes += [f"not {bound}" for bound in row.broken] if complete else [row.outcome.status]

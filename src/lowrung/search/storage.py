@@ -53,7 +53,8 @@ class Storage(RDBStorage):
         try:
             if self._file is not None:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._patiently(lambda: super(Storage, self).__init__(address, engine_kwargs=kwargs), _is_locked)
+            template = address.replace("{", "{{").replace("}", "}}")  # Optuna formats it, and a folder may be {0}
+            self._patiently(lambda: super(Storage, self).__init__(template, engine_kwargs=kwargs), _is_locked)
         except LowrungError:
             raise
         except (ImportError, OSError, SQLAlchemyError, RuntimeError, ValueError) as error:

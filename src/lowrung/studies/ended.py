@@ -8,7 +8,7 @@ from typing import Any
 from lowrung.report.record import RunRecord, TrialRecord
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Status
-from lowrung.studies import runs
+from lowrung.studies import finding, runs
 from lowrung.studies.doubts import Doubts
 from lowrung.studies.folders import Folders
 from lowrung.version import __version__
@@ -23,6 +23,9 @@ def rows(folder: StudyFolder, doubts: Doubts) -> list[dict[str, Any]]:
         return []
     except (OSError, ValueError, KeyError, TypeError):
         doubts.add(f"{folder.leaderboard.name} is none that lowrung {__version__} knows: trials are read one by one")
+        return []
+    if finding.is_of_others(folder, found):
+        doubts.add(f"{folder.leaderboard.name} names other runs than this study's: trials are read one by one")
         return []
     return list(found)
 

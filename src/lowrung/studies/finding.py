@@ -1,7 +1,8 @@
 """Finds a study by its name, whatever is left of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lowrung.errors import UsageError, did_you_mean, some
 from lowrung.store.layout import JobFolder, StudyFolder
@@ -44,6 +45,28 @@ def is_study(study: StudyFolder) -> bool:
         return False
     files = (study.config, study.database, study.leaderboard)
     return any(file.is_file() for file in files) or any(study.path.glob(f"*/{JobFolder(Path()).run.name}"))
+
+
+def is_of_others(study: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a leaderboard came from another study: the study's own jobs lead to other runs than it names.
+
+    Args:
+        study: the study in whose folder it is.
+        rows: the leaderboard's, of any version. What has no job of its own here says nothing.
+    """
+    return any(
+        link.is_symlink() and link.readlink().name != Path(str(run["results"])).name
+        for row in rows
+        for run in (row.get("runs") if isinstance(row.get("runs"), list) else None) or ()
+        if isinstance(run, dict) and run.get("results")
+        for link in _links(study, row.get("trial"), run.get("seed"))
+    )
+
+
+def _links(study: StudyFolder, trial: object, seed: object) -> tuple[Path, Path]:
+    """Where the link to a run may be."""
+    job = study.path / str(trial)
+    return JobFolder(job).run, JobFolder(job / f"seed_{seed}").run
 
 
 def _studies(multirun: Path) -> Iterator[StudyFolder]:

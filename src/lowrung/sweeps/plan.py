@@ -209,6 +209,8 @@ def _folder(master: DictConfig, study: str) -> StudyFolder:
     with open_dict(master):
         master.study = grammar.literal(study)
     folder = StudyFolder(Path(hydra_job.sweep_folder(master)).absolute())
+    if "?" in str(folder.database):  # SQLAlchemy would take the rest for options, and make a file of the first part
+        raise UsageError(f"study and hydra.sweep.dir must give a path without '?', but it is {str(folder.path)!r}.")
     if unwritable := disk.unwritable("hydra.sweep.dir", folder.path):
         raise UsageError(unwritable)
     return folder

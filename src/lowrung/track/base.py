@@ -66,7 +66,7 @@ def check_uri(uri: str) -> list[str]:
     """
     name = named_by(uri)
     if addresses.sqlite_path(uri):
-        return []
+        return [f"{name} must be a path without '?', but is {uri!r}. Name another file."] if "?" in uri else []
     scheme, _, rest = uri.partition("://")
     if not rest or scheme == "file":
         return [

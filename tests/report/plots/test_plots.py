@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,33 @@ def test_trials_of_stages_and_broken_constraints_are_counted():
     found = by_name(dataclasses.replace(record, trials=trials))
     assert "Left out: 2 breaking a constraint." in found["slices"].about
     assert "2 that break a constraint" in found["heat-map"].about
+
+
+def test_each_of_the_main_plots_says_of_which_stage_a_trial_is(tmp_path):
+    record = studies.grid()
+    stages = ["rate", "rank", "rate, <b>long name of a stage"]
+    trials = [
+        dataclasses.replace(one, stage=stages[one.number % 3], stage_index=one.number % 3) for one in record.trials
+    ]
+    record = dataclasses.replace(record, trials=trials)
+    found = by_name(record)
+
+    def says(text):
+        stage = ("(rate)", "(rank)", "(rate, &lt;b&gt;long name …)")[int(text[1:].split()[0]) % 3]
+        return stage in text
+
+    curves = found["learning-curves"].figure
+    for figure in (found["differences"].figure, curves):
+        hovers = [trace.hovertemplate for trace in figure.data]
+        assert hovers
+        assert all(map(says, hovers))
+    assert {trace.line.dash for trace in curves.data} == {"solid", "dash", "dashdot", "dot"}
+    assert "── rate" in curves.layout.annotations[0].text
+    marks = found["heat-map"].figure.data[2]
+    assert Counter(marks.marker.symbol) == {"circle": 6, "square": 5, "diamond": 5}
+    assert all(map(says, marks.customdata))
+    assert "● rate, ■ rank, ◆ rate, <b>long name …" in found["heat-map"].about
+    assert len(plots.png(record, tmp_path)) == 3
 
 
 def test_runs_on_another_day_leave_no_white_between():

@@ -179,7 +179,7 @@ def of(study: StudyRecord) -> Cells | str:
     found = Cells(scores, across, up, inside)
     best = scores.best
     if best is None or across.at(best) is None or up.at(best) is None:
-        return sentences(f"No {found.title}: no trial can be ranked by both.", scores.left_out)
+        return sentences(f"No {found.title}: no trial can be ranked by both.", scores.missing)
     return found
 
 

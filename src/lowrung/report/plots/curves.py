@@ -18,7 +18,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     first, across = found.metrics[0], found.across[0]
     colours = runs.colours(found)
     unit = found.unit(across)
-    key = style.key(runs.legend(found, colours))
+    key = style.key(runs.legend(found, colours), found.scores.by_stage(palette.LINES))
     above = 22 + 14 * key["text"].count("<br>")
     made = style.figure(
         [_trace(found, curve, colours[curve.name], across, unit, curve.metric == first) for curve in found.curves],
@@ -44,7 +44,7 @@ def _trace(found: Curves, curve: Curve, colour: str, across: str, unit: units.Un
         line={
             "color": colour,
             "width": 2.5 if curve.standing == "best" else 1.5,
-            "dash": "dot" if curve.metric == "train/loss" else "solid",
+            "dash": "dot" if curve.metric == "train/loss" else palette.of_stage(palette.DASHES, curve.stage),
         },
         marker={
             "symbol": ["circle"] * (count - 1) + ["x"] if curve.is_cut else "circle",

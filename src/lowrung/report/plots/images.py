@@ -19,6 +19,8 @@ from lowrung.report.record import StudyRecord
 _DPI = 130
 _MARKERS = {"best": "*", "tie": "o", "worse": "D", "better": "s"}
 """As in the figures: beside the colours, for whoever sees none."""
+_LINES = ("-", "--", "-.", ":")
+"""Of stages."""
 _SLICES = 4
 """Axes in one image."""
 
@@ -191,12 +193,15 @@ def _curves(found: Curves) -> Figure:
     axes.set_ylabel(units.of(metric).label)
     for words, colour in runs.legend(found, colours):
         axes.plot([], [], color=colour, label=html.unescape(words))
+    for words, line in found.scores.by_stage(_LINES):
+        axes.plot([], [], color="0.3", linestyle=line, label=html.unescape(words))
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     return figure
 
 
 def _curve(axes: Axes, curve: Curve, colour: str, x: list[float]) -> None:
     width = 2.4 if curve.standing == "best" else 1.3
-    axes.plot(x, curve.values, color=colour, linewidth=width, marker="o", markersize=2)
+    line = palette.of_stage(_LINES, curve.stage)
+    axes.plot(x, curve.values, color=colour, linewidth=width, linestyle=line, marker="o", markersize=2)
     if curve.is_cut:
         axes.plot(x[-1:], curve.values[-1:], color=colour, marker="x", markersize=7, markeredgewidth=2)

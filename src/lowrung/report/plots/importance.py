@@ -20,7 +20,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         return [
             sentences(
                 "No importance of axes: it takes ten trials that can be ranked, and an axis that sets the best apart.",
-                scores.left_out,
+                scores.missing,
             )
         ]
     rows = sorted(shares.items(), key=lambda item: item[1])

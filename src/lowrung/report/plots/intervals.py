@@ -118,7 +118,7 @@ def of(study: StudyRecord) -> Intervals | str:
     """The rows, or why there are none."""
     scores = Scores(study)
     if len(scores.drawn) < 2:
-        return sentences(f"No comparison: {len(scores.drawn) or 'no'} trial can be ranked.", scores.left_out)
+        return sentences(f"No comparison: {len(scores.drawn) or 'no'} trial can be ranked.", scores.missing)
     paired = [trial for trial in scores.drawn if trial is scores.best or _is_finite(trial.difference)]
     is_paired = len(paired) > 1
     shown = paired if is_paired else scores.drawn

@@ -1,6 +1,6 @@
 """Colours that stand apart for the colour-blind, on light and on dark ground."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 GREEN, BLUE, ORANGE, RED, PURPLE, SKY, GREY = (
@@ -16,6 +16,24 @@ GREEN, BLUE, ORANGE, RED, PURPLE, SKY, GREY = (
 
 SEVERAL = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, "#B8A200")
 """For a few things without an order."""
+
+DASHES = ("solid", "dash", "dashdot", "longdash")
+"""Lines of a few stages; dots are train loss."""
+
+LINES = ("──", "- - -", "-·-·", "── ──")
+"""The same in words."""
+
+SHAPES = ("circle", "square", "diamond", "triangle-up")
+"""Points of a few stages."""
+
+POINTS = ("●", "■", "◆", "▲")
+"""The same in words."""
+
+
+def of_stage(kinds: Sequence[str], stage: int) -> str:
+    """The kind of line or point of a stage, by its place; the last ones share one."""
+    return kinds[min(stage, len(kinds) - 1)]
+
 
 COLOURS: Mapping[str, str] = MappingProxyType(
     {

@@ -28,6 +28,7 @@ class Curve:
     Attributes:
         name: of its trial, and its seed where there are several.
         number: its trial's.
+        stage: its trial's place among `Scores.stages`; 0 where there are none.
         standing: see `Scores.standing`.
         metric: by MLflow name.
         across: steps, tokens and seconds, by these names, each as long as values.
@@ -36,6 +37,7 @@ class Curve:
 
     name: str
     number: int
+    stage: int
     standing: str
     metric: str
     across: dict[str, list[float]]
@@ -120,6 +122,7 @@ class Curves:
             thinned(self.shown, self.total, "run"),
             f"Of {counted(self.shortened, 'curve')} every few points are drawn." if self.shortened else "",
             f"{counted(self.left_out, 'value')} that are not finite are left out." if self.left_out else "",
+            "Each stage has its own kind of line." if self.scores.stages else "",
         )
 
 
@@ -163,6 +166,7 @@ def _curve(scores: Scores, trial: TrialRecord, run: RunRecord, metric: str) -> C
     return Curve(
         f"{scores.label(trial)}{seed}",
         trial.number,
+        scores.stages.index(trial.stage) if scores.stages else 0,
         standing,
         metric,
         _across(points),

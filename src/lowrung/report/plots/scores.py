@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lowrung.report.leaderboard import shown
+from lowrung.report.plots import palette
 from lowrung.report.record import StudyRecord, TrialRecord
 from lowrung.report.tables import counted
 from lowrung.store.outcome import Status
 
 _NAME = 44
 """Characters that a trial's name may take: as many fit into 360 pixels."""
+_STAGE = 20
+"""Of these, its stage's."""
 _NAMED = 500
 """Of more trials, only the number is said where all are drawn: 2,000 names ten times would be half a megabyte."""
 
@@ -87,15 +90,26 @@ class Scores:
 
     @functools.cached_property
     def left_out(self) -> str:
+        """`missing`, and where a trial's stage stands, as what is said below a plot."""
+        return sentences(self.missing, "A trial's stage is in brackets." * bool(self.stages))
+
+    @functools.cached_property
+    def missing(self) -> str:
         """Which trials are not among `drawn` and why, a sentence; empty where all are."""
         reasons = Counter(reason for trial in self.study.trials if (reason := self._reason(trial)))
         parts = [f"{number:,} {reason}" for reason, number in reasons.items()]
-        left_out = f"Left out: {', '.join(parts)}." if parts else ""
-        return sentences(left_out, "Trials of all stages are here." if self._stages > 1 else "")
+        return f"Left out: {', '.join(parts)}." if parts else ""
 
-    @property
-    def _stages(self) -> int:
-        return len({trial.stage for trial in self.study.trials})
+    @functools.cached_property
+    def stages(self) -> Sequence[str]:
+        """The stages that trials are of, in order; none where all are of one. Some count for two: ``rate, rank``."""
+        by_name = {trial.stage: trial.stage_index for trial in self.study.trials}
+        return sorted(by_name, key=lambda name: (by_name[name], name)) if len(by_name) > 1 else []
+
+    def by_stage(self, marks: Sequence[str]) -> list[tuple[str, str]]:
+        """The stages as HTML, each with its mark, for a plot's key."""
+        names = [_as_html(_cut(name) or "no stage") for name in self.stages]
+        return [(name, palette.of_stage(marks, place)) for place, name in enumerate(names)]
 
     def _reason(self, trial: TrialRecord) -> str | None:
         if trial.status is None:
@@ -108,20 +122,32 @@ class Scores:
 
     def name(self, trial: TrialRecord) -> str:
         """The label of a trial where there is room for those of all of them, or else its number."""
-        return self.label(trial) if len(self.study.trials) <= _NAMED else f"#{trial.number}"
+        return self.label(trial) if len(self.study.trials) <= _NAMED else _as_html(self._number(trial))
 
     def label(self, trial: TrialRecord) -> str:
-        """``#10  r=8 rate_factor=1``: the number, and what the study varies, as much as there is room for.
+        """``#10 (rank)  r=8 rate_factor=1``: number, stage, and what the study varies, as much as there is room for.
 
         It is HTML: plotly takes texts for such, and a value may be ``<think>``.
         """
         texts = [f"{self._short[key]}={shown(trial.point[key])}" for key in self._short if key in trial.point]
-        text = "  ".join([f"#{trial.number}", " ".join(texts)]) if texts else f"#{trial.number}"
-        return html.escape(text if len(text) <= _NAME else f"{text[: _NAME - 1]}…", quote=False).replace("%{", "% {")
+        text = "  ".join(filter(None, [self._number(trial), " ".join(texts)]))
+        return _as_html(text if len(text) <= _NAME else f"{text[: _NAME - 1]}…")
+
+    def _number(self, trial: TrialRecord) -> str:
+        return f"#{trial.number} ({_cut(trial.stage)})" if self.stages and trial.stage else f"#{trial.number}"
 
     @functools.cached_property
     def _short(self) -> dict[str, str]:
         return short_keys([axis.key for axis in self.study.axes])
+
+
+def _cut(stage: str) -> str:
+    return stage if len(stage) <= _STAGE else f"{stage[: _STAGE - 1]}…"
+
+
+def _as_html(text: str) -> str:
+    """A text that plotly shows as it is; in a template ``%{`` would begin a variable."""
+    return html.escape(text, quote=False).replace("%{", "% {")
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:

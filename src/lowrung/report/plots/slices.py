@@ -39,7 +39,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         " ".join(cells.at_edges(scores, [scale.axis.key for scale in shown])),
         "Values far from the best are beyond what is shown." if scores.limits[2] else "",
         f"The {len(shown)} most important of {len(found)} axes are drawn." if len(shown) < len(found) else "",
-        "Strokes at the lower edge are trials without a value to compare." if scores.left_out else "",
+        "Strokes at the lower edge are trials without a value to compare." if scores.missing else "",
         scores.left_out,
     )
     return [Plot("slices", "Slices", about, made)]

@@ -94,20 +94,22 @@ def figure(traces: Iterable[Any], *, height: int, **layout: Any) -> go.Figure:
     return made
 
 
-def key(entries: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def key(entries: Iterable[tuple[str, str]], marks: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
     """What colours mean, above the plot, in as many lines as a phone needs.
 
     Args:
         entries: words with their colours.
+        marks: words with characters that stand for lines or points of one kind, whatever their colour.
     """
     lines: list[list[str]] = [[]]
     room = _COLUMNS
-    for word, colour in entries:
+    texts = [(word, f'<span style="color:{colour}">●</span> {word}') for word, colour in entries]
+    for word, text in [*texts, *((f"{mark}{word}", f"{mark} {word}") for word, mark in marks)]:
         if len(word) + 4 > room and lines[-1]:
             lines.append([])
             room = _COLUMNS
         room -= len(word) + 4
-        lines[-1].append(f'<span style="color:{colour}">●</span> {word}')
+        lines[-1].append(text)
     text = "<br>".join("   ".join(line) for line in lines)
     return note(text, y=1.0, yanchor="bottom", yshift=4)
 
