@@ -143,7 +143,10 @@ class TestAll:
             main(["clean", "mine", "--all"])
         assert exists([study.path, used.outcome, used.checkpoints]) == {True}
         assert not free.path.exists()
-        assert f"skipped, since another process works there: {used.path}\n" in capsys.readouterr().out
+        assert (
+            f"skipped, since another process works there, or a job of SLURM's waits: {used.path}\n"
+            in capsys.readouterr().out
+        )
 
 
 class TestDryRun:
@@ -169,7 +172,22 @@ class TestInUse:
             main(["clean", "mine"])
         assert exists(made_again(used)) == {True}
         assert exists(made_again(free)) == {False}
-        assert f"skipped, since another process works there: {used.path}\n" in capsys.readouterr().out
+        assert (
+            f"skipped, since another process works there, or a job of SLURM's waits: {used.path}\n"
+            in capsys.readouterr().out
+        )
+
+    @pytest.mark.parametrize("options", [[], ["--all"]])
+    def test_a_run_whose_job_may_wait_in_slurms_queue_is_skipped(self, capsys, options):
+        waits, ended = make_run("ab12"), make_run("cd34")
+        make_study("mine", waits, ended)
+        for run in (waits, ended):
+            run.slurm_job.write_text('{"job": "7"}')
+        waits.outcome.unlink()
+        main(["clean", "mine", *options])
+        assert exists(made_again(waits)) == {True}
+        assert exists(made_again(ended)) == {False}
+        assert f"or a job of SLURM's waits: {waits.path}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("options", [[], ["--all"]])
     def test_a_study_that_is_in_use_is_left_alone(self, here, capsys, options):
@@ -179,7 +197,7 @@ class TestInUse:
             main(["clean", "mine", *options])
             assert files(here) == before
         printed = capsys.readouterr().out
-        assert f"skipped, since another process works there: {study.path}\n" in printed
+        assert f"skipped, since another process works there, or a job of SLURM's waits: {study.path}\n" in printed
 
     def test_a_run_that_is_taken_after_the_look_is_skipped(self):
         run = make_run("ab12")

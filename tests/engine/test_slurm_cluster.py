@@ -83,6 +83,14 @@ def test_an_account_that_is_needed_and_not_named(programs: Path) -> None:
     assert found == "SLURM must take a job of yours with no account named, but it does not: Invalid account."
 
 
+def test_a_cluster_that_takes_only_jobs_with_a_time_and_gpus(programs: Path) -> None:
+    asked = "*--partition=gpu*--time=90*--gres=gpu:1*"
+    stand_in(programs, "sbatch", f'case "$*" in {asked}) exit 0;; esac; echo "ask for GPUs and a time" >&2; exit 1')
+    assert said(partition="gpu", cpus=1, time="90m") == []
+    (found,) = said(partition="gpu", cpus=1)
+    assert found.endswith("but it does not: ask for GPUs and a time.")
+
+
 def test_a_controller_that_does_not_answer(programs: Path) -> None:
     stand_in(programs, "sinfo", "echo 'Unable to contact slurm controller' >&2; exit 1")
     assert said() == [
@@ -97,6 +105,7 @@ def test_a_controller_that_does_not_answer(programs: Path) -> None:
         ("gpu", None, "gpu:1"),
         ("gpu", "nvme:1", "nvme:1,gpu:1"),
         ("gpu", "gpu:a100:1,nvme:1", "gpu:a100:1,nvme:1"),
+        ("gpu", "gpu:a100", "gpu:a100"),
     ],
 )
 def test_gpus_are_asked_for_where_there_are_some(
@@ -123,6 +132,7 @@ def test_times(written: str, minutes: float | None) -> None:
     ("written", "gpus"),
     [
         *(("(null)", {}), ("gpu:2", {"": 2}), ("gpu", {"": 1}), ("gpu:a100:4(S:0-1),nvme:1", {"a100": 4})),
+        *(("gpu:a100", {"a100": 1}), ("gpu:a100(S:0),nvme", {"a100": 1})),
         *(("gpu:a100:2(IDX:0,1),gpu:v100:1", {"a100": 2, "v100": 1}), ("mps:100", {}), ("shard:gpu:4", {})),
     ],
 )
@@ -139,6 +149,7 @@ class TestLauncher:
             ({"time": 90}, "hydra.launcher.time must be a duration such as 90m or 4h"),
             ({"time": "2m"}, "and at least 5m, but is '2m'"),
             ({"memory": "lots"}, "hydra.launcher.memory must be a number and its unit, such as 32G, but is 'lots'"),
+            ({"memory": "1.5G"}, "such as 32G, but is '1.5G'"),
             ({"gres": "gpu:a100:2"}, "as many as hydra.launcher.gpus_per_trial, but is 'gpu:a100:2'"),
             ({"gres": "gpu:a:1,gpu:b:1", "gpus_per_trial": 2}, "GPUs of one kind"),
             ({"time_limit": "soon"}, "hydra.launcher.time_limit must be seconds or a duration"),

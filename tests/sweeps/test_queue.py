@@ -14,7 +14,7 @@ from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import RunFailed
 from lowrung.runs.folder import kept_outcome
 from lowrung.runs.parallel import LOST
-from lowrung.store import atomic, results
+from lowrung.store import atomic, layout, results
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import coordinator, queue
@@ -130,8 +130,10 @@ class TestLostProcesses:
 
         def act(config: Config) -> Outcome:
             (run,) = Path("runs").iterdir()
-            if (step := len(here.ran)) <= 3:
-                (RunFolder(run).checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+            checkpoint = RunFolder(run).checkpoints / f"checkpoint-{len(here.ran)}"
+            checkpoint.mkdir(parents=True)
+            if len(here.ran) <= 3:  # the later ones are torn: nothing goes on from them
+                (checkpoint / layout.CHECKPOINT_MARK).touch()
             raise stage.Evicted
 
         with pytest.raises(RunFailed, match="another job took its node"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,16 @@ class TestReuse:
         assert again.count("reused") == 1
         assert study.leaderboard.read_bytes() == first
         assert len(here.trials(study)) == 2
+
+    def test_a_copied_store_does_not_change_what_is_reused(self, here, capsys):
+        """What was reused is noted with the trial: times of files are lost in a copy, and differ between machines."""
+        here.sweep("lora.r=4")
+        here.sweep("lora.r=4,8", "study=second")
+        for file in Path("runs").glob("*/outcome.json"):
+            os.utime(file)
+        capsys.readouterr()
+        assert here.sweep("lora.r=4,8", "study=second") == []
+        assert capsys.readouterr().out.count("reused") == 1
 
     @pytest.mark.slow
     def test_what_does_not_change_the_runs_does_not_change_the_study(self, here):

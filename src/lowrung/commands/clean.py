@@ -61,7 +61,7 @@ class Cleaning:
 
     Attributes:
         items: folders that go.
-        held: folders that stay since another process works in them.
+        held: folders that stay since another process works in them, or a job of SLURM's was submitted for them.
         strange: folders that jobs point to and that are no run's; they stay.
         shared: how many runs stay since jobs of other studies point to them.
         is_deleted: whether the items are gone; false for a dry run.
@@ -82,7 +82,9 @@ class Cleaning:
             lines.append("1 run was kept, since another study uses it")
         elif self.shared:
             lines.append(f"{self.shared} runs were kept, since other studies use them")
-        lines += [f"skipped, since another process works there: {path}" for path in self.held]
+        lines += [
+            f"skipped, since another process works there, or a job of SLURM's waits: {path}" for path in self.held
+        ]
         lines += [f"skipped, since it is not a run's folder: {path}" for path in self.strange]
         return "\n".join(lines)
 
@@ -139,7 +141,7 @@ def survey(study: StudyFolder, *, everything: bool) -> Cleaning:
         return Cleaning(held=[study.path])
     pointed = sorted(_targets(_links(study.path)))
     runs = [RunFolder(path) for path in pointed if _is_run(RunFolder(path))]
-    held = [run.path for run in runs if _is_held(run.lock)]
+    held = [run.path for run in runs if _is_held(run.lock) or _waits(run)]
     others = _pointed_by_others(study) if everything else set()
     items = [
         _item(path, run.lock)
@@ -182,6 +184,11 @@ def _is_run(run: RunFolder) -> bool:
         return Outcome.read(run.outcome) is not None
     except StoreError:
         return False
+
+
+def _waits(run: RunFolder) -> bool:
+    """Whether SLURM has a job of a run that has not ended: it may wait in the queue when its sweep is gone."""
+    return run.slurm_job.is_file() and not run.outcome.is_file()
 
 
 def _is_config(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lowrung.store import layout, sealed
 
-DETERMINING = ("finetune", "runs/execution.py", "config/schema.py")
+DETERMINING = ("finetune", "runs/execution.py", "runs/computation.py", "config/schema.py")
 """What is hashed, below the package: all that trains and verifies, and what assembles a run of it.
 
 Whatever else a run imports carries values and writes files; ``tests/config/test_source.py`` holds that list closed.

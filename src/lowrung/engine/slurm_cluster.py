@@ -4,11 +4,11 @@ import dataclasses
 import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lowrung.engine import durations, slurm_commands
 from lowrung.engine.slurm_commands import NoAnswer
-from lowrung.engine.slurm_words import Wanted, gpus_of, megabytes, minutes
+from lowrung.engine.slurm_words import Wanted, gpus_of, gres, megabytes, minutes
 from lowrung.errors import did_you_mean, some
 
 _FIELDS = "%P|%c|%m|%G|%f|%l"
@@ -95,8 +95,10 @@ def problems(wanted: Wanted) -> tuple[list[str], bool]:
         found.append(f"hydra.launcher.partition must be set: the cluster has no default. It has {some(partitions, 8)}.")
     elif of_these:
         found += _room_problems(wanted, of_these)
-    found += _refusals(wanted, None if absent else wanted.partition)
-    return found, any(each.gpus for each in of_these)
+    has_gpus = any(each.gpus for each in of_these)
+    rest = {} if found else _amounts(wanted, has_gpus)  # of what is wrong by now SLURM would say it again
+    found += _refusals(wanted, {"partition": None if absent else wanted.partition, **rest})
+    return found, has_gpus
 
 
 def _room_problems(wanted: Wanted, of_these: Sequence[Nodes]) -> Iterator[str]:
@@ -139,18 +141,34 @@ def _room_problems(wanted: Wanted, of_these: Sequence[Nodes]) -> Iterator[str]:
         )
 
 
-def _refusals(wanted: Wanted, partition: str | None) -> Iterator[str]:
+def _refusals(wanted: Wanted, others: Mapping[str, str | None]) -> Iterator[str]:
     """What SLURM itself says of account and quality of service; it tests a job without submitting it."""
     named = {"account": wanted.account, "qos": wanted.qos}
-    said = _refusal(partition=partition, **named)
+    said = _refusal(**others, **named)
     if said is None:
         return
-    blamed = [(name, value, why) for name, value in named.items() if value and (why := _refusal(**{name: value}))]
+    blamed = [
+        (name, value, why) for name, value in named.items() if value and (why := _refusal(**others, **{name: value}))
+    ]
     for name, value, why in blamed:
         yield f"hydra.launcher.{name} must be one that SLURM takes from you, but is {value!r}: {why}."
     if not blamed:
-        asked = ", ".join(f"{name}={value}" for name, value in {**named, "partition": partition}.items() if value)
+        asked = ", ".join(
+            f"{name}={value}" for name, value in {**named, "partition": others["partition"]}.items() if value
+        )
         yield f"SLURM must take a job of yours with {asked or 'no account named'}, but it does not: {said}."
+
+
+def _amounts(wanted: Wanted, has_gpus: bool) -> dict[str, str | None]:
+    """What a job takes, for sbatch: some clusters refuse jobs without a time, or without GPUs where there are some."""
+    time = minutes(wanted.time or "")
+    return {
+        "time": None if time is None else f"{math.ceil(time)}",
+        "mem": wanted.memory,
+        "cpus-per-task": f"{wanted.cpus}",
+        "constraint": wanted.constraint,
+        "gres": gres(wanted, has_gpus),
+    }
 
 
 def _refusal(**options: str | None) -> str | None:

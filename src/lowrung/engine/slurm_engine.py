@@ -62,6 +62,7 @@ class SlurmEngine:
         self._poll_seconds, self._next_poll, self._next_send = poll_seconds, 0.0, 0.0
         self._last_poll = 0.0
         self._refused_since: float | None = None
+        self._most = slots  # jobs that are handed to SLURM in one call
         self._running: dict[str, Running] = {}
         self._is_closed = False
         self._has_a_node = False
@@ -100,7 +101,9 @@ class SlurmEngine:
             job = Submitted.of(RunFolder(folder))
             if job is None or mailbox.stop_reason(folder) is not None:  # one that was told to stop is begun anew
                 return False
-            state = slurm_commands.states([job.job]).get(job.job)
+            state: State | None = State("UNKNOWN")
+            with contextlib.suppress(NoAnswer):  # a controller that is away will say it later
+                state = slurm_commands.states([job.job]).get(job.job)
             if state is None or state.has_ended:
                 return False
             self._running[key] = Running(folder, held.pop_all(), mailbox.Reader(folder), job=job, state=state)
@@ -161,17 +164,20 @@ class SlurmEngine:
         return folder
 
     def _end_earlier(self, folder: RunFolder) -> None:
-        """Ends a job that a coordinator which was killed has left here: of two in one folder one would be in vain."""
+        """Ends a job that a coordinator which was killed has left here: of two in one folder one would be in vain.
+
+        Raises:
+            FolderInUse: when it is still there after `CLOSE_SECONDS`, or SLURM does not answer.
+        """
         job = Submitted.of(folder)
         if job is None:
             return
         deadline = time.monotonic() + CLOSE_SECONDS
         slurm_commands.cancel([job.job])
-        while time.monotonic() < deadline:
-            state = slurm_commands.states([job.job]).get(job.job)
-            if state is None or state.has_ended:
-                break
-            time.sleep(TICK_SECONDS)
+        while not _is_gone(job):
+            if time.monotonic() >= deadline:
+                raise FolderInUse(f"SLURM's job {job.job} works in {folder.path}. End it: scancel {job.job}.")
+            time.sleep(ENDING_SECONDS)
         job.clean()
         folder.slurm_job.unlink(missing_ok=True)
 
@@ -190,17 +196,19 @@ class SlurmEngine:
         for one in waiting:
             together[one.folder.parent].append(one)
         for group in together.values():
+            group = group[: self._most]
             requests = [one.request for one in group if one.request is not None]
             try:
                 jobs = slurm_submission.submit(requests, self._options, self.threads)
             except NoAnswer as error:
-                self._next_send = time.monotonic() + self._poll_seconds
+                self._most = max(1, len(group) // 2)  # a user's limit may have room for some of them
+                self._next_send = time.monotonic() + (self._poll_seconds if len(group) == 1 else 0.0)
                 self._refused_since = self._refused_since or time.monotonic()
                 has_some = any(one.job for one in self._running.values())
                 if has_some or time.monotonic() < self._refused_since + PATIENCE_SECONDS:
                     return
                 raise EngineError(f"SLURM must take the sweep's jobs, but it does not: {error}.") from error
-            self._refused_since = None
+            self._refused_since, self._most = None, 2 * self._most
             for one, job in zip(group, jobs, strict=True):
                 job.note(RunFolder(one.folder))
                 one.job, one.request, one.state = job, None, State(PENDING)
@@ -266,6 +274,15 @@ class SlurmEngine:
             finally:
                 folder.slurm_job.unlink(missing_ok=True)
                 job.clean()
+
+
+def _is_gone(job: Submitted) -> bool:
+    """Whether SLURM says that a job has ended, or has forgotten it."""
+    try:
+        state = slurm_commands.states([job.job]).get(job.job)
+    except NoAnswer:
+        return False
+    return state is None or state.has_ended
 
 
 def _held(folder: Path) -> contextlib.AbstractContextManager[None]:

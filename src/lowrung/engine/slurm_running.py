@@ -10,7 +10,7 @@ from lowrung.engine.slurm_commands import PENDING, State
 from lowrung.engine.slurm_ends import is_told
 from lowrung.engine.slurm_job import Answer
 from lowrung.engine.slurm_submission import Submitted
-from lowrung.store import mailbox
+from lowrung.store import disk, mailbox
 from lowrung.store.outcome import Status
 
 SETTLE_SECONDS = 5.0
@@ -55,8 +55,10 @@ class Running:
         """Whether nothing more comes from it: it has answered, or SLURM says so and no answer has shown up."""
         if self.job is None:
             return self.is_cancelled
-        self.answer = self.answer or self.job.answer()
         is_open = self.state is not None and not self.state.has_ended
+        if not is_open and self.answer is None:
+            disk.look_again(self.job.files)
+        self.answer = self.answer or self.job.answer()
         if self.answer is not None:  # of a job that was told to end, only its last state says by whom
             return self.is_cancelled or not (is_open and is_told(self.answer))
         if is_open:

@@ -10,24 +10,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lowrung.config import machine, schema
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.runs import parallel
+from lowrung.runs.computation import Computation
+from lowrung.runs.parallel import OnReport, StopReason
 from lowrung.store import disk, mailbox, results
-from lowrung.store.held_out import HeldOut
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point
 
 if TYPE_CHECKING:
-    from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.training.ranks import Ranks
-
-OnReport = Callable[[int, Mapping[str, float]], None]
-"""Takes a step and its metrics, by MLflow name."""
 
 _INTERRUPTED = Outcome(Status.CANCELLED, cause="interrupted")
 
@@ -69,7 +64,7 @@ def execute(
         on_point(point)
 
     started, is_resumed = time.perf_counter(), folder.checkpoints.exists()
-    outcome = _run(config, folder, data, base, threads, on_report, stop_reason)
+    outcome = _run(Computation(config, folder, data, base, threads), on_report, stop_reason)
     took = {"time/total_seconds": time.perf_counter() - started}
     by = {"machine": machine.described(), "is_resumed": is_resumed}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took}, facts={**outcome.facts, **by})
@@ -78,52 +73,35 @@ def execute(
     return outcome
 
 
-def _run(
-    config: Config,
-    folder: RunFolder,
-    data: Path,
-    base: Path,
-    threads: int,
-    on_report: OnReport,
-    stop_reason: Callable[[], str | None],
-) -> Outcome:
-    """Trains and verifies in this process, or in those of its ranks, for which this one imports nothing."""
-    if config.train.rank_count == 1:
+def _run(given: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:
+    """The outcome of this process, or of those of its ranks, for which this one imports nothing."""
+    train, threads = given.config.train, given.threads
+    if train.rank_count == 1:
         from lowrung.finetune.training.ranks import ALONE
 
-        return _run_as(ALONE, config, folder, data, base, threads, on_report, stop_reason)
-    of_each = schema.threads_of_a_rank(config.train, threads)
-    work = functools.partial(_run_joined, config, folder, data, base, of_each)
+        return _run_as(ALONE, given, on_report, stop_reason)
+    of_each = schema.threads_of_a_rank(train, threads)
+    work = functools.partial(_run_joined, dataclasses.replace(given, threads=of_each))
     try:
-        return parallel.Launch(work, config.train.rank_count, of_each, folder).run(on_report, stop_reason)
+        return parallel.Launch(work, train.rank_count, of_each, given.folder).run(on_report, stop_reason)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        return _failure(error, folder)
+        return _failure(error, given.folder)
 
 
-def _run_joined(config: Config, folder: RunFolder, data: Path, base: Path, threads: int, place: parallel.Place) -> None:
+def _run_joined(given: Computation, place: parallel.Place) -> None:
     """The same in a process of one of the ranks."""
     from lowrung.finetune.training import ranks
 
     def run() -> Outcome:
-        joined = ranks.join(place.rank, place.count, place.meeting)
-        return _run_as(joined, config, folder, data, base, threads, place.report, place.stop_reason)
+        return _run_as(ranks.join(place.rank, place.count, place.meeting), given, place.report, place.stop_reason)
 
-    place.end(_outcome_of(run, folder, {}, place.stop_reason))
+    place.end(_outcome_of(run, given.folder, {}, place.stop_reason))
 
 
-def _run_as(
-    ranks: "Ranks",
-    config: Config,
-    folder: RunFolder,
-    data: Path,
-    base: Path,
-    threads: int,
-    on_report: OnReport,
-    stop_reason: Callable[[], str | None],
-) -> Outcome:
+def _run_as(ranks: "Ranks", given: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:
     """The outcome of all that this process does for the run."""
     from lowrung.finetune.training import memory
 
@@ -136,16 +114,15 @@ def _run_as(
         on_report(step, metrics)
 
     def run() -> Outcome:
-        is_to_stop = lambda: stop_reason() is not None  # noqa: E731
-        return _train_and_verify(ranks, config, folder, data, base, threads, report, is_to_stop)
+        return given.outcome(ranks, report, lambda: stop_reason() is not None)
 
-    outcome = _outcome_of(run, folder, scores, stop_reason)
+    outcome = _outcome_of(run, given.folder, scores, stop_reason)
     took = {"memory/peak_bytes": memory.peak_bytes()}
     return dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
 
 
 def _outcome_of(
-    run: Callable[[], Outcome], folder: RunFolder, scores: Mapping[str, float], stop_reason: Callable[[], str | None]
+    run: Callable[[], Outcome], folder: RunFolder, scores: Mapping[str, float], stop_reason: StopReason
 ) -> Outcome:
     """The outcome that the run returns, or the one that its exception means; ``scores`` are the last evaluation's."""
     from lowrung.finetune.training.callbacks import Diverged, Stopped
@@ -198,131 +175,3 @@ def tidy(folder: RunFolder, outcome: Outcome) -> None:
             folder.scratch.mkdir(exist_ok=True)
             os.replace(folder.checkpoints, folder.scratch / folder.checkpoints.name)
     shutil.rmtree(folder.scratch, ignore_errors=True)
-
-
-def _train_and_verify(
-    ranks: "Ranks",
-    config: Config,
-    folder: RunFolder,
-    data: Path,
-    base: Path,
-    threads: int,
-    on_report: OnReport,
-    should_stop: Callable[[], bool],
-) -> Outcome:
-    outcome, evidence = _train(ranks, config, folder, data, base, threads, on_report, should_stop)
-    # The trained model has been freed by now: the gate needs its memory.
-    return _verified(config, folder, base, outcome, evidence) if evidence else outcome
-
-
-def _train(
-    ranks: "Ranks",
-    config: Config,
-    folder: RunFolder,
-    data: Path,
-    base: Path,
-    threads: int,
-    on_report: OnReport,
-    should_stop: Callable[[], bool],
-) -> tuple[Outcome, "Evidence | None"]:
-    from lowrung.finetune.data.prepared import Prepared
-    from lowrung.finetune.data.template import Format
-    from lowrung.finetune.gate.case import Evidence
-    from lowrung.finetune.models import added_tokens, pretrained
-    from lowrung.finetune.training import fine_tune
-
-    rows = Prepared.load(data)
-    trained = fine_tune.fine_tune(
-        base=config.model,
-        data=rows,
-        lora=config.lora,
-        train=config.train,
-        max_length=config.data.max_length,
-        format=Format.of(config.data),
-        seed=config.seed,
-        scores=config.data.metrics,
-        threads=threads,
-        folder=_weights(config, folder),
-        base_folder=base,
-        checkpoint_folder=folder.checkpoints,
-        on_report=on_report,
-        should_stop=should_stop,
-        kept_rows=config.verify.prompts if config.verify.enabled else 0,
-        ranks=ranks,
-    )
-    if trained is None:
-        return Outcome(Status.COMPLETE), None  # the first rank has the rest
-    scores, answers = trained.scores, {name: np.array(each) for name, each in trained.answers.items()}
-    HeldOut(rows.digests[-1], scores.tokens, scores.nll, scores.right, answers).write(folder.held_out)
-    facts = {"parameters": str(trained.parameters), "ranks": trained.ranks}
-    outcome = Outcome(Status.COMPLETE, trained.metrics, trained.measurements, facts=facts)
-    if not config.verify.enabled:
-        return outcome, None
-    added = added_tokens.examples(pretrained.added_rows(config.model))
-    compared = [*trained.held_out[: config.verify.prompts], *added]
-    way, known = trained.labelled_logits, trained.logits
-    return outcome, Evidence.of(trained.model, compared, trained.dtype, trained.ends, way, known)
-
-
-def _weights(config: Config, folder: RunFolder) -> Path:
-    """Where a run saves what it trained."""
-    return folder.model if config.lora.is_full else folder.adapter
-
-
-def _verified(config: Config, folder: RunFolder, base: Path, outcome: Outcome, evidence: "Evidence") -> Outcome:
-    from lowrung.finetune.gate import verify
-    from lowrung.finetune.gate.case import Case
-
-    forgotten = _forgotten(config, folder, base)
-    tolerances = config.verify.tolerances
-    if config.lora.is_full:
-        gate = verify.verify_model(
-            base=config.model,
-            model_folder=folder.model,
-            evidence=evidence,
-            tolerances=tolerances,
-            base_folder=base,
-        )
-    else:
-        case = Case(
-            base=config.model,
-            adapter_folder=folder.adapter,
-            evidence=evidence,
-            new_tokens=config.verify.new_tokens,
-            merge_dtype=config.verify.merge_dtype,
-            tolerances=tolerances,
-            scratch=folder.scratch / "merged",
-            base_folder=base,
-        )
-        gate = verify.verify(case, keep=folder.merged if config.verify.keep_merged else None)
-    for failure in gate.failures:
-        print(f"warning: the merged-vs-adapter gate failed: {failure}", flush=True)
-    facts = {
-        "gate_failures": list(gate.failures),
-        "verified_on": gate.device,
-        "verified_in": gate.computed_in,
-        "samples": gate.samples[: config.verify.prompts],  # what follows them are rows for added tokens
-    }
-    return dataclasses.replace(
-        outcome,
-        metrics={**outcome.metrics, **forgotten, **gate.metrics},
-        measurements={**outcome.measurements, **gate.measurements},
-        facts={**outcome.facts, **facts},
-    )
-
-
-def _forgotten(config: Config, folder: RunFolder, base: Path) -> dict[str, float]:
-    """The loss on general text, by metric; nothing when ``verify.forgetting`` is 0."""
-    from lowrung.finetune.gate import forgetting
-    from lowrung.finetune.models import pretrained
-
-    if not config.verify.forgetting:
-        return {}
-    return forgetting.measure(
-        base=config.model,
-        folder=_weights(config, folder),
-        is_adapter=not config.lora.is_full,
-        rows=config.verify.forgetting,
-        base_folder=base,
-        device=pretrained.device(),
-    )

@@ -34,8 +34,8 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
 
 def last_checkpoint(folder: RunFolder) -> int:
     """The step that a run would go on from; 0 where it would start anew."""
-    steps = (path.name.rpartition("-")[2] for path in folder.checkpoints.glob("checkpoint-*"))
-    return max((int(step) for step in steps if step.isdecimal()), default=0)
+    whole = folder.checkpoints.glob(f"checkpoint-*/{layout.CHECKPOINT_MARK}")
+    return max((int(mark.parent.name.rpartition("-")[2]) for mark in whole), default=0)
 
 
 def notes(config: Config, preflights: Sequence[Preflight]) -> Sequence[str]:

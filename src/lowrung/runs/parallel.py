@@ -42,7 +42,10 @@ LOST = "lost_rank"
 """The fact of an outcome that names the rank whose process ended without one."""
 
 OnReport = Callable[[int, Mapping[str, float]], None]
+"""Takes a step and its metrics, by MLflow name."""
+
 StopReason = Callable[[], str | None]
+"""Says after a step why to stop: ``pruned`` or ``cancelled``; None to go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,8 @@ class _Rank:
         process: its process.
         link: to it.
         outcome: what it came to.
-        failed_at: when it failed or was lost, by the clock that all processes share; None where it was not.
+        failed_at: when it failed or was lost, by the clock that all processes share; None where it was not, and 0 where
+            it was lost by what no other rank did.
     """
 
     process: BaseProcess
@@ -162,8 +166,10 @@ def _attend(ranks: Sequence[_Rank], on_report: OnReport, stop_reason: StopReason
         for rank, has_ended in zip(ranks, have_ended, strict=True):
             _listen(rank, on_report, stop_reason)
             if has_ended and rank.outcome is None and rank.failed_at is None:
-                rank.failed_at = time.monotonic() - NOTICE_SECONDS
-        if any(rank.failed_at for rank in ranks) or all(rank.outcome for rank in ranks):
+                # Only an abort may have come of the others' end: NCCL's watchdog aborts.
+                is_cause = rank.process.exitcode != -signal.SIGABRT
+                rank.failed_at = 0.0 if is_cause else time.monotonic() - NOTICE_SECONDS
+        if any(rank.failed_at is not None for rank in ranks) or all(rank.outcome for rank in ranks):
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         left = deadline - time.monotonic()
         if all(have_ended) or left <= 0:

@@ -250,6 +250,11 @@ class Study:
         facts = trial.user_attrs
         return {int(name.removeprefix(RUN)): known for name, known in facts.items() if name.startswith(RUN)}
 
+    def is_reused(self, trial: Trial | FrozenTrial) -> bool:
+        """Whether all of a trial's results were there before it was begun, as it was noted then."""
+        known = self.runs(trial).values()
+        return bool(known) and all(run.get("reused", False) for run in known)
+
     def interrupted(self) -> list[Trial]:
         """Trials that were running when their coordinator ended; they go on under their numbers.
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,16 @@ _LITTLE = 1 << 20
 """Bytes. A disk with less room than this is what stopped ``torch.save``."""
 
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+
+def look_again(folder: Path) -> None:
+    """Has a network file system ask its server what a folder holds.
+
+    NFS believes for up to a minute that a file is not there which was not there before. Changing the folder's mode, to
+    what it is, ends that.
+    """
+    with contextlib.suppress(OSError):  # it may be gone, or someone else's
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode))
 
 
 def nearest(folder: Path) -> Path:

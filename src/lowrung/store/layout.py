@@ -14,6 +14,11 @@ ROOT = CHECKOUT or _SHIPPED
 """The folder with conf/ and sweeps/: the checkout, or what the wheel brought of it."""
 
 
+CHECKPOINT_MARK = "complete.json"
+"""Written last in a checkpoint, with the name of the run's folder. The trainer's own files do not show whether one is
+complete: without ``optimizer.pt`` or ``rng_state.pth`` it resumes silently, with other results."""
+
+
 def cache_folder() -> Path:
     """Where embedded models are kept once built: ``$LOWRUNG_CACHE``, or ``lowrung`` in the user's cache folder."""
     explicit = os.environ.get("LOWRUNG_CACHE")

@@ -64,7 +64,7 @@ def _trial(trial: RecordedTrial, ran: Sequence[RunRecord], asked: Asked) -> Tria
         cause,
         metrics,
         summary.measurements,
-        _is_reused(trial, ran),
+        bool(trial.runs) and all(run.get("reused", False) for run in trial.runs.values()),
         [str(constraint) for constraint in kept] if status is not None else (),
     )
 
@@ -93,13 +93,6 @@ def _summary(ran: Sequence[RunRecord], asked: Asked) -> Outcome:
         return Outcome(Status.FAILED)
     directions = {one.metric: "minimize" if one.is_upper else "maximize" for one in asked.constraints}
     return over_seeds(ended, asked.over_seeds, {**directions, **asked.objectives})
-
-
-def _is_reused(trial: RecordedTrial, ran: Sequence[RunRecord]) -> bool:
-    """Whether all results were there before the trial began."""
-    started = trial.started
-    ends = [run.ended for run in ran]
-    return started is not None and bool(ends) and all(end is not None and end < started for end in ends)
 
 
 def of_folders(study: StudyFolder, folders: Folders, asked: Asked, doubts: Doubts) -> Iterator[TrialRecord]:

@@ -103,7 +103,7 @@ class Beginning:
                 point.space.texts(trial.params),
                 trial_outcome(self.plan.settings, ended, is_pruned),
                 ended,
-                is_reused=resume.is_reused(trial, finished),
+                is_reused=self.study.is_reused(trial),
                 stage=begun.stage.name,
             )
 

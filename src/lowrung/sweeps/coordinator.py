@@ -41,14 +41,12 @@ class PendingTrial:
         due: Optuna's trial, its point and its stage.
         seeds: those whose runs have not ended.
         ended: the runs that have ended, by seed, in the order of their ends.
-        is_reused: whether the store had all their results.
         is_pruned: whether its seeds were found to be worse than the best trial's.
     """
 
     due: Due
     seeds: list[int]
     ended: dict[int, leaderboard.Seed] = dataclasses.field(default_factory=dict)
-    is_reused: bool = True
     is_pruned: bool = False
 
     @property
@@ -187,14 +185,14 @@ class Coordinator:
             self._end(Finished(run, outcome, is_reused=True))
 
     def _track(self, run: Run) -> Opening | None:
-        self._note(run)
+        self._note(run, is_reused=False)
         return self._tracking.opening(run)
 
-    def _note(self, run: Run) -> None:
-        """Notes in the study which result is a trial's, once."""
+    def _note(self, run: Run, *, is_reused: bool) -> None:
+        """Notes in the study which result is a trial's, and whether it was there before; the first note stays."""
         trial, signature = self._trial_of(run), run.folder.path.name
         if self._study.runs(trial).get(run.seed, {}).get("signature") != signature:
-            self._study.note_run(trial, run.seed, signature=signature)
+            self._study.note_run(trial, run.seed, signature=signature, reused=is_reused)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -223,7 +221,7 @@ class Coordinator:
         if finished.is_reused:
             for report in mailbox.Reader(run.folder.path).read():  # pruners compare other trials with it
                 self._report(Evaluated(run, report["step"], report["metrics"]))
-        self._note(run)
+        self._note(run, is_reused=True)  # unless it was begun for this trial, and noted then
         self._tracking.close(finished)
         self._progress.end(run.key, run.title, ending(outcome, finished.is_reused))
 
@@ -232,7 +230,6 @@ class Coordinator:
         seed, outcome = finished.run.seed, finished.outcome
         pending.ended[seed] = ended_run(finished)
         self._results.note(finished.run)
-        pending.is_reused &= finished.is_reused
         pending.seeds.remove(seed)
         if pending.seeds and outcome.status is Status.COMPLETE:
             position = pending.due.point.seeds.index(seed) + 1
@@ -261,7 +258,9 @@ class Coordinator:
         pending.due.begun.end(trial.number)
         point = pending.due.point.space.texts(trial.params)
         stage = pending.due.begun.stage.name
-        self._results.add(trial.number, point, outcome, pending.ended, is_reused=pending.is_reused, stage=stage)
+        self._results.add(
+            trial.number, point, outcome, pending.ended, is_reused=self._study.is_reused(trial), stage=stage
+        )
         self._results.log_best(self._ended)
         self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
         self._count_failure(outcome)

@@ -16,7 +16,7 @@ from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, last_checkpoint, prepare_folder
 from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
-from lowrung.store import layout, mailbox, results
+from lowrung.store import disk, layout, mailbox, results
 from lowrung.store.outcome import Outcome, Status
 from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
@@ -70,7 +70,7 @@ class _State:
 
     Attributes:
         losses: how often its process was lost.
-        reached: the step of the checkpoint that it last went on from.
+        reached: the step of the checkpoint that its job goes on from.
         asked_to_end: as what it was asked to end, or None.
         is_elsewhere: whether another sweep was found to train it.
     """
@@ -215,6 +215,7 @@ class Queue:
             self._wait_for_another_sweep(run)
             return
         self._running[run.key] = run
+        self._states[run.key].reached = last_checkpoint(run.folder)
         self._progress.start(run.key, run.title, run.steps)
 
     def _assignment(self, run: Run) -> Assignment:
@@ -256,9 +257,10 @@ class Queue:
         if isinstance(raised, TakenBack):
             self._wait_for_another_sweep(run)
             return []
+        disk.look_again(run.folder.path)
         outcome, state = results.left_by(run.folder), self._states.pop(run.key, _State())
         if outcome is not None and LOST in outcome.facts:  # as if the run's own process had been lost
-            if ended.exit is not Exit.EVICTED:
+            if ended.exit is Exit.RETURNED:  # a time limit and an eviction count as what they are
                 ended = dataclasses.replace(ended, exit=Exit.DIED, cause=outcome.cause)
             outcome = None
         is_cancelled = state.asked_to_end is Status.CANCELLED
@@ -284,7 +286,7 @@ class Queue:
         else:
             return False
         self._progress.end(run.key, run.title, said)
-        self._states[run.key] = dataclasses.replace(state, losses=losses, reached=reached, asked_to_end=None)
+        self._states[run.key] = dataclasses.replace(state, losses=losses, asked_to_end=None)
         return True
 
     def _twins(self, ended: Run, outcome: Outcome) -> list[Finished]:

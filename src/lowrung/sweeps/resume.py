@@ -57,15 +57,6 @@ def kept_trials(
             yield trial, point, finished
 
 
-def is_reused(trial: "FrozenTrial", runs: Mapping[int, Finished]) -> bool:
-    """Whether all results were there before a trial began: what its own study has trained at an earlier start was not.
-
-    So the leaderboard of a study says the same after each start. `lowrung.studies.begun` reads it so too.
-    """
-    began = trial.datetime_start
-    return began is None or all(run.run.folder.outcome.stat().st_mtime < began.timestamp() for run in runs.values())
-
-
 def _kept(trial: "FrozenTrial", run: Run, facts: Mapping[str, Any]) -> Finished | None:
     if run.folder.path.name != facts.get("signature"):
         return None

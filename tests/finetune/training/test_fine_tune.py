@@ -11,6 +11,7 @@ from lowrung.config.schema import ModelConf
 from lowrung.finetune.gate.difference import completion_logits
 from lowrung.finetune.training import checkpoints
 from lowrung.finetune.training.callbacks import Diverged, Stopped
+from lowrung.store.layout import CHECKPOINT_MARK
 from tests import sources, training
 
 # Recorded with torch 2.13.0, transformers 5.23.0, trl 1.16.0 and peft 0.21.2 on x86-64 with one thread; other
@@ -234,7 +235,7 @@ class TestResume:
         with pytest.raises(ZeroDivisionError):
             training.fine_tune(tmp_path, watch=lambda step: 1 / (5 - step), **self.RECIPE)
         checkpoint = tmp_path / "checkpoints" / "checkpoint-4"
-        (checkpoint / checkpoints.MARK).unlink()  # as if it had been killed before it was done
+        (checkpoint / CHECKPOINT_MARK).unlink()  # as if it had been killed before it was done
         assert checkpoints.latest(tmp_path / "checkpoints") is None
         assert not checkpoint.exists()
 

@@ -11,10 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lowrung.finetune.training.ranks import ALONE, Ranks
 from lowrung.store import atomic, records
-
-MARK = "complete.json"
-"""Written last, with the name of the run's folder. The trainer's own files do not show whether a checkpoint is
-complete: without ``optimizer.pt`` or ``rng_state.pth`` it resumes silently, with other results."""
+from lowrung.store.layout import CHECKPOINT_MARK
 
 History = list[tuple[int, dict[str, float]]]
 """What was reported: steps and their metrics."""
@@ -39,7 +36,7 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
         """Reads a marked checkpoint."""
-        mark = records.read(path / MARK)
+        mark = records.read(path / CHECKPOINT_MARK)
         result = None if mark["result"] is None else path.with_name(mark["result"])
         return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]], result)
 
@@ -59,7 +56,7 @@ def _latest_step(folder: Path) -> int:
 def delete_torn(folder: Path) -> None:
     """Deletes the checkpoints in a folder that were not written to their end, or were written by another run."""
     for path in _checkpoints(folder):
-        if not (path / MARK).exists() or records.read(path / MARK).get("run") != _run_of(folder):
+        if not (path / CHECKPOINT_MARK).exists() or records.read(path / CHECKPOINT_MARK).get("run") != _run_of(folder):
             shutil.rmtree(path)
 
 
@@ -113,7 +110,7 @@ class Keep(TrainerCallback):
         has_ended = control.should_training_stop and not self._is_cut_short()
         result = (best if args.load_best_model_at_end and best else path.name) if has_ended else None
         mark = {"run": _run_of(folder), "step": state.global_step, "history": list(self._history()), "result": result}
-        atomic.write_json(path / MARK, mark)
+        atomic.write_json(path / CHECKPOINT_MARK, mark)
         older = [other for other in _checkpoints(folder) if other != path and other.name != best]
         for stale in older[: max(0, len(older) - (self._limit - 1))]:
             shutil.rmtree(stale)
