@@ -8,7 +8,7 @@ from typing import Any
 from lowrung.config import prior, schema, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
-from lowrung.finetune import forward
+from lowrung.finetune import forward, sizes
 from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
@@ -53,7 +53,14 @@ def check(
     settings = {**_training_notes(trains), **_adapter_notes(base, adapters)}
     of_settings = dict.fromkeys(note for notes in settings.values() for note in notes)
     notes = (*of_settings, *_weight_notes(base), *found_rows.notes)
-    return dataclasses.replace(found_rows, notes=notes, settings=settings)
+    return dataclasses.replace(
+        found_rows,
+        notes=notes,
+        settings=settings,
+        base=sizes.of_base(base),
+        trained=sizes.of_trained(base, adapters, trains),
+        flops_per_second=sizes.flops_per_second(base.dtype),
+    )
 
 
 def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
@@ -91,6 +98,7 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
         is_read=read is not None,
+        rows=(sizes.of_rows(rows.train), sizes.of_rows(rows.eval)),
     )
 
 
@@ -173,7 +181,7 @@ def _division_problems(base: ModelConf, trains: Sequence[TrainConf]) -> list[str
 def _adapter_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> dict[str, list[str]]:
     """What the user should know of each adapter, by the digests of their settings."""
     skeleton = pretrained.skeleton(base)
-    return {schema.digest(lora): list(unadapted.notes(skeleton, lora)) for lora in adapters}
+    return {schema.digest(lora): [] if lora.is_full else list(unadapted.notes(skeleton, lora)) for lora in adapters}
 
 
 def _weight_notes(base: ModelConf) -> list[str]:

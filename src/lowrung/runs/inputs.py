@@ -22,7 +22,7 @@ def preflight(config: Config) -> Preflight:
 def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
     """The preflight's arguments for configs that share their model and data."""
     trains = {schema.digest(config.train): config.train for config in configs}
-    adapters = {schema.digest(config.lora): config.lora for config in configs if not config.lora.is_full}
+    adapters = {schema.digest(config.lora): config.lora for config in configs}
     return {
         "base": configs[0].model,
         "data": configs[0].data,

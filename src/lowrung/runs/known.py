@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.config import schema
+from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
 from lowrung.finetune.training import user_metrics
@@ -102,8 +103,19 @@ def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
         "notes": tuple(found["notes"]),
         "splits": tuple(Split(**split) for split in found["splits"]),
         "data_folder": Path(found["data_folder"]),
+        "base": BaseSizes(**_tuples(found["base"])),
+        "trained": {
+            key: {int(rank): TrainedSizes(**_tuples(each)) for rank, each in ranks.items()}
+            for key, ranks in found["trained"].items()
+        },
+        "rows": tuple(RowSizes(**_tuples(each)) for each in found["rows"]),
     }
     return Preflight(**{**found, **values})
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass from JSON, which knows lists alone."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _keep(record: Path, arguments: Mapping[str, Any], found: Preflight, sources: Sources) -> None:

@@ -11,9 +11,11 @@ from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
+from lowrung.costs.prediction import Prediction
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
+from lowrung.runs import planned
 from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.store import disk
@@ -154,6 +156,10 @@ class Plan:
         """The metrics that are not the mean over a trial's seeds, each with what they are."""
         how = self.settings.over_seeds
         return dict.fromkeys(self.settings.directions, how) if self.search.seeds > 1 and how != "mean" else {}
+
+    def predict(self, config: Config, threads: int) -> Prediction | None:
+        """What a run with this config will take; see `lowrung.runs.planned.predict`."""
+        return planned.predict(config, self.preflight(config), threads)
 
     def preflight(self, config: Config) -> Preflight:
         """What was found for this config's model and data.

@@ -32,6 +32,14 @@ def refusals(model: PreTrainedModel, adapters: Sequence[LoraConf], added_rows: S
     return list(dict.fromkeys(found))
 
 
+def trainable(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] = ()) -> int:
+    """The parameters that an adapter trains, as PEFT counts them on the skeleton; see `refusals`."""
+    if lora.init == "eva":
+        lora = dataclasses.replace(lora, init="default")
+    config = peft_config.make(model, lora, settings.targets(model, lora), added_rows)
+    return sum(each.numel() for each in _injected(model, config).parameters() if each.requires_grad)
+
+
 def _refusals(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> Iterator[str]:
     if lora.init == "eva":  # which PEFT gets as an adapter that starts at random
         lora = dataclasses.replace(lora, init="default")

@@ -1,0 +1,68 @@
+"""What a run is predicted to take, from its config and what the preflight found."""
+
+from pathlib import Path
+
+from lowrung.config import signature
+from lowrung.config.schema import Config, LoraConf, ModelConf
+from lowrung.costs import history, prediction, sizes
+from lowrung.costs.formulas import Asked
+from lowrung.costs.prediction import Prediction
+from lowrung.costs.sizes import TrainedSizes
+from lowrung.finetune.found import Preflight
+from lowrung.runs import inputs
+
+
+def predict(config: Config, preflight: Preflight, threads: int) -> Prediction | None:
+    """What a run will take of memory, time and disk; None where the sizes of its adapter are not known.
+
+    Args:
+        config: the run's.
+        preflight: what was found of its model and data, without problems.
+        threads: CPU threads.
+    """
+    wanted = asked(config, preflight, threads)
+    if wanted is None:
+        return None
+    speed = history.speed(wanted, Path(config.store).absolute(), preflight.flops_per_second)
+    return prediction.predict(wanted, speed)
+
+
+def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
+    """A run as the formulas take it; None where the sizes of its adapter are not known.
+
+    Args:
+        config: the run's.
+        preflight: what was found of its model and data, without problems.
+        threads: CPU threads.
+    """
+    trained = _trained(config, preflight)
+    if trained is None or preflight.base is None:
+        return None
+    rows, held_out = preflight.rows
+    return Asked(
+        base=preflight.base,
+        trained=trained,
+        rows=rows,
+        held_out=held_out,
+        model=config.model,
+        lora=config.lora,
+        train=config.train,
+        verify=config.verify,
+        steps=inputs.steps(config, preflight),
+        device=signature.device_kind(),
+        dtype=_dtype(config.model, config.lora),
+        threads=threads,
+    )
+
+
+def _trained(config: Config, preflight: Preflight) -> TrainedSizes | None:
+    """The sizes of what the run trains: counted, or between those of the ends of a search over its rank."""
+    known = preflight.trained.get(sizes.trained_key(config.model, config.lora, config.train), {})
+    return sizes.at_rank(known, sizes.rank_of(config.lora))
+
+
+def _dtype(model: ModelConf, lora: LoraConf) -> str:
+    """The precision that a base is held in."""
+    if model.dtype != "auto":
+        return model.dtype
+    return "bfloat16" if signature.device_kind() == "cuda" and not lora.is_full else "float32"
