@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
-from lowrung.costs.prediction import Prediction
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
@@ -106,7 +106,8 @@ class Plan:
         if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
             raise UsageError(problems)
         known = {preflight.key(config) for config in configs}
-        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
+        checked = [end for end in ends if preflight.key(end) in known]
+        preflights = preflight.check_all(engine, checked, folder, weights=not settings.dry_run)
         for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), search, settings)
