@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
-from lowrung.costs.prediction import Prediction
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
@@ -146,10 +146,14 @@ class Plan:
         return total(stage, n_points, is_open=any(space.intervals for space in own))
 
     @property
+    def is_known(self) -> bool:
+        """Whether there are as many trials as may be; a stage that starts from all that tie may have fewer."""
+        return all(stage.start != TIES for stage in self.search.stages)
+
+    @property
     def counted(self) -> str:
         """How many trials there are, in words."""
-        is_known = all(stage.start != TIES for stage in self.search.stages)
-        return f"{'' if is_known else 'at most '}{counted(self.at_most, 'trial')}"
+        return f"{'' if self.is_known else 'at most '}{counted(self.at_most, 'trial')}"
 
     @property
     def over_seeds(self) -> dict[str, str]:
