@@ -147,10 +147,14 @@ class Plan:
         return total(stage, n_points, is_open=any(space.intervals for space in own))
 
     @property
+    def is_known(self) -> bool:
+        """Whether there are as many trials as may be; a stage that starts from all that tie may have fewer."""
+        return all(stage.start != TIES for stage in self.search.stages)
+
+    @property
     def counted(self) -> str:
         """How many trials there are, in words."""
-        is_known = all(stage.start != TIES for stage in self.search.stages)
-        return f"{'' if is_known else 'at most '}{counted(self.at_most, 'trial')}"
+        return f"{'' if self.is_known else 'at most '}{counted(self.at_most, 'trial')}"
 
     @property
     def over_seeds(self) -> dict[str, str]:
