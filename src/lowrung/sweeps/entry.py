@@ -85,6 +85,8 @@ def run(
             print(dry_run.render(planned, composer, engine))
             return Results(planned)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
+            for folder in (Path(config.store).absolute(), planned.folder.path):
+                engine.tidy(folder)
             trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
             if trains:
                 engine.preload()
