@@ -10,8 +10,9 @@ from lowrung.commands.arguments import Commands
 from lowrung.errors import UsageError, blaming
 from lowrung.report.record import COMPLETE, RUNNING, StudyRecord
 from lowrung.store import atomic, disk
-from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Status
+from lowrung.studies.folders import links
 
 ABOUT = (
     "Prints a study's leaderboard and verdict, and writes report.html, which needs no network, its main plots as PNG,"
@@ -178,9 +179,8 @@ def _say(study: StudyRecord, path: Path) -> None:
 
 def _times(folder: StudyFolder) -> Iterator[tuple[str, int, int]]:
     """The files that change as a study goes on, with times and sizes."""
-    of_runs = (RunFolder(JobFolder(Path(job)).run) for job in ("*", "*/seed_*"))
-    patterns = [str(file) for run in of_runs for file in (run.reports, run.outcome)]
-    for file in (folder.leaderboard, *(file for pattern in patterns for file in folder.path.glob(pattern))):
+    of_runs = [RunFolder(link) for link in links(folder.path)]
+    for file in (folder.leaderboard, *(file for run in of_runs for file in (run.reports, run.outcome))):
         try:
             stat = file.stat()
         except OSError:

@@ -236,6 +236,6 @@ def _address(study: StudyRecord, trial: TrialRecord) -> str:
     """What commands find a trial's first run by, also in a study that was renamed, or has its jobs elsewhere."""
     run = trial.runs[0]
     job = JobFolder(study.folder / str(trial.number) / (f"seed_{run.seed}" if study.seeds > 1 else ""))
-    if run.folder is not None and run.folder.is_dir() and not job.run.exists():  # hydra.sweep.subdir
+    if run.folder is not None and run.folder.is_dir() and job.run.resolve() != run.folder.resolve():
         return str(run.folder)
     return str(job.path.relative_to(study.folder.parent) if study.folder.parent.name == "multirun" else job.path)
