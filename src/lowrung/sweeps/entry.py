@@ -95,6 +95,8 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
             print(plan_text.text(of_sweep))
             return Results(planned, planned=of_sweep)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
+            for folder in (Path(config.store).absolute(), planned.folder.path):
+                engine.tidy(folder)
             trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
             if trains:
                 engine.preload()

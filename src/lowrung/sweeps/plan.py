@@ -106,7 +106,8 @@ class Plan:
         if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
             raise UsageError(problems)
         known = {preflight.key(config) for config in configs}
-        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
+        checked = [end for end in ends if preflight.key(end) in known]
+        preflights = preflight.check_all(engine, checked, folder, weights=not settings.dry_run)
         for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), search, settings)
