@@ -8,13 +8,16 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev sweep train ui test test-fast test-cluster test-gpu gpu-bundle bench bench-peers bench-winner check format docs clean
+.PHONY: help setup setup-dev plan sweep train ui test test-fast test-cluster test-gpu gpu-bundle bench bench-peers bench-winner check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 sweep: setup  ## a real sweep: three ranks of LoRA on a 135M model, minutes on a CPU
 	$(TRAIN) -m lora.r=4,8,16 $(ARGS)
+
+plan: setup  ## what that sweep would take, without starting it: make plan ARGS="lora.r=8,64"
+	$(TRAIN) -m lora.r=4,8,16 $(ARGS) hydra.sweeper.dry_run=true
 
 train: setup  ## one run, or with ARGS anything else: make train ARGS="-m model=tiny lora.r=4,8"
 	$(TRAIN) $(ARGS)
