@@ -102,7 +102,11 @@ class PrivateSlurm:
         self._daemon(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
 
     def kill_node(self, node: str) -> None:
-        """Kills a node's daemon and all that it runs, as a loss of power would."""
+        """Kills a node's daemon and all that it runs, as a loss of power would, and says so to the controller.
+
+        By itself it would see that after `SlurmdTimeout`, which is long: a node that a busy machine keeps waiting is no
+        lost one.
+        """
         daemon = self._daemons.pop(node)
         parts = [pid for pid in _processes() if _is_of_a_job(pid, node, self.folder)]
         steps = {parent for parent in map(_parent, parts) if "slurmstepd" in _title(parent)}
@@ -110,6 +114,7 @@ class PrivateSlurm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         daemon.wait()
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def ask(self, *command: str) -> str:
         """What one of its commands prints."""
@@ -250,7 +255,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=100000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=600
 KillWait=10
 MinJobAge=60
 ReturnToService=2

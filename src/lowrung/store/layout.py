@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def node(self) -> Path:
-        """What a node of SLURM's answered: that it can run the job."""
+        """What a node of a cluster answered: that it can run the job."""
         return self.path / ".node"
 
     @property

@@ -14,11 +14,13 @@ from lowrung.config.schema import VerifyConf
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
+from lowrung.report import plan_text
 from lowrung.store import addresses, atomic, disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import dry_run, earlier, finalists, folders, tried_first
+from lowrung.sweeps import earlier, finalists, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
+from lowrung.sweeps.dry_run import DryRun
 from lowrung.sweeps.plan import Plan, require_a_use_of_gpus, schedules
 from lowrung.sweeps.results import Results
 from lowrung.sweeps.runs import RunMaker
@@ -82,9 +84,12 @@ def run(
         if taught_by is not None:
             print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")
         if settings.dry_run:
-            print(dry_run.render(planned, composer, engine))
-            return Results(planned)
+            of_sweep = DryRun(planned, composer, engine).planned()
+            print(plan_text.text(of_sweep))
+            return Results(planned, planned=of_sweep)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
+            for folder in (Path(config.store).absolute(), planned.folder.path):
+                engine.tidy(folder)
             trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
             if trains:
                 engine.preload()

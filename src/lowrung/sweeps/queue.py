@@ -156,7 +156,12 @@ class Queue:
         if not self._is_winding_down and (answered := self._advance()):
             return answered
         if self._running:
-            return [event for happened in self._engine.wait(timeout) for event in self._events(happened)]
+            happened = self._engine.wait(timeout)
+            ended = {each.key for each in happened if isinstance(each, Ended)}
+            for key in self._running:
+                if key not in ended:
+                    self._progress.waits(key, self._engine.waiting(key))
+            return [event for each in happened for event in self._events(each)]
         if self._for_another and not self._is_winding_down:
             time.sleep(timeout)
         return []
@@ -217,7 +222,7 @@ class Queue:
             return
         self._running[run.key] = run
         self._states[run.key].reached = last_checkpoint(run.folder)
-        self._progress.start(run.key, run.title, run.steps)
+        self._progress.start(run.key, run.title, run.steps, self._engine.waiting(run.key))
 
     def _assignment(self, run: Run) -> Assignment:
         """What the run's job is to know. The run's folder is the job's from now on."""

@@ -135,6 +135,7 @@ def fine_tune(
         checkpoints=checkpoint_folder,
         on_report=on_report,
         should_stop=should_stop,
+        base_folder=base_folder,
         ranks=ranks,
     )
     trainer.keeps = kept_rows
