@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lowrung.commands.arguments import Commands
 from lowrung.errors import UsageError, blaming
+from lowrung.report import facts
+from lowrung.report.facts import Ratio
 from lowrung.report.record import COMPLETE, RUNNING, StudyRecord
 from lowrung.store import atomic, disk
 from lowrung.store.layout import RunFolder, StudyFolder
@@ -60,6 +62,7 @@ class Report:
         preferred: the number of the trial to take; null where there is none.
         verdict: the answer, and what it rests on, a sentence each.
         warnings: where the question is badly put.
+        plan: how far what the runs measured is from what was predicted of them; empty where nothing was.
         doubts: what could not be read, in words.
         files: what was written: the page, CSV with all trials, and images.
         text: what is printed without ``--json``.
@@ -75,6 +78,7 @@ class Report:
     preferred: int | None
     verdict: Sequence[str]
     warnings: Sequence[str]
+    plan: Sequence[Ratio]
     doubts: Sequence[str]
     files: Sequence[Path]
     text: str
@@ -94,6 +98,7 @@ class Report:
             study.preferred,
             study.verdict,
             study.warnings,
+            facts.ratios(facts.of(study)),
             study.doubts,
             files,
             "\n".join([shown(study), *map(str, files)]),
@@ -128,6 +133,7 @@ def shown(study: StudyRecord) -> str:
     unended = [str(trial.number) for trial in study.trials if trial.status is None]
     parts = [rows.table(study)] if ended else []
     parts += [verdict.text(study.verdict, study.warnings)] if study.verdict else []
+    parts += filter(None, [facts.text(facts.ratios(facts.of(study)))])
     if study.state != COMPLETE:
         parts.append(f"study {study.name} is {study.state}" + (f"; not ended: {', '.join(unended)}" if unended else ""))
     parts += ["\n".join(f"note: {doubt}" for doubt in study.doubts)] if study.doubts else []
