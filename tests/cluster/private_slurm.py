@@ -87,7 +87,7 @@ class PrivateSlurm:
         self._configure()
         if self._accounting:
             self._start_accounting()
-        self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+        self.start_controller()
         for node in ("n1", "n2"):
             self.start_node(node)
         self.until("both nodes are idle", lambda: self._ask("sinfo", "-h", "-p", "debug", "-o", "%D %T") == "2 idle")
@@ -96,6 +96,16 @@ class PrivateSlurm:
                 "its accounts are known",
                 lambda: "lab" in (self._ask("scontrol", "show", "assoc_mgr", "users=root") or ""),
             )
+
+    def start_controller(self) -> None:
+        """Starts its controller, again where it was stopped: it knows what it knew."""
+        self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+
+    def stop_controller(self) -> None:
+        """Stops its controller, as for an upgrade; jobs run on."""
+        daemon = self._daemons.pop("slurmctld")
+        daemon.terminate()
+        daemon.wait(PATIENCE)
 
     def start_node(self, node: str) -> None:
         """Starts a node's daemon."""
