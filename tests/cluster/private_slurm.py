@@ -137,6 +137,9 @@ class PrivateSlurm:
         with contextlib.suppress(subprocess.SubprocessError, OSError):
             subprocess.run(["scancel", "--user=root"], env={**os.environ, **self.environment}, timeout=10)
             self.until("no job runs", lambda: not self._ask("squeue", "-h"), 20)
+        for pid in [one for one in _processes() if _is_a_step(one, self.folder)]:  # it would wait for its controller
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         daemons = list(self._daemons.values())[::-1]
         for daemon in daemons:
             daemon.terminate()
@@ -342,11 +345,23 @@ def _title(pid: int) -> str:
 def _is_of_a_job(pid: int, node: str, folder: Path) -> bool:
     """Whether a process is a part of a job on a node of this cluster."""
     with contextlib.suppress(OSError):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return (
-            f"SLURMD_NODENAME={node}".encode() in variables and f"SLURM_CONF={folder}/slurm.conf".encode() in variables
-        )
+        return f"SLURMD_NODENAME={node}".encode() in _variables(pid) and _is_of(pid, folder)
     return False
+
+
+def _is_a_step(pid: int, folder: Path) -> bool:
+    """Whether a process watches a part of a job of this cluster."""
+    with contextlib.suppress(OSError):
+        return _title(pid).startswith("slurmstepd") and _is_of(pid, folder)
+    return False
+
+
+def _is_of(pid: int, folder: Path) -> bool:
+    return f"SLURM_CONF={folder}/slurm.conf".encode() in _variables(pid)
+
+
+def _variables(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 @contextlib.contextmanager
