@@ -42,15 +42,15 @@ def why_not() -> str | None:
 
 
 def install() -> None:
-    """Installs what is missing where this is root on Debian; else says what is."""
+    """Installs what is missing where this is root on Debian, and says what is missing still: there, tests skip."""
     reason = why_not()
     if reason and reason.startswith("apt-get") and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "update", "-q"], check=True)
-        subprocess.run(
-            ["apt-get", "install", "-y", "-q", "--no-install-recommends", *sorted(set(PACKAGES.values()))],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            check=True,
-        )
+        patience = ["-q", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30"]
+        variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        packages = ["-y", "--no-install-recommends", *sorted(set(PACKAGES.values()))]
+        with contextlib.suppress(subprocess.CalledProcessError):  # apt-get has said why
+            subprocess.run(["apt-get", *patience, "update"], check=True)
+            subprocess.run(["apt-get", *patience, "install", *packages], env=variables, check=True)
         reason = why_not()
     if reason:
         print(f"the tests of SLURM are skipped: {reason}")
