@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lowrung.engine import gpus
+from lowrung.engine.assumed import MACHINE
 
 ROOT = Path("/")
 """What /proc and /sys are read below."""
@@ -34,6 +35,8 @@ class Room:
 
 def main(root: Path = ROOT) -> Room | None:
     """Main memory, or what a control group leaves of it; None where the system does not say."""
+    if (machine := MACHINE.get()) is not None and machine.memory is not None:
+        return Room(machine.memory, None, "main memory")
     lines: dict[str, str] = {}
     with contextlib.suppress(OSError):
         lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines() if ":" in line)
@@ -100,6 +103,8 @@ def _folders(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
 
 def of_gpu() -> Room | None:
     """The memory of the smallest visible GPU; None where nvidia-smi does not say."""
+    if (machine := MACHINE.get()) is not None:
+        return None if machine.memory is None else Room(machine.memory, None, "GPU memory")
     found = [room for gpu in gpus.visible() if (room := _of_gpu(gpu))]
     return min(found, key=lambda room: room.total) if found else None
 
@@ -110,7 +115,7 @@ def _of_gpu(gpu: str) -> Room | None:
     answer = _asked(f"--id={gpu}", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
     try:
         name, total, used = answer.strip().rsplit(",", 2)
-        return Room(float(total) * 2**20, (float(total) - float(used)) * 2**20, f"memory of the GPU ({name.strip()})")
+        return Room(float(total) * 2**20, (float(total) - float(used)) * 2**20, f"GPU memory ({name.strip()})")
     except ValueError:  # "[N/A]", on machines whose GPU shares main memory
         return None
 

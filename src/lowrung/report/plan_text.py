@@ -1,77 +1,84 @@
 """A sweep's plan as text."""
 
+import dataclasses
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
+from lowrung.costs.units import duration, size
 from lowrung.report import screen
 from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedStage, PlannedSweep, PlannedTime
 from lowrung.report.tables import counted, table
 
-_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
-def size(count: float) -> str:
-    """Bytes in three digits: ``2.31 GB``, which is 2,310,000,000."""
-    for unit, name in _UNITS:
-        if count >= 0.9995 * unit:
-            return f"{_three(count / unit)} {name}"
-    return f"{count:.0f} B"
-
-
-def _three(value: float) -> str:
-    return f"{value:.{max(0, 3 - len(str(int(value + 0.5))))}f}" if value < 999.5 else f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: ``40 s``, ``25 min``, ``2 h 10 min``, ``3 d 4 h``."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 24 * 60:
-        hours, minutes = divmod(minutes, 60)
-        return _units((hours, "h"), (minutes, "min"))
-    days, hours = divmod(round(seconds / 3600), 24)
-    return _units((days, "d"), (hours, "h"))
-
-
-def _units(*parts: tuple[int, str]) -> str:
-    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+MOST_ROWS = 30
+"""Rows that a screen holds; of more points those that differ in nothing that is planned are one row."""
 
 
 def text(plan: PlannedSweep) -> str:
     """The plan for people."""
-    head = f"study {plan.study}: {_trials(plan)}, {plan.slots} at a time"
+    head = f"study {plan.study}: {'at most ' if plan.at_most else ''}{counted(plan.trials, 'trial')}"
     stage = [f"stage {plan.points[0].stage}"] if plan.later else []
     later = [_stage(each) for each in plan.later]
     facts = "\n".join(_filled(name, line) for name, line in _facts(plan))
-    parts = [head, *stage, _table(plan.points), *later, facts, "a dry run: nothing was started"]
+    remedies = _remedies(plan.memory) if plan.memory and plan.memory.is_too_much else ""
+    end = "a dry run: nothing was started"
+    parts = [f"{head}, {plan.slots} at a time", *stage, points(plan.points), *later, facts, remedies, end]
     return "\n" + "\n\n".join(filter(None, parts))
 
 
-def _trials(plan: PlannedSweep) -> str:
-    return f"{'at most ' if plan.at_most else ''}{counted(plan.trials, 'trial')}"
+def points(planned: Sequence[PlannedPoint]) -> str:
+    """A table of points; one that would be longer than `MOST_ROWS` is shortened, and says so."""
+    shown = [(point, 1) for point in planned] if len(planned) <= MOST_ROWS else _alike(planned)
+    left_out = [point for point, _ in shown[MOST_ROWS:]]
+    shown = shown[:MOST_ROWS]
+    found = _table([point for point, _ in shown], [count for _, count in shown])
+    if not left_out:
+        return found
+    return f"{found}\n{_in_short(left_out, len(planned) - sum(count for _, count in shown))}"
 
 
-def _table(points: Sequence[PlannedPoint]) -> str:
-    keys = list(dict.fromkeys(key for point in points for key in point.point))
-    has_seeds = any(len(point.seeds) > 1 for point in points)
-    is_known = any(point.trainable is not None for point in points)
-    has_cases = any(point.at for point in points)
-    head = [*(["at"] if has_cases else []), *keys, "steps", *(["seeds"] if has_seeds else [])]
-    head += [*(["trainable", "memory", "time"] if is_known else []), ""]
-    rows = [
-        [
-            *([point.at] if has_cases else []),
-            *(point.point.get(key, "") for key in keys),
-            str(point.steps),
-            *([",".join(map(str, point.seeds))] if has_seeds else []),
-            *(_numbers(point) if is_known else []),
-            _state(point),
-        ]
-        for point in points
+def _alike(planned: Sequence[PlannedPoint]) -> list[tuple[PlannedPoint, int]]:
+    """Points of which the same is planned as one each, and how many they are. A value that differs is ``5 values``."""
+    groups: dict[tuple[object, ...], list[PlannedPoint]] = {}
+    for each in planned:
+        key = (each.at, each.steps, each.trainable, each.memory_bytes, each.seconds, each.fits, _state(each))
+        groups.setdefault((*key, tuple(each.seeds), tuple(each.point)), []).append(each)
+    return [(_together(group), len(group)) for group in groups.values()]
+
+
+def _together(group: Sequence[PlannedPoint]) -> PlannedPoint:
+    values = {key: list(dict.fromkeys(each.point[key] for each in group)) for key in group[0].point}
+    texts = {key: each[0] if len(each) == 1 else f"{len(each)} values" for key, each in values.items()}
+    return dataclasses.replace(group[0], point=texts)
+
+
+def _in_short(left_out: Sequence[PlannedPoint], count: int) -> str:
+    """Points that are left out: how many, and from what to what."""
+    parts = [
+        _from_to([each.memory_bytes for each in left_out if each.memory_bytes is not None], size),
+        _from_to([each.seconds for each in left_out if each.seconds is not None], duration),
     ]
-    return table(head, rows, left=("", "at"))
+    return f"and {', '.join(filter(None, [counted(count, 'point'), *parts]))}; --json has them all"
+
+
+def _from_to(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    ends = dict.fromkeys(shown(end) for end in (min(values), max(values))) if values else ()
+    return " to ".join(ends)
+
+
+def _table(planned: Sequence[PlannedPoint], counts: Sequence[int]) -> str:
+    keys = list(dict.fromkeys(key for point in planned for key in point.point))
+    columns = {
+        "at": [point.at for point in planned],
+        **{key: [point.point.get(key, "") for point in planned] for key in keys},
+        "points": [f"{count:,}" if max(counts) > 1 else "" for count in counts],
+        "steps": [str(point.steps) for point in planned],
+        "seeds": [",".join(map(str, point.seeds)) if len(point.seeds) > 1 else "" for point in planned],
+        **dict(zip(("trainable", "memory", "time"), zip(*map(_numbers, planned), strict=True), strict=True)),
+        "": [_state(point) for point in planned],
+    }
+    filled = {title: cells for title, cells in columns.items() if any(cells)}
+    return table(list(filled), list(zip(*filled.values(), strict=True)), left=("", "at"))
 
 
 def _numbers(point: PlannedPoint) -> list[str]:
@@ -128,11 +135,30 @@ def _facts(plan: PlannedSweep) -> Iterator[tuple[str, str]]:
 
 
 def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
-    of = f" of {size(memory.room)} of {memory.room_name}" if memory.room is not None else ""
+    of = "" if memory.room is None else f"; a run has {size(memory.room)} of {memory.room_name}"
     name = " ".join(f"{key}={value}" for key, value in memory.point.items())
-    yield "memory", f"{size(memory.predicted)}{of}{f', in the largest run ({name})' if name else ''}"
+    most = f"{size(memory.predicted)}{f' in the largest run ({name})' if name else ''}"
+    yield "memory", f"{most}{of}{', so it does not fit' if memory.is_too_much else ''}"
     parts = [f"{part} {size(held)}" for part, held in memory.parts.items() if held]
     yield "", f"{', '.join(parts)}; then the gate {size(memory.gate)}" if memory.gate else ", ".join(parts)
+
+
+def _remedies(memory: PlannedMemory) -> str:
+    """Settings with which the largest run would fit."""
+    if not memory.remedies:
+        return "no setting that lowrung knows makes the largest run fit"
+    rows = [
+        [
+            " ".join(remedy.settings),
+            size(remedy.memory_bytes),
+            *([] if remedy.seconds is None else [duration(remedy.seconds)]),
+            remedy.price,
+        ]
+        for remedy in memory.remedies
+    ]
+    head = ["with", "memory", *(["time"] if len(rows[0]) == 4 else []), "at the price"]
+    one = "one of these" if len(rows) > 1 else "this"
+    return f"the largest run fits with {one}:\n{table(head, rows, left=('with', 'at the price'))}"
 
 
 def _time(time: PlannedTime) -> str:

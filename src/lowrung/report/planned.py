@@ -69,12 +69,14 @@ class Remedy:
         price: what they cost, in words.
         memory_bytes: the run's peak with them.
         seconds: of the run with them; null where it is not known.
+        room: what the run has with them.
     """
 
     settings: Sequence[str]
     price: str
     memory_bytes: float
     seconds: float | None
+    room: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,11 @@ class PlannedMemory:
     room_name: str
     at_once: int
     remedies: Sequence[Remedy]
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether the largest run does not fit."""
+        return self.room is not None and self.predicted > self.room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +153,7 @@ class PlannedSweep:
         disk_free: what its disk has free.
         notes: what else to know, a sentence each.
         guesses: what was not known, each with what was taken in its place.
+        unfit: how many points of the first stage do not fit.
     """
 
     study: str
@@ -164,3 +172,4 @@ class PlannedSweep:
     disk_free: float
     notes: Sequence[str]
     guesses: Sequence[str]
+    unfit: int

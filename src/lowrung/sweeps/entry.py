@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import VerifyConf
+from lowrung.engine.assumed import Machine, assume
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
@@ -68,7 +69,13 @@ def run(
         UsageError: before anything has started.
         RunFailed: when a trial failed; all results that there are have been kept.
     """
-    composer = Composer(hydra_context, config)
+    machine = None if list(settings.plan_problems()) else Machine.of(settings.plan_for)  # they are said with all others
+    with assume(machine):
+        return _run(asked, Composer(hydra_context, config), task_function, launcher, settings)
+
+
+def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher: Any, settings: Settings) -> Results:
+    config = composer.master
     verify = schema.typed(VerifyConf, config.verify)
     search = composer.search(finalists.verified(asked, verify), settings, also=_launcher_problems(launcher))
     points = composer.points_of(search, settings.measured)

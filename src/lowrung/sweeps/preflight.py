@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,15 @@ def check_all(
     if problems := dict.fromkeys(problem for one in found.values() for problem in one.problems):
         raise UsageError(list(problems))
     return found
+
+
+def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
+    """What a task returns in a process of the engine's; None where it fails. Nothing stays in the study's folder."""
+    existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
+    ended = _run(engine, Job("sizes", own.path, task, is_limited=False))
+    shutil.rmtree(own.path, ignore_errors=True)
+    disk.remove_empty(folder.path, existing)
+    return ended.value if ended.exit is Exit.RETURNED else None
 
 
 def _check(

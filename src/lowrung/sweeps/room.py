@@ -6,7 +6,9 @@ from typing import Any
 
 from lowrung.config import signature
 from lowrung.config.schema import Config
+from lowrung.costs import units
 from lowrung.engine import memory
+from lowrung.engine.assumed import MACHINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +36,30 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
         launcher: the fields of ``hydra.launcher``.
         slots: how many runs there are at a time.
     """
+    if _is_elsewhere(launcher):
+        asked = units.amount(_of_slurm(launcher.get("memory")))
+        return Room(asked if signature.device_kind() == "cpu" else None, None, "hydra.launcher.memory", 1)
     if signature.device_kind() == "cpu":
         return _shared(memory.main(), slots, 1.0)
     per_trial = float(launcher.get("gpus_per_trial", 1))
     sharing = int(launcher.get("workers_per_gpu", 1)) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
     return _shared(memory.of_gpu(), sharing, spread)
+
+
+def _is_elsewhere(launcher: Mapping[str, Any]) -> bool:
+    """Whether runs compute on nodes that this process knows nothing of."""
+    kind = str(launcher.get("_target_", ""))
+    is_cluster = kind.endswith("SlurmLauncher") or (
+        kind.endswith("RayLauncher") and launcher.get("address") is not None
+    )
+    return is_cluster and (MACHINE.get() is None)
+
+
+def _of_slurm(asked: object) -> object:
+    """SLURM's ``32G`` is 32 GiB, and a number without a unit is MiB."""
+    text = str(asked)
+    return f"{text}iB" if text[-1:] in "KMGT" else f"{text}MiB"
 
 
 def _shared(device: memory.Room | None, at_once: int, devices: float) -> Room:
