@@ -169,6 +169,7 @@ def test_a_node_that_dies(slurm: PrivateSlurm, undisturbed: Undisturbed) -> None
         finally:
             slurm.start_node(lost)
     assert "SLURM ended its job: its node failed" in sweep.printed
+    assert sweep.printed.index("trial 0 (lora.r=1): submitted") < sweep.printed.index("trial 0 (lora.r=1): started")
     assert sweep.losses() == undisturbed.losses
     slurm.until("the node is back", lambda: slurm.ask("sinfo", "-h", "-p", "debug", "-o", "%D %T") == "2 idle")
 

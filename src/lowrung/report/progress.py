@@ -234,11 +234,11 @@ class Progress:
     def _cells(self, trial: _Running, bar_width: int) -> list[RenderableType]:
         bar: RenderableType = ProgressBar(total=trial.steps, completed=trial.step, width=bar_width)
         if trial.waits is not None:
-            bar = _line(f"waits ({trial.waits})" if trial.waits else "waits in the queue")
+            bar = _line(trial.waits)
         return [
             _line(trial.title),
             _line("merged-vs-adapter check") if trial.is_scored else bar,
-            f"{trial.step}/{trial.steps}",
+            f"{trial.step}/{trial.steps}" if trial.waits is None else "waits",
             _loss("train", trial.losses),
             _loss("eval", trial.losses),
             _duration(self._clock() - trial.began),
