@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
-from lowrung.costs.prediction import Prediction
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
