@@ -166,6 +166,12 @@ class InProcessEngine:
     def wait(self, timeout: float | None = None) -> Sequence[Event]:
         return [_death(event) for event in self._busy.pop(0).wait()] if self._busy else []
 
+    def waiting(self, key: str) -> None:
+        """None: jobs begin at once."""
+
+    def tidy(self, folder: Path) -> None:
+        """Finds nothing."""
+
     def cancel(self, key: str) -> None:
         for slot in self._busy:
             slot.cancel(key)

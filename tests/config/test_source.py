@@ -18,6 +18,7 @@ CARRIERS = (
     "config.prior",
     "config.resolvers",
     "config.source",
+    "costs.facts",
     "costs.sizes",
     "errors",
     "runs.parallel",

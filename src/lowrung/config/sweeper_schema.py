@@ -57,7 +57,10 @@ class SweeperConf:
             failure would occur again, so such a run is not tried again.
         max_failures: this many failed trials, one after the other, end the sweep: the next ones would most likely fail
             too.
-        dry_run: checks everything, prints what would be run, and runs nothing.
+        dry_run: checks everything, prints what would be run and what that would take, and runs nothing.
+        plan_for: the machine that a dry run is for: ``{gpus:8,memory:80GB,tflops:400}``. ``memory`` is that of each
+            GPU, or main memory with ``gpus:0``; ``tflops`` is the speed of products of matrices there, in 10^12
+            operations a second, and without it no time is given. null is this machine.
     """
 
     n_trials: int | None = None
@@ -80,3 +83,4 @@ class SweeperConf:
     retries: int = 1
     max_failures: int = 5
     dry_run: bool = False
+    plan_for: Any = None

@@ -29,6 +29,8 @@ class Asked:
         device: ``cpu`` or ``cuda``.
         dtype: the precision that the base is held in, ``auto`` being resolved.
         threads: CPU threads.
+        answered: held-out rows that the trained model answers, for ``data.metrics``.
+        is_base_kept: whether what the base says of the held-out rows is in the store.
     """
 
     base: BaseSizes
@@ -43,6 +45,8 @@ class Asked:
     device: str
     dtype: str
     threads: int
+    answered: int = 0
+    is_base_kept: bool = False
 
     @property
     def guesses(self) -> tuple[str, ...]:
@@ -100,18 +104,20 @@ class Work:
 
     Attributes:
         steps: of all training steps.
-        evaluations: of the held-out rows, as often as they are scored.
+        evaluations: of the held-out rows, as often as what is trained is scored on them.
         gate: of the merged-vs-adapter gate.
+        base: of what is computed of the base alone, once for all runs that share it; 0 where it is in the store.
     """
 
     steps: float
     evaluations: float
     gate: float
+    base: float = 0.0
 
     @property
     def total(self) -> float:
         """Of the run."""
-        return self.steps + self.evaluations + self.gate
+        return self.steps + self.evaluations + self.gate + self.base
 
 
 def memory(asked: Asked) -> Memory:
@@ -145,13 +151,20 @@ def work(asked: Asked) -> Work:
     rows = train.batch_size * train.gradient_accumulation_steps
     passes = 3 if asked.lora.is_full else 2
     passes += 1 if train.gradient_checkpointing else 0
-    evaluations = 2 + asked.steps // train.eval_steps
+    evaluations = -(-asked.steps // train.eval_steps)
+    scoring = asked.held_out.rows * _forward(asked, asked.held_out)
     prompts = asked.verify.prompts if asked.verify.enabled else 0
     return Work(
         steps=asked.steps * rows * passes * _forward(asked, asked.rows),
-        evaluations=evaluations * asked.held_out.rows * _forward(asked, asked.held_out),
+        evaluations=evaluations * scoring,
         gate=4 * prompts * _forward(asked, asked.held_out) + prompts * asked.verify.new_tokens * 4 * base.parameters,
+        base=0.0 if asked.is_base_kept else scoring,
     )
+
+
+def start_seconds(asked: Asked) -> float:
+    """Seconds before the first step and after the last: the base is read, what was trained is written."""
+    return 3.0
 
 
 def _forward(asked: Asked, rows: RowSizes) -> float:

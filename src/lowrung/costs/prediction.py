@@ -15,13 +15,26 @@ class Speed:
         flops_per_second: of a training step.
         start_seconds: of a run before its first step and after its last, reading the model included.
         memory_factor: what earlier runs held at most, over what the formulas say of them; 1 where there are none.
-        source: where these are from, in words: ``3 earlier runs of this model``, ``a measurement of 0.4 s``.
+        source: where these are from, in words: ``3 earlier runs of this model here``.
+        evaluating: operations a second of evaluations; None is those of a step.
+        verifying: the same of the gate.
     """
 
     flops_per_second: float
     start_seconds: float
     memory_factor: float
     source: str
+    evaluating: float | None = None
+    verifying: float | None = None
+
+    def seconds(self, work: Work) -> float:
+        """Of a run that computes this."""
+        return (
+            self.start_seconds
+            + work.steps / self.flops_per_second
+            + (work.evaluations + work.base) / (self.evaluating or self.flops_per_second)
+            + work.gate / (self.verifying or self.flops_per_second)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +83,7 @@ def predict(asked: Asked, speed: Speed) -> Prediction:
         trainable=asked.trained.trainable,
         memory=memory,
         memory_bytes=memory.peak * speed.memory_factor,
-        seconds=work.total / speed.flops_per_second + speed.start_seconds,
+        seconds=speed.seconds(work),
         work=work,
         disk_bytes=_disk(asked, memory),
         source=speed.source,

@@ -10,7 +10,8 @@ import importlib.metadata
 import os
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
 
@@ -152,25 +153,41 @@ def refused(key: str, problems: Sequence[str]) -> Ended:
 
 def work(request: Request) -> Ended:
     """Runs a job to its end, on a node that has what it needs; see `run`."""
+    record = {"token": request.needs.token, "node": platform.node(), "job": os.environ.get("SLURM_JOB_ID")}
+    atomic.write_json(RunFolder(request.folder).node, record)
     starter = Starter(request.preload, request.threads, "forkserver")
     starter.try_fork()
     variables = {**os.environ, **CUDA_CHECK, **request.variables, **cores.thread_variables(request.threads)}
-    running = Running.start(
-        starter,
-        request.key,
-        request.folder,
-        0,
-        request.task,
-        variables,
-        request.time_limit,
-        request.needs.working_folder,
-    )
     try:
+        with _interrupt_put_off():
+            running = Running.start(
+                starter,
+                request.key,
+                request.folder,
+                0,
+                request.task,
+                variables,
+                request.time_limit,
+                request.needs.working_folder,
+            )
         _watch(running)
     except KeyboardInterrupt:
         running.stop(Exit.CANCELLED, "cancelled")
         _watch(running)
     return running.end()
+
+
+@contextlib.contextmanager
+def _interrupt_put_off() -> Iterator[None]:
+    """Raises ``KeyboardInterrupt`` after the block: a job's process that has just started would go on unwatched."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if told:
+        raise KeyboardInterrupt
 
 
 def _watch(running: Running) -> None:

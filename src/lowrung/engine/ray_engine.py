@@ -23,6 +23,7 @@ from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
 from lowrung.engine.process import GRACE_SECONDS
 from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import mailbox
+from lowrung.store.layout import RunFolder
 
 POLL_SECONDS = 0.2
 """Seconds between two readings of the mailboxes; the end of a job is noticed at once."""
@@ -47,6 +48,12 @@ class _Running:
     reader: mailbox.Reader
     is_cancelled: bool = False
     kill_at: float = float("inf")
+    is_begun: bool = False
+
+    def has_begun(self) -> bool:
+        """Whether a node has taken it."""
+        self.is_begun = self.is_begun or RunFolder(self.folder).node.is_file()
+        return self.is_begun
 
 
 class RayEngine:
@@ -107,6 +114,7 @@ class RayEngine:
             raise FolderInUse(f"Another job works in {folder}. Wait for it to end, or give this one its own folder.")
         task = submission.pickled(job)
         submission.prepare(folder)
+        RunFolder(folder).node.unlink(missing_ok=True)
         needs = node.Needs.of(folder)
         self._check_nodes(needs)
         request = node.Request(
@@ -134,6 +142,14 @@ class RayEngine:
             if events or not self._running or left <= 0:
                 return events
             self._ended(min(POLL_SECONDS, left))
+
+    def waiting(self, key: str) -> str | None:
+        """Whether a job's task waits for room; Ray does not say why. See `lowrung.engine.base.Engine.waiting`."""
+        running = self._running.get(key)
+        return "" if running is not None and not running.has_begun() else None
+
+    def tidy(self, folder: Path) -> None:
+        """Finds nothing: jobs end with their coordinator; see `lowrung.engine.base.Engine.tidy`."""
 
     def cancel(self, key: str) -> None:
         """Ends a job by SIGTERM, and after 5 s by SIGKILL; a job that has no node yet ends at once."""

@@ -73,6 +73,13 @@ def of_rows(rows: Dataset) -> RowSizes:
     )
 
 
+def of_unknown_rows(rows: int, max_length: int) -> RowSizes:
+    """Of rows that no tokenizer has read: as long as any may be, and with labels alone."""
+    lengths = (max_length,) * PERCENTILES
+    guess = f"each row is taken as data.max_length={max_length} tokens, since there is no tokenizer to count them"
+    return RowSizes(rows, lengths, tuple(length - 1 for length in lengths), (guess,))
+
+
 def flops_per_second(dtype: str) -> float:
     """How fast this process multiplies two matrices in this precision: operations a second, on its device."""
     import time

@@ -22,6 +22,8 @@ from lowrung.store import disk, layout, sealed
 def of(arguments: Mapping[str, Any]) -> Preflight:
     """What is known of a model and its data, or is found now, in this process.
 
+    One without weights is answered by what one with them has found, but never kept, and so never the other way round.
+
     Args:
         arguments: those of `lowrung.finetune.preflight.check`.
     """
@@ -52,6 +54,8 @@ def find(arguments: Mapping[str, Any], key: str | None) -> Preflight:
 
     if problems := _unwritable(arguments):
         return Preflight(tuple(problems))
+    if not arguments.get("weights", True):
+        return check(**arguments)
     store = arguments["store"]
     sources = Sources.of(arguments["base"], arguments["data"]) if key else None
     before = sources and sources.digests(store)

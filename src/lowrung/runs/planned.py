@@ -10,6 +10,8 @@ from lowrung.costs.prediction import Prediction
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs
+from lowrung.store import layout
+from lowrung.store.outcome import Outcome
 
 
 def predict(config: Config, preflight: Preflight, threads: int) -> Prediction | None:
@@ -25,6 +27,19 @@ def predict(config: Config, preflight: Preflight, threads: int) -> Prediction | 
         return None
     speed = history.speed(wanted, Path(config.store).absolute(), preflight.flops_per_second)
     return prediction.predict(wanted, speed)
+
+
+def note(config: Config, preflight: Preflight, threads: int, outcome: Outcome) -> None:
+    """Notes what a run has measured, for the next predictions; see `lowrung.costs.history.note`.
+
+    Args:
+        config: the run's.
+        preflight: what was found of its model and data.
+        threads: CPU threads.
+        outcome: its end, with what was predicted of it.
+    """
+    if (wanted := asked(config, preflight, threads)) is not None:
+        history.note(wanted, outcome, Path(config.store).absolute())
 
 
 def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
@@ -52,7 +67,15 @@ def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
         device=signature.device_kind(),
         dtype=_dtype(config.model, config.lora),
         threads=threads,
+        answered=held_out.rows if config.data.metrics else 0,
+        is_base_kept=_is_base_kept(config, preflight, threads),
     )
+
+
+def _is_base_kept(config: Config, preflight: Preflight, threads: int) -> bool:
+    """Whether the base's scores of the held-out rows are in the store."""
+    folder = inputs.base_folder(config, preflight, threads)
+    return layout.base_scores(folder, config.train.eval_batch_size).exists()
 
 
 def _trained(config: Config, preflight: Preflight) -> TrainedSizes | None:

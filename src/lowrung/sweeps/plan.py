@@ -106,7 +106,8 @@ class Plan:
         if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
             raise UsageError(problems)
         known = {preflight.key(config) for config in configs}
-        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
+        checked = [end for end in ends if preflight.key(end) in known]
+        preflights = preflight.check_all(engine, checked, folder, weights=not settings.dry_run)
         for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), search, settings)
@@ -146,10 +147,14 @@ class Plan:
         return total(stage, n_points, is_open=any(space.intervals for space in own))
 
     @property
+    def is_known(self) -> bool:
+        """Whether there are as many trials as may be; a stage that starts from all that tie may have fewer."""
+        return all(stage.start != TIES for stage in self.search.stages)
+
+    @property
     def counted(self) -> str:
         """How many trials there are, in words."""
-        is_known = all(stage.start != TIES for stage in self.search.stages)
-        return f"{'' if is_known else 'at most '}{counted(self.at_most, 'trial')}"
+        return f"{'' if self.is_known else 'at most '}{counted(self.at_most, 'trial')}"
 
     @property
     def over_seeds(self) -> dict[str, str]:

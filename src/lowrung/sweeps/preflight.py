@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,17 @@ def key(config: Config) -> str:
     return schema.digest([config.model, config.data, Path(config.store).absolute()])
 
 
-def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, Preflight]:
+def check_all(
+    engine: Engine, configs: Sequence[Config], folder: StudyFolder, *, weights: bool = True
+) -> dict[str, Preflight]:
     """Checks the models and the data of these configs. What it writes to the study's folder goes again.
 
     Args:
         engine: runs the checks, one after the other; where all is known, it is not used.
         configs: the grid's.
         folder: the study's, where a check writes its log.
+        weights: whether the models are loaded and read the data. A plan needs none of it: see
+            `lowrung.finetune.preflight.check`.
 
     Returns:
         what was found, by `key`.
@@ -40,7 +44,7 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     alike: dict[str, list[Config]] = {}
     for config in configs:
         alike.setdefault(key(config), []).append(config)
-    arguments = {name: inputs.preflight_arguments(group) for name, group in alike.items()}
+    arguments = {name: inputs.preflight_arguments(group, weights=weights) for name, group in alike.items()}
     before = {name: known.preflight(each) for name, each in arguments.items()}
     if None in before.values():
         engine.preload()
@@ -56,6 +60,15 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     if problems := dict.fromkeys(problem for one in found.values() for problem in one.problems):
         raise UsageError(list(problems))
     return found
+
+
+def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
+    """What a task returns in a process of the engine's; None where it fails. Nothing stays in the study's folder."""
+    existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
+    ended = _run(engine, Job("sizes", own.path, task, is_limited=False))
+    shutil.rmtree(own.path, ignore_errors=True)
+    disk.remove_empty(folder.path, existing)
+    return ended.value if ended.exit is Exit.RETURNED else None
 
 
 def _check(

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 
+from lowrung.costs.facts import Planned
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
-from lowrung.runs import inputs
+from lowrung.runs import inputs, planned
 from lowrung.runs.folder import kept_outcome, last_checkpoint, prepare_folder
 from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
@@ -165,7 +166,12 @@ class Queue:
         if not self._is_winding_down and (answered := self._advance()):
             return answered
         if self._running:
-            return [event for happened in self._engine.wait(timeout) for event in self._events(happened)]
+            happened = self._engine.wait(timeout)
+            ended = {each.key for each in happened if isinstance(each, Ended)}
+            for key in self._running:
+                if key not in ended:
+                    self._progress.waits(key, self._engine.waiting(key))
+            return [event for each in happened for event in self._events(each)]
         if self._for_another and not self._is_winding_down:
             time.sleep(timeout)
         return []
@@ -232,17 +238,18 @@ class Queue:
         self._running[run.key] = run
         self._budget.begin(run, is_adopted=is_adopted)
         self._states[run.key].reached = last_checkpoint(run.folder)
-        self._progress.start(run.key, run.title, run.steps)
+        self._progress.start(run.key, run.title, run.steps, self._engine.waiting(run.key))
 
     def _assignment(self, run: Run) -> Assignment:
         """What the run's job is to know. The run's folder is the job's from now on."""
         preflight, threads = self._plan.preflight(run.config), self._engine.threads
-        pinned = inputs.pinned(run.config, preflight)
+        pinned, predicted = inputs.pinned(run.config, preflight), planned.predict(run.config, preflight, threads)
         return Assignment(
             folder=run.folder,
             claim=prepare_folder(run.folder, pinned, preflight, threads, self._progress.say),
             preflight=preflight,
             threads=threads,
+            planned=Planned.of(predicted) if predicted else None,
             tracking=recording.tracking_uri(run.config),
             experiment=base.chosen_experiment(run.config.track.experiment),
             opening=self._track(run),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard
+from lowrung.report.planned import PlannedSweep
 from lowrung.report.progress import Progress
 from lowrung.report.questions import Recipe
 from lowrung.store.outcome import Outcome, Status, over_seeds
@@ -25,23 +26,28 @@ class Results:
     Args:
         plan: the sweep's.
         tracking: records the sweep; None of one that does not run.
+        planned: what a dry run has found; None of a sweep that runs.
 
     Attributes:
         study: its name.
         folder: the study's.
         is_dry_run: whether nothing was to be started.
+        planned: what would be run then, and what that would take.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         rows: the trials, by number.
         total: trials of the sweep, as far as is known.
         spending: of its budget; None of a sweep that does not run.
     """
 
-    def __init__(self, plan: Plan, tracking: SweepTracking | None = None) -> None:
+    def __init__(
+        self, plan: Plan, tracking: SweepTracking | None = None, *, planned: PlannedSweep | None = None
+    ) -> None:
         from lowrung.search import constraints
 
         self.study = plan.study
         self.folder = plan.folder
         self.is_dry_run = plan.settings.dry_run
+        self.planned = planned
         self.objectives = dict(plan.settings.objectives)
         self._constraints = constraints.parse(plan.settings.constraints)
         self.total = plan.at_most

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lowrung.config import limits
 from lowrung.config.sweeper_schema import SweeperConf
-from lowrung.engine import durations
+from lowrung.engine import assumed, durations
 from lowrung.search import objectives
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
@@ -55,8 +55,13 @@ class Settings(SweeperConf):
             *objectives.preference_problems(self.prefer),
             *self._limit_problems(),
             *budget.problems(self.budget),
+            *self.plan_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
         ]
+
+    def plan_problems(self) -> Iterator[str]:
+        """What is wrong with the machine that a dry run is for."""
+        return assumed.problems(self.plan_for, is_dry_run=self.dry_run)
 
     def _group_problems(self) -> Iterator[str]:
         for name, value in (("sampler", self.sampler), ("pruner", self.pruner)):

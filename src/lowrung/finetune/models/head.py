@@ -8,7 +8,8 @@ token's own affair, or a token sees more than its own example, the ways differ; 
 models could tell.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -119,11 +120,21 @@ def choose(model: nn.Module, batch: Batch, *, joins: bool = True) -> LabelledLog
     was_training = model.training
     attention.unsettle(model)
     try:
-        if not all(_is_same(model.train(mode), batch) for mode in (True, False)):
-            return on_all_tokens
-        return on_joined_rows if joins and _joins(model, batch) else on_labelled_tokens
+        with _forked(model):
+            return _chosen(model, batch, joins)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def _chosen(model: nn.Module, batch: Batch, joins: bool) -> LabelledLogits:
+    if not _is_near(_own(model.train(), batch), on_labelled_tokens, model, batch):
+        return on_all_tokens
+    whole = _with_all_labels(batch)
+    own = _own(model.eval(), whole)
+    if not _is_near(own[_is_labelled_in(batch, whole)], on_labelled_tokens, model, batch):
+        return on_all_tokens
+    return on_joined_rows if joins and _joins(model, whole, own) else on_labelled_tokens
 
 
 def why_padded(model: Any, way: LabelledLogits) -> str | None:
@@ -136,36 +147,45 @@ def why_padded(model: Any, way: LabelledLogits) -> str | None:
     return f"has {used} attention on a {model.device.type.upper()}, which takes no rows of unequal lengths as one"
 
 
-@torch.no_grad()
-def _is_same(model: nn.Module, batch: Batch) -> bool:
-    """Whether the head may see labelled tokens only."""
+@contextlib.contextmanager
+def _forked(model: nn.Module) -> Iterator[None]:
+    """Leaves torch's generators as they are, also those of the GPUs that hold the model."""
     used = {parameter.device for parameter in model.parameters()}
     with torch.random.fork_rng([device.index for device in used if device.type == "cuda"]):
-        torch.manual_seed(0)
-        own, _ = on_all_tokens(model, batch)
-        torch.manual_seed(0)
-        return _is_near(own, on_labelled_tokens, model, batch)
+        yield
 
 
-@torch.no_grad()
-def _joins(model: nn.Module, batch: Batch) -> bool:
-    """Whether rows may be joined; a model in evaluation mode attends example by example afterwards, if so.
+def _own(model: nn.Module, batch: Batch) -> Tensor:
+    """What the model itself says, drawing what every way draws when it is compared."""
+    torch.manual_seed(0)
+    return on_all_tokens(model, batch)[0]
 
-    All tokens are compared: what leaks from one row into the next may reach its first tokens alone.
-    """
-    if "attention_mask" in batch:
-        batch = {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+def _with_all_labels(batch: Batch) -> Batch:
+    """A padded batch with a label on each token: what leaks into a row may reach its first tokens alone."""
+    if "attention_mask" not in batch:
+        return batch
+    return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
+def _is_labelled_in(batch: Batch, whole: Batch) -> Tensor:
+    """Which of the logits of a batch with all labels are those of a batch with its own."""
+    return _labelled(batch)[0][_labelled(whole)[0]]
+
+
+def _joins(model: nn.Module, whole: Batch, own: Tensor) -> bool:
+    """Whether rows may be joined; a model in evaluation mode attends example by example afterwards, if so."""
     if not attention.joins(model):
         return False
-    own, _ = on_all_tokens(model, batch)
     attention.settle(model)
-    if _is_near(own, on_joined_rows, model, batch):
+    if _is_near(own, on_joined_rows, model, whole):
         return True
     attention.unsettle(model)
     return False
 
 
 def _is_near(own: Tensor, way: LabelledLogits, model: nn.Module, batch: Batch) -> bool:
+    torch.manual_seed(0)
     try:
         other, _ = way(model, batch)
     except Exception:  # no head to be found, or a forward pass that counts on all positions: anything is possible

@@ -20,7 +20,7 @@ from lowrung.config.schema import LoraConf, TrainConf, total_steps
 from lowrung.finetune import library_options
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import head, score
-from lowrung.finetune.training import evaluation
+from lowrung.finetune.training import evaluation, known_way
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
@@ -51,6 +51,7 @@ class LabelledTrainer(SFTTrainer):
 
     tokens_seen = 0
     step_seconds = 0.0
+    scoring_seconds = 0.0
 
     tokens_before = 0
     """Tokens that were trained on before the checkpoint that the run goes on from."""
@@ -133,6 +134,7 @@ class LabelledTrainer(SFTTrainer):
     def scores(self) -> score.Scores:
         """Scores the held-out rows with the present weights."""
         assert self.model is not None
+        started = time.perf_counter()
         rows: list[head.Row] = list(self.eval_dataset)  # type: ignore[arg-type]
         size, way = self.args.per_device_eval_batch_size, self.labelled_logits
         found = evaluation.scores(
@@ -141,6 +143,7 @@ class LabelledTrainer(SFTTrainer):
         if self.ranks.are_several:
             owners = evaluation.owners(rows, size, self.ranks)[: self.keeps]
             self.kept = evaluation.logits_of_all(self.kept, owners, found.tokens.tolist(), self.ranks)
+        self.scoring_seconds += time.perf_counter() - started
         return found
 
     def _keep(self, number: int, logits: Tensor) -> None:
@@ -175,6 +178,7 @@ def make_trainer(
     checkpoints: Path,
     on_report: OnReport,
     should_stop: Callable[[], bool],
+    base_folder: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[LabelledTrainer, Report, StopOnRequest]:
     """Builds the trainer, and the callbacks through which it reports and is stopped.
@@ -190,6 +194,7 @@ def make_trainer(
         checkpoints: a folder for checkpoints.
         on_report: called with every step's and every evaluation's metrics.
         should_stop: asked after every step whether to end, in the first rank.
+        base_folder: what is kept of the base and these rows; None keeps nothing. See `known_way`.
         ranks: those that train this model together.
 
     Raises:
@@ -214,7 +219,8 @@ def make_trainer(
     args.save_only_model = False
     trainer.ranks = ranks
     _settle_whole_modules(model)
-    trainer.labelled_logits = _labelled_logits(trainer, model, train, data)
+    way = base_folder and known_way.path(base_folder, lora, train, seed, model.device)
+    trainer.labelled_logits = _labelled_logits(trainer, model, train, data, way)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(lambda: bool(ranks.told(lambda: int(should_stop()))), saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
@@ -227,11 +233,15 @@ def make_trainer(
 
 
 def _labelled_logits(
-    trainer: LabelledTrainer, model: PreTrainedModel | PeftModel, train: TrainConf, data: Prepared
+    trainer: LabelledTrainer, model: PreTrainedModel | PeftModel, train: TrainConf, data: Prepared, known: Path | None
 ) -> head.LabelledLogits:
     """How the logits are computed, by what the model itself says; where that is not the quickest way, it is printed."""
     about_padding = [name for name in ABOUT_PADDING if train.sft.get(name)]
-    way = head.choose(model, trainer.batch(head.probe_rows(data.eval)), joins=not about_padding)
+
+    def measure() -> head.LabelledLogits:
+        return head.choose(model, trainer.batch(head.probe_rows(data.eval)), joins=not about_padding)
+
+    way = known_way.of(model, known, measure, trainer.ranks)
     if way is head.on_all_tokens:
         print("the head sees all tokens, since this model's forward pass needs them", flush=True)
     elif about_padding:
