@@ -33,6 +33,7 @@ LIKE = {
 }
 """Operations that torch's counter does not know, each with one that it does and that takes the same tensors first."""
 
+
 def _grouped(one: Sequence[int], other: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
     """Of `_grouped_mm`: each token goes to one expert; of two matrices, each token is a part of one expert's sum."""
     return 2 * math.prod(one) * other[-1]
