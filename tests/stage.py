@@ -53,10 +53,10 @@ SEEN = Preflight(
 
 def sized_at(config: Config) -> Mapping[str, Mapping[int, TrainedSizes]]:
     """Sizes of a config's adapter at two ranks, from which those at others follow."""
-    key = sizes.trained_key(config.model, config.lora, config.train)
+    key = sizes.trained_key(config.lora, config.train)
     kept = 1e5 if config.train.gradient_checkpointing else 1e6
-    ranks = {rank: TrainedSizes(rank * 10**6, rank * 4 * 10**6, 2e9, 0.0, kept, 0.0) for rank in (1, 2)}
-    return {key: ranks}
+    passes = (2e9, 0.0, 0.0, 2e9, 0.0, 0.0, kept, 0.0, 0.0)
+    return {key: {rank: TrainedSizes(rank * 10**6, rank * 4 * 10**6, *passes) for rank in (1, 2)}}
 
 
 def trains(config: Config) -> Outcome:

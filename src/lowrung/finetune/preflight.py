@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.config import prior, schema, source
+import torch
+
+from lowrung.config import machine, prior, schema, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward, sizes
@@ -67,7 +69,9 @@ def check(
         settings=settings,
         base=sizes.of_base(base),
         trained=sizes.of_trained(base, adapters, trains),
-        flops_per_second=sizes.flops_per_second(base.dtype),
+        flops_per_second=sizes.flops_per_second(base),
+        threads=torch.get_num_threads(),
+        processor=machine.processor(),
     )
 
 

@@ -69,7 +69,7 @@ class Predictor:
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
         asked = _Counting(config.model, config.lora, config.train, signature.JOBS_DEVICE.get())
-        key = schema.digest([config.model, sizes.trained_key(config.model, config.lora, config.train), config.lora.r])
+        key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
         return dataclasses.replace(found, trained=self._counted[key])
