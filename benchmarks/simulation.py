@@ -213,6 +213,12 @@ class SimulatedEngine:
         returned.return_value = Simulated(Status.COMPLETE, is_tracked=True, loss=loss)
         return Ended(due.job.key, Exit.RETURNED, returned)
 
+    def waiting(self, key: str) -> None:
+        """None: jobs begin at once."""
+
+    def tidy(self, folder: Path) -> None:
+        """Finds nothing."""
+
     def cancel(self, key: str) -> None:
         """Ends a job by force; see `lowrung.engine.base.Engine.cancel`."""
         if key in self._running:

@@ -42,15 +42,15 @@ def why_not() -> str | None:
 
 
 def install() -> None:
-    """Installs what is missing where this is root on Debian; else says what is."""
+    """Installs what is missing where this is root on Debian, and says what is missing still: there, tests skip."""
     reason = why_not()
     if reason and reason.startswith("apt-get") and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "update", "-q"], check=True)
-        subprocess.run(
-            ["apt-get", "install", "-y", "-q", "--no-install-recommends", *sorted(set(PACKAGES.values()))],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            check=True,
-        )
+        patience = ["-q", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30"]
+        variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        packages = ["-y", "--no-install-recommends", *sorted(set(PACKAGES.values()))]
+        with contextlib.suppress(subprocess.CalledProcessError):  # apt-get has said why
+            subprocess.run(["apt-get", *patience, "update"], check=True)
+            subprocess.run(["apt-get", *patience, "install", *packages], env=variables, check=True)
         reason = why_not()
     if reason:
         print(f"the tests of SLURM are skipped: {reason}")
@@ -87,7 +87,7 @@ class PrivateSlurm:
         self._configure()
         if self._accounting:
             self._start_accounting()
-        self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+        self.start_controller()
         for node in ("n1", "n2"):
             self.start_node(node)
         self.until("both nodes are idle", lambda: self._ask("sinfo", "-h", "-p", "debug", "-o", "%D %T") == "2 idle")
@@ -97,12 +97,26 @@ class PrivateSlurm:
                 lambda: "lab" in (self._ask("scontrol", "show", "assoc_mgr", "users=root") or ""),
             )
 
+    def start_controller(self) -> None:
+        """Starts its controller, again where it was stopped: it knows what it knew."""
+        self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+
+    def stop_controller(self) -> None:
+        """Stops its controller, as for an upgrade; jobs run on."""
+        daemon = self._daemons.pop("slurmctld")
+        daemon.terminate()
+        daemon.wait(PATIENCE)
+
     def start_node(self, node: str) -> None:
         """Starts a node's daemon."""
         self._daemon(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
 
     def kill_node(self, node: str) -> None:
-        """Kills a node's daemon and all that it runs, as a loss of power would."""
+        """Kills a node's daemon and all that it runs, as a loss of power would, and says so to the controller.
+
+        By itself it would see that after `SlurmdTimeout`, which is long: a node that a busy machine keeps waiting is no
+        lost one.
+        """
         daemon = self._daemons.pop(node)
         parts = [pid for pid in _processes() if _is_of_a_job(pid, node, self.folder)]
         steps = {parent for parent in map(_parent, parts) if "slurmstepd" in _title(parent)}
@@ -110,6 +124,7 @@ class PrivateSlurm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         daemon.wait()
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def ask(self, *command: str) -> str:
         """What one of its commands prints."""
@@ -122,6 +137,9 @@ class PrivateSlurm:
         with contextlib.suppress(subprocess.SubprocessError, OSError):
             subprocess.run(["scancel", "--user=root"], env={**os.environ, **self.environment}, timeout=10)
             self.until("no job runs", lambda: not self._ask("squeue", "-h"), 20)
+        for pid in [one for one in _processes() if _is_a_step(one, self.folder)]:  # it would wait for its controller
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         daemons = list(self._daemons.values())[::-1]
         for daemon in daemons:
             daemon.terminate()
@@ -250,7 +268,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=100000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=600
 KillWait=10
 MinJobAge=60
 ReturnToService=2
@@ -327,11 +345,23 @@ def _title(pid: int) -> str:
 def _is_of_a_job(pid: int, node: str, folder: Path) -> bool:
     """Whether a process is a part of a job on a node of this cluster."""
     with contextlib.suppress(OSError):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return (
-            f"SLURMD_NODENAME={node}".encode() in variables and f"SLURM_CONF={folder}/slurm.conf".encode() in variables
-        )
+        return f"SLURMD_NODENAME={node}".encode() in _variables(pid) and _is_of(pid, folder)
     return False
+
+
+def _is_a_step(pid: int, folder: Path) -> bool:
+    """Whether a process watches a part of a job of this cluster."""
+    with contextlib.suppress(OSError):
+        return _title(pid).startswith("slurmstepd") and _is_of(pid, folder)
+    return False
+
+
+def _is_of(pid: int, folder: Path) -> bool:
+    return f"SLURM_CONF={folder}/slurm.conf".encode() in _variables(pid)
+
+
+def _variables(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 @contextlib.contextmanager

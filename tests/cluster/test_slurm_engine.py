@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,39 @@ class TestEnds:
             end = end_of(engine, "a")
         assert end == Ended("a", Exit.EVICTED, "stopped", "SLURM ended its job: its time was nearly up")
 
+    def test_a_job_that_is_killed_at_its_limit(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
+        """It hears nothing, as one that hangs."""
+        with engine_with() as engine:
+            engine.submit(Job("a", tmp_path, partial(hears_nothing, tmp_path)))
+            slurm.ask("scontrol", "update", f"JobId={await_node(engine, 'a', tmp_path)}", "TimeLimit=0")
+            end = end_of(engine, "a")
+        assert end == Ended("a", Exit.EVICTED, cause="SLURM ended its job: it reached its time limit")
+
+    def test_a_controller_that_is_away_for_a_while(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
+        """A job that runs ends; what is submitted or cancelled meanwhile is, once the controller is back."""
+        with engine_with() as engine:
+            for key in ("ends", "is cancelled"):
+                engine.submit(Job(key, tmp_path / key, partial(run_until_told, tmp_path / key)))
+            waiting = {"ends", "is cancelled"}
+            while waiting:  # both may report in one answer
+                news = engine.wait(timeout=PATIENCE)
+                assert news
+                waiting -= {event.key for event in news}
+            slurm.stop_controller()
+            try:
+                engine.cancel("is cancelled")
+                mailbox.ask_to_stop(tmp_path / "ends")
+                assert end_of(engine, "ends") == Ended("ends", Exit.RETURNED, "stopped")
+                engine.submit(Job("later", tmp_path / "later", lambda: "begun"))
+                assert engine.wait(timeout=0) == []
+            finally:
+                slurm.start_controller()
+            ends = {
+                event.key: event for event in events_of(engine, "is cancelled", "later") if isinstance(event, Ended)
+            }
+        assert ends["is cancelled"] == Ended("is cancelled", Exit.CANCELLED, cause="cancelled")
+        assert ends["later"].value == "begun"
+
     def test_a_node_that_is_lost(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         with engine_with() as engine:
             engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
@@ -140,6 +174,25 @@ def handles_sigterm(folder: Path) -> str:
     return run_until_told(folder)
 
 
+def hears_nothing(folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    mailbox.post(folder, {"pid": os.getpid()})
+    time.sleep(PATIENCE)
+
+
+def test_why_a_job_waits(slurm: PrivateSlurm, tmp_path: Path) -> None:
+    with engine_with(WAITS) as engine:
+        assert engine.waiting("a") is None
+        engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
+        assert engine.waiting("a") == ""
+        slurm.until("SLURM says why", lambda: not engine.wait(timeout=0.1) and bool(engine.waiting("a")))
+        assert "n3" in str(engine.waiting("a")) or "DOWN" in str(engine.waiting("a"))
+    with engine_with() as engine:
+        engine.submit(Job("b", tmp_path, partial(run_until_told, tmp_path)))
+        await_report(engine)
+        assert engine.waiting("b") is None
+
+
 class TestAnotherCoordinator:
     def test_a_running_job_of_one_that_was_killed_is_adopted(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         left = left_behind(tmp_path, "debug")
@@ -166,6 +219,18 @@ class TestAnotherCoordinator:
             engine.submit(Job("b", tmp_path, lambda: "new"))
             assert end_of(engine, "b").value == "new"
         assert slurm_commands.states([left])[left].has_ended
+
+    def test_what_ended_without_any_leaves_no_files(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
+        folder = tmp_path / "a"
+        left = left_behind(folder, "debug")
+        with engine_with() as engine:
+            engine.tidy(tmp_path)
+            assert Submitted.of(RunFolder(folder)) is not None
+            mailbox.ask_to_stop(folder)
+            slurm.until("it has ended", lambda: slurm_commands.states([left])[left].has_ended)
+            engine.tidy(tmp_path)
+        assert Submitted.of(RunFolder(folder)) is None
+        assert not layout.slurm_folder(folder).exists()
 
     def test_one_that_runs_keeps_its_jobs(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         with engine_with(WAITS) as engine, engine_with() as other:

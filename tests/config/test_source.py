@@ -18,6 +18,8 @@ CARRIERS = (
     "config.prior",
     "config.resolvers",
     "config.source",
+    "costs.facts",
+    "costs.sizes",
     "errors",
     "runs.parallel",
     "store",

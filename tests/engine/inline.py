@@ -68,6 +68,12 @@ class InlineEngine:
                 ended = run_here(job)
             return [*(Reported(job.key, report) for report in mailbox.Reader(job.folder).read()), ended]
 
+    def waiting(self, key: str) -> None:
+        """None: jobs begin at once; see `lowrung.engine.base.Engine.waiting`."""
+
+    def tidy(self, folder: Path) -> None:
+        """Finds nothing: jobs end with their coordinator; see `lowrung.engine.base.Engine.tidy`."""
+
     def cancel(self, key: str) -> None:
         """Keeps a job from being run by the next `wait`."""
         self._is_cancelled = self._is_cancelled or (self._job is not None and self._job.key == key)

@@ -187,13 +187,15 @@ def test_the_variables_of_an_outer_job_are_hidden(monkeypatch: pytest.MonkeyPatc
 
 def test_states_in_one_call(programs: Path, tmp_path: Path) -> None:
     stand_in(
-        programs, "squeue", f'echo "$*" >> {tmp_path}/asked; printf "7_0|RUNNING|n1\\n7_1|PENDING|\\n9|TIMEOUT|n2\\n"'
+        programs,
+        "squeue",
+        f'echo "$*" >> {tmp_path}/asked; printf "7_0|RUNNING|n1|None\\n7_1|PENDING||A|B\\n9|TIMEOUT|n2|TimeLimit\\n"',
     )
     known = slurm_commands.states(["7_0", "7_1", "9"])
-    assert [(job, state.name, state.has_ended) for job, state in known.items()] == [
-        ("7_0", "RUNNING", False),
-        ("7_1", "PENDING", False),
-        ("9", "TIMEOUT", True),
+    assert [(job, state.name, state.reason, state.has_ended) for job, state in known.items()] == [
+        ("7_0", "RUNNING", "", False),
+        ("7_1", "PENDING", "A|B", False),
+        ("9", "TIMEOUT", "TimeLimit", True),
     ]
     (asked,) = (tmp_path / "asked").read_text().splitlines()
     assert "--jobs=7,9" in asked

@@ -15,7 +15,7 @@ from tests.sources import pairs, write_rows
 
 @pytest.fixture
 def check(tmp_path):
-    def check(*, base=None, lora=None, train=None, **task):
+    def check(*, base=None, lora=None, train=None, weights=True, **task):
         data = {"name": "number_words", "train_size": 8, "eval_size": 4, "max_length": 128}
         return preflight.check(
             base=ModelConf(**{"path": "embedded:tiny", **(base or {})}),
@@ -23,6 +23,7 @@ def check(tmp_path):
             store=tmp_path / "runs",
             adapters=[LoraConf(**{"r": 4, "alpha": 8.0, **(lora or {})})],
             trains=[TrainConf(**{**training.TRAIN, **(train or {})})],
+            weights=weights,
         )
 
     return check
@@ -279,3 +280,33 @@ def test_data_is_what_is_written_of_it(check, tmp_path):
         return found.data_fingerprint
 
     assert fingerprint("plain", {}) == fingerprint("tagged", {"mood": "glad"})
+
+
+@pytest.fixture
+def described(tmp_path):
+    """A model's folder as it is without weights, with a tokenizer or without."""
+
+    def described(*, tokenizer: bool) -> dict[str, str]:
+        folder = tmp_path / ("with a tokenizer" if tokenizer else "config alone")
+        left_out = ["*.safetensors", *([] if tokenizer else ["*token*", "*.jinja"])]
+        ignore = shutil.ignore_patterns(*left_out)
+        shutil.copytree(pretrained.locate("embedded:tiny"), folder, ignore=ignore, dirs_exist_ok=True)
+        return {"path": str(folder)}
+
+    return described
+
+
+def test_a_plan_needs_no_weights(check, described):
+    whole, found = check(), check(base=described(tokenizer=True), weights=False)
+    assert found.problems == found.notes == ()
+    assert (found.rows, found.splits[0].rows, found.is_read) == (whole.rows, 8, False)
+    assert (found.base.parameters, found.base.stored_bytes) == (whole.base.parameters, 0)
+    (problem,) = check(base=described(tokenizer=True) | {"dtype": "bfloat16"}).problems
+    assert problem.startswith("model.path must have its weights as safetensors, but")
+
+
+def test_a_plan_without_a_tokenizer_says_what_it_took_for_the_rows(check, described):
+    found = check(base=described(tokenizer=False) | {"added_tokens": ["<new>"]}, weights=False)
+    assert found.problems == ()
+    assert [(rows.rows, rows.mean_tokens) for rows in found.rows] == [(8, 128), (4, 128)]
+    assert found.rows[0].guesses[0].startswith("each row is taken as data.max_length=128 tokens")

@@ -410,3 +410,31 @@ def test_a_long_line_is_not_broken(monkeypatch):
     progress.console.file = out
     progress.say("x" * 100)
     assert out.getvalue() == "x" * 100 + "\n"
+
+
+def test_a_trial_that_waits_in_a_queue():
+    progress, out, _ = in_log()
+    progress.start("0", "trial 0", 10, waits="")
+    for reason in ("Priority", "Resources", "Priority", None, None):
+        progress.waits("0", reason)
+    progress.waits("of another", "Priority")
+    assert out.getvalue().splitlines() == [
+        "trial 0: submitted",
+        "trial 0: waits in the queue (Priority)",
+        "trial 0: waits in the queue (Resources)",
+        "trial 0: started",
+    ]
+
+
+def test_a_row_that_waits_in_a_queue():
+    progress, terminal, clock = on_terminal()
+    with progress:
+        progress.start("0", "trial 0", 10, waits="")
+        progress.waits("0", "ReqNodeNotAvail, Reserved")
+        clock.seconds += 600
+        terminal.console.print(progress)
+        assert re.search(r"trial 0 +ReqNodeNotAvail, Reserved +waits +10 min", terminal.screen.text)
+        progress.waits("0", None)
+        clock.seconds += 5
+        terminal.console.print(progress)
+    assert re.search(r"trial 0 .*0/10 .* 5 s", terminal.screen.text)

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lowrung.costs import facts
+from lowrung.costs.facts import Planned
 from lowrung.finetune.lora import adapter
-from lowrung.runs import execution, inputs
+from lowrung.runs import execution, inputs, planned
 from lowrung.runs.folder import prepare_folder
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -30,6 +32,8 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
         config = composer.config(*CONFIG, f"store='{folder / 'runs'}'")
     seen = inputs.preflight(config)
     claim = prepare_folder(RunFolder(folder / "run"), config, seen, threads=1)
+    predicted = planned.predict(config, seen, threads=1)
+    assert predicted
     return execution.execute(
         config,
         RunFolder(folder / "run"),
@@ -37,6 +41,7 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
         data=seen.data_folder,
         base=inputs.base_folder(config, seen, threads=1),
         threads=1,
+        planned=Planned.of(predicted),
         on_point=lambda point: None,
         stop_reason=lambda: stop_reason,
     )
@@ -47,6 +52,10 @@ def test_added_tokens_are_trained_and_pass_the_gate(tmp_path: Path) -> None:
     outcome = run(tmp_path)
     assert outcome.facts["gate_failures"] == []
     assert outcome.metrics["params/trainable/embed_tokens"] == outcome.metrics["params/trainable/lm_head"] == 2 * 64
+    assert outcome.facts["plan"].keys() == {"memory", "work", "speed", "guesses"}
+    compared = facts.of(outcome.status, outcome.numbers, outcome.facts)
+    assert compared[facts.TRAINABLE].predicted == compared[facts.TRAINABLE].measured
+    assert all(one.ratio for one in compared.values())
 
 
 @pytest.mark.slow
@@ -57,7 +66,12 @@ def test_what_was_pruned_goes_on_from_its_checkpoint_where_it_is_wanted_whole(
     assert pruned.status is Status.PRUNED
     assert {"base/eval_loss", "eval/loss"} <= pruned.metrics.keys()
     assert pruned.metrics["stopped/step"] == 1
-    assert run(tmp_path).status is Status.COMPLETE
+    whole = run(tmp_path)
+    assert whole.status is Status.COMPLETE
+    for outcome in (pruned, whole):  # neither did in one go what was predicted
+        compared = facts.of(outcome.status, outcome.numbers, outcome.facts)
+        assert compared[facts.SECONDS].measured
+        assert compared[facts.SECONDS].ratio is compared[facts.MEMORY].ratio is None
     assert "going on from step 1\n" in capsys.readouterr().out
     assert not RunFolder(tmp_path / "run").checkpoints.exists()
 

@@ -67,6 +67,7 @@ def run(folder: Path, *overrides: str, stop_reason: Callable[[], str | None] = l
         data=seen.data_folder,
         base=inputs.base_folder(config, seen, threads=2),
         threads=2,
+        planned=None,
         on_point=points.append,
         stop_reason=stop_reason,
     )

@@ -50,6 +50,7 @@ def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[obje
         claim=claim,
         preflight=seen,
         threads=1,
+        planned=None,
         tracking=f"{uri}.lost" if lost else uri,
         experiment="lowrung",
         opening=opening,
@@ -73,7 +74,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_that_is_not_the_assigned_run_is_refused(composer: Composer) -> None:
     config = schema.resolve(composer.compose(["model=tiny", "lora.r=4"]))
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, SEEN, threads=1))
-    assignment = Assignment(folder, "claim", SEEN, 1, None, "experiment", None)
+    assignment = Assignment(folder, "claim", SEEN, 1, None, None, "experiment", None)
     of_rank_4 = Assigned(task.run, assignment)
     with pytest.raises(StoreError, match=rf"the run that it was assigned, {folder.path.name}, but is [0-9a-f]+: its"):
         of_rank_4(composer.compose(["model=tiny", "lora.r=16"]))

@@ -75,6 +75,7 @@ def test_an_outcome_that_cannot_be_written_is_raised(tmp_path: Path) -> None:
             data=tmp_path / "no tokens",
             base=tmp_path / "nothing kept",
             threads=1,
+            planned=None,
             on_point=lambda point: None,
             stop_reason=lambda: None,
         )

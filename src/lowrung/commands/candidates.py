@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lowrung.commands.run_inputs import config_of
 from lowrung.errors import UsageError, blaming
 from lowrung.store import addresses, records, results
-from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.studies import finding
 from lowrung.studies.folders import Folders
@@ -48,33 +48,6 @@ class Candidate:
         return self.trial or self.run.path.name
 
 
-def study(name: str | None, here: Path) -> StudyFolder | None:
-    """The study of this name below ``here/multirun``, or the one in this folder; without a name the last one started.
-
-    Args:
-        name: as it was typed, or None.
-        here: the current folder.
-
-    Returns:
-        the study, or None where the name is no study's.
-
-    Raises:
-        UsageError: when there is no study at all, and none was named.
-    """
-    if name is None:
-        found = finding.started(here)
-        if not found:
-            raise UsageError(
-                f"promote takes the best run of the latest study, but there is no study in {here / 'multirun'}. Run a"
-                " sweep first, or name a run."
-            )
-        return found[-1]
-    for folder in (here / "multirun" / name, here / Path(name).expanduser()):
-        if StudyFolder(folder).config.is_file():
-            return StudyFolder(folder)
-    return None
-
-
 def best(found: StudyFolder) -> tuple[Candidate, Sequence[Candidate]]:
     """The best run of a study that can be promoted, and the better ones that cannot.
 
@@ -111,38 +84,35 @@ def candidates(found: StudyFolder) -> Iterator[Candidate]:
     with blaming(f"The leaderboard, {found.leaderboard},", "Start the study again: it is written anew."):
         rows = records.read_list(found.leaderboard)
         listed = [
-            (found.path / str(row["trial"]), run["seed"], Path(str(run.get("results"))).name, list(row["broken"]))
+            (row["trial"], run["seed"], Path(str(run.get("results"))).name, list(row["broken"]))
             for row in rows
             for run in row["runs"]
         ]
-    if finding.is_of_others(found, rows):
+    folders = Folders.of(found)
+    if folders.contradict(rows):
         raise UsageError(
             f"{found.leaderboard} must be of this study, but names other runs. Start the study again: it is written"
             " anew."
         )
-    elsewhere = {run.name: found.path / job for job, run in Folders.of(found).jobs.items()}
     for trial, seed, signature, broken in listed:
-        job = JobFolder(trial if JobFolder(trial).run.is_symlink() else trial / f"seed_{seed}")
-        if not job.run.is_symlink() and signature in elsewhere:  # hydra.sweep.subdir
-            job = JobFolder(elsewhere[signature])
-        name = f"{found.path.name}/{job.path.relative_to(found.path)}"
-        yield _candidate(RunFolder(job.run.resolve()), name, objective, broken)
+        job = folders.job(trial, seed, signature)
+        run = job.run if job else found.path / str(trial)  # where nothing is, and so no outcome
+        yield _candidate(RunFolder(run), f"{found.path.name}/{job.name if job else trial}", objective, broken)
 
 
-def of_run(run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
-    """A run as a candidate, and the study in ``here/multirun`` that it is part of, if any."""
-    for found, trial in studies_of(run, here):
-        objective, _ = next(iter(_objectives(found).items()))
-        return _candidate(run, trial, objective, ()), found
+def of_run(name: str, run: RunFolder, here: Path) -> tuple[Candidate, StudyFolder | None]:
+    """A run as a candidate, and the study in ``here/multirun`` that it is part of, if any.
+
+    Args:
+        name: as it was typed: of several studies that have the run, the one that it names is meant.
+        run: the run.
+        here: the current folder.
+    """
+    holding = sorted(finding.holding(run, here), key=lambda found: found[0].path.name not in Path(name).parts)
+    for study, job in holding:
+        objective, _ = next(iter(_objectives(study).items()))
+        return _candidate(run, f"{study.path.name}/{job.name}", objective, ()), study
     return _candidate(run, None, next(iter(OBJECTIVE)), ()), None
-
-
-def studies_of(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, str]]:
-    """The studies in ``here/multirun`` that a run is part of, each with the name of its trial there."""
-    for job in sorted([*here.glob("multirun/*/*/run"), *here.glob("multirun/*/*/seed_*/run")]):
-        if job.resolve() == run.path.resolve():
-            trial = job.parent.relative_to(here / "multirun")
-            yield StudyFolder(here / "multirun" / trial.parts[0]), str(trial)
 
 
 def setting(found: StudyFolder, name: str) -> Any:
@@ -162,7 +132,7 @@ def uri_of(run: RunFolder, here: Path) -> str | None:
         run: the run.
         here: the folder that relative SQLite paths start from, and in which studies are looked for.
     """
-    chosen = (setting(study, "track") for study, _ in studies_of(run, here))
+    chosen = (setting(study, "track") for study, _ in finding.holding(run, here))
     for track in (*chosen, config_of(run).get("track")):
         if track and track.get("kind") == "mlflow":
             return store_uri(track.get("uri"), here)

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lowrung.commands.arguments import Commands
-from lowrung.errors import StoreError, UsageError, blaming, did_you_mean
+from lowrung.errors import StoreError, UsageError, blaming
 from lowrung.store import atomic
-from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome
+from lowrung.studies import finding
+from lowrung.studies.folders import links
 
 ABOUT = (
     "Deletes the files that a study does not need: the checkpoints, working files and merged models of its runs. They"
@@ -115,31 +117,28 @@ def clean(name: str, *, everything: bool, dry_run: bool) -> Cleaning:
 
 
 def find(name: str, folder: Path) -> StudyFolder:
-    """The study of this name below ``folder/multirun``, or the one whose folder this is.
+    """The study of this name; see `lowrung.studies.finding.find`.
 
     Raises:
-        UsageError: when there is none, or when ``folder`` is in it.
+        UsageError: when there is none, when ``folder`` is in it, or when its config is not lowrung's: what has another
+            one, or none, may be somebody else's.
     """
-    multirun = folder / "multirun"
-    for path in (multirun / name, folder / Path(name).expanduser()):
-        if _is_study(path):
-            if folder.resolve().is_relative_to(path.resolve()):
-                raise UsageError(
-                    f"STUDY must not hold the folder that you are in, but {path.resolve()} does. Leave it first."
-                )
-            return StudyFolder(path.resolve())
-    known = sorted(path.name for path in multirun.glob("*") if _is_study(path))
-    listed = f"There are: {', '.join(known)}." if known else "There are none."
-    raise UsageError(
-        f"STUDY must be a study in {multirun} or a study's folder, but is {name!r}.{did_you_mean(name, known)} {listed}"
-    )
+    study = finding.find(name, folder)
+    if not _is_config(study.config):
+        raise UsageError(
+            f"STUDY must have the {study.config.name} of a lowrung sweep for its files to be deleted, but"
+            f" {study.path} has none. Delete what is left of it by hand."
+        )
+    if folder.resolve().is_relative_to(study.path):
+        raise UsageError(f"STUDY must not hold the folder that you are in, but {study.path} does. Leave it first.")
+    return study
 
 
 def survey(study: StudyFolder, *, everything: bool) -> Cleaning:
     """The folders that would be deleted (see `clean`); nothing is."""
     if _is_held(study.lock):
         return Cleaning(held=[study.path])
-    pointed = sorted(_targets(_links(study.path)))
+    pointed = sorted(_targets(links(study.path)))
     runs = [RunFolder(path) for path in pointed if _is_run(RunFolder(path))]
     held = [run.path for run in runs if _is_held(run.lock) or _waits(run)]
     others = _pointed_by_others(study) if everything else set()
@@ -172,10 +171,6 @@ def delete(found: Cleaning) -> Cleaning:
 # -- which folders -----------------------------------------------------------------------------------------------------
 
 
-def _is_study(path: Path) -> bool:
-    return _is_config(StudyFolder(path).config)
-
-
 def _is_run(run: RunFolder) -> bool:
     """Whether lowrung made this folder."""
     if _is_config(run.config):
@@ -199,11 +194,6 @@ def _is_config(path: Path) -> bool:
     return {"model", "data", "lora", "train"} <= set(keys)
 
 
-def _links(folder: Path) -> set[Path]:
-    """The links of all jobs below ``folder``."""
-    return {path for path in folder.rglob(JobFolder(Path()).run.name) if path.is_symlink()}
-
-
 def _targets(links: Iterable[Path]) -> set[Path]:
     """The folders that links point to; links that dangle are left out."""
     return {target for link in links if (target := _target(link)).is_dir() and not target.is_symlink()}
@@ -218,7 +208,7 @@ def _target(link: Path) -> Path:
 def _pointed_by_others(study: StudyFolder) -> set[Path]:
     """The folders that jobs of the other studies beside this one, and single runs, point to."""
     multirun = next((path for path in study.path.parents if path.name == "multirun"), study.path.parent)
-    return _targets((_links(multirun) | _links(multirun.parent / "outputs")) - _links(study.path))
+    return _targets({*links(multirun), *links(multirun.parent / "outputs")} - set(links(study.path)))
 
 
 def _can_be_made_again(run: RunFolder) -> Iterator[Path]:

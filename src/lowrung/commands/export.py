@@ -12,6 +12,7 @@ from lowrung.errors import UsageError, blaming
 from lowrung.store import atomic, disk
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.studies import finding
 
 ABOUT = (
     "Writes what a run was trained with as a folder for another tool: its config file, and the rows as tokens, in the"
@@ -102,7 +103,7 @@ def export(name: str, tool: str, folder: Path) -> Exported:
 
 
 def _found(name: str, here: Path) -> RunFolder:
-    study = candidates.study(name, here)
+    study = finding.named(name, here)
     if study is not None:
         return candidates.best(study)[0].run
     (run,) = find_runs([name], here)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from lowrung.commands.arguments import ADAPTER
 from lowrung.errors import UsageError, blaming, did_you_mean, some
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.studies import finding
+from lowrung.studies.folders import Folders
 from lowrung.track.base import URI as STORE
 from lowrung.track.base import TrackError, store_uri
 
@@ -116,14 +118,22 @@ def _is_either(folder: Path) -> bool:
 
 def _folder_of(name: str, here: Path) -> Path:
     """The folder that a name means, first as a path, then as a run, then as a trial, then as MLflow's id."""
-    for folder in (here / Path(name).expanduser(), here / "runs" / name, here / "multirun" / name):
+    for folder in (here / Path(name).expanduser(), here / "runs" / name, *_jobs(name, here), here / "multirun" / name):
         if folder.is_dir():
             return folder.resolve()
     if RUN_ID.fullmatch(name):
         return _tracked_folder(name, store_of_ids(here))
-    known = sorted(str(job.parent.relative_to(here / "multirun")) for job in here.glob("multirun/*/*/run"))
+    studies = sorted(finding.started(here), key=lambda study: study.path.name)
+    known = [f"{study.path.name}/{job.name}" for study in studies for job in Folders.of(study).jobs]
     known += sorted(str(run.parent.relative_to(here)) for run in here.glob("runs/*/config.yaml"))
     raise UsageError(f"{name} must be {ADAPTER}, but there is none of that name in {here}.{did_you_mean(name, known)}")
+
+
+def _jobs(name: str, here: Path) -> Iterator[Path]:
+    """The folder of a trial's job: ``hydra.sweep.subdir`` may have named it by something else than its number."""
+    study, _, trial = name.strip("/").partition("/")
+    if trial and finding.is_study(found := StudyFolder(here / "multirun" / study)):
+        yield from (found.path / job.path for job in Folders.of(found).jobs if job.name == trial)
 
 
 def _tracked_folder(name: str, uri: str) -> Path:
@@ -164,10 +174,8 @@ def _run_at(name: str, folder: Path) -> RunFolder:
         raise UsageError(f"{name} was trained with several seeds. Name one of its runs: {listed}.")
     if job.run.is_symlink():
         raise UsageError(f"{name} was a run in {folder / job.run.readlink()}, but that is gone. Run it again.")
-    runs = [*folder.glob("*/run"), *folder.glob("*/seed_*/run")]
-    found = {path.relative_to(folder).parts[0] for path in runs}
-    trials = sorted(found, key=lambda name: (not name.isdecimal(), name.zfill(9)))
-    if StudyFolder(folder).config.is_file():
+    if finding.is_study(study := StudyFolder(folder)):
+        trials = list(dict.fromkeys(job.name.partition("/seed_")[0] for job in Folders.of(study).jobs))
         which = f"Name one of its trials: {some([f'{name}/{trial}' for trial in trials])}" if trials else "It has none"
         raise UsageError(f"{name} is a whole study. {which}.")
     inner = sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))

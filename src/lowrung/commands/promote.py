@@ -162,9 +162,9 @@ def promote(
 
 def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate]]:
     """The run to promote, and the better ones of its study that cannot be promoted."""
-    found = candidates.study(name, here)
-    if found is not None:
-        return candidates.best(found)
+    study = finding.find(None, here) if name is None else finding.named(name, here)
+    if study is not None:
+        return candidates.best(study)
     assert name is not None
     try:
         (one,) = find_adapters([name], here)
@@ -176,7 +176,7 @@ def _chosen(name: str | None, here: Path) -> tuple[Candidate, Sequence[Candidate
             f"{name} must be a run, since the gate and the scores are a run's, but is an adapter without a run. Name a"
             " run, a trial or a study."
         )
-    candidate, study = candidates.of_run(one.run, here)
+    candidate, study = candidates.of_run(name, one.run, here)
     if candidate.refusal is None:
         return candidate, ()
     problems = [f"{name} cannot be promoted: {candidate.refusal}"]

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from lowrung.commands.arguments import Commands
 from lowrung.errors import UsageError, blaming
+from lowrung.report import facts
+from lowrung.report.facts import Ratio
 from lowrung.report.record import COMPLETE, RUNNING, StudyRecord
 from lowrung.store import atomic, disk
-from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Status
+from lowrung.studies.folders import links
 
 ABOUT = (
     "Prints a study's leaderboard and verdict, and writes report.html, which needs no network, its main plots as PNG,"
@@ -59,6 +62,7 @@ class Report:
         preferred: the number of the trial to take; null where there is none.
         verdict: the answer, and what it rests on, a sentence each.
         warnings: where the question is badly put.
+        plan: how far what the runs measured is from what was predicted of them; empty where nothing was.
         doubts: what could not be read, in words.
         files: what was written: the page, CSV with all trials, and images.
         text: what is printed without ``--json``.
@@ -74,6 +78,7 @@ class Report:
     preferred: int | None
     verdict: Sequence[str]
     warnings: Sequence[str]
+    plan: Sequence[Ratio]
     doubts: Sequence[str]
     files: Sequence[Path]
     text: str
@@ -93,6 +98,7 @@ class Report:
             study.preferred,
             study.verdict,
             study.warnings,
+            facts.ratios(facts.of(study)),
             study.doubts,
             files,
             "\n".join([shown(study), *map(str, files)]),
@@ -127,6 +133,7 @@ def shown(study: StudyRecord) -> str:
     unended = [str(trial.number) for trial in study.trials if trial.status is None]
     parts = [rows.table(study)] if ended else []
     parts += [verdict.text(study.verdict, study.warnings)] if study.verdict else []
+    parts += filter(None, [facts.text(facts.ratios(facts.of(study)))])
     if study.state != COMPLETE:
         parts.append(f"study {study.name} is {study.state}" + (f"; not ended: {', '.join(unended)}" if unended else ""))
     parts += ["\n".join(f"note: {doubt}" for doubt in study.doubts)] if study.doubts else []
@@ -178,9 +185,8 @@ def _say(study: StudyRecord, path: Path) -> None:
 
 def _times(folder: StudyFolder) -> Iterator[tuple[str, int, int]]:
     """The files that change as a study goes on, with times and sizes."""
-    of_runs = (RunFolder(JobFolder(Path(job)).run) for job in ("*", "*/seed_*"))
-    patterns = [str(file) for run in of_runs for file in (run.reports, run.outcome)]
-    for file in (folder.leaderboard, *(file for pattern in patterns for file in folder.path.glob(pattern))):
+    of_runs = [RunFolder(link) for link in links(folder.path)]
+    for file in (folder.leaderboard, *(file for run in of_runs for file in (run.reports, run.outcome))):
         try:
             stat = file.stat()
         except OSError:

@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from lowrung.report.tables import table
 from lowrung.search import tally
 from lowrung.search.tally import Tally
 from lowrung.store import atomic
-from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.studies import finding
+from lowrung.studies.folders import Folders, Job
 
 ABOUT = (
     "Lists the studies in ./multirun, the one that was touched last first: how far each is, its best trial, and what"
@@ -194,7 +196,7 @@ def _leaderboard(folder: StudyFolder, problems: list[str]) -> list[Any]:
     rows = _json(folder.leaderboard, list, problems) or []
     if not all(isinstance(row, dict) and {"status", "trial"} <= row.keys() for row in rows):
         wrong = "is none of this version's"
-    elif finding.is_of_others(folder, rows):
+    elif Folders.of(folder).contradict(rows):
         wrong = "names other runs than this study's"
     else:
         return rows
@@ -237,17 +239,16 @@ def _is_current(folder: StudyFolder, known: Tally) -> bool:
 def _counted(folder: StudyFolder, problems: list[str]) -> Mapping[str, int]:
     """The trials as their runs' folders have them, for want of a database: a trial is what its first bad run is."""
     counts: Counter[str] = Counter()
-    for job in folder.path.iterdir():
-        if job.name.isdigit():
-            statuses = list(_statuses(JobFolder(job), problems))
-            counts[next((status for status in statuses if status != Status.COMPLETE), COMPLETE)] += 1
+    for _, jobs in itertools.groupby(Folders.of(folder).jobs, key=lambda job: job.number):
+        statuses = list(_statuses(jobs, problems))
+        counts[next((status for status in statuses if status != Status.COMPLETE), COMPLETE)] += 1
     return counts
 
 
-def _statuses(job: JobFolder, problems: list[str]) -> Iterator[str]:
-    for link in [job.run] if job.run.is_symlink() else sorted(job.path.glob(f"seed_*/{job.run.name}")):
+def _statuses(jobs: Iterable[Job], problems: list[str]) -> Iterator[str]:
+    for job in jobs:
         try:
-            outcome = Outcome.read(RunFolder(link).outcome)
+            outcome = Outcome.read(RunFolder(job.run).outcome)
         except StoreError as error:
             problems.append(str(error))
             continue

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.commands.arguments import Commands
+from lowrung.commands.names import find_runs
 from lowrung.errors import FolderInUse, LowrungError, UsageError, blaming, did_you_mean
 from lowrung.report.tables import counted
 from lowrung.store import atomic
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.studies import finding
+from lowrung.studies.folders import links
 
 
 def add_to(commands: Commands) -> None:
@@ -76,23 +78,28 @@ def _run(chosen: argparse.Namespace) -> Iterator[Synced]:
 
 def _all(here: Path) -> "Sequence[StudyFolder | RunFolder]":
     """Studies and single runs of which something is missing."""
-    studies = [StudyFolder(file.parent) for file in sorted(here.glob("multirun/*/untracked.json"))]
-    return [*studies, *(RunFolder(file.parent) for file in sorted(here.glob("runs/*/untracked.json")))]
+    linked = {link.resolve() for link in links(here / "outputs")}  # they lead to a store elsewhere too
+    runs = [RunFolder(path) for path in sorted({*(here / "runs").glob("*"), *linked})]
+    folders: list[StudyFolder | RunFolder] = [*finding.started(here), *runs]
+    return [folder for folder in folders if folder.untracked.is_file()]
 
 
 def _named(name: str, here: Path) -> "Sequence[StudyFolder | RunFolder]":
-    """The study or the run of a name, or in the folder that it is.
+    """The study or the run of a name; what a trial's run lacks is on the list of its study.
 
     Raises:
         UsageError: when there is none.
     """
-    for folder in (here / "multirun" / name, here / "runs" / name, here / Path(name).expanduser()):
-        if StudyFolder(folder).config.is_file():
-            return [StudyFolder(folder)]
-        if RunFolder(folder).config.is_file():
-            return [RunFolder(folder)]
-    known = sorted(study.path.name for study in finding.started(here))
-    raise UsageError(f"{name} must be a study or a run, but there is none in {here}.{did_you_mean(name, known)}")
+    if (study := finding.named(name, here)) is not None:
+        return [study]
+    try:
+        (run,) = find_runs([name], here)
+    except UsageError as error:
+        known = sorted(study.path.name for study in finding.started(here))
+        raise UsageError(
+            f"{name} must be a study or a run, but there is none in {here}.{did_you_mean(name, known)}"
+        ) from error
+    return [run] if run.untracked.is_file() else [*dict(finding.holding(run, here))]
 
 
 def _send(folder: "StudyFolder | RunFolder", uri: str | None, here: Path) -> Sent:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowrung.report.planned import PlannedSweep
+
 if TYPE_CHECKING:
     from lowrung.report.leaderboard import TrialRow
     from lowrung.runs.single import SingleRun
@@ -153,7 +155,8 @@ class TrainedSweep:
         study: its name.
         folder: the study's.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks.
-        is_dry_run: whether nothing was to be started; what would be is on stderr.
+        is_dry_run: whether nothing was to be started.
+        plan: of a dry run, what would be run and what that would take; else null.
         asked: how many trials it has at most.
         counts: how many trials have ended, by status.
         best: the number of the best complete trial that keeps to all constraints; null where there is none.
@@ -167,6 +170,7 @@ class TrainedSweep:
     folder: Path
     objectives: Mapping[str, str]
     is_dry_run: bool
+    plan: PlannedSweep | None
     asked: int
     counts: Mapping[str, int]
     best: int | None
@@ -184,6 +188,7 @@ class TrainedSweep:
             results.folder.path,
             results.objectives,
             results.is_dry_run,
+            results.planned,
             results.total,
             Counter(str(row.outcome.status) for row in rows),
             None if results.best is None else results.best.number,

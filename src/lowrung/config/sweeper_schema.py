@@ -15,6 +15,10 @@ class SweeperConf:
             run once, and a smaller number ends the sweep earlier. Stages have their own.
         timeout: no trial starts after this time: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs
             that have started run to their ends. The same command goes on, with as much time again. null is no limit.
+        budget: hours that the study may use in all, as in ``{gpu_hours:8,cost_per_hour:2.5}``; ``cpu_hours`` are hours
+            times threads. No run starts that would pass it by the plan, and one that has started runs to its end.
+            Failed, pruned and lost jobs count too; results from the store cost nothing. The same command with a larger
+            budget goes on. null is no budget.
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is ``eval/loss`` minimised.
             (A dict as the default could be added to on the command line, but not be replaced.)
         constraints: metrics with limits that the best trial must keep to, such as ``{params/trainable:"<=1e6"}``. The
@@ -53,11 +57,15 @@ class SweeperConf:
             failure would occur again, so such a run is not tried again.
         max_failures: this many failed trials, one after the other, end the sweep: the next ones would most likely fail
             too.
-        dry_run: checks everything, prints what would be run, and runs nothing.
+        dry_run: checks everything, prints what would be run and what that would take, and runs nothing.
+        plan_for: the machine that a dry run is for: ``{gpus:8,memory:80GB,tflops:400}``. ``memory`` is that of each
+            GPU, or main memory with ``gpus:0``; ``tflops`` is the speed of products of matrices there, in 10^12
+            operations a second, and without it no time is given. null is this machine.
     """
 
     n_trials: int | None = None
     timeout: Any = None
+    budget: Any = None
     objectives: Any = None
     constraints: Any = None
     over_seeds: str = "mean"
@@ -75,3 +83,4 @@ class SweeperConf:
     retries: int = 1
     max_failures: int = 5
     dry_run: bool = False
+    plan_for: Any = None

@@ -121,6 +121,16 @@ class Engine(Protocol):
             the events since the last call; empty when the time has passed or nothing is running.
         """
 
+    def waiting(self, key: str) -> str | None:
+        """Why a job that was submitted has not begun, in the words of the scheduler that has it.
+
+        Returns:
+            an empty text where the scheduler has not said why; None where the job has begun, or begins at once.
+        """
+
+    def tidy(self, folder: Path) -> None:
+        """Deletes what jobs of coordinators which were killed have left beside the jobs' folders in this folder."""
+
     def cancel(self, key: str) -> None:
         """Ends a job by force. Its `Ended` event comes from `wait`. An unknown or ended key is ignored."""
 

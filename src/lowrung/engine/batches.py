@@ -89,6 +89,12 @@ class BatchEngine:
             )
         return [Ended(job.key, Exit.RETURNED, result) for job, result in zip(jobs, results, strict=True)]
 
+    def waiting(self, key: str) -> None:
+        """None: jobs begin at once; see `lowrung.engine.base.Engine.waiting`."""
+
+    def tidy(self, folder: Path) -> None:
+        """Finds nothing: jobs end with their coordinator; see `lowrung.engine.base.Engine.tidy`."""
+
     def cancel(self, key: str) -> None:
         """Drops a job that was not launched, without an event: only a sweep that breaks off asks for it."""
         self._jobs = [job for job in self._jobs if job.key != key]

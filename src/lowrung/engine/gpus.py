@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lowrung.engine.assumed import MACHINE
 from lowrung.errors import EngineError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -15,8 +16,10 @@ def visible() -> list[str]:
     """The GPUs that CUDA shows to this process, by number, UUID or MIG name: what is listed, else all that exist.
 
     Like CUDA, it reads ``CUDA_VISIBLE_DEVICES`` up to the first entry that is empty or negative. Whether what is listed
-    exists is the question of `absent`.
+    exists is the question of `absent`. Of a machine that is assumed they are all that it has.
     """
+    if (assumed := _assumed()) is not None:
+        return [str(number) for number in range(assumed)]
     listed = os.environ.get(VISIBLE)
     if listed is None:
         return [str(number) for number in range(count())]
@@ -50,7 +53,7 @@ def problems() -> list[str]:
 
 def is_countable() -> bool:
     """Whether a machine where `count` sees no GPU has none."""
-    return not any(Path("/dev", name).exists() for name in _UNCOUNTED)
+    return _assumed() is not None or not any(Path("/dev", name).exists() for name in _UNCOUNTED)
 
 
 def groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
@@ -68,8 +71,16 @@ def groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
 
 def count() -> int:
     """How many NVIDIA GPUs there are, without asking CUDA, which a process must not touch before it forks."""
+    if (assumed := _assumed()) is not None:
+        return assumed
     nodes = list(Path("/dev").glob("nvidia[0-9]*"))
     return len(nodes or list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def _assumed() -> int | None:
+    """How many GPUs the machine has that a plan is made for; None of this one."""
+    machine = MACHINE.get()
+    return None if machine is None else machine.gpus
 
 
 def see_one() -> None:

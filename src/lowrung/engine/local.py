@@ -106,6 +106,12 @@ class LocalEngine:
             sources = [source for running in self._running.values() for source in running.sources()]
             connection.wait(sources, min(POLL_SECONDS, left))
 
+    def waiting(self, key: str) -> None:
+        """None: jobs begin at once; see `lowrung.engine.base.Engine.waiting`."""
+
+    def tidy(self, folder: Path) -> None:
+        """Finds nothing: jobs end with their coordinator; see `lowrung.engine.base.Engine.tidy`."""
+
     def cancel(self, key: str) -> None:
         """Ends a job by SIGTERM, and after 5 s by SIGKILL; an answer that has already arrived stands."""
         if key in self._running:

@@ -10,7 +10,8 @@ import importlib.metadata
 import os
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
 
@@ -135,42 +136,51 @@ def carried() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
 
 
-def run(request: Request) -> Ended:
-    """Runs a job to its end where this node can; called on the node.
-
-    ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
-    """
-    if problems := request.needs.problems():
-        return refused(request.key, problems)
-    return work(request)
-
-
 def refused(key: str, problems: Sequence[str]) -> Ended:
     """The end of a job on a node that cannot run it."""
     return Ended(key, Exit.RAISED, EngineError("\n".join(problems)), cause=f"EngineError: {problems[0]}")
 
 
 def work(request: Request) -> Ended:
-    """Runs a job to its end, on a node that has what it needs; see `run`."""
+    """Runs a job to its end, on a node that has what it needs.
+
+    ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
+    """
+    record = {"token": request.needs.token, "node": platform.node(), "job": os.environ.get("SLURM_JOB_ID")}
+    atomic.write_json(RunFolder(request.folder).node, record)
     starter = Starter(request.preload, request.threads, "forkserver")
     starter.try_fork()
     variables = {**os.environ, **CUDA_CHECK, **request.variables, **cores.thread_variables(request.threads)}
-    running = Running.start(
-        starter,
-        request.key,
-        request.folder,
-        0,
-        request.task,
-        variables,
-        request.time_limit,
-        request.needs.working_folder,
-    )
     try:
+        with _interrupt_put_off():
+            running = Running.start(
+                starter,
+                request.key,
+                request.folder,
+                0,
+                request.task,
+                variables,
+                request.time_limit,
+                request.needs.working_folder,
+            )
         _watch(running)
     except KeyboardInterrupt:
         running.stop(Exit.CANCELLED, "cancelled")
         _watch(running)
     return running.end()
+
+
+@contextlib.contextmanager
+def _interrupt_put_off() -> Iterator[None]:
+    """Raises ``KeyboardInterrupt`` after the block: a job's process that has just started would go on unwatched."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if told:
+        raise KeyboardInterrupt
 
 
 def _watch(running: Running) -> None:

@@ -38,10 +38,12 @@ class State:
     Attributes:
         name: ``PENDING``, ``RUNNING``, ``CANCELLED``, ...
         nodes: where it runs or ran; empty where it has not begun.
+        reason: why it waits or how it ended, in SLURM's words; empty where SLURM has not said.
     """
 
     name: str
     nodes: str = ""
+    reason: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -52,11 +54,15 @@ class State:
 @contextlib.contextmanager
 def outside_of_jobs() -> Iterator[None]:
     """Hides the job that this process is a part of: its variables would set options of the commands in the block."""
-    ours = [name for name in os.environ if name.startswith(_OURS) and name not in _KEPT]
+    ours = os.environ.keys() - _outside_of_jobs().keys()
     with environment_kept(ours):
         for name in ours:
             del os.environ[name]
         yield
+
+
+def _outside_of_jobs() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS) or name in _KEPT}
 
 
 def ask(*command: str) -> str:
@@ -66,8 +72,7 @@ def ask(*command: str) -> str:
         NoAnswer: when it fails, or takes too long.
     """
     try:
-        with outside_of_jobs():
-            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=_outside_of_jobs())
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAnswer(f"{command[0]} does not answer ({type(error).__name__})") from error
     if done.returncode:
@@ -85,14 +90,14 @@ def states(jobs: Iterable[str]) -> dict[str, State]:
     whole = sorted({job.partition("_")[0] for job in jobs})
     try:
         listed = ask(
-            "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N", f"--jobs={','.join(whole)}"
+            "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", f"--jobs={','.join(whole)}"
         )
     except NoAnswer as error:
         if "Invalid job id" in str(error):  # it is the only one asked for, and was forgotten
             return {}
         raise
-    rows = (line.strip().split("|") for line in listed.splitlines() if line.strip())
-    return {job: State(name, nodes) for job, name, nodes in rows}
+    rows = (line.strip().split("|", 3) for line in listed.splitlines() if line.strip())
+    return {job: State(name, nodes, "" if reason == "None" else reason) for job, name, nodes, reason in rows}
 
 
 def recorded_state(job: str) -> str | None:
@@ -103,10 +108,14 @@ def recorded_state(job: str) -> str | None:
     return None
 
 
-def cancel(jobs: Iterable[str]) -> None:
+def cancel(jobs: Iterable[str]) -> bool:
     """Tells jobs to end: those that wait at once, those that run by SIGTERM and after SLURM's KillWait by SIGKILL.
 
-    Where SLURM does not answer nothing is raised: a job may just have ended.
+    Returns:
+        whether SLURM has taken it for all of them; one may just have ended, or the controller is away.
     """
-    with contextlib.suppress(NoAnswer):
+    try:
         ask("scancel", *jobs)
+    except NoAnswer:
+        return False
+    return True

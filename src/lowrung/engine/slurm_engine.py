@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowrung.config import signature
-from lowrung.engine import node, slurm_commands, slurm_submission, submission
+from lowrung.engine import node, slurm_commands, slurm_leftovers, slurm_submission, submission
 from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
 from lowrung.engine.node import Request
+from lowrung.engine.slurm_asking import Asking
 from lowrung.engine.slurm_commands import PENDING, NoAnswer, State
 from lowrung.engine.slurm_ends import Unfit, ended
 from lowrung.engine.slurm_running import Running
@@ -61,6 +62,7 @@ class SlurmEngine:
         self._options, self._preload, self._time_limit = options, list(preload), time_limit
         self._poll_seconds, self._next_poll, self._next_send = poll_seconds, 0.0, 0.0
         self._last_poll = 0.0
+        self._asking, self._is_away = Asking(), False
         self._refused_since: float | None = None
         self._most = slots  # jobs that are handed to SLURM in one call
         self._running: dict[str, Running] = {}
@@ -124,10 +126,18 @@ class SlurmEngine:
                 return events
             time.sleep(min(TICK_SECONDS, left))
 
+    def waiting(self, key: str) -> str | None:
+        """Why a job waits, as ``squeue`` says it; see `lowrung.engine.base.Engine.waiting`."""
+        return self._running[key].waiting if key in self._running else None
+
+    def tidy(self, folder: Path) -> None:
+        """Deletes the files of jobs that have ended without a coordinator; see `lowrung.engine.base.Engine.tidy`."""
+        slurm_leftovers.tidy(folder)
+
     def cancel(self, key: str) -> None:
         """Ends a job: one that waits at once, one that runs by SIGTERM and after SLURM's KillWait by SIGKILL."""
         if key in self._running:
-            self._running[key].is_cancelled = True
+            self._running[key].is_cancelled, self._next_poll = True, 0.0
 
     def close(self) -> None:
         """Cancels what still waits or runs, and waits until it is gone; nothing is reported any more."""
@@ -144,6 +154,7 @@ class SlurmEngine:
         for running in self._running.values():
             running.held.close()
         self._running.clear()
+        self._asking.close()
         signature.JOBS_DEVICE.reset(self._device_before)
         atexit.unregister(self.close)
 
@@ -189,7 +200,8 @@ class SlurmEngine:
         Raises:
             EngineError: when it takes none of them, nor has any that might make room.
         """
-        if time.monotonic() < self._next_send:
+        has_some = any(one.job for one in self._running.values())
+        if time.monotonic() < self._next_send or (self._is_away and has_some):
             return
         waiting = [one for one in self._running.values() if one.request is not None and not one.is_cancelled]
         together: defaultdict[Path, list[Running]] = defaultdict(list)
@@ -201,10 +213,10 @@ class SlurmEngine:
             try:
                 jobs = slurm_submission.submit(requests, self._options, self.threads)
             except NoAnswer as error:
-                self._most = max(1, len(group) // 2)  # a user's limit may have room for some of them
-                self._next_send = time.monotonic() + (self._poll_seconds if len(group) == 1 else 0.0)
+                is_parted = len(group) > 1 and slurm_submission.is_for_want_of_room(error)
+                self._most = max(1, len(group) // 2) if is_parted else self._most  # there may be room for some
+                self._next_send = time.monotonic() + (0.0 if is_parted else self._poll_seconds)
                 self._refused_since = self._refused_since or time.monotonic()
-                has_some = any(one.job for one in self._running.values())
                 if has_some or time.monotonic() < self._refused_since + PATIENCE_SECONDS:
                     return
                 raise EngineError(f"SLURM must take the sweep's jobs, but it does not: {error}.") from error
@@ -216,41 +228,42 @@ class SlurmEngine:
     # -- watching ------------------------------------------------------------------------------------------------------
 
     def _events(self) -> Iterator[Event]:
-        self._send_cancels()
-        self._poll()
+        self._hear()
+        self._ask()
         for key, running in list(self._running.items()):
             has_ended = running.has_ended()  # asked first: all that it did has happened
             for report in running.reader.read():
-                self._has_a_node = True
+                self._has_a_node = running.has_reported = True
                 yield Reported(key, report)
             if has_ended:
                 yield self._end(key)
 
-    def _send_cancels(self) -> None:
-        """Tells SLURM in one call what is to end; a job that waits cannot hear that the sweep ends."""
-        due = [one for one in self._running.values() if one.job and not one.is_cancel_sent and one.is_to_end]
-        for one in due:
-            one.is_cancelled = one.is_cancel_sent = True
-        if due:
-            slurm_commands.cancel(one.job.job for one in due if one.job)
-            self._next_poll = 0.0
-
-    def _poll(self) -> None:
-        """Asks SLURM for all jobs at once; where it does not answer, what it said last holds."""
+    def _ask(self) -> None:
+        """Tells SLURM what is to end, and asks for all states; a job that waits cannot hear that the sweep ends."""
         jobs = {one.job.job: one for one in self._running.values() if one.job}
-        is_ending = any(one.is_cancelled or one.answer is not None for one in jobs.values())
-        if is_ending:  # only its last state is wanted
+        for one in jobs.values():
+            if one.is_to_end and not one.is_cancelled:
+                one.is_cancelled, self._next_poll = True, 0.0
+        if any(one.is_cancelled or one.answer is not None for one in jobs.values()):  # only its last state is wanted
             self._next_poll = min(self._next_poll, self._last_poll + ENDING_SECONDS)
-        if not jobs or time.monotonic() < self._next_poll:
+        if not jobs or self._asking.is_open or time.monotonic() < self._next_poll:
             return
+        due = [job for job, one in jobs.items() if one.is_cancelled and not one.is_cancel_sent]
+        for job in due:
+            jobs[job].is_cancel_sent = True
         self._last_poll = time.monotonic()
-        with contextlib.suppress(NoAnswer):
-            known = slurm_commands.states(jobs)
-            for job, one in jobs.items():
-                one.state = known.get(job)
-                if one.state is not None and one.state.name == PENDING:
-                    one.is_cancel_sent = False  # a controller that was away has not heard it
-        self._next_poll = time.monotonic() + self._poll_seconds
+        self._next_poll = self._last_poll + self._poll_seconds
+        self._asking.ask(list(jobs), due)
+
+    def _hear(self) -> None:
+        """Takes what SLURM answered; where it did not, what it said last holds."""
+        answered = self._asking.answer()
+        if answered is None:
+            return
+        self._is_away = answered.states is None
+        for one in self._running.values():
+            if one.job and one.job.job in answered.asked:
+                one.hear(answered)
 
     def _end(self, key: str) -> Ended:
         """A job's end; its files go.

@@ -1,18 +1,19 @@
 """A job of SLURM's as it is on its node: what submitit calls there."""
 
 import dataclasses
-import os
-import platform
 import signal
+import time
 from collections.abc import Sequence
 from types import FrameType
 
 from lowrung.engine import node
 from lowrung.engine.base import Ended
 from lowrung.engine.node import Request
-from lowrung.store import atomic, mailbox
-from lowrung.store.layout import RunFolder
+from lowrung.store import mailbox
 from lowrung.store.outcome import Status
+
+TOLD_SECONDS = 5.0
+"""How much later than the run this process may hear SLURM's SIGTERM, which comes to one process after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,8 @@ def run(request: Request) -> Answer:
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     if problems := request.needs.problems():
         return Answer(None, problems)
-    atomic.write_json(
-        RunFolder(request.folder).node,
-        {"token": request.needs.token, "node": platform.node(), "job": os.environ.get("SLURM_JOB_ID")},
-    )
-    return Answer(node.work(request), is_told=bool(told))
+    ended = node.work(request)
+    deadline = time.monotonic() + TOLD_SECONDS
+    while ended.cause == "SIGTERM" and not told and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Answer(ended, is_told=bool(told))

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from lowrung.engine.node import Request
+from lowrung.engine.slurm_asking import Answered
 from lowrung.engine.slurm_commands import PENDING, State
 from lowrung.engine.slurm_ends import is_told
 from lowrung.engine.slurm_job import Answer
@@ -31,6 +32,7 @@ class Running:
         answer: what the job left.
         is_cancelled: whether the engine was told to cancel it.
         is_cancel_sent: whether SLURM was.
+        has_reported: whether it has posted something.
         gone_at: since when it has ended, by the monotonic clock.
     """
 
@@ -43,6 +45,7 @@ class Running:
     answer: Answer | str | None = None
     is_cancelled: bool = False
     is_cancel_sent: bool = False
+    has_reported: bool = False
     gone_at: float | None = None
 
     @property
@@ -50,6 +53,24 @@ class Running:
         """Whether it was cancelled here, or waits while its run was asked to end with the sweep."""
         is_waiting = self.state is not None and self.state.name == PENDING
         return self.is_cancelled or (is_waiting and mailbox.stop_reason(self.folder) == Status.CANCELLED)
+
+    @property
+    def waiting(self) -> str | None:
+        """Why it has not begun; see `lowrung.engine.base.Engine.waiting`."""
+        if self.job is None:
+            return ""
+        is_waiting = self.state is not None and self.state.name == PENDING and not self.has_reported
+        return self.state.reason if is_waiting and self.state else None
+
+    def hear(self, answered: Answered) -> None:
+        """Takes what SLURM says of it; where it does not answer, what it said last holds."""
+        assert self.job is not None
+        if answered.states is not None:
+            self.state = answered.states.get(self.job.job)
+        if self.job.job in answered.cancelled and not answered.is_cancelled:  # it may have ended, or SLURM is away
+            self.is_cancel_sent = False
+        if self.state is not None and self.state.name == PENDING:  # a controller that was away has not heard it
+            self.is_cancel_sent = False
 
     def has_ended(self) -> bool:
         """Whether nothing more comes from it: it has answered, or SLURM says so and no answer has shown up."""

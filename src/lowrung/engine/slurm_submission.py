@@ -29,7 +29,8 @@ WARNING_SECONDS = 90
 SETUP_FAILED = 97
 """The exit code of a job of which a setup line failed."""
 
-_LATER = ("Unable to contact slurm controller", "timed out", "temporarily", "MaxSubmitJob")
+_TOO_MANY = "MaxSubmitJob"
+_LATER = ("Unable to contact slurm controller", "timed out", "temporarily", _TOO_MANY)
 """What sbatch says where it may take the same job later: the controller is away, or enough jobs are there."""
 
 _OWN = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
@@ -166,10 +167,15 @@ class Submitted:
         for path in (self._paths.submitted_pickle, self._paths.result_pickle, self._paths.stdout):
             path.unlink(missing_ok=True)
         if not any(self.files.glob("*_submitted.pkl")):
-            _remove(self.files)
+            remove(self.files)
 
 
-def _remove(files: Path) -> None:
+def is_for_want_of_room(error: NoAnswer) -> bool:
+    """Whether SLURM has as many jobs of this user's as it takes, and might take fewer."""
+    return _TOO_MANY in str(error)
+
+
+def remove(files: Path) -> None:
     """Deletes a folder of submitit's files, and the folder of all of them where it was the last one."""
     shutil.rmtree(files, ignore_errors=True)
     with contextlib.suppress(OSError):
@@ -200,7 +206,7 @@ def submit(requests: Sequence[Request], options: Options, cpus: int) -> list[Sub
                 with executor.batch():
                     jobs = [executor.submit(slurm_job.run, request) for request in requests]
     except FailedJobError as error:
-        _remove(files)
+        remove(files)
         said = str(error).strip() or "sbatch failed"
         if any(words in said for words in _LATER):
             raise NoAnswer(said.splitlines()[-1]) from error

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.finetune.data.split import Split
 
 
@@ -24,6 +25,12 @@ class Preflight:
         is_read: whether the model has read the data; not where the memory did not suffice.
         files: the SHA-256 of each file of the model, the data and the user's metrics, by its path; none where it is
             not known which files were read.
+        base: the base's sizes.
+        trained: those of each adapter and way to train, by `lowrung.costs.sizes.trained_key`, and of each by its ranks.
+        rows: those of the training and of the held-out rows.
+        flops_per_second: how fast the process that found this multiplied matrices, in the base's precision.
+        threads: CPU threads of that process.
+        processor: of its machine, in words.
     """
 
     problems: tuple[str, ...] = ()
@@ -37,6 +44,12 @@ class Preflight:
     settings: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     is_read: bool = False
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    base: BaseSizes | None = None
+    trained: Mapping[str, Mapping[int, TrainedSizes]] = dataclasses.field(default_factory=dict)
+    rows: tuple[RowSizes, ...] = ()
+    flops_per_second: float = 0.0
+    threads: int = 1
+    processor: str = ""
 
     def of(self, settings: Collection[str]) -> "Preflight | None":
         """What would have been found with these settings alone, by their digests; None where one was not checked."""
@@ -50,4 +63,7 @@ class Preflight:
     def beside(self, other: "Preflight") -> "Preflight":
         """The same with the settings of another one too, which was found of the same model and data."""
         notes = tuple(dict.fromkeys([*self.notes, *other.notes]))
-        return dataclasses.replace(self, notes=notes, settings={**other.settings, **self.settings})
+        keys = [*other.trained, *self.trained]
+        trained = {key: {**other.trained.get(key, {}), **self.trained.get(key, {})} for key in keys}
+        settings = {**other.settings, **self.settings}
+        return dataclasses.replace(self, notes=notes, settings=settings, trained=trained)

@@ -5,17 +5,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.config import prior, schema, source
+import torch
+
+from lowrung.config import machine, prior, schema, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
-from lowrung.finetune import forward
+from lowrung.finetune import forward, sizes
 from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
+from lowrung.finetune.data.split import Split
 from lowrung.finetune.data.template import Format
 from lowrung.finetune.found import Preflight
 from lowrung.finetune.lora import fit, injection, unadapted
-from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness, weights
+from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness
+from lowrung.finetune.models import weights as held
 from lowrung.finetune.training import metrics, user_metrics
 from lowrung.store import layout
 
@@ -28,6 +32,7 @@ def check(
     adapters: Sequence[LoraConf],
     trains: Sequence[TrainConf] = (),
     new_tokens: int = 0,
+    weights: bool = True,
 ) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
@@ -38,29 +43,77 @@ def check(
         adapters: the settings of each adapter that is to be put on the model.
         trains: each way in which it is to be trained.
         new_tokens: the most tokens that the gate generates from a prompt.
+        weights: whether the model is loaded and reads the data. Without, the preflight is for a plan: its files of
+            weights need not be there, nor its tokenizer, and of a hub model they are not fetched. What only they show
+            is not among the problems and notes. Such a preflight is not kept (`lowrung.runs.known`).
     """
     found = [*metrics.problems(data.metrics), *_training_problems(trains)]
-    if _is_found(base, found):
-        found += _model_problems(base, adapters, data.max_length)
+    located = _located(base, weights, found)
+    if located is not None:
+        base = located
+        found += _model_problems(base, adapters, data.max_length, is_whole=weights)
         found += _division_problems(base, trains)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        found_rows = _prepared(base, data, examples, store, new_tokens)
+        found_rows = _of_rows(base, data, examples, store, new_tokens, weights)
     except UsageError as error:
         return Preflight(tuple(error.problems))
     settings = {**_training_notes(trains), **_adapter_notes(base, adapters)}
     of_settings = dict.fromkeys(note for notes in settings.values() for note in notes)
     notes = (*of_settings, *_weight_notes(base), *found_rows.notes)
-    return dataclasses.replace(found_rows, notes=notes, settings=settings)
+    return dataclasses.replace(
+        found_rows,
+        notes=notes,
+        settings=settings,
+        base=sizes.of_base(base),
+        trained=sizes.of_trained(base, adapters, trains),
+        flops_per_second=sizes.flops_per_second(base),
+        threads=torch.get_num_threads(),
+        processor=machine.processor(),
+    )
 
 
-def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int) -> Preflight:
-    """Turns the data into tokens, and lets the model read them.
+def _of_rows(
+    base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int, weights: bool
+) -> Preflight:
+    """What is found of the data: as tokens that the model has read, or as far as it is known without weights.
 
     Raises:
         UsageError: when the tokenizer and the data do not go together, or the model and the tokens.
+    """
+    if not weights and not pretrained.has_tokenizer(pretrained.folder_of(base)):
+        return _untokenised(base, data, examples, store)
+    found, rows = _prepared(base, data, examples, store)
+    if not weights:
+        return found
+    read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
+    return dataclasses.replace(found, notes=(*found.notes, *(read or ())), is_read=read is not None)
+
+
+def _untokenised(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> Preflight:
+    """What is known of examples without a tokenizer: how many they are, and how long they are at most."""
+    parts = {"training": examples.train, "evaluation": examples.eval}
+    fingerprint = examples.fingerprint
+    return Preflight(
+        notes=(*examples.unread, *_duplicate_notes(examples)),
+        model_fingerprint=pretrained.fingerprint(pretrained.folder_of(base), layout.fingerprints_folder(store)),
+        learning_rate=_prior(base),
+        revision=pretrained.origin_of(base)[1],
+        data_fingerprint=fingerprint,
+        splits=tuple(
+            Split(examples.name, fingerprint, examples.source, context, len(part)) for context, part in parts.items()
+        ),
+        rows=tuple(sizes.of_unknown_rows(len(part), data.max_length) for part in parts.values()),
+    )
+
+
+def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path) -> tuple[Preflight, Prepared]:
+    """Turns the data into tokens.
+
+    Raises:
+        UsageError: when the tokenizer and the data do not go together.
     """
     tokenizer = pretrained.tokenizer_of(base)
     if problems := prepared.problems(examples, tokenizer, data):
@@ -74,15 +127,13 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
             f"data.metrics must be empty for data without prompts, since metrics score answers, but is {data.metrics}."
             " Use data.metrics=[]."
         )
-    read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
-    return Preflight(
+    found = Preflight(
         notes=(
             *examples.unread,
             *_duplicate_notes(examples),
             *rows.notes,
             *_unseen_notes(base, rows),
             *_end_notes(base, rows, data),
-            *(read or ()),
         ),
         model_fingerprint=fingerprint,
         learning_rate=_prior(base),
@@ -90,8 +141,9 @@ def _prepared(base: ModelConf, data: DataConf, examples: Corpus, store: Path, ne
         data_fingerprint=rows.fingerprint + user_metrics.fingerprint(data.metrics),
         splits=rows.splits(examples.name, examples.source),
         data_folder=folder,
-        is_read=read is not None,
+        rows=(sizes.of_rows(rows.train), sizes.of_rows(rows.eval)),
     )
+    return found, rows
 
 
 def _prior(base: ModelConf) -> float:
@@ -129,14 +181,15 @@ def _at_some_rate(train: TrainConf) -> TrainConf:
     return dataclasses.replace(train, learning_rate=train.learning_rate or prior.RATE)  # any rate will do
 
 
-def _is_found(base: ModelConf, problems: list[str]) -> bool:
-    """Whether the model's folder is there, built or fetched where it must be; adds to the problems where it is not."""
+def _located(base: ModelConf, weights: bool, problems: list[str]) -> ModelConf | None:
+    """The model once its folder is there, built or fetched where it must be; adds to the problems where it is not."""
     try:
-        _ = pretrained.folder_of(base)
+        located = base if weights else pretrained.without_weights(base)
+        _ = pretrained.folder_of(located)
     except UsageError as error:
         problems += error.problems
-        return False
-    return True
+        return None
+    return located
 
 
 def _corpus(data: DataConf, problems: list[str]) -> Corpus | None:
@@ -148,8 +201,8 @@ def _corpus(data: DataConf, problems: list[str]) -> Corpus | None:
         return None
 
 
-def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: int) -> list[str]:
-    if found := soundness.problems(base):
+def _model_problems(base: ModelConf, adapters: Sequence[LoraConf], max_length: int, *, is_whole: bool) -> list[str]:
+    if found := soundness.problems(base, is_whole=is_whole):
         return found
     skeleton, rows = pretrained.skeleton(base), pretrained.added_rows(base)
     loras = [lora for lora in adapters if not lora.is_full]
@@ -173,12 +226,14 @@ def _division_problems(base: ModelConf, trains: Sequence[TrainConf]) -> list[str
 def _adapter_notes(base: ModelConf, adapters: Sequence[LoraConf]) -> dict[str, list[str]]:
     """What the user should know of each adapter, by the digests of their settings."""
     skeleton = pretrained.skeleton(base)
-    return {schema.digest(lora): list(unadapted.notes(skeleton, lora)) for lora in adapters}
+    return {schema.digest(lora): [] if lora.is_full else list(unadapted.notes(skeleton, lora)) for lora in adapters}
 
 
 def _weight_notes(base: ModelConf) -> list[str]:
     folder = pretrained.folder_of(base)
-    return weights.notes(pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code), folder)
+    if not pretrained.has_weights(folder):  # a plan without them
+        return []
+    return held.notes(pretrained.plain_skeleton(folder, trust_remote_code=base.trust_remote_code), folder)
 
 
 def _unseen_notes(base: ModelConf, rows: Prepared) -> Iterator[str]:

@@ -21,11 +21,26 @@ SUMMARY_SECONDS = 10.0
 
 @dataclasses.dataclass
 class _Running:
-    """A trial between start and end."""
+    """A trial between start and end.
+
+    Attributes:
+        title: names it.
+        steps: of its training.
+        since: when it was submitted.
+        began: when it began, as far as is known.
+        waits: why it has not begun; None where it has.
+        told: the reasons that a log has.
+        step: that it has reached.
+        losses: its last metrics.
+        is_scored: whether its last evaluation is done.
+    """
 
     title: str
     steps: int
     since: float
+    began: float
+    waits: str | None = None
+    told: set[str] = dataclasses.field(default_factory=set)
     step: int = 0
     losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
     is_scored: bool = False
@@ -83,12 +98,27 @@ class Progress:
             Text(screen.printable(text))
         )  # as it is: in a str, [q_proj] would be markup and :x: an emoji
 
-    def start(self, key: str, title: str, steps: int) -> None:
-        """A trial of so many optimiser steps starts."""
-        self._running[key] = _Running(title, steps, self._clock())
+    def start(self, key: str, title: str, steps: int, waits: str | None = None) -> None:
+        """A trial of so many optimiser steps starts, or waits in a scheduler's queue; see `waits`."""
+        now = self._clock()
+        self._running[key] = _Running(title, steps, since=now, began=now, waits=waits)
         self._most_at_once = max(self._most_at_once, len(self._running))
         if self._live is None:
-            self.say(f"{title}: started")
+            self.say(f"{title}: {'started' if waits is None else 'submitted'}")
+
+    def waits(self, key: str, reason: str | None) -> None:
+        """Why a trial waits in a scheduler's queue, in the scheduler's words; None where it has begun.
+
+        A log gets each reason of a trial once: a scheduler goes to and fro between two of them.
+        """
+        trial = self._running.get(key)
+        if trial is None or trial.waits == reason:
+            return
+        trial.waits, trial.began = reason, self._clock() if reason is None else trial.began
+        said = "started" if reason is None else f"waits in the queue ({reason})"
+        if self._live is None and reason != "" and said not in trial.told:
+            trial.told.add(said)
+            self.say(f"{trial.title}: {said}")
 
     def update(self, key: str, step: int, metrics: Mapping[str, float]) -> None:
         """A trial reported metrics at a step; what comes after its end is dropped."""
@@ -131,6 +161,7 @@ class Progress:
         running: int,
         best: str | None,
         runs_left: int | None = None,
+        spent: str = "",
     ) -> None:
         """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
 
@@ -144,12 +175,14 @@ class Progress:
             running: runs that have a slot now.
             best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
             runs_left: runs of the trials that are not done; None is one each.
+            spent: of the budget, in words; empty where there is none.
         """
         if total < 2:
             return
         done = complete + pruned + failed
         parts = [f"{done} of {total} done"]
         parts += [f"{count} {end}" for count, end in ((pruned, "pruned"), (failed, "failed")) if count]
+        parts += [spent] * bool(spent)
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)
         self._most_at_once = max(self._most_at_once, running)
@@ -202,14 +235,16 @@ class Progress:
         return table
 
     def _cells(self, trial: _Running, bar_width: int) -> list[RenderableType]:
-        bar = ProgressBar(total=trial.steps, completed=trial.step, width=bar_width)
+        bar: RenderableType = ProgressBar(total=trial.steps, completed=trial.step, width=bar_width)
+        if trial.waits is not None:
+            bar = _line(trial.waits)
         return [
             _line(trial.title),
             _line("merged-vs-adapter check") if trial.is_scored else bar,
-            f"{trial.step}/{trial.steps}",
+            f"{trial.step}/{trial.steps}" if trial.waits is None else "waits",
             _loss("train", trial.losses),
             _loss("eval", trial.losses),
-            _duration(self._clock() - trial.since),
+            _duration(self._clock() - trial.began),
         ]
 
 

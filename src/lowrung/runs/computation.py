@@ -1,6 +1,7 @@
 """What a run computes, from its rows as tokens to its verified weights. Its folder gets the weights and the scores."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,12 @@ class Computation:
         """
         outcome, evidence = _train(self, ranks, on_report, should_stop)
         # The trained model has been freed by now: the gate needs its memory.
-        return _verified(self.config, self.folder, self.base, outcome, evidence) if evidence else outcome
+        if evidence is None:
+            return outcome
+        started = time.perf_counter()
+        verified = _verified(self.config, self.folder, self.base, outcome, evidence)
+        took = {"time/gate_seconds": time.perf_counter() - started}
+        return dataclasses.replace(verified, measurements={**verified.measurements, **took})
 
 
 def _train(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lowrung.config import machine, schema
 from lowrung.config.schema import Config
+from lowrung.costs.facts import Planned
 from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.runs import parallel
 from lowrung.runs.computation import Computation
@@ -35,6 +36,7 @@ def execute(
     data: Path,
     base: Path,
     threads: int,
+    planned: Planned | None,
     on_point: Callable[[Point], None],
     stop_reason: Callable[[], str | None],
 ) -> Outcome:
@@ -49,6 +51,7 @@ def execute(
         data: the folder with the examples as tokens.
         base: the folder of what is computed once of the base and these examples.
         threads: CPU threads.
+        planned: what was predicted of it, which its outcome records; None where nothing was.
         on_point: called with each point of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
 
@@ -68,9 +71,16 @@ def execute(
     took = {"time/total_seconds": time.perf_counter() - started}
     by = {"machine": machine.described(), "is_resumed": is_resumed}
     outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took}, facts={**outcome.facts, **by})
+    outcome = _beside(planned, outcome) if planned else outcome
     outcome = _save(outcome, folder, claim)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
     return outcome
+
+
+def _beside(planned: Planned, outcome: Outcome) -> Outcome:
+    """The outcome with what was predicted of the run."""
+    measurements = {**outcome.measurements, **planned.numbers}
+    return dataclasses.replace(outcome, measurements=measurements, facts={**outcome.facts, "plan": planned.facts})
 
 
 def _run(given: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:

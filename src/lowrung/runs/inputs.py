@@ -19,16 +19,17 @@ def preflight(config: Config) -> Preflight:
     return known.of(preflight_arguments([config]))
 
 
-def preflight_arguments(configs: Sequence[Config]) -> dict[str, Any]:
-    """The preflight's arguments for configs that share their model and data."""
+def preflight_arguments(configs: Sequence[Config], *, weights: bool = True) -> dict[str, Any]:
+    """The preflight's arguments for configs that share their model and data; for a plan it needs no weights."""
     trains = {schema.digest(config.train): config.train for config in configs}
-    adapters = {schema.digest(config.lora): config.lora for config in configs if not config.lora.is_full}
+    adapters = {schema.digest(config.lora): config.lora for config in configs}
     return {
         "base": configs[0].model,
         "data": configs[0].data,
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
         "trains": list(trains.values()),
+        "weights": weights,
         "new_tokens": max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
     }
 

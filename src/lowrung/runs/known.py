@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.config import schema
+from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
 from lowrung.finetune.training import user_metrics
@@ -20,6 +21,8 @@ from lowrung.store import disk, layout, sealed
 
 def of(arguments: Mapping[str, Any]) -> Preflight:
     """What is known of a model and its data, or is found now, in this process.
+
+    One without weights is answered by what one with them has found, but never kept, and so never the other way round.
 
     Args:
         arguments: those of `lowrung.finetune.preflight.check`.
@@ -51,6 +54,8 @@ def find(arguments: Mapping[str, Any], key: str | None) -> Preflight:
 
     if problems := _unwritable(arguments):
         return Preflight(tuple(problems))
+    if not arguments.get("weights", True):
+        return check(**arguments)
     store = arguments["store"]
     sources = Sources.of(arguments["base"], arguments["data"]) if key else None
     before = sources and sources.digests(store)
@@ -102,8 +107,19 @@ def _read(record: Path, arguments: Mapping[str, Any]) -> Preflight | None:
         "notes": tuple(found["notes"]),
         "splits": tuple(Split(**split) for split in found["splits"]),
         "data_folder": Path(found["data_folder"]),
+        "base": BaseSizes(**_tuples(found["base"])),
+        "trained": {
+            key: {int(rank): TrainedSizes(**_tuples(each)) for rank, each in ranks.items()}
+            for key, ranks in found["trained"].items()
+        },
+        "rows": tuple(RowSizes(**_tuples(each)) for each in found["rows"]),
     }
     return Preflight(**{**found, **values})
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass from JSON, which knows lists alone."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _keep(record: Path, arguments: Mapping[str, Any], found: Preflight, sources: Sources) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lowrung.config import rank_rules, rules
 from lowrung.config.schema import Config
+from lowrung.costs.facts import Planned
 from lowrung.engine import gpus
 from lowrung.engine.cores import usable_cores
 from lowrung.engine.interrupt import StopSignals
@@ -17,7 +18,7 @@ from lowrung.finetune.found import Preflight
 from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.report.warned import Warnings
-from lowrung.runs import execution, inputs
+from lowrung.runs import execution, inputs, planned
 from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
@@ -109,6 +110,7 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     if config.train.rank_count > 1:
         print(f"{config.train.rank_count} ranks train it, and print to {folder.log}")
     claim = prepare_folder(folder, config, preflight, threads)
+    predicted = planned.predict(config, preflight, threads)
     opening = recording.single_opening(config, folder)
     sender = recording.sender(config)
     recording.first_answer(sender, config, sender.send(opening.open, opening.name))
@@ -131,6 +133,7 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
             data=preflight.data_folder,
             base=inputs.base_folder(config, preflight, threads),
             threads=threads,
+            planned=Planned.of(predicted) if predicted else None,
             on_point=on_point,
             stop_reason=stop_reason,
         )

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lowrung import library_warnings
 from lowrung.config import schema
 from lowrung.config.schema import Config
+from lowrung.costs.facts import Planned
 from lowrung.engine import gpus
 from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import StoreError
@@ -37,6 +38,7 @@ class Assignment:
         claim: of this job on the folder; see `lowrung.store.results.claim`.
         preflight: what was found of the run's model and data.
         threads: CPU threads.
+        planned: what is predicted of the run; None where that cannot be.
         tracking: the tracker's address; None where nothing is tracked.
         experiment: MLflow's experiment.
         opening: how the tracker's run of this run begins; None where the sweep tracks it itself, when it has ended.
@@ -46,6 +48,7 @@ class Assignment:
     claim: str
     preflight: Preflight
     threads: int
+    planned: Planned | None
     tracking: str | None
     experiment: str
     opening: Opening | None
@@ -137,6 +140,7 @@ def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str
             data=preflight.data_folder,
             base=inputs.base_folder(config, preflight, assignment.threads),
             threads=assignment.threads,
+            planned=assignment.planned,
             on_point=history.add,
             stop_reason=stop_reason,
         )

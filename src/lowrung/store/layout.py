@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def node(self) -> Path:
-        """What a node of SLURM's answered: that it can run the job."""
+        """What a node of a cluster answered: that it can run the job."""
         return self.path / ".node"
 
     @property
@@ -226,6 +226,11 @@ def base_folder(store: Path, key: str) -> Path:
     return store / ".base" / key
 
 
+def base_scores(folder: Path, size: int) -> Path:
+    """A base's scores of the held-out rows in batches of this size, in its `base_folder`."""
+    return folder / f"held_out-{size}.arrays"
+
+
 def slurm_folder(folder: Path) -> Path:
     """Where SLURM's jobs for folders beside this one find what to do, and leave their answers."""
     return folder.parent / ".slurm"
@@ -239,6 +244,11 @@ def source_record(key: str) -> Path:
 def preflight_record(store: Path, key: str) -> Path:
     """The record of a preflight that found no problem."""
     return store / ".preflight" / f"{key}.json"
+
+
+def measured_costs(store: Path) -> Path:
+    """What runs of a store took of memory and time, one JSON line a run; see `lowrung.costs.history`."""
+    return store / ".costs" / "measured.jsonl"
 
 
 def fingerprints_folder(store: Path) -> Path:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lowrung.report.record import RunRecord, TrialRecord
@@ -14,7 +14,7 @@ from lowrung.store.outcome import Outcome, Status, over_seeds
 from lowrung.studies import runs
 from lowrung.studies.doubts import Doubts
 from lowrung.studies.ended import stage_index
-from lowrung.studies.folders import Folders
+from lowrung.studies.folders import Folders, Job
 from lowrung.studies.settings import Asked
 
 KILLED = "its coordinator was killed while it asked for it"
@@ -100,18 +100,19 @@ def of_folders(study: StudyFolder, folders: Folders, asked: Asked, doubts: Doubt
 
     Hydra's own sweeper leaves no more; of a study that is half deleted no more may be left.
     """
-    jobs: defaultdict[int, dict[int, Path]] = defaultdict(dict)
-    for job, target in folders.jobs.items():
-        name, _, seed = job.partition("/seed_")
-        if name.isdigit() and (seed.isdigit() or not seed):
-            jobs[int(name)][int(seed or runs.seed_of(RunFolder(target)))] = target
+    jobs: defaultdict[int, dict[int, Job]] = defaultdict(dict)
+    for job in folders.jobs:
+        if job.number is None:
+            doubts.add(f"the folder {job.path} has a run, but nothing there says of which trial: it is left out")
+            continue
+        jobs[job.number][runs.seed_of(RunFolder(job.run)) if job.seed is None else job.seed] = job
     for number, by_seed in sorted(jobs.items()):
-        ran = [runs.read(seed, folders.run(target.name), number, doubts) for seed, target in sorted(by_seed.items())]
+        ran = [runs.read(seed, folders.run(job.run.name), number, doubts) for seed, job in sorted(by_seed.items())]
         summary = _summary(ran, asked)
         is_over = all(run.status is not None for run in ran)
         yield TrialRecord(
             number,
-            _overrides(study, number, by_seed),
+            _overrides([study.path / job.path for job in by_seed.values()]),
             summary.status if is_over else None,
             ran,
             metrics=summary.metrics,
@@ -120,12 +121,10 @@ def of_folders(study: StudyFolder, folders: Folders, asked: Asked, doubts: Doubt
         )
 
 
-def _overrides(study: StudyFolder, number: int, seeds: Iterable[int]) -> Mapping[str, str]:
-    """What a trial's job was given, by key; one of several seeds has a folder for each."""
+def _overrides(folders: Sequence[Path]) -> Mapping[str, str]:
+    """What a trial's jobs were given, by key."""
     import yaml  # type: ignore[import-untyped]
 
-    path = study.job(number).path
-    folders = [path, *(path / f"seed_{seed}" for seed in seeds)]
     file = next((file for folder in folders if (file := folder / ".hydra" / "overrides.yaml").is_file()), None)
     if file is None:
         return {}

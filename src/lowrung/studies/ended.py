@@ -8,13 +8,13 @@ from typing import Any
 from lowrung.report.record import RunRecord, TrialRecord
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Status
-from lowrung.studies import finding, runs
+from lowrung.studies import runs
 from lowrung.studies.doubts import Doubts
 from lowrung.studies.folders import Folders
 from lowrung.version import __version__
 
 
-def rows(folder: StudyFolder, doubts: Doubts) -> list[dict[str, Any]]:
+def rows(folder: StudyFolder, folders: Folders, doubts: Doubts) -> list[dict[str, Any]]:
     """The rows of the leaderboard; none where there is none that can be read."""
     try:
         found = json.loads(folder.leaderboard.read_bytes())
@@ -24,7 +24,7 @@ def rows(folder: StudyFolder, doubts: Doubts) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError):
         doubts.add(f"{folder.leaderboard.name} is none that lowrung {__version__} knows: trials are read one by one")
         return []
-    if finding.is_of_others(folder, found):
+    if folders.contradict(found):
         doubts.add(f"{folder.leaderboard.name} names other runs than this study's: trials are read one by one")
         return []
     return list(found)

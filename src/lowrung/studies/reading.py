@@ -38,7 +38,8 @@ def read(folder: StudyFolder) -> StudyRecord:
         except StoreError as error:
             doubts.add(str(error))
     asked = asked.with_facts(database.facts if database else {})
-    folders, listed = Folders.of(folder), ended.rows(folder, doubts)
+    folders = Folders.of(folder)
+    listed = ended.rows(folder, folders, doubts)
     is_running = database is not None and address is not None and _is_running(database, address, asked, doubts)
     if listed and not is_running and (database is None or _is_current(folder, database)):
         state, trials = COMPLETE, list(ended.trials(listed, asked.stages, folders, doubts))

@@ -11,14 +11,17 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import VerifyConf
+from lowrung.engine.assumed import Machine, assume
 from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
+from lowrung.report import plan_text
 from lowrung.store import addresses, atomic, disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import dry_run, earlier, finalists, folders, tried_first
+from lowrung.sweeps import earlier, finalists, folders, tried_first
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
+from lowrung.sweeps.dry_run import DryRun
 from lowrung.sweeps.plan import Plan, require_a_use_of_gpus, schedules
 from lowrung.sweeps.results import Results
 from lowrung.sweeps.runs import RunMaker
@@ -66,7 +69,13 @@ def run(
         UsageError: before anything has started.
         RunFailed: when a trial failed; all results that there are have been kept.
     """
-    composer = Composer(hydra_context, config)
+    machine = None if list(settings.plan_problems()) else Machine.of(settings.plan_for)  # they are said with all others
+    with assume(machine):
+        return _run(asked, Composer(hydra_context, config), task_function, launcher, settings)
+
+
+def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher: Any, settings: Settings) -> Results:
+    config = composer.master
     verify = schema.typed(VerifyConf, config.verify)
     search = composer.search(finalists.verified(asked, verify), settings, also=_launcher_problems(launcher))
     points = composer.points_of(search, settings.measured)
@@ -82,9 +91,12 @@ def run(
         if taught_by is not None:
             print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")
         if settings.dry_run:
-            print(dry_run.render(planned, composer, engine))
-            return Results(planned)
+            of_sweep = DryRun(planned, composer, engine).planned()
+            print(plan_text.text(of_sweep))
+            return Results(planned, planned=of_sweep)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
+            for folder in (Path(config.store).absolute(), planned.folder.path):
+                engine.tidy(folder)
             trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
             if trains:
                 engine.preload()

@@ -9,11 +9,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
+from lowrung.runs import planned
 from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.store import disk
@@ -104,7 +106,8 @@ class Plan:
         if problems := folders.Jobs(composer, folder).problems(_named(_of_all_stages(search, points), given)):
             raise UsageError(problems)
         known = {preflight.key(config) for config in configs}
-        preflights = preflight.check_all(engine, [end for end in ends if preflight.key(end) in known], folder)
+        checked = [end for end in ends if preflight.key(end) in known]
+        preflights = preflight.check_all(engine, checked, folder, weights=not settings.dry_run)
         for note in [*notes(config, list(preflights.values())), *answer.badly_put(ends, preflights)]:
             print(f"note: {note}")
         purpose = identity.purpose(ends, preflights.values(), search, settings)
@@ -144,16 +147,24 @@ class Plan:
         return total(stage, n_points, is_open=any(space.intervals for space in own))
 
     @property
+    def is_known(self) -> bool:
+        """Whether there are as many trials as may be; a stage that starts from all that tie may have fewer."""
+        return all(stage.start != TIES for stage in self.search.stages)
+
+    @property
     def counted(self) -> str:
         """How many trials there are, in words."""
-        is_known = all(stage.start != TIES for stage in self.search.stages)
-        return f"{'' if is_known else 'at most '}{counted(self.at_most, 'trial')}"
+        return f"{'' if self.is_known else 'at most '}{counted(self.at_most, 'trial')}"
 
     @property
     def over_seeds(self) -> dict[str, str]:
         """The metrics that are not the mean over a trial's seeds, each with what they are."""
         how = self.settings.over_seeds
         return dict.fromkeys(self.settings.directions, how) if self.search.seeds > 1 and how != "mean" else {}
+
+    def predict(self, config: Config, threads: int) -> Prediction | None:
+        """What a run with this config will take; see `lowrung.runs.planned.predict`."""
+        return planned.predict(config, self.preflight(config), threads)
 
     def preflight(self, config: Config) -> Preflight:
         """What was found for this config's model and data.

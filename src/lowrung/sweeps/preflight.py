@@ -2,12 +2,12 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowrung import library_warnings
-from lowrung.config import schema
+from lowrung.config import schema, signature
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
@@ -17,19 +17,26 @@ from lowrung.runs import inputs, known
 from lowrung.store import disk
 from lowrung.store.layout import RunFolder, StudyFolder
 
+SIZES = "sizes"
+"""The job that counts sizes which a preflight has not."""
+
 
 def key(config: Config) -> str:
     """Equal for configs that share their model and their data, and so their preflight."""
     return schema.digest([config.model, config.data, Path(config.store).absolute()])
 
 
-def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) -> dict[str, Preflight]:
+def check_all(
+    engine: Engine, configs: Sequence[Config], folder: StudyFolder, *, weights: bool = True
+) -> dict[str, Preflight]:
     """Checks the models and the data of these configs. What it writes to the study's folder goes again.
 
     Args:
         engine: runs the checks, one after the other; where all is known, it is not used.
         configs: the grid's.
         folder: the study's, where a check writes its log.
+        weights: whether the models are loaded and read the data. A plan needs none of it: see
+            `lowrung.finetune.preflight.check`.
 
     Returns:
         what was found, by `key`.
@@ -40,7 +47,7 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     alike: dict[str, list[Config]] = {}
     for config in configs:
         alike.setdefault(key(config), []).append(config)
-    arguments = {name: inputs.preflight_arguments(group) for name, group in alike.items()}
+    arguments = {name: inputs.preflight_arguments(group, weights=weights) for name, group in alike.items()}
     before = {name: known.preflight(each) for name, each in arguments.items()}
     if None in before.values():
         engine.preload()
@@ -58,10 +65,20 @@ def check_all(engine: Engine, configs: Sequence[Config], folder: StudyFolder) ->
     return found
 
 
+def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
+    """What a task returns in a process of the engine's; None where it fails. Nothing stays in the study's folder."""
+    existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
+    ended = _run(engine, Job(SIZES, own.path, task, is_limited=False))
+    shutil.rmtree(own.path, ignore_errors=True)
+    disk.remove_empty(folder.path, existing)
+    return ended.value if ended.exit is Exit.RETURNED else None
+
+
 def _check(
     engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder, warned: list[Heard]
 ) -> Preflight:
-    job = Job(name, folder.path, _Task(arguments, known.name(arguments)), is_limited=False)
+    task = _Task(arguments, known.name(arguments), signature.JOBS_DEVICE.get())
+    job = Job(name, folder.path, task, is_limited=False)
     ended = _run(engine, job)
     if ended.exit in (
         Exit.DIED,
@@ -92,8 +109,9 @@ class _Task:
 
     arguments: Mapping[str, Any]
     name: str | None
+    device: str | None
 
     def __call__(self) -> tuple[Preflight, list[Heard]]:
         warned: list[Heard] = []
-        with library_warnings.heard(warned.append):
+        with library_warnings.heard(warned.append), signature.jobs_on(self.device):
             return known.find(self.arguments, self.name), warned

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lowrung.config import limits
 from lowrung.config.sweeper_schema import SweeperConf
-from lowrung.engine import durations
+from lowrung.engine import assumed, durations
 from lowrung.search import objectives
 from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import addresses
 from lowrung.store.outcome import OVER_SEEDS
+from lowrung.sweeps import budget
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 """What Optuna keeps studies in; each may be followed by a driver, as in ``postgresql+psycopg``."""
@@ -53,8 +54,14 @@ class Settings(SweeperConf):
             *self._seed_problems(),
             *objectives.preference_problems(self.prefer),
             *self._limit_problems(),
+            *budget.problems(self.budget),
+            *self.plan_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
         ]
+
+    def plan_problems(self) -> Iterator[str]:
+        """What is wrong with the machine that a dry run is for."""
+        return assumed.problems(self.plan_for, is_dry_run=self.dry_run)
 
     def _group_problems(self) -> Iterator[str]:
         for name, value in (("sampler", self.sampler), ("pruner", self.pruner)):

@@ -32,6 +32,25 @@ def refusals(model: PreTrainedModel, adapters: Sequence[LoraConf], added_rows: S
     return list(dict.fromkeys(found))
 
 
+def adapted(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] = ()) -> PeftModel:
+    """A copy of the skeleton with an adapter of these settings, in which what a run trains has a gradient.
+
+    With ``eva`` each layer has the rank of its settings: how they are spread is known once the data were read.
+
+    Args:
+        model: the base's skeleton.
+        lora: settings without `refusals`.
+        added_rows: see `refusals`.
+    """
+    if lora.init == "eva":
+        lora = dataclasses.replace(lora, init="default")
+    injected = _injected(model, peft_config.make(model, lora, settings.targets(model, lora), added_rows))
+    if lora.init == "mica":  # which the copy starts as another
+        for name, parameter in injected.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and ".lora_B." not in name)
+    return injected
+
+
 def _refusals(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> Iterator[str]:
     if lora.init == "eva":  # which PEFT gets as an adapter that starts at random
         lora = dataclasses.replace(lora, init="default")

@@ -19,8 +19,10 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # typ
 
 from lowrung.errors import UsageError
 
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-"""What is fetched of a hub model: config, safetensors and tokenizer; never a pickle, and code only where trusted."""
+DESCRIBING = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+"""What is fetched of any hub model: config and tokenizer; never a pickle, and code only where trusted."""
+
+WEIGHTS = "*.safetensors"
 
 NOT_FETCHED = ("*/*", "consolidated*")
 """Folders hold other formats; Mistral's ``consolidated.safetensors`` are the same weights a second time."""
@@ -38,7 +40,9 @@ def is_id(path: str) -> bool:
 
 
 @functools.cache  # one answer a process: a branch may move while it works
-def fetch(repo: str, revision: str | None, trust_remote_code: bool, cache: Path, embedded: str) -> Path:
+def fetch(
+    repo: str, revision: str | None, trust_remote_code: bool, cache: Path, embedded: str, *, weights: bool = True
+) -> Path:
     """A hub model's snapshot folder; what the cache lacks is downloaded, unless HF_HUB_OFFLINE=1 is set.
 
     Args:
@@ -47,12 +51,14 @@ def fetch(repo: str, revision: str | None, trust_remote_code: bool, cache: Path,
         trust_remote_code: whether its Python files are fetched too.
         cache: the hub's cache.
         embedded: what can be had without a hub, for messages.
+        weights: whether its weights are wanted, and not config and tokenizer alone.
 
     Raises:
         UsageError: when it cannot be fetched, or has no weights as safetensors.
     """
     code = ("*.py",) if trust_remote_code else ()
-    if not _snapshots(repo, cache).exists():
+    wanted = [*DESCRIBING, *code, *([WEIGHTS] if weights else [])]
+    if weights and not _snapshots(repo, cache).exists():
         print(f"fetching {repo} into {cache}, once", flush=True)
     try:
         with contextlib.nullcontext() if sys.stderr.isatty() else disable_progress_bars():
@@ -61,15 +67,17 @@ def fetch(repo: str, revision: str | None, trust_remote_code: bool, cache: Path,
                     repo,
                     revision=revision,
                     cache_dir=cache,
-                    allow_patterns=[*FETCHED, *code],
+                    allow_patterns=wanted,
                     ignore_patterns=list(NOT_FETCHED),
                 )
             )
     except (HTTPError, OSError) as error:
         # Not chained: the message of an HTTP client may hold the headers of its request, and so a token.
         raise UsageError(_problem(repo, revision, cache, error, embedded)) from None
-    for name, what in (("config.json", "config.json"), ("*.safetensors", "weights as safetensors")):
-        if next(folder.glob(name), None) is None:
+    for name, what in (("config.json", "config.json"), (WEIGHTS, "weights as safetensors")):
+        if next(folder.glob(name), None) is None and name in ("config.json", *wanted):
+            if constants.is_offline_mode():  # config and tokenizer alone may have been fetched
+                raise UsageError(_problem(repo, revision, cache, LocalEntryNotFoundError(name), embedded))
             raise UsageError(
                 f"model.path must be a model with {what}, but https://huggingface.co/{repo} has none in"
                 f" {revision or 'main'}. Take another revision (model.revision) or model: other formats are not loaded,"

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,30 @@ def locate(path: str, revision: str | None = None, *, trust_remote_code: bool = 
 def folder_of(base: ModelConf) -> Path:
     """The folder of a base model, which is built or fetched first where it must be; see `locate`."""
     return locate(base.path, base.revision, trust_remote_code=base.trust_remote_code)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model's folder holds weights that are ever loaded."""
+    return next(folder.glob("*.safetensors"), None) is not None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder holds any file of a tokenizer."""
+    ends = ("*token*", "*vocab*", "*.model", "*.tiktoken")
+    return any(next(folder.glob(end), None) is not None for end in ends)
+
+
+def without_weights(base: ModelConf) -> ModelConf:
+    """The base as a folder that need not hold its weights: of a hub model, config and tokenizer alone are fetched.
+
+    Raises:
+        UsageError: when there is no such model, or it cannot be fetched.
+    """
+    if base.path.startswith("embedded:") or _as_folder(base.path).exists() or not hub.is_id(base.path):
+        return base
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = hub.fetch(base.path, base.revision, base.trust_remote_code, cache, _embedded_names(), weights=False)
+    return dataclasses.replace(base, path=str(folder), revision=None)
 
 
 def origin_of(base: ModelConf) -> tuple[str, str | None]:
@@ -187,7 +211,7 @@ def load_base(
 
 def _make_room(model: PreTrainedModel, base: ModelConf) -> None:
     if base.added_tokens:
-        added_tokens.grow(model, max(added_tokens.numbers(tokenizer_of(base), base.added_tokens)) + 1)
+        added_tokens.grow(model, max(_added_numbers(base, added_tokens.row_count(model))) + 1)
 
 
 def load_model(
@@ -219,9 +243,16 @@ def added_rows(base: ModelConf) -> range:
     """The rows of embedding and head that are not the base's: of ``base.added_tokens``, and any that it lacks."""
     if not base.added_tokens:
         return range(0)
-    numbers = added_tokens.numbers(tokenizer_of(base), base.added_tokens)
     own = added_tokens.row_count(skeleton(dataclasses.replace(base, added_tokens=[])))
+    numbers = _added_numbers(base, own)
     return range(min(*numbers, own), max(numbers) + 1)
+
+
+def _added_numbers(base: ModelConf, own_rows: int) -> Sequence[int]:
+    """The numbers of the added tokens; without a tokenizer, in a plan, those behind the base's own rows."""
+    if not has_tokenizer(folder_of(base)):
+        return range(own_rows, own_rows + len(base.added_tokens))
+    return added_tokens.numbers(tokenizer_of(base), base.added_tokens)
 
 
 def config_of(base: ModelConf) -> Any:

@@ -21,10 +21,14 @@ CONVERT = (
 FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 
 
-def problems(base: ModelConf) -> list[str]:
+def problems(base: ModelConf, *, is_whole: bool = True) -> list[str]:
     """Why a base model cannot be loaded with its settings; no weights are loaded.
 
     A hub model is fetched for this.
+
+    Args:
+        base: the model.
+        is_whole: whether weights and tokenizer must be there; what is there is held to the rules in any case.
     """
     found = [*_quantization_problems(base), *_flash_problems(base)]
     try:
@@ -36,7 +40,7 @@ def problems(base: ModelConf) -> list[str]:
             f"model.revision={base.revision} needs a hub model, but model.path={base.path} is not one. Leave"
             " model.revision out."
         )
-    return [*found, *_folder_problems(base, folder)]
+    return [*found, *_folder_problems(base, folder, is_whole=is_whole)]
 
 
 def _quantization_problems(base: ModelConf) -> Iterator[str]:
@@ -61,7 +65,7 @@ def _flash_problems(base: ModelConf) -> Iterator[str]:
         )
 
 
-def _folder_problems(base: ModelConf, folder: Path) -> Iterator[str]:
+def _folder_problems(base: ModelConf, folder: Path, *, is_whole: bool) -> Iterator[str]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -70,7 +74,7 @@ def _folder_problems(base: ModelConf, folder: Path) -> Iterator[str]:
     if not isinstance(config, dict):
         yield f"model.path must have a config.json that is a mapping, but {folder / 'config.json'} is not."
         return
-    no_weights = list(_weight_problems(config, folder))
+    no_weights = list(_weight_problems(config, folder, is_whole=is_whole))
     yield from no_weights
     if code_problem := _remote_code_problem(base, config, folder):
         yield code_problem
@@ -80,15 +84,16 @@ def _folder_problems(base: ModelConf, folder: Path) -> Iterator[str]:
     except UsageError as error:  # tokenizer and weights go with the config: one mistake, one message
         yield from error.problems
         return
-    if not no_weights:
+    if not no_weights and (is_whole or pretrained.has_weights(folder)):
         yield from weights.problems(model, folder)
-    yield from _tokenizer_problems(base, folder)
+    if is_whole or pretrained.has_tokenizer(folder):
+        yield from _tokenizer_problems(base, folder)
     yield from _generation_problems(folder)
 
 
-def _weight_problems(config: dict[str, Any], folder: Path) -> Iterator[str]:
+def _weight_problems(config: dict[str, Any], folder: Path, *, is_whole: bool) -> Iterator[str]:
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
-    if next(folder.glob("*.safetensors"), None) is None:
+    if not pretrained.has_weights(folder) and (is_whole or pickles):
         rule = f"model.path must have its weights as safetensors, but {folder} has"
         yield f"{rule} only pickles ({', '.join(pickles)}). {CONVERT}" if pickles else f"{rule} none."
     if method := (config.get("quantization_config") or {}).get("quant_method"):

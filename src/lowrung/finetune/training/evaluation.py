@@ -12,7 +12,7 @@ from lowrung.finetune.models import head, score
 from lowrung.finetune.models.head import Batch, LabelledLogits, Row
 from lowrung.finetune.models.score import Scores
 from lowrung.finetune.training.ranks import ALONE, Ranks
-from lowrung.store import kept
+from lowrung.store import kept, layout
 
 
 def scores(
@@ -97,7 +97,7 @@ def of_base(
         folder: what is kept of this base and these rows; see `lowrung.config.signature.of_base`.
         ranks: those that share the batches.
     """
-    path = folder / f"held_out-{size}.arrays"
+    path = layout.base_scores(folder, size)
     found = kept.read(path)
     if ranks.total(int(found is not None)) == ranks.count and found:
         return Scores(**found)

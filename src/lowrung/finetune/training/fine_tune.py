@@ -158,8 +158,12 @@ def fine_tune(
         "adapter/bytes": saved_bytes,
     }
     answers_end.write(folder)
-    measurements = {"time/train_seconds": trainer.step_seconds, "train/tokens_per_second": tokens_per_second}
-    measurements |= data.measurements
+    measurements = {
+        "time/train_seconds": trainer.step_seconds,
+        "time/evaluation_seconds": trainer.scoring_seconds,
+        "train/tokens_per_second": tokens_per_second,
+        **data.measurements,
+    }
     return Trained(
         model=model,
         held_out=held_out,

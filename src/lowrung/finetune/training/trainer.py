@@ -51,6 +51,7 @@ class LabelledTrainer(SFTTrainer):
 
     tokens_seen = 0
     step_seconds = 0.0
+    scoring_seconds = 0.0
 
     tokens_before = 0
     """Tokens that were trained on before the checkpoint that the run goes on from."""
@@ -133,6 +134,7 @@ class LabelledTrainer(SFTTrainer):
     def scores(self) -> score.Scores:
         """Scores the held-out rows with the present weights."""
         assert self.model is not None
+        started = time.perf_counter()
         rows: list[head.Row] = list(self.eval_dataset)  # type: ignore[arg-type]
         size, way = self.args.per_device_eval_batch_size, self.labelled_logits
         found = evaluation.scores(
@@ -141,6 +143,7 @@ class LabelledTrainer(SFTTrainer):
         if self.ranks.are_several:
             owners = evaluation.owners(rows, size, self.ranks)[: self.keeps]
             self.kept = evaluation.logits_of_all(self.kept, owners, found.tokens.tolist(), self.ranks)
+        self.scoring_seconds += time.perf_counter() - started
         return found
 
     def _keep(self, number: int, logits: Tensor) -> None:

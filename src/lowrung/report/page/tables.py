@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from lowrung.report import leaderboard, rows
+from lowrung.report import facts, leaderboard, rows
 from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
 from lowrung.report.tables import counted, number
 from lowrung.store.layout import JobFolder, RunFolder
@@ -71,7 +71,8 @@ def of(study: StudyRecord) -> dict[str, Table]:
         "answers": _answers(study),
         "pruned": _pruned(study),
         "failed": _failed(study),
-        "plan": _plan(study),
+        "facts": _facts(study),
+        "done": _done(study),
         "provenance": Table("Provenance", "", ["", ""], [list(pair) for pair in study.provenance.items()]),
     }
 
@@ -143,7 +144,13 @@ def _failed(study: StudyRecord) -> Table:
     return Table("Failed", about if cells else "No trial failed.", head, cells)
 
 
-def _plan(study: StudyRecord) -> Table:
+def _facts(study: StudyRecord) -> Table:
+    runs = facts.of(study)
+    head, cells = facts.columns(study, runs)
+    return Table("Plan and facts", facts.about(study, runs), head, cells)
+
+
+def _done(study: StudyRecord) -> Table:
     counts = Counter("not ended" if trial.status is None else str(trial.status) for trial in study.trials)
     runs = [run for trial in study.trials for run in trial.runs if run.status is not None]
     own = [run for trial in study.trials for run in trial.runs if run.slot is not None]
@@ -157,7 +164,7 @@ def _plan(study: StudyRecord) -> Table:
         ["all these runs together", "", _duration(sum(run.measurements.get("time/total_seconds", 0) for run in own))],
     ]
     cells += [["constraint", bound, _kept(study, bound)] for bound in study.constraints]
-    return Table("The plan and the facts", "", ["", "asked for", "done"], cells)
+    return Table("Asked for and done", "", ["", "asked for", "done"], cells)
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -236,6 +243,6 @@ def _address(study: StudyRecord, trial: TrialRecord) -> str:
     """What commands find a trial's first run by, also in a study that was renamed, or has its jobs elsewhere."""
     run = trial.runs[0]
     job = JobFolder(study.folder / str(trial.number) / (f"seed_{run.seed}" if study.seeds > 1 else ""))
-    if run.folder is not None and run.folder.is_dir() and not job.run.exists():  # hydra.sweep.subdir
+    if run.folder is not None and run.folder.is_dir() and job.run.resolve() != run.folder.resolve():
         return str(run.folder)
     return str(job.path.relative_to(study.folder.parent) if study.folder.parent.name == "multirun" else job.path)

@@ -7,6 +7,7 @@ from lowrung.report.plots import (
     compute,
     curves,
     differences,
+    facts,
     heat_map,
     importance,
     parallel,
@@ -26,5 +27,6 @@ IN_ORDER: tuple[Callable[[StudyRecord], Sequence[Plot | str]], ...] = (
     trade_offs.plots,
     compute.plots,
     timeline.plots,
+    facts.plots,
 )
 """Each gives its plots, or a sentence for one that the study has too little for; nothing where nobody would miss it."""

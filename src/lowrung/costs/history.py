@@ -1,0 +1,218 @@
+"""What earlier runs of a store measured, by which the next ones on the same machine are predicted.
+
+A line of ``store/.costs/measured.jsonl`` is a complete run: what the formulas said of its parts, and what these took.
+The nearest runs count, at most `LAST` of them, and of each ratio the median: a run beside which the machine was busy
+does not move it. A line counts only where it is whole, of this machine, and of these formulas, code and libraries.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowrung.config import machine, schema, signature, source
+from lowrung.costs import formulas
+from lowrung.costs.formulas import Asked
+from lowrung.costs.prediction import Speed
+from lowrung.store import layout
+from lowrung.store.outcome import Outcome, Status
+
+LAST = 9
+"""Runs that a median is taken over, the newest ones."""
+
+READ_BYTES = 2**20
+"""Of the file's end, which is read: some 2,000 runs. What is older is of no use beside them."""
+
+CODE = ("costs/formulas.py", "costs/sizes.py", "costs/history.py", "finetune/sizes.py")
+"""What says how a run's parts are counted, below the package."""
+
+FORMULAS = "how fast this machine multiplies matrices"
+"""The source of a speed where no run was measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What a run measured.
+
+    Attributes:
+        kinds: the run's, the narrowest first; see `_kinds`.
+        speeds: operations a second of its steps, evaluations and gate, of those that it had.
+        start: seconds of all else over what the formulas say of it.
+        memory: the most that it held over what the formulas say of it.
+    """
+
+    kinds: Sequence[str]
+    speeds: Mapping[str, float]
+    start: float
+    memory: float
+
+
+def speed(asked: Asked, store: Path, flops_per_second: float) -> Speed:
+    """How fast runs like this one are on this machine.
+
+    Args:
+        asked: the run.
+        store: where earlier runs were noted.
+        flops_per_second: how fast this machine multiplies matrices, for where there were none.
+    """
+    lines, which = _nearest(asked, store)
+    steps = _median(lines, "steps") or flops_per_second
+    return Speed(
+        flops_per_second=steps,
+        start_seconds=formulas.start_seconds(asked) * _middle([line.start for line in lines]),
+        # libraries weigh the same in other models' runs, and the rest does not
+        memory_factor=_middle([line.memory for line in lines]) if which < _OTHERS else 1.0,
+        source=_in_words(which, len(lines)),
+        evaluating=_median(lines, "evaluations") or steps,
+        verifying=_median(lines, "gate") or steps,
+    )
+
+
+def note(asked: Asked, outcome: Outcome, store: Path) -> None:
+    """Notes what a run has measured, for the next predictions on this machine, where it did all that was predicted.
+
+    Without room, or without the right to write, nothing is noted.
+
+    Args:
+        asked: the run.
+        outcome: its end, with the plan's numbers beside it; see `lowrung.costs.facts`.
+        store: where it is noted.
+    """
+    line = _line(asked, outcome)
+    if line is None:
+        return
+    fields = {**dataclasses.asdict(line), "of": _version()}
+    text = json.dumps({"seal": _seal(fields), **fields}, allow_nan=False)
+    path = layout.measured_costs(store)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:  # one write, which no other writer's comes into; it begins with an end, should the last one be torn
+            os.write(file, f"\n{text}\n".encode())
+        finally:
+            os.close(file)
+
+
+def _line(asked: Asked, outcome: Outcome) -> Line | None:
+    """What an outcome says; None where it is not of a whole run, or lacks a number."""
+    facts, measured = outcome.facts, outcome.measurements
+    if outcome.status is not Status.COMPLETE or facts.get("is_resumed") or "plan" not in facts:
+        return None
+    try:
+        work = facts["plan"]["work"]
+        took = {"steps": measured["time/train_seconds"], "evaluations": measured["time/evaluation_seconds"]}
+        gate = measured.get("time/gate_seconds", 0.0)
+        if gate and facts.get("verified_on", asked.device) == asked.device:
+            took["gate"] = gate
+        speeds = {name: work[name] / seconds for name, seconds in took.items() if seconds > 0 and work[name] > 0}
+        base_seconds = work["base"] / speeds["evaluations"]
+        rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
+        predicted = _peak(facts["plan"]["memory"])
+        start, held = max(rest, 0.1) / formulas.start_seconds(asked), measured["memory/peak_bytes"] / predicted
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+    line = Line(_kinds(asked), speeds, start, held)
+    return line if all(0 < number < math.inf for number in (*speeds.values(), start, held)) else None
+
+
+def _peak(parts: Mapping[str, float]) -> float:
+    return formulas.Memory(**parts).peak
+
+
+_OTHERS = 2
+"""The number of the kind of all runs of a machine, other models' among them."""
+
+
+def _kinds(asked: Asked) -> tuple[str, str, str]:
+    """Names that runs share: of equal settings; of a model and a method at any rank, length and batch; of a machine.
+
+    What a model costs follows from its sizes: where its weights are other ones, it is the same kind.
+    """
+    held = [machine.described(), asked.device, asked.dtype, asked.threads, asked.train.rank_count]
+    model = [asked.base, asked.model.quantization, asked.lora.method, asked.model.attn_implementation]
+    settings = [asked.trained, asked.rows, asked.held_out, asked.verify, asked.train.batch_size]
+    ways = [asked.train.gradient_checkpointing, asked.train.packing, asked.lora.use_dora, asked.lora.dropout > 0]
+    parts = (held + model + ways + settings, held + model, held)
+    return tuple(schema.digest([_plain(part) for part in each]) for each in parts)  # type: ignore[return-value]
+
+
+def _plain(part: Any) -> Any:
+    is_value = dataclasses.is_dataclass(part) and not isinstance(part, type)
+    return dataclasses.asdict(part) if is_value else part
+
+
+def _nearest(asked: Asked, store: Path) -> tuple[Sequence[Line], int]:
+    """The newest lines of the narrowest kind that has any, and the kind's number."""
+    path = layout.measured_costs(store)
+    try:
+        stat = path.stat()
+    except OSError:
+        return (), _OTHERS + 1
+    known = _lines(path, stat.st_size, stat.st_mtime_ns, _version())
+    for which, kind in enumerate(_kinds(asked)):
+        if lines := known.get(kind):
+            return lines[-LAST:], which
+    return (), _OTHERS + 1
+
+
+@functools.lru_cache(maxsize=4)
+def _lines(path: Path, size: int, _: int, version: str) -> Mapping[str, Sequence[Line]]:
+    """The lines of the file as it is at present that are whole and of this version, by each of their kinds."""
+    found: dict[str, list[Line]] = defaultdict(list)
+    for line in _read(path, size, version):
+        for kind in line.kinds:
+            found[kind].append(line)
+    return found
+
+
+def _read(path: Path, size: int, version: str) -> Iterator[Line]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, size - READ_BYTES))
+            written = file.read(READ_BYTES)
+    except OSError:
+        return
+    for text in written.splitlines():
+        try:
+            fields = json.loads(text)
+            seal = fields.pop("seal")
+            if seal == _seal(fields) and fields.pop("of") == version:
+                yield Line(**fields)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # torn, or something else
+            continue
+
+
+def _seal(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _version() -> str:
+    """A hash of what a line's numbers depend on beside the machine: formulas, what trains, libraries."""
+    package = Path(__file__).parents[1]
+    code = [hashlib.sha256((package / name).read_bytes()).hexdigest() for name in CODE]
+    return schema.digest([code, source.digest(), signature.versions((*signature.PACKAGES, signature.BITS))])
+
+
+def _median(lines: Sequence[Line], part: str) -> float | None:
+    measured = [line.speeds[part] for line in lines if part in line.speeds]
+    return statistics.median(measured) if measured else None
+
+
+def _middle(ratios: Sequence[float]) -> float:
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def _in_words(which: int, count: int) -> str:
+    if not count:
+        return FORMULAS
+    of = ("of these settings", "of this model", "of other settings or models")[which]
+    return f"{count} earlier run{'s' if count > 1 else ''} {of} here"

@@ -1,0 +1,97 @@
+"""A run's predicted memory, time and disk, as they are shown, recorded and held to limits."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from lowrung.costs import formulas
+from lowrung.costs.formulas import Asked, Memory, Work
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast a machine computes runs of a kind, and how far the formulas are from what was measured there.
+
+    Attributes:
+        flops_per_second: of a training step.
+        start_seconds: of a run before its first step and after its last, reading the model included.
+        memory_factor: what earlier runs held at most, over what the formulas say of them; 1 where there are none.
+        source: where these are from, in words: ``3 earlier runs of this model here``.
+        evaluating: operations a second of evaluations; None is those of a step.
+        verifying: the same of the gate.
+    """
+
+    flops_per_second: float
+    start_seconds: float
+    memory_factor: float
+    source: str
+    evaluating: float | None = None
+    verifying: float | None = None
+
+    def seconds(self, work: Work) -> float:
+        """Of a run that computes this."""
+        return (
+            self.start_seconds
+            + work.steps / self.flops_per_second
+            + (work.evaluations + work.base) / (self.evaluating or self.flops_per_second)
+            + work.gate / (self.verifying or self.flops_per_second)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a run is predicted to take.
+
+    Attributes:
+        trainable: parameters.
+        memory: bytes by part, by the formulas.
+        memory_bytes: the peak, corrected by what earlier runs measured.
+        seconds: of the whole run, alone on its slot.
+        work: operations by part.
+        disk_bytes: that the run leaves in the store.
+        source: where the speed is from, in words.
+        guesses: what was not known, each with what was taken in its place.
+    """
+
+    trainable: int
+    memory: Memory
+    memory_bytes: float
+    seconds: float
+    work: Work
+    disk_bytes: float
+    source: str
+    guesses: tuple[str, ...]
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """By metric name: what constraints may name, and what is recorded beside the facts."""
+        return {
+            "params/trainable": float(self.trainable),
+            "plan/memory_bytes": self.memory_bytes,
+            "plan/seconds": self.seconds,
+            "plan/disk_bytes": self.disk_bytes,
+        }
+
+
+PLANNED = ("params/trainable", "plan/memory_bytes", "plan/seconds", "plan/disk_bytes")
+"""The names of `Prediction.numbers`."""
+
+
+def predict(asked: Asked, speed: Speed) -> Prediction:
+    """What a run will take on a machine of this speed."""
+    memory, work = formulas.memory(asked), formulas.work(asked)
+    return Prediction(
+        trainable=asked.trained.trainable,
+        memory=memory,
+        memory_bytes=memory.peak * speed.memory_factor,
+        seconds=speed.seconds(work),
+        work=work,
+        disk_bytes=_disk(asked, memory),
+        source=speed.source,
+        guesses=asked.guesses,
+    )
+
+
+def _disk(asked: Asked, memory: Memory) -> float:
+    """What a run leaves: what it trained, and with ``verify.keep_merged`` a whole model."""
+    merged = asked.base.parameters * formulas.BYTES[asked.verify.merge_dtype] if asked.verify.keep_merged else 0
+    return asked.trained.trainable_bytes + merged

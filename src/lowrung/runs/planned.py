@@ -1,0 +1,102 @@
+"""What a run is predicted to take, from its config and what the preflight found."""
+
+import dataclasses
+from pathlib import Path
+
+from lowrung.config import machine, signature
+from lowrung.config.schema import Config, LoraConf, ModelConf
+from lowrung.costs import history, prediction, sizes
+from lowrung.costs.formulas import Asked
+from lowrung.costs.prediction import Prediction
+from lowrung.costs.sizes import TrainedSizes
+from lowrung.finetune.found import Preflight
+from lowrung.runs import inputs
+from lowrung.store import layout
+from lowrung.store.outcome import Outcome
+
+
+def predict(config: Config, preflight: Preflight, threads: int) -> Prediction | None:
+    """What a run will take of memory, time and disk; None where the sizes of its adapter are not known.
+
+    Args:
+        config: the run's.
+        preflight: what was found of its model and data, without problems.
+        threads: CPU threads.
+    """
+    wanted = asked(config, preflight, threads)
+    if wanted is None:
+        return None
+    speed = history.speed(wanted, Path(config.store).absolute(), _flops_per_second(wanted, preflight))
+    return prediction.predict(wanted, speed)
+
+
+def note(config: Config, preflight: Preflight, threads: int, outcome: Outcome) -> None:
+    """Notes what a run has measured, for the next predictions; see `lowrung.costs.history.note`.
+
+    Args:
+        config: the run's.
+        preflight: what was found of its model and data.
+        threads: CPU threads.
+        outcome: its end, with what was predicted of it.
+    """
+    if (wanted := asked(config, preflight, threads)) is not None:
+        history.note(wanted, outcome, Path(config.store).absolute())
+
+
+def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
+    """A run as the formulas take it; None where the sizes of its adapter are not known.
+
+    Args:
+        config: the run's.
+        preflight: what was found of its model and data, without problems.
+        threads: CPU threads.
+    """
+    trained = _trained(config, preflight)
+    if trained is None or preflight.base is None:
+        return None
+    rows, held_out = preflight.rows
+    return Asked(
+        base=preflight.base,
+        trained=trained,
+        rows=rows,
+        held_out=held_out,
+        model=config.model,
+        lora=config.lora,
+        train=config.train,
+        verify=config.verify,
+        steps=inputs.steps(config, preflight),
+        device=signature.device_kind(),
+        dtype=_dtype(config.model, config.lora),
+        threads=threads,
+        answered=held_out.rows if config.data.metrics else 0,
+        is_base_kept=_is_base_kept(config, preflight, threads),
+    )
+
+
+def _is_base_kept(config: Config, preflight: Preflight, threads: int) -> bool:
+    """Whether the base's scores of the held-out rows are in the store."""
+    folder = inputs.base_folder(config, preflight, threads)
+    return layout.base_scores(folder, config.train.eval_batch_size).exists()
+
+
+def _trained(config: Config, preflight: Preflight) -> TrainedSizes | None:
+    """The sizes of what the run trains: counted, or between those of the ends of a search over its rank."""
+    known = preflight.trained.get(sizes.trained_key(config.lora, config.train), {})
+    found = sizes.at_rank(known, sizes.rank_of(config.lora))
+    if found is None or preflight.processor in ("", machine.processor()) or signature.device_kind() == "cuda":
+        return found
+    guess = f"the speed is what {preflight.processor} was measured to have, on which model and data were checked"
+    return dataclasses.replace(found, guesses=(*found.guesses, guess))
+
+
+def _flops_per_second(wanted: Asked, preflight: Preflight) -> float:
+    """How fast a run multiplies matrices; on a CPU as much faster than the preflight as it has more threads."""
+    threads = wanted.threads / preflight.threads if wanted.device == "cpu" else 1.0
+    return preflight.flops_per_second * threads
+
+
+def _dtype(model: ModelConf, lora: LoraConf) -> str:
+    """The precision that a base is held in."""
+    if model.dtype != "auto":
+        return model.dtype
+    return "bfloat16" if signature.device_kind() == "cuda" and not lora.is_full else "float32"

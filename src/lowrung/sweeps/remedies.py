@@ -1,0 +1,247 @@
+"""Settings with which a run would fit its device: each is predicted, and one that does not help is not named."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+from lowrung.config import rules
+from lowrung.config.schema import Config, ModelConf
+from lowrung.costs.prediction import Prediction
+from lowrung.costs.sizes import RowSizes
+from lowrung.finetune.found import Preflight
+from lowrung.report.planned import Remedy
+from lowrung.sweeps.predicting import is_time_known
+from lowrung.sweeps.room import Room
+
+MOST = 4
+"""Remedies that are named: those that cost least."""
+
+SHORTEST = 64
+"""Tokens. Rows that are cut to fewer teach another task."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A run that may fit or not.
+
+    Attributes:
+        config: the run's.
+        found: of its model and data.
+        room: bytes that it has.
+        settings: what was changed of the run that was asked for, as overrides.
+        prices: of each change, in words.
+    """
+
+    config: Config
+    found: Preflight
+    room: float
+    settings: tuple[str, ...] = ()
+    prices: tuple[str, ...] = ()
+
+    def changed(self, settings: Sequence[str], price: str, **fields: object) -> "Case":
+        """The case with further changes."""
+        return dataclasses.replace(
+            self,
+            settings=(*self.settings, *settings),
+            prices=(*self.prices, price),
+            **fields,  # type: ignore[arg-type]
+        )
+
+
+Step = Callable[[Case], Iterator[Case]]
+"""Gives a case with one change, or with more and more of it; none where there is nothing to change."""
+
+
+class Remedies:
+    """What makes a run fit.
+
+    Args:
+        predict: what a run will take, by its config and what was found of its model and data.
+        room: what the run has.
+        gpus: how many the machine has that a run could be spread over; 0 where it cannot.
+        workers: the setting that says how many runs share a device.
+    """
+
+    def __init__(
+        self, predict: Callable[[Config, Preflight], Prediction | None], room: Room, gpus: int, workers: str
+    ) -> None:
+        self._predict = predict
+        self._room = room
+        self._gpus = gpus
+        self._workers = workers
+
+    def of(self, config: Config, found: Preflight) -> list[Remedy]:
+        """Single changes that are enough, the cheapest first; where there are none, the fewest changes together."""
+        assert self._room.bytes is not None
+        start = Case(config, found, self._room.bytes)
+        alone = [fitting for step in self._steps if (fitting := self._fitting(start, step))]
+        if alone:
+            return [self._remedy(case) for case in alone[:MOST]]
+        together = self._together(start)
+        return [self._remedy(together)] if together else []
+
+    @property
+    def _steps(self) -> list[Step]:
+        """From the cheapest to the dearest: those first that change no result, then those that do."""
+        return [
+            self._fewer_at_once,
+            _smaller_batches,
+            _checkpointing,
+            _half_precision,
+            _quantized("int8", 8),
+            _quantized("nf4", 4),
+            _shorter_rows,
+            _no_gate,
+            self._spread,
+            self._divided,
+        ]
+
+    def _fits(self, case: Case) -> bool:
+        found = None if rules.problems(case.config) else self._predict(case.config, case.found)
+        return found is not None and found.memory_bytes <= case.room
+
+    def _fitting(self, case: Case, step: Step) -> Case | None:
+        """The smallest change of this kind that is enough."""
+        return next((changed for changed in step(case) if self._fits(changed)), None)
+
+    def _together(self, start: Case) -> Case | None:
+        """Changes that are enough together: each is taken as far as it helps, and left out where it need not be."""
+        taken: list[Step] = []
+        for step in self._steps:
+            taken.append(step)
+            if self._with(start, taken):
+                for one in taken[:-1]:
+                    fewer = [other for other in taken if other is not one]
+                    taken = fewer if self._with(start, fewer) else taken
+                return self._with(start, taken)
+        return None
+
+    def _with(self, case: Case, steps: Sequence[Step]) -> Case | None:
+        """The case with the least of these changes that is enough: the last kind goes as far as it must."""
+        for step in steps[:-1]:
+            for changed in step(case):
+                if self._helps(changed, case):
+                    case = changed
+        return self._fitting(case, steps[-1])
+
+    def _helps(self, changed: Case, before: Case) -> bool:
+        if changed.config == before.config:
+            return changed.room > before.room
+        if rules.problems(changed.config):
+            return False
+        new, old = self._predict(changed.config, changed.found), self._predict(before.config, before.found)
+        return new is not None and old is not None and new.memory_bytes / changed.room < old.memory_bytes / before.room
+
+    def _remedy(self, case: Case) -> Remedy:
+        found = self._predict(case.config, case.found)
+        assert found is not None
+        seconds = found.seconds if is_time_known() else None
+        return Remedy(case.settings, "; ".join(case.prices), found.memory_bytes, seconds, case.room)
+
+    def _fewer_at_once(self, case: Case) -> Iterator[Case]:
+        sharing = self._room.at_once
+        for fewer in range(sharing - 1, 0, -1):
+            price = f"{fewer} at a time instead of {sharing}"
+            yield case.changed([f"{self._workers}={fewer}"], price, room=case.room * sharing / fewer)
+
+    def _spread(self, case: Case) -> Iterator[Case]:
+        """The model's blocks over several GPUs."""
+        if case.config.model.device_map is not None or case.config.train.parallel != "none":
+            return
+        model = dataclasses.replace(case.config.model, device_map="auto")
+        for gpus in _powers(self._gpus):
+            settings = ["model.device_map=auto", f"hydra.launcher.gpus_per_trial={gpus}"]
+            price = f"{gpus} GPUs for each run, which compute in turns"
+            yield case.changed(
+                settings, price, room=case.room * gpus, config=dataclasses.replace(case.config, model=model)
+            )
+
+    def _divided(self, case: Case) -> Iterator[Case]:
+        """The weights over several GPUs, each of which has a part of each batch too."""
+        if case.config.model.device_map is not None or case.config.train.parallel == "fsdp":
+            return
+        for gpus in _powers(self._gpus):
+            if case.config.train.batch_size % gpus:
+                continue
+            settings = ["train.parallel=fsdp", f"hydra.launcher.gpus_per_trial={gpus}"]
+            train = dataclasses.replace(case.config.train, parallel="fsdp", ranks=gpus)
+            price = f"{gpus} GPUs for each run"
+            yield case.changed(settings, price, config=dataclasses.replace(case.config, train=train))
+
+
+def _powers(most: int) -> Iterator[int]:
+    number = 2
+    while number <= most:
+        yield number
+        number *= 2
+
+
+def _smaller_batches(case: Case) -> Iterator[Case]:
+    train = case.config.train
+    size, passes = train.batch_size, train.gradient_accumulation_steps
+    ranks = train.ranks or 1
+    while size % (2 * ranks) == 0:
+        size, passes = size // 2, passes * 2
+        changed = dataclasses.replace(train, batch_size=size, gradient_accumulation_steps=passes)
+        settings = [f"train.batch_size={size}", f"train.gradient_accumulation_steps={passes}"]
+        price = "as many examples a step, in more passes"
+        yield case.changed(settings, price, config=dataclasses.replace(case.config, train=changed))
+
+
+def _checkpointing(case: Case) -> Iterator[Case]:
+    if not case.config.train.gradient_checkpointing:
+        train = dataclasses.replace(case.config.train, gradient_checkpointing=True)
+        price = "activations are computed twice"
+        changed = dataclasses.replace(case.config, train=train)
+        yield case.changed(["train.gradient_checkpointing=true"], price, config=changed)
+
+
+def _half_precision(case: Case) -> Iterator[Case]:
+    config = case.config
+    if config.model.dtype in ("auto", "float32") and config.model.quantization == "none":
+        model = dataclasses.replace(config.model, dtype="bfloat16")
+        price = "steps that are too small for it change no weight" if config.lora.is_full else "weights are rounded"
+        yield _with_model(case, model, "model.dtype=bfloat16", price)
+
+
+def _with_model(case: Case, model: ModelConf, setting: str, price: str) -> Case:
+    """The case with its base held otherwise: sizes that were counted with it are not those of the other one."""
+    found = dataclasses.replace(case.found, trained={})
+    return case.changed([setting], price, config=dataclasses.replace(case.config, model=model), found=found)
+
+
+def _quantized(name: str, bits: int) -> Step:
+    def step(case: Case) -> Iterator[Case]:
+        if case.config.model.quantization == "none" and not case.config.lora.is_full:
+            model = dataclasses.replace(case.config.model, quantization=name)
+            price = f"the base is rounded to {bits} bits, and slower (bitsandbytes)"
+            yield _with_model(case, model, f"model.quantization={name}", price)
+
+    return step
+
+
+def _shorter_rows(case: Case) -> Iterator[Case]:
+    """Rows that are cut, as long as that is some rows alone or half of their length."""
+    length, rows = case.config.data.max_length, case.found.rows
+    longest = max(rows[0].tokens)
+    while length // 2 >= SHORTEST:
+        length //= 2
+        if length < longest:
+            data = dataclasses.replace(case.config.data, max_length=length)
+            cut = sum(tokens > length for tokens in rows[0].tokens) / len(rows[0].tokens)
+            found = dataclasses.replace(case.found, rows=tuple(_cut(each, length) for each in rows))
+            config = dataclasses.replace(case.config, data=data)
+            yield case.changed(
+                [f"data.max_length={length}"], f"{cut:.0%} of the rows are cut", config=config, found=found
+            )
+
+
+def _cut(rows: RowSizes, length: int) -> RowSizes:
+    tokens, labelled = (tuple(min(each, length) for each in sizes) for sizes in (rows.tokens, rows.labelled))
+    return dataclasses.replace(rows, tokens=tokens, labelled=labelled)
+
+
+def _no_gate(case: Case) -> Iterator[Case]:
+    if case.config.verify.enabled:
+        verify = dataclasses.replace(case.config.verify, enabled=False)
+        price = "the merged model is not compared with the adapter"
+        yield case.changed(["verify.enabled=false"], price, config=dataclasses.replace(case.config, verify=verify))

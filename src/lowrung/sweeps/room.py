@@ -1,0 +1,69 @@
+"""The memory that one run of a sweep has of its device, and what it shares it with."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lowrung.config import signature
+from lowrung.config.schema import Config
+from lowrung.costs import units
+from lowrung.engine import memory
+from lowrung.engine.assumed import MACHINE
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """What a run may hold at most.
+
+    Attributes:
+        bytes: of one run; None where it is not known.
+        free: what of it nothing else uses now; None where that is not known.
+        name: what it is a part of, in words.
+        at_once: how many runs share it.
+    """
+
+    bytes: float | None
+    free: float | None
+    name: str
+    at_once: int
+
+
+def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
+    """The room of a run of this sweep: on a CPU all runs share main memory, on a GPU those that share the GPU.
+
+    Args:
+        config: the run's.
+        launcher: the fields of ``hydra.launcher``.
+        slots: how many runs there are at a time.
+    """
+    if _is_elsewhere(launcher):
+        asked = units.amount(_of_slurm(launcher.get("memory")))
+        return Room(asked if signature.device_kind() == "cpu" else None, None, "hydra.launcher.memory", 1)
+    if signature.device_kind() == "cpu":
+        return _shared(memory.main(), slots, 1.0)
+    per_trial = float(launcher.get("gpus_per_trial", 1))
+    sharing = int(launcher.get("workers_per_gpu", 1)) if per_trial >= 1 else round(1 / per_trial)
+    spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
+    return _shared(memory.of_gpu(), sharing, spread)
+
+
+def _is_elsewhere(launcher: Mapping[str, Any]) -> bool:
+    """Whether runs compute on nodes that this process knows nothing of."""
+    kind = str(launcher.get("_target_", ""))
+    is_cluster = kind.endswith("SlurmLauncher") or (
+        kind.endswith("RayLauncher") and launcher.get("address") is not None
+    )
+    return is_cluster and (MACHINE.get() is None)
+
+
+def _of_slurm(asked: object) -> object:
+    """SLURM's ``32G`` is 32 GiB, and a number without a unit is MiB."""
+    text = str(asked)
+    return f"{text}iB" if text[-1:] in "KMGT" else f"{text}MiB"
+
+
+def _shared(device: memory.Room | None, at_once: int, devices: float) -> Room:
+    if device is None:
+        return Room(None, None, "memory of the device", at_once)
+    share = devices / at_once
+    return Room(device.total * share, None if device.free is None else device.free * share, device.name, at_once)
