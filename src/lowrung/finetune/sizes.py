@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
+from lowrung.config import signature
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, at_rank, rank_of, sized_key, trained_key
 from lowrung.errors import in_short
@@ -145,7 +146,7 @@ def _model(base: ModelConf, lora: LoraConf, device: torch.device) -> Any:
     model: Any = pretrained.skeleton(base)
     is_quantized = base.quantization != "none"
     in_full = is_quantized or (lora.is_full and base.dtype == "auto")  # what is not quantised is put in float32
-    model.to(torch.float32 if in_full else pretrained.dtype_for(base.dtype, device))
+    model.to(torch.float32 if in_full else _dtype(base, device))
     passes.settle_attention(model, base.attn_implementation, device)
     if lora.is_full:
         return model.requires_grad_(True)
@@ -154,6 +155,13 @@ def _model(base: ModelConf, lora: LoraConf, device: torch.device) -> Any:
         _hold_as_on_a_quantized_base(adapted)
     products.settle(adapted)
     return adapted
+
+
+def _dtype(base: ModelConf, device: torch.device) -> torch.dtype:
+    """The precision that the base is held in where jobs compute: a plan may be made elsewhere."""
+    if base.dtype == "auto" and signature.JOBS_DEVICE.get() == "cuda":
+        return torch.bfloat16
+    return pretrained.dtype_for(base.dtype, device)
 
 
 def _hold_as_on_a_quantized_base(model: Any) -> None:
