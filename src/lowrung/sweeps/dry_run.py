@@ -26,6 +26,7 @@ from lowrung.sweeps.predicting import Predictor, is_time_known
 from lowrung.sweeps.remedies import Remedies
 from lowrung.sweeps.room import Room
 from lowrung.sweeps.runs import RunMaker
+from lowrung.sweeps.spending import gpus_of
 from lowrung.sweeps.stage import BEST, TIES, Stage
 
 
@@ -77,6 +78,13 @@ class DryRun:
         may_be_less = bool(stages) or plan_notes.may_end_early(self._plan)
         free = shutil.disk_usage(disk.nearest(Path(self._plan.config.store).absolute())).free
         taken = filling.disk(left, stages, max((each.found.disk_bytes for each in every if each.found), default=0.0))
+        time = filling.time(left, stages, self._slots, "; ".join(sources), at_most=may_be_less)
+        units = {"gpu_hours": gpus_of(self._launcher, self._slots), "cpu_hours": float(self._threads)}
+        notes = [
+            *plan_notes.of(self._plan, memory, points),
+            *plan_notes.of_disk(taken, free),
+            *plan_notes.of_budget(self._plan, time, self._slots, units),
+        ]
         return PlannedSweep(
             study=self._plan.study,
             device=signature.device_kind(),
@@ -89,10 +97,10 @@ class DryRun:
             points=points,
             later=stages,
             memory=memory,
-            time=filling.time(left, stages, self._slots, "; ".join(sources), at_most=may_be_less),
+            time=time,
             disk_bytes=taken,
             disk_free=free,
-            notes=[*plan_notes.of(self._plan, memory, points), *plan_notes.of_disk(taken, free)],
+            notes=notes,
             guesses=self._predictor.guesses,
             unfit=sum(point.fits is False for point in points),
         )
