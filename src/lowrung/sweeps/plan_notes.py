@@ -36,6 +36,12 @@ def _of_memory(memory: PlannedMemory) -> Iterator[str]:
         yield f"only {size(memory.room_free)} of the {memory.room_name} are free for a run now{others}"
 
 
+def of_disk(taken: float | None, free: float) -> Iterator[str]:
+    """Whether a disk has too little room."""
+    if taken is not None and taken > free:
+        yield f"the store's disk has {size(free)} free, which is too little: store=/another/disk names another one"
+
+
 def may_end_early(plan: Plan) -> bool:
     """Whether runs may end before their last step."""
     configs = (config for points in plan.points.values() for point in points for config in point.configs[:1])

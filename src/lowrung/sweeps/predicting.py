@@ -68,7 +68,7 @@ class Predictor:
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
-        asked = _Counting(config.model, config.lora, config.train, signature.JOBS_DEVICE.get())
+        asked = _Counting(config.model, config.lora, config.train, signature.device_kind())
         key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
@@ -82,13 +82,12 @@ class _Counting:
     model: ModelConf
     lora: LoraConf
     train: TrainConf
-    device: str | None
+    device: str
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
 
-        with signature.jobs_on(self.device):
-            return counted.of_trained(self.model, [self.lora], [self.train])
+        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
 
 
 def is_time_known() -> bool:

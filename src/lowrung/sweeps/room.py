@@ -7,6 +7,7 @@ from typing import Any
 from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.costs import units
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import memory
 from lowrung.engine.assumed import MACHINE
 
@@ -26,6 +27,10 @@ class Room:
     free: float | None
     name: str
     at_once: int
+
+    def fits(self, found: Prediction) -> bool | None:
+        """Whether a run fits; None where the room is not known."""
+        return None if self.bytes is None else found.memory_bytes <= self.bytes
 
 
 def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
