@@ -40,8 +40,8 @@ what is no product (norms, activations, rotations)."""
 HEAD_SHARE = 0.6
 """The same of the head with the loss, or the argmax, over its logits."""
 
-PASS = 1.5e9
-"""Operations that could be done while a pass, or a token that is generated, starts its many small ones: 15 ms."""
+PASS = 5e8
+"""Operations that could be done while a pass starts its many small ones: 5 ms."""
 
 PARAMETER = 300
 """Operations that could be done while a trained parameter is clipped and updated: 12 bytes are read, 12 written."""
@@ -434,7 +434,7 @@ def gate_work(asked: Asked) -> float:
     if asked.lora.is_full:
         return files / 2 + reading + MOVED / 3 * base.parameters + forgetting
     models = 3 if verify.merge_dtype != "float32" else 2
-    generated = reading + verify.new_tokens * (TOKEN * base.parameters + 2 * PASS)
+    generated = reading + verify.new_tokens * (TOKEN * base.parameters + 6 * PASS)
     work = files + models * reading + MOVED * base.parameters + generated + forgetting
     if asked.model.quantization != "none":  # read as it was trained, on the dequantised base, and quantised once more
         work += 2 * reading + 3 * QUANTIZED * base.quantizable
@@ -447,7 +447,7 @@ def answering_work(asked: Asked) -> float:
         return 0.0
     batches = math.ceil(asked.answered / asked.train.eval_batch_size)
     longest = asked.held_out.labelled[-1]
-    return batches * longest * (TOKEN * asked.base.parameters + 2 * PASS) + asked.answered * row_work(
+    return batches * longest * (TOKEN * asked.base.parameters + 6 * PASS) + asked.answered * row_work(
         asked, asked.held_out
     )
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lowrung.config import schema
+from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
 from lowrung.costs import prediction, sizes
 from lowrung.costs.prediction import Prediction, Speed
@@ -58,12 +58,12 @@ class Predictor:
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
-        speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for")
+        speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
         return prediction.predict(asked, speed)
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
-        asked = _Counting(config.model, config.lora, config.train)
+        asked = _Counting(config.model, config.lora, config.train, signature.device_kind())
         key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
@@ -77,11 +77,12 @@ class _Counting:
     model: ModelConf
     lora: LoraConf
     train: TrainConf
+    device: str
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
 
-        return counted.of_trained(self.model, [self.lora], [self.train])
+        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
 
 
 def is_time_known() -> bool:
