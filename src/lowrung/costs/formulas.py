@@ -24,6 +24,10 @@ AROUND = {"cpu": 1.2, "cuda": 1.1}
 """What is held in training, over the activations and logits that are kept for the backward pass: the gradients of
 activations, one layer's at a time, and pieces of the heap that are free but too small."""
 
+AROUND_CHECKPOINTED = {"cpu": 4.0, "cuda": 1.1}
+"""The same over activations where blocks are computed again. Little is kept then, and on a CPU most is pieces that one
+block after the other leaves in glibc's heap: 2.9 and 6.3 times were measured."""
+
 STATES = {"adam": 2, "sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "adafactor": 0.01, "lomo": 0}
 """Numbers that an optimiser keeps for each parameter, by a part of its name in transformers."""
 
@@ -149,7 +153,7 @@ class Work:
         steps: of all training steps.
         evaluations: of the held-out rows, as often as what is trained is scored on them.
         gate: of the merged-vs-adapter gate.
-        base: of what is computed of the base alone, once for all runs that share it; 0 where it is in the store.
+        base: of the base's scores of the held-out rows; 0 where they are in the store, from a run that shares them.
     """
 
     steps: float
@@ -170,7 +174,7 @@ def memory(asked: Asked) -> Memory:
     """The bytes of a run, by part and phase."""
     libraries, weights = LIBRARIES[asked.device], weight_bytes(asked)
     trained = asked.trained.trainable_bytes
-    around = AROUND[asked.device]
+    around, again = AROUND[asked.device], AROUND_CHECKPOINTED[asked.device]
     adapter = 0 if asked.lora.is_full else trained
     optimizer = trained * states(asked.train)
     return Memory(
@@ -179,7 +183,7 @@ def memory(asked: Asked) -> Memory:
         adapter=adapter,
         gradients=trained,
         optimizer=optimizer,
-        activations=around * activation_bytes(asked),
+        activations=(again if asked.train.gradient_checkpointing else around) * activation_bytes(asked),
         logits=around * logit_bytes(asked),
         gate=gate_bytes(asked) if asked.verify.enabled else 0,
         loading=libraries + loading_bytes(asked),
@@ -340,8 +344,7 @@ def work(asked: Asked) -> Work:
     evaluations = -(-asked.steps // asked.train.eval_steps)
     scoring = scoring_work(asked)
     gate = gate_work(asked) if asked.verify.enabled else 0.0
-    passes = 3 if asked.verify.enabled else 0  # of the gate's rows, and of two of them with a branch
-    base = 0.0 if asked.is_base_kept else scoring + passes * prompts_work(asked) / 2
+    base = 0.0 if asked.is_base_kept else scoring
     return Work(
         steps=asked.steps * step_work(asked),
         evaluations=evaluations * scoring + answering_work(asked),
@@ -430,6 +433,8 @@ def gate_work(asked: Asked) -> float:
     verify, base, reading = asked.verify, asked.base, prompts_work(asked)
     compared = verify.prompts * asked.held_out.mean_labelled * base.vocabulary * COMPARED
     files = GATE + WORD * base.vocabulary + compared
+    if not asked.is_base_kept:  # the base reads the rows too, and two of them with a branch
+        files += 1.5 * reading
     forgetting = 2 * verify.forgetting * row_work(asked, asked.held_out)
     if asked.lora.is_full:
         return files / 2 + reading + MOVED / 3 * base.parameters + forgetting
