@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked
 from lowrung.costs.sizes import RowSizes, rank_of
+from lowrung.costs.terms import Asked
 from lowrung.finetune import sizes
 from lowrung.finetune.lora import adapter, products
 from lowrung.finetune.models import head, pretrained, score

@@ -10,8 +10,8 @@ import pytest
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
 from lowrung.costs import facts, formulas, history, prediction
 from lowrung.costs.facts import Planned
-from lowrung.costs.formulas import Asked
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
+from lowrung.costs.terms import Asked
 from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 

@@ -6,12 +6,12 @@ on a CPU. On a GPU the same formulas hold, without what only a CPU's memory has 
 They were not measured there, and CUDA's own context (0.3 to 0.6 GB) is apart, as it is in ``memory/peak_bytes``.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
 
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
+from lowrung.config.schema import TrainConf
+from lowrung.costs.batches import batch_tokens, is_padded, packed_length, pair_length
+from lowrung.costs.sizes import RowSizes
+from lowrung.costs.terms import Asked, Memory, Work
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number, by the precision's name."""
@@ -49,122 +49,6 @@ PASS = 5e8
 
 PARAMETER = 300
 """Operations that could be done while a trained parameter is clipped and updated: 12 bytes are read, 12 written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A run that is to be predicted.
-
-    Attributes:
-        base: the base's sizes.
-        trained: of what is trained.
-        rows: of the training rows.
-        held_out: of the held-out rows.
-        model: the base model.
-        lora: the adapter.
-        train: how it is trained.
-        verify: the gate.
-        steps: optimiser steps.
-        device: ``cpu`` or ``cuda``.
-        dtype: the precision that the base is held in, ``auto`` being resolved.
-        threads: CPU threads.
-        max_length: the most tokens of a row, which packed rows have.
-        answered: held-out rows that the trained model answers, for ``data.metrics``.
-        is_base_kept: whether what the base says of the held-out rows is in the store.
-    """
-
-    base: BaseSizes
-    trained: TrainedSizes
-    rows: RowSizes
-    held_out: RowSizes
-    model: ModelConf
-    lora: LoraConf
-    train: TrainConf
-    verify: VerifyConf
-    steps: int
-    device: str
-    dtype: str
-    threads: int
-    max_length: int = 0
-    answered: int = 0
-    is_base_kept: bool = False
-
-    @property
-    def guesses(self) -> tuple[str, ...]:
-        """What was not known, each with what was taken in its place."""
-        parts = (self.base, self.trained, self.rows, self.held_out)
-        return tuple(dict.fromkeys(guess for part in parts for guess in part.guesses))
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes that a run holds at most, by part: in main memory on a CPU, else on its GPU.
-
-    A run goes through phases, and what it holds at most is the largest of them, not their sum.
-
-    Attributes:
-        libraries: Python and what it has imported.
-        weights: the base's.
-        adapter: what is trained beside the base; 0 where the base itself is.
-        gradients: of what is trained.
-        optimizer: the optimiser's state.
-        activations: what the forward pass keeps for the backward pass.
-        logits: of a batch's labelled tokens, with what the loss makes of them.
-        gate: what the gate holds at most, libraries and weights included; it begins when training has given all back.
-        loading: the same while the base is read.
-        evaluation: the same while the held-out rows are scored.
-    """
-
-    libraries: float
-    weights: float
-    adapter: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    gate: float
-    loading: float = 0.0
-    evaluation: float = 0.0
-
-    @property
-    def parts(self) -> Mapping[str, float]:
-        """Of training, by name: what adds up to its peak."""
-        phases = ("gate", "loading", "evaluation")
-        return {name: held for name, held in dataclasses.asdict(self).items() if name not in phases}
-
-    @property
-    def training(self) -> float:
-        """The most that training holds."""
-        return sum(self.parts.values())
-
-    @property
-    def peak(self) -> float:
-        """The most that the run holds."""
-        return max(self.training, self.gate, self.loading, self.evaluation)
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What a run computes, by part, in floating point operations; a part's seconds are these over a speed.
-
-    What is no product of matrices counts as the operations that large products could have done meanwhile.
-
-    Attributes:
-        steps: of all training steps.
-        evaluations: of the held-out rows, as often as what is trained is scored on them.
-        gate: of the merged-vs-adapter gate.
-        base: of the base's scores of the held-out rows; 0 where they are in the store, from a run that shares them.
-    """
-
-    steps: float
-    evaluations: float
-    gate: float
-    base: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Of the run."""
-        return self.steps + self.evaluations + self.gate + self.base
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -284,56 +168,6 @@ def gate_bytes(asked: Asked) -> float:
         stored = base.stored_bytes
         cast = max(cast, 0 if abs(stored / max(in_full, 1) - 1) < 0.1 else stored)
     return LIBRARIES[asked.device] + in_full + cast + kept
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def batch_tokens(asked: Asked) -> float:
-    """Tokens of the largest of a run's batches in one rank: on a CPU its rows are joined, elsewhere they are padded.
-
-    The sum of n rows has n times their variance; of m such sums the largest is about sqrt(2 ln m) deviations above the
-    mean.
-    """
-    rows, train = asked.rows, asked.train
-    count = max(1.0, train.batch_size / train.rank_count)
-    if train.packing:
-        return count * packed_length(asked)
-    if is_padded(asked):
-        return count * rows.longest_of(max(1, round(count * draws(asked))))
-    spread = math.sqrt(max(0.0, _mean_square(rows) - rows.mean_tokens**2) * count)
-    largest = count * rows.mean_tokens + spread * math.sqrt(2 * math.log(max(1, draws(asked))))
-    return min(largest, count * rows.tokens[-1])
-
-
-def draws(asked: Asked) -> int:
-    """Batches that a run goes through, at most those of one pass over its rows: the same come again."""
-    drawn = asked.steps * asked.train.gradient_accumulation_steps
-    return max(1, min(drawn, math.ceil(asked.rows.rows / asked.train.batch_size)))
-
-
-def packed_length(asked: Asked) -> float:
-    """Tokens of a packed row: the most that it may have, where there are enough rows to fill it."""
-    rows = asked.rows
-    return min(asked.max_length or rows.tokens[-1], rows.rows * rows.mean_tokens)
-
-
-def pair_length(asked: Asked) -> float:
-    """Tokens that a token is compared with: those of its own row, longer rows having more of the tokens."""
-    if is_padded(asked) and not asked.train.packing:
-        return asked.rows.longest_of(max(1, round(asked.train.batch_size / asked.train.rank_count)))
-    return _mean_square(asked.rows) / max(asked.rows.mean_tokens, 1)
-
-
-def is_padded(asked: Asked) -> bool:
-    """Whether rows of unequal lengths are padded to the longest; see `lowrung.finetune.models.attention.joins`."""
-    kind = asked.model.attn_implementation or "sdpa"
-    return not (kind.startswith("flash") or (kind == "sdpa" and asked.device == "cpu"))
-
-
-def _mean_square(rows: RowSizes) -> float:
-    squares = [tokens**2 for tokens in rows.tokens]
-    return (sum(squares) - (squares[0] + squares[-1]) / 2) / (len(squares) - 1)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from typing import Any
 
 from lowrung.config import machine, schema, signature, source
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked
 from lowrung.costs.prediction import Speed
+from lowrung.costs.terms import Asked, Memory
 from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 
@@ -30,9 +30,6 @@ LAST = 9
 
 READ_BYTES = 2**20
 """Of the file's end, which is read: some 2,000 runs. What is older is of no use beside them."""
-
-CODE = ("costs/formulas.py", "costs/sizes.py", "costs/history.py", "finetune/sizes.py")
-"""What says how a run's parts are counted, below the package."""
 
 FORMULAS = "how fast this machine multiplies matrices"
 """The source of a speed where no run was measured."""
@@ -127,7 +124,7 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
 
 
 def _peak(parts: Mapping[str, float]) -> float:
-    return formulas.Memory(**parts).peak
+    return Memory(**parts).peak
 
 
 _OTHERS = 2
@@ -200,8 +197,7 @@ def _seal(fields: Mapping[str, Any]) -> str:
 @functools.cache
 def _version() -> str:
     """A hash of what a line's numbers depend on beside the machine: formulas, what trains, libraries."""
-    package = Path(__file__).parents[1]
-    code = [hashlib.sha256((package / name).read_bytes()).hexdigest() for name in CODE]
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(Path(__file__).parent.glob("*.py"))]
     return schema.digest([code, source.digest(), signature.versions((*signature.PACKAGES, signature.BITS))])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked, Memory, Work
+from lowrung.costs.terms import Asked, Memory, Work
 
 
 @dataclasses.dataclass(frozen=True)
