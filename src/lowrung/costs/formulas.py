@@ -44,8 +44,11 @@ what is no product (norms, activations, rotations)."""
 HEAD_SHARE = 0.6
 """The same of the head with the loss, or the argmax, over its logits."""
 
-PASS = 5e8
-"""Operations that could be done while a pass starts its many small ones: 5 ms."""
+PASS_SECONDS = 0.005
+"""While a pass starts its many small operations."""
+
+TOKEN_SECONDS = 0.03
+"""While a token is generated, the same, and the cache grows."""
 
 PARAMETER = 300
 """Operations that could be done while a trained parameter is clipped and updated: 12 bytes are read, 12 written."""
@@ -174,16 +177,19 @@ def gate_bytes(asked: Asked) -> float:
 
 
 def work(asked: Asked) -> Work:
-    """The operations of a run, by part."""
-    evaluations = -(-asked.steps // asked.train.eval_steps)
-    scoring = scoring_work(asked)
-    gate = gate_work(asked) if asked.verify.enabled else 0.0
-    base = 0.0 if asked.is_base_kept else scoring
+    """The operations of a run, by part, and the seconds beside them."""
+    train, again = asked.train, int(asked.train.gradient_checkpointing)
+    evaluations = -(-asked.steps // train.eval_steps)
+    batches = math.ceil(asked.held_out.rows / train.eval_batch_size)
+    tokens = math.ceil(asked.answered / train.eval_batch_size) * asked.held_out.labelled[-1]
     return Work(
         steps=asked.steps * step_work(asked),
-        evaluations=evaluations * scoring + answering_work(asked),
-        gate=gate,
-        base=base,
+        evaluations=evaluations * scoring_work(asked) + answering_work(asked, tokens),
+        gate=gate_work(asked) if asked.verify.enabled else 0.0,
+        base=0.0 if asked.is_base_kept else scoring_work(asked),
+        step_seconds=asked.steps * train.gradient_accumulation_steps * (3 + again) * PASS_SECONDS,
+        evaluation_seconds=evaluations * batches * PASS_SECONDS + tokens * TOKEN_SECONDS,
+        gate_seconds=gate_seconds(asked) if asked.verify.enabled else 0.0,
     )
 
 
@@ -204,8 +210,7 @@ def step_work(asked: Asked) -> float:
     head = (3 if asked.lora.is_full or asked.lora.modules_to_save else 2) * head_work(asked, labelled)
     products = (forward * (1 + again) + backward) / SHARE + head / HEAD_SHARE
     products += (1 + again) * norm_work(asked)
-    one = products + PASS * (3 + again)
-    return train.gradient_accumulation_steps * one + PARAMETER * sizes.trainable
+    return train.gradient_accumulation_steps * products + PARAMETER * sizes.trainable
 
 
 def norm_work(asked: Asked) -> float:
@@ -222,7 +227,7 @@ def scoring_work(asked: Asked) -> float:
     """Of the held-out rows, scored once."""
     rows = asked.held_out
     passes = math.ceil(rows.rows / asked.train.eval_batch_size)
-    return rows.rows * row_work(asked, rows) + passes * (PASS + asked.trained.flops_fixed / SHARE + norm_work(asked))
+    return rows.rows * row_work(asked, rows) + passes * (asked.trained.flops_fixed / SHARE + norm_work(asked))
 
 
 def row_work(asked: Asked, rows: RowSizes) -> float:
@@ -234,61 +239,61 @@ def row_work(asked: Asked, rows: RowSizes) -> float:
 
 def prompts_work(asked: Asked) -> float:
     """Of a forward pass over the gate's rows."""
-    return asked.verify.prompts * row_work(asked, asked.held_out) + PASS
+    return asked.verify.prompts * row_work(asked, asked.held_out)
 
 
 TOKEN = 40
 """Operations that could be done while a weight is read, once for each token that is generated: memory sets the pace."""
 
-MOVED = 500
-"""The same while a weight is merged, saved in both precisions, and read again three times."""
-
-COMPARED = 1500
-"""The same while a logit is compared, twice, in float64."""
-
-GATE = 1.6e11
-"""The same while the gate's configs and adapters are read, and memory is given back: 1.6 s."""
-
-WORD = 5e6
-"""The same while a word of the vocabulary is read, in each of the tokenizers that are compared: 50 µs."""
-
-QUANTIZED = 2800
-"""The same while a weight is read and quantised: 28 ns."""
-
 WEIGHT_NORM = 1100
 """The same while DoRA takes the norm of a weight's column, in each pass: 11 ns."""
 
+GATE_SECONDS = 1.6
+"""While the gate's configs and adapters are read, and memory is given back."""
+
+WORD_SECONDS = 50e-6
+"""While a word of the vocabulary is read, in each of the tokenizers that are compared."""
+
+MOVED_SECONDS = 5e-9
+"""While a weight is merged, saved in both precisions, and read again three times."""
+
+COMPARED_SECONDS = 15e-9
+"""While a logit is compared, twice, in float64 on the CPU."""
+
+QUANTIZED_SECONDS = 28e-9
+"""While a weight is read and quantised."""
+
 
 def gate_work(asked: Asked) -> float:
-    """Of the gate: the rows are read by the adapter and by each merged model, which are written and read again.
+    """Of the gate: the rows are read by the adapter and by each merged model, and the adapter generates.
 
     Where all weights were trained, the saved model alone reads them.
     """
-    verify, base, reading = asked.verify, asked.base, prompts_work(asked)
-    compared = verify.prompts * asked.held_out.mean_labelled * base.vocabulary * COMPARED
-    files = GATE + WORD * base.vocabulary + compared
-    if not asked.is_base_kept:  # the base reads the rows too, and two of them with a branch
-        files += 1.5 * reading
+    verify, reading = asked.verify, prompts_work(asked)
+    of_base = 0.0 if asked.is_base_kept else 1.5 * reading  # two of the rows with a branch, too
     forgetting = 2 * verify.forgetting * row_work(asked, asked.held_out)
     if asked.lora.is_full:
-        return files / 2 + reading + MOVED / 3 * base.parameters + forgetting
+        return of_base + reading + forgetting
     models = 3 if verify.merge_dtype != "float32" else 2
-    generated = reading + verify.new_tokens * (TOKEN * base.parameters + 6 * PASS)
-    work = files + models * reading + MOVED * base.parameters + generated + forgetting
     if asked.model.quantization != "none":  # read as it was trained, on the dequantised base, and quantised once more
-        work += 2 * reading + 3 * QUANTIZED * base.quantizable
-    return work
+        models += 2
+    return of_base + (models + 1) * reading + verify.new_tokens * TOKEN * asked.base.parameters + forgetting
 
 
-def answering_work(asked: Asked) -> float:
-    """Of the held-out rows' answers, which ``data.metrics`` score: token by token, a batch at a time."""
-    if not asked.answered:
-        return 0.0
-    batches = math.ceil(asked.answered / asked.train.eval_batch_size)
-    longest = asked.held_out.labelled[-1]
-    return batches * longest * (TOKEN * asked.base.parameters + 6 * PASS) + asked.answered * row_work(
-        asked, asked.held_out
-    )
+def gate_seconds(asked: Asked) -> float:
+    """Of the gate beside its operations: models are written and read again, tokenizers and logits are compared."""
+    verify, base = asked.verify, asked.base
+    compared = verify.prompts * asked.held_out.mean_labelled * base.vocabulary * COMPARED_SECONDS
+    files = GATE_SECONDS + WORD_SECONDS * base.vocabulary + compared
+    if asked.lora.is_full:
+        return files / 2 + MOVED_SECONDS / 3 * base.parameters
+    quantized = 3 * QUANTIZED_SECONDS * base.quantizable if asked.model.quantization != "none" else 0.0
+    return files + MOVED_SECONDS * base.parameters + quantized + verify.new_tokens * TOKEN_SECONDS
+
+
+def answering_work(asked: Asked, tokens: int) -> float:
+    """Of the held-out rows' answers, which ``data.metrics`` score, by all tokens of all batches."""
+    return tokens * TOKEN * asked.base.parameters + asked.answered * row_work(asked, asked.held_out)
 
 
 START_SECONDS = 1.4
@@ -297,12 +302,9 @@ START_SECONDS = 1.4
 READ_SECONDS = 5e-9
 """For each byte of weights that is read."""
 
-QUANTIZE_SECONDS = 28e-9
-"""For each weight that is quantised."""
-
 
 def start_seconds(asked: Asked) -> float:
     """Seconds of a run beside its passes: the base is read, what was trained is written."""
     written = asked.trained.trainable_bytes * (1 + 3 * (asked.train.save_steps != 0))
     quantized = asked.base.quantizable if asked.model.quantization != "none" else 0
-    return START_SECONDS + READ_SECONDS * _held(asked) + QUANTIZE_SECONDS * quantized + 2e-9 * written
+    return START_SECONDS + READ_SECONDS * _held(asked) + QUANTIZED_SECONDS * quantized + 2e-9 * written

@@ -28,6 +28,9 @@ from lowrung.store.outcome import Outcome, Status
 LAST = 9
 """Runs that a median is taken over, the newest ones."""
 
+LEAST = 0.2
+"""Of a part's seconds, its products have this share at least: what is beside them in a small model is roughly known."""
+
 READ_BYTES = 2**20
 """Of the file's end, which is read: some 2,000 runs. What is older is of no use beside them."""
 
@@ -111,7 +114,9 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
         gate = measured.get("time/gate_seconds", 0.0)
         if gate and facts.get("verified_on", asked.device) == asked.device:
             took["gate"] = gate
-        speeds = {name: work[name] / seconds for name, seconds in took.items() if seconds > 0 and work[name] > 0}
+        beside = {"steps": "step_seconds", "evaluations": "evaluation_seconds", "gate": "gate_seconds"}
+        products = {name: max(took[name] - work[beside[name]], LEAST * took[name]) for name in took}
+        speeds = {name: work[name] / seconds for name, seconds in products.items() if seconds > 0 and work[name] > 0}
         base_seconds = work["base"] / speeds["evaluations"]
         rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
         predicted = _peak(facts["plan"]["memory"])

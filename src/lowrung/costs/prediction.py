@@ -40,8 +40,9 @@ class Speed:
 
     def seconds(self, work: Work) -> float:
         """Of a run that computes this."""
+        beside = self.start_seconds + work.step_seconds + work.evaluation_seconds + work.gate_seconds
         return (
-            self.start_seconds
+            beside
             + work.steps / self.flops_per_second
             + (work.evaluations + work.base) / (self.evaluating or self.flops_per_second)
             + work.gate / (self.verifying or self.flops_per_second)

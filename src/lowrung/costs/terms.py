@@ -101,23 +101,30 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a run computes, by part, in floating point operations; a part's seconds are these over a speed.
+    """What a run computes, by part, in floating point operations; a part's seconds are these over a speed, and more.
 
-    What is no product of matrices counts as the operations that large products could have done meanwhile.
+    What passes over memory counts as the operations that large products could have done meanwhile. What no faster
+    product shortens is in seconds: files and tokenizers that are read, and small operations that are started.
 
     Attributes:
         steps: of all training steps.
         evaluations: of the held-out rows, as often as what is trained is scored on them.
         gate: of the merged-vs-adapter gate.
         base: of the base's scores of the held-out rows; 0 where they are in the store, from a run that shares them.
+        step_seconds: of the steps beside their operations.
+        evaluation_seconds: of the evaluations.
+        gate_seconds: of the gate.
     """
 
     steps: float
     evaluations: float
     gate: float
     base: float = 0.0
+    step_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    gate_seconds: float = 0.0
 
     @property
     def total(self) -> float:
-        """Of the run."""
+        """Operations of the run."""
         return self.steps + self.evaluations + self.gate + self.base
