@@ -18,11 +18,17 @@ from lowrung.store.outcome import Outcome, Status
 FLOPS = 1e11
 
 
+def trained(**changes) -> TrainedSizes:
+    zeros = {field.name: 0 for field in dataclasses.fields(TrainedSizes) if field.name != "guesses"}
+    own = {"trainable": 10**6, "trainable_bytes": 4 * 10**6, "flops_per_token": 2e8, "saved_per_token": 1e6}
+    return TrainedSizes(**{**zeros, **own, **changes})
+
+
 def asked(**changes) -> Asked:
     rows = RowSizes(64, tuple(range(50, 151)), tuple([20] * 101))
     given = Asked(
         base=BaseSizes(parameters=10**8, quantizable=8 * 10**7, largest=10**6, width=576, vocabulary=49152),
-        trained=TrainedSizes(10**6, 4 * 10**6, 2e8, 0.0, 0.0, 2e8, 0.0, 0.0, 1e6, 0.0, 0.0),
+        trained=trained(),
         rows=rows,
         held_out=dataclasses.replace(rows, rows=8),
         model=ModelConf(path="model"),

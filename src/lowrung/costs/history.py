@@ -64,12 +64,14 @@ def speed(asked: Asked, store: Path, flops_per_second: float) -> Speed:
         flops_per_second: how fast this machine multiplies matrices, for where there were none.
     """
     lines, which = _nearest(asked, store)
+    if not lines:
+        return Speed.unmeasured(asked, flops_per_second, FORMULAS)
     steps = _median(lines, "steps") or flops_per_second
     return Speed(
         flops_per_second=steps,
-        start_seconds=formulas.start_seconds(asked) * _middle([line.start for line in lines]),
+        start_seconds=formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
         # libraries weigh the same in other models' runs, and the rest does not
-        memory_factor=_middle([line.memory for line in lines]) if which < _OTHERS else 1.0,
+        memory_factor=statistics.median(line.memory for line in lines) if which < _OTHERS else 1.0,
         source=_in_words(which, len(lines)),
         evaluating=_median(lines, "evaluations") or steps,
         verifying=_median(lines, "gate") or steps,
@@ -208,12 +210,6 @@ def _median(lines: Sequence[Line], part: str) -> float | None:
     return statistics.median(measured) if measured else None
 
 
-def _middle(ratios: Sequence[float]) -> float:
-    return statistics.median(ratios) if ratios else 1.0
-
-
 def _in_words(which: int, count: int) -> str:
-    if not count:
-        return FORMULAS
     of = ("of these settings", "of this model", "of other settings or models")[which]
     return f"{count} earlier run{'s' if count > 1 else ''} {of} here"

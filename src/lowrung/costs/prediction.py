@@ -27,6 +27,17 @@ class Speed:
     evaluating: float | None = None
     verifying: float | None = None
 
+    @classmethod
+    def unmeasured(cls, asked: Asked, flops_per_second: float, source: str) -> "Speed":
+        """That of a machine on which no run was measured, by how fast it multiplies large matrices.
+
+        Args:
+            asked: the run.
+            flops_per_second: of such a product, in the run's precision and with its threads.
+            source: where this is from, in words.
+        """
+        return cls(flops_per_second, formulas.start_seconds(asked), 1.0, source)
+
     def seconds(self, work: Work) -> float:
         """Of a run that computes this."""
         return (
