@@ -35,7 +35,7 @@ def predict(config: Config, found: Preflight) -> Prediction | None:
     found = dataclasses.replace(found, trained=sized_at(config))
     asked = planned.asked(config, found, 1)
     assert asked is not None
-    return prediction.predict(asked, Speed.unmeasured(asked, 1e12, "assumed"))
+    return prediction.predict(asked, Speed.unmeasured(asked, 1e12, "simulated"))
 
 
 def remedies(config: Config, room: float, *, at_once: int = 1, gpus: int = 0) -> dict[str, str]:
