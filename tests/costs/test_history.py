@@ -21,7 +21,7 @@ def asked(**changes) -> Asked:
     rows = RowSizes(64, tuple(range(50, 151)), tuple([20] * 101))
     given = Asked(
         base=BaseSizes(parameters=10**8, quantizable=8 * 10**7, largest=10**6, width=576, vocabulary=49152),
-        trained=TrainedSizes(10**6, 4 * 10**6, 2e8, 0.0, 1e6, 0.0),
+        trained=TrainedSizes(10**6, 4 * 10**6, 2e8, 0.0, 0.0, 2e8, 0.0, 0.0, 1e6, 0.0, 0.0),
         rows=rows,
         held_out=dataclasses.replace(rows, rows=8),
         model=ModelConf(path="model"),

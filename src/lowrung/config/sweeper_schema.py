@@ -15,6 +15,10 @@ class SweeperConf:
             run once, and a smaller number ends the sweep earlier. Stages have their own.
         timeout: no trial starts after this time: seconds, or a duration such as ``90s``, ``30m`` or ``1h30m``. Runs
             that have started run to their ends. The same command goes on, with as much time again. null is no limit.
+        budget: hours that the study may use in all, as in ``{gpu_hours:8,cost_per_hour:2.5}``; ``cpu_hours`` are hours
+            times threads. No run starts that would pass it by the plan, and one that has started runs to its end.
+            Failed, pruned and lost jobs count too; results from the store cost nothing. The same command with a larger
+            budget goes on. null is no budget.
         objectives: metrics that are optimised, each with ``minimize`` or ``maximize``; null is ``eval/loss`` minimised.
             (A dict as the default could be added to on the command line, but not be replaced.)
         constraints: metrics with limits that the best trial must keep to, such as ``{params/trainable:"<=1e6"}``. The
@@ -61,6 +65,7 @@ class SweeperConf:
 
     n_trials: int | None = None
     timeout: Any = None
+    budget: Any = None
     objectives: Any = None
     constraints: Any = None
     over_seeds: str = "mean"

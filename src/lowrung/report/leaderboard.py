@@ -205,6 +205,7 @@ def write(
     rows: Sequence[TrialRow],
     objectives: Mapping[str, str],
     against: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
+    spent: Mapping[int, Mapping[str, float]] = MappingProxyType({}),
 ) -> None:
     """Leaves the table as JSON, best first.
 
@@ -213,9 +214,11 @@ def write(
         rows: all trials.
         objectives: metrics and their directions; the first one ranks.
         against: where trials stand against the best, by number.
+        spent: what trials have used of the study's budget, by number and name.
     """
     in_front = pareto_set(rows, objectives)
     records = [{**_record(row), "against_best": against.get(row.number)} for row in ranked(rows, objectives)]
+    records = [{**record, **spent.get(record["trial"], {})} for record in records]
     if len(objectives) > 1:
         records = [{**record, "pareto": record["trial"] in in_front} for record in records]
     atomic.write_json(path, records)

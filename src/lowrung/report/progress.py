@@ -161,6 +161,7 @@ class Progress:
         running: int,
         best: str | None,
         runs_left: int | None = None,
+        spent: str = "",
     ) -> None:
         """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
 
@@ -174,12 +175,14 @@ class Progress:
             running: runs that have a slot now.
             best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
             runs_left: runs of the trials that are not done; None is one each.
+            spent: of the budget, in words; empty where there is none.
         """
         if total < 2:
             return
         done = complete + pruned + failed
         parts = [f"{done} of {total} done"]
         parts += [f"{count} {end}" for count, end in ((pruned, "pruned"), (failed, "failed")) if count]
+        parts += [spent] * bool(spent)
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)
         self._most_at_once = max(self._most_at_once, running)

@@ -11,6 +11,7 @@ from lowrung.sweeps import tried_first
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.stage import Stage
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Agenda:
         plan: the sweep's.
         begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.beginning`.
         notify: prints a line for the user.
+        spending: says which points the budget has room for.
 
     Attributes:
         begun: the stages that have begun, by name.
@@ -55,7 +57,9 @@ class Agenda:
         plan: Plan,
         begin: Callable[[Stage, Mapping[str, Begun]], Begun],
         notify: Callable[[str], None],
+        spending: Spending,
     ) -> None:
+        self._spending = spending
         self._study = study
         self._plan = plan
         self._begin = begin
@@ -119,6 +123,12 @@ class Agenda:
         if point is None:
             self._say_what_was_not_tried(begun)
             return None
+        # A value that is drawn decides what a run takes; the queue holds it back then, and the next start goes on.
+        if not point.is_open and not self._spending.may_begin(point):
+            others = (other for other in begun.due if not other.is_open)
+            point = next((other for other in others if self._spending.may_begin(other)), None)
+            if point is None:
+                return None
         space = point.space if self._plan.search.is_united else None
         return Due(self._study.ask({**point.params, **begun.asked}, space=space, stage=begun.stage.name), point, begun)
 

@@ -84,12 +84,21 @@ class Answer:
         )
         return cls(rows, settings.objectives, found)
 
-    def write(self, folder: StudyFolder) -> None:
-        """Leaves the leaderboard and the verdict as JSON."""
+    def write(
+        self, folder: StudyFolder, spent: Mapping[str, float], spent_by_trial: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Leaves the leaderboard and the verdict as JSON.
+
+        Args:
+            folder: the study's.
+            spent: of its budget, by name; see `lowrung.sweeps.spending`. That of trials that were run again, which
+                the leaderboard does not show, is among it.
+            spent_by_trial: the same by the trials' numbers.
+        """
         trials = self.verdict.record["trials"]
         against = {int(number): standing for number, standing in trials.items()}
-        leaderboard.write(folder.leaderboard, self.rows, self.objectives, against)
-        atomic.write_json(folder.verdict, self.verdict.record)
+        leaderboard.write(folder.leaderboard, self.rows, self.objectives, against, spent_by_trial)
+        atomic.write_json(folder.verdict, {**self.verdict.record, **({"spent": spent} if spent else {})})
 
     @property
     def tags(self) -> dict[str, str]:

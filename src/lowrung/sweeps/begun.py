@@ -60,14 +60,19 @@ class Begun:
 
         Only of the points at which the `asked` values can be had.
         """
+        return next(iter(self.due), None)
+
+    @property
+    def due(self) -> list[GridPoint]:
+        """The points that may have a trial now; the one whose turn it is comes first."""
         if self._trials_at.total() >= self.n_trials:
-            return None
+            return []
         due = [
             i
             for i, point in enumerate(self.points)
             if (point.is_open or not self._trials_at[i]) and fits(self.asked, point.params, point.space)
         ]
-        return self.points[min(due, key=lambda i: self._trials_at[i])] if due else None
+        return [self.points[i] for i in sorted(due, key=lambda i: self._trials_at[i])]
 
     @property
     def asked(self) -> Params:

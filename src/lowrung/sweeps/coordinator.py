@@ -1,8 +1,8 @@
 """The coordinator of a sweep: it asks for trials, runs them, and tells how they ended. The study's only client."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydra.types import TaskFunction
 from omegaconf import OmegaConf
@@ -24,6 +24,7 @@ from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import Run, RunMaker
+from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track.base import Opening
 
@@ -87,9 +88,17 @@ class Coordinator:
         self._tracking.sender.say = self._progress.say
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
         beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, self._progress.say)
-        self._agenda = Agenda(study, plan, beginning.begin, self._progress.say)
+        self._spending = Spending(study, plan, self._maker, composer.master, engine.slots, self._note_tries)
+        self._results.spending = self._spending
+        self._agenda = Agenda(study, plan, beginning.begin, self._progress.say, self._spending)
         self._queue = Queue(
-            engine, plan, composer.hydra_context, task_function, track=self._track, progress=self._progress
+            engine,
+            plan,
+            composer.hydra_context,
+            task_function,
+            track=self._track,
+            progress=self._progress,
+            budget=self._spending,
         )
         self._warnings = Warnings(self._progress.say)
         self._pending: dict[int, PendingTrial] = {}
@@ -108,6 +117,8 @@ class Coordinator:
                 self._agenda.begin()
                 done = len(self._results.rows)
                 self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
+                for said in self._spending.said_first:
+                    self._progress.say(said)
                 with StopSignals() as signals:
                     self._loop(signals)
             except BaseException as error:
@@ -125,6 +136,7 @@ class Coordinator:
         """Closes the tracked runs of a sweep that ends early; they are opened again when it goes on."""
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
+        self._spending.break_off()
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
         self._tracking.break_off()
@@ -139,10 +151,18 @@ class Coordinator:
             else:
                 while self._queue.has_room and (due := self._agenda.next()):
                     self._start(due)
-            if not self._queue.unfinished:
-                return
+            if not self._queue.unfinished or self._queue.is_out_of_budget:
+                return self._leave_off()
             for event in self._queue.wait(timeout=CHECK_SECONDS):
                 self._take(event)
+
+    def _leave_off(self) -> None:
+        """Ends a sweep that has no more to run, or none that its budget allows; that goes on with the next start."""
+        has_more = not all(begun.is_over for begun in self._agenda.begun.values())
+        if has_more and self._spending.over is not None:
+            self._progress.say(self._spending.over)
+        for run in self._queue.unfinished:
+            self._tracking.cancel(run)
 
     def _take(self, event: QueueEvent) -> None:
         match event:
@@ -187,6 +207,9 @@ class Coordinator:
     def _track(self, run: Run) -> Opening | None:
         self._note(run, is_reused=False)
         return self._tracking.opening(run)
+
+    def _note_tries(self, run: Run, tries: Sequence[Mapping[str, Any]]) -> None:
+        self._study.note_run(self._trial_of(run), run.seed, tries=tries)
 
     def _note(self, run: Run, *, is_reused: bool) -> None:
         """Notes in the study which result is a trial's, and whether it was there before; the first note stays."""

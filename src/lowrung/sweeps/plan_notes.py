@@ -13,7 +13,7 @@ from lowrung.sweeps.predicting import is_time_known
 def of(plan: Plan, memory: PlannedMemory | None, points: Sequence[PlannedPoint]) -> Iterator[str]:
     """What limits the plan, and what it does not know."""
     unfit = sum(point.fits is False for point in points)
-    if unfit and len(points) > 1:
+    if 0 < unfit < len(points):
         yield f"{unfit} of {counted(len(points), 'point')} do not fit"
     if memory is not None:
         yield from _of_memory(memory)
@@ -22,7 +22,7 @@ def of(plan: Plan, memory: PlannedMemory | None, points: Sequence[PlannedPoint])
     if any(point.at for point in points):
         yield "a trial whose values are drawn counts as one in the middle of its space"
     if may_end_early(plan):
-        yield "the pruner or early stopping may end runs before, so times are at most"
+        yield "the pruner or early stopping may end runs before their last step: times are at most"
     if plan.settings.timeout is not None:
         yield f"no trial starts after hydra.sweeper.timeout={plan.settings.timeout}"
 

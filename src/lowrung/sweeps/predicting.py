@@ -1,12 +1,14 @@
 """What runs are predicted to take, also those whose sizes the preflight has not counted."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
 from lowrung.costs import history, prediction, sizes
-from lowrung.costs.prediction import Prediction, Speed
+from lowrung.costs.prediction import Prediction
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.engine.assumed import MACHINE
 from lowrung.engine.base import Engine
@@ -14,6 +16,9 @@ from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs, planned
 from lowrung.sweeps import preflight
 from lowrung.sweeps.plan import Plan
+
+NO_STORE = Path(os.devnull, "none")
+"""Where nothing was measured: what this machine's runs took says nothing of another one."""
 
 
 class Predictor:
@@ -58,12 +63,12 @@ class Predictor:
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
-        speed = (machine.flops_per_second or 1.0) * history.SHARE_OF_PRODUCTS
-        return prediction.predict(asked, Speed(speed, history.START_SECONDS, 1.0, "hydra.sweeper.plan_for"))
+        speed = history.speed(asked, NO_STORE, machine.flops_per_second or 1.0)
+        return prediction.predict(asked, dataclasses.replace(speed, source="hydra.sweeper.plan_for.tflops"))
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
-        asked = _Counting(config.model, config.lora, config.train, signature.device_kind())
+        asked = _Counting(config.model, config.lora, config.train, signature.JOBS_DEVICE.get())
         key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
@@ -77,12 +82,13 @@ class _Counting:
     model: ModelConf
     lora: LoraConf
     train: TrainConf
-    device: str
+    device: str | None
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
 
-        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
+        with signature.jobs_on(self.device):
+            return counted.of_trained(self.model, [self.lora], [self.train])
 
 
 def is_time_known() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung import library_warnings
-from lowrung.config import schema
+from lowrung.config import schema, signature
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
@@ -16,6 +16,9 @@ from lowrung.library_warnings import Heard
 from lowrung.runs import inputs, known
 from lowrung.store import disk
 from lowrung.store.layout import RunFolder, StudyFolder
+
+SIZES = "sizes"
+"""The job that counts sizes which a preflight has not."""
 
 
 def key(config: Config) -> str:
@@ -65,7 +68,7 @@ def check_all(
 def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
     """What a task returns in a process of the engine's; None where it fails. Nothing stays in the study's folder."""
     existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
-    ended = _run(engine, Job("sizes", own.path, task, is_limited=False))
+    ended = _run(engine, Job(SIZES, own.path, task, is_limited=False))
     shutil.rmtree(own.path, ignore_errors=True)
     disk.remove_empty(folder.path, existing)
     return ended.value if ended.exit is Exit.RETURNED else None
@@ -74,7 +77,8 @@ def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
 def _check(
     engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder, warned: list[Heard]
 ) -> Preflight:
-    job = Job(name, folder.path, _Task(arguments, known.name(arguments)), is_limited=False)
+    task = _Task(arguments, known.name(arguments), signature.JOBS_DEVICE.get())
+    job = Job(name, folder.path, task, is_limited=False)
     ended = _run(engine, job)
     if ended.exit in (
         Exit.DIED,
@@ -105,8 +109,9 @@ class _Task:
 
     arguments: Mapping[str, Any]
     name: str | None
+    device: str | None
 
     def __call__(self) -> tuple[Preflight, list[Heard]]:
         warned: list[Heard] = []
-        with library_warnings.heard(warned.append):
+        with library_warnings.heard(warned.append), signature.jobs_on(self.device):
             return known.find(self.arguments, self.name), warned

@@ -22,6 +22,7 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
+from lowrung.sweeps.spending import Spending
 from lowrung.track import base, recording
 from lowrung.track.base import Opening
 
@@ -92,6 +93,7 @@ class Queue:
         task_function: the function below ``@hydra.main``.
         track: gives how the tracker's run of a run begins; None where its process is not to track it.
         progress: shows what runs.
+        budget: says what may start, and notes what did.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class Queue:
         *,
         track: Callable[[Run], Opening | None],
         progress: Progress,
+        budget: Spending,
     ) -> None:
         self._engine = engine
+        self._budget = budget
         self._plan = plan
         self._make_task = hydra_job.task_maker(hydra_context)
         self._task_function = task_function
@@ -114,13 +118,19 @@ class Queue:
         self._running: dict[str, Run] = {}
         self._for_a_slot: list[Run] = []
         self._for_another: list[Run] = []
+        self._for_money: list[Run] = []
         self._next_check = 0.0
         self._is_winding_down = False
 
     @property
     def has_room(self) -> bool:
         """Whether a further run would start at once."""
-        return len(self._running) + len(self._for_a_slot) < self._engine.slots
+        return len(self._running) + len(self._for_a_slot) < self._engine.slots and not self._for_money
+
+    @property
+    def is_out_of_budget(self) -> bool:
+        """Whether all that is left would pass the budget."""
+        return bool(self._for_money) and len(self.unfinished) == len(self._for_money)
 
     @property
     def running(self) -> int:
@@ -130,7 +140,7 @@ class Queue:
     @property
     def unfinished(self) -> list[Run]:
         """All runs that have no outcome yet."""
-        return [*self._running.values(), *self._for_a_slot, *self._for_another]
+        return [*self._running.values(), *self._for_a_slot, *self._for_another, *self._for_money]
 
     def add(self, run: Run) -> Outcome | None:
         """Takes a run. Its outcome is returned where the store has it; else it comes from `wait`."""
@@ -173,11 +183,12 @@ class Queue:
 
     def drop(self, trial: int) -> list[Run]:
         """Forgets a trial's runs that have no slot, and returns them."""
-        dropped = [run for run in (*self._for_a_slot, *self._for_another) if run.trial == trial]
+        dropped = [run for run in self.unfinished if run.trial == trial and run.key not in self._running]
         for run in dropped:
             self._states.pop(run.key, None)
         self._for_a_slot = [run for run in self._for_a_slot if run.trial != trial]
         self._for_another = [run for run in self._for_another if run.trial != trial]
+        self._for_money = [run for run in self._for_money if run.trial != trial]
         return dropped
 
     def running_of(self, trial: int) -> list[Run]:
@@ -212,8 +223,12 @@ class Queue:
 
     def _submit(self, run: Run) -> None:
         try:
-            if self._engine.adopt(run.key, run.folder.path):
+            is_adopted = self._engine.adopt(run.key, run.folder.path)
+            if is_adopted:
                 self._progress.say(f"{run.title}: goes on with the job that an earlier start of a sweep has left")
+            elif not self._budget.may_start(run):
+                self._for_money.append(run)
+                return
             else:
                 task = Assigned(self._task_function, self._assignment(run))
                 self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
@@ -221,6 +236,7 @@ class Queue:
             self._wait_for_another_sweep(run)
             return
         self._running[run.key] = run
+        self._budget.begin(run, is_adopted=is_adopted)
         self._states[run.key].reached = last_checkpoint(run.folder)
         self._progress.start(run.key, run.title, run.steps, self._engine.waiting(run.key))
 
@@ -253,6 +269,9 @@ class Queue:
         run = self._running[event.key]
         if isinstance(event, Ended):
             del self._running[event.key]
+            self._budget.end(run)
+            self._for_a_slot = [*self._for_money, *self._for_a_slot]  # the run may have taken less than was planned
+            self._for_money = []
             return self._ended(run, event)
         step, metrics = event.report["step"], event.report["metrics"]
         self._progress.update(run.key, step, metrics)

@@ -16,6 +16,7 @@ from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.sweeps.settings import Settings
+from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.tracking import SweepTracking, best_tags
 
 
@@ -35,6 +36,7 @@ class Results:
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         rows: the trials, by number.
         total: trials of the sweep, as far as is known.
+        spending: of its budget; None of a sweep that does not run.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Results:
         self._stages = [stage.name for stage in plan.search.stages]
         self._over_seeds = plan.over_seeds
         self._tracking = tracking
+        self.spending: Spending | None = None
         self._logged: int | None = None
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
@@ -140,6 +143,7 @@ class Results:
             running=running,
             runs_left=runs_left,
             best=None if best is None else self._described(best),
+            spent=self.spending.shown if self.spending else "",
         )
 
     def _described(self, row: leaderboard.TrialRow) -> str:
@@ -166,13 +170,15 @@ class Results:
             RunFailed: when a trial ended as failed, oom or cancelled.
         """
         trials, answer = self.trials, self.answer
-        answer.write(self.folder)
+        answer.write(self.folder, *self._spent())
         print(f"\n{answer}\n")
         for row in self.rows.values():
             if row.outcome.cause:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.gate_failures:
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
+        if self.spending is not None and self.spending.budget is not None:
+            print(f"spent:    {self.spending.budget.with_cost(self.spending.hours)}")
         print(f"results:  {self.folder.path}")
         self._close(answer)
         failed = self._failed
@@ -183,6 +189,12 @@ class Results:
                 " again.",
                 self,
             )
+
+    def _spent(self) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+        """What was spent, by name: of the study, and of each trial; nothing without a budget."""
+        if self.spending is None or self.spending.budget is None:
+            return {}, {}
+        return self.spending.numbers, {number: self.spending.numbers_of(number) for number in self.rows}
 
     @property
     def _failed(self) -> list[leaderboard.TrialRow]:
@@ -198,7 +210,7 @@ class Results:
         files = [self.folder.leaderboard, self.folder.verdict]
         if self._tracking.is_on:
             files += plots.drawn(self.folder)
-        self._tracking.end(status, {**answer.tags, **counts, **best}, files)
+        self._tracking.end(status, {**answer.tags, **counts, **best}, files, self._spent()[0])
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:

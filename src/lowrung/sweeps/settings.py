@@ -11,6 +11,7 @@ from lowrung.search.pruning import Schedule
 from lowrung.search.space import Space
 from lowrung.store import addresses
 from lowrung.store.outcome import OVER_SEEDS
+from lowrung.sweeps import budget
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 """What Optuna keeps studies in; each may be followed by a driver, as in ``postgresql+psycopg``."""
@@ -53,6 +54,7 @@ class Settings(SweeperConf):
             *self._seed_problems(),
             *objectives.preference_problems(self.prefer),
             *self._limit_problems(),
+            *budget.problems(self.budget),
             *self.plan_problems(),
             *(addresses.database_problems("hydra.sweeper.storage", self.storage, DATABASES) if self.storage else ()),
         ]

@@ -164,15 +164,18 @@ class SweepTracking:
         self._leave(self._broken_off, is_closed=is_closed)
         self.sender.close()
 
-    def end(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
+    def end(self, status: Status, tags: Mapping[str, str], files: Sequence[Path], spent: Mapping[str, float]) -> None:
         """Records the end of the sweep, and says where it can be seen, or what is missing there.
 
         Args:
             status: how it ended.
             tags: what was found.
             files: to keep with it.
+            spent: of its budget, by name.
         """
         metrics, ended, moment = self._best
+        if spent:
+            metrics, moment = {**metrics, **spent}, moment or time.time()
         sweep = SweepRecord(self._opening, status, tags, metrics, ended, moment, [str(file) for file in files])
         closed = self.sender.send(sweep.send, self._plan.study)
         self.sender.drain(LAST_SECONDS)

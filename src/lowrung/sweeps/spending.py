@@ -1,0 +1,304 @@
+"""What a study has used of its budget: the time of each job, whatever came of it, times its GPUs or its threads."""
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lowrung.config import signature
+from lowrung.config.schema import Config
+from lowrung.engine import gpus
+from lowrung.runs.folder import last_checkpoint
+from lowrung.store import layout, mailbox
+from lowrung.store.layout import RunFolder
+from lowrung.sweeps.budget import Budget, amount
+from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.runs import Run, RunMaker
+
+if TYPE_CHECKING:
+    from lowrung.search.study import Study
+
+TRIES = "tries"
+"""The fact of a run in the study that holds its jobs: when each began, how long it took, and its GPUs and threads."""
+
+HOUR = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """One job of a run.
+
+    Attributes:
+        began: in seconds since 1970.
+        gpus: that it has; a part of one where several share it.
+        threads: that it has.
+        seconds: from its start to its end; None where the end is not known, since the coordinator was killed.
+        planned: seconds that it was to take.
+        claim: what its run's folder was given to.
+    """
+
+    began: float
+    gpus: float
+    threads: int
+    seconds: float | None = None
+    planned: float = 0.0
+    claim: str = ""
+
+    def hours(self, unit: str, seconds: float) -> float:
+        """What so many seconds of it are, in this unit."""
+        return seconds / HOUR * (self.gpus if unit == "gpu_hours" else self.threads)
+
+
+def gpus_of(launcher: Mapping[str, Any], slots: int) -> float:
+    """The GPUs of a job: those that it sees, or its part of them where several jobs share them.
+
+    Args:
+        launcher: the fields of ``hydra.launcher``.
+        slots: how many jobs run at the same time.
+    """
+    each = float(launcher.get("gpus_per_trial", 1)) if signature.device_kind() == "cuda" else 0.0
+    if not each or "workers_per_gpu" not in launcher:
+        return each
+    groups = max(1, len(gpus.visible()) // max(1, int(each)))
+    return each * min(1.0, groups / slots)
+
+
+class Spending:
+    """Holds a study to its budget, and notes what its jobs take, also where it has none yet.
+
+    Args:
+        study: where it is noted, so that the next start knows it.
+        plan: the sweep's.
+        maker: gives the folders of runs.
+        master: the sweep's composed config.
+        slots: how many jobs run at the same time.
+        note: has the study remember a run's jobs.
+    """
+
+    def __init__(
+        self,
+        study: "Study",
+        plan: Plan,
+        maker: RunMaker,
+        master: DictConfig,
+        slots: int,
+        note: Callable[[Run, list[dict[str, Any]]], None],
+    ) -> None:
+        self.budget = Budget.of(plan.settings.budget)
+        self._plan = plan
+        self._maker = maker
+        self._note = note
+        self._gpus = gpus_of(master.hydra.launcher, slots)
+        self._waits = "partition" in master.hydra.launcher  # SLURM's queue is no use of a GPU
+        self._tries: defaultdict[tuple[int, int], list[Try]] = defaultdict(list)
+        self._running: dict[tuple[int, int], Run] = {}
+        self._refused: list[float] = []
+        self._planned: dict[int, float] = {}
+        self.cut: list[str] = []
+        """The jobs whose ends nobody saw, in words."""
+        for trial in study.trials:
+            for seed, facts in study.runs(trial).items():
+                self._tries[trial.number, seed] = [
+                    self._read(facts, each, trial.number) for each in facts.get(TRIES, ())
+                ]
+
+    def _read(self, facts: Mapping[str, Any], written: Mapping[str, Any], trial: int) -> Try:
+        """A job of an earlier start; one that was cut took what its mailbox and its log show."""
+        known = Try(**written)
+        if known.seconds is not None:
+            return known
+        store = Path(self._plan.config.store).absolute()
+        seconds, shown = _left_of(known, layout.run_folder(store, str(facts.get("signature"))))
+        self.cut.append(f"trial {trial} was cut {seconds:.0f} s after its start, by {shown}")
+        return dataclasses.replace(known, seconds=seconds)
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, run: Run, *, is_adopted: bool = False) -> None:
+        """Notes that a job of a run has started, or that one goes on."""
+        key = run.trial, run.seed
+        self._running[key] = run
+        self._refused.clear()
+        tries = self._tries[key]
+        if is_adopted and tries:
+            tries[-1] = dataclasses.replace(tries[-1], seconds=None)
+        else:
+            claim = _text(run.folder.claim)
+            tries.append(Try(_now(), self._gpus, self._maker.threads, None, self._seconds_left(run), claim))
+        self._write(run)
+
+    def end(self, run: Run) -> None:
+        """Notes that a job has ended."""
+        key = run.trial, run.seed
+        last = self._tries[key][-1]
+        seconds = max(0.0, _now() - self._start_of(last, run.folder))
+        self._tries[key][-1] = Try(last.began, last.gpus, last.threads, seconds)
+        del self._running[key]
+        self._write(run)
+
+    def break_off(self) -> None:
+        """Notes that the jobs which run have ended, since the sweep ends."""
+        for run in list(self._running.values()):
+            self.end(run)
+
+    def _start_of(self, job: Try, folder: RunFolder) -> float:
+        """When a job began to use its GPUs: those of a scheduler wait first, and report when they run."""
+        if not self._waits:
+            return job.began
+        return next(iter(_reported(folder)), _now())
+
+    def _write(self, run: Run) -> None:
+        self._note(run, [_written(each) for each in self._tries[run.trial, run.seed]])
+
+    # -- the budget ----------------------------------------------------------------------------------------------------
+
+    @property
+    def hours(self) -> float:
+        """What was spent so far, jobs that run included; 0 without a budget."""
+        return sum(self.of_trial(trial) for trial in {trial for trial, _ in self._tries})
+
+    def of_trial(self, trial: int) -> float:
+        """What a trial's jobs have taken so far."""
+        if self.budget is None:
+            return 0.0
+        found = ((key, each) for key, tries in self._tries.items() if key[0] == trial for each in tries)
+        return sum(each.hours(self.budget.unit, self._taken(key, each)) for key, each in found)
+
+    def _taken(self, key: tuple[int, int], job: Try) -> float:
+        if job.seconds is not None:
+            return job.seconds
+        run = self._running.get(key)
+        return 0.0 if run is None else max(0.0, _now() - self._start_of(job, run.folder))
+
+    def may_start(self, run: Run) -> bool:
+        """Whether a job of a run keeps to the budget by the plan, beside those that run now."""
+        return self._has_room_for(self._seconds_left(run))
+
+    def may_begin(self, point: GridPoint) -> bool:
+        """Whether all runs of a point without intervals do; those with results in the store take nothing."""
+        if self.budget is None:
+            return True
+        if id(point) not in self._planned:  # a grid's points live as long as the sweep
+            self._planned[id(point)] = sum(self._seconds_of(point))
+        return self._has_room_for(self._planned[id(point)])
+
+    def _seconds_of(self, point: GridPoint) -> Iterator[float]:
+        for config in point.configs:
+            if not self._maker.folder(config).outcome.is_file():
+                yield self._seconds(config)
+
+    def _has_room_for(self, seconds: float) -> bool:
+        if self.budget is None:
+            return True
+        needed = seconds / HOUR * self._units
+        committed = self._committed
+        fits = not needed or (committed < self.budget.hours and committed + needed <= self.budget.hours * (1 + 1e-9))
+        if not fits:
+            self._refused.append(needed)
+        return fits
+
+    @property
+    def _units(self) -> float:
+        """The GPUs or the threads of a job."""
+        return self._gpus if self.budget is not None and self.budget.unit == "gpu_hours" else self._maker.threads
+
+    @property
+    def _committed(self) -> float:
+        """What was spent, and what the jobs that run will have taken: by the plan, or more where they have already."""
+        assert self.budget is not None
+        total = 0.0
+        for key, tries in self._tries.items():
+            for each in tries:
+                taken = self._taken(key, each)
+                ahead = each.planned if each.seconds is None and key in self._running else 0.0
+                total += each.hours(self.budget.unit, max(taken, ahead))
+        return total
+
+    def _seconds_left(self, run: Run) -> float:
+        """What a run will still take: it goes on from its checkpoint."""
+        done = min(last_checkpoint(run.folder) / run.steps, 1.0) if run.steps else 0.0
+        return self._seconds(run.config) * (1 - done)
+
+    def _seconds(self, config: Config) -> float:
+        """Of a whole run, by the plan; where it does not say, the mean of the jobs so far."""
+        predicted = self._plan.predict(config, self._maker.threads)
+        if predicted is not None:
+            return predicted.seconds
+        known = [each.seconds for tries in self._tries.values() for each in tries if each.seconds is not None]
+        return sum(known) / len(known) if known else 0.0
+
+    # -- in words ------------------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> str | None:
+        """Why nothing more starts, where the last run that was asked for would have passed the budget."""
+        if self.budget is None or not self._refused:
+            return None
+        needed = amount(min(self._refused))
+        return (
+            f"hydra.sweeper.budget: {self.budget.shown(self.hours)} spent; the next run needs {needed} by the plan; the"
+            " same command with a larger budget goes on"
+        )
+
+    @property
+    def said_first(self) -> list[str]:
+        """What is to be said before the first run, where there is a budget: what was spent, and what is not sure."""
+        if self.budget is None or not self.hours:
+            return []
+        return [f"hydra.sweeper.budget: {self.budget.with_cost(self.hours)} spent before", *self.cut]
+
+    @property
+    def shown(self) -> str:
+        """What was spent, for the live view; empty without a budget."""
+        return "" if self.budget is None else f"spent {self.budget.shown(self.hours)}"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What was spent, by name; none without a budget."""
+        return {} if self.budget is None else self.budget.numbers(self.hours)
+
+    def numbers_of(self, trial: int) -> dict[str, float]:
+        """The same of a trial."""
+        return {} if self.budget is None else self.budget.numbers(self.of_trial(trial))
+
+
+def _now() -> float:
+    """Seconds since 1970."""
+    return time.time()
+
+
+def _written(job: Try) -> dict[str, Any]:
+    """A job for the study: without what its end has made needless."""
+    return {name: value for name, value in vars(job).items() if value is not None and value != ""}
+
+
+def _left_of(job: Try, folder: RunFolder) -> tuple[float, str]:
+    """How long a job ran that was cut, and what says so."""
+    if _text(folder.claim) != job.claim:  # another sweep has taken the folder since, and its files are not this job's
+        return job.planned, "the plan: another sweep went on with it"
+    signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
+    return max(0.0, max(signs) - job.began), "what its mailbox and its log show"
+
+
+def _reported(folder: RunFolder) -> Sequence[float]:
+    """When the reports in a mailbox were made, in order."""
+    return [float(report["time"]) for report in mailbox.Reader(folder.path).read() if "time" in report]
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,154 @@
+"""Budgets: what a study may use, what it has used, and that nothing starts which would pass it."""
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from lowrung.config.schema import Config
+from lowrung.errors import RunFailed
+from lowrung.store.outcome import Outcome
+from lowrung.sweeps import budget
+from tests.stage import RATE, Act, Died, Stage, ranks, trains
+
+HOUR = 3600.0
+
+
+class Clock:
+    """The time of runs that take an hour for each rank, as was planned, or as many times that."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def runs(self, act: Act = trains, times: float = 1.0) -> Act:
+        def acting(config: Config) -> Outcome | None:
+            self.now += config.lora.r * HOUR * times
+            return act(config)
+
+        return acting
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: made.now)
+    planned: Callable[..., object] = lambda config, *_: SimpleNamespace(seconds=config.lora.r * HOUR)  # noqa: E731
+    monkeypatch.setattr("lowrung.runs.planned.predict", planned)
+    return made
+
+
+def _budget(hours: float) -> str:
+    return f"hydra.sweeper.budget={{cpu_hours:{hours}}}"
+
+
+def _spent(here: Stage) -> float:
+    return float(json.loads(here.study.verdict.read_text())["spent"]["spent/cpu_hours"])
+
+
+class TestGrid:
+    def test_no_run_starts_that_would_pass_it_but_a_smaller_one_may(self, here, clock, capsys):
+        assert ranks(here.sweep("lora.r=4,8,3,1", _budget(9), act=clock.runs())) == [4, 3, 1]
+        said = "hydra.sweeper.budget: 8 of 9 CPU hours spent; the next run needs 8 by the plan; the same command with"
+        assert said in capsys.readouterr().out
+        assert [trial.params["lora.r"] for trial in here.trials()] == [4, 3, 1]
+
+    @pytest.mark.slow
+    def test_the_same_command_with_a_larger_one_goes_on(self, here, clock, capsys):
+        here.sweep("lora.r=4,8,3,1", _budget(9), act=clock.runs())
+        assert ranks(here.sweep("lora.r=4,8,3,1", _budget(9), act=clock.runs())) == []
+        assert "hydra.sweeper.budget: 8 of 9 CPU hours spent before" in capsys.readouterr().out
+        assert ranks(here.sweep("lora.r=4,8,3,1", _budget(16), act=clock.runs())) == [8]
+        assert _spent(here) == 16
+
+    @pytest.mark.slow
+    def test_running_runs_count_with_what_they_will_take(self, here, clock):
+        assert ranks(here.sweep("lora.r=4,5,2", _budget(8), act=clock.runs(), slots=2)) == [4, 2]
+
+    @pytest.mark.slow
+    def test_a_run_that_takes_longer_counts_with_what_it_took(self, here, clock):
+        assert ranks(here.sweep("lora.r=4,3,1", _budget(9), act=clock.runs(times=2.0))) == [4, 1]
+        assert _spent(here) == 10
+
+
+class TestSpent:
+    def test_it_is_in_the_leaderboard_the_tracker_and_the_last_lines(self, here, clock, capsys):
+        priced = "hydra.sweeper.budget={cpu_hours:9,cost_per_hour:2.5}"
+        here.sweep("lora.r=4,2", priced, act=clock.runs())
+        assert "spent:    6 of 9 CPU hours, which cost 15.00 at 2.5 an hour" in capsys.readouterr().out
+        rows = {row["point"]["lora.r"]: row for row in json.loads(here.study.leaderboard.read_text())}
+        assert [rows[r]["spent/cpu_hours"] for r in "42"] == [4, 2]
+        assert rows["4"]["spent/cost"] == 10
+        parent = next(run for run in here.tracker.runs.values() if not run.parent)
+        assert parent.metrics["spent/cost"] == 15
+
+    @pytest.mark.slow
+    def test_failed_lost_and_repeated_tries_count_and_results_of_the_store_do_not(self, here, clock):
+        ends = iter([Died(), None, RuntimeError("no luck"), None])
+
+        def act(config: Config) -> Outcome:
+            if (end := next(ends)) is not None:
+                raise end
+            return trains(config)
+
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=2,4", _budget(99), act=clock.runs(act))
+        assert _spent(here) == 2 + 2 + 4
+        here.sweep("lora.r=2,4", _budget(99), act=clock.runs(act))
+        assert _spent(here) == 2 + 2 + 4 + 4
+        here.sweep("lora.r=2,4", "study=other", _budget(99), act=clock.runs(act))
+        assert here.ran == []
+
+    @pytest.mark.slow
+    def test_what_was_spent_without_a_budget_counts_when_there_is_one(self, here, clock):
+        here.sweep("lora.r=4,2", n_trials=1, act=clock.runs())
+        assert ranks(here.sweep("lora.r=4,2", _budget(5), act=clock.runs())) == []
+        assert _spent(here) == 4
+
+
+@pytest.mark.slow
+def test_a_drawn_trial_that_would_pass_it_is_the_next_starts_first(here, clock):
+    first = here.sweep("lora.r=2", RATE, _budget(5), n_trials=4, act=clock.runs())
+    assert len(first) == 2
+    second = here.sweep("lora.r=2", RATE, _budget(9), n_trials=4, act=clock.runs())
+    rates = [config.train.learning_rate for config in (*first, *second)]
+    assert [trial.params["train.learning_rate"] for trial in here.trials()] == rates
+    assert [trial.state.name for trial in here.trials()] == ["COMPLETE"] * 4
+
+
+@pytest.mark.slow
+def test_seeds_that_would_pass_it_wait_for_a_larger_one(here, clock):
+    ran = here.sweep("lora.r=2", "seed=0,1,2", _budget(6), act=clock.runs(times=1.5))
+    assert [config.seed for config in ran] == [0, 1]
+    assert [config.seed for config in here.sweep("lora.r=2", "seed=0,1,2", _budget(8), act=clock.runs())] == [2]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (8, "must be pairs such as"),
+        ({}, "must have one of gpu_hours and cpu_hours, but has none"),
+        ({"cpu_hours": 0}, "hydra.sweeper.budget.cpu_hours must be a number above 0, but is 0"),
+        ({"cpu_hours": -1}, "above 0, but is -1"),
+        ({"cpu_hours": float("nan")}, "above 0, but is nan"),
+        ({"cpu_hours": "8h"}, "above 0, but is '8h'"),
+        ({"cpu_hours": True}, "above 0, but is True"),
+        ({"gpu_hour": 8}, "but is 'gpu_hour'. Did you mean gpu_hours"),
+        ({"cpu_hours": 8, "gpu_hours": 8}, "but has gpu_hours and cpu_hours"),
+        ({"cost_per_hour": 2}, "but has none"),
+        ({"cpu_hours": 8, "cost_per_hour": -2}, "cost_per_hour must be a number of at least 0, but is -2"),
+        ({"gpu_hours": 8}, "needs GPUs, but the runs use the CPU"),
+    ],
+)
+def test_what_is_no_budget_is_said(monkeypatch, written, said):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert any(said in problem for problem in budget.problems(written))
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    assert len(list(budget.problems({"cpu_hours": 0, "cost_per_hour": -1, "euros": 3}))) == 3
+
+
+@pytest.mark.parametrize("written", [None, {"cpu_hours": 0.5}, {"cpu_hours": 8, "cost_per_hour": 0}])
+def test_a_budget_is_taken(written):
+    assert not list(budget.problems(written))
