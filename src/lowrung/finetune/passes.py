@@ -70,7 +70,8 @@ class _AnyPrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is not aten._grouped_mm.default:
             return func(*args, **(kwargs or {}))
         one, other = args[:2]
-        groups = [args[2].shape[0]] if one.dim() == other.dim() == 2 else one.shape[:-2]
+        ends = args[2] if len(args) > 2 else (kwargs or {})["offs"]
+        groups = ends.shape if one.dim() == other.dim() == 2 else one.shape[:-2]
         return one.new_empty(*groups, one.shape[-2], other.shape[-1])
 
 

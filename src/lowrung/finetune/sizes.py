@@ -10,7 +10,6 @@ from datasets import Dataset
 from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
-from lowrung.config import signature
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, at_rank, rank_of, sized_key, trained_key
 from lowrung.errors import in_short
@@ -55,14 +54,19 @@ def _linear(model: PreTrainedModel) -> list[Any]:
 
 
 def of_trained(
-    base: ModelConf, adapters: Sequence[LoraConf], trains: Sequence[TrainConf]
+    base: ModelConf, adapters: Sequence[LoraConf], trains: Sequence[TrainConf], device: str | None = None
 ) -> Mapping[str, Mapping[int, TrainedSizes]]:
     """The sizes of each adapter with each way to train it, by `trained_key`, and of each by its ranks.
 
     Passes are counted at the least and at the greatest rank of adapters that only differ in it: between these, each
     size is a constant and a part that grows with the rank.
-    Of the hub's bases, config and tokenizer alone are fetched. What jobs do on a GPU that is not here
-    (`signature.device_kind`) is taken from the CPU's kernels, in bfloat16 and with padded rows.
+
+    Args:
+        base: the base model; of the hub's, config and tokenizer alone are fetched.
+        adapters: the settings of each adapter.
+        trains: each way in which it is trained.
+        device: ``cpu`` or ``cuda``, where runs compute on another than this process. What a GPU does that is not here
+            is taken from the CPU's kernels, in bfloat16 and with padded rows.
     """
     base = pretrained.without_weights(base)
     found: dict[str, dict[int, TrainedSizes]] = {}
@@ -70,7 +74,7 @@ def of_trained(
     for ranks in _alike(adapters):
         one = next(iter(ranks.values()))
         counted = ranks if one.peft else {min(ranks), max(ranks)}  # nobody knows how PEFT's other options grow
-        trained = {rank: _Trained.of(base, ranks[rank], signature.device_kind()) for rank in counted}
+        trained = {rank: _Trained.of(base, ranks[rank], device or pretrained.device().type) for rank in counted}
         for checkpointing, train in ways.items():
             known = {rank: each.sizes(checkpointing) for rank, each in trained.items()}
             between = {rank: at_rank(known, rank) for rank in ranks}
