@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import rank_of
-from lowrung.finetune import sizes
-from lowrung.finetune.lora import adapter, products
+from lowrung.finetune import passes, sizes
+from lowrung.finetune.lora import adapter, injection, products
 from lowrung.finetune.lora.parameters import count_parameters
 from lowrung.finetune.models import attention, head, pretrained
 from tests import architectures, training
@@ -136,15 +136,25 @@ def test_with_checkpointing_blocks_keep_their_inputs():
 
 
 @pytest.mark.slow
-def test_blocks_that_are_alike_are_counted_as_often_as_they_are_there(tmp_path):
-    def counted(blocks):
-        LlamaConfig(**{**architectures.SIZES, "num_hidden_layers": blocks}).save_pretrained(tmp_path / f"{blocks}")
-        return of(ModelConf(str(tmp_path / f"{blocks}")), lora())
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**{**architectures.SIZES, "num_hidden_layers": 5}),
+        GPT2Config(**{**architectures.GPT2_SIZES, "n_layer": 4}),
+        Gemma3TextConfig(
+            **{**architectures.SIZES, "num_hidden_layers": 6}, layer_types=["sliding_attention", "full_attention"] * 3
+        ),
+    ],
+    ids=["llama", "gpt2", "gemma3"],
+)
+def test_blocks_that_are_alike_are_counted_as_often_as_they_are_there(config):
+    def model():
+        made = architectures.skeleton(config)
+        passes.settle_attention(made, None, "cpu")
+        return injection.adapted(made, lora())
 
-    two, three, forty = map(counted, (2, 3, 40))
-    for name in ("trainable", "flops_per_token", "flops_per_pair", "backward_flops_per_token", "saved_per_token"):
-        one = getattr(three, name) - getattr(two, name)
-        assert getattr(forty, name) == pytest.approx(getattr(two, name) + 38 * one)
+    (found,), (whole,) = (passes.counted(model(), [TOKENS], CPU, alike=alike) for alike in (True, False))
+    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(whole))
 
 
 def test_operations_are_those_of_the_layers():

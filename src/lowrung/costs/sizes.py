@@ -42,13 +42,13 @@ class TrainedSizes:
         trainable_bytes: theirs.
         flops_per_token: operations of a forward pass, two for each multiplication and addition.
         flops_per_pair: the same for each pair of tokens, which attention compares.
-        flops_fixed: the same for each pass.
-        backward_flops_per_token: operations of a backward pass.
-        backward_flops_per_pair: the same for each pair of tokens.
-        backward_flops_fixed: the same for each pass.
         saved_per_token: bytes that the forward pass keeps for the backward pass.
         saved_per_pair: the same for each pair of tokens.
-        saved_fixed: the same for each pass.
+        flops_fixed: operations of each forward pass beside.
+        saved_fixed: bytes that each pass keeps beside.
+        backward_flops_per_token: operations of a backward pass.
+        backward_flops_per_pair: the same for each pair of tokens.
+        backward_flops_fixed: operations of each backward pass beside.
         guesses: which of these could not be counted, each with what was taken in its place.
     """
 
@@ -56,13 +56,13 @@ class TrainedSizes:
     trainable_bytes: int
     flops_per_token: float
     flops_per_pair: float
-    flops_fixed: float
-    backward_flops_per_token: float
-    backward_flops_per_pair: float
-    backward_flops_fixed: float
     saved_per_token: float
     saved_per_pair: float
-    saved_fixed: float
+    flops_fixed: float = 0.0
+    saved_fixed: float = 0.0
+    backward_flops_per_token: float = 0.0
+    backward_flops_per_pair: float = 0.0
+    backward_flops_fixed: float = 0.0
     guesses: tuple[str, ...] = ()
 
 

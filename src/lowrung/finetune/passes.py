@@ -62,22 +62,23 @@ class Counted:
     checkpointed: float
 
 
-def counted(model: Any, lengths: Sequence[int], device: torch.device) -> list[Counted]:
+def counted(model: Any, lengths: Sequence[int], device: torch.device, *, alike: bool = True) -> list[Counted]:
     """Counts a pass over a row of each of these lengths.
 
     Args:
         model: with its adapter, on the meta device, in the precision that it is trained in; it is used up.
         lengths: in tokens.
         device: whose kernels are taken.
+        alike: whether of blocks that are alike two are run for all, which some forward passes do not bear.
 
     Raises:
         Exception: whatever a model raises that asks for a tensor's numbers, as for the way of a token to an expert.
     """
     model.train()
-    blocks = _blocks(model)
+    blocks = _blocks(model) if alike else _each(model)
     for name, block in blocks.items():
         if not block.is_run:
-            _leave_out(model.get_submodule(name))
+            _leave_out(model.get_submodule(name), model.get_submodule(block.like))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device=device)
         return [_counted(model, blocks, length) for length in lengths]
@@ -108,10 +109,12 @@ class _Block:
     Attributes:
         is_run: whether the pass goes through it; not where two of its kind come before it.
         times: how many blocks it stands for.
+        like: the first one of its kind.
     """
 
     is_run: bool
     times: int
+    like: str
 
 
 def _blocks(model: nn.Module) -> dict[str, _Block]:
@@ -119,14 +122,21 @@ def _blocks(model: nn.Module) -> dict[str, _Block]:
 
     The first block of all keeps less than its like, where nothing before it is trained, so it stands for itself alone.
     """
-    kinds: dict[str, Hashable] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{block}.") for block in kinds):
-            kinds |= {f"{name}.{number}": _kind(block) for number, block in enumerate(module)}
-    counts, seen, found = Counter(kinds.values()), Counter[Hashable](), {}
+    kinds = {name: _kind(model.get_submodule(name)) for name in _each(model)}
+    counts, seen, found = Counter(kinds.values()), defaultdict[Hashable, list[str]](list), {}
     for name, kind in kinds.items():
-        seen[kind] += 1
-        found[name] = _Block(is_run=seen[kind] <= 2, times=counts[kind] - 1 if seen[kind] == 2 else 1)
+        seen[kind].append(name)
+        number = len(seen[kind])
+        found[name] = _Block(number <= 2, counts[kind] - 1 if number == 2 else 1, seen[kind][0])
+    return found
+
+
+def _each(model: nn.Module) -> dict[str, _Block]:
+    """The blocks of a model's outermost lists of modules, by name, each for itself."""
+    found: dict[str, _Block] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{block}.") for block in found):
+            found |= {f"{name}.{number}": _Block(True, 1, f"{name}.{number}") for number in range(len(module))}
     return found
 
 
@@ -146,11 +156,18 @@ def _shapes(module: nn.Module) -> Iterator[Hashable]:
         yield name, parameter.shape, parameter.dtype, parameter.requires_grad
 
 
-def _leave_out(block: Any) -> None:
-    """Has a block give back what it gets."""
+def _leave_out(block: Any, like: nn.Module) -> None:
+    """Has a block give back what it gets, in the form in which one of its kind gives it."""
+    outputs: list[Any] = []
+    like.register_forward_hook(lambda _, __, output: outputs.append(output))
+
+    def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        output = outputs[-1]
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
     block._modules.clear()
     block._parameters.clear()
-    block.forward = lambda hidden_states, *_, **__: hidden_states
+    block.forward = forward
 
 
 def _whole(counts: Mapping[str, float], blocks: Mapping[str, _Block]) -> float:
@@ -245,16 +262,16 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     return (each for each in torch.utils._pytree.tree_leaves(values) if isinstance(each, Tensor))
 
 
-def settle_attention(model: Any, wanted: str | None, device: torch.device) -> None:
+def settle_attention(model: Any, wanted: str | None, kind: str) -> None:
     """Has a base on the meta device attend as in training: where rows are joined, by each example and without a mask.
 
     Args:
         model: the base.
         wanted: ``model.attn_implementation``.
-        device: that it is trained on.
+        kind: of the device that it is trained on.
     """
     used = wanted or attention.name(model)
-    if used.startswith("flash_attention") or (used == "sdpa" and device.type == "cpu"):
+    if used.startswith("flash_attention") or (used == "sdpa" and kind == "cpu"):
         attention.change(model, attention.name(model), CAUSAL)
     elif used == "eager":
         model.set_attn_implementation("eager")

@@ -1,5 +1,6 @@
 """The sizes that a run's memory and time follow from, counted on the meta device: no weight is read."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,8 @@ ROWS = 512
 
 
 def of_base(base: ModelConf) -> BaseSizes:
-    """The sizes of a base model."""
+    """The sizes of a base model; of the hub's, config and tokenizer alone are fetched."""
+    base = pretrained.without_weights(base)
     model = pretrained.skeleton(base)
     linear = [int(layer.weight.numel()) for layer in _linear(model)]
     head: Any = model.get_output_embeddings() or model.get_input_embeddings()
@@ -52,19 +54,27 @@ def _linear(model: PreTrainedModel) -> list[Any]:
 
 
 def of_trained(
-    base: ModelConf, adapters: Sequence[LoraConf], trains: Sequence[TrainConf]
+    base: ModelConf, adapters: Sequence[LoraConf], trains: Sequence[TrainConf], device: str | None = None
 ) -> Mapping[str, Mapping[int, TrainedSizes]]:
     """The sizes of each adapter with each way to train it, by `trained_key`, and of each by its ranks.
 
     Passes are counted at the least and at the greatest rank of adapters that only differ in it: between these, each
     size is a constant and a part that grows with the rank.
+
+    Args:
+        base: the base model; of the hub's, config and tokenizer alone are fetched.
+        adapters: the settings of each adapter.
+        trains: each way in which it is trained.
+        device: ``cpu`` or ``cuda``, where runs compute on another than this process. A GPU that is not here computes
+            what a CPU does without joining rows, as far as is known.
     """
+    base = pretrained.without_weights(base)
     found: dict[str, dict[int, TrainedSizes]] = {}
     ways = {train.gradient_checkpointing: train for train in trains}
     for ranks in _alike(adapters):
         one = next(iter(ranks.values()))
         counted = ranks if one.peft else {min(ranks), max(ranks)}  # nobody knows how PEFT's other options grow
-        trained = {rank: _Trained.of(base, ranks[rank]) for rank in counted}
+        trained = {rank: _Trained.of(base, ranks[rank], device or pretrained.device().type) for rank in counted}
         for checkpointing, train in ways.items():
             known = {rank: each.sizes(checkpointing) for rank, each in trained.items()}
             between = {rank: at_rank(known, rank) for rank in ranks}
@@ -97,14 +107,18 @@ class _Trained:
     guesses: tuple[str, ...]
 
     @classmethod
-    def of(cls, base: ModelConf, lora: LoraConf) -> "_Trained":
-        """Counts it."""
-        device = pretrained.device()
-        model = _model(base, lora, device)
+    def of(cls, base: ModelConf, lora: LoraConf, kind: str) -> "_Trained":
+        """Counts it, as it is trained on a device of this kind."""
+        here = pretrained.device()
+        device = here if here.type == kind else torch.device("cpu")
+        model = _model(base, lora, kind)
         trained = [each for each in model.parameters() if each.requires_grad]
         guesses = [_EVA] if lora.init == "eva" and not lora.is_full else []
-        try:
+        found: Sequence[Counted] = ()
+        with contextlib.suppress(Exception):  # a forward pass that needs all blocks
             found = passes.counted(model, LENGTHS, device)
+        try:
+            found = found or passes.counted(_model(base, lora, kind), LENGTHS, device, alike=False)
         except Exception as error:  # whatever a foreign model's code raises where tensors have no numbers
             guesses.append(_GUESS.format(why=in_short(error)))
             found = guess.passes(pretrained.skeleton(base), trained, LENGTHS, is_full=lora.is_full)
@@ -140,13 +154,13 @@ def _terms(counts: Sequence[float]) -> dict[str, float]:
     return {"fixed": x - per_token * one - per_pair * one**2, "per_token": per_token, "per_pair": per_pair}
 
 
-def _model(base: ModelConf, lora: LoraConf, device: torch.device) -> Any:
-    """The model as it is trained, on the meta device."""
+def _model(base: ModelConf, lora: LoraConf, kind: str) -> Any:
+    """The model as it is trained on a device of this kind, but on the meta device."""
     model: Any = pretrained.skeleton(base)
     is_quantized = base.quantization != "none"
     in_full = is_quantized or (lora.is_full and base.dtype == "auto")  # what is not quantised is put in float32
-    model.to(torch.float32 if in_full else pretrained.dtype_for(base.dtype, device))
-    passes.settle_attention(model, base.attn_implementation, device)
+    model.to(torch.float32 if in_full else _dtype(base.dtype, kind))
+    passes.settle_attention(model, base.attn_implementation, kind)
     if lora.is_full:
         return model.requires_grad_(True)
     adapted = injection.adapted(model, lora, pretrained.added_rows(base))
@@ -154,6 +168,13 @@ def _model(base: ModelConf, lora: LoraConf, device: torch.device) -> Any:
         _hold_as_on_a_quantized_base(adapted)
     products.settle(adapted)
     return adapted
+
+
+def _dtype(name: str, kind: str) -> torch.dtype:
+    here = pretrained.device()
+    if name == "auto" and kind == "cuda" and here.type == "cpu":
+        return torch.bfloat16  # whatever that GPU is, it is none of the oldest
+    return pretrained.dtype_for(name, here if kind == "cuda" else torch.device("cpu"))
 
 
 def _hold_as_on_a_quantized_base(model: Any) -> None:

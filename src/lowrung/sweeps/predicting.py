@@ -1,14 +1,12 @@
 """What runs are predicted to take, also those whose sizes the preflight has not counted."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
-from lowrung.costs import history, prediction, sizes
-from lowrung.costs.prediction import Prediction
+from lowrung.costs import prediction, sizes
+from lowrung.costs.prediction import Prediction, Speed
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.engine.assumed import MACHINE
 from lowrung.engine.base import Engine
@@ -16,9 +14,6 @@ from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs, planned
 from lowrung.sweeps import preflight
 from lowrung.sweeps.plan import Plan
-
-NO_STORE = Path(os.devnull, "none")
-"""Where nothing was measured: what this machine's runs took says nothing of another one."""
 
 
 class Predictor:
@@ -63,12 +58,12 @@ class Predictor:
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
-        speed = history.speed(asked, NO_STORE, machine.flops_per_second or 1.0)
-        return prediction.predict(asked, dataclasses.replace(speed, source="hydra.sweeper.plan_for.tflops"))
+        speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
+        return prediction.predict(asked, speed)
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
-        asked = _Counting(config.model, config.lora, config.train, signature.JOBS_DEVICE.get())
+        asked = _Counting(config.model, config.lora, config.train, signature.device_kind())
         key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
@@ -82,13 +77,12 @@ class _Counting:
     model: ModelConf
     lora: LoraConf
     train: TrainConf
-    device: str | None
+    device: str
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
 
-        with signature.jobs_on(self.device):
-            return counted.of_trained(self.model, [self.lora], [self.train])
+        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
 
 
 def is_time_known() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung import library_warnings
-from lowrung.config import schema, signature
+from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
@@ -77,7 +77,7 @@ def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
 def _check(
     engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder, warned: list[Heard]
 ) -> Preflight:
-    task = _Task(arguments, known.name(arguments), signature.JOBS_DEVICE.get())
+    task = _Task(arguments, known.name(arguments))
     job = Job(name, folder.path, task, is_limited=False)
     ended = _run(engine, job)
     if ended.exit in (
@@ -109,9 +109,8 @@ class _Task:
 
     arguments: Mapping[str, Any]
     name: str | None
-    device: str | None
 
     def __call__(self) -> tuple[Preflight, list[Heard]]:
         warned: list[Heard] = []
-        with library_warnings.heard(warned.append), signature.jobs_on(self.device):
+        with library_warnings.heard(warned.append):
             return known.find(self.arguments, self.name), warned
