@@ -166,8 +166,7 @@ class TestEnds:
                 engine.submit(Job("a", tmp_path, os.uname))
                 assert end_of(engine, "a").exit is Exit.RETURNED
             finally:
-                slurm.start_node(lost)
-        slurm.until("the node is back", lambda: "2 idle" in slurm.ask("sinfo", "-h", "-p", "debug", "-o", "%D %T"))
+                slurm.return_node(lost)
 
     def test_a_step_that_is_killed_as_a_whole(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         with engine_with() as engine:
