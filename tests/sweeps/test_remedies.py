@@ -5,12 +5,11 @@ import dataclasses
 import pytest
 
 from lowrung.config.schema import Config
-from lowrung.costs import history, prediction
-from lowrung.costs.prediction import Prediction
+from lowrung.costs import prediction
+from lowrung.costs.prediction import Prediction, Speed
 from lowrung.costs.sizes import BaseSizes, RowSizes
 from lowrung.finetune.found import Preflight
 from lowrung.runs import planned
-from lowrung.sweeps.predicting import NO_STORE
 from lowrung.sweeps.remedies import Remedies
 from lowrung.sweeps.room import Room
 from tests.composing import Composer
@@ -36,7 +35,7 @@ def predict(config: Config, found: Preflight) -> Prediction | None:
     found = dataclasses.replace(found, trained=sized_at(config))
     asked = planned.asked(config, found, 1)
     assert asked is not None
-    return prediction.predict(asked, history.speed(asked, NO_STORE, 1e12))
+    return prediction.predict(asked, Speed.unmeasured(asked, 1e12, "simulated"))
 
 
 def remedies(config: Config, room: float, *, at_once: int = 1, gpus: int = 0) -> dict[str, str]:

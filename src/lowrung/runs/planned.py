@@ -68,6 +68,7 @@ def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
         device=signature.device_kind(),
         dtype=_dtype(config.model, config.lora),
         threads=threads,
+        max_length=config.data.max_length,
         answered=held_out.rows if config.data.metrics else 0,
         is_base_kept=_is_base_kept(config, preflight, threads),
     )

@@ -191,11 +191,10 @@ class DryRun:
         if not found:
             return None
         largest, case = max(found, key=lambda one: one[0].memory_bytes / (self._room(one[1].configs[0]).bytes or 1.0))
-        parts = dataclasses.asdict(largest.memory)
         own = self._room(case.configs[0])
         return PlannedMemory(
             point=case.texts,
-            parts={name: part for name, part in parts.items() if name != "gate"},
+            parts=largest.memory.parts,
             gate=largest.memory.gate,
             predicted=largest.memory_bytes,
             correction=largest.memory_bytes / largest.memory.peak,

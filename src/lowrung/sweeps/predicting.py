@@ -1,14 +1,12 @@
 """What runs are predicted to take, also those whose sizes the preflight has not counted."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
-from lowrung.costs import history, prediction, sizes
-from lowrung.costs.prediction import Prediction
+from lowrung.costs import prediction, sizes
+from lowrung.costs.prediction import Prediction, Speed
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.engine.assumed import MACHINE
 from lowrung.engine.base import Engine
@@ -16,9 +14,6 @@ from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs, planned
 from lowrung.sweeps import preflight
 from lowrung.sweeps.plan import Plan
-
-NO_STORE = Path(os.devnull, "none")
-"""Where nothing was measured: what this machine's runs took says nothing of another one."""
 
 
 class Predictor:
@@ -63,8 +58,8 @@ class Predictor:
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
-        speed = history.speed(asked, NO_STORE, machine.flops_per_second or 1.0)
-        return prediction.predict(asked, dataclasses.replace(speed, source="hydra.sweeper.plan_for.tflops"))
+        speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
+        return prediction.predict(asked, speed)
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""

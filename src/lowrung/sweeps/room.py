@@ -17,7 +17,7 @@ class Room:
     """What a run may hold at most.
 
     Attributes:
-        bytes: of one run; None where it is not known.
+        bytes: of one run, or of each of its ranks; None where it is not known.
         free: what of it nothing else uses now; None where that is not known.
         name: what it is a part of, in words.
         at_once: how many runs share it.
@@ -45,7 +45,7 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
         asked = units.amount(_of_slurm(launcher.get("memory")))
         return Room(asked if signature.device_kind() == "cpu" else None, None, "hydra.launcher.memory", 1)
     if signature.device_kind() == "cpu":
-        return _shared(memory.main(), slots, 1.0)
+        return _shared(memory.main(), slots, 1.0 / config.train.rank_count)
     per_trial = float(launcher.get("gpus_per_trial", 1))
     sharing = int(launcher.get("workers_per_gpu", 1)) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
