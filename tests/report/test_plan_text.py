@@ -31,7 +31,7 @@ def point(
 MEMORY = PlannedMemory(
     point={"lora.r": "8"},
     parts={"libraries": 6e8, "weights": 3e8, "adapter": 0.0},
-    gate=1.2e9,
+    phases={"training": 9e8, "gate": 1.2e9, "evaluation": 0.0},
     predicted=1.2e9,
     correction=1.0,
     room=1e9,

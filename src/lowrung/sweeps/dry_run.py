@@ -191,13 +191,14 @@ class DryRun:
         if not found:
             return None
         largest, case = max(found, key=lambda one: one[0].memory_bytes / (self._room(one[1].configs[0]).bytes or 1.0))
-        own = self._room(case.configs[0])
+        memory, own = largest.memory, self._room(case.configs[0])
+        phases = {name: getattr(memory, name) for name in ("training", "gate", "evaluation", "loading")}
         return PlannedMemory(
             point=case.texts,
-            parts=largest.memory.parts,
-            gate=largest.memory.gate,
+            parts=memory.parts,
+            phases=phases,
             predicted=largest.memory_bytes,
-            correction=largest.memory_bytes / largest.memory.peak,
+            correction=largest.memory_bytes / memory.peak,
             room=own.bytes,
             room_free=own.free,
             room_name=own.name,

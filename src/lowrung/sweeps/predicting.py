@@ -16,6 +16,13 @@ from lowrung.sweeps import preflight
 from lowrung.sweeps.plan import Plan
 
 
+def _of_its_device(found: Prediction | None) -> Prediction | None:
+    """With the memory of all ranks where these share it: on GPUs each has its own."""
+    if found is None or signature.device_kind() == "cuda":
+        return found
+    return dataclasses.replace(found, memory_bytes=found.memory_bytes * found.ranks, ranks=1)
+
+
 class Predictor:
     """Predicts the runs of a sweep.
 
@@ -54,12 +61,12 @@ class Predictor:
             found = self._with_sizes(config, found)
         machine = MACHINE.get()
         if machine is None:
-            return planned.predict(config, found, self._engine.threads)
+            return _of_its_device(planned.predict(config, found, self._engine.threads))
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
         speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
-        return prediction.predict(asked, speed)
+        return _of_its_device(prediction.predict(asked, speed))
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
