@@ -140,8 +140,7 @@ def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
     most = f"{size(memory.predicted)}{f' in the largest run ({name})' if name else ''}"
     yield "memory", f"{most}{of}{', so it does not fit' if memory.is_too_much else ''}"
     yield "", f"training: {', '.join(f'{part} {size(held)}' for part, held in memory.parts.items() if held)}"
-    peak = max(memory.phases, key=lambda phase: memory.phases[phase])
-    phases = [f"{name} {size(held)}{' (the peak)' * (name == peak)}" for name, held in memory.phases.items() if held]
+    phases = [f"{name} {size(held)}" for name, held in memory.phases.items() if held]
     yield "", f"one after the other: {', '.join(phases)}"
     if not 0.995 < memory.correction < 1.005:
         yield "", f"all times {memory.correction:.2f}, by what was measured here"

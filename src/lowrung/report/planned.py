@@ -88,7 +88,8 @@ class PlannedMemory:
         parts: of training, which add up: ``libraries``, ``weights``, ``adapter``, ``gradients``, ``optimizer``,
             ``activations``, ``logits``.
         phases: what is held at most in each, one after the other: ``training``, ``gate``, ``evaluation``, ``loading``.
-        predicted: the peak: the largest phase, times ``correction``.
+        predicted: what the run must have: the largest phase, times ``correction``; on a GPU without the gate, which
+            goes to the CPU where the GPU's memory does not suffice.
         correction: what earlier runs held, over what the formulas say of them, and on a CPU the run's ranks; 1 where
             there are none.
         room: the device's memory that a run has; null where it is not known.

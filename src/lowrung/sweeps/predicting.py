@@ -17,10 +17,18 @@ from lowrung.sweeps.plan import Plan
 
 
 def _of_its_device(found: Prediction | None) -> Prediction | None:
-    """With the memory of all ranks where these share it: on GPUs each has its own."""
-    if found is None or signature.device_kind() == "cuda":
-        return found
-    return dataclasses.replace(found, memory_bytes=found.memory_bytes * found.ranks, ranks=1)
+    """With the memory that a run must have of its device.
+
+    On a GPU that is without the gate, which goes to the CPU where the GPU's memory does not suffice. On a CPU all ranks
+    share main memory.
+    """
+    if found is None:
+        return None
+    if signature.device_kind() == "cpu":
+        return dataclasses.replace(found, memory_bytes=found.memory_bytes * found.ranks, ranks=1)
+    memory = found.memory
+    needed = max(memory.training, memory.evaluation, memory.loading)
+    return dataclasses.replace(found, memory_bytes=found.memory_bytes * needed / memory.peak)
 
 
 class Predictor:
