@@ -4,7 +4,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,8 @@ from optuna.trial import FrozenTrial
 
 from lowrung.config import schema
 from lowrung.config.schema import Config
+from lowrung.costs import sizes
+from lowrung.costs.sizes import TrainedSizes
 from lowrung.engine.base import Ended, Event, Exit, Job
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
@@ -26,6 +28,7 @@ from lowrung.runs.task import Assignment
 from lowrung.store import mailbox, results
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps.preflight import SIZES
 from lowrung.sweeps.results import Results
 from lowrung.track.base import Point
 from tests.composing import Composer
@@ -46,6 +49,14 @@ SEEN = Preflight(
     data_folder=Path("tokens"),
 )
 """What the preflight finds."""
+
+
+def sized_at(config: Config) -> Mapping[str, Mapping[int, TrainedSizes]]:
+    """Sizes of a config's adapter at two ranks, from which those at others follow."""
+    key = sizes.trained_key(config.lora, config.train)
+    kept = 1e5 if config.train.gradient_checkpointing else 1e6
+    passes = (2e9, 0.0, 0.0, 2e9, 0.0, 0.0, kept, 0.0, 0.0)
+    return {key: {rank: TrainedSizes(rank * 10**6, rank * 4 * 10**6, *passes) for rank in (1, 2)}}
 
 
 def trains(config: Config) -> Outcome:
@@ -156,7 +167,7 @@ class InProcessEngine:
         return False
 
     def submit(self, job: Job) -> None:
-        if job.folder.name == "preflight":
+        if job.folder.name == "preflight" and job.key != SIZES:
             job = dataclasses.replace(job, task=lambda: (self._seen, []))
         slot = next(slot for slot in self._slots if slot not in self._busy)
         slot.submit(job)

@@ -347,6 +347,8 @@ class TestASweep:
         measured = {"train/tokens_per_second", "time/train_seconds", "time/total_seconds", "memory/peak_bytes"}
         assert measured | {"merge/speedup"} <= done["measurements"].keys()
         assert done["metrics"].keys().isdisjoint(done["measurements"])
+        assert done["measurements"]["plan/params_trainable"] == done["metrics"]["params/trainable"]
+        assert done["facts"]["plan"]["speed"] == "1 earlier run of this model here"  # the first trial's
         run = (study_of(swept[0], "rank_ladder") / "1" / "run").resolve()
         scored = HeldOut.read(run / "held_out.parquet")
         assert scored.answers["exact_match"].mean() == done["metrics"]["eval/exact_match"]
@@ -384,6 +386,7 @@ class TestASweep:
         }
         assert {"train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"} <= child.data.metrics.keys()
         assert {"eval/exact_match", "merge/passed", "time/total_seconds"} <= child.data.metrics.keys()
+        assert {"plan/memory_bytes", "plan/seconds", "plan/params_trainable"} <= child.data.metrics.keys()
         assert child.inputs
         contexts = [tag.value for used in child.inputs.dataset_inputs for tag in used.tags]
         assert sorted(contexts) == ["evaluation", "training"]

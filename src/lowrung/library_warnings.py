@@ -80,6 +80,11 @@ TABLE = (
         r"\S+ is experimental \(supported from|Argument ``\w+`` is an experimental feature",
         "the interface may change in another version of Optuna; lowrung is tested with the installed one",
     ),
+    Silenced(
+        "matplotlib",
+        r"Glyph \d+ \(.*\) missing from font\(s\)",
+        "an image has a box for a letter that its font lacks, such as a Chinese one in a study's name; the page has it",
+    ),
 )
 """All that is silenced in every process."""
 

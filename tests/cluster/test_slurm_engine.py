@@ -107,8 +107,10 @@ class TestEnds:
         assert end == Ended("a", Exit.EVICTED, "stopped", "SLURM ended its job: another job took its node")
 
     def test_a_job_is_told_before_its_time_is_up(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
-        with engine_with(Options(partition="short", minutes=1)) as engine:
+        with engine_with() as engine:
             engine.submit(Job("a", tmp_path, partial(handles_sigterm, tmp_path)))
+            # Now, not from the beginning: the warning, 90 s before, would come before a job on a busy node hears it.
+            slurm.ask("scontrol", "update", f"JobId={await_node(engine, 'a', tmp_path)}", "TimeLimit=1")
             end = end_of(engine, "a")
         assert end == Ended("a", Exit.EVICTED, "stopped", "SLURM ended its job: its time was nearly up")
 

@@ -105,8 +105,9 @@ def test_one_target_module_is_a_pattern_that_trl_does_not_take_for_a_whole_path(
 
 @pytest.mark.usefixtures("whole")
 def test_the_config_names_layers_and_rows_as_they_were_trained(here, capsys):
-    main(["export", "mine/0", "--to", "trl"])
-    folder = here / "mine-0-trl"
+    (here / "multirun" / "mine").rename(here / "multirun" / "[mine] $HOME")
+    main(["export", "[mine] $HOME/0", "--to", "trl"])
+    folder = here / "-mine- -HOME-0-trl"  # datasets would find no rows in the other one
     assert f"trl sft --config '{folder / 'sft.yaml'}'" in capsys.readouterr().out
     values = OmegaConf.load(folder / "sft.yaml")
     assert (values.lora_r, values.lora_alpha, values.max_steps) == (4, 8, 2)
@@ -121,6 +122,8 @@ def test_bad_input_is_refused(here, whole, refused):
     (here / "full").mkdir()
     (here / "full" / "file").write_text("")
     assert "--out must be a folder that is empty" in refused("export", "ab12", "--to", "trl", "--out", "full")
+    for name in ("a[b]", "a*", "what?", "$HOME", "a::b"):
+        assert "--out must give a path without [, ]" in refused("export", "ab12", "--to", "trl", "--out", name)
     Outcome(Status.DIVERGED, cause="NaN").write(whole.outcome)
     assert "ab12 must be complete, but is diverged." in refused("export", "ab12", "--to", "trl")
     whole.outcome.unlink()

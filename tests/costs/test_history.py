@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs import formulas, history, prediction
+from lowrung.costs import facts, formulas, history, prediction
+from lowrung.costs.facts import Planned
 from lowrung.costs.formulas import Asked
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.store import layout
@@ -17,11 +18,17 @@ from lowrung.store.outcome import Outcome, Status
 FLOPS = 1e11
 
 
+def trained(**changes) -> TrainedSizes:
+    zeros = {field.name: 0 for field in dataclasses.fields(TrainedSizes) if field.name != "guesses"}
+    own = {"trainable": 10**6, "trainable_bytes": 4 * 10**6, "flops_per_token": 2e8, "saved_per_token": 1e6}
+    return TrainedSizes(**{**zeros, **own, **changes})
+
+
 def asked(**changes) -> Asked:
     rows = RowSizes(64, tuple(range(50, 151)), tuple([20] * 101))
     given = Asked(
         base=BaseSizes(parameters=10**8, quantizable=8 * 10**7, largest=10**6, width=576, vocabulary=49152),
-        trained=TrainedSizes(10**6, 4 * 10**6, 2e8, 0.0, 1e6, 0.0),
+        trained=trained(),
         rows=rows,
         held_out=dataclasses.replace(rows, rows=8),
         model=ModelConf(path="model"),
@@ -164,6 +171,21 @@ def test_other_machines_and_versions_do_not_count(tmp_path, monkeypatch, of):
     history._version.cache_clear()
     assert predicted(run, tmp_path).source == history.FORMULAS
     history._version.cache_clear()
+
+
+def test_what_another_machine_measured_does_not_count_here(tmp_path):
+    run = asked()
+    made = outcome(run, slower=9)
+    history.note(run, dataclasses.replace(made, facts={**made.facts, "machine": {"processor": "another"}}), tmp_path)
+    assert predicted(run, tmp_path).source == history.FORMULAS
+
+
+def test_the_memory_of_all_ranks_is_measured_and_recorded(tmp_path):
+    run = asked(train=TrainConf(batch_size=4, eval_batch_size=4, eval_steps=5, max_steps=10, parallel="ddp", ranks=2))
+    history.note(run, outcome(run, held=2 * 1.5), tmp_path)
+    plan = predicted(run, tmp_path)
+    assert plan.memory_bytes == pytest.approx(1.5 * plan.memory.peak)
+    assert Planned.of(plan).numbers[facts.MEMORY] == pytest.approx(2 * plan.memory_bytes, abs=1)
 
 
 def test_a_store_that_cannot_be_written_does_no_harm(tmp_path):

@@ -33,7 +33,16 @@ def shown(*trials, **more):
 def test_a_whole_run_has_what_was_predicted_what_it_measured_and_their_ratio():
     table = shown(one(0))
     assert table.head == ["trial", "memory", "ratio", "time", "ratio", "trainable parameters", "settings", ""]
-    expected = ["0", "2 GB → 2.1 GB", "1.05", "1 min 20 s → 1 min 40 s", "1.25", "610,560 → 610,560", "lora.r=2", ""]
+    expected = [
+        "0",
+        "2.00 GB → 2.10 GB",
+        "1.05",
+        "1 min 20 s → 1 min 40 s",
+        "1.25",
+        "610,560 → 610,560",
+        "lora.r=2",
+        "",
+    ]
     assert table.cells == [expected]
     assert "Median ratios: memory 1.05, time 1.25, trainable parameters 1.00." in table.about
 
@@ -41,11 +50,11 @@ def test_a_whole_run_has_what_was_predicted_what_it_measured_and_their_ratio():
 @pytest.mark.parametrize(
     ("changes", "memory", "why"),
     [
-        ({"status": Status.PRUNED}, "2 GB → 2.1 GB", "pruned"),
-        ({"status": Status.DIVERGED}, "2 GB → 2.1 GB", "diverged"),
-        ({"status": Status.FAILED, "measurements": PLAN}, "2 GB → ", "failed"),
-        ({"status": Status.OOM}, "2 GB → over 2.1 GB", "oom"),
-        ({"facts": {"is_resumed": True}}, "2 GB → 2.1 GB", "went on from a checkpoint"),
+        ({"status": Status.PRUNED}, "2.00 GB → 2.10 GB", "pruned"),
+        ({"status": Status.DIVERGED}, "2.00 GB → 2.10 GB", "diverged"),
+        ({"status": Status.FAILED, "measurements": PLAN}, "2.00 GB → ", "failed"),
+        ({"status": Status.OOM}, "2.00 GB → over 2.10 GB", "oom"),
+        ({"facts": {"is_resumed": True}}, "2.00 GB → 2.10 GB", "went on from a checkpoint"),
     ],
 )
 def test_a_run_that_did_a_part_of_the_plan_has_no_ratio(changes, memory, why):

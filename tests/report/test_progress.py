@@ -130,6 +130,19 @@ def test_a_log_has_a_summary_after_a_trial():
     assert out.getvalue().splitlines()[-1] == summary
 
 
+def test_before_the_first_run_has_ended_the_plan_says_what_is_left():
+    progress, out, clock = in_log()
+    progress.start("0", "trial 0", 4, planned=90.0)
+    count(progress, 2, total=5, running=1)
+    assert out.getvalue() == "trial 0: started, 2 min by the plan\n2 of 5 done, 4 min left\n"
+    clock.seconds += 30
+    progress.end("0", "trial 0", "complete")
+    count(progress, 3, total=5)
+    clock.seconds += 60
+    count(progress, 4, total=5)
+    assert left(out.getvalue().splitlines()[-1]) == "30 s"  # what was measured counts alone
+
+
 def test_a_summary_leaves_out_what_there_is_nothing_of():
     progress, out, _ = in_log()
     count(progress, 2)

@@ -1,5 +1,6 @@
 import math
 import random
+import sys
 
 from lowrung.search import importance
 
@@ -67,3 +68,9 @@ def test_a_key_that_some_points_lack_and_a_value_outside_its_interval():
     tried[0]["train.learning_rate"] = "0.5"
     found = importance.of(tried, [loss(point) for point in tried], intervals=RATE)
     assert set(found) == {"lora.r", "train.learning_rate", "lora"}
+
+
+def test_of_few_trials_nothing_is_said_or_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna.importance", None)  # to import it raises
+    few = points(importance.LEAST - 1)
+    assert importance.of(few, [loss(point) for point in few], intervals=RATE) == {}

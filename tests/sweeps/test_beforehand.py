@@ -1,12 +1,13 @@
 """What the plan decides before a run starts: planned constraints, and what does not fit into memory."""
 
+import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
+from lowrung.costs.formulas import Memory, Work
 from lowrung.costs.prediction import Prediction
 from lowrung.errors import RunFailed, UsageError
 from lowrung.store.outcome import Outcome, Status
@@ -16,15 +17,14 @@ from tests.stage import RATE, ranks, trains
 GB = 1e9
 
 
-def _planned(config: Config, *_: object) -> SimpleNamespace:
+def _planned(config: Config, *_: object) -> Prediction:
     """A run whose batch takes a GB for each example, and whose parameters and minutes follow from its rank."""
-    numbers = {
-        "params/trainable": 100.0 * config.lora.r,
-        "plan/memory_bytes": GB * config.train.batch_size,
-        "plan/seconds": 60.0 * config.lora.r,
-        "plan/disk_bytes": 1.0,
+    nothing: dict[type, dict[str, float]] = {
+        kind: {field.name: 0.0 for field in dataclasses.fields(kind)} for kind in (Memory, Work)
     }
-    return SimpleNamespace(numbers=numbers, memory_bytes=numbers["plan/memory_bytes"], seconds=numbers["plan/seconds"])
+    memory, work = Memory(**nothing[Memory]), Work(**nothing[Work])
+    seconds, peak = 60.0 * config.lora.r, GB * config.train.batch_size
+    return Prediction(100 * config.lora.r, memory, peak, seconds, work, 1.0, "simulated", ())
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +182,3 @@ def test_another_word_for_on_oom_is_refused(here):
 def test_a_budget_of_less_than_one_run_is_refused(here):
     with pytest.raises(UsageError, match=r"must be enough for one run, but is 0\.05, and the smallest needs 0\.0667"):
         here.sweep("lora.r=4,8", "hydra.sweeper.budget={cpu_hours:0.05}")
-
-
-def test_the_simulated_prediction_has_what_a_real_one_has():
-    assert {"numbers", "memory_bytes", "seconds"} <= {*Prediction.__dataclass_fields__, "numbers"}

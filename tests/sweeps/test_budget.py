@@ -1,15 +1,16 @@
 """Budgets: what a study may use, what it has used, and that nothing starts which would pass it."""
 
+import dataclasses
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
 from lowrung.config.schema import Config
+from lowrung.costs.formulas import Memory, Work
+from lowrung.costs.prediction import Prediction
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Outcome
 from lowrung.sweeps import budget, spending
@@ -36,9 +37,15 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: made.now)
-    planned: Callable[..., object] = lambda config, *_: SimpleNamespace(seconds=config.lora.r * HOUR)  # noqa: E731
-    monkeypatch.setattr("lowrung.runs.planned.predict", planned)
+    monkeypatch.setattr("lowrung.runs.planned.predict", lambda config, *_: _predicted(config.lora.r * HOUR))
     return made
+
+
+def _predicted(seconds: float) -> Prediction:
+    nothing: dict[type, dict[str, float]] = {
+        kind: {field.name: 0.0 for field in dataclasses.fields(kind)} for kind in (Memory, Work)
+    }
+    return Prediction(1, Memory(**nothing[Memory]), 0.0, seconds, Work(**nothing[Work]), 0.0, "simulated", ())
 
 
 def _budget(hours: float) -> str:

@@ -31,9 +31,9 @@ class TestPoints:
         """The preflight sees an interval's high end too: what it must be is known to the library alone."""
         check, seen = preflight.check_all, []
 
-        def watched(engine, configs, folder):
+        def watched(engine, configs, *rest, **options):
             seen.extend(configs)
-            return check(engine, configs, folder)
+            return check(engine, configs, *rest, **options)
 
         monkeypatch.setattr(preflight, "check_all", watched)
         axes = ["train.sft.data_seed=1,2", "train.sft.neftune_noise_alpha=interval(1,9)"]

@@ -1,10 +1,19 @@
 """What a dry run shows."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.stage import RATE
+from lowrung.commands.trained import TrainedSweep
+from lowrung.config import schema
+from lowrung.costs.sizes import BaseSizes, RowSizes
+from lowrung.errors import UsageError
+from lowrung.report.planned import PlannedSweep
+from lowrung.report.printer import plain
+from lowrung.sweeps.predicting import _Counting
+from tests.stage import RATE, SEEN, Stage, sized_at
 
 
 class TestDryRun:
@@ -45,3 +54,95 @@ class TestDryRun:
     def test_an_interval_is_shown_as_it_is(self, here, capsys):
         here.sweep("lora.r=4,8", RATE, "hydra.sweeper.dry_run=true", n_trials=6)
         assert capsys.readouterr().out.count("tag(log,interval(1e-05,0.1))") == 2
+
+
+ROWS = RowSizes(512, (200,) * 101, (50,) * 101)
+SIZED = dataclasses.replace(
+    SEEN,
+    base=BaseSizes(parameters=10**9, quantizable=9 * 10**8, largest=10**7, width=2000, vocabulary=50_000),
+    rows=(ROWS, ROWS),
+    flops_per_second=1e12,
+)
+"""What the preflight finds of a model with a billion weights. Sizes of adapters are counted when they are asked for."""
+
+RANKS = "lora.r=int(interval(4,64))"
+
+
+@pytest.fixture
+def plan(here: Stage, monkeypatch) -> Callable[..., PlannedSweep]:
+    """A dry run's plan on a machine without a GPU, with as much memory as is said."""
+
+    def counted(task: _Counting):
+        config = dataclasses.replace(schema.Config(), model=task.model, lora=task.lora, train=task.train)
+        return sized_at(config)
+
+    monkeypatch.setattr(_Counting, "__call__", counted)
+
+    def plan(*overrides: str, memory: str = "100GB", **given) -> PlannedSweep:
+        machine = f"hydra.sweeper.plan_for={{gpus:0,memory:{memory},tflops:1}}"
+        here.sweep(*overrides, machine, "hydra.sweeper.dry_run=true", seen=SIZED, **given)
+        assert here.results is not None
+        assert here.results.planned is not None
+        return here.results.planned
+
+    return plan
+
+
+class TestPlan:
+    def test_each_point_has_its_parameters_memory_and_time(self, plan, capsys):
+        found = plan("lora.r=4,8", "seed=0,1", "verify=none", slots=3)
+        assert [point.trainable for point in found.points] == [4_000_000, 8_000_000]
+        assert all(point.fits and point.memory_bytes > 1e9 and point.seconds > 1 for point in found.points)
+        assert found.points[0].memory_bytes < found.points[1].memory_bytes
+        assert found.memory.point == {"lora.r": "8"}
+        assert sum(found.memory.parts.values()) <= found.memory.predicted
+        assert found.time.seconds == pytest.approx(2 * found.points[1].seconds, rel=0.1)  # four runs on three slots
+        assert found.time.idle == pytest.approx(1 / 3, abs=0.01)
+        assert found.disk_bytes > 0
+        printed = capsys.readouterr().out
+        for name in ("memory", "time", "slots", "disk"):
+            assert f"\n{name}  " in printed
+
+    def test_programs_have_all_of_it(self, plan, here):
+        found = plan("lora.r=4,8")
+        document = plain(TrainedSweep.of(here.results))
+        assert document["plan"]["points"][1]["trainable"] == found.points[1].trainable
+        assert document["plan"]["time"]["ends"].count(":") >= 2
+        assert document["is_dry_run"]
+
+    def test_of_a_space_the_corners_and_the_middle_are_shown(self, plan):
+        found = plan(RANKS, RATE, n_trials=6)
+        assert [(point.at, point.point["lora.r"]) for point in found.points] == [
+            ("corner", "4"),
+            ("corner", "64"),
+            ("middle", "34"),
+        ]
+        assert {point.point["train.learning_rate"] for point in found.points} == {"tag(log,interval(1e-05,0.1))"}
+        assert found.time.seconds == pytest.approx(6 * found.points[2].seconds)
+
+    def test_a_later_stage_takes_at_most_as_much_as_its_largest_point(self, plan, capsys):
+        stages = "hydra.sweeper.stages=[{name:a,params:{lora.r:'4,8'}},{name:b,params:{lora.r:'16,32'}}]"
+        found = plan(stages, "verify=none")
+        (later,) = found.later
+        assert found.time.at_most
+        assert found.memory.point == {"lora.r": "32"}
+        assert later.seconds == pytest.approx(2 * found.points[1].seconds, rel=0.5)
+        assert "of runs" in capsys.readouterr().out
+
+    def test_each_remedy_does_what_it_says(self, plan, capsys):
+        asked = ("lora.r=4,8", "train.batch_size=64", "verify=none")
+        found = plan(*asked, memory="15GB")
+        assert [point.fits for point in found.points] == [False, False]
+        assert found.memory.remedies
+        assert "does not fit" in capsys.readouterr().out
+        for remedy in found.memory.remedies:
+            again = plan(*asked, *remedy.settings, memory="15GB")
+            assert all(point.fits for point in again.points)
+            assert again.memory.predicted == pytest.approx(remedy.memory_bytes, rel=0.02)
+        assert not Path("multirun").exists() or not list(Path("multirun").glob("*/preflight"))
+
+    def test_a_sweep_of_another_machine_is_a_plan_alone(self, here):
+        with pytest.raises(UsageError, match=r"Add hydra\.sweeper\.dry_run=true") as raised:
+            here.sweep("lora.r=4", "hydra.sweeper.plan_for={memory:80XB}")
+        assert any("80XB" in problem for problem in raised.value.problems)
+        assert here.ran == []

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ ABOUT = (
     " order in which lowrung has them. What the tool cannot do is refused, setting by setting; what it does otherwise"
     " is said. TRL and LLaMA-Factory train to the same losses; axolotl draws A's start without a seed."
 )
+
+PATTERN = re.compile(r"[][*?$]|::")
+"""What `datasets`, by which tools read the rows, takes for a pattern, a variable or a chain of addresses in a path."""
 
 TOOLS = ("trl", "axolotl", "llamafactory")
 
@@ -66,7 +70,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> Exported:
-    name = f"{chosen.run.strip('/').replace('/', '-')}-{chosen.to}"
+    name = f"{re.sub(f'/|{PATTERN.pattern}', '-', chosen.run.strip('/'))}-{chosen.to}"
     return export(chosen.run, chosen.to, Path(chosen.out or name))
 
 
@@ -84,6 +88,11 @@ def export(name: str, tool: str, folder: Path) -> Exported:
     folder = folder.expanduser().absolute()
     run = _found(name, Path.cwd())
     problems = [*_problems(name, run), *disk.unwritable("--out", folder)]
+    if PATTERN.search(str(folder)):
+        problems.append(
+            "--out must give a path without [, ], *, ?, $ and ::, which datasets would not take as they are, but gives"
+            f" {folder}. Name another folder."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problems.append(f"--out must be a folder that is empty or not there yet, but {folder} is not. Name another.")
     if problems:

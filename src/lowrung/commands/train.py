@@ -73,6 +73,7 @@ def run(config: Any) -> Any:
         return task.run(config)
     with cli.ending_on_errors():
         require_our_sweeper(HydraConfig.get())
+        require_a_sweep(HydraConfig.get())
         return kept(lambda: task.run(config))
 
 
@@ -104,3 +105,16 @@ def require_our_sweeper(hydra: Any) -> None:
     chosen = hydra.runtime.choices["hydra/sweeper"]
     if _PRINTER.get() is not None and hydra.mode.name == "MULTIRUN" and chosen != "lowrung":
         raise UsageError(f"hydra/sweeper must be lowrung with --json, but is {chosen}. Leave one of the two out.")
+
+
+def require_a_sweep(hydra: Any) -> None:
+    """Refuses a dry run of a single run, which would be trained: without ``-m`` no sweeper reads its settings.
+
+    Args:
+        hydra: Hydra's node of the config.
+
+    Raises:
+        UsageError: when a dry run is asked for, and this is no sweep.
+    """
+    if hydra.mode.name == "RUN" and hydra.sweeper.get("dry_run"):
+        raise UsageError("hydra.sweeper.dry_run=true needs -m, also for a single run, which would be trained. Add -m.")

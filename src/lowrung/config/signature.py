@@ -1,5 +1,6 @@
 """What made a run: versions, commit, machine; and the signature that says when two runs are the same."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -7,6 +8,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,16 @@ def git_commit() -> str:
 
 JOBS_DEVICE: ContextVar[str | None] = ContextVar("jobs_device", default=None)
 """What the jobs of this coordinator compute on, where a scheduler knows and this machine, a login node, may differ."""
+
+
+@contextlib.contextmanager
+def jobs_on(device: str | None) -> Iterator[None]:
+    """Has jobs compute on this device while the block runs; None leaves that to this machine."""
+    before = JOBS_DEVICE.set(device)
+    try:
+        yield
+    finally:
+        JOBS_DEVICE.reset(before)
 
 
 def device_kind() -> str:

@@ -64,12 +64,14 @@ def speed(asked: Asked, store: Path, flops_per_second: float) -> Speed:
         flops_per_second: how fast this machine multiplies matrices, for where there were none.
     """
     lines, which = _nearest(asked, store)
+    if not lines:
+        return Speed.unmeasured(asked, flops_per_second, FORMULAS)
     steps = _median(lines, "steps") or flops_per_second
     return Speed(
         flops_per_second=steps,
-        start_seconds=formulas.start_seconds(asked) * _middle([line.start for line in lines]),
+        start_seconds=formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
         # libraries weigh the same in other models' runs, and the rest does not
-        memory_factor=_middle([line.memory for line in lines]) if which < _OTHERS else 1.0,
+        memory_factor=statistics.median(line.memory for line in lines) if which < _OTHERS else 1.0,
         source=_in_words(which, len(lines)),
         evaluating=_median(lines, "evaluations") or steps,
         verifying=_median(lines, "gate") or steps,
@@ -116,10 +118,11 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
         base_seconds = work["base"] / speeds["evaluations"]
         rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
         predicted = _peak(facts["plan"]["memory"])
-        start, held = max(rest, 0.1) / formulas.start_seconds(asked), measured["memory/peak_bytes"] / predicted
+        start = max(rest, 0.1) / formulas.start_seconds(asked)
+        held = measured["memory/peak_bytes"] / (predicted * asked.train.rank_count)
     except (KeyError, TypeError, ZeroDivisionError):
         return None
-    line = Line(_kinds(asked), speeds, start, held)
+    line = Line(_kinds(asked, facts.get("machine", machine.described())), speeds, start, held)
     return line if all(0 < number < math.inf for number in (*speeds.values(), start, held)) else None
 
 
@@ -131,12 +134,12 @@ _OTHERS = 2
 """The number of the kind of all runs of a machine, other models' among them."""
 
 
-def _kinds(asked: Asked) -> tuple[str, str, str]:
+def _kinds(asked: Asked, by: Any) -> tuple[str, str, str]:
     """Names that runs share: of equal settings; of a model and a method at any rank, length and batch; of a machine.
 
     What a model costs follows from its sizes: where its weights are other ones, it is the same kind.
     """
-    held = [machine.described(), asked.device, asked.dtype, asked.threads, asked.train.rank_count]
+    held = [by, asked.device, asked.dtype, asked.threads, asked.train.rank_count]
     model = [asked.base, asked.model.quantization, asked.lora.method, asked.model.attn_implementation]
     settings = [asked.trained, asked.rows, asked.held_out, asked.verify, asked.train.batch_size]
     ways = [asked.train.gradient_checkpointing, asked.train.packing, asked.lora.use_dora, asked.lora.dropout > 0]
@@ -157,7 +160,7 @@ def _nearest(asked: Asked, store: Path) -> tuple[Sequence[Line], int]:
     except OSError:
         return (), _OTHERS + 1
     known = _lines(path, stat.st_size, stat.st_mtime_ns, _version())
-    for which, kind in enumerate(_kinds(asked)):
+    for which, kind in enumerate(_kinds(asked, machine.described())):
         if lines := known.get(kind):
             return lines[-LAST:], which
     return (), _OTHERS + 1
@@ -207,12 +210,6 @@ def _median(lines: Sequence[Line], part: str) -> float | None:
     return statistics.median(measured) if measured else None
 
 
-def _middle(ratios: Sequence[float]) -> float:
-    return statistics.median(ratios) if ratios else 1.0
-
-
 def _in_words(which: int, count: int) -> str:
-    if not count:
-        return FORMULAS
     of = ("of these settings", "of this model", "of other settings or models")[which]
     return f"{count} earlier run{'s' if count > 1 else ''} {of} here"

@@ -27,6 +27,17 @@ class Speed:
     evaluating: float | None = None
     verifying: float | None = None
 
+    @classmethod
+    def unmeasured(cls, asked: Asked, flops_per_second: float, source: str) -> "Speed":
+        """That of a machine on which no run was measured, by how fast it multiplies large matrices.
+
+        Args:
+            asked: the run.
+            flops_per_second: of such a product, in the run's precision and with its threads.
+            source: where this is from, in words.
+        """
+        return cls(flops_per_second, formulas.start_seconds(asked), 1.0, source)
+
     def seconds(self, work: Work) -> float:
         """Of a run that computes this."""
         return (
@@ -44,12 +55,13 @@ class Prediction:
     Attributes:
         trainable: parameters.
         memory: bytes by part, by the formulas.
-        memory_bytes: the peak, corrected by what earlier runs measured.
+        memory_bytes: the peak, corrected by what earlier runs measured; of one of its ranks, where it has several.
         seconds: of the whole run, alone on its slot.
         work: operations by part.
         disk_bytes: that the run leaves in the store.
         source: where the speed is from, in words.
         guesses: what was not known, each with what was taken in its place.
+        ranks: the processes that train it together.
     """
 
     trainable: int
@@ -60,13 +72,17 @@ class Prediction:
     disk_bytes: float
     source: str
     guesses: tuple[str, ...]
+    ranks: int = 1
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        """By metric name: what constraints may name, and what is recorded beside the facts."""
+        """By metric name: what constraints may name, and what is recorded beside the facts.
+
+        Memory is that of all ranks together, as in ``memory/peak_bytes``.
+        """
         return {
             "params/trainable": float(self.trainable),
-            "plan/memory_bytes": self.memory_bytes,
+            "plan/memory_bytes": self.memory_bytes * self.ranks,
             "plan/seconds": self.seconds,
             "plan/disk_bytes": self.disk_bytes,
         }
@@ -88,6 +104,7 @@ def predict(asked: Asked, speed: Speed) -> Prediction:
         disk_bytes=_disk(asked, memory),
         source=speed.source,
         guesses=asked.guesses,
+        ranks=asked.train.rank_count,
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lowrung.config import schema
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf
+from lowrung.config.schema import LoraConf, TrainConf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,10 @@ class BaseSizes:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedSizes:
-    """Of what is trained on a base, and of a forward pass with it, the head left out.
+    """Of what is trained on a base, and of a forward and a backward pass with it, the head left out.
 
-    In rows of L tokens, a token takes ``per_token + per_pair * L``.
+    In rows of L tokens, a token takes ``per_token + per_pair * L``, and each pass ``fixed`` beside, whatever its rows
+    are: DoRA computes with whole weights.
 
     Attributes:
         trainable: parameters.
@@ -43,6 +44,11 @@ class TrainedSizes:
         flops_per_pair: the same for each pair of tokens, which attention compares.
         saved_per_token: bytes that the forward pass keeps for the backward pass.
         saved_per_pair: the same for each pair of tokens.
+        flops_fixed: operations of each forward pass beside.
+        saved_fixed: bytes that each pass keeps beside.
+        backward_flops_per_token: operations of a backward pass.
+        backward_flops_per_pair: the same for each pair of tokens.
+        backward_flops_fixed: operations of each backward pass beside.
         guesses: which of these could not be counted, each with what was taken in its place.
     """
 
@@ -52,6 +58,11 @@ class TrainedSizes:
     flops_per_pair: float
     saved_per_token: float
     saved_per_pair: float
+    flops_fixed: float = 0.0
+    saved_fixed: float = 0.0
+    backward_flops_per_token: float = 0.0
+    backward_flops_per_pair: float = 0.0
+    backward_flops_fixed: float = 0.0
     guesses: tuple[str, ...] = ()
 
 
@@ -97,9 +108,14 @@ def _mean(percentiles: Sequence[int]) -> float:
     return (sum(percentiles) - (percentiles[0] + percentiles[-1]) / 2) / (len(percentiles) - 1)
 
 
-def trained_key(model: ModelConf, lora: LoraConf, train: TrainConf) -> str:
-    """Names the sizes of what is trained, at any rank: settings that are equal otherwise have equal ones."""
-    return schema.digest([model, _sized(lora), train.gradient_checkpointing])
+def trained_key(lora: LoraConf, train: TrainConf) -> str:
+    """Names the sizes of what is trained on a base, at any rank: settings that are equal otherwise have equal ones."""
+    return schema.digest([sized_key(lora), train.gradient_checkpointing])
+
+
+def sized_key(lora: LoraConf) -> str:
+    """Names the settings of an adapter that its sizes follow from, beside its rank."""
+    return schema.digest(_sized(lora))
 
 
 def rank_of(lora: LoraConf) -> int:
@@ -111,7 +127,17 @@ def _sized(lora: LoraConf) -> LoraConf:
     """The adapter's settings, without its rank, and without those that no size follows from."""
     if lora.is_full:
         return LoraConf(method=lora.method, r=1, alpha=1.0)
-    return dataclasses.replace(lora, r=1, alpha=1.0, lora_plus_ratio=None, init_examples=1, alpha_pattern=None)
+    return dataclasses.replace(
+        lora,
+        r=1,
+        alpha=1.0,
+        alpha_pattern=None,
+        dropout=float(lora.dropout > 0),
+        use_rslora=False,
+        init=lora.init if lora.init in ("eva", "mica") else "default",
+        init_examples=1,
+        lora_plus_ratio=None,
+    )
 
 
 def at_rank(known: Mapping[int, TrainedSizes], rank: int) -> TrainedSizes | None:

@@ -47,11 +47,11 @@ def assume(machine: Machine | None) -> Iterator[None]:
         yield
         return
     kind = signature.device_kind() if machine.gpus is None else "cuda" if machine.gpus else "cpu"
-    before, device_before = MACHINE.set(machine), signature.JOBS_DEVICE.set(kind)
+    before = MACHINE.set(machine)
     try:
-        yield
+        with signature.jobs_on(kind):
+            yield
     finally:
-        signature.JOBS_DEVICE.reset(device_before)
         MACHINE.reset(before)
 
 

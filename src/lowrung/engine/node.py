@@ -136,23 +136,16 @@ def carried() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
 
 
-def run(request: Request) -> Ended:
-    """Runs a job to its end where this node can; called on the node.
-
-    ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
-    """
-    if problems := request.needs.problems():
-        return refused(request.key, problems)
-    return work(request)
-
-
 def refused(key: str, problems: Sequence[str]) -> Ended:
     """The end of a job on a node that cannot run it."""
     return Ended(key, Exit.RAISED, EngineError("\n".join(problems)), cause=f"EngineError: {problems[0]}")
 
 
 def work(request: Request) -> Ended:
-    """Runs a job to its end, on a node that has what it needs; see `run`."""
+    """Runs a job to its end, on a node that has what it needs.
+
+    ``KeyboardInterrupt``, which is how Ray cancels a task, cancels the job.
+    """
     record = {"token": request.needs.token, "node": platform.node(), "job": os.environ.get("SLURM_JOB_ID")}
     atomic.write_json(RunFolder(request.folder).node, record)
     starter = Starter(request.preload, request.threads, "forkserver")

@@ -9,18 +9,20 @@ import dataclasses
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lowrung.engine import cores, node, submission
-from lowrung.engine.base import Ended, Event, Exit, Job, Reported, require_room
+from lowrung.engine import cores, node, ray_task, submission
+from lowrung.engine.base import Event, Job, Reported, require_room
 from lowrung.engine.process import GRACE_SECONDS
+from lowrung.engine.ray_task import Refused
 from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
@@ -35,6 +37,9 @@ KILL_SECONDS = 2 * GRACE_SECONDS
 CHECK_SECONDS = 120.0
 """How long the nodes of a cluster may take to say whether they can run jobs: each starts a process for it."""
 
+_NODE = "ray.io/node-id"
+"""Ray's own label of a node."""
+
 CONNECT_SECONDS = 10.0
 """How long the head of a cluster may take to answer."""
 
@@ -44,6 +49,7 @@ class _Running:
     """A job between `submit` and its `Ended`; ``kill_at`` is when Ray kills what was cancelled."""
 
     folder: Path
+    request: node.Request
     ref: Any
     reader: mailbox.Reader
     is_cancelled: bool = False
@@ -101,7 +107,8 @@ class RayEngine:
             self.close()
             raise
         self._are_nodes_checked = False
-        self._task = ray.remote(node.run).options(num_cpus=self.threads, num_gpus=self._gpus, max_retries=0)
+        self._unfit: set[str] = set()
+        self._task = ray.remote(ray_task.run)
 
     def preload(self) -> None:
         """Does nothing: which processes will run jobs is Ray's to say. Each imports before its first job."""
@@ -127,7 +134,7 @@ class RayEngine:
             time_limit=self._time_limit if job.is_limited else None,
             needs=needs,
         )
-        self._running[job.key] = _Running(folder, self._task.remote(request), mailbox.Reader(folder))
+        self._running[job.key] = _Running(folder, request, self._placed(request), mailbox.Reader(folder))
 
     def adopt(self, key: str, folder: Path) -> bool:
         """Finds none: jobs end with their coordinator; see `lowrung.engine.base.Engine.adopt`."""
@@ -205,6 +212,24 @@ class RayEngine:
             raise EngineError("\n".join(problems))
         self._are_nodes_checked = True
 
+    def _placed(self, request: node.Request) -> Any:
+        """Hands a job to Ray, for any node that is not known to be unfit."""
+        without = {_NODE: f"!in({','.join(sorted(self._unfit))})"} if self._unfit else None
+        asked = self._task.options(num_cpus=self.threads, num_gpus=self._gpus, max_retries=0, label_selector=without)
+        return asked.remote(request)
+
+    def _goes_elsewhere(self, running: _Running, refused: Refused) -> bool:
+        """Whether a job that a node cannot run, as one that joined later, was handed to another one."""
+        nodes = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
+        if refused.node not in self._unfit:
+            self._unfit.add(refused.node)
+            print(f"warning: a node of the Ray cluster gets no trials: {refused.problems[0]}", file=sys.stderr)
+        fit = nodes.keys() - self._unfit
+        if running.is_cancelled or not any(_room(nodes[one], self.threads, self._gpus) for one in fit):
+            return False
+        running.ref = self._placed(running.request)
+        return True
+
     def _ended(self, seconds: float) -> set[Any]:
         """The references of jobs that have ended, once there is one or the time has passed."""
         refs = [running.ref for running in self._running.values()]
@@ -220,25 +245,17 @@ class RayEngine:
             for report in running.reader.read():
                 yield Reported(key, report)
             if running.ref in ended:
+                end = ray_task.end(key, running.ref)
+                if isinstance(end, Refused):
+                    if self._goes_elsewhere(running, end):
+                        continue
+                    end = node.refused(key, end.problems)
                 del self._running[key]
-                yield _end(key, running)
+                yield end
             elif time.monotonic() >= running.kill_at:
                 running.kill_at = float("inf")
                 with contextlib.suppress(RayError, ValueError):
                     ray.cancel(running.ref, force=True)
-
-
-def _end(key: str, running: _Running) -> Ended:
-    """How a job ended; what Ray itself lost has died."""
-    try:
-        ended: Ended = ray.get(running.ref)
-        return ended
-    except TaskCancelledError:
-        return Ended(key, Exit.CANCELLED, cause="cancelled")
-    except RayTaskError as error:  # of what watches the job
-        return Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
-    except RayError as error:
-        return Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
 
 
 def _connect(address: str | None) -> bool:

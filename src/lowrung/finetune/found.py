@@ -28,7 +28,9 @@ class Preflight:
         base: the base's sizes.
         trained: those of each adapter and way to train, by `lowrung.costs.sizes.trained_key`, and of each by its ranks.
         rows: those of the training and of the held-out rows.
-        flops_per_second: how fast matrices are multiplied here, in the base's precision.
+        flops_per_second: how fast the process that found this multiplied matrices, in the base's precision.
+        threads: CPU threads of that process.
+        processor: of its machine, in words.
     """
 
     problems: tuple[str, ...] = ()
@@ -46,6 +48,8 @@ class Preflight:
     trained: Mapping[str, Mapping[int, TrainedSizes]] = dataclasses.field(default_factory=dict)
     rows: tuple[RowSizes, ...] = ()
     flops_per_second: float = 0.0
+    threads: int = 1
+    processor: str = ""
 
     def of(self, settings: Collection[str]) -> "Preflight | None":
         """What would have been found with these settings alone, by their digests; None where one was not checked."""

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.config import prior, schema, source
+import torch
+
+from lowrung.config import machine, prior, schema, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
 from lowrung.finetune import forward, sizes
@@ -31,6 +33,7 @@ def check(
     trains: Sequence[TrainConf] = (),
     new_tokens: int = 0,
     weights: bool = True,
+    device: str | None = None,
 ) -> Preflight:
     """Finds model and data, checks them against the config, and turns the data into tokens.
 
@@ -44,6 +47,7 @@ def check(
         weights: whether the model is loaded and reads the data. Without, the preflight is for a plan: its files of
             weights need not be there, nor its tokenizer, and of a hub model they are not fetched. What only they show
             is not among the problems and notes. Such a preflight is not kept (`lowrung.runs.known`).
+        device: ``cpu`` or ``cuda``, where a plan is for another than this process's.
     """
     found = [*metrics.problems(data.metrics), *_training_problems(trains)]
     located = _located(base, weights, found)
@@ -66,8 +70,10 @@ def check(
         notes=notes,
         settings=settings,
         base=sizes.of_base(base),
-        trained=sizes.of_trained(base, adapters, trains),
-        flops_per_second=sizes.flops_per_second(base.dtype),
+        trained=sizes.of_trained(base, adapters, trains, device),
+        flops_per_second=sizes.flops_per_second(base),
+        threads=torch.get_num_threads(),
+        processor=machine.processor(),
     )
 
 

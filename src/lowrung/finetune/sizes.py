@@ -1,64 +1,192 @@
 """The sizes that a run's memory and time follow from, counted on the meta device: no weight is read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
-from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, rank_of, trained_key
-from lowrung.finetune.lora import injection, settings
+from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, at_rank, rank_of, sized_key, trained_key
+from lowrung.errors import in_short
+from lowrung.finetune import guess, passes
+from lowrung.finetune.lora import injection, products, settings
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.passes import Counted
 
 PERCENTILES = 101
 
+LENGTHS = (32, 64, 128)
+"""Tokens of the rows that passes are counted over: three, for what a pass, a token and a pair of tokens take."""
+
+
+ROWS = 512
+"""Tokens of the product that a machine is measured by."""
+
 
 def of_base(base: ModelConf) -> BaseSizes:
-    """The sizes of a base model."""
+    """The sizes of a base model; of the hub's, config and tokenizer alone are fetched."""
+    base = pretrained.without_weights(base)
     model = pretrained.skeleton(base)
-    layers: Iterable[Any] = settings.linear_layers(model).values()
-    linear = [layer.weight.numel() for layer in layers]
-    embedding: Any = model.get_input_embeddings()
-    stored = sum(file.stat().st_size for file in pretrained.folder_of(base).glob("*.safetensors"))
+    linear = [int(layer.weight.numel()) for layer in _linear(model)]
+    head: Any = model.get_output_embeddings() or model.get_input_embeddings()
+    folder = pretrained.folder_of(base)
     return BaseSizes(
         parameters=model.num_parameters(),
         quantizable=sum(linear),
-        largest=max(linear),
-        width=int(embedding.weight.shape[1]),
-        vocabulary=int(embedding.weight.shape[0]),
-        stored_bytes=stored,
+        largest=max(linear, default=0),
+        width=int(head.weight.shape[1]),
+        vocabulary=int(head.weight.shape[0]),
+        stored_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
     )
+
+
+def _linear(model: PreTrainedModel) -> list[Any]:
+    return list(settings.all_linear_layers(model).values())
+
+
+# -- what is trained ---------------------------------------------------------------------------------------------------
 
 
 def of_trained(
-    base: ModelConf, adapters: Sequence[LoraConf], trains: Sequence[TrainConf]
+    base: ModelConf, adapters: Sequence[LoraConf], trains: Sequence[TrainConf], device: str | None = None
 ) -> Mapping[str, Mapping[int, TrainedSizes]]:
-    """The sizes of each adapter with each way to train it, by `trained_key`, and of each by its ranks."""
-    model, rows = pretrained.skeleton(base), pretrained.added_rows(base)
+    """The sizes of each adapter with each way to train it, by `trained_key`, and of each by its ranks.
+
+    Passes are counted at the least and at the greatest rank of adapters that only differ in it: between these, each
+    size is a constant and a part that grows with the rank.
+
+    Args:
+        base: the base model; of the hub's, config and tokenizer alone are fetched.
+        adapters: the settings of each adapter.
+        trains: each way in which it is trained.
+        device: ``cpu`` or ``cuda``, where runs compute on another than this process. A GPU that is not here computes
+            what a CPU does without joining rows, as far as is known.
+    """
+    base = pretrained.without_weights(base)
     found: dict[str, dict[int, TrainedSizes]] = {}
-    for lora in adapters:
-        for train in trains:
-            ranks = found.setdefault(trained_key(base, lora, train), {})
-            if rank_of(lora) not in ranks:
-                ranks[rank_of(lora)] = _trained(model, lora, rows, train)
+    ways = {train.gradient_checkpointing: train for train in trains}
+    for ranks in _alike(adapters):
+        one = next(iter(ranks.values()))
+        counted = ranks if one.peft else {min(ranks), max(ranks)}  # nobody knows how PEFT's other options grow
+        trained = {rank: _Trained.of(base, ranks[rank], device or pretrained.device().type) for rank in counted}
+        for checkpointing, train in ways.items():
+            known = {rank: each.sizes(checkpointing) for rank, each in trained.items()}
+            between = {rank: at_rank(known, rank) for rank in ranks}
+            found[trained_key(one, train)] = {rank: each for rank, each in between.items() if each is not None}
     return found
 
 
-def _trained(model: PreTrainedModel, lora: LoraConf, rows: Sequence[int], train: TrainConf) -> TrainedSizes:
-    parameters = model.num_parameters()
-    trainable = parameters if lora.is_full else injection.trainable(model, lora, rows)
-    saved = 4.0 * 20 * parameters**0.5
-    return TrainedSizes(
-        trainable=trainable,
-        trainable_bytes=4 * trainable,
-        flops_per_token=2.0 * parameters,
-        flops_per_pair=0.0,
-        saved_per_token=saved,
-        saved_per_pair=0.0,
-        guesses=("activations are a guess",),
-    )
+def _alike(adapters: Sequence[LoraConf]) -> Iterator[dict[int, LoraConf]]:
+    """Adapters that only differ in what no size follows from, and in their ranks: one for each."""
+    found: dict[str, dict[int, LoraConf]] = {}
+    for lora in adapters:
+        found.setdefault(sized_key(lora), {}).setdefault(rank_of(lora), lora)
+    yield from found.values()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """What is trained on a base, and passes over it.
+
+    Attributes:
+        parameters: how many.
+        bytes: theirs.
+        passes: over rows of `LENGTHS`.
+        guesses: what could not be counted.
+    """
+
+    parameters: int
+    bytes: int
+    passes: Sequence[Counted]
+    guesses: tuple[str, ...]
+
+    @classmethod
+    def of(cls, base: ModelConf, lora: LoraConf, kind: str) -> "_Trained":
+        """Counts it, as it is trained on a device of this kind."""
+        here = pretrained.device()
+        device = here if here.type == kind else torch.device("cpu")
+        model = _model(base, lora, kind)
+        trained = [each for each in model.parameters() if each.requires_grad]
+        guesses = [_EVA] if lora.init == "eva" and not lora.is_full else []
+        found: Sequence[Counted] = ()
+        with contextlib.suppress(Exception):  # a forward pass that needs all blocks
+            found = passes.counted(model, LENGTHS, device)
+        try:
+            found = found or passes.counted(_model(base, lora, kind), LENGTHS, device, alike=False)
+        except Exception as error:  # whatever a foreign model's code raises where tensors have no numbers
+            guesses.append(_GUESS.format(why=in_short(error)))
+            found = guess.passes(pretrained.skeleton(base), trained, LENGTHS, is_full=lora.is_full)
+        held = sum(each.numel() * each.element_size() for each in trained)
+        return cls(sum(each.numel() for each in trained), held, found, tuple(guesses))
+
+    def sizes(self, checkpointing: bool) -> TrainedSizes:
+        """They, as the formulas take them."""
+        saved = [each.checkpointed if checkpointing else each.saved for each in self.passes]
+        counts = {
+            "flops": [each.forward for each in self.passes],
+            "backward_flops": [each.backward for each in self.passes],
+            "saved": saved,
+        }
+        terms = {f"{name}_{term}": value for name, each in counts.items() for term, value in _terms(each).items()}
+        return TrainedSizes(self.parameters, self.bytes, **terms, guesses=self.guesses)
+
+
+_EVA = "lora.init=eva spreads the ranks by the data: each layer is taken with the rank of its settings"
+
+_GUESS = (
+    "operations and activations follow from the sizes of the layers, since the model's forward pass needs numbers"
+    " ({why})"
+)
+
+
+def _terms(counts: Sequence[float]) -> dict[str, float]:
+    """c, a, b of c + a L + b L², which takes these values at `LENGTHS`."""
+    (one, two, three), (x, y, z) = LENGTHS, counts
+    slope, next_slope = (y - x) / (two - one), (z - y) / (three - two)
+    per_pair = (next_slope - slope) / (three - one)
+    per_token = slope - per_pair * (one + two)
+    return {"fixed": x - per_token * one - per_pair * one**2, "per_token": per_token, "per_pair": per_pair}
+
+
+def _model(base: ModelConf, lora: LoraConf, kind: str) -> Any:
+    """The model as it is trained on a device of this kind, but on the meta device."""
+    model: Any = pretrained.skeleton(base)
+    is_quantized = base.quantization != "none"
+    in_full = is_quantized or (lora.is_full and base.dtype == "auto")  # what is not quantised is put in float32
+    model.to(torch.float32 if in_full else _dtype(base.dtype, kind))
+    passes.settle_attention(model, base.attn_implementation, kind)
+    if lora.is_full:
+        return model.requires_grad_(True)
+    adapted = injection.adapted(model, lora, pretrained.added_rows(base))
+    if is_quantized:
+        _hold_as_on_a_quantized_base(adapted)
+    products.settle(adapted)
+    return adapted
+
+
+def _dtype(name: str, kind: str) -> torch.dtype:
+    here = pretrained.device()
+    if name == "auto" and kind == "cuda" and here.type == "cpu":
+        return torch.bfloat16  # whatever that GPU is, it is none of the oldest
+    return pretrained.dtype_for(name, here if kind == "cuda" else torch.device("cpu"))
+
+
+def _hold_as_on_a_quantized_base(model: Any) -> None:
+    """In bfloat16, as SFTTrainer does; but not DoRA's magnitudes, nor what is trained whole."""
+    whole = [module.modules_to_save for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    kept = {id(parameter) for module in whole for parameter in module.parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in kept and "lora_magnitude_vector" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+# -- rows and the machine ----------------------------------------------------------------------------------------------
 
 
 def of_rows(rows: Dataset) -> RowSizes:
@@ -80,15 +208,28 @@ def of_unknown_rows(rows: int, max_length: int) -> RowSizes:
     return RowSizes(rows, lengths, tuple(length - 1 for length in lengths), (guess,))
 
 
-def flops_per_second(dtype: str) -> float:
-    """How fast this process multiplies two matrices in this precision: operations a second, on its device."""
-    import time
+def flops_per_second(base: ModelConf) -> float:
+    """How fast this process multiplies matrices of a base's size, in its precision: operations a second.
 
+    The best of several tries counts: whatever else a machine does takes from some. It takes at most 0.3 s.
+    """
     device = pretrained.device()
-    matrix = torch.ones(1024, 1024, dtype=pretrained.dtype_for(dtype, device), device=device)
-    best = float("inf")
-    for _ in range(5):
+    dtype = torch.float32 if base.quantization != "none" else pretrained.dtype_for(base.dtype, device)
+    width = min(4096, max(64, _width(base)))
+    rows, weight = (torch.full((size, width), 0.5, dtype=dtype, device=device) for size in (ROWS, 4 * width))
+    best, ends = float("inf"), time.perf_counter() + 0.25
+    while True:
         started = time.perf_counter()
-        (matrix @ matrix).sum().item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * 1024**3 / best
+        product = rows @ weight.T
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        del product
+        best = min(best, now - started)
+        if now > ends:
+            return 2.0 * ROWS * weight.numel() / best
+
+
+def _width(base: ModelConf) -> int:
+    embedding: Any = pretrained.skeleton(base).get_input_embeddings()
+    return int(embedding.weight.shape[1])

@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from lowrung.costs import facts
+from lowrung.costs import facts, units
 from lowrung.costs.facts import MEMORY, SECONDS, TRAINABLE, Compared
 from lowrung.report import leaderboard
 from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
@@ -107,8 +107,8 @@ def _cells(one: RunFacts, has_seeds: bool) -> list[str]:
     return [
         str(one.trial.number),
         *([str(one.run.seed)] if has_seeds else []),
-        *_compared(one, MEMORY, size),
-        *_compared(one, SECONDS, seconds),
+        *_compared(one, MEMORY, units.size),
+        *_compared(one, SECONDS, _seconds),
         _compared(one, TRAINABLE, "{:,.0f}".format)[0],
         leaderboard.name(one.trial.point),
         _part(one.run),
@@ -142,16 +142,7 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def size(count: float) -> str:
-    """Bytes in three digits, as ``1.25 GB``."""
-    factor, unit = next(((factor, unit) for factor, unit in _UNITS if count >= 0.9995 * factor), (1.0, "B"))
-    return f"{count / factor:.3g} {unit}"
-
-
-_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
-def seconds(value: float) -> str:
+def _seconds(value: float) -> str:
     """``12.3 s``, ``4 min 10 s``, ``3 h 20 min``."""
     if value < 60:
         return f"{value:.3g} s"

@@ -136,7 +136,7 @@ def _facts(plan: PlannedSweep) -> Iterator[tuple[str, str]]:
 
 def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
     of = "" if memory.room is None else f"; a run has {size(memory.room)} of {memory.room_name}"
-    name = " ".join(f"{key}={value}" for key, value in memory.point.items())
+    name = " ".join(f"{key}={value}" for key, value in memory.point.items() if "interval(" not in value)
     most = f"{size(memory.predicted)}{f' in the largest run ({name})' if name else ''}"
     yield "memory", f"{most}{of}{', so it does not fit' if memory.is_too_much else ''}"
     parts = [f"{part} {size(held)}" for part, held in memory.parts.items() if held]

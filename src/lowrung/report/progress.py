@@ -33,6 +33,7 @@ class _Running:
         step: that it has reached.
         losses: its last metrics.
         is_scored: whether its last evaluation is done.
+        planned: the seconds that it takes by the plan; None where it has none.
     """
 
     title: str
@@ -44,6 +45,7 @@ class _Running:
     step: int = 0
     losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
     is_scored: bool = False
+    planned: float | None = None
 
 
 class _Console(Console):
@@ -98,13 +100,22 @@ class Progress:
             Text(screen.printable(text))
         )  # as it is: in a str, [q_proj] would be markup and :x: an emoji
 
-    def start(self, key: str, title: str, steps: int, waits: str | None = None) -> None:
-        """A trial of so many optimiser steps starts, or waits in a scheduler's queue; see `waits`."""
+    def start(self, key: str, title: str, steps: int, waits: str | None = None, planned: float | None = None) -> None:
+        """A trial starts, or waits in a scheduler's queue.
+
+        Args:
+            key: names the trial from now on.
+            title: the same for people.
+            steps: its optimiser steps.
+            waits: why it waits; see `waits`.
+            planned: the seconds that it takes by the plan.
+        """
         now = self._clock()
-        self._running[key] = _Running(title, steps, since=now, began=now, waits=waits)
+        self._running[key] = _Running(title, steps, since=now, began=now, waits=waits, planned=planned)
         self._most_at_once = max(self._most_at_once, len(self._running))
         if self._live is None:
-            self.say(f"{title}: {'started' if waits is None else 'submitted'}")
+            by_plan = f", {_duration(planned)} by the plan" if planned else ""
+            self.say(f"{title}: {'started' if waits is None else 'submitted'}{by_plan}")
 
     def waits(self, key: str, reason: str | None) -> None:
         """Why a trial waits in a scheduler's queue, in the scheduler's words; None where it has begun.
@@ -195,8 +206,9 @@ class Progress:
             self._log_summary(is_last=done >= total)
 
     def _seconds_for(self, runs: int) -> float:
-        """What so many runs will take: the mean of those of this start, as many at once; 0 before the first."""
-        return statistics.fmean(self._seconds.values()) * runs / self._most_at_once if self._seconds else 0.0
+        """What so many runs take, as many at once: the mean of those of this start; before the first, by the plan."""
+        known = list(self._seconds.values()) or [trial.planned for trial in self._running.values() if trial.planned]
+        return statistics.fmean(known) * runs / self._most_at_once if known else 0.0
 
     def _log_summary(self, *, is_last: bool) -> None:
         now = self._clock()
@@ -248,7 +260,7 @@ class Progress:
             f"{trial.step}/{trial.steps}" if trial.waits is None else "waits",
             _loss("train", trial.losses),
             _loss("eval", trial.losses),
-            _duration(self._clock() - trial.began),
+            _duration(self._clock() - trial.began) + (f" of {_duration(trial.planned)}" if trial.planned else ""),
         ]
 
 

@@ -29,7 +29,7 @@ def preflight_arguments(configs: Sequence[Config], *, weights: bool = True) -> d
         "store": Path(configs[0].store).absolute(),
         "adapters": list(adapters.values()),
         "trains": list(trains.values()),
-        "weights": weights,
+        **({} if weights else {"weights": False, "device": signature.device_kind()}),
         "new_tokens": max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
     }
 

@@ -1,8 +1,9 @@
 """What a run is predicted to take, from its config and what the preflight found."""
 
+import dataclasses
 from pathlib import Path
 
-from lowrung.config import signature
+from lowrung.config import machine, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf
 from lowrung.costs import history, prediction, sizes
 from lowrung.costs.formulas import Asked
@@ -25,7 +26,7 @@ def predict(config: Config, preflight: Preflight, threads: int) -> Prediction | 
     wanted = asked(config, preflight, threads)
     if wanted is None:
         return None
-    speed = history.speed(wanted, Path(config.store).absolute(), preflight.flops_per_second)
+    speed = history.speed(wanted, Path(config.store).absolute(), _flops_per_second(wanted, preflight))
     return prediction.predict(wanted, speed)
 
 
@@ -67,6 +68,7 @@ def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
         device=signature.device_kind(),
         dtype=_dtype(config.model, config.lora),
         threads=threads,
+        max_length=config.data.max_length,
         answered=held_out.rows if config.data.metrics else 0,
         is_base_kept=_is_base_kept(config, preflight, threads),
     )
@@ -80,8 +82,18 @@ def _is_base_kept(config: Config, preflight: Preflight, threads: int) -> bool:
 
 def _trained(config: Config, preflight: Preflight) -> TrainedSizes | None:
     """The sizes of what the run trains: counted, or between those of the ends of a search over its rank."""
-    known = preflight.trained.get(sizes.trained_key(config.model, config.lora, config.train), {})
-    return sizes.at_rank(known, sizes.rank_of(config.lora))
+    known = preflight.trained.get(sizes.trained_key(config.lora, config.train), {})
+    found = sizes.at_rank(known, sizes.rank_of(config.lora))
+    if found is None or preflight.processor in ("", machine.processor()) or signature.device_kind() == "cuda":
+        return found
+    guess = f"the speed is what {preflight.processor} was measured to have, on which model and data were checked"
+    return dataclasses.replace(found, guesses=(*found.guesses, guess))
+
+
+def _flops_per_second(wanted: Asked, preflight: Preflight) -> float:
+    """How fast a run multiplies matrices; on a CPU as much faster than the preflight as it has more threads."""
+    threads = wanted.threads / preflight.threads if wanted.device == "cpu" else 1.0
+    return preflight.flops_per_second * threads
 
 
 def _dtype(model: ModelConf, lora: LoraConf) -> str:

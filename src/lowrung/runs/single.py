@@ -19,7 +19,7 @@ from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs, planned
-from lowrung.runs.folder import kept_outcome, notes, prepare_folder
+from lowrung.runs.folder import kept_outcome, last_checkpoint, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -117,7 +117,8 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     history = recording.History(sender, opening)
     with atomic.lock(folder.lock), _frozen(), Progress() as progress, recording.measuring(config, folder, history):
         sender.say = progress.say
-        progress.start("run", "training", inputs.steps(config, preflight))
+        planned_seconds = predicted.seconds if predicted and not last_checkpoint(folder) else None
+        progress.start("run", "training", inputs.steps(config, preflight), planned=planned_seconds)
 
         def on_point(point: Point) -> None:
             history.add(point)
@@ -137,6 +138,7 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
             on_point=on_point,
             stop_reason=stop_reason,
         )
+        planned.note(config, preflight, threads, outcome)
         progress.end("run", "training", str(outcome.status))
     record = RunRecord(opening, str(folder.path), outcome.status, outcome.cause, preflight.splits)
     sent = sender.send(record.send, opening.name)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 LEAST = 10
@@ -38,6 +37,9 @@ def of(
     distributions = _distributions([point for point, _ in kept], intervals or {})
     if len(kept) < LEAST or not distributions:
         return {}
+    # Brings scikit-learn and scipy.stats, 1 s of CPU time, which a sweep of few trials does without.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     study = optuna.create_study(direction="maximize" if is_maximised else "minimize")
     study.add_trials([_trial(point, value, distributions) for point, value in kept])
     with warnings.catch_warnings():

@@ -78,7 +78,7 @@ class _Corners:
 
     def matters(self, axis: Interval) -> bool:
         """Whether what is planned depends on this interval."""
-        low = self._weigh(self._at({}).config)
+        low = self._weigh(self._point.config)
         return any(self._weigh(self._at({axis.key: value}).config) != low for value in (axis.ends[1], middle(axis)))
 
     def case(self, at: str, values: Params, as_it_is: Mapping[str, str]) -> Case:

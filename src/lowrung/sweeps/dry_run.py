@@ -4,14 +4,14 @@ import dataclasses
 import itertools
 import shutil
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from lowrung.config import signature
 from lowrung.config.schema import Config
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import gpus
 from lowrung.engine.base import Engine
-from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedStage, PlannedSweep, PlannedTime, Remedy
+from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedStage, PlannedSweep, Remedy
 from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, last_checkpoint
 from lowrung.search.axes import Axis
@@ -19,28 +19,30 @@ from lowrung.store import disk
 from lowrung.sweeps import corners, filling, plan_notes, room
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.corners import MIDDLE, Case
+from lowrung.sweeps.filling import Left
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.predicting import Predictor, is_time_known
 from lowrung.sweeps.remedies import Remedies
 from lowrung.sweeps.room import Room
 from lowrung.sweeps.runs import RunMaker
+from lowrung.sweeps.spending import gpus_of
 from lowrung.sweeps.stage import BEST, TIES, Stage
 
 
 @dataclasses.dataclass(frozen=True)
-class _Done:
-    """What of a point is done already.
+class _Seen:
+    """A case, and what is known of it.
 
     Attributes:
-        case: the point.
-        left: the configs of the runs that are left, each with the share of it that is.
-        from_step: the latest checkpoint of these.
+        case: the point, or what stands for it.
+        found: what one of its runs will take.
+        steps: optimiser steps of a run.
     """
 
     case: Case
-    left: Sequence[tuple[Config, float]]
-    from_step: int
+    found: Prediction | None
+    steps: int
 
 
 class DryRun:
@@ -64,16 +66,25 @@ class DryRun:
     def planned(self) -> PlannedSweep:
         """What would be run, and what that would take."""
         first, *later = self._plan.search.stages
-        own = self._points(first)
-        every = {first.name: self._cases(own)} | {
-            stage.name: self._cases(self._plan.points[stage.name]) for stage in later
-        }
-        done = [[self._done(case) for case in cases] for cases in every[first.name]]
-        points = [self._planned(each, first) for each in itertools.chain(*done)]
-        stages = [self._later(stage, list(itertools.chain(*every[stage.name]))) for stage in later]
+        of_first = [self._seen(point) for point in self._points(first)]
+        of_later = {stage.name: self._all(self._plan.points[stage.name]) for stage in later}
+        done = [[(each, self._progress(each)) for each in cases] for cases in of_first]
+        points = [self._point(each, progress, first) for cases in done for each, progress in cases]
+        stages = [self._later(stage, of_later[stage.name]) for stage in later]
         left = self._left(first, done)
-        cases = [case for each in every.values() for cases in each for case in cases]
-        memory = self._memory(cases)
+        every = [each for cases in [*of_first, *of_later.values()] for each in cases]
+        memory = self._memory(every)
+        sources = dict.fromkeys(each.found.source for each in every if each.found)
+        may_be_less = bool(stages) or plan_notes.may_end_early(self._plan)
+        free = shutil.disk_usage(disk.nearest(Path(self._plan.config.store).absolute())).free
+        taken = filling.disk(left, stages, max((each.found.disk_bytes for each in every if each.found), default=0.0))
+        time = filling.time(left, stages, self._slots, "; ".join(sources), at_most=may_be_less)
+        units = {"gpu_hours": gpus_of(self._launcher, self._slots), "cpu_hours": float(self._threads)}
+        notes = [
+            *plan_notes.of(self._plan, memory, points),
+            *plan_notes.of_disk(taken, free),
+            *plan_notes.of_budget(self._plan, time, self._slots, units),
+        ]
         return PlannedSweep(
             study=self._plan.study,
             device=signature.device_kind(),
@@ -86,10 +97,10 @@ class DryRun:
             points=points,
             later=stages,
             memory=memory,
-            time=self._time(left, stages, cases),
-            disk_bytes=self._disk(left, stages, cases),
-            disk_free=shutil.disk_usage(disk.nearest(Path(self._plan.config.store).absolute())).free,
-            notes=list(plan_notes.of(self._plan, memory, points)),
+            time=time,
+            disk_bytes=taken,
+            disk_free=free,
+            notes=notes,
             guesses=self._predictor.guesses,
             unfit=sum(point.fits is False for point in points),
         )
@@ -99,46 +110,49 @@ class DryRun:
         points = self._plan.points[stage.name]
         return points if any(point.is_open for point in points) else points[: self._plan.at_most_of(stage)]
 
-    def _cases(self, points: Sequence[GridPoint]) -> list[list[Case]]:
-        return [corners.cases(point, self._composer, self._weighed) for point in points]
+    def _seen(self, point: GridPoint) -> list[_Seen]:
+        cases = corners.cases(point, self._composer, self._weighed)
+        return [_Seen(case, *self._known(case.configs[0])) for case in cases]
+
+    def _all(self, points: Sequence[GridPoint]) -> list[_Seen]:
+        return list(itertools.chain.from_iterable(map(self._seen, points)))
+
+    def _known(self, config: Config) -> tuple[Prediction | None, int]:
+        """What a run will take, and its steps."""
+        return self._predictor.of(config), inputs.steps(config, self._plan.preflight(config))
 
     def _weighed(self, config: Config) -> object:
         """What of a run is planned, for comparison."""
-        found = self._predictor.of(config)
-        return self._steps(config), found and dataclasses.replace(found, source="")
+        found, steps = self._known(config)
+        return steps, found and dataclasses.replace(found, source="")
 
-    def _steps(self, config: Config) -> int:
-        return inputs.steps(config, self._plan.preflight(config))
-
-    def _planned(self, done: _Done, stage: Stage) -> PlannedPoint:
-        case = done.case
-        config = case.configs[0]
-        found = self._predictor.of(config)
+    def _point(self, seen: _Seen, left: Sequence[int], stage: Stage) -> PlannedPoint:
+        """A point, and from which steps its runs go on that are left."""
+        found, config = seen.found, seen.case.configs[0]
         seconds = found.seconds if found and is_time_known() else None
+        shares = [1 - step / seen.steps for step in left]
         return PlannedPoint(
-            point=case.texts,
-            at=case.at,
+            point=seen.case.texts,
+            at=seen.case.at,
             stage=stage.name,
-            seeds=[each.seed for each in case.configs],
-            steps=self._steps(config),
+            seeds=[each.seed for each in seen.case.configs],
+            steps=seen.steps,
             trainable=None if found is None else found.trainable,
             memory_bytes=None if found is None else found.memory_bytes,
             seconds=seconds,
-            seconds_left=None if seconds is None else seconds * sum(share for _, share in done.left),
+            seconds_left=None if seconds is None else seconds * sum(shares),
             disk_bytes=None if found is None else found.disk_bytes,
-            kept=len(case.configs) - len(done.left),
-            from_step=done.from_step,
-            fits=self._fits(config),
+            kept=len(seen.case.configs) - len(left),
+            from_step=max(left, default=0),
+            fits=None if found is None else self._room(config).fits(found),
         )
 
-    def _done(self, case: Case) -> _Done:
-        """What of a point is done already; of one whose values are drawn nothing is known to be."""
-        if case.is_drawn:
-            return _Done(case, [(config, 1.0) for config in case.configs], 0)
-        folders = [(config, self._maker.folder(config)) for config in case.configs]
-        left = [(config, last_checkpoint(folder)) for config, folder in folders if kept_outcome(folder) is None]
-        shares = [(config, 1 - step / self._steps(config)) for config, step in left]
-        return _Done(case, shares, max((step for _, step in left), default=0))
+    def _progress(self, seen: _Seen) -> list[int]:
+        """From which step each run goes on that is left; of drawn values nothing is known to be done."""
+        if seen.case.is_drawn:
+            return [0] * len(seen.case.configs)
+        folders = [self._maker.folder(config) for config in seen.case.configs]
+        return [last_checkpoint(folder) for folder in folders if kept_outcome(folder) is None]
 
     def _room(self, config: Config) -> Room:
         """A run's room; the machine is asked once."""
@@ -147,26 +161,21 @@ class DryRun:
             self._rooms[is_spread] = room.of_run(config, self._launcher, self._slots)
         return self._rooms[is_spread]
 
-    def _fits(self, config: Config) -> bool | None:
-        found, own = self._predictor.of(config), self._room(config)
-        return None if found is None or own.bytes is None else found.memory_bytes <= own.bytes
-
-    def _left(self, stage: Stage, done: Sequence[Sequence[_Done]]) -> list[tuple[Config, float]]:
-        """The runs of the first stage that are left, in order, each with the share of it that is left.
+    def _left(self, stage: Stage, done: Sequence[Sequence[tuple[_Seen, Sequence[int]]]]) -> list[Left]:
+        """The runs of the first stage that are left, in order.
 
         A trial whose values are drawn counts as one in the middle of its space.
         """
-        middles = [next((each for each in point if each.case.at == MIDDLE), point[0]) for point in done]
-        fixed = [each for each in middles if not each.case.is_drawn]
-        drawn = [each for each in middles if each.case.is_drawn]
+        middles = [next((one for one in point if one[0].case.at == MIDDLE), point[0]) for point in done]
+        fixed = [one for one in middles if not one[0].case.is_drawn]
+        drawn = [one for one in middles if one[0].case.is_drawn]
         trials = max(self._plan.at_most_of(stage) - len(fixed), 0)
         in_turn = [*fixed, *itertools.islice(itertools.cycle(drawn), trials)]
-        return [run for each in in_turn for run in each.left]
+        return [Left(seen.found, 1 - step / seen.steps) for seen, steps in in_turn for step in steps]
 
-    def _later(self, stage: Stage, cases: Sequence[Case]) -> PlannedStage:
-        found = [self._predictor.of(case.configs[0]) for case in cases]
-        known = [each for each in found if each is not None]
-        runs, is_known = self._plan.runs_of(stage), is_time_known() and len(known) == len(found)
+    def _later(self, stage: Stage, cases: Sequence[_Seen]) -> PlannedStage:
+        known = [each.found for each in cases if each.found is not None]
+        runs, is_known = self._plan.runs_of(stage), is_time_known() and len(known) == len(cases)
         return PlannedStage(
             name=stage.name,
             start=_described(self._plan, stage),
@@ -176,17 +185,16 @@ class DryRun:
             memory_bytes=max(each.memory_bytes for each in known) if known else None,
         )
 
-    def _memory(self, cases: Sequence[Case]) -> PlannedMemory | None:
-        """Of the largest run of all stages."""
-        found = [(each, case) for case in cases if (each := self._predictor.of(case.configs[0]))]
+    def _memory(self, cases: Sequence[_Seen]) -> PlannedMemory | None:
+        """Of the run that is largest beside its room."""
+        found = [(each.found, each.case) for each in cases if each.found]
         if not found:
             return None
-        largest, case = max(found, key=lambda pair: pair[0].memory_bytes)
-        parts = dataclasses.asdict(largest.memory)
+        largest, case = max(found, key=lambda one: one[0].memory_bytes / (self._room(one[1].configs[0]).bytes or 1.0))
         own = self._room(case.configs[0])
         return PlannedMemory(
             point=case.texts,
-            parts={name: part for name, part in parts.items() if name != "gate"},
+            parts=largest.memory.parts,
             gate=largest.memory.gate,
             predicted=largest.memory_bytes,
             correction=largest.memory_bytes / largest.memory.peak,
@@ -194,7 +202,7 @@ class DryRun:
             room_free=own.free,
             room_name=own.name,
             at_once=own.at_once,
-            remedies=self._remedies(case.configs[0], own) if self._fits(case.configs[0]) is False else (),
+            remedies=self._remedies(case.configs[0], own) if own.fits(largest) is False else (),
         )
 
     def _remedies(self, config: Config, own: Room) -> Sequence[Remedy]:
@@ -202,37 +210,6 @@ class DryRun:
         workers = "hydra.launcher.workers_per_gpu" if is_cuda else "hydra.launcher.workers"
         known = Remedies(self._predictor.with_found, own, len(gpus.visible()) if is_cuda else 0, workers)
         return known.of(config, self._plan.preflight(config))
-
-    def _time(
-        self, left: Sequence[tuple[Config, float]], stages: Sequence[PlannedStage], cases: Sequence[Case]
-    ) -> PlannedTime | None:
-        """Until the end, were the sweep started now."""
-        predictions = [self._predictor.of(config) for config, _ in left]
-        known = [each for each in predictions if each is not None]
-        if not is_time_known() or len(known) < len(left) or any(stage.seconds is None for stage in stages):
-            return None
-        first = [each.seconds * share for each, (_, share) in zip(known, left, strict=True)]
-        later = [[(stage.seconds or 0.0) / max(stage.runs, 1)] * stage.runs for stage in stages]
-        seconds = sum(filling.end_of(each, self._slots) for each in [first, *later])
-        busy = sum(map(sum, [first, *later]))
-        sources = [each.source for case in cases if (each := self._predictor.of(case.configs[0]))]
-        return PlannedTime(
-            seconds=seconds,
-            at_most=bool(stages) or plan_notes.may_end_early(self._plan),
-            ends=(datetime.now().astimezone() + timedelta(seconds=seconds)).isoformat("T", "seconds") if left else None,
-            idle=1 - busy / (seconds * self._slots) if seconds else 0.0,
-            source="; ".join(dict.fromkeys(sources)),
-        )
-
-    def _disk(
-        self, left: Sequence[tuple[Config, float]], stages: Sequence[PlannedStage], cases: Sequence[Case]
-    ) -> float | None:
-        """Bytes that the runs that are left leave at most."""
-        found = [self._predictor.of(config) for config, _ in left]
-        most = max((each.disk_bytes for case in cases if (each := self._predictor.of(case.configs[0]))), default=0.0)
-        if any(each is None for each in found):
-            return None
-        return sum(each.disk_bytes for each in found if each) + most * sum(stage.runs for stage in stages)
 
 
 def _described(plan: Plan, stage: Stage) -> str:

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lowrung.config import schema
+from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
-from lowrung.costs import history, prediction, sizes
+from lowrung.costs import prediction, sizes
 from lowrung.costs.prediction import Prediction, Speed
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.engine.assumed import MACHINE
@@ -58,13 +58,13 @@ class Predictor:
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
-        speed = (machine.flops_per_second or 1.0) * history.SHARE_OF_PRODUCTS
-        return prediction.predict(asked, Speed(speed, history.START_SECONDS, 1.0, "hydra.sweeper.plan_for"))
+        speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
+        return prediction.predict(asked, speed)
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
-        asked = _Counting(config.model, config.lora, config.train)
-        key = schema.digest([config.model, sizes.trained_key(config.model, config.lora, config.train), config.lora.r])
+        asked = _Counting(config.model, config.lora, config.train, signature.device_kind())
+        key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
         return dataclasses.replace(found, trained=self._counted[key])
@@ -77,11 +77,12 @@ class _Counting:
     model: ModelConf
     lora: LoraConf
     train: TrainConf
+    device: str
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
 
-        return counted.of_trained(self.model, [self.lora], [self.train])
+        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
 
 
 def is_time_known() -> bool:

@@ -17,6 +17,9 @@ from lowrung.runs import inputs, known
 from lowrung.store import disk
 from lowrung.store.layout import RunFolder, StudyFolder
 
+SIZES = "sizes"
+"""The job that counts sizes which a preflight has not."""
+
 
 def key(config: Config) -> str:
     """Equal for configs that share their model and their data, and so their preflight."""
@@ -65,7 +68,7 @@ def check_all(
 def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
     """What a task returns in a process of the engine's; None where it fails. Nothing stays in the study's folder."""
     existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
-    ended = _run(engine, Job("sizes", own.path, task, is_limited=False))
+    ended = _run(engine, Job(SIZES, own.path, task, is_limited=False))
     shutil.rmtree(own.path, ignore_errors=True)
     disk.remove_empty(folder.path, existing)
     return ended.value if ended.exit is Exit.RETURNED else None
@@ -74,7 +77,8 @@ def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
 def _check(
     engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder, warned: list[Heard]
 ) -> Preflight:
-    job = Job(name, folder.path, _Task(arguments, known.name(arguments)), is_limited=False)
+    task = _Task(arguments, known.name(arguments))
+    job = Job(name, folder.path, task, is_limited=False)
     ended = _run(engine, job)
     if ended.exit in (
         Exit.DIED,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 
-from lowrung.costs.facts import Planned
+from lowrung.costs.facts import SECONDS, Planned
 from lowrung.engine import hydra_job
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import FolderInUse
@@ -223,22 +223,25 @@ class Queue:
 
     def _submit(self, run: Run) -> None:
         try:
-            is_adopted = self._engine.adopt(run.key, run.folder.path)
+            is_adopted, planned_seconds = self._engine.adopt(run.key, run.folder.path), None
             if is_adopted:
                 self._progress.say(f"{run.title}: goes on with the job that an earlier start of a sweep has left")
             elif not self._budget.may_start(run):
                 self._for_money.append(run)
                 return
             else:
-                task = Assigned(self._task_function, self._assignment(run))
+                assignment = self._assignment(run)
+                task = Assigned(self._task_function, assignment)
                 self._engine.submit(Job(run.key, run.folder.path, self._make_task(task, run.composed)))
+                planned_seconds = assignment.planned.numbers[SECONDS] if assignment.planned else None
         except FolderInUse:
             self._wait_for_another_sweep(run)
             return
         self._running[run.key] = run
         self._budget.begin(run, is_adopted=is_adopted)
-        self._states[run.key].reached = last_checkpoint(run.folder)
-        self._progress.start(run.key, run.title, run.steps, self._engine.waiting(run.key))
+        self._states[run.key].reached = reached = last_checkpoint(run.folder)
+        planned_seconds = None if reached else planned_seconds  # it does a part of the plan
+        self._progress.start(run.key, run.title, run.steps, self._engine.waiting(run.key), planned_seconds)
 
     def _assignment(self, run: Run) -> Assignment:
         """What the run's job is to know. The run's folder is the job's from now on."""
@@ -299,6 +302,7 @@ class Queue:
             outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
+        planned.note(run.config, self._plan.preflight(run.config), self._engine.threads, outcome)
         is_tracked = isinstance(raised, Ran) and raised.is_tracked
         return [Finished(run, outcome, is_tracked=is_tracked), *self._twins(run, outcome)]
 

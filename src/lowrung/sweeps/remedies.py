@@ -15,8 +15,8 @@ from lowrung.sweeps.room import Room
 MOST = 4
 """Remedies that are named: those that cost least."""
 
-SHORTEST = 64
-"""Tokens. Rows that are cut to fewer teach another task."""
+MOST_CUT = 0.5
+"""Share of the rows: to cut more is to teach another task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Remedies:
         for step in self._steps:
             taken.append(step)
             if self._with(start, taken):
-                for one in taken[:-1]:
+                for one in reversed(taken[:-1]):  # the dearest first
                     fewer = [other for other in taken if other is not one]
                     taken = fewer if self._with(start, fewer) else taken
                 return self._with(start, taken)
@@ -211,7 +211,8 @@ def _with_model(case: Case, model: ModelConf, setting: str, price: str) -> Case:
 
 def _quantized(name: str, bits: int) -> Step:
     def step(case: Case) -> Iterator[Case]:
-        if case.config.model.quantization == "none" and not case.config.lora.is_full:
+        held = {"none": 16, "int8": 8, "nf4": 4}[case.config.model.quantization]
+        if bits < held and not case.config.lora.is_full:
             model = dataclasses.replace(case.config.model, quantization=name)
             price = f"the base is rounded to {bits} bits, and slower (bitsandbytes)"
             yield _with_model(case, model, f"model.quantization={name}", price)
@@ -220,19 +221,16 @@ def _quantized(name: str, bits: int) -> Step:
 
 
 def _shorter_rows(case: Case) -> Iterator[Case]:
-    """Rows that are cut, as long as that is some rows alone or half of their length."""
-    length, rows = case.config.data.max_length, case.found.rows
-    longest = max(rows[0].tokens)
-    while length // 2 >= SHORTEST:
-        length //= 2
-        if length < longest:
+    """Rows that are cut, to a half of ``data.max_length``, a quarter and so on."""
+    tokens, length = case.found.rows[0].tokens, case.config.data.max_length // 2
+    while length and (cut := sum(count > length for count in tokens) / len(tokens)) <= MOST_CUT:
+        if cut:
             data = dataclasses.replace(case.config.data, max_length=length)
-            cut = sum(tokens > length for tokens in rows[0].tokens) / len(rows[0].tokens)
-            found = dataclasses.replace(case.found, rows=tuple(_cut(each, length) for each in rows))
+            found = dataclasses.replace(case.found, rows=tuple(_cut(each, length) for each in case.found.rows))
+            price = f"{cut:.0%} of the rows are cut"
             config = dataclasses.replace(case.config, data=data)
-            yield case.changed(
-                [f"data.max_length={length}"], f"{cut:.0%} of the rows are cut", config=config, found=found
-            )
+            yield case.changed([f"data.max_length={length}"], price, config=config, found=found)
+        length //= 2
 
 
 def _cut(rows: RowSizes, length: int) -> RowSizes:

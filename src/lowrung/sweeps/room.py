@@ -7,6 +7,7 @@ from typing import Any
 from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.costs import units
+from lowrung.costs.prediction import Prediction
 from lowrung.engine import memory
 from lowrung.engine.assumed import MACHINE
 from lowrung.sweeps import workers
@@ -17,7 +18,7 @@ class Room:
     """What a run may hold at most.
 
     Attributes:
-        bytes: of one run; None where it is not known.
+        bytes: of one run, or of each of its ranks; None where it is not known.
         free: what of it nothing else uses now; None where that is not known.
         name: what it is a part of, in words.
         at_once: how many runs share it.
@@ -27,6 +28,10 @@ class Room:
     free: float | None
     name: str
     at_once: int
+
+    def fits(self, found: Prediction) -> bool | None:
+        """Whether a run fits; None where the room is not known."""
+        return None if self.bytes is None else found.memory_bytes <= self.bytes
 
 
 def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
@@ -41,7 +46,7 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
         asked = units.amount(_of_slurm(launcher.get("memory")))
         return Room(asked if signature.device_kind() == "cpu" else None, None, "hydra.launcher.memory", 1)
     if signature.device_kind() == "cpu":
-        return _shared(memory.main(), slots, 1.0)
+        return _shared(memory.main(), slots, 1.0 / config.train.rank_count)
     per_trial = float(launcher.get("gpus_per_trial", 1))
     sharing = workers.sharing(launcher, slots) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0

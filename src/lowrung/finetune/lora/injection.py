@@ -32,12 +32,23 @@ def refusals(model: PreTrainedModel, adapters: Sequence[LoraConf], added_rows: S
     return list(dict.fromkeys(found))
 
 
-def trainable(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] = ()) -> int:
-    """The parameters that an adapter trains, as PEFT counts them on the skeleton; see `refusals`."""
+def adapted(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] = ()) -> PeftModel:
+    """A copy of the skeleton with an adapter of these settings, in which what a run trains has a gradient.
+
+    With ``eva`` each layer has the rank of its settings: how they are spread is known once the data were read.
+
+    Args:
+        model: the base's skeleton.
+        lora: settings without `refusals`.
+        added_rows: see `refusals`.
+    """
     if lora.init == "eva":
         lora = dataclasses.replace(lora, init="default")
-    config = peft_config.make(model, lora, settings.targets(model, lora), added_rows)
-    return sum(each.numel() for each in _injected(model, config).parameters() if each.requires_grad)
+    injected = _injected(model, peft_config.make(model, lora, settings.targets(model, lora), added_rows))
+    if lora.init == "mica":  # which the copy starts as another
+        for name, parameter in injected.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and ".lora_B." not in name)
+    return injected
 
 
 def _refusals(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> Iterator[str]:

@@ -82,16 +82,19 @@ def joins(model: Any) -> bool:
 
 def settle(model: Any) -> None:
     """Has a model attend example by example, if it has torch's attention; `unsettle` takes it back."""
-    base = _base(model)
-    if name(base) == "sdpa":
-        base.set_attn_implementation(_parts(base.config, "sdpa", NAME))
+    change(model, "sdpa", NAME)
 
 
 def unsettle(model: Any) -> None:
     """Gives a model transformers' own attention again."""
+    change(model, NAME, "sdpa")
+
+
+def change(model: Any, old: str, new: str) -> None:
+    """Gives a model another attention in the place of this one, if it has this one."""
     base = _base(model)
-    if name(base) == NAME:
-        base.set_attn_implementation(_parts(base.config, NAME, "sdpa"))
+    if name(base) == old:
+        base.set_attn_implementation(_parts(base.config, old, new))
 
 
 def name(model: Any) -> str:

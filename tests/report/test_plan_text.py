@@ -1,0 +1,127 @@
+"""A sweep's plan as text."""
+
+from datetime import datetime
+
+import pytest
+
+from lowrung.report import plan_text
+from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedSweep, PlannedTime, Remedy
+
+
+def point(
+    rank: int, rate: str = "1e-4", *, kept: int = 0, from_step: int = 0, fits: bool | None = True
+) -> PlannedPoint:
+    return PlannedPoint(
+        point={"lora.r": str(rank), "train.learning_rate": rate},
+        at="",
+        stage="",
+        seeds=[0, 1],
+        steps=20,
+        trainable=1000 * rank,
+        memory_bytes=1e9 + 1e7 * rank,
+        seconds=60.0 * rank,
+        seconds_left=120.0 * rank,
+        disk_bytes=1e6,
+        kept=kept,
+        from_step=from_step,
+        fits=fits,
+    )
+
+
+MEMORY = PlannedMemory(
+    point={"lora.r": "8"},
+    parts={"libraries": 6e8, "weights": 3e8, "adapter": 0.0},
+    gate=1.2e9,
+    predicted=1.2e9,
+    correction=1.0,
+    room=1e9,
+    room_free=None,
+    room_name="main memory",
+    at_once=1,
+    remedies=[Remedy(["train.batch_size=4", "train.gradient_accumulation_steps=2"], "more passes", 9e8, 90.0, 1e9)],
+)
+
+
+TIME = PlannedTime(60.0, True, "2026-01-02T03:04:05+00:00", 0.25, "a test")
+
+
+def plan(*points: PlannedPoint, memory: PlannedMemory | None = MEMORY, time: PlannedTime | None = None) -> PlannedSweep:
+    return PlannedSweep(
+        study="s",
+        device="cpu",
+        slots=2,
+        threads=1,
+        trials=len(points),
+        at_most=False,
+        runs=2 * len(points),
+        kept=1,
+        points=points,
+        later=[],
+        memory=memory,
+        time=time,
+        disk_bytes=4e6,
+        disk_free=5e10,
+        notes=["take note"],
+        guesses=["a guess"],
+        unfit=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"kept": 2}, "in the store"),
+        ({"kept": 1}, "1 of 2 in the store"),
+        ({"from_step": 10}, "goes on from step 10"),
+        ({"fits": False}, "does not fit"),
+        ({"fits": None}, "to train"),
+    ],
+)
+def test_a_row_says_what_is_done_already(state, said):
+    assert plan_text.text(plan(point(4, **state))).splitlines()[4].endswith(f"  {said}")
+
+
+def test_points_of_which_the_same_is_planned_are_one_row_where_there_are_many():
+    rates = [f"{number}e-5" for number in range(50)]
+    found = plan_text.points([point(rank, rate) for rank in range(1, 41) for rate in rates])
+    lines = found.splitlines()
+    assert lines[0].split() == [
+        "lora.r",
+        "train.learning_rate",
+        "points",
+        "steps",
+        "seeds",
+        "trainable",
+        "memory",
+        "time",
+    ]
+    assert lines[1].split()[:5] == ["1", "50", "values", "50", "20"]
+    assert len(lines) == 1 + plan_text.MOST_ROWS + 1
+    assert lines[-1] == "and 500 points, 1.31 GB to 1.40 GB, 31 min to 40 min; --json has them all"
+
+
+def test_few_points_are_shown_one_by_one():
+    found = plan_text.points([point(4, rate) for rate in ("1e-4", "2e-4")])
+    assert len(found.splitlines()) == 3
+    assert "values" not in found
+
+
+def test_a_plan_that_fits_no_column_is_in_blocks_and_loses_nothing(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    text = plan_text.text(plan(point(4), point(8), time=TIME))
+    assert max(map(len, text.splitlines())) <= 40
+    for said in ("lora.r", "8,000", "1.08 GB", "more passes", "train.gradient_accumulation_steps=2", "take note"):
+        assert said in text
+    assert "idle for 25% of the time" in " ".join(text.split())
+
+
+def test_a_clock_shows_the_day_where_it_is_not_todays():
+    now = datetime(2026, 11, 27, 23, 0)
+    assert plan_text.clock("2026-11-27T23:30:00", now) == "23:30"
+    assert plan_text.clock("2026-11-28T00:30:00", now) == "2026-11-28 00:30"
+
+
+def test_what_is_not_known_is_said():
+    text = plan_text.text(plan(point(4), memory=None))
+    assert "memory  not known, nor is the time" in text
+    assert "time    " not in text
