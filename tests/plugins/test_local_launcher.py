@@ -177,7 +177,7 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
         pytest.param("0,1", 2, {"workers": 1.5}, ["whole number >= 1, but is 1.5"], id="a worker and a half"),
         pytest.param("0,1", 2, {"workers": True}, ["whole number >= 1, but is True"], id="workers as a boolean"),
         pytest.param("7", 0, {}, ["but is '7', and this machine has none. Unset it"], id="no GPU that is listed"),
-        pytest.param("0,1", 2, {"workers": None}, ["whole number >= 1, but is None"], id="workers left open"),
+        pytest.param("0,1", 2, {"workers_per_gpu": "two"}, ["1 or auto, but is 'two'"], id="workers a GPU in words"),
         pytest.param(
             "0,1",
             2,
