@@ -1,15 +1,20 @@
 """The sizes that a run's memory and time follow from, counted on the meta device: no weight is read."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import peft
 import torch
+import transformers
 from datasets import Dataset
 from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
+from lowrung.config import schema, source
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, at_rank, rank_of, sized_key, trained_key
 from lowrung.errors import in_short
@@ -17,6 +22,7 @@ from lowrung.finetune import guess, passes
 from lowrung.finetune.lora import injection, products, settings
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.passes import Counted
+from lowrung.store import layout, sealed
 
 PERCENTILES = 101
 
@@ -108,16 +114,28 @@ class _Trained:
 
     @classmethod
     def of(cls, base: ModelConf, lora: LoraConf, kind: str) -> "_Trained":
-        """Counts it, as it is trained on a device of this kind."""
+        """It, as it is trained on a device of this kind: what was counted before, or else is counted now."""
+        record = _record(base, lora, kind)
+        if fields := record and sealed.read(record):
+            passes = [Counted(**each) for each in fields["passes"]]
+            return cls(fields["parameters"], fields["bytes"], passes, tuple(fields["guesses"]))
+        counted, is_sure = cls._counted(base, lora, kind)
+        if record and is_sure:  # a guess may be for want of time
+            sealed.keep(record, {**dataclasses.asdict(counted), "guesses": list(counted.guesses)})
+        return counted
+
+    @classmethod
+    def _counted(cls, base: ModelConf, lora: LoraConf, kind: str) -> tuple["_Trained", bool]:
+        """It, counted now, and whether nothing of its passes had to be guessed."""
         model = _model(base, lora, kind)
         trained = [each for each in model.parameters() if each.requires_grad]
         guesses = [_EVA] if lora.init == "eva" and not lora.is_full else []
         found, why = _passes(base, lora, kind, model)
-        if not found:
+        if is_guessed := not found:
             guesses.append(_GUESS.format(why=why))
             found = guess.passes(pretrained.skeleton(base), trained, LENGTHS, is_full=lora.is_full)
         held = sum(each.numel() * each.element_size() for each in trained)
-        return cls(sum(each.numel() for each in trained), held, found, tuple(guesses))
+        return cls(sum(each.numel() for each in trained), held, found, tuple(guesses)), not is_guessed
 
     def sizes(self, checkpointing: bool) -> TrainedSizes:
         """They, as the formulas take them."""
@@ -129,6 +147,18 @@ class _Trained:
         }
         terms = {f"{name}_{term}": value for name, each in counts.items() for term, value in _terms(each).items()}
         return TrainedSizes(self.parameters, self.bytes, **terms, guesses=self.guesses)
+
+
+def _record(base: ModelConf, lora: LoraConf, kind: str) -> Path | None:
+    """Where counts are kept, for all data, seeds and stores: to count takes 1 s. None where code is the model's own."""
+    if base.trust_remote_code:
+        return None
+    config = pretrained.config_of(base).to_json_string(use_diff=False)
+    settings = dataclasses.replace(base, path="", revision=None)
+    libraries = [library.__version__ for library in (torch, transformers, peft)]
+    rows = list(pretrained.added_rows(base))
+    own = [config, settings, sized_key(lora), rank_of(lora), rows, kind, str(pretrained.device())]
+    return layout.sizes_record(schema.digest([source.digest(), sys.version, libraries, own]))
 
 
 def _passes(base: ModelConf, lora: LoraConf, kind: str, model: Any) -> tuple[Sequence[Counted], str]:
