@@ -10,8 +10,8 @@ import pytest
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
 from lowrung.costs import facts, formulas, history, prediction
 from lowrung.costs.facts import Planned
-from lowrung.costs.formulas import Asked
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
+from lowrung.costs.terms import Asked
 from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 
@@ -46,7 +46,9 @@ def asked(**changes) -> Asked:
 def outcome(run: Asked, slower: float = 1.0, held: float = 1.0, **changes) -> Outcome:
     """Of a run that took so many times what the formulas say at `FLOPS`, and held so many times the memory."""
     work, memory = formulas.work(run), formulas.memory(run)
-    steps, evaluations, gate = (part / FLOPS * slower for part in (work.steps, work.evaluations, work.gate))
+    steps = work.step_seconds + work.steps / FLOPS * slower
+    evaluations = work.evaluation_seconds + work.evaluations / FLOPS * slower
+    gate = work.gate_seconds + work.gate / FLOPS * slower
     start = formulas.start_seconds(run) * slower
     measured = {
         "time/train_seconds": steps,
@@ -75,7 +77,8 @@ def test_a_measured_run_corrects_the_next(tmp_path):
     before = predicted(run, tmp_path)
     history.note(run, outcome(run, slower=2, held=1.2), tmp_path)
     after = predicted(run, tmp_path)
-    assert after.seconds == pytest.approx(2 * before.seconds)
+    beside = before.work.step_seconds + before.work.evaluation_seconds + before.work.gate_seconds
+    assert after.seconds == pytest.approx(2 * before.seconds - beside)
     assert after.memory_bytes == pytest.approx(1.2 * before.memory_bytes)
     assert after.source == "1 earlier run of these settings here"
 

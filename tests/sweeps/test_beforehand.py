@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
-from lowrung.costs.formulas import Memory, Work
 from lowrung.costs.prediction import Prediction
+from lowrung.costs.terms import Memory, Work
 from lowrung.errors import RunFailed, UsageError
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.room import Room

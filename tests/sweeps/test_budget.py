@@ -9,8 +9,8 @@ import time
 import pytest
 
 from lowrung.config.schema import Config
-from lowrung.costs.formulas import Memory, Work
 from lowrung.costs.prediction import Prediction
+from lowrung.costs.terms import Memory, Work
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Outcome
 from lowrung.sweeps import budget, spending

@@ -6,12 +6,12 @@ on a CPU. On a GPU the same formulas hold, without what only a CPU's memory has 
 They were not measured there, and CUDA's own context (0.3 to 0.6 GB) is apart, as it is in ``memory/peak_bytes``.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
 
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
+from lowrung.config.schema import TrainConf
+from lowrung.costs.batches import batch_tokens, is_padded, packed_length, pair_length
+from lowrung.costs.sizes import RowSizes
+from lowrung.costs.terms import Asked, Memory, Work
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number, by the precision's name."""
@@ -23,6 +23,10 @@ transformers and PEFT as it goes on. On a GPU only what torch allocates there is
 AROUND = {"cpu": 1.2, "cuda": 1.1}
 """What is held in training, over the activations and logits that are kept for the backward pass: the gradients of
 activations, one layer's at a time, and pieces of the heap that are free but too small."""
+
+AROUND_CHECKPOINTED = {"cpu": 4.0, "cuda": 1.1}
+"""The same over activations where blocks are computed again. Little is kept then, and on a CPU most is pieces that one
+block after the other leaves in glibc's heap: 2.9 and 6.3 times were measured."""
 
 STATES = {"adam": 2, "sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "adafactor": 0.01, "lomo": 0}
 """Numbers that an optimiser keeps for each parameter, by a part of its name in transformers."""
@@ -40,127 +44,14 @@ what is no product (norms, activations, rotations)."""
 HEAD_SHARE = 0.6
 """The same of the head with the loss, or the argmax, over its logits."""
 
-PASS = 1.5e9
-"""Operations that could be done while a pass, or a token that is generated, starts its many small ones: 15 ms."""
+PASS_SECONDS = 0.005
+"""While a pass starts its many small operations."""
+
+TOKEN_SECONDS = 0.03
+"""While a token is generated, the same, and the cache grows."""
 
 PARAMETER = 300
 """Operations that could be done while a trained parameter is clipped and updated: 12 bytes are read, 12 written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A run that is to be predicted.
-
-    Attributes:
-        base: the base's sizes.
-        trained: of what is trained.
-        rows: of the training rows.
-        held_out: of the held-out rows.
-        model: the base model.
-        lora: the adapter.
-        train: how it is trained.
-        verify: the gate.
-        steps: optimiser steps.
-        device: ``cpu`` or ``cuda``.
-        dtype: the precision that the base is held in, ``auto`` being resolved.
-        threads: CPU threads.
-        max_length: the most tokens of a row, which packed rows have.
-        answered: held-out rows that the trained model answers, for ``data.metrics``.
-        is_base_kept: whether what the base says of the held-out rows is in the store.
-    """
-
-    base: BaseSizes
-    trained: TrainedSizes
-    rows: RowSizes
-    held_out: RowSizes
-    model: ModelConf
-    lora: LoraConf
-    train: TrainConf
-    verify: VerifyConf
-    steps: int
-    device: str
-    dtype: str
-    threads: int
-    max_length: int = 0
-    answered: int = 0
-    is_base_kept: bool = False
-
-    @property
-    def guesses(self) -> tuple[str, ...]:
-        """What was not known, each with what was taken in its place."""
-        parts = (self.base, self.trained, self.rows, self.held_out)
-        return tuple(dict.fromkeys(guess for part in parts for guess in part.guesses))
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes that a run holds at most, by part: in main memory on a CPU, else on its GPU.
-
-    A run goes through phases, and what it holds at most is the largest of them, not their sum.
-
-    Attributes:
-        libraries: Python and what it has imported.
-        weights: the base's.
-        adapter: what is trained beside the base; 0 where the base itself is.
-        gradients: of what is trained.
-        optimizer: the optimiser's state.
-        activations: what the forward pass keeps for the backward pass.
-        logits: of a batch's labelled tokens, with what the loss makes of them.
-        gate: what the gate holds at most, libraries and weights included; it begins when training has given all back.
-        loading: the same while the base is read.
-        evaluation: the same while the held-out rows are scored.
-    """
-
-    libraries: float
-    weights: float
-    adapter: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    gate: float
-    loading: float = 0.0
-    evaluation: float = 0.0
-
-    @property
-    def parts(self) -> Mapping[str, float]:
-        """Of training, by name: what adds up to its peak."""
-        phases = ("gate", "loading", "evaluation")
-        return {name: held for name, held in dataclasses.asdict(self).items() if name not in phases}
-
-    @property
-    def training(self) -> float:
-        """The most that training holds."""
-        return sum(self.parts.values())
-
-    @property
-    def peak(self) -> float:
-        """The most that the run holds."""
-        return max(self.training, self.gate, self.loading, self.evaluation)
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What a run computes, by part, in floating point operations; a part's seconds are these over a speed.
-
-    What is no product of matrices counts as the operations that large products could have done meanwhile.
-
-    Attributes:
-        steps: of all training steps.
-        evaluations: of the held-out rows, as often as what is trained is scored on them.
-        gate: of the merged-vs-adapter gate.
-        base: of what is computed of the base alone, once for all runs that share it; 0 where it is in the store.
-    """
-
-    steps: float
-    evaluations: float
-    gate: float
-    base: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Of the run."""
-        return self.steps + self.evaluations + self.gate + self.base
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -170,7 +61,7 @@ def memory(asked: Asked) -> Memory:
     """The bytes of a run, by part and phase."""
     libraries, weights = LIBRARIES[asked.device], weight_bytes(asked)
     trained = asked.trained.trainable_bytes
-    around = AROUND[asked.device]
+    around, again = AROUND[asked.device], AROUND_CHECKPOINTED[asked.device]
     adapter = 0 if asked.lora.is_full else trained
     optimizer = trained * states(asked.train)
     return Memory(
@@ -179,7 +70,7 @@ def memory(asked: Asked) -> Memory:
         adapter=adapter,
         gradients=trained,
         optimizer=optimizer,
-        activations=around * activation_bytes(asked),
+        activations=(again if asked.train.gradient_checkpointing else around) * activation_bytes(asked),
         logits=around * logit_bytes(asked),
         gate=gate_bytes(asked) if asked.verify.enabled else 0,
         loading=libraries + loading_bytes(asked),
@@ -282,71 +173,23 @@ def gate_bytes(asked: Asked) -> float:
     return LIBRARIES[asked.device] + in_full + cast + kept
 
 
-# -- rows --------------------------------------------------------------------------------------------------------------
-
-
-def batch_tokens(asked: Asked) -> float:
-    """Tokens of the largest of a run's batches in one rank: on a CPU its rows are joined, elsewhere they are padded.
-
-    The sum of n rows has n times their variance; of m such sums the largest is about sqrt(2 ln m) deviations above the
-    mean.
-    """
-    rows, train = asked.rows, asked.train
-    count = max(1.0, train.batch_size / train.rank_count)
-    if train.packing:
-        return count * packed_length(asked)
-    if is_padded(asked):
-        return count * rows.longest_of(max(1, round(count * draws(asked))))
-    spread = math.sqrt(max(0.0, _mean_square(rows) - rows.mean_tokens**2) * count)
-    largest = count * rows.mean_tokens + spread * math.sqrt(2 * math.log(max(1, draws(asked))))
-    return min(largest, count * rows.tokens[-1])
-
-
-def draws(asked: Asked) -> int:
-    """Batches that a run goes through, at most those of one pass over its rows: the same come again."""
-    drawn = asked.steps * asked.train.gradient_accumulation_steps
-    return max(1, min(drawn, math.ceil(asked.rows.rows / asked.train.batch_size)))
-
-
-def packed_length(asked: Asked) -> float:
-    """Tokens of a packed row: the most that it may have, where there are enough rows to fill it."""
-    rows = asked.rows
-    return min(asked.max_length or rows.tokens[-1], rows.rows * rows.mean_tokens)
-
-
-def pair_length(asked: Asked) -> float:
-    """Tokens that a token is compared with: those of its own row, longer rows having more of the tokens."""
-    if is_padded(asked) and not asked.train.packing:
-        return asked.rows.longest_of(max(1, round(asked.train.batch_size / asked.train.rank_count)))
-    return _mean_square(asked.rows) / max(asked.rows.mean_tokens, 1)
-
-
-def is_padded(asked: Asked) -> bool:
-    """Whether rows of unequal lengths are padded to the longest; see `lowrung.finetune.models.attention.joins`."""
-    kind = asked.model.attn_implementation or "sdpa"
-    return not (kind.startswith("flash") or (kind == "sdpa" and asked.device == "cpu"))
-
-
-def _mean_square(rows: RowSizes) -> float:
-    squares = [tokens**2 for tokens in rows.tokens]
-    return (sum(squares) - (squares[0] + squares[-1]) / 2) / (len(squares) - 1)
-
-
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
 def work(asked: Asked) -> Work:
-    """The operations of a run, by part."""
-    evaluations = -(-asked.steps // asked.train.eval_steps)
-    scoring = scoring_work(asked)
-    gate = gate_work(asked) if asked.verify.enabled else 0.0
-    passes = 3 if asked.verify.enabled else 0  # of the gate's rows, and of two of them with a branch
-    base = 0.0 if asked.is_base_kept else scoring + passes * prompts_work(asked) / 2
+    """The operations of a run, by part, and the seconds beside them."""
+    train, again = asked.train, int(asked.train.gradient_checkpointing)
+    evaluations = -(-asked.steps // train.eval_steps)
+    batches = math.ceil(asked.held_out.rows / train.eval_batch_size)
+    tokens = math.ceil(asked.answered / train.eval_batch_size) * asked.held_out.labelled[-1]
     return Work(
         steps=asked.steps * step_work(asked),
-        evaluations=evaluations * scoring + answering_work(asked),
-        gate=gate,
-        base=base,
+        evaluations=evaluations * scoring_work(asked) + answering_work(asked, tokens),
+        gate=gate_work(asked) if asked.verify.enabled else 0.0,
+        base=0.0 if asked.is_base_kept else scoring_work(asked),
+        step_seconds=asked.steps * train.gradient_accumulation_steps * (3 + again) * PASS_SECONDS,
+        evaluation_seconds=evaluations * batches * PASS_SECONDS + tokens * TOKEN_SECONDS,
+        gate_seconds=gate_seconds(asked) if asked.verify.enabled else 0.0,
     )
 
 
@@ -367,8 +210,7 @@ def step_work(asked: Asked) -> float:
     head = (3 if asked.lora.is_full or asked.lora.modules_to_save else 2) * head_work(asked, labelled)
     products = (forward * (1 + again) + backward) / SHARE + head / HEAD_SHARE
     products += (1 + again) * norm_work(asked)
-    one = products + PASS * (3 + again)
-    return train.gradient_accumulation_steps * one + PARAMETER * sizes.trainable
+    return train.gradient_accumulation_steps * products + PARAMETER * sizes.trainable
 
 
 def norm_work(asked: Asked) -> float:
@@ -385,7 +227,7 @@ def scoring_work(asked: Asked) -> float:
     """Of the held-out rows, scored once."""
     rows = asked.held_out
     passes = math.ceil(rows.rows / asked.train.eval_batch_size)
-    return rows.rows * row_work(asked, rows) + passes * (PASS + asked.trained.flops_fixed / SHARE + norm_work(asked))
+    return rows.rows * row_work(asked, rows) + passes * (asked.trained.flops_fixed / SHARE + norm_work(asked))
 
 
 def row_work(asked: Asked, rows: RowSizes) -> float:
@@ -397,59 +239,61 @@ def row_work(asked: Asked, rows: RowSizes) -> float:
 
 def prompts_work(asked: Asked) -> float:
     """Of a forward pass over the gate's rows."""
-    return asked.verify.prompts * row_work(asked, asked.held_out) + PASS
+    return asked.verify.prompts * row_work(asked, asked.held_out)
 
 
 TOKEN = 40
 """Operations that could be done while a weight is read, once for each token that is generated: memory sets the pace."""
 
-MOVED = 500
-"""The same while a weight is merged, saved in both precisions, and read again three times."""
-
-COMPARED = 1500
-"""The same while a logit is compared, twice, in float64."""
-
-GATE = 1.6e11
-"""The same while the gate's configs and adapters are read, and memory is given back: 1.6 s."""
-
-WORD = 5e6
-"""The same while a word of the vocabulary is read, in each of the tokenizers that are compared: 50 µs."""
-
-QUANTIZED = 2800
-"""The same while a weight is read and quantised: 28 ns."""
-
 WEIGHT_NORM = 1100
 """The same while DoRA takes the norm of a weight's column, in each pass: 11 ns."""
 
+GATE_SECONDS = 1.6
+"""While the gate's configs and adapters are read, and memory is given back."""
+
+WORD_SECONDS = 50e-6
+"""While a word of the vocabulary is read, in each of the tokenizers that are compared."""
+
+MOVED_SECONDS = 5e-9
+"""While a weight is merged, saved in both precisions, and read again three times."""
+
+COMPARED_SECONDS = 15e-9
+"""While a logit is compared, twice, in float64 on the CPU."""
+
+QUANTIZED_SECONDS = 28e-9
+"""While a weight is read and quantised."""
+
 
 def gate_work(asked: Asked) -> float:
-    """Of the gate: the rows are read by the adapter and by each merged model, which are written and read again.
+    """Of the gate: the rows are read by the adapter and by each merged model, and the adapter generates.
 
     Where all weights were trained, the saved model alone reads them.
     """
-    verify, base, reading = asked.verify, asked.base, prompts_work(asked)
-    compared = verify.prompts * asked.held_out.mean_labelled * base.vocabulary * COMPARED
-    files = GATE + WORD * base.vocabulary + compared
+    verify, reading = asked.verify, prompts_work(asked)
+    of_base = 0.0 if asked.is_base_kept else 1.5 * reading  # two of the rows with a branch, too
     forgetting = 2 * verify.forgetting * row_work(asked, asked.held_out)
     if asked.lora.is_full:
-        return files / 2 + reading + MOVED / 3 * base.parameters + forgetting
+        return of_base + reading + forgetting
     models = 3 if verify.merge_dtype != "float32" else 2
-    generated = reading + verify.new_tokens * (TOKEN * base.parameters + 2 * PASS)
-    work = files + models * reading + MOVED * base.parameters + generated + forgetting
     if asked.model.quantization != "none":  # read as it was trained, on the dequantised base, and quantised once more
-        work += 2 * reading + 3 * QUANTIZED * base.quantizable
-    return work
+        models += 2
+    return of_base + (models + 1) * reading + verify.new_tokens * TOKEN * asked.base.parameters + forgetting
 
 
-def answering_work(asked: Asked) -> float:
-    """Of the held-out rows' answers, which ``data.metrics`` score: token by token, a batch at a time."""
-    if not asked.answered:
-        return 0.0
-    batches = math.ceil(asked.answered / asked.train.eval_batch_size)
-    longest = asked.held_out.labelled[-1]
-    return batches * longest * (TOKEN * asked.base.parameters + 2 * PASS) + asked.answered * row_work(
-        asked, asked.held_out
-    )
+def gate_seconds(asked: Asked) -> float:
+    """Of the gate beside its operations: models are written and read again, tokenizers and logits are compared."""
+    verify, base = asked.verify, asked.base
+    compared = verify.prompts * asked.held_out.mean_labelled * base.vocabulary * COMPARED_SECONDS
+    files = GATE_SECONDS + WORD_SECONDS * base.vocabulary + compared
+    if asked.lora.is_full:
+        return files / 2 + MOVED_SECONDS / 3 * base.parameters
+    quantized = 3 * QUANTIZED_SECONDS * base.quantizable if asked.model.quantization != "none" else 0.0
+    return files + MOVED_SECONDS * base.parameters + quantized + verify.new_tokens * TOKEN_SECONDS
+
+
+def answering_work(asked: Asked, tokens: int) -> float:
+    """Of the held-out rows' answers, which ``data.metrics`` score, by all tokens of all batches."""
+    return tokens * TOKEN * asked.base.parameters + asked.answered * row_work(asked, asked.held_out)
 
 
 START_SECONDS = 1.4
@@ -458,12 +302,9 @@ START_SECONDS = 1.4
 READ_SECONDS = 5e-9
 """For each byte of weights that is read."""
 
-QUANTIZE_SECONDS = 28e-9
-"""For each weight that is quantised."""
-
 
 def start_seconds(asked: Asked) -> float:
     """Seconds of a run beside its passes: the base is read, what was trained is written."""
     written = asked.trained.trainable_bytes * (1 + 3 * (asked.train.save_steps != 0))
     quantized = asked.base.quantizable if asked.model.quantization != "none" else 0
-    return START_SECONDS + READ_SECONDS * _held(asked) + QUANTIZE_SECONDS * quantized + 2e-9 * written
+    return START_SECONDS + READ_SECONDS * _held(asked) + QUANTIZED_SECONDS * quantized + 2e-9 * written

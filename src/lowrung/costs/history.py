@@ -20,19 +20,19 @@ from typing import Any
 
 from lowrung.config import machine, schema, signature, source
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked
 from lowrung.costs.prediction import Speed
+from lowrung.costs.terms import Asked, Memory
 from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 
 LAST = 9
 """Runs that a median is taken over, the newest ones."""
 
+LEAST = 0.2
+"""Of a part's seconds, its products have this share at least: what is beside them in a small model is roughly known."""
+
 READ_BYTES = 2**20
 """Of the file's end, which is read: some 2,000 runs. What is older is of no use beside them."""
-
-CODE = ("costs/formulas.py", "costs/sizes.py", "costs/history.py", "finetune/sizes.py")
-"""What says how a run's parts are counted, below the package."""
 
 FORMULAS = "how fast this machine multiplies matrices"
 """The source of a speed where no run was measured."""
@@ -114,7 +114,9 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
         gate = measured.get("time/gate_seconds", 0.0)
         if gate and facts.get("verified_on", asked.device) == asked.device:
             took["gate"] = gate
-        speeds = {name: work[name] / seconds for name, seconds in took.items() if seconds > 0 and work[name] > 0}
+        beside = {"steps": "step_seconds", "evaluations": "evaluation_seconds", "gate": "gate_seconds"}
+        products = {name: max(took[name] - work[beside[name]], LEAST * took[name]) for name in took}
+        speeds = {name: work[name] / seconds for name, seconds in products.items() if seconds > 0 and work[name] > 0}
         base_seconds = work["base"] / speeds["evaluations"]
         rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
         predicted = _peak(facts["plan"]["memory"])
@@ -127,7 +129,7 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
 
 
 def _peak(parts: Mapping[str, float]) -> float:
-    return formulas.Memory(**parts).peak
+    return Memory(**parts).peak
 
 
 _OTHERS = 2
@@ -200,8 +202,7 @@ def _seal(fields: Mapping[str, Any]) -> str:
 @functools.cache
 def _version() -> str:
     """A hash of what a line's numbers depend on beside the machine: formulas, what trains, libraries."""
-    package = Path(__file__).parents[1]
-    code = [hashlib.sha256((package / name).read_bytes()).hexdigest() for name in CODE]
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(Path(__file__).parent.glob("*.py"))]
     return schema.digest([code, source.digest(), signature.versions((*signature.PACKAGES, signature.BITS))])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked, Memory, Work
+from lowrung.costs.terms import Asked, Memory, Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,9 @@ class Speed:
 
     def seconds(self, work: Work) -> float:
         """Of a run that computes this."""
+        beside = self.start_seconds + work.step_seconds + work.evaluation_seconds + work.gate_seconds
         return (
-            self.start_seconds
+            beside
             + work.steps / self.flops_per_second
             + (work.evaluations + work.base) / (self.evaluating or self.flops_per_second)
             + work.gate / (self.verifying or self.flops_per_second)

@@ -6,9 +6,9 @@ from pathlib import Path
 from lowrung.config import machine, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf
 from lowrung.costs import history, prediction, sizes
-from lowrung.costs.formulas import Asked
 from lowrung.costs.prediction import Prediction
 from lowrung.costs.sizes import TrainedSizes
+from lowrung.costs.terms import Asked
 from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs
 from lowrung.store import layout
