@@ -108,7 +108,7 @@ def _end(error: Exception) -> NoReturn:
     if isinstance(error, InputError) and disk.is_full(error, Path.cwd()):
         error = disk.no_space(error.__cause__ or error)
     elif not isinstance(error, LowrungError):
-        error = disk.in_words(error) or _foreseen(error)
+        error = disk.in_words(error) or _unforeseen(error)
     problems = error.problems if isinstance(error, UsageError) else [str(error)]
     with contextlib.suppress(OSError):  # nobody may read that output either; the exit code says it too
         print(_message(problems), file=sys.stderr, flush=True)
@@ -116,12 +116,8 @@ def _end(error: Exception) -> NoReturn:
     raise Ended(USAGE if isinstance(error, UsageError) else FAILED, problems)
 
 
-def _foreseen(error: Exception) -> LowrungError:
-    """What to tell the user of an error that Hydra has raised about the command line, or that nobody foresaw."""
-    from lowrung.config import commandline
-
-    if problems := commandline.explain(error, sys.argv[1:]):
-        return UsageError(problems)
+def _unforeseen(error: Exception) -> LowrungError:
+    """What to tell the user of an error that nobody foresaw."""
     what = "needs more memory than there is" if is_out_of_memory(error) else "failed, which was not foreseen"
     return LowrungError(f"This command {what} ({in_short(error)}). {SHOW}")
 
