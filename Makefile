@@ -8,7 +8,7 @@ ARGS ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev plan sweep train ui test test-fast test-cluster test-gpu gpu-bundle bench bench-peers bench-winner check format docs clean
+.PHONY: help setup setup-dev plan sweep train ui test test-fast test-cluster test-gpu bench-gpu gpu-bundle bench bench-peers bench-plan bench-winner check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-cluster: setup-dev  ## run the tests of clusters: Ray and SLURM as several 
 test-gpu: setup-dev  ## run the tests of a GPU, in under six minutes on one card (docs/gpus.md)
 	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
+bench-gpu: setup-dev  ## measure a GPU against TRL's own trainer and the plan, in under six minutes on one card (docs/gpus.md)
+	PYTHONPATH=src $(BIN)/python -m benchmarks.gpu $(ARGS)
+
 gpu-bundle: setup-dev  ## pack what a machine with a GPU and no network needs for them: make gpu-bundle ARGS="--has packages.txt"
 	PYTHONPATH=src $(BIN)/python -m benchmarks.gpu.bundle $(ARGS)
 
@@ -47,6 +50,9 @@ bench: setup  ## measure idle slots, also of Hydra's batches, and the coordinato
 
 bench-peers: setup  ## measure lowrung against loops over trl sft and Hydra's Optuna sweeper, and a step against the floor (docs/performance.md)
 	PYTHONPATH=src $(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-plan: setup  ## measure runs of many kinds against what the plan says of their memory and time (docs/plan.md)
+	PYTHONPATH=src OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.plan $(ARGS)
 
 bench-winner: setup  ## measure what it costs to find what a grid of rank and rate finds; after bench-peers
 	PYTHONPATH=src $(BIN)/python -m benchmarks.winner $(ARGS)

@@ -55,8 +55,17 @@ def sized_at(config: Config) -> Mapping[str, Mapping[int, TrainedSizes]]:
     """Sizes of a config's adapter at two ranks, from which those at others follow."""
     key = sizes.trained_key(config.lora, config.train)
     kept = 1e5 if config.train.gradient_checkpointing else 1e6
-    passes = (2e9, 0.0, 0.0, 2e9, 0.0, 0.0, kept, 0.0, 0.0)
-    return {key: {rank: TrainedSizes(rank * 10**6, rank * 4 * 10**6, *passes) for rank in (1, 2)}}
+    found = TrainedSizes(
+        trainable=10**6,
+        trainable_bytes=4 * 10**6,
+        flops_per_token=2e9,
+        flops_per_pair=0.0,
+        backward_flops_per_token=2e9,
+        saved_per_token=kept,
+        saved_per_pair=0.0,
+    )
+    twice = dataclasses.replace(found, trainable=2 * 10**6, trainable_bytes=8 * 10**6)
+    return {key: {1: found, 2: twice}}
 
 
 def trains(config: Config) -> Outcome:

@@ -92,6 +92,10 @@ class TestBadUsage:
         with pytest.raises(lowrung.UsageError, match="a preset asks for a sweep"):
             lowrung.run(SMALL, "sweeps=rank_ladder")
 
+    def test_one_run_is_no_dry_run(self, folder):
+        with pytest.raises(lowrung.UsageError, match=r"Call lowrung\.sweep"):
+            lowrung.run(SMALL, "hydra.sweeper.dry_run=true")
+
     def test_a_sweep_is_run_by_our_sweeper(self, folder):
         with pytest.raises(lowrung.UsageError, match=r"hydra/sweeper must be lowrung .* but is basic"):
             lowrung.sweep(SMALL, "hydra/sweeper=basic", "lora.r=2,4")

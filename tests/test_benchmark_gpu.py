@@ -1,12 +1,17 @@
 """The kit for a machine with a GPU, where there is none."""
 
 import csv
+import dataclasses
 import io
 import json
+import sys
 import zipfile
+from typing import Any
 
 import pytest
-from benchmarks.gpu import bundle, needed, results
+import torch
+from benchmarks.gpu import __main__ as benchmark
+from benchmarks.gpu import bundle, needed, page, results
 
 from tests.gpu import conftest as gpu_tests
 
@@ -98,3 +103,113 @@ def test_results_of_another_card_are_dropped(tmp_path, monkeypatch):
     card[:] = ["another"]
     results.add(out, "cuda", "tests", "c", 3)
     assert json.loads(out.read_text())["tests"] == {"c": 3}
+
+
+# -- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def part(seconds: float = 120.0) -> benchmark.Part:
+    return benchmark.Part("steps", "tiny", seconds)
+
+
+def script(text: str) -> list[str]:
+    """A part's process, which writes what it finds to the path that is its argument."""
+    return [sys.executable, "-c", f"import json, pathlib, sys, time; out = pathlib.Path(sys.argv[1]); {text}"]
+
+
+WRITES = "out.write_text(json.dumps({'batch 1': {'tokens': 8}}))"
+
+
+def test_what_a_part_had_found_stays_where_its_time_is_over_or_it_fails(tmp_path):
+    out = tmp_path / "gpu.json"
+    late = benchmark.run(part(2.0), "cpu", out, 0.0, script(f"{WRITES}; time.sleep(60)"), least=1.0)
+    assert late["batch 1"] == {"tokens": 8}
+    assert late["ended"] == "after 2 s, before all was measured"
+    broken = benchmark.run(part(), "cpu", out, 0.0, script(f"{WRITES}; raise ValueError('the reason')"))
+    assert broken["batch 1"] == {"tokens": 8}
+    assert broken["failed"].endswith("ValueError: the reason")
+    assert json.loads(out.read_text())["parts"]["steps tiny"] == broken
+
+
+def test_a_part_that_has_no_time_left_is_not_begun(tmp_path):
+    found = benchmark.run(part(), "cuda", tmp_path / "gpu.json", benchmark.LIMIT - 1, script("raise SystemExit(3)"))
+    assert found == {"ended": f"not begun: {benchmark.LIMIT - 1:.0f} of {benchmark.LIMIT:.0f} s had passed"}
+
+
+def test_all_parts_take_less_than_six_minutes_and_know_their_shapes():
+    assert benchmark.LIMIT + benchmark.GRACE < 360
+    assert {each.kind for each in benchmark.PARTS} == {each.kind for each in benchmark.TINY}
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(results, "has_gpu", lambda: False)
+    assert benchmark.main([]) == 0
+    assert "skipped: no NVIDIA GPU" in capsys.readouterr().out
+
+
+def page_of(tmp_path, record):
+    docs, file = tmp_path / "gpus.md", tmp_path / "gpu.json"
+    docs.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    if record:
+        file.write_text(json.dumps(record))
+    page.write(file, docs)
+    return docs.read_text()
+
+
+def test_the_page_says_where_nothing_was_measured(tmp_path):
+    text = page_of(tmp_path, None)
+    assert "Nothing has been measured" in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+
+
+def test_the_page_has_what_was_measured_what_found_no_memory_and_what_is_not_whole(tmp_path):
+    versions = dict.fromkeys(("torch", "transformers", "trl", "peft"), "1")
+    about = {"device": "cuda", "cards": ["H100, 80 GB, 590"], "versions": versions, "date": "2026-12-01", "commit": "c"}
+    cell = {
+        "planned_bytes": 3e9, "tokens": 2048, "lowrung": {"tokens_per_second": 12345.6, "peak_bytes": 2.5e9},
+        "SFTTrainer": {"out_of_memory": True},
+    }  # fmt: skip
+    steps = {"batch 4": cell, "seconds": 9.0, "ended": "after 50 s, before all was measured"}
+    run = {"status": "complete", "memory/peak_bytes": 1e9, "plan/memory_bytes": 1.1e9, "merge/kl": 0.001}
+    sweep = {"runs": [run, {"status": "oom"}], "trials_per_hour": 321.0, "tokens_per_second": 5000.0}
+    parts = {"steps 8B": steps, "workers 0.5B": {"workers 2": sweep}, "gates 0.5B": {"nf4": {"failed": "why"}}}
+    text = page_of(tmp_path, {"about": about, "parts": parts})
+    assert "H100, 80 GB, 590" in text
+    row = "| 2,048 | 12,346 | out of memory | not measured | 2.50 | out of memory | not measured | 3.00 |"
+    assert row in text
+    assert "Not whole: after 50 s" in text
+    assert "| 2 | 1 of 2 | 321 | 5,000 | 1.00 | 1.10 |" in text
+    assert "| nf4 | failed |" in text
+
+
+@pytest.mark.slow
+def test_steps_of_all_trainers_are_measured_and_are_the_same_training(tmp_path):
+    """The code that measures a GPU, on a CPU."""
+    out = tmp_path / "gpu.json"
+    benchmark.main(["--device", "cpu", "--part", "steps", "tiny", "--json", str(out)])
+    cells = json.loads(out.read_text())
+    assert list(cells) == ["batch 1", "batch 4"]
+    for cell in cells.values():
+        assert cell["planned_bytes"] > 0
+        losses = [cell[way]["losses"] for way in page.WAYS]
+        assert all(cell[way]["tokens_per_second"] > 0 for way in page.WAYS)
+        assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # bfloat16
+        assert losses[0] == pytest.approx(losses[2], rel=2e-3)
+
+
+@pytest.mark.slow
+def test_a_batch_without_memory_is_recorded_and_the_next_one_is_measured(tmp_path, monkeypatch):
+    from benchmarks.gpu import shapes, steps
+
+    def stock(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    shape = dataclasses.replace(shapes.SHAPES["tiny"], batches=(1,))
+    monkeypatch.setitem(shapes.SHAPES, "tiny", shape)
+    monkeypatch.setattr(steps, "_stock", stock)
+    found: dict[str, Any] = {}
+    steps.measure("tiny", "none", torch.device("cpu"), found.__setitem__)
+    assert found["batch 1"]["SFTTrainer"] == {"out_of_memory": True}
+    assert found["batch 1"]["lowrung"]["tokens_per_second"] > 0

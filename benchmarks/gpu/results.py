@@ -1,5 +1,6 @@
-"""The one JSON that the tests of a GPU write."""
+"""The one JSON that the tests and the benchmark of a GPU write."""
 
+import ctypes.util
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from typing import Any
 
 from benchmarks.gpu.needed import ROOT
 from benchmarks.peers import machine
+from lowrung.engine import gpus
 from lowrung.store import atomic
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
@@ -24,6 +26,11 @@ def file(device: str) -> Path | None:
     if OUT in os.environ:
         return Path(os.environ[OUT]) if os.environ[OUT] else None
     return RESULTS if device == "cuda" else None
+
+
+def has_gpu() -> bool:
+    """Whether there is one, also where `gpus.visible` does not see it: what uses it says so then."""
+    return bool(gpus.visible()) or (gpus.VISIBLE not in os.environ and ctypes.util.find_library("cuda") is not None)
 
 
 def about(device: str) -> dict[str, Any]:
@@ -51,8 +58,8 @@ def add(out: Path | None, device: str, kind: str, name: str, value: Any) -> None
     Args:
         out: the file, or None to write nothing.
         device: ``cuda``, or ``cpu`` where a CPU stands for one.
-        kind: ``tests``.
-        name: of the test.
+        kind: ``tests`` or ``parts``.
+        name: of the test, or of the benchmark's part.
         value: what was found.
     """
     if out is None:

@@ -17,6 +17,7 @@ from lowrung.engine import cores, gpus
 from lowrung.errors import LowrungError, RunFailed, UsageError
 from lowrung.report import leaderboard
 from lowrung.report.leaderboard import TrialRow
+from lowrung.report.planned import PlannedSweep
 from lowrung.runs import task
 from lowrung.runs.single import SingleRun
 from lowrung.store.outcome import Outcome
@@ -55,6 +56,7 @@ class Leaderboard:
         folder: the study's.
         verdict: which trials tie with the best, which one to take, and what the data do not allow to say. Its
             ``standings`` hold each trial's difference from the best, with its interval.
+        plan: of a dry run, which has no trials, what would be run and what that would take.
     """
 
     trials: Sequence[TrialRow]
@@ -62,6 +64,7 @@ class Leaderboard:
     objectives: Mapping[str, str]
     folder: Path
     verdict: "Verdict | None" = None
+    plan: PlannedSweep | None = None
 
     def to_pandas(self) -> "DataFrame":
         """A row for each trial, best first: its settings, metrics and measurements by their names, and the rest.
@@ -119,6 +122,8 @@ def run(*overrides: Overrides, config_dir: str | Path | None = None) -> RunOutco
             raise UsageError(problems)
         if composed.hydra.mode is RunMode.MULTIRUN:
             raise UsageError(f"lowrung.run trains one run, but a preset asks for a sweep. {_CALL_SWEEP}")
+        if composed.hydra.sweeper.get("dry_run"):
+            raise UsageError("lowrung.run trains one run, but hydra.sweeper.dry_run=true plans. Call lowrung.sweep.")
         try:
             single = hydra.run(CONFIG_NAME, _task, texts, with_log_configuration=False).return_value
             if isinstance(single, LowrungError):
@@ -206,7 +211,8 @@ def _run_outcome(single: Any) -> RunOutcome:
 
 def _leaderboard(results: Results) -> Leaderboard:
     verdict = results.answer.verdict
-    return Leaderboard(tuple(results.trials), results.best, results.objectives, results.folder.path, verdict)
+    trials, folder = tuple(results.trials), results.folder.path
+    return Leaderboard(trials, results.best, results.objectives, folder, verdict, results.planned)
 
 
 def _cells(row: TrialRow, in_front: Collection[int] | None) -> dict[str, Any]:

@@ -111,12 +111,19 @@ class PrivateSlurm:
         """Starts a node's daemon."""
         self._daemon(node, "slurmd", "-D", "-N", node, "-f", str(self.conf))
 
+    def return_node(self, node: str) -> None:
+        """Starts the daemon of a node that was killed, and waits until jobs may run there."""
+        self.start_node(node)
+        self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self.until(f"{node} is back", lambda: self._ask("sinfo", "-h", "-n", node, "-p", "debug", "-o", "%T") == "idle")
+
     def kill_node(self, node: str) -> None:
         """Kills a node's daemon and all that it runs, as a loss of power would, and says so to the controller.
 
         By itself it would see that after `SlurmdTimeout`, which is long: a node that a busy machine keeps waiting is no
-        lost one.
+        lost one. It is drained too: an answer that was under way would return it to service.
         """
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=lost")
         daemon = self._daemons.pop(node)
         parts = [pid for pid in _processes() if _is_of_a_job(pid, node, self.folder)]
         steps = {parent for parent in map(_parent, parts) if "slurmstepd" in _title(parent)}
@@ -252,7 +259,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=60
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -269,7 +276,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 SlurmdTimeout=600
-KillWait=10
+KillWait=30
 MinJobAge=60
 ReturnToService=2
 GresTypes=gpu

@@ -52,11 +52,24 @@ class TestContract(ProcessEngineContract):
             yield engine
 
 
+def await_reports(engine: Engine, *keys: str) -> None:
+    """Waits until each of these jobs has reported; several may in one answer."""
+    waiting = set(keys)
+    while waiting:
+        news = engine.wait(timeout=PATIENCE)
+        assert news, f"{waiting} did not report"
+        waiting -= {event.key for event in news}
+
+
 def await_node(engine: Engine, key: str, folder: Path) -> str:
     """SLURM's number of a job, once it runs and has reported."""
-    await_report(engine)
+    await_reports(engine, key)
+    return job_of(folder)
+
+
+def job_of(folder: Path) -> str:
     submitted = Submitted.of(RunFolder(folder))
-    assert submitted is not None, key
+    assert submitted is not None, folder
     return submitted.job
 
 
@@ -106,32 +119,27 @@ class TestEnds:
                 slurm.ask("scancel", above)
         assert end == Ended("a", Exit.EVICTED, "stopped", "SLURM ended its job: another job took its node")
 
-    def test_a_job_is_told_before_its_time_is_up(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
+    def test_jobs_whose_time_is_up(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
+        """One is told 90 s before; one hears nothing, as one that hangs, and is killed."""
+        hears, hangs = tmp_path / "hears", tmp_path / "hangs"
         with engine_with() as engine:
-            engine.submit(Job("a", tmp_path, partial(handles_sigterm, tmp_path)))
-            # Now, not from the beginning: the warning, 90 s before, would come before a job on a busy node hears it.
-            slurm.ask("scontrol", "update", f"JobId={await_node(engine, 'a', tmp_path)}", "TimeLimit=1")
-            end = end_of(engine, "a")
-        assert end == Ended("a", Exit.EVICTED, "stopped", "SLURM ended its job: its time was nearly up")
-
-    def test_a_job_that_is_killed_at_its_limit(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
-        """It hears nothing, as one that hangs."""
-        with engine_with() as engine:
-            engine.submit(Job("a", tmp_path, partial(hears_nothing, tmp_path)))
-            slurm.ask("scontrol", "update", f"JobId={await_node(engine, 'a', tmp_path)}", "TimeLimit=0")
-            end = end_of(engine, "a")
-        assert end == Ended("a", Exit.EVICTED, cause="SLURM ended its job: it reached its time limit")
+            engine.submit(Job("hears", hears, partial(handles_sigterm, hears)))
+            engine.submit(Job("hangs", hangs, partial(hears_nothing, hangs)))
+            await_reports(engine, "hears", "hangs")
+            # Now, not from the beginning: the warning would come before a job on a busy node hears it.
+            for folder, minutes in ((hears, 1), (hangs, 0)):
+                slurm.ask("scontrol", "update", f"JobId={job_of(folder)}", f"TimeLimit={minutes}")
+            ends = {event.key: event for event in events_of(engine, "hears", "hangs") if isinstance(event, Ended)}
+        said = "SLURM ended its job: "
+        assert ends["hears"] == Ended("hears", Exit.EVICTED, "stopped", f"{said}its time was nearly up")
+        assert ends["hangs"] == Ended("hangs", Exit.EVICTED, cause=f"{said}it reached its time limit")
 
     def test_a_controller_that_is_away_for_a_while(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         """A job that runs ends; what is submitted or cancelled meanwhile is, once the controller is back."""
         with engine_with() as engine:
             for key in ("ends", "is cancelled"):
                 engine.submit(Job(key, tmp_path / key, partial(run_until_told, tmp_path / key)))
-            waiting = {"ends", "is cancelled"}
-            while waiting:  # both may report in one answer
-                news = engine.wait(timeout=PATIENCE)
-                assert news
-                waiting -= {event.key for event in news}
+            await_reports(engine, "ends", "is cancelled")
             slurm.stop_controller()
             try:
                 engine.cancel("is cancelled")
@@ -158,8 +166,7 @@ class TestEnds:
                 engine.submit(Job("a", tmp_path, os.uname))
                 assert end_of(engine, "a").exit is Exit.RETURNED
             finally:
-                slurm.start_node(lost)
-        slurm.until("the node is back", lambda: "2 idle" in slurm.ask("sinfo", "-h", "-p", "debug", "-o", "%D %T"))
+                slurm.return_node(lost)
 
     def test_a_step_that_is_killed_as_a_whole(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         with engine_with() as engine:

@@ -167,11 +167,10 @@ def test_a_node_that_dies(slurm: PrivateSlurm, undisturbed: Undisturbed) -> None
         try:
             assert process.wait(PATIENCE) == 0, sweep.printed
         finally:
-            slurm.start_node(lost)
+            slurm.return_node(lost)
     assert "SLURM ended its job: its node failed" in sweep.printed
     assert sweep.printed.index("trial 0 (lora.r=1): submitted") < sweep.printed.index("trial 0 (lora.r=1): started")
     assert sweep.losses() == undisturbed.losses
-    slurm.until("the node is back", lambda: slurm.ask("sinfo", "-h", "-p", "debug", "-o", "%D %T") == "2 idle")
 
 
 def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, tmp_path: Path) -> None:

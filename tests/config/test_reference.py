@@ -91,7 +91,7 @@ def test_rows_have_types_and_composed_defaults(page):
     assert row(page, "lora.alpha")[:2] == ["float", "`32.0`"]
     assert row(page, "model.revision")[:2] == ["str or null", "`null`"]
     assert row(page, "store")[:2] == ["str", "`runs`"]
-    assert row(page, "hydra.launcher.workers")[:2] == ["any", "`auto`"]
+    assert row(page, "hydra.launcher.workers")[:2] == ["any", "`null`"]
     assert row(page, "hydra.sweeper.pruner.percentile")[0] == "float"
     assert "float32 `0.001`" in row(page, "verify.tolerances.<dtype>.max_abs_logit_diff")[1]
 

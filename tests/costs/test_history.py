@@ -10,19 +10,25 @@ import pytest
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
 from lowrung.costs import facts, formulas, history, prediction
 from lowrung.costs.facts import Planned
-from lowrung.costs.formulas import Asked
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
+from lowrung.costs.terms import Asked
 from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 
 FLOPS = 1e11
 
 
+def trained(**changes) -> TrainedSizes:
+    zeros = {field.name: 0 for field in dataclasses.fields(TrainedSizes) if field.name != "guesses"}
+    own = {"trainable": 10**6, "trainable_bytes": 4 * 10**6, "flops_per_token": 2e8, "saved_per_token": 1e6}
+    return TrainedSizes(**{**zeros, **own, **changes})
+
+
 def asked(**changes) -> Asked:
     rows = RowSizes(64, tuple(range(50, 151)), tuple([20] * 101))
     given = Asked(
         base=BaseSizes(parameters=10**8, quantizable=8 * 10**7, largest=10**6, width=576, vocabulary=49152),
-        trained=TrainedSizes(10**6, 4 * 10**6, 2e8, 0.0, 0.0, 2e8, 0.0, 0.0, 1e6, 0.0, 0.0),
+        trained=trained(),
         rows=rows,
         held_out=dataclasses.replace(rows, rows=8),
         model=ModelConf(path="model"),
@@ -40,7 +46,9 @@ def asked(**changes) -> Asked:
 def outcome(run: Asked, slower: float = 1.0, held: float = 1.0, **changes) -> Outcome:
     """Of a run that took so many times what the formulas say at `FLOPS`, and held so many times the memory."""
     work, memory = formulas.work(run), formulas.memory(run)
-    steps, evaluations, gate = (part / FLOPS * slower for part in (work.steps, work.evaluations, work.gate))
+    steps = work.step_seconds + work.steps / FLOPS * slower
+    evaluations = work.evaluation_seconds + work.evaluations / FLOPS * slower
+    gate = work.gate_seconds + work.gate / FLOPS * slower
     start = formulas.start_seconds(run) * slower
     measured = {
         "time/train_seconds": steps,
@@ -69,7 +77,8 @@ def test_a_measured_run_corrects_the_next(tmp_path):
     before = predicted(run, tmp_path)
     history.note(run, outcome(run, slower=2, held=1.2), tmp_path)
     after = predicted(run, tmp_path)
-    assert after.seconds == pytest.approx(2 * before.seconds)
+    beside = before.work.step_seconds + before.work.evaluation_seconds + before.work.gate_seconds
+    assert after.seconds == pytest.approx(2 * before.seconds - beside)
     assert after.memory_bytes == pytest.approx(1.2 * before.memory_bytes)
     assert after.source == "1 earlier run of these settings here"
 

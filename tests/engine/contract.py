@@ -177,6 +177,17 @@ class EngineContract:
     def test_waiting_for_nothing_returns_at_once(self, engine: Engine) -> None:
         assert list(engine.wait()) == []
 
+    def test_a_job_that_runs_no_longer_waits_and_leaves_nothing_to_tidy(self, engine: Engine, tmp_path: Path) -> None:
+        assert engine.waiting("a") is None
+        engine.submit(Job("a", tmp_path / "a", lambda: None))
+        assert engine.waiting("a") in ("", None)
+        end_of(engine, "a")
+        assert engine.waiting("a") is None
+        before = sorted(tmp_path.rglob("*"))
+        engine.tidy(tmp_path)
+        engine.tidy(tmp_path / "not there")
+        assert sorted(tmp_path.rglob("*")) == before
+
     def test_close_frees_the_folder_and_may_be_repeated(self, engine: Engine, tmp_path: Path) -> None:
         engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
         engine.close()

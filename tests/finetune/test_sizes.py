@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
+from transformers import Gemma3TextConfig, GPT2Config
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import rank_of
@@ -46,7 +45,7 @@ def trained(base, lora, *, checkpointing=False):
 
 
 def kept(model):
-    """The bytes that two rows of `TOKENS` keep for the backward pass, as they are trained, and the operations."""
+    """The bytes that two rows of `TOKENS` keep for the backward pass, as they are trained."""
     held = {}
     weights = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
 
@@ -63,20 +62,22 @@ def kept(model):
     if attention.joins(model):
         attention.settle(model)
         way = head.on_joined_rows
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda it: it):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         way(model, batch)
-    return sum(storage.nbytes() for name, storage in held.items() if name not in weights), counter.get_total_flops()
+    return sum(storage.nbytes() for name, storage in held.items() if name not in weights)
+
+
+def counted(found):
+    """The same, as it was counted."""
+    return 2 * TOKENS * (found.saved_per_token + found.saved_per_pair * TOKENS) + found.saved_fixed
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "patterns": {"rank_pattern": {"q_proj": 2, "down_proj": 6}, "layers_to_transform": [1]},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "layers_to_transform": [1], "peft": {"lora_bias": True}},
     "dora": {"use_dora": True, "dropout": 0.1},
-    "biases": {"bias": "all", "target_modules": "attention"},
-    "whole modules": {"modules_to_save": ["lm_head", "norm"]},
+    "whole modules": {"bias": "all", "target_modules": "attention", "modules_to_save": ["lm_head", "norm"]},
     "tokens": {"trainable_token_indices": [1, 2]},
     "mica": {"init": "mica"},
-    "a bias of B": {"peft": {"lora_bias": True}},
     "full": {"method": "full"},
 }
 
@@ -85,7 +86,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     ("name", "variant"),
     [
         *[pytest.param("tiny", name, marks=[] if name == "dora" else pytest.mark.slow) for name in VARIANTS],
-        *[pytest.param("tiny_gpt2", name, marks=pytest.mark.slow) for name in ("plain", "dora", "full")],
+        pytest.param("tiny_gpt2", "full", marks=pytest.mark.slow),
     ],
 )
 def test_a_variant_has_the_trainable_parameters_of_its_run(name, variant):
@@ -93,7 +94,7 @@ def test_a_variant_has_the_trainable_parameters_of_its_run(name, variant):
     model, found = trained(base, wanted), of(base, wanted)
     assert found.trainable == count_parameters(model).trainable
     assert found.trainable_bytes == sum(each.nbytes for each in model.parameters() if each.requires_grad)
-    assert kept(model)[0] == pytest.approx(2 * TOKENS * found.saved_per_token + found.saved_fixed, rel=0.02)
+    assert kept(model) == pytest.approx(counted(found), rel=0.02)
 
 
 @pytest.mark.slow
@@ -110,25 +111,22 @@ def test_a_base_with_settings_has_the_trainable_parameters_of_its_run(base, sett
     model, found = trained(base, lora(**settings)), of(base, lora(**settings))
     assert found.trainable == count_parameters(model).trainable
     assert found.trainable_bytes == sum(each.nbytes for each in model.parameters() if each.requires_grad)
-    of_token = found.saved_per_token + found.saved_per_pair * TOKENS
-    assert kept(model)[0] == pytest.approx(2 * TOKENS * of_token + found.saved_fixed, rel=0.02)
+    assert kept(model) == pytest.approx(counted(found), rel=0.02)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in architectures.CONFIGS if name not in ("gpt2", "mistral", "gemma3")])
+@pytest.mark.parametrize("name", ["gemma2", "qwen3", "phi3"])
 def test_an_architecture_keeps_what_was_counted(name):
     base = architectures.base(name)
     model, found = trained(base, lora()), of(base, lora())
-    saved, _ = kept(model)
     assert found.guesses == ()
-    of_token = found.saved_per_token + found.saved_per_pair * TOKENS
-    assert saved == pytest.approx(2 * TOKENS * of_token + found.saved_fixed, rel=0.02)
+    assert kept(model) == pytest.approx(counted(found), rel=0.02)
 
 
 @pytest.mark.slow
 def test_with_checkpointing_blocks_keep_their_inputs():
     found = of(TINY, lora(), gradient_checkpointing=True)
-    saved, _ = kept(trained(TINY, lora(), checkpointing=True))
+    saved = kept(trained(TINY, lora(), checkpointing=True))
     both = of(TINY, lora())
     one_block = both.saved_per_token / 2  # of two
     assert found.saved_per_token == pytest.approx(saved / (2 * TOKENS) + one_block, rel=0.1)
@@ -139,13 +137,12 @@ def test_with_checkpointing_blocks_keep_their_inputs():
 @pytest.mark.parametrize(
     "config",
     [
-        LlamaConfig(**{**architectures.SIZES, "num_hidden_layers": 5}),
         GPT2Config(**{**architectures.GPT2_SIZES, "n_layer": 4}),
         Gemma3TextConfig(
             **{**architectures.SIZES, "num_hidden_layers": 6}, layer_types=["sliding_attention", "full_attention"] * 3
         ),
     ],
-    ids=["llama", "gpt2", "gemma3"],
+    ids=["gpt2", "gemma3"],
 )
 def test_blocks_that_are_alike_are_counted_as_often_as_they_are_there(config):
     def model():
@@ -157,6 +154,7 @@ def test_blocks_that_are_alike_are_counted_as_often_as_they_are_there(config):
     assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(whole))
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_layers():
     plain, full = of(TINY, lora()), of(TINY, lora(method="full"))
     weights = sizes.of_base(TINY).quantizable
@@ -175,14 +173,16 @@ def test_ranks_between_two_others_are_counted_from_them():
 
 
 @pytest.mark.slow
-def test_a_mixture_says_what_is_a_guess(tmp_path):
-    architectures.MIXTURES["qwen3 moe"].save_pretrained(tmp_path / "mixture")
+def test_of_a_mixture_the_experts_of_a_token_are_counted(tmp_path):
+    config = architectures.MIXTURES["qwen3 moe"]
+    config.save_pretrained(tmp_path / "mixture")
     base = ModelConf(str(tmp_path / "mixture"))
-    found = of(base, lora(experts=True))
-    model = adapter.attach(architectures.random_model(architectures.MIXTURES["qwen3 moe"]), lora(experts=True))
-    assert found.trainable == count_parameters(model).trainable
-    assert found.saved_per_token > 0
-    assert found.guesses == () or "needs numbers" in found.guesses[0]
+    found, model = of(base, lora(experts=True)), architectures.random_model(config)
+    assert found.trainable == count_parameters(adapter.attach(model, lora(experts=True))).trainable
+    plain = of(base, lora())
+    experts, others = 2 * 3 * 64 * 32, 64 * 4 + 2 * 64 * (64 + 32)  # two of three matrices; the router and attention
+    assert plain.guesses == ()
+    assert plain.flops_per_token == pytest.approx(2 * (2 * (experts + others) + plain.trainable))
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 ``LOWRUNG_GPU_TESTS=cpu`` lets a CPU stand for the GPU, to try the tests themselves out; nothing is recorded then.
 """
 
-import ctypes.util
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 from benchmarks.gpu import results
 
-from lowrung.engine import gpus
 from lowrung.engine.local import LocalEngine
 
 DEVICE = "cpu" if os.environ.get("LOWRUNG_GPU_TESTS") == "cpu" else "cuda"
@@ -21,11 +19,6 @@ BUDGET = 360.0
 """Seconds that all tests here take together; one that could go beyond is not begun."""
 
 _began: list[float] = []
-
-
-def has_gpu() -> bool:
-    """Whether there is one, also where `gpus.count` does not see it: a test says so then."""
-    return bool(gpus.visible()) or (gpus.VISIBLE not in os.environ and ctypes.util.find_library("cuda") is not None)
 
 
 def why_skipped(seconds: float, spent: float, *, is_there: bool) -> str | None:
@@ -45,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     _began[:] = _began or [time.monotonic()]
     spent = time.monotonic() - _began[0]
-    if reason := why_skipped(marker.kwargs["seconds"], spent, is_there=has_gpu()):
+    if reason := why_skipped(marker.kwargs["seconds"], spent, is_there=results.has_gpu()):
         pytest.skip(reason)
 
 

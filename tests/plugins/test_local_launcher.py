@@ -177,12 +177,12 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
         pytest.param("0,1", 2, {"workers": 1.5}, ["whole number >= 1, but is 1.5"], id="a worker and a half"),
         pytest.param("0,1", 2, {"workers": True}, ["whole number >= 1, but is True"], id="workers as a boolean"),
         pytest.param("7", 0, {}, ["but is '7', and this machine has none. Unset it"], id="no GPU that is listed"),
-        pytest.param("0,1", 2, {"workers": None}, ["whole number >= 1, but is None"], id="workers left open"),
+        pytest.param("0,1", 2, {"workers_per_gpu": "two"}, ["1 or auto, but is 'two'"], id="workers a GPU in words"),
         pytest.param(
             "0,1",
             2,
             {"workers_per_gpu": 0},
-            ["hydra.launcher.workers_per_gpu must be at least 1, but is 0"],
+            ["hydra.launcher.workers_per_gpu must be at least 1 or auto, but is 0"],
             id="no worker a GPU",
         ),
         pytest.param(
@@ -226,7 +226,7 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
             {"workers": -1, "workers_per_gpu": -2, "gpus_per_trial": 3, "time_limit": "1d"},
             [
                 "whole number >= 1, but is -1",
-                "workers_per_gpu must be at least 1, but is -2",
+                "workers_per_gpu must be at least 1 or auto, but is -2",
                 "but is 3, and CUDA_VISIBLE_DEVICES='0,7' lists 2",
                 "but is '1d'",
                 "no GPU 7.",

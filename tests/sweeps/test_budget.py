@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import pytest
 
 from lowrung.config.schema import Config
-from lowrung.costs.formulas import Memory, Work
 from lowrung.costs.prediction import Prediction
+from lowrung.costs.terms import Memory, Work
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Outcome
-from lowrung.sweeps import budget
+from lowrung.sweeps import budget, spending
 from tests.stage import RATE, Act, Died, Stage, ranks, trains
 
 HOUR = 3600.0
@@ -128,6 +131,43 @@ def test_seeds_that_would_pass_it_wait_for_a_larger_one(here, clock):
     ran = here.sweep("lora.r=2", "seed=0,1,2", _budget(6), act=clock.runs(times=1.5))
     assert [config.seed for config in ran] == [0, 1]
     assert [config.seed for config in here.sweep("lora.r=2", "seed=0,1,2", _budget(8), act=clock.runs())] == [2]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_by_a_kill_counts_once_with_what_its_mailbox_shows(here, monkeypatch, capsys):
+    monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: time.time() - HOUR)  # its report comes an hour later
+
+    def killed(config: Config) -> Outcome:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return trains(config)
+
+    child = os.fork()
+    if not child:
+        here.sweep("lora.r=2,4", act=killed)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    monkeypatch.setattr("lowrung.sweeps.spending._now", time.time)
+    for _ in range(2):
+        here.sweep("lora.r=2,4", _budget(99))
+        assert _spent(here) == pytest.approx(1, abs=0.05)
+    assert "trial 0 was cut 3600 s after its start, by what its mailbox and its log show" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("launcher", "slots", "expected"),
+    [
+        ({"workers_per_gpu": 1, "gpus_per_trial": 1}, 4, 1),
+        ({"workers_per_gpu": 2, "gpus_per_trial": 1}, 8, 0.5),
+        ({"workers_per_gpu": 1, "gpus_per_trial": 2}, 2, 2),
+        ({"workers_per_gpu": 1, "gpus_per_trial": 1}, 1, 1),
+        ({"workers_per_gpu": "auto", "gpus_per_trial": 1}, 6, pytest.approx(2 / 3)),
+        ({"gpus_per_trial": 0.5}, 8, 0.5),
+        ({"partition": None, "gpus_per_trial": 4}, 8, 4),
+    ],
+)
+def test_a_job_counts_with_its_part_of_the_gpus(monkeypatch, launcher, slots, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr("lowrung.config.signature.device_kind", lambda: "cuda")
+    assert spending.gpus_of(launcher, slots) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,14 @@ class LocalLauncherConf:
     """The settings of the default launcher, which runs each job in a fresh process on this machine.
 
     Attributes:
-        workers: how many jobs run at the same time. They share the CPU cores and take turns over the GPUs. ``auto``
-            keeps every visible GPU busy: ``workers_per_gpu`` jobs for each ``gpus_per_trial`` GPUs. Without a GPU it is
-            one job, which uses all cores.
-        workers_per_gpu: how many jobs share a GPU (or a group of ``gpus_per_trial`` GPUs) and its memory with
-            ``workers=auto``. One, since a job that fills the GPU gains nothing from a second one beside it.
+        workers: how many jobs run at the same time. They share the CPU cores and take turns over the GPUs. null keeps
+            every visible GPU busy: ``workers_per_gpu`` jobs for each ``gpus_per_trial`` GPUs; without a GPU it is one
+            job, which uses all cores. ``auto`` is the same on GPUs, and on a CPU as many as have room by the plan: a
+            core each, and 0.7 of the memory together. A run's result follows from its threads in its last bits, so
+            ``auto`` gives results of their own on machines of other memory; a study keeps its first number.
+        workers_per_gpu: how many jobs share a GPU (or a group of ``gpus_per_trial`` GPUs) and its memory where
+            ``workers`` is no number. One, since a job that fills the GPU gains nothing from a second one beside it.
+            ``auto`` is as many as have room by the plan in 0.7 of its memory, with a core each.
         gpus_per_trial: how many of the visible GPUs each job sees. One, since a model that fits on one GPU gains
             nothing from more; ``model.device_map=auto`` spreads a larger model over them. If the visible GPUs cannot be
             divided evenly, the rest is not used. Without a GPU, jobs run on the CPU and this must be 1.
@@ -31,8 +34,8 @@ class LocalLauncherConf:
     """
 
     _target_: str = "hydra_plugins.lowrung.local_launcher.LocalLauncher"
-    workers: Any = "auto"
-    workers_per_gpu: int = 1
+    workers: Any = None
+    workers_per_gpu: Any = 1
     gpus_per_trial: int = 1
     time_limit: Any = None
 
@@ -50,7 +53,7 @@ class LocalLauncher(EngineLauncher):
         time_limit: see `LocalLauncherConf`.
     """
 
-    def __init__(self, workers: Any, workers_per_gpu: int, gpus_per_trial: int, time_limit: Any) -> None:
+    def __init__(self, workers: Any, workers_per_gpu: Any, gpus_per_trial: int, time_limit: Any) -> None:
         self._workers = workers
         self._workers_per_gpu = workers_per_gpu
         self._gpus_per_trial = gpus_per_trial
@@ -83,28 +86,34 @@ class LocalLauncher(EngineLauncher):
         ]
 
     def _slots(self) -> int:
-        """As many as workers were asked for; with ``auto``, as many as the visible GPUs take, or one on the CPU."""
+        """As many as workers were asked for, else as many as the visible GPUs take, or one on the CPU.
+
+        Where the plan is to say how many, a sweep asks it after the preflight.
+        """
         from lowrung.engine import gpus
 
-        if self._workers != "auto":
+        if self._workers not in (None, "auto"):
             return int(self._workers)
         groups = gpus.groups(gpus.visible(), self._gpus_per_trial)
-        return len(groups) * self._workers_per_gpu or 1
+        return len(groups) * (1 if self._workers_per_gpu == "auto" else self._workers_per_gpu) or 1
 
 
-def _worker_problems(workers: Any, workers_per_gpu: int) -> Iterator[str]:
+def _worker_problems(workers: Any, workers_per_gpu: Any) -> Iterator[str]:
     """What is wrong with ``hydra.launcher.workers`` and ``workers_per_gpu``."""
-    is_whole = isinstance(workers, int) and not isinstance(workers, bool)
-    if workers != "auto" and not (is_whole and workers >= 1):
+    if workers not in (None, "auto") and not (_is_whole(workers) and workers >= 1):
         yield (
             f"hydra.launcher.workers must be auto or a whole number >= 1, but is {workers!r}. "
-            "It counts the jobs that run at the same time; auto is one for each GPU, and one on the CPU."
+            "It counts the jobs that run at the same time; null is one for each GPU, and one on the CPU."
         )
-    if workers_per_gpu < 1:
+    if workers_per_gpu != "auto" and not (_is_whole(workers_per_gpu) and workers_per_gpu >= 1):
         yield (
-            f"hydra.launcher.workers_per_gpu must be at least 1, but is {workers_per_gpu}. "
+            f"hydra.launcher.workers_per_gpu must be at least 1 or auto, but is {workers_per_gpu!r}. "
             "It counts the jobs that share a GPU; leave it at 1 to give each its own."
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _gpu_problems(gpus_per_trial: int) -> Iterator[str]:

@@ -23,6 +23,8 @@ class SweeperConf:
             (A dict as the default could be added to on the command line, but not be replaced.)
         constraints: metrics with limits that the best trial must keep to, such as ``{params/trainable:"<=1e6"}``. The
             samplers tpe, nsga2 and gp learn which settings break them. null is none.
+            What is planned can be limited too (``plan/memory_bytes``, ``plan/seconds``, ``plan/disk_bytes``, and
+            ``params/trainable``): a trial that breaks such a limit by the plan is not run.
         over_seeds: what a trial's value is over its seeds, for objectives and constraints: ``mean``, ``median``, or
             ``worst`` (the largest loss, the smallest accuracy). The mean uses all seeds best. The median forgives one
             bad seed in three; the worst is for a recipe that must never fail. Other metrics are means.
@@ -52,9 +54,13 @@ class SweeperConf:
             database that others can read. The address must hold no password. null is a SQLite file in the study's
             folder.
         fresh: starts the study over. Results stay in the store, and a run that has one there is not trained again.
-        retries: how often a run whose process was lost (a crash, a kill) is started again, from its last checkpoint. A
-            run that is out of memory is tried once more, with half the batch and twice the accumulation. Any other
-            failure would occur again, so such a run is not tried again.
+        retries: how often a run whose process was lost (a crash, a kill) is started again, from its last checkpoint.
+            Any other failure would occur again, so such a run is not tried again; see ``on_oom``.
+        on_oom: what becomes of a run that does not fit into memory, by the plan before it starts and in fact after.
+            ``halve`` starts it with half the batch and twice the accumulation, as often as the plan asks for, and tries
+            a run that is out of memory once more with half of that. ``skip`` leaves it out. ``fail`` starts nothing
+            where a run does not fit by the plan, and lets one fail that is out of memory. The plan leaves a run out
+            where 0.7 of its predicted memory is more than there is, since predictions may be 15% off, or more.
         max_failures: this many failed trials, one after the other, end the sweep: the next ones would most likely fail
             too.
         dry_run: checks everything, prints what would be run and what that would take, and runs nothing.
@@ -81,6 +87,7 @@ class SweeperConf:
     storage: str | None = None
     fresh: bool = False
     retries: int = 1
+    on_oom: str = "halve"
     max_failures: int = 5
     dry_run: bool = False
     plan_for: Any = None

@@ -1,174 +1,310 @@
-"""The model of a run's memory and time: what is held and computed, part by part, each by one formula."""
+"""The model of a run's memory and time: what is held and computed, part by part, each by one formula.
 
-import dataclasses
+Sources: the sizes are counted on the run's own model without its weights (`lowrung.finetune.sizes`); what is held when
+follows from the code that holds it, which each formula names; the constants were fitted to the runs of docs/plan.md,
+on a CPU. On a GPU the same formulas hold, without what only a CPU's memory has (libraries, mapped files, the heap).
+They were not measured there, and CUDA's own context (0.3 to 0.6 GB) is apart, as it is in ``memory/peak_bytes``.
+"""
 
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
+import math
+
+from lowrung.config.schema import TrainConf
+from lowrung.costs.batches import batch_tokens, is_padded, packed_length, pair_length
+from lowrung.costs.sizes import RowSizes
+from lowrung.costs.terms import Asked, Memory, Work
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number, by the precision's name."""
 
-LIBRARIES = {"cpu": 600_000_000, "cuda": 0}
-"""Bytes that Python and its libraries hold. On a GPU only what torch allocates there is counted."""
+LIBRARIES = {"cpu": 590_000_000, "cuda": 0}
+"""Bytes that Python and its libraries hold: a run's process is forked with 480 MB resident, and uses more of torch,
+transformers and PEFT as it goes on. On a GPU only what torch allocates there is counted."""
+
+AROUND = {"cpu": 1.2, "cuda": 1.1}
+"""What is held in training, over the activations and logits that are kept for the backward pass: the gradients of
+activations, one layer's at a time, and pieces of the heap that are free but too small."""
+
+AROUND_CHECKPOINTED = {"cpu": 4.0, "cuda": 1.1}
+"""The same over activations where blocks are computed again. Little is kept then, and on a CPU most is pieces that one
+block after the other leaves in glibc's heap: 2.9 and 6.3 times were measured."""
+
+STATES = {"adam": 2, "sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "adafactor": 0.01, "lomo": 0}
+"""Numbers that an optimiser keeps for each parameter, by a part of its name in transformers."""
+
+LOGITS = 3
+"""Copies of a labelled token's logits in float32: they, their log-softmax, and the gradient or what it is made from."""
+
+KEPT_LOGITS = 3
+"""Copies of the gate's logits: of what was trained, of the base, and of the adapter."""
+
+SHARE = 0.6
+"""Of the speed at which large matrices are multiplied, how much a pass reaches: products of 500 tokens' states, and
+what is no product (norms, activations, rotations)."""
+
+HEAD_SHARE = 0.6
+"""The same of the head with the loss, or the argmax, over its logits."""
+
+PASS_SECONDS = 0.005
+"""While a pass starts its many small operations."""
+
+TOKEN_SECONDS = 0.03
+"""While a token is generated, the same, and the cache grows."""
+
+PARAMETER = 300
+"""Operations that could be done while a trained parameter is clipped and updated: 12 bytes are read, 12 written."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A run that is to be predicted.
-
-    Attributes:
-        base: the base's sizes.
-        trained: of what is trained.
-        rows: of the training rows.
-        held_out: of the held-out rows.
-        model: the base model.
-        lora: the adapter.
-        train: how it is trained.
-        verify: the gate.
-        steps: optimiser steps.
-        device: ``cpu`` or ``cuda``.
-        dtype: the precision that the base is held in, ``auto`` being resolved.
-        threads: CPU threads.
-        answered: held-out rows that the trained model answers, for ``data.metrics``.
-        is_base_kept: whether what the base says of the held-out rows is in the store.
-    """
-
-    base: BaseSizes
-    trained: TrainedSizes
-    rows: RowSizes
-    held_out: RowSizes
-    model: ModelConf
-    lora: LoraConf
-    train: TrainConf
-    verify: VerifyConf
-    steps: int
-    device: str
-    dtype: str
-    threads: int
-    answered: int = 0
-    is_base_kept: bool = False
-
-    @property
-    def guesses(self) -> tuple[str, ...]:
-        """What was not known, each with what was taken in its place."""
-        parts = (self.base, self.trained, self.rows, self.held_out)
-        return tuple(dict.fromkeys(guess for part in parts for guess in part.guesses))
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes that a run holds at most, by part: in main memory on a CPU, else on its GPU.
-
-    Attributes:
-        libraries: Python and what it has imported.
-        weights: the base's.
-        adapter: what is trained beside the base; 0 where the base itself is.
-        gradients: of what is trained.
-        optimizer: the optimiser's state.
-        activations: what the forward pass keeps for the backward pass.
-        logits: of a batch's labelled tokens, with what the loss makes of them.
-        gate: what the gate holds at most, libraries and weights included; it begins when training has given all back.
-    """
-
-    libraries: float
-    weights: float
-    adapter: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    gate: float
-
-    @property
-    def training(self) -> float:
-        """The most that training holds."""
-        return (
-            self.libraries
-            + self.weights
-            + self.adapter
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.logits
-        )
-
-    @property
-    def peak(self) -> float:
-        """The most that the run holds."""
-        return max(self.training, self.gate)
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What a run computes, by part, in floating point operations; a part's seconds are these over a speed.
-
-    Attributes:
-        steps: of all training steps.
-        evaluations: of the held-out rows, as often as what is trained is scored on them.
-        gate: of the merged-vs-adapter gate.
-        base: of what is computed of the base alone, once for all runs that share it; 0 where it is in the store.
-    """
-
-    steps: float
-    evaluations: float
-    gate: float
-    base: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Of the run."""
-        return self.steps + self.evaluations + self.gate + self.base
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def memory(asked: Asked) -> Memory:
-    """The bytes of a run, by part."""
-    held = BYTES[asked.dtype]
-    bits = {"none": 8 * held, "int8": 8, "nf4": 4.127 if asked.model.double_quantization else 4.5}
-    in_full = asked.base.parameters - asked.base.quantizable
-    weights = in_full * held + asked.base.quantizable * bits[asked.model.quantization] / 8
-    batch = asked.train.batch_size / asked.train.rank_count
-    tokens = batch * asked.rows.longest_of(max(1, round(batch)))
-    length = tokens / batch
-    saved = asked.trained.saved_per_token + asked.trained.saved_per_pair * length
-    labelled = batch * asked.rows.mean_labelled
-    own = 0 if asked.lora.is_full else asked.trained.trainable_bytes
-    libraries = LIBRARIES[asked.device]
+    """The bytes of a run, by part and phase."""
+    libraries, weights = LIBRARIES[asked.device], weight_bytes(asked)
+    trained = asked.trained.trainable_bytes
+    around, again = AROUND[asked.device], AROUND_CHECKPOINTED[asked.device]
+    adapter = 0 if asked.lora.is_full else trained
+    optimizer = trained * states(asked.train)
     return Memory(
         libraries=libraries,
         weights=weights,
-        adapter=own,
-        gradients=asked.trained.trainable_bytes,
-        optimizer=2 * asked.trained.trainable_bytes,
-        activations=tokens * saved,
-        logits=3 * 4 * labelled * asked.base.vocabulary,
-        gate=libraries + 2 * weights if asked.verify.enabled else 0,
+        adapter=adapter,
+        gradients=trained,
+        optimizer=optimizer,
+        activations=(again if asked.train.gradient_checkpointing else around) * activation_bytes(asked),
+        logits=around * logit_bytes(asked),
+        gate=gate_bytes(asked) if asked.verify.enabled else 0,
+        loading=libraries + loading_bytes(asked),
+        evaluation=libraries + weights + adapter + trained + optimizer + evaluation_bytes(asked),
     )
+
+
+def weight_bytes(asked: Asked) -> float:
+    """The base's weights while it is trained, in each of several ranks.
+
+    On a CPU the file of a quantised base stays mapped beside them, for the embedding that is not quantised and lies in
+    it; and the copies in full that were quantised one after the other stay in the heap, in pieces. FSDP divides the
+    weights among the ranks.
+    """
+    shards = asked.train.rank_count if asked.train.parallel == "fsdp" else 1
+    return (_held(asked) + _beside_quantized(asked)) / shards
+
+
+def _held(asked: Asked) -> float:
+    """With nf4, four bits a weight, and a constant for 64 of them: 32 bits, or 8 bits where it is quantised too."""
+    held = BYTES[asked.dtype]
+    bits = {"none": 8 * held, "int8": 8, "nf4": 4.127 if asked.model.double_quantization else 4.5}
+    in_full = asked.base.parameters - asked.base.quantizable
+    return in_full * held + asked.base.quantizable * bits[asked.model.quantization] / 8
+
+
+def _mapped_beside(asked: Asked) -> float:
+    """Pages of a quantised base's file that no weight lies in any more."""
+    if asked.model.quantization == "none" or asked.device != "cpu":
+        return 0.0
+    in_full = asked.base.parameters - asked.base.quantizable
+    return max(0.0, asked.base.stored_bytes - in_full * BYTES[asked.dtype])
+
+
+def _beside_quantized(asked: Asked) -> float:
+    if asked.model.quantization == "none" or asked.device != "cpu":
+        return 0.0
+    return _mapped_beside(asked) + asked.base.quantizable * BYTES[asked.dtype]
+
+
+def loading_bytes(asked: Asked) -> float:
+    """What is held while the base is read, beside the libraries.
+
+    On a CPU a file in the precision that is asked for is mapped, and its pages are the weights; any other is there
+    beside its copy.
+    """
+    if asked.device != "cpu" or asked.model.quantization != "none":
+        return _held(asked) + _beside_quantized(asked)
+    stored = asked.base.stored_bytes
+    is_as_stored = abs(stored / max(_held(asked), 1) - 1) < 0.1
+    return _held(asked) + (0 if is_as_stored else stored)
+
+
+def states(train: TrainConf) -> float:
+    """The optimiser's state over what is trained, AdamW's unless ``train.sft.optim`` names another."""
+    name = str(train.sft.get("optim", "adamw"))
+    numbers = next((count for part, count in STATES.items() if part in name), 2)
+    return numbers / 4 if "8bit" in name else numbers
+
+
+def activation_bytes(asked: Asked) -> float:
+    """What the forward pass keeps of the largest batch, by what was counted of a row; of a quantised base one layer."""
+    tokens, length = batch_tokens(asked), pair_length(asked)
+    sizes = asked.trained
+    kept = tokens * (sizes.saved_per_token + sizes.saved_per_pair * length) + sizes.saved_fixed
+    in_full = 2 * asked.base.largest * BYTES[asked.dtype] if asked.model.quantization != "none" else 0
+    return kept + in_full
+
+
+def logit_bytes(asked: Asked) -> float:
+    """The head sees labelled tokens only, and the loss is computed in float32."""
+    labelled = batch_tokens(asked) * asked.rows.mean_labelled / max(asked.rows.mean_tokens, 1)
+    return LOGITS * 4 * labelled * asked.base.vocabulary
+
+
+def evaluation_bytes(asked: Asked) -> float:
+    """Logits of the longest rows of an evaluation, scored together, and of those that are kept for the gate."""
+    size = min(asked.train.eval_batch_size, asked.held_out.rows)
+    kept = asked.verify.prompts if asked.verify.enabled else 0
+    return 4 * asked.base.vocabulary * (LOGITS * size + kept) * asked.held_out.mean_labelled
+
+
+def gate_bytes(asked: Asked) -> float:
+    """The most that the gate holds, libraries included; see `lowrung.finetune.gate.verify`.
+
+    It holds one model at a time, in float32. The largest moment is where a merged model is cast to 16 bits beside
+    itself, or is read from such a file; with a quantised base, where that is dequantised. Where all weights were
+    trained nothing is merged.
+    """
+    base = asked.base
+    in_full = 4 * base.parameters
+    kept = KEPT_LOGITS * 4 * base.vocabulary * asked.verify.prompts * asked.held_out.mean_labelled
+    cast = 0.0 if asked.lora.is_full else float(base.parameters * (BYTES[asked.verify.merge_dtype] % 4))
+    if asked.model.quantization != "none" and not asked.lora.is_full:
+        beside = _held(asked) + _mapped_beside(asked)
+        cast = max(cast, beside - (base.parameters - base.quantizable) * BYTES[asked.dtype])
+    elif asked.device == "cpu":
+        stored = base.stored_bytes
+        cast = max(cast, 0 if abs(stored / max(in_full, 1) - 1) < 0.1 else stored)
+    return LIBRARIES[asked.device] + in_full + cast + kept
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
 
 
 def work(asked: Asked) -> Work:
-    """The operations of a run, by part."""
-    train, base = asked.train, asked.base
-    rows = train.batch_size * train.gradient_accumulation_steps
-    passes = 3 if asked.lora.is_full else 2
-    passes += 1 if train.gradient_checkpointing else 0
+    """The operations of a run, by part, and the seconds beside them."""
+    train, again = asked.train, int(asked.train.gradient_checkpointing)
     evaluations = -(-asked.steps // train.eval_steps)
-    scoring = asked.held_out.rows * _forward(asked, asked.held_out)
-    prompts = asked.verify.prompts if asked.verify.enabled else 0
+    batches = math.ceil(asked.held_out.rows / train.eval_batch_size)
+    tokens = math.ceil(asked.answered / train.eval_batch_size) * asked.held_out.labelled[-1]
     return Work(
-        steps=asked.steps * rows * passes * _forward(asked, asked.rows),
-        evaluations=evaluations * scoring,
-        gate=4 * prompts * _forward(asked, asked.held_out) + prompts * asked.verify.new_tokens * 4 * base.parameters,
-        base=0.0 if asked.is_base_kept else scoring,
+        steps=asked.steps * step_work(asked),
+        evaluations=evaluations * scoring_work(asked) + answering_work(asked, tokens),
+        gate=gate_work(asked) if asked.verify.enabled else 0.0,
+        base=0.0 if asked.is_base_kept else scoring_work(asked),
+        step_seconds=asked.steps * train.gradient_accumulation_steps * (3 + again) * PASS_SECONDS,
+        evaluation_seconds=evaluations * batches * PASS_SECONDS + tokens * TOKEN_SECONDS,
+        gate_seconds=gate_seconds(asked) if asked.verify.enabled else 0.0,
     )
 
 
+def step_work(asked: Asked) -> float:
+    """Of an optimiser step: its forward and backward passes, the head's, and the update."""
+    train, sizes, rows = asked.train, asked.trained, asked.rows
+    batch = train.batch_size / train.rank_count
+    if train.packing:
+        tokens = batch * packed_length(asked)
+    else:
+        tokens = batch * (rows.longest_of(max(1, round(batch))) if is_padded(asked) else rows.mean_tokens)
+    length = pair_length(asked)
+    forward = tokens * (sizes.flops_per_token + sizes.flops_per_pair * length) + sizes.flops_fixed
+    backward = tokens * (sizes.backward_flops_per_token + sizes.backward_flops_per_pair * length)
+    backward += sizes.backward_flops_fixed
+    again = 1 if train.gradient_checkpointing else 0
+    labelled = tokens * rows.mean_labelled / max(rows.mean_tokens, 1)
+    head = (3 if asked.lora.is_full or asked.lora.modules_to_save else 2) * head_work(asked, labelled)
+    products = (forward * (1 + again) + backward) / SHARE + head / HEAD_SHARE
+    products += (1 + again) * norm_work(asked)
+    return train.gradient_accumulation_steps * products + PARAMETER * sizes.trainable
+
+
+def norm_work(asked: Asked) -> float:
+    """Of DoRA's norms of all adapted weights, once for each forward pass."""
+    return WEIGHT_NORM * asked.base.quantizable if asked.lora.use_dora and not asked.lora.is_full else 0.0
+
+
+def head_work(asked: Asked, labelled: float) -> float:
+    """Of so many tokens' logits."""
+    return 2 * labelled * asked.base.width * asked.base.vocabulary
+
+
+def scoring_work(asked: Asked) -> float:
+    """Of the held-out rows, scored once."""
+    rows = asked.held_out
+    passes = math.ceil(rows.rows / asked.train.eval_batch_size)
+    return rows.rows * row_work(asked, rows) + passes * (asked.trained.flops_fixed / SHARE + norm_work(asked))
+
+
+def row_work(asked: Asked, rows: RowSizes) -> float:
+    """Of a row's forward pass, with the head at its labelled tokens."""
+    sizes, length = asked.trained, rows.mean_tokens
+    body = length * (sizes.flops_per_token + sizes.flops_per_pair * length)
+    return body / SHARE + head_work(asked, rows.mean_labelled) / HEAD_SHARE
+
+
+def prompts_work(asked: Asked) -> float:
+    """Of a forward pass over the gate's rows."""
+    return asked.verify.prompts * row_work(asked, asked.held_out)
+
+
+TOKEN = 40
+"""Operations that could be done while a weight is read, once for each token that is generated: memory sets the pace."""
+
+WEIGHT_NORM = 1100
+"""The same while DoRA takes the norm of a weight's column, in each pass: 11 ns."""
+
+GATE_SECONDS = 1.6
+"""While the gate's configs and adapters are read, and memory is given back."""
+
+WORD_SECONDS = 50e-6
+"""While a word of the vocabulary is read, in each of the tokenizers that are compared."""
+
+MOVED_SECONDS = 5e-9
+"""While a weight is merged, saved in both precisions, and read again three times."""
+
+COMPARED_SECONDS = 15e-9
+"""While a logit is compared, twice, in float64 on the CPU."""
+
+QUANTIZED_SECONDS = 28e-9
+"""While a weight is read and quantised."""
+
+
+def gate_work(asked: Asked) -> float:
+    """Of the gate: the rows are read by the adapter and by each merged model, and the adapter generates.
+
+    Where all weights were trained, the saved model alone reads them.
+    """
+    verify, reading = asked.verify, prompts_work(asked)
+    of_base = 0.0 if asked.is_base_kept else 1.5 * reading  # two of the rows with a branch, too
+    forgetting = 2 * verify.forgetting * row_work(asked, asked.held_out)
+    if asked.lora.is_full:
+        return of_base + reading + forgetting
+    models = 3 if verify.merge_dtype != "float32" else 2
+    if asked.model.quantization != "none":  # read as it was trained, on the dequantised base, and quantised once more
+        models += 2
+    return of_base + (models + 1) * reading + verify.new_tokens * TOKEN * asked.base.parameters + forgetting
+
+
+def gate_seconds(asked: Asked) -> float:
+    """Of the gate beside its operations: models are written and read again, tokenizers and logits are compared."""
+    verify, base = asked.verify, asked.base
+    compared = verify.prompts * asked.held_out.mean_labelled * base.vocabulary * COMPARED_SECONDS
+    files = GATE_SECONDS + WORD_SECONDS * base.vocabulary + compared
+    if asked.lora.is_full:
+        return files / 2 + MOVED_SECONDS / 3 * base.parameters
+    quantized = 3 * QUANTIZED_SECONDS * base.quantizable if asked.model.quantization != "none" else 0.0
+    return files + MOVED_SECONDS * base.parameters + quantized + verify.new_tokens * TOKEN_SECONDS
+
+
+def answering_work(asked: Asked, tokens: int) -> float:
+    """Of the held-out rows' answers, which ``data.metrics`` score, by all tokens of all batches."""
+    return tokens * TOKEN * asked.base.parameters + asked.answered * row_work(asked, asked.held_out)
+
+
+START_SECONDS = 1.4
+"""Before a run's first step and after its last: trainer, tokenizer, files."""
+
+READ_SECONDS = 5e-9
+"""For each byte of weights that is read."""
+
+
 def start_seconds(asked: Asked) -> float:
-    """Seconds before the first step and after the last: the base is read, what was trained is written."""
-    return 3.0
-
-
-def _forward(asked: Asked, rows: RowSizes) -> float:
-    """Operations of a row's forward pass, with the head at its labelled tokens."""
-    length = rows.mean_tokens
-    body = length * (asked.trained.flops_per_token + asked.trained.flops_per_pair * length)
-    return body + 2 * rows.mean_labelled * asked.base.width * asked.base.vocabulary
+    """Seconds of a run beside its passes: the base is read, what was trained is written."""
+    written = asked.trained.trainable_bytes * (1 + 3 * (asked.train.save_steps != 0))
+    quantized = asked.base.quantizable if asked.model.quantization != "none" else 0
+    return START_SECONDS + READ_SECONDS * _held(asked) + QUANTIZED_SECONDS * quantized + 2e-9 * written

@@ -20,19 +20,19 @@ from typing import Any
 
 from lowrung.config import machine, schema, signature, source
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked
 from lowrung.costs.prediction import Speed
+from lowrung.costs.terms import Asked, Memory
 from lowrung.store import layout
 from lowrung.store.outcome import Outcome, Status
 
 LAST = 9
 """Runs that a median is taken over, the newest ones."""
 
+LEAST = 0.2
+"""Of a part's seconds, its products have this share at least: what is beside them in a small model is roughly known."""
+
 READ_BYTES = 2**20
 """Of the file's end, which is read: some 2,000 runs. What is older is of no use beside them."""
-
-CODE = ("costs/formulas.py", "costs/sizes.py", "costs/history.py", "finetune/sizes.py")
-"""What says how a run's parts are counted, below the package."""
 
 FORMULAS = "how fast this machine multiplies matrices"
 """The source of a speed where no run was measured."""
@@ -64,12 +64,14 @@ def speed(asked: Asked, store: Path, flops_per_second: float) -> Speed:
         flops_per_second: how fast this machine multiplies matrices, for where there were none.
     """
     lines, which = _nearest(asked, store)
+    if not lines:
+        return Speed.unmeasured(asked, flops_per_second, FORMULAS)
     steps = _median(lines, "steps") or flops_per_second
     return Speed(
         flops_per_second=steps,
-        start_seconds=formulas.start_seconds(asked) * _middle([line.start for line in lines]),
+        start_seconds=formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
         # libraries weigh the same in other models' runs, and the rest does not
-        memory_factor=_middle([line.memory for line in lines]) if which < _OTHERS else 1.0,
+        memory_factor=statistics.median(line.memory for line in lines) if which < _OTHERS else 1.0,
         source=_in_words(which, len(lines)),
         evaluating=_median(lines, "evaluations") or steps,
         verifying=_median(lines, "gate") or steps,
@@ -112,7 +114,9 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
         gate = measured.get("time/gate_seconds", 0.0)
         if gate and facts.get("verified_on", asked.device) == asked.device:
             took["gate"] = gate
-        speeds = {name: work[name] / seconds for name, seconds in took.items() if seconds > 0 and work[name] > 0}
+        beside = {"steps": "step_seconds", "evaluations": "evaluation_seconds", "gate": "gate_seconds"}
+        products = {name: max(took[name] - work[beside[name]], LEAST * took[name]) for name in took}
+        speeds = {name: work[name] / seconds for name, seconds in products.items() if seconds > 0 and work[name] > 0}
         base_seconds = work["base"] / speeds["evaluations"]
         rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
         predicted = _peak(facts["plan"]["memory"])
@@ -125,7 +129,7 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
 
 
 def _peak(parts: Mapping[str, float]) -> float:
-    return formulas.Memory(**parts).peak
+    return Memory(**parts).peak
 
 
 _OTHERS = 2
@@ -198,8 +202,7 @@ def _seal(fields: Mapping[str, Any]) -> str:
 @functools.cache
 def _version() -> str:
     """A hash of what a line's numbers depend on beside the machine: formulas, what trains, libraries."""
-    package = Path(__file__).parents[1]
-    code = [hashlib.sha256((package / name).read_bytes()).hexdigest() for name in CODE]
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(Path(__file__).parent.glob("*.py"))]
     return schema.digest([code, source.digest(), signature.versions((*signature.PACKAGES, signature.BITS))])
 
 
@@ -208,12 +211,6 @@ def _median(lines: Sequence[Line], part: str) -> float | None:
     return statistics.median(measured) if measured else None
 
 
-def _middle(ratios: Sequence[float]) -> float:
-    return statistics.median(ratios) if ratios else 1.0
-
-
 def _in_words(which: int, count: int) -> str:
-    if not count:
-        return FORMULAS
     of = ("of these settings", "of this model", "of other settings or models")[which]
     return f"{count} earlier run{'s' if count > 1 else ''} {of} here"

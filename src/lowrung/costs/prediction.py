@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from lowrung.costs import formulas
-from lowrung.costs.formulas import Asked, Memory, Work
+from lowrung.costs.terms import Asked, Memory, Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,22 @@ class Speed:
     evaluating: float | None = None
     verifying: float | None = None
 
+    @classmethod
+    def unmeasured(cls, asked: Asked, flops_per_second: float, source: str) -> "Speed":
+        """That of a machine on which no run was measured, by how fast it multiplies large matrices.
+
+        Args:
+            asked: the run.
+            flops_per_second: of such a product, in the run's precision and with its threads.
+            source: where this is from, in words.
+        """
+        return cls(flops_per_second, formulas.start_seconds(asked), 1.0, source)
+
     def seconds(self, work: Work) -> float:
         """Of a run that computes this."""
+        beside = self.start_seconds + work.step_seconds + work.evaluation_seconds + work.gate_seconds
         return (
-            self.start_seconds
+            beside
             + work.steps / self.flops_per_second
             + (work.evaluations + work.base) / (self.evaluating or self.flops_per_second)
             + work.gate / (self.verifying or self.flops_per_second)

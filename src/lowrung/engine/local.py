@@ -74,6 +74,16 @@ class LocalEngine:
         """How many CPU threads each job may use: an equal share of the cores that this process may use."""
         return max(1, cores.usable_cores() // self._slots)
 
+    def resize(self, slots: int) -> None:
+        """Takes another number of slots from now on, and with it of threads; nothing may be running.
+
+        Raises:
+            EngineError: when a job runs, or there is no slot.
+        """
+        if self._running or slots < 1:
+            raise EngineError(f"An engine must be idle to be given {slots} slots, one at least. Wait for its jobs.")
+        self._slots = slots
+
     def preload(self) -> None:
         """Starts the server that imports what is preloaded; see `lowrung.engine.base.Engine.preload`."""
         self._starter.preload()

@@ -8,8 +8,10 @@ over a model of 70 billion weights takes as long as one over a small one.
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -44,10 +47,37 @@ CAUSAL = "sdpa_causal"
 
 OUTSIDE, HEAD = "outside", "head"
 
+MOST_SECONDS = 5.0
+"""Of CPU time, that passes may take: a pass of RWKV takes that long for 100 tokens, others a tenth of a second."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what torch logs of an operation that it cannot do without numbers: it raises, too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class _AnyPrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Has experts be multiplied in any precision, as a CPU does; without numbers torch knows bfloat16 alone."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not aten._grouped_mm.default:
+            return func(*args, **(kwargs or {}))
+        one, other = args[:2]
+        ends = args[2] if len(args) > 2 else (kwargs or {})["offs"]
+        groups = ends.shape if one.dim() == other.dim() == 2 else one.shape[:-2]
+        return one.new_empty(*groups, one.shape[-2], other.shape[-1])
+
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """Of a pass over one row, the head left out.
+    """Of a pass over one row, the head left out but for what it keeps whatever the row is.
 
     Attributes:
         forward: operations of the forward pass, two for each multiplication and addition.
@@ -62,7 +92,9 @@ class Counted:
     checkpointed: float
 
 
-def counted(model: Any, lengths: Sequence[int], device: torch.device, *, alike: bool = True) -> list[Counted]:
+def counted(
+    model: Any, lengths: Sequence[int], device: torch.device, *, alike: bool = True, masked: bool = True
+) -> list[Counted]:
     """Counts a pass over a row of each of these lengths.
 
     Args:
@@ -70,8 +102,10 @@ def counted(model: Any, lengths: Sequence[int], device: torch.device, *, alike: 
         lengths: in tokens.
         device: whose kernels are taken.
         alike: whether of blocks that are alike two are run for all, which some forward passes do not bear.
+        masked: whether the pass is given its mask, which some make themselves.
 
     Raises:
+        TimeoutError: when it takes more than `MOST_SECONDS`, as where a model goes from token to token.
         Exception: whatever a model raises that asks for a tensor's numbers, as for the way of a token to an expert.
     """
     model.train()
@@ -79,25 +113,27 @@ def counted(model: Any, lengths: Sequence[int], device: torch.device, *, alike: 
     for name, block in blocks.items():
         if not block.is_run:
             _leave_out(model.get_submodule(name), model.get_submodule(block.like))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    until = time.process_time() + MOST_SECONDS
+    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), _AnyPrecision():  # type: ignore[no-untyped-call]
         model.to_empty(device=device)
-        return [_counted(model, blocks, length) for length in lengths]
+        return [_counted(model, blocks, length, masked=masked, until=until) for length in lengths]
 
 
-def _counted(model: Any, blocks: "Mapping[str, _Block]", length: int) -> Counted:
-    tally = _Tally(model)
+def _counted(model: Any, blocks: "Mapping[str, _Block]", length: int, *, masked: bool, until: float) -> Counted:
+    tally = _Tally(model, until)
     with tally.watching(model, blocks):
-        ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-        # A mask of four dimensions is taken as it is; any other is looked into, and here it has no content.
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=model.device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long, device=model.device)}
+        if masked:  # with four dimensions it is taken as it is; any other is looked into, and here it has no content
+            mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=model.device)
+            inputs["attention_mask"] = mask
+        logits = model(**inputs, use_cache=False).logits
         forward = tally.operations()
         logits.float().sum().backward()
         both = tally.operations()
     return Counted(
         forward=_whole(forward, blocks),
         backward=_whole({part: both[part] - forward.get(part, 0) for part in both}, blocks),
-        saved=_whole(tally.saved, blocks),
+        saved=_whole(tally.saved, blocks) + tally.saved[HEAD],
         checkpointed=tally.checkpointed(blocks),
     )
 
@@ -178,8 +214,9 @@ def _whole(counts: Mapping[str, float], blocks: Mapping[str, _Block]) -> float:
 class _Tally:
     """What a pass computes and keeps, by the block that does it, and the rest as ``outside`` and ``head``."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, until: float) -> None:
         self.part = OUTSIDE
+        self.until = until
         self.weights = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
         self.saved: dict[str, float] = defaultdict(float)
         self.inputs: dict[str, float] = defaultdict(float)
@@ -198,7 +235,7 @@ class _Tally:
     def checkpointed(self, blocks: Mapping[str, _Block]) -> float:
         """Bytes that are held at most where blocks keep their inputs: the largest block's beside all inputs."""
         largest = max((self.saved[name] for name in blocks), default=0.0)
-        return self.saved[OUTSIDE] + _whole(self.inputs, blocks) + largest
+        return self.saved[OUTSIDE] + self.saved[HEAD] + _whole(self.inputs, blocks) + largest
 
     @contextlib.contextmanager
     def watching(self, model: Any, blocks: Mapping[str, _Block]) -> Iterator[None]:
@@ -242,6 +279,8 @@ class _Tally:
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self.saved[self.part] += self._new_bytes(tensor, self._held)
+        if time.process_time() > self.until:
+            raise TimeoutError("it goes from token to token")
         return tensor
 
     def _new_bytes(self, tensor: Tensor, known: dict[int, Any]) -> int:

@@ -1,16 +1,20 @@
 """The sizes that a run's memory and time follow from, counted on the meta device: no weight is read."""
 
-import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import peft
 import torch
+import transformers
 from datasets import Dataset
 from peft.utils import ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
+from lowrung.config import schema, source
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, at_rank, rank_of, sized_key, trained_key
 from lowrung.errors import in_short
@@ -18,11 +22,13 @@ from lowrung.finetune import guess, passes
 from lowrung.finetune.lora import injection, products, settings
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.passes import Counted
+from lowrung.store import layout, sealed
 
 PERCENTILES = 101
 
-LENGTHS = (32, 64, 128)
-"""Tokens of the rows that passes are counted over: three, for what a pass, a token and a pair of tokens take."""
+LENGTHS = (64, 128, 256)
+"""Tokens of the rows that passes are counted over: three, for what a pass, a token and a pair of tokens take. Linear
+attention fills its chunks, often of 64 tokens."""
 
 
 ROWS = 512
@@ -65,8 +71,8 @@ def of_trained(
         base: the base model; of the hub's, config and tokenizer alone are fetched.
         adapters: the settings of each adapter.
         trains: each way in which it is trained.
-        device: ``cpu`` or ``cuda``, where runs compute on another than this process. A GPU that is not here computes
-            what a CPU does without joining rows, as far as is known.
+        device: ``cpu`` or ``cuda``, where runs compute on another than this process. What a GPU does that is not here
+            is taken from the CPU's kernels, in bfloat16 and with padded rows.
     """
     base = pretrained.without_weights(base)
     found: dict[str, dict[int, TrainedSizes]] = {}
@@ -108,22 +114,28 @@ class _Trained:
 
     @classmethod
     def of(cls, base: ModelConf, lora: LoraConf, kind: str) -> "_Trained":
-        """Counts it, as it is trained on a device of this kind."""
-        here = pretrained.device()
-        device = here if here.type == kind else torch.device("cpu")
+        """It, as it is trained on a device of this kind: what was counted before, or else is counted now."""
+        record = _record(base, lora, kind)
+        if fields := record and sealed.read(record):
+            passes = [Counted(**each) for each in fields["passes"]]
+            return cls(fields["parameters"], fields["bytes"], passes, tuple(fields["guesses"]))
+        counted, is_sure = cls._counted(base, lora, kind)
+        if record and is_sure:  # a guess may be for want of time
+            sealed.keep(record, {**dataclasses.asdict(counted), "guesses": list(counted.guesses)})
+        return counted
+
+    @classmethod
+    def _counted(cls, base: ModelConf, lora: LoraConf, kind: str) -> tuple["_Trained", bool]:
+        """It, counted now, and whether nothing of its passes had to be guessed."""
         model = _model(base, lora, kind)
         trained = [each for each in model.parameters() if each.requires_grad]
         guesses = [_EVA] if lora.init == "eva" and not lora.is_full else []
-        found: Sequence[Counted] = ()
-        with contextlib.suppress(Exception):  # a forward pass that needs all blocks
-            found = passes.counted(model, LENGTHS, device)
-        try:
-            found = found or passes.counted(_model(base, lora, kind), LENGTHS, device, alike=False)
-        except Exception as error:  # whatever a foreign model's code raises where tensors have no numbers
-            guesses.append(_GUESS.format(why=in_short(error)))
+        found, why = _passes(base, lora, kind, model)
+        if is_guessed := not found:
+            guesses.append(_GUESS.format(why=why))
             found = guess.passes(pretrained.skeleton(base), trained, LENGTHS, is_full=lora.is_full)
         held = sum(each.numel() * each.element_size() for each in trained)
-        return cls(sum(each.numel() for each in trained), held, found, tuple(guesses))
+        return cls(sum(each.numel() for each in trained), held, found, tuple(guesses)), not is_guessed
 
     def sizes(self, checkpointing: bool) -> TrainedSizes:
         """They, as the formulas take them."""
@@ -137,10 +149,37 @@ class _Trained:
         return TrainedSizes(self.parameters, self.bytes, **terms, guesses=self.guesses)
 
 
+def _record(base: ModelConf, lora: LoraConf, kind: str) -> Path | None:
+    """Where counts are kept, for all data, seeds and stores: to count takes 1 s. None where code is the model's own."""
+    if base.trust_remote_code:
+        return None
+    config = pretrained.config_of(base).to_json_string(use_diff=False)
+    settings = dataclasses.replace(base, path="", revision=None)
+    libraries = [library.__version__ for library in (torch, transformers, peft)]
+    rows = list(pretrained.added_rows(base))
+    own = [config, settings, sized_key(lora), rank_of(lora), rows, kind, str(pretrained.device())]
+    return layout.sizes_record(schema.digest([source.digest(), sys.version, libraries, own]))
+
+
+def _passes(base: ModelConf, lora: LoraConf, kind: str, model: Any) -> tuple[Sequence[Counted], str]:
+    """Passes over rows of `LENGTHS`; none where they cannot be counted, and why."""
+    here, why = pretrained.device(), ""
+    device = here if here.type == kind else torch.device("cpu")
+    for way in ({}, {"masked": False}, {"alike": False}):
+        try:
+            return passes.counted(model, LENGTHS, device, **way), ""
+        except TimeoutError as error:
+            return (), str(error)
+        except Exception as error:  # whatever a foreign model's code raises where tensors have no numbers
+            why = why or in_short(error)
+        model = _model(base, lora, kind)
+    return (), why
+
+
 _EVA = "lora.init=eva spreads the ranks by the data: each layer is taken with the rank of its settings"
 
 _GUESS = (
-    "operations and activations follow from the sizes of the layers, since the model's forward pass needs numbers"
+    "operations and activations follow from the sizes of the layers, since the model's forward pass cannot be counted"
     " ({why})"
 )
 

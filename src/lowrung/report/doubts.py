@@ -27,7 +27,7 @@ def edges(
         intervals: those that were searched, by key: low, high, and whether by orders of magnitude.
     """
     kinds = {_kind(row) for row in ties}
-    ended = (row for row in rows if row.outcome.status not in (Status.FAILED, Status.CANCELLED))
+    ended = (row for row in rows if row.outcome.status not in (Status.FAILED, Status.CANCELLED, Status.SKIPPED))
     tried = [row for row in ended if _kind(row) in kinds]
     keys = dict.fromkeys(key for row in ties for key in row.point if not key.endswith("seed"))
     return [sentence for key in keys for sentence in _edge(key, tried, ties, intervals.get(key))]

@@ -100,7 +100,7 @@ def _state(point: PlannedPoint) -> str:
         return f"{point.kept} of {runs} in the store"
     if point.from_step:
         return f"goes on from step {point.from_step}"
-    return "drawn when it starts" if _is_drawn(point) else "to train"
+    return "drawn" if _is_drawn(point) else "to train"
 
 
 def _is_drawn(point: PlannedPoint) -> bool:
@@ -139,8 +139,11 @@ def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
     name = " ".join(f"{key}={value}" for key, value in memory.point.items() if "interval(" not in value)
     most = f"{size(memory.predicted)}{f' in the largest run ({name})' if name else ''}"
     yield "memory", f"{most}{of}{', so it does not fit' if memory.is_too_much else ''}"
-    parts = [f"{part} {size(held)}" for part, held in memory.parts.items() if held]
-    yield "", f"{', '.join(parts)}; then the gate {size(memory.gate)}" if memory.gate else ", ".join(parts)
+    yield "", f"training: {', '.join(f'{part} {size(held)}' for part, held in memory.parts.items() if held)}"
+    phases = [f"{name} {size(held)}" for name, held in memory.phases.items() if held]
+    yield "", f"one after the other: {', '.join(phases)}"
+    if not 0.995 < memory.correction < 1.005:
+        yield "", f"all times {memory.correction:.2f}, by what was measured here"
 
 
 def _remedies(memory: PlannedMemory) -> str:

@@ -81,14 +81,17 @@ class Remedy:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedMemory:
-    """The largest run's memory, by part, in bytes; the parts of training are held together.
+    """The largest run's memory, in bytes.
 
     Attributes:
         point: the run's.
-        parts: ``libraries``, ``weights``, ``adapter``, ``gradients``, ``optimizer``, ``activations``, ``logits``.
-        gate: what the gate holds at most, when training has given back what it held.
-        predicted: the peak: the larger of both, times ``correction``.
-        correction: what earlier runs held, over what the formulas say of them; 1 where there are none.
+        parts: of training, which add up: ``libraries``, ``weights``, ``adapter``, ``gradients``, ``optimizer``,
+            ``activations``, ``logits``.
+        phases: what is held at most in each, one after the other: ``training``, ``gate``, ``evaluation``, ``loading``.
+        predicted: what the run must have: the largest phase, times ``correction``; on a GPU without the gate, which
+            goes to the CPU where the GPU's memory does not suffice.
+        correction: what earlier runs held, over what the formulas say of them, and on a CPU the run's ranks; 1 where
+            there are none.
         room: the device's memory that a run has; null where it is not known.
         room_free: what of it is free now; null where it is not known.
         room_name: what it is, in words.
@@ -98,7 +101,7 @@ class PlannedMemory:
 
     point: Mapping[str, str]
     parts: Mapping[str, float]
-    gate: float
+    phases: Mapping[str, float]
     predicted: float
     correction: float
     room: float | None

@@ -173,6 +173,7 @@ class Progress:
         best: str | None,
         runs_left: int | None = None,
         spent: str = "",
+        skipped: int = 0,
     ) -> None:
         """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
 
@@ -187,12 +188,15 @@ class Progress:
             best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
             runs_left: runs of the trials that are not done; None is one each.
             spent: of the budget, in words; empty where there is none.
+            skipped: those that the plan left out; they are done too.
         """
         if total < 2:
             return
-        done = complete + pruned + failed
+        done = complete + pruned + failed + skipped
         parts = [f"{done} of {total} done"]
-        parts += [f"{count} {end}" for count, end in ((pruned, "pruned"), (failed, "failed")) if count]
+        parts += [
+            f"{count} {end}" for count, end in ((pruned, "pruned"), (failed, "failed"), (skipped, "left out")) if count
+        ]
         parts += [spent] * bool(spent)
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)

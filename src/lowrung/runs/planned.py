@@ -6,9 +6,9 @@ from pathlib import Path
 from lowrung.config import machine, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf
 from lowrung.costs import history, prediction, sizes
-from lowrung.costs.formulas import Asked
 from lowrung.costs.prediction import Prediction
 from lowrung.costs.sizes import TrainedSizes
+from lowrung.costs.terms import Asked
 from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs
 from lowrung.store import layout
@@ -68,6 +68,7 @@ def asked(config: Config, preflight: Preflight, threads: int) -> Asked | None:
         device=signature.device_kind(),
         dtype=_dtype(config.model, config.lora),
         threads=threads,
+        max_length=config.data.max_length,
         answered=held_out.rows if config.data.metrics else 0,
         is_base_kept=_is_base_kept(config, preflight, threads),
     )

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lowrung.costs.prediction import PLANNED
 from lowrung.search import objectives
 
 
@@ -25,6 +26,11 @@ class Constraint:
     def __str__(self) -> str:
         return f"{self.metric} {'<=' if self.is_upper else '>='} {self.bound:g}"
 
+    @property
+    def is_of_plan(self) -> bool:
+        """Whether it is on what is planned of a run and never measured: what was run has kept to it."""
+        return self.metric.startswith("plan/")
+
     def violation(self, metrics: Mapping[str, float]) -> float:
         """By how much a result breaks the bound, for Optuna: above 0 where it does, 1 where the metric is missing."""
         if self.metric not in metrics:
@@ -44,7 +50,8 @@ def problems(settings: Any) -> list[str]:
         return [f'hydra.sweeper.constraints must be pairs such as {{params/trainable:"<=1e6"}}, but is {settings!r}.']
     found = []
     for metric, text in settings.items():
-        found += objectives.name_problems("hydra.sweeper.constraints", metric)
+        if metric not in PLANNED:
+            found += objectives.name_problems("hydra.sweeper.constraints", metric, PLANNED)
         if not _is_bound(text):
             found.append(
                 f"hydra.sweeper.constraints.{metric} must be <= or >= and a number, but is {text!r}. Write it in"

@@ -1,7 +1,7 @@
 """The metrics that a sweep optimises or keeps within bounds, and whether every run measures them."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lowrung.config import schema
@@ -69,9 +69,10 @@ def objective_problems(objectives: Any) -> list[str]:
     return found
 
 
-def name_problems(setting: str, name: Any) -> list[str]:
-    """Whether a setting names a metric that a run has."""
-    return [] if _may_be_generated(name) else list(one_of(setting, name, OBJECTIVES))
+def name_problems(setting: str, name: Any, also: Sequence[str] = ()) -> list[str]:
+    """Whether a setting names a metric that a run has, or another one of those that it may name."""
+    names = list(dict.fromkeys([*OBJECTIVES, *also]))
+    return [] if _may_be_generated(name) else list(one_of(setting, name, names))
 
 
 def _may_be_generated(name: Any) -> bool:

@@ -15,7 +15,7 @@ from lowrung.errors import UsageError
 from lowrung.search import pruning, samplers, scope
 from lowrung.search import purpose as purposes
 from lowrung.search.axes import Params
-from lowrung.search.constraints import parse
+from lowrung.search.constraints import Constraint, parse
 from lowrung.search.judge import Judge
 from lowrung.search.lease import Lease
 from lowrung.search.mirror import Mirror
@@ -26,7 +26,11 @@ from lowrung.store.outcome import Outcome, Status
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-STATES = {Status.COMPLETE: TrialState.COMPLETE, Status.PRUNED: TrialState.PRUNED}
+STATES = {
+    Status.COMPLETE: TrialState.COMPLETE,
+    Status.PRUNED: TrialState.PRUNED,
+    Status.SKIPPED: TrialState.PRUNED,  # TPE learns from pruned trials that break a constraint, and from no failed one
+}
 """Optuna's state for a status; any other is a failure to it."""
 
 RUN = "run/"
@@ -48,6 +52,13 @@ _TAUGHT = "warm start"
 
 _SHOWN = 12
 """So many changes of a study are listed."""
+
+
+def _violation(constraint: Constraint, outcome: Outcome) -> float:
+    """By how much a trial breaks a constraint; one that was run has kept to what is planned."""
+    if constraint.is_of_plan and outcome.status is not Status.SKIPPED:
+        return 0.0
+    return constraint.violation(outcome.numbers)
 
 
 class Study:
@@ -288,7 +299,7 @@ class Study:
             if outcome.cause:
                 trial.set_user_attr("cause", outcome.cause)
             for constraint in self._constraints:
-                trial.set_constraint(str(constraint), constraint.violation(outcome.metrics))
+                trial.set_constraint(str(constraint), _violation(constraint, outcome))
             state = STATES.get(outcome.status, TrialState.FAIL)
             if not outcome.metrics.keys() >= self._objectives.keys():  # a perplexity that is not finite, say
                 state = TrialState.FAIL if state is TrialState.COMPLETE else state

@@ -241,6 +241,11 @@ def source_record(key: str) -> Path:
     return cache_folder() / "source" / f"{key}.json"
 
 
+def sizes_record(key: str) -> Path:
+    """The record of what was counted of a model with an adapter."""
+    return cache_folder() / "sizes" / f"{key}.json"
+
+
 def preflight_record(store: Path, key: str) -> Path:
     """The record of a preflight that found no problem."""
     return store / ".preflight" / f"{key}.json"

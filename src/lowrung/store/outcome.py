@@ -15,7 +15,10 @@ from lowrung.store import atomic, records
 
 
 class Status(enum.StrEnum):
-    """How a run ended. A closed set: every run ends in exactly one of these."""
+    """How a run ended. A closed set: every run ends in exactly one of these.
+
+    A trial that was left out by the plan is skipped; no run is.
+    """
 
     COMPLETE = "complete"
     PRUNED = "pruned"
@@ -23,11 +26,12 @@ class Status(enum.StrEnum):
     OOM = "oom"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SKIPPED = "skipped"
 
     @property
     def is_kept(self) -> bool:
         """Whether a rerun of the same study keeps the result rather than running it again."""
-        return self in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED)
+        return self in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED, Status.SKIPPED)
 
 
 class Numbers(Mapping[str, float]):

@@ -11,7 +11,6 @@ from lowrung.sweeps import tried_first
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.stage import Stage
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Agenda:
         plan: the sweep's.
         begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.beginning`.
         notify: prints a line for the user.
-        spending: says which points the budget has room for.
+        may_begin: says which points the budget has room for.
 
     Attributes:
         begun: the stages that have begun, by name.
@@ -57,9 +56,9 @@ class Agenda:
         plan: Plan,
         begin: Callable[[Stage, Mapping[str, Begun]], Begun],
         notify: Callable[[str], None],
-        spending: Spending,
+        may_begin: Callable[[GridPoint], bool],
     ) -> None:
-        self._spending = spending
+        self._may_begin = may_begin
         self._study = study
         self._plan = plan
         self._begin = begin
@@ -124,9 +123,9 @@ class Agenda:
             self._say_what_was_not_tried(begun)
             return None
         # A value that is drawn decides what a run takes; the queue holds it back then, and the next start goes on.
-        if not point.is_open and not self._spending.may_begin(point):
+        if not point.is_open and not self._may_begin(point):
             others = (other for other in begun.due if not other.is_open)
-            point = next((other for other in others if self._spending.may_begin(other)), None)
+            point = next((other for other in others if self._may_begin(other)), None)
             if point is None:
                 return None
         space = point.space if self._plan.search.is_united else None

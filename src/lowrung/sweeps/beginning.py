@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Status
 from lowrung.sweeps import resume, starting
+from lowrung.sweeps.beforehand import SKIP, Beforehand
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
@@ -32,6 +33,7 @@ class Beginning:
         tracking: keeps what was recorded of them.
         results: takes them over.
         notify: prints a line for the user.
+        beforehand: decides which trials are not run.
     """
 
     study: "Study"
@@ -41,6 +43,7 @@ class Beginning:
     tracking: SweepTracking
     results: Results
     notify: Callable[[str], None]
+    beforehand: Beforehand
 
     def begin(self, stage: Stage, earlier: Mapping[str, Begun]) -> Begun:
         """Finds a stage's points, and takes over the trials that they have had, in other stages and earlier starts.
@@ -58,6 +61,7 @@ class Beginning:
         for number in shared:
             self.results.promote(number, stage.name)
         self._keep(begun)
+        self._keep_skipped(begun)
         left_out = self._left_out(begun)
         self._say_what_is_left_out(begun, left_out)
         self._note_taken(stage, shared, left_out)
@@ -106,6 +110,29 @@ class Beginning:
                 is_reused=self.study.is_reused(trial),
                 stage=begun.stage.name,
             )
+
+    def _keep_skipped(self, begun: Begun) -> None:
+        """Takes over the stage's trials that were left out, and would be today.
+
+        One that was drawn was replaced by another one then, unless it was run and was out of memory.
+        """
+        for trial in self.study.trials:
+            point = begun.point_of(trial.params) if self.study.stage_of(trial) == begun.stage.name else None
+            if point is None or trial.user_attrs.get("status") != Status.SKIPPED or begun.is_repeat(point):
+                continue
+            was_run = bool(self.study.runs(trial))
+            if was_run and self.plan.settings.on_oom != SKIP:
+                continue
+            decision = self.beforehand.of(self.composer.exact(point.space, trial.params).config)
+            if not was_run and decision.skipped is None and not point.is_open:
+                continue
+            if was_run or not point.is_open:
+                begun.keep(trial.number, point, trial.params)
+            else:
+                self.results.drawn_in_vain += 1
+            outcome = dataclasses.replace(decision.outcome, cause=decision.skipped or trial.user_attrs.get("cause"))
+            texts = point.space.texts(trial.params)
+            self.results.add(trial.number, texts, outcome, {}, is_reused=False, stage=begun.stage.name)
 
     def _left_out(self, begun: Begun) -> list[int]:
         """Trials of the stage that started from what is no longer the best."""

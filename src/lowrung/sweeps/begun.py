@@ -9,6 +9,9 @@ from lowrung.search.first import fits
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.stage import Stage
 
+MOST_IN_VAIN = 100
+"""So many drawn trials in a row that the plan leaves out end a stage: next to nothing in its intervals may be run."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
@@ -33,6 +36,7 @@ class Begun:
         pending: the trials that have not ended, by number.
         ended: those that have, in order.
         shared: how many of these were run for an earlier stage.
+        in_vain: how many drawn trials in a row were left out by the plan.
         first: points that are tried before all others; those that no trial has had.
     """
 
@@ -42,6 +46,7 @@ class Begun:
     ended: dict[int, Ended] = dataclasses.field(default_factory=dict)
     shared: int = 0
     first: list[Params] = dataclasses.field(default_factory=list)
+    in_vain: int = 0
     _trials_at: Counter[int] = dataclasses.field(default_factory=Counter)
 
     @property
@@ -65,7 +70,7 @@ class Begun:
     @property
     def due(self) -> list[GridPoint]:
         """The points that may have a trial now; the one whose turn it is comes first."""
-        if self._trials_at.total() >= self.n_trials:
+        if self._trials_at.total() >= self.n_trials or self.in_vain >= MOST_IN_VAIN:
             return []
         due = [
             i
@@ -106,6 +111,11 @@ class Begun:
     def end(self, number: int) -> None:
         """A trial that was under way has ended."""
         self.ended[number] = self.pending.pop(number)
+
+    def give_up(self, number: int) -> None:
+        """A drawn trial is left out by the plan, and another one is drawn in its place."""
+        self._trials_at[self.points.index(self.pending.pop(number).point)] -= 1
+        self.in_vain += 1
 
     def keep(self, number: int, point: GridPoint, params: Params) -> None:
         """Counts a trial that has ended before."""

@@ -18,12 +18,15 @@ from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import runs
 from lowrung.sweeps.agenda import Agenda, Due
+from lowrung.sweeps.beforehand import HALVE, Beforehand, Decision
 from lowrung.sweeps.beginning import Beginning
+from lowrung.sweeps.begun import MOST_IN_VAIN
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
-from lowrung.sweeps.runs import Run, RunMaker
+from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
 from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track.base import Opening
@@ -65,6 +68,7 @@ class Coordinator:
         composer: makes the runs' configs.
         task_function: the function below ``@hydra.main``.
         engine: where runs are executed.
+        beforehand: decides on runs before they start.
         is_known: whether all runs may have results.
     """
 
@@ -75,6 +79,7 @@ class Coordinator:
         composer: Composer,
         task_function: TaskFunction,
         engine: Engine,
+        beforehand: Beforehand,
         *,
         is_known: bool = False,
     ) -> None:
@@ -87,10 +92,12 @@ class Coordinator:
         self._progress = Progress()
         self._tracking.sender.say = self._progress.say
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
-        beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, self._progress.say)
+        self._beforehand = beforehand
+        say = self._progress.say
+        beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
         self._spending = Spending(study, plan, self._maker, composer.master, engine.slots, self._note_tries)
         self._results.spending = self._spending
-        self._agenda = Agenda(study, plan, beginning.begin, self._progress.say, self._spending)
+        self._agenda = Agenda(study, plan, beginning.begin, self._progress.say, self._may_begin)
         self._queue = Queue(
             engine,
             plan,
@@ -149,7 +156,7 @@ class Coordinator:
                 if not self._queue.running:
                     raise signals.interruption
             else:
-                while self._queue.has_room and (due := self._agenda.next()):
+                while not signals.is_to_stop and self._queue.has_room and (due := self._agenda.next()):
                     self._start(due)
             if not self._queue.unfinished or self._queue.is_out_of_budget:
                 return self._leave_off()
@@ -182,6 +189,12 @@ class Coordinator:
             return False
         return self._study.judge.report(self._trial_of(event.run), int(event.metrics["train/tokens"]), event.metrics)
 
+    def _may_begin(self, point: GridPoint) -> bool:
+        """Whether the budget has room for a point without intervals, or its trial is left out for another reason."""
+        if self._spending.budget is None or self._beforehand.of_point(point).skipped is not None:
+            return True
+        return self._spending.may_begin(point)
+
     def _trial_of(self, run: Run) -> "Trial":
         return self._pending[run.trial].trial
 
@@ -189,15 +202,55 @@ class Coordinator:
 
     def _start(self, due: Due) -> None:
         """Starts a trial's runs, one for each seed."""
-        pending = self._pending[due.trial.number] = PendingTrial(due, list(due.point.seeds))
         known = self._study.runs(due.trial)
-        for seed in due.point.seeds:
+        made = {seed: self._made(due, seed, known.get(seed, {})) for seed in due.point.seeds}
+        decision = Decision() if known else self._beforehand.of(made[due.point.seeds[0]].config)
+        if decision.skipped is not None:
+            self._leave_out(due, decision)
+            return
+        due.begun.in_vain = 0
+        if decision.halvings:  # of all seeds, before one starts: a trial's runs are alike
+            made = {seed: self._with_smaller_batches(due, run, decision) for seed, run in made.items()}
+        pending = self._pending[due.trial.number] = PendingTrial(due, list(due.point.seeds))
+        for seed, run in made.items():
             if seed in pending.seeds:  # an earlier seed's result may have come from the store, and have ended the trial
-                self._add(self._made(due, seed, known.get(seed, {}).get("overrides")))
+                self._add(run)
 
-    def _made(self, due: Due, seed: int, overrides: Sequence[str] | None) -> Run:
+    def _made(self, due: Due, seed: int, known: Mapping[str, Any]) -> Run:
         trial, stage = due.trial, due.begun.stage.name
-        return self._maker.make(trial.number, due.point, trial.params, seed, stage=stage, overrides=overrides)
+        overrides, is_by_plan = known.get("overrides"), known.get(BY_PLAN, False)
+        return self._maker.make(
+            trial.number, due.point, trial.params, seed, stage=stage, overrides=overrides, is_by_plan=is_by_plan
+        )
+
+    def _with_smaller_batches(self, due: Due, run: Run, decision: Decision) -> Run:
+        """The run as the plan has it start, which the study remembers."""
+        overrides = runs.half_the_batch(run, decision.halvings)
+        smaller = self._made(
+            due, run.seed, self._study.note_run(due.trial, run.seed, overrides=overrides, by_plan=True)
+        )
+        size = smaller.config.train.batch_size
+        self._progress.say(f"{run.title}: starts with batches of {size}: {decision.said}")
+        return smaller
+
+    def _leave_out(self, due: Due, decision: Decision) -> None:
+        """Ends a trial that is not run, by the plan. Another one is drawn in the place of one that was drawn."""
+        trial, begun, outcome = due.trial, due.begun, decision.outcome
+        self._study.tell(trial, outcome)
+        self._ended += 1
+        if due.point.is_open:
+            begun.give_up(trial.number)
+            self._results.drawn_in_vain += 1
+            if begun.in_vain == MOST_IN_VAIN:
+                self._progress.say(
+                    f"{MOST_IN_VAIN} drawn trials in a row may not be run, the last since {outcome.cause}: no more are"
+                    " drawn"
+                )
+        else:
+            begun.end(trial.number)
+        point = due.point.space.texts(trial.params)
+        self._results.add(trial.number, point, outcome, {}, is_reused=False, stage=begun.stage.name)
+        self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
 
     def _add(self, run: Run) -> None:
         outcome = self._queue.add(run)
@@ -224,7 +277,8 @@ class Coordinator:
         run, outcome = finished.run, finished.outcome
         if not finished.is_reused:
             self._warnings.of_run(run.title, run.folder)
-        if outcome.status is Status.OOM and (overrides := runs.half_the_batch(run)):
+        is_to_halve = outcome.status is Status.OOM and self._plan.settings.on_oom == HALVE
+        if is_to_halve and (overrides := runs.half_the_batch(run)):
             self._progress.end(run.key, run.title, f"{outcome.cause}; tried again with half the batch")
             self._retry(run, overrides)
         else:
@@ -234,8 +288,8 @@ class Coordinator:
     def _retry(self, run: Run, overrides: list[str]) -> None:
         """Tries a run again with other overrides, which the study remembers."""
         due = self._pending[run.trial].due
-        self._study.note_run(due.trial, run.seed, overrides=overrides)
-        self._add(self._made(due, run.seed, overrides))
+        known = self._study.note_run(due.trial, run.seed, overrides=overrides, by_plan=False)
+        self._add(self._made(due, run.seed, known))
 
     def _close(self, finished: Finished) -> None:
         """Ends a run in the tracker and on the screen."""

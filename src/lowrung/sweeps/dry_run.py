@@ -190,15 +190,17 @@ class DryRun:
         found = [(each.found, each.case) for each in cases if each.found]
         if not found:
             return None
-        largest, case = max(found, key=lambda one: one[0].memory_bytes / (self._room(one[1].configs[0]).bytes or 1.0))
-        parts = dataclasses.asdict(largest.memory)
-        own = self._room(case.configs[0])
+        rooms = {id(case): self._room(case.configs[0]).bytes or 1.0 for _, case in found}
+        largest, case = max(found, key=lambda one: (one[0].memory_bytes / rooms[id(one[1])], one[0].memory.training))
+        memory, own = largest.memory, self._room(case.configs[0])
+        is_cpu = signature.device_kind() == "cpu"
+        phases = {name: getattr(memory, name) for name in ("training", "gate", "evaluation", "loading")}
         return PlannedMemory(
             point=case.texts,
-            parts={name: part for name, part in parts.items() if name != "gate"},
-            gate=largest.memory.gate,
+            parts=memory.parts,
+            phases=phases,
             predicted=largest.memory_bytes,
-            correction=largest.memory_bytes / largest.memory.peak,
+            correction=largest.memory_bytes / max(held for name, held in phases.items() if is_cpu or name != "gate"),
             room=own.bytes,
             room_free=own.free,
             room_name=own.name,

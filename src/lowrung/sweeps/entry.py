@@ -18,7 +18,8 @@ from lowrung.errors import FolderInUse, UsageError
 from lowrung.report import plan_text
 from lowrung.store import addresses, atomic, disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import earlier, finalists, folders, tried_first
+from lowrung.sweeps import earlier, finalists, folders, tried_first, workers
+from lowrung.sweeps.beforehand import Beforehand
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
 from lowrung.sweeps.dry_run import DryRun
@@ -91,16 +92,22 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
         if taught_by is not None:
             print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")
         if settings.dry_run:
+            workers.settle(engine, planned, config.hydra.launcher)
             of_sweep = DryRun(planned, composer, engine).planned()
             print(plan_text.text(of_sweep))
             return Results(planned, planned=of_sweep)
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
+            workers.settle(engine, planned, config.hydra.launcher, study)
+            maker = RunMaker.of(planned, composer, engine.threads)
+            beforehand = Beforehand(planned, maker, config.hydra.launcher, engine.slots)
+            for note in beforehand.announce():
+                print(f"note: {note}")
             for folder in (Path(config.store).absolute(), planned.folder.path):
                 engine.tidy(folder)
-            trains = _trains(planned, RunMaker.of(planned, composer, engine.threads))
+            trains = _trains(planned, maker)
             if trains:
                 engine.preload()
-            coordinator = Coordinator(study, planned, composer, task_function, engine, is_known=not trains)
+            coordinator = Coordinator(study, planned, composer, task_function, engine, beforehand, is_known=not trains)
             coordinator.run()
     return coordinator.report()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from lowrung.config import signature
 from lowrung.costs.units import size
 from lowrung.engine.assumed import MACHINE
 from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedTime
@@ -32,6 +33,9 @@ def _of_memory(memory: PlannedMemory) -> Iterator[str]:
     if memory.room is None:
         where = "of this machine" if MACHINE.get() is None else "of that machine"
         yield f"the memory {where} is not known: hydra.sweeper.plan_for={{memory:80GB}}, say, tells whether runs fit"
+    elif signature.device_kind() == "cuda" and memory.phases["gate"] * memory.correction > memory.room:
+        held = size(memory.phases["gate"] * memory.correction)
+        yield f"the gate has {held}, more than the GPU, so it goes to the CPU: it takes as much main memory, and longer"
     elif memory.room_free is not None and memory.room_free < memory.predicted <= memory.room:
         others = f", as {memory.at_once} runs share it" if memory.at_once > 1 else ""
         yield f"only {size(memory.room_free)} of the {memory.room_name} are free for a run now{others}"

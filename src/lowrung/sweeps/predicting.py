@@ -1,14 +1,12 @@
 """What runs are predicted to take, also those whose sizes the preflight has not counted."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
-from lowrung.costs import history, prediction, sizes
-from lowrung.costs.prediction import Prediction
+from lowrung.costs import prediction, sizes
+from lowrung.costs.prediction import Prediction, Speed
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.engine.assumed import MACHINE
 from lowrung.engine.base import Engine
@@ -17,8 +15,20 @@ from lowrung.runs import inputs, planned
 from lowrung.sweeps import preflight
 from lowrung.sweeps.plan import Plan
 
-NO_STORE = Path(os.devnull, "none")
-"""Where nothing was measured: what this machine's runs took says nothing of another one."""
+
+def _of_its_device(found: Prediction | None) -> Prediction | None:
+    """With the memory that a run must have of its device.
+
+    On a GPU that is without the gate, which goes to the CPU where the GPU's memory does not suffice. On a CPU all ranks
+    share main memory.
+    """
+    if found is None:
+        return None
+    if signature.device_kind() == "cpu":
+        return dataclasses.replace(found, memory_bytes=found.memory_bytes * found.ranks, ranks=1)
+    memory = found.memory
+    needed = max(memory.training, memory.evaluation, memory.loading)
+    return dataclasses.replace(found, memory_bytes=found.memory_bytes * needed / memory.peak)
 
 
 class Predictor:
@@ -59,12 +69,12 @@ class Predictor:
             found = self._with_sizes(config, found)
         machine = MACHINE.get()
         if machine is None:
-            return planned.predict(config, found, self._engine.threads)
+            return _of_its_device(planned.predict(config, found, self._engine.threads))
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
-        speed = history.speed(asked, NO_STORE, machine.flops_per_second or 1.0)
-        return prediction.predict(asked, dataclasses.replace(speed, source="hydra.sweeper.plan_for.tflops"))
+        speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
+        return _of_its_device(prediction.predict(asked, speed))
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
@@ -86,8 +96,10 @@ class _Counting:
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
+        from lowrung.finetune.models import pretrained
 
-        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
+        base = pretrained.without_weights(self.model)  # a hub's are not fetched to be counted
+        return counted.of_trained(base, [self.lora], [self.train], self.device)
 
 
 def is_time_known() -> bool:

@@ -70,18 +70,20 @@ class Remedies:
         self._workers = workers
 
     def of(self, config: Config, found: Preflight) -> list[Remedy]:
-        """Single changes that are enough, the cheapest first; where there are none, the fewest changes together."""
+        """Single changes that are enough, the cheapest first. Where settings alone are not, the fewest of them."""
         assert self._room.bytes is not None
         start = Case(config, found, self._room.bytes)
-        alone = [fitting for step in self._steps if (fitting := self._fitting(start, step))]
-        if alone:
-            return [self._remedy(case) for case in alone[:MOST]]
-        together = self._together(start)
-        return [self._remedy(together)] if together else []
+        settings = [case for step in self._settings if (case := self._fitting(start, step))]
+        devices = [case for step in (self._spread, self._divided) if (case := self._fitting(start, step))]
+        if not settings:
+            together = self._together(start, self._settings)
+            together = together or (None if devices else self._together(start, [*self._settings, self._divided]))
+            settings = [together] if together else []
+        return [self._remedy(case) for case in [*settings, *devices][:MOST]]
 
     @property
-    def _steps(self) -> list[Step]:
-        """From the cheapest to the dearest: those first that change no result, then those that do."""
+    def _settings(self) -> list[Step]:
+        """What needs no other device, from the cheapest to the dearest: what changes no result comes first."""
         return [
             self._fewer_at_once,
             _smaller_batches,
@@ -91,8 +93,6 @@ class Remedies:
             _quantized("nf4", 4),
             _shorter_rows,
             _no_gate,
-            self._spread,
-            self._divided,
         ]
 
     def _fits(self, case: Case) -> bool:
@@ -103,11 +103,10 @@ class Remedies:
         """The smallest change of this kind that is enough."""
         return next((changed for changed in step(case) if self._fits(changed)), None)
 
-    def _together(self, start: Case) -> Case | None:
+    def _together(self, start: Case, steps: Sequence[Step]) -> Case | None:
         """Changes that are enough together: each is taken as far as it helps, and left out where it need not be."""
-        taken: list[Step] = []
-        for step in self._steps:
-            taken.append(step)
+        for count in range(2, len(steps) + 1):
+            taken = list(steps[:count])
             if self._with(start, taken):
                 for one in reversed(taken[:-1]):  # the dearest first
                     fewer = [other for other in taken if other is not one]
@@ -129,7 +128,7 @@ class Remedies:
         if rules.problems(changed.config):
             return False
         new, old = self._predict(changed.config, changed.found), self._predict(before.config, before.found)
-        return new is not None and old is not None and new.memory_bytes / changed.room < old.memory_bytes / before.room
+        return new is not None and old is not None and _phases(new) / changed.room < _phases(old) / before.room
 
     def _remedy(self, case: Case) -> Remedy:
         found = self._predict(case.config, case.found)
@@ -166,6 +165,12 @@ class Remedies:
             train = dataclasses.replace(case.config.train, parallel="fsdp", ranks=gpus)
             price = f"{gpus} GPUs for each run"
             yield case.changed(settings, price, config=dataclasses.replace(case.config, train=train))
+
+
+def _phases(found: Prediction) -> float:
+    """What all phases hold: what makes one smaller helps, also where another is the largest yet."""
+    memory = found.memory
+    return memory.training + memory.gate + memory.evaluation + memory.loading
 
 
 def _powers(most: int) -> Iterator[int]:

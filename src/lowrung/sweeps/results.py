@@ -59,6 +59,8 @@ class Results:
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
         self.rows: dict[int, leaderboard.TrialRow] = {}
+        self.drawn_in_vain = 0
+        """Trials that were drawn and left out by the plan: others are drawn in their places."""
         self._counts: Counter[Status] = Counter()
         self._best: leaderboard.TrialRow | None = None
 
@@ -104,7 +106,8 @@ class Results:
             is_reused: whether the store had all of their results.
             stage: the trial's.
         """
-        broken = [str(constraint) for constraint in self._constraints if constraint.violation(outcome.metrics) > 0]
+        judged = [one for one in self._constraints if outcome.status is Status.SKIPPED or not one.is_of_plan]
+        broken = [str(constraint) for constraint in judged if constraint.violation(outcome.numbers) > 0]
         by_seed = [runs[seed] for seed in sorted(runs)]
         self._counts[outcome.status] += 1
         self._rank(
@@ -136,7 +139,8 @@ class Results:
         counts, best = self._counts, self._best
         failed = sum(count for status, count in counts.items() if not status.is_kept)
         progress.summary(
-            total=self.total,
+            total=self.total + self.drawn_in_vain,
+            skipped=counts[Status.SKIPPED],
             complete=counts[Status.COMPLETE] + counts[Status.DIVERGED],
             pruned=counts[Status.PRUNED],
             failed=failed,
@@ -234,6 +238,8 @@ def trial_outcome(settings: Settings, ended: Mapping[int, leaderboard.Seed], is_
     """A trial's outcome, of its runs that have ended, by seed; ``is_pruned`` where its seeds were found to be worse."""
     by_seed = {seed: run.outcome for seed, run in ended.items()}
     outcome = over_seeds(by_seed, settings.over_seeds, settings.directions)
+    if outcome.status is Status.OOM and settings.on_oom == "skip":
+        return dataclasses.replace(outcome, status=Status.SKIPPED, cause=f"{outcome.cause}; left out")
     if not is_pruned or outcome.status is not Status.COMPLETE:
         return outcome
     cause = f"worse than the best trial over {len(ended)} seeds"

@@ -10,7 +10,7 @@ from lowrung.store.layout import JobFolder
 from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.queue import Finished
-from lowrung.sweeps.runs import Run, RunMaker
+from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -46,6 +46,7 @@ def kept_trials(
                     seed,
                     stage=begun.stage.name,
                     overrides=facts.get("overrides"),
+                    is_by_plan=facts.get(BY_PLAN, False),
                 ),
                 facts,
             )

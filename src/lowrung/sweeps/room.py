@@ -10,6 +10,7 @@ from lowrung.costs import units
 from lowrung.costs.prediction import Prediction
 from lowrung.engine import memory
 from lowrung.engine.assumed import MACHINE
+from lowrung.sweeps import workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
     if signature.device_kind() == "cpu":
         return _shared(memory.main(), slots, 1.0 / config.train.rank_count)
     per_trial = float(launcher.get("gpus_per_trial", 1))
-    sharing = int(launcher.get("workers_per_gpu", 1)) if per_trial >= 1 else round(1 / per_trial)
+    sharing = workers.sharing(launcher, slots) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
     return _shared(memory.of_gpu(), sharing, spread)
 

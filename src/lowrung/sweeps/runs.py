@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lowrung.config import schema
-from lowrung.config.schema import Config
+from lowrung.config.schema import Config, TrainConf
 from lowrung.report import leaderboard
 from lowrung.runs import inputs
 from lowrung.search.axes import Value
@@ -17,6 +17,9 @@ from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.folders import Taken
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
+
+BY_PLAN = "by_plan"
+"""The fact of a run in the study that says whether its batches are smaller since the plan says so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Run:
         job: the job's folder, in the study's.
         folder: the run's, in the store.
         steps: optimiser steps of the whole run.
-        is_halved: whether its batches are half as large as was asked for.
+        is_halved: whether its batches are smaller than was asked for.
+        is_retried: whether they are since its memory did not suffice, and not by the plan.
     """
 
     trial: int
@@ -50,6 +54,7 @@ class Run:
     folder: RunFolder
     steps: int
     is_halved: bool
+    is_retried: bool
 
     @property
     def seed(self) -> int:
@@ -90,6 +95,7 @@ class RunMaker:
         *,
         stage: str = "",
         overrides: Sequence[str] | None = None,
+        is_by_plan: bool = False,
     ) -> Run:
         """A trial's run.
 
@@ -99,7 +105,8 @@ class RunMaker:
             params: the trial's values.
             seed: one of the point's.
             stage: the trial's.
-            overrides: those of `half_the_batch`, where the run is tried again with them; None follows from the rest.
+            overrides: those of `half_the_batch`, where the run is tried with them; None follows from the rest.
+            is_by_plan: whether it is since the plan says so, and not since its memory did not suffice.
 
         Raises:
             UsageError: when a trial of other values has the job's folder.
@@ -129,6 +136,7 @@ class RunMaker:
             folder=self.folder(config),
             steps=inputs.steps(config, self.plan.preflight(config)),
             is_halved=overrides is not None,
+            is_retried=overrides is not None and not is_by_plan,
         )
 
     def folder(self, config: Config) -> RunFolder:
@@ -138,16 +146,23 @@ class RunMaker:
         return layout.run_folder(Path(self.plan.config.store).absolute(), signature)
 
 
-def half_the_batch(run: Run) -> list[str] | None:
-    """Overrides for batches of half the size, with as many examples a step; None a second time.
+def halved(train: TrainConf) -> TrainConf | None:
+    """Batches of half the size, with as many examples a step; None for a size whose half its ranks do not divide."""
+    if train.batch_size % (2 * train.rank_count):
+        return None
+    accumulation = train.gradient_accumulation_steps * 2
+    return dataclasses.replace(train, batch_size=train.batch_size // 2, gradient_accumulation_steps=accumulation)
 
-    Also for a size whose half its ranks do not divide.
-    """
-    train = run.config.train
-    if train.batch_size % (2 * train.rank_count) or run.is_halved:
+
+def half_the_batch(run: Run, times: int = 1) -> list[str] | None:
+    """Overrides for batches that are halved so often; None where they cannot be, or did not help once."""
+    train: TrainConf | None = run.config.train
+    for _ in range(times):
+        train = halved(train) if train is not None else None
+    if train is None or run.is_retried:
         return None
     return [
         *run.overrides,
-        f"train.batch_size={train.batch_size // 2}",
-        f"train.gradient_accumulation_steps={train.gradient_accumulation_steps * 2}",
+        f"train.batch_size={train.batch_size}",
+        f"train.gradient_accumulation_steps={train.gradient_accumulation_steps}",
     ]

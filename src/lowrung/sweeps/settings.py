@@ -85,6 +85,7 @@ class Settings(SweeperConf):
                 )
 
     def _limit_problems(self) -> Iterator[str]:
+        yield from limits.one_of("hydra.sweeper.on_oom", str(self.on_oom), ("skip", "halve", "fail"))
         for name, value, least in (("retries", self.retries, 0), ("max_failures", self.max_failures, 1)):
             if value < least:
                 yield f"hydra.sweeper.{name} must be at least {least}, but is {value}."

@@ -1,9 +1,10 @@
 """What a study has used of its budget: the time of each job, whatever came of it, times its GPUs or its threads."""
 
+import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,9 @@ class Try:
         return seconds / HOUR * (self.gpus if unit == "gpu_hours" else self.threads)
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Try))
+
+
 def gpus_of(launcher: Mapping[str, Any], slots: int) -> float:
     """The GPUs of a job: those that it sees, or its part of them where several jobs share them.
 
@@ -95,25 +99,27 @@ class Spending:
         self._note = note
         self._gpus = gpus_of(master.hydra.launcher, slots)
         self._waits = "partition" in master.hydra.launcher  # SLURM's queue is no use of a GPU
-        self._tries: defaultdict[tuple[int, int], list[Try]] = defaultdict(list)
-        self._running: dict[tuple[int, int], Run] = {}
+        self._tries: defaultdict[int, dict[int, list[Try]]] = defaultdict(dict)
+        self._running: dict[str, Run] = {}
         self._refused: list[float] = []
         self._planned: dict[int, float] = {}
         self.cut: list[str] = []
         """The jobs whose ends nobody saw, in words."""
         for trial in study.trials:
             for seed, facts in study.runs(trial).items():
-                self._tries[trial.number, seed] = [
-                    self._read(facts, each, trial.number) for each in facts.get(TRIES, ())
-                ]
+                jobs = [self._read(facts, each, trial.number) for each in facts.get(TRIES, ())]
+                self._tries[trial.number][seed] = jobs
+        ended = [each for tries in self._tries.values() for jobs in tries.values() for each in jobs]
+        self._ended = len(ended), sum(each.seconds or 0.0 for each in ended), sum(map(self._hours, ended))
 
     def _read(self, facts: Mapping[str, Any], written: Mapping[str, Any], trial: int) -> Try:
         """A job of an earlier start; one that was cut took what its mailbox and its log show."""
-        known = Try(**written)
+        known = Try(**{name: value for name, value in written.items() if name in FIELDS})
         if known.seconds is not None:
             return known
         store = Path(self._plan.config.store).absolute()
-        seconds, shown = _left_of(known, layout.run_folder(store, str(facts.get("signature"))))
+        folder = layout.run_folder(store, str(facts.get("signature")))
+        seconds, shown = _left_of(known, self._start_of(known, folder), folder)
         self.cut.append(f"trial {trial} was cut {seconds:.0f} s after its start, by {shown}")
         return dataclasses.replace(known, seconds=seconds)
 
@@ -121,11 +127,11 @@ class Spending:
 
     def begin(self, run: Run, *, is_adopted: bool = False) -> None:
         """Notes that a job of a run has started, or that one goes on."""
-        key = run.trial, run.seed
-        self._running[key] = run
+        self._running[run.key] = run
         self._refused.clear()
-        tries = self._tries[key]
+        tries = self._jobs(run)
         if is_adopted and tries:
+            self._count(tries[-1], -1)
             tries[-1] = dataclasses.replace(tries[-1], seconds=None)
         else:
             claim = _text(run.folder.claim)
@@ -134,17 +140,33 @@ class Spending:
 
     def end(self, run: Run) -> None:
         """Notes that a job has ended."""
-        key = run.trial, run.seed
-        last = self._tries[key][-1]
-        seconds = max(0.0, _now() - self._start_of(last, run.folder))
-        self._tries[key][-1] = Try(last.began, last.gpus, last.threads, seconds)
-        del self._running[key]
+        tries = self._jobs(run)
+        tries[-1] = Try(tries[-1].began, tries[-1].gpus, tries[-1].threads, self._taken(run))
+        self._count(tries[-1], 1)
+        del self._running[run.key]
         self._write(run)
 
     def break_off(self) -> None:
         """Notes that the jobs which run have ended, since the sweep ends."""
         for run in list(self._running.values()):
-            self.end(run)
+            with contextlib.suppress(Exception):  # the study's record may be what has failed
+                self.end(run)
+
+    def _jobs(self, run: Run) -> list[Try]:
+        return self._tries[run.trial].setdefault(run.seed, [])
+
+    def _count(self, job: Try, sign: int) -> None:
+        """Adds a job that has ended to what was spent, or takes one away."""
+        jobs, seconds, hours = self._ended
+        self._ended = jobs + sign, seconds + sign * (job.seconds or 0.0), hours + sign * self._hours(job)
+
+    def _hours(self, job: Try) -> float:
+        """Of the budget that a job has taken, which has ended."""
+        return 0.0 if self.budget is None else job.hours(self.budget.unit, job.seconds or 0.0)
+
+    def _taken(self, run: Run) -> float:
+        """The seconds that the job of a run has taken, which runs."""
+        return max(0.0, _now() - self._start_of(self._jobs(run)[-1], run.folder))
 
     def _start_of(self, job: Try, folder: RunFolder) -> float:
         """When a job began to use its GPUs: those of a scheduler wait first, and report when they run."""
@@ -153,71 +175,50 @@ class Spending:
         return next(iter(_reported(folder)), _now())
 
     def _write(self, run: Run) -> None:
-        self._note(run, [_written(each) for each in self._tries[run.trial, run.seed]])
+        self._note(run, [_written(each) for each in self._jobs(run)])
 
     # -- the budget ----------------------------------------------------------------------------------------------------
 
     @property
     def hours(self) -> float:
         """What was spent so far, jobs that run included; 0 without a budget."""
-        return sum(self.of_trial(trial) for trial in {trial for trial, _ in self._tries})
+        return self._ended[-1] + self._under_way(planned=False)
 
     def of_trial(self, trial: int) -> float:
-        """What a trial's jobs have taken so far."""
+        """What the jobs of a trial have taken that has ended."""
+        return sum(self._hours(each) for jobs in self._tries[trial].values() for each in jobs)
+
+    def _under_way(self, *, planned: bool) -> float:
+        """Hours of the jobs that run now: so far, or to their ends by the plan where that is more."""
         if self.budget is None:
             return 0.0
-        found = ((key, each) for key, tries in self._tries.items() if key[0] == trial for each in tries)
-        return sum(each.hours(self.budget.unit, self._taken(key, each)) for key, each in found)
-
-    def _taken(self, key: tuple[int, int], job: Try) -> float:
-        if job.seconds is not None:
-            return job.seconds
-        run = self._running.get(key)
-        return 0.0 if run is None else max(0.0, _now() - self._start_of(job, run.folder))
+        total = 0.0
+        for run in self._running.values():
+            job = self._jobs(run)[-1]
+            total += job.hours(self.budget.unit, max(self._taken(run), job.planned if planned else 0.0))
+        return total
 
     def may_start(self, run: Run) -> bool:
         """Whether a job of a run keeps to the budget by the plan, beside those that run now."""
-        return self._has_room_for(self._seconds_left(run))
+        return self.budget is None or self._has_room_for(self.budget, self._seconds_left(run))
 
     def may_begin(self, point: GridPoint) -> bool:
         """Whether all runs of a point without intervals do; those with results in the store take nothing."""
         if self.budget is None:
             return True
         if id(point) not in self._planned:  # a grid's points live as long as the sweep
-            self._planned[id(point)] = sum(self._seconds_of(point))
-        return self._has_room_for(self._planned[id(point)])
+            due = [config for config in point.configs if not self._maker.folder(config).outcome.is_file()]
+            self._planned[id(point)] = sum(map(self._seconds, due)) if due else -1.0
+        seconds = self._planned[id(point)]
+        return seconds < 0 or self._has_room_for(self.budget, seconds)
 
-    def _seconds_of(self, point: GridPoint) -> Iterator[float]:
-        for config in point.configs:
-            if not self._maker.folder(config).outcome.is_file():
-                yield self._seconds(config)
-
-    def _has_room_for(self, seconds: float) -> bool:
-        if self.budget is None:
-            return True
-        needed = seconds / HOUR * self._units
-        committed = self._committed
-        fits = not needed or (committed < self.budget.hours and committed + needed <= self.budget.hours * (1 + 1e-9))
+    def _has_room_for(self, budget: Budget, seconds: float) -> bool:
+        committed = self._ended[-1] + self._under_way(planned=True)
+        needed = seconds / HOUR * (self._gpus if budget.unit == "gpu_hours" else self._maker.threads)
+        fits = committed < budget.hours and committed + needed <= budget.hours * (1 + 1e-9)
         if not fits:
             self._refused.append(needed)
         return fits
-
-    @property
-    def _units(self) -> float:
-        """The GPUs or the threads of a job."""
-        return self._gpus if self.budget is not None and self.budget.unit == "gpu_hours" else self._maker.threads
-
-    @property
-    def _committed(self) -> float:
-        """What was spent, and what the jobs that run will have taken: by the plan, or more where they have already."""
-        assert self.budget is not None
-        total = 0.0
-        for key, tries in self._tries.items():
-            for each in tries:
-                taken = self._taken(key, each)
-                ahead = each.planned if each.seconds is None and key in self._running else 0.0
-                total += each.hours(self.budget.unit, max(taken, ahead))
-        return total
 
     def _seconds_left(self, run: Run) -> float:
         """What a run will still take: it goes on from its checkpoint."""
@@ -229,8 +230,8 @@ class Spending:
         predicted = self._plan.predict(config, self._maker.threads)
         if predicted is not None:
             return predicted.seconds
-        known = [each.seconds for tries in self._tries.values() for each in tries if each.seconds is not None]
-        return sum(known) / len(known) if known else 0.0
+        jobs, seconds, _ = self._ended
+        return seconds / jobs if jobs else 0.0
 
     # -- in words ------------------------------------------------------------------------------------------------------
 
@@ -274,15 +275,16 @@ def _now() -> float:
 
 def _written(job: Try) -> dict[str, Any]:
     """A job for the study: without what its end has made needless."""
-    return {name: value for name, value in vars(job).items() if value is not None and value != ""}
+    fields = {name: getattr(job, name) for name in FIELDS}
+    return {name: value for name, value in fields.items() if value is not None and value != ""}
 
 
-def _left_of(job: Try, folder: RunFolder) -> tuple[float, str]:
+def _left_of(job: Try, start: float, folder: RunFolder) -> tuple[float, str]:
     """How long a job ran that was cut, and what says so."""
     if _text(folder.claim) != job.claim:  # another sweep has taken the folder since, and its files are not this job's
         return job.planned, "the plan: another sweep went on with it"
     signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
-    return max(0.0, max(signs) - job.began), "what its mailbox and its log show"
+    return max(0.0, max(signs) - start), "what its mailbox and its log show"
 
 
 def _reported(folder: RunFolder) -> Sequence[float]:

@@ -193,9 +193,9 @@ class SweepTracking:
             tags["lowrung.stage"] = run.stage
         if run.is_halved:
             train = run.config.train
+            why = "out of memory" if run.is_retried else "too large by the plan"
             tags["lowrung.retry"] = (
-                f"out of memory; batch_size {train.batch_size}, gradient_accumulation_steps"
-                f" {train.gradient_accumulation_steps}"
+                f"{why}; batch_size {train.batch_size}, gradient_accumulation_steps {train.gradient_accumulation_steps}"
             )
         name = leaderboard.name(run.point) or f"trial {run.trial}"
         return Opening(name, run.key, {**run.point, **recording.key_params(run.config)}, tags)

@@ -29,6 +29,7 @@ STATES = {
     Status.DIVERGED: "FAILED",
     Status.CANCELLED: "KILLED",
     Status.PRUNED: "KILLED",
+    Status.SKIPPED: "KILLED",
 }
 """MLflow's state of a run that has ended."""
 

@@ -44,11 +44,7 @@ def adapted(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int] = 
     """
     if lora.init == "eva":
         lora = dataclasses.replace(lora, init="default")
-    injected = _injected(model, peft_config.make(model, lora, settings.targets(model, lora), added_rows))
-    if lora.init == "mica":  # which the copy starts as another
-        for name, parameter in injected.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and ".lora_B." not in name)
-    return injected
+    return _injected(model, peft_config.make(model, lora, settings.targets(model, lora), added_rows))
 
 
 def _refusals(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int]) -> Iterator[str]:
@@ -76,7 +72,9 @@ def _refusals(model: PreTrainedModel, lora: LoraConf, added_rows: Sequence[int])
 def _injected(model: PreTrainedModel, config: LoraConfig, *, holds_numbers: bool = False) -> PeftModel:
     """The adapter on a copy of the skeleton; where it would start from weights, it starts at random."""
     config = copy.deepcopy(config)
-    config.init_lora_weights, config.corda_config, config.lora_ga_config = True, None, None
+    if config.init_lora_weights != "mica" or holds_numbers:  # MiCA trains A alone, and computes nothing here
+        config.init_lora_weights = True
+    config.corda_config, config.lora_ga_config = None, None
     with warnings.catch_warnings():  # the run will say them
         warnings.simplefilter("ignore")
         return get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=not holds_numbers)

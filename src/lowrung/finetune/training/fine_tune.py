@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -149,7 +150,9 @@ def fine_tune(
     answers_end = _ends(base, tokenizer, data, format)
     saved_bytes = _save(model, tokenizer, folder, base, initial)
     whole = _reloaded(base, folder) if scores and train.parallel == "fsdp" else model
+    answering = time.perf_counter()
     answered = _answered(scores, whole, tokenizer, held_out, answers_end, train.eval_batch_size)
+    answering = time.perf_counter() - answering
     results = {
         "base/eval_loss": base_loss,
         **{f"eval/{name}": value for name, value in {**eval_metrics(final_scores), **answered.metrics}.items()},
@@ -160,7 +163,7 @@ def fine_tune(
     answers_end.write(folder)
     measurements = {
         "time/train_seconds": trainer.step_seconds,
-        "time/evaluation_seconds": trainer.scoring_seconds,
+        "time/evaluation_seconds": trainer.scoring_seconds + answering,
         "train/tokens_per_second": tokens_per_second,
         **data.measurements,
     }

@@ -94,6 +94,8 @@ class LabelledTrainer(SFTTrainer):
         self.kept.clear()
         started = time.perf_counter()
         loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if loss.is_cuda and isinstance(self.model, nn.Module):  # else the card has only been told what to compute
+            torch.cuda.synchronize(next(self.model.parameters()).device)  # where the backward pass ends
         self.step_seconds += time.perf_counter() - started
         return loss
 

@@ -1,0 +1,214 @@
+"""What is decided of a run before it starts, by the plan: whether it is run, and with which batches."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lowrung.config.schema import Config
+from lowrung.costs import units
+from lowrung.costs.prediction import PLANNED, Prediction
+from lowrung.errors import UsageError
+from lowrung.report import leaderboard
+from lowrung.runs import inputs
+from lowrung.runs.folder import kept_outcome
+from lowrung.search import constraints
+from lowrung.search.constraints import Constraint
+from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps import room
+from lowrung.sweeps.budget import Budget, amount
+from lowrung.sweeps.plan import Plan
+from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.runs import RunMaker, halved
+from lowrung.sweeps.spending import gpus_of
+
+SKIP, HALVE, FAIL = ON_OOM = ("skip", "halve", "fail")
+"""What ``hydra.sweeper.on_oom`` can be."""
+
+SURELY = 0.7
+"""The part of a predicted peak that must not fit for a run to be left out. Half of all predictions are within 15%: at
+twice that a run that is left out would have failed, and one that may fit is tried."""
+
+_SHOWN = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is to be done with a run.
+
+    Attributes:
+        planned: what it would take, by metric name; none where that is not known.
+        skipped: why it is not run, in words; None where it is.
+        halvings: how often its batches are halved before it starts.
+        said: why they are, in words.
+    """
+
+    planned: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    skipped: str | None = None
+    halvings: int = 0
+    said: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The end of a trial that is not run: what was planned of it stands in the place of what was measured."""
+        metrics = {name: value for name, value in self.planned.items() if name.startswith("params/")}
+        measurements = {name: value for name, value in self.planned.items() if name not in metrics}
+        return Outcome(Status.SKIPPED, metrics, measurements, self.skipped)
+
+
+class Beforehand:
+    """Decides on runs before they start.
+
+    Args:
+        plan: the sweep's.
+        maker: gives the folders of runs: one whose result is in the store has had its memory.
+        launcher: the fields of ``hydra.launcher``.
+        slots: how many runs share the device.
+    """
+
+    def __init__(self, plan: Plan, maker: RunMaker, launcher: Mapping[str, Any], slots: int) -> None:
+        self._plan = plan
+        self._maker = maker
+        self._room: Callable[[Config], room.Room] = functools.partial(room.of_run, launcher=launcher, slots=slots)
+        self._rooms: dict[str | None, room.Room] = {}
+        self._points: dict[int, Decision] = {}
+        asked = constraints.parse(plan.settings.constraints)
+        self._constraints = [constraint for constraint in asked if constraint.metric in PLANNED]
+        self._on_oom = plan.settings.on_oom
+        self._gpus = gpus_of(launcher, slots)
+
+    def of(self, config: Config) -> Decision:
+        """What is to be done with a run with this config."""
+        predicted = self._predicted(config)
+        if predicted is None:
+            return Decision()
+        decision = Decision(predicted.numbers)
+        broken = [text for constraint in self._constraints if (text := _broken(constraint, config, predicted))]
+        if broken:
+            return dataclasses.replace(decision, skipped=f"by the plan {' and '.join(broken)}")
+        return self._within_memory(config, predicted, decision)
+
+    def of_point(self, point: GridPoint) -> Decision:
+        """What is to be done with the runs of a point without intervals; the plan is asked once."""
+        if id(point) not in self._points:  # a grid's points live as long as the sweep
+            self._points[id(point)] = self.of(point.config)
+        return self._points[id(point)]
+
+    def _predicted(self, config: Config) -> Prediction | None:
+        return self._plan.predict(inputs.with_ranks(config, self._maker.gpus), self._maker.threads)
+
+    def _within_memory(self, config: Config, predicted: Prediction, decision: Decision) -> Decision:
+        there = self._there(config)
+        if there.bytes is None or predicted.memory_bytes <= there.bytes or kept_outcome(self._maker.folder(config)):
+            return decision
+        needs = f"by the plan it needs {units.size(predicted.memory_bytes)}, of {units.size(there.bytes)} {there.name}"
+        if self._on_oom != HALVE:
+            return dataclasses.replace(decision, skipped=needs) if _is_sure(predicted, there.bytes) else decision
+        halvings, least = self._halved(config, there.bytes)
+        if _is_sure(least, there.bytes):
+            smallest = f", and {units.size(least.memory_bytes)} with its smallest batches" if halvings else ""
+            return dataclasses.replace(decision, skipped=needs + smallest)
+        return dataclasses.replace(decision, halvings=halvings, said=needs)
+
+    def _there(self, config: Config) -> room.Room:
+        """The room of a run; the machine is asked once for models that are spread over its GPUs, once for others."""
+        key = config.model.device_map
+        if key not in self._rooms:
+            self._rooms[key] = self._room(config)
+        return self._rooms[key]
+
+    def _halved(self, config: Config, most: float) -> tuple[int, Prediction]:
+        """How often the batches are halved until the run fits, or as long as it helps, and what it needs then."""
+        halvings, predicted = 0, self._predicted(config)
+        assert predicted is not None  # it was before, and what is known of sizes does not depend on the batch
+        config = inputs.with_ranks(config, self._maker.gpus)
+        while predicted.memory_bytes > most and (smaller := halved(config.train)):
+            config = dataclasses.replace(config, train=smaller)
+            less = self._predicted(config)
+            if (
+                less is None or less.memory_bytes >= predicted.memory_bytes
+            ):  # the gate needs the most, whatever the batch
+                break
+            halvings, predicted = halvings + 1, less
+        return halvings, predicted
+
+    # -- a whole grid --------------------------------------------------------------------------------------------------
+
+    def announce(self) -> Iterator[str]:
+        """What the plan says of the points without intervals before anything starts, a line each.
+
+        Raises:
+            UsageError: when nothing is left to be run, or ``hydra.sweeper.on_oom=fail`` and a run does not fit.
+        """
+        first = self._plan.search.stages[0]
+        points = self._plan.points[first.name]
+        exact = [point for point in points if not point.is_open]
+        if len(exact) == len(points):
+            points = exact = exact[: self._plan.at_most_of(first)]
+        decisions = {_name(point): self.of_point(point) for point in exact}
+        skipped = {name: one.skipped for name, one in decisions.items() if one.skipped}
+        smaller = {name: f"{one.said}" for name, one in decisions.items() if one.halvings}
+        self._refuse(skipped, points)
+        self._refuse_budget([point for point in points if _name(point) not in skipped])
+        if skipped:
+            yield f"left out: {_listed(skipped, len(exact))}"
+        if smaller:
+            yield f"started with smaller batches: {_listed(smaller, len(exact))}"
+
+    def _refuse(self, skipped: Mapping[str, str], points: Sequence[GridPoint]) -> None:
+        too_large = dict(skipped) if self._on_oom == FAIL else {}
+        if self._on_oom == FAIL:
+            ends = {_name(point): self.of(point.at_high_ends).skipped for point in points if point.is_open}
+            too_large |= {name: why for name, why in ends.items() if why}
+            too_large = {name: why for name, why in too_large.items() if why.startswith("by the plan it needs")}
+        if too_large:
+            raise UsageError(
+                f"hydra.sweeper.on_oom=fail: every run must fit, but {_listed(too_large, len(points))}. Lower"
+                " train.batch_size, or add train.gradient_checkpointing=true; skip leaves such runs out."
+            )
+        if points and len(skipped) == len(points):
+            raise UsageError(
+                f"A sweep must have a run that may be run, but of these none may: {_listed(skipped, len(points))}."
+                " Loosen hydra.sweeper.constraints, or lower what the runs need."
+            )
+
+    def _refuse_budget(self, points: Sequence[GridPoint]) -> None:
+        """Refuses a budget that not even the smallest run keeps to; a result in the store costs nothing."""
+        asked = Budget.of(self._plan.settings.budget)
+        configs = [config for point in points for config in (point.config, point.at_high_ends)]
+        if asked is None or any(kept_outcome(self._maker.folder(config)) for config in configs):
+            return
+        predicted = [self._predicted(config) for config in configs]
+        each = self._gpus if asked.unit == "gpu_hours" else self._maker.threads
+        smallest = min((one.seconds / 3600 * each if one else 0.0 for one in predicted), default=0.0)
+        if smallest > asked.hours:
+            raise UsageError(
+                f"hydra.sweeper.budget.{asked.unit} must be enough for one run, but is {amount(asked.hours)}, and the"
+                f" smallest needs {amount(smallest)} by the plan. Raise it, or make the runs smaller."
+            )
+
+
+def _broken(constraint: Constraint, config: Config, predicted: Prediction) -> str | None:
+    """How a plan breaks a constraint. EVA deals ranks out by the data, so its parameters are known once it has run."""
+    if constraint.metric == "params/trainable" and config.lora.init == "eva":
+        return None
+    value = predicted.numbers[constraint.metric]
+    if constraint.violation(predicted.numbers) <= 0:
+        return None
+    shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{constraint.metric} is {shown}, and must be {'<=' if constraint.is_upper else '>='} {constraint.bound:g}"
+
+
+def _is_sure(predicted: Prediction, room_bytes: float) -> bool:
+    return SURELY * predicted.memory_bytes > room_bytes
+
+
+def _name(point: GridPoint) -> str:
+    return leaderboard.name(point.space.texts(point.params)) or "the one point"
+
+
+def _listed(texts: Mapping[str, str], total: int) -> str:
+    """Points with what is said of each, not too many."""
+    shown = [f"{name} ({text})" for name, text in list(texts.items())[:_SHOWN]]
+    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
+    return f"{len(texts)} of {total} points: {', '.join([*shown, *more])}"

@@ -1,0 +1,170 @@
+"""Each term of the formulas, against the bytes that torch allocates for it, by differences."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf
+from lowrung.costs import formulas
+from lowrung.costs.sizes import RowSizes, rank_of
+from lowrung.costs.terms import Asked
+from lowrung.finetune import sizes
+from lowrung.finetune.lora import adapter, products
+from lowrung.finetune.models import head, pretrained, score
+from tests.costs.test_history import asked
+
+pytestmark = pytest.mark.slow
+
+TINY = ModelConf("embedded:tiny")
+LORA = LoraConf(r=4, alpha=8.0)
+CPU = torch.device("cpu")
+
+
+@functools.cache
+def base_sizes():
+    return sizes.of_base(TINY)
+
+
+@functools.cache
+def _counted(method: str, rank: int):
+    """The sizes of what is trained; to count them takes a second."""
+    lora = LoraConf(method=method, r=rank, alpha=8.0)
+    settings = TrainConf(batch_size=1, eval_batch_size=1, eval_steps=1)
+    ((ranks),) = sizes.of_trained(TINY, [lora], [settings]).values()
+    return ranks[rank_of(lora)]
+
+
+def run(rows: int = 4, length: int = 32, labelled: int = 8, lora: LoraConf = LORA, model=TINY, **train) -> Asked:
+    """A run of the tiny model over rows of equal lengths."""
+    settings = TrainConf(**{"batch_size": rows, "eval_batch_size": 4, "eval_steps": 5, "max_steps": 5, **train})
+    same = RowSizes(64, (length,) * 101, (labelled,) * 101)
+    own = {"trained": _counted(lora.method, lora.r), "rows": same, "held_out": same, "lora": lora, "train": settings}
+    return asked(base=base_sizes(), model=model, steps=5, **own)
+
+
+def trained(lora: LoraConf = LORA):
+    model = pretrained.load_base(TINY, CPU)
+    if lora.is_full:
+        return model.requires_grad_(True).train()
+    adapted = adapter.attach(model, lora)
+    products.settle(adapted)
+    return adapted.train()
+
+
+def batch(rows: int, length: int, labelled: int) -> head.Batch:
+    ids = torch.arange(rows * length).reshape(rows, length) % 250
+    labels = ids.clone()
+    labels[:, : length - labelled] = -100
+    return {"input_ids": ids, "labels": labels}
+
+
+def peak(model, *shape: int) -> int:
+    """The most bytes that a forward and a backward pass allocate, beside what is there."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as watched:
+        logits, labels = head.on_labelled_tokens(model, batch(*shape))
+        score.negative_log_likelihood(logits, labels).backward()
+    events = [each for each in watched.profiler.kineto_results.events() if each.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def bytes_of(tensors) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def test_activations_grow_with_the_tokens_as_predicted():
+    model = trained()
+    peak(model, 1, 8, 1)  # what is allocated once
+    more = peak(model, 8, 64, 1) - peak(model, 4, 64, 1)
+    predicted = [formulas.memory(run(rows, 64, 1)).activations for rows in (4, 8)]
+    assert more == pytest.approx(predicted[1] - predicted[0], rel=0.2)
+
+
+def test_logits_grow_with_the_labelled_tokens_as_predicted():
+    words = 8192
+    config = LlamaConfig(
+        vocab_size=words, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).train()
+    model.model.requires_grad_(True)
+    model.lm_head.requires_grad_(False)
+    more = peak(model, 2, 64, 40) - peak(model, 2, 64, 20)
+    assert more == pytest.approx(formulas.LOGITS * 4 * words * 2 * 20, rel=0.4)
+    bases = [
+        dataclasses.replace(run(2, 64, count), base=dataclasses.replace(base_sizes(), vocabulary=words))
+        for count in (20, 40)
+    ]
+    few, many = (formulas.memory(each).logits for each in bases)
+    assert many - few == pytest.approx(formulas.AROUND["cpu"] * formulas.LOGITS * 4 * words * 2 * 20)
+
+
+@pytest.mark.parametrize("lora", [LORA, LoraConf(r=16, alpha=8.0), LoraConf(method="full", r=1, alpha=1.0)], ids=str)
+def test_what_is_trained_its_gradients_and_the_optimiser(lora):
+    model, predicted = trained(lora), formulas.memory(run(lora=lora))
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    assert predicted.adapter == (0 if lora.is_full else bytes_of(parameters))
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    peak(model, 1, 8, 1)
+    assert predicted.gradients == bytes_of(each.grad for each in parameters)
+    optimizer.step()
+    states = [each for state in optimizer.state.values() for name, each in state.items() if name != "step"]
+    assert predicted.optimizer == bytes_of(states)
+
+
+@pytest.mark.parametrize(("name", "states"), [("adamw_8bit", 0.5), ("sgd", 0), ("adafactor", 0.01), ("lion_32bit", 1)])
+def test_other_optimisers_keep_less(name, states):
+    given = run(sft={"optim": name})
+    assert formulas.memory(given).optimizer == pytest.approx(states * given.trained.trainable_bytes)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_the_weights_in_each_precision(quantization):
+    pytest.importorskip("bitsandbytes")
+    held = pretrained.load_base(ModelConf("embedded:tiny", quantization=quantization), CPU)
+    parts = [*held.parameters()]
+    for module in held.modules():
+        constants = getattr(getattr(module, "weight", None), "quant_state", None)
+        if constants is not None:
+            parts += [constants.absmax, constants.state2.absmax] if constants.nested else [constants.absmax]
+    given = run(model=ModelConf("embedded:tiny", quantization=quantization))
+    on_gpu = dataclasses.replace(given, device="cuda")  # where no file is mapped and no heap keeps what was freed
+    assert formulas.weight_bytes(on_gpu) == pytest.approx(bytes_of(parts), rel=0.03)
+    more = formulas.weight_bytes(given) - formulas.weight_bytes(on_gpu)
+    assert (more > 0) == (quantization != "none")
+
+
+def test_the_peak_is_that_of_a_phase_and_not_a_sum():
+    given = run()
+    held = formulas.memory(given)
+    assert held.peak == max(held.training, held.gate, held.loading, held.evaluation)
+    many = dataclasses.replace(given, train=dataclasses.replace(given.train, eval_batch_size=64))
+    assert formulas.memory(many).evaluation > held.evaluation
+    assert formulas.memory(many).training == held.training
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "part", "times"),
+    [
+        ({"rows": 4}, {"rows": 8}, "steps", 2),
+        ({}, {"gradient_accumulation_steps": 3}, "steps", 3),
+        ({"rows": 8, "packing": True}, {"rows": 4, "packing": True}, "steps", 0.5),
+        ({}, {"eval_steps": 1}, "evaluations", 5),
+    ],
+    ids=["rows", "accumulation", "packed-rows", "evaluations"],
+)
+def test_work_grows_with_what_is_computed(one, other, part, times):
+    few, many = (getattr(formulas.work(run(**settings)), part) for settings in (one, other))
+    assert many == pytest.approx(times * few, rel=0.35 if part == "steps" else 1e-6)  # an update is done once
+
+
+def test_no_rows_of_any_kind_give_a_number_that_is_none():
+    for rows in (RowSizes(1, (1,) * 101, (0,) * 101), RowSizes(3, tuple(range(101)), (0,) * 101)):
+        given = dataclasses.replace(run(), rows=rows, held_out=rows)
+        assert 0 < formulas.memory(given).peak < float("inf")
+        assert 0 < formulas.work(given).total < float("inf")

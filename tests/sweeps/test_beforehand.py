@@ -1,0 +1,182 @@
+"""What the plan decides before a run starts: planned constraints, and what does not fit into memory."""
+
+import dataclasses
+import json
+
+import pytest
+from optuna.trial import TrialState
+
+from lowrung.config.schema import Config
+from lowrung.costs.prediction import Prediction
+from lowrung.costs.terms import Memory, Work
+from lowrung.errors import RunFailed, UsageError
+from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps.room import Room
+from tests.stage import RATE, ranks, trains
+
+GB = 1e9
+
+
+def _planned(config: Config, *_: object) -> Prediction:
+    """A run whose batch takes a GB for each example, and whose parameters and minutes follow from its rank."""
+    nothing: dict[type, dict[str, float]] = {
+        kind: {field.name: 0.0 for field in dataclasses.fields(kind)} for kind in (Memory, Work)
+    }
+    memory, work = Memory(**nothing[Memory]), Work(**nothing[Work])
+    seconds, peak = 60.0 * config.lora.r, GB * config.train.batch_size
+    return Prediction(100 * config.lora.r, memory, peak, seconds, work, 1.0, "simulated", ())
+
+
+@pytest.fixture(autouse=True)
+def planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrung.runs.planned.predict", _planned)
+    _has(monkeypatch, None)
+
+
+def _has(monkeypatch: pytest.MonkeyPatch, gb: float | None) -> None:
+    """Gives each run this much memory."""
+    there = Room(None if gb is None else gb * GB, None, "main memory", 1)
+    monkeypatch.setattr("lowrung.sweeps.room.of_run", lambda *_, **__: there)
+
+
+def _limited(text: str) -> str:
+    return f"hydra.sweeper.constraints={{{text}}}"
+
+
+def _batches(configs: list[Config]) -> list[tuple[int, int]]:
+    return [(config.train.batch_size, config.train.gradient_accumulation_steps) for config in configs]
+
+
+class TestConstraints:
+    def test_a_point_that_breaks_one_is_left_out_and_shown(self, here, capsys):
+        limited = _limited('plan/seconds:"<=300"')
+        assert ranks(here.sweep("lora.r=4,8,2", limited)) == [4, 2]
+        printed = capsys.readouterr().out
+        assert (
+            "note: left out: 1 of 3 points: lora.r=8 (by the plan plan/seconds is 480, and must be <= 300)" in printed
+        )
+        rows = {row["point"]["lora.r"]: row for row in json.loads(here.study.leaderboard.read_text())}
+        assert (rows["8"]["status"], rows["8"]["measurements"]["plan/seconds"]) == ("skipped", 480)
+        assert rows["8"]["broken"] == ["plan/seconds <= 300"]
+        assert [rows[r]["broken"] for r in "42"] == [[], []]
+
+    @pytest.mark.slow
+    def test_the_same_command_again_leaves_it_out_again(self, here, capsys):
+        for _ in range(2):
+            here.sweep("lora.r=4,8,2", _limited('params/trainable:"<=500"'))
+            assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == "skipped"
+        assert here.ran == []
+        assert len(here.trials()) == 3
+
+    @pytest.mark.slow
+    def test_drawn_trials_that_break_one_are_replaced_and_the_sampler_learns_them(self, here):
+        searched = "lora.r=int(interval(1,16))"
+        assert max(ranks(here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5))) <= 5
+        assert [trial.state for trial in here.trials()].count(TrialState.COMPLETE) == 5  # a rank may be drawn twice
+        left_out = [trial for trial in here.trials() if trial.user_attrs["status"] == "skipped"]
+        assert {trial.state for trial in left_out} == {TrialState.PRUNED}
+        assert all(trial.constraints["plan/seconds <= 300"] > 0 for trial in left_out)
+        assert here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5) == []
+
+    @pytest.mark.slow
+    def test_a_search_in_which_nothing_may_be_run_ends(self, here, monkeypatch, capsys):
+        monkeypatch.setattr("lowrung.sweeps.begun.MOST_IN_VAIN", 6)
+        monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 6)
+        assert here.sweep("lora.r=4", RATE, _limited('plan/seconds:"<=1"'), n_trials=4) == []
+        assert "6 drawn trials in a row may not be run, the last since by the plan" in capsys.readouterr().out
+        assert len(here.trials()) == 6
+
+    def test_a_grid_in_which_nothing_may_be_run_is_refused(self, here):
+        with pytest.raises(UsageError, match=r"of these none may: 2 of 2 points: lora.r=4 \(by the plan plan/seconds"):
+            here.sweep("lora.r=4,8", _limited('plan/seconds:"<=1"'))
+        assert here.ran == []
+
+    @pytest.mark.slow
+    def test_parameters_of_eva_are_known_once_it_has_run(self, here):
+        assert len(here.sweep("lora=eva", "lora.r=8,4", _limited('params/trainable:"<=500"'))) == 2
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('plan/memory:"<=1"', "Did you mean plan/memory_bytes"),
+            ('plan/unknown:"<=1"', "must be one of"),
+            ('plan/seconds:"1"', "must be <= or >= and a number"),
+        ],
+    )
+    def test_what_is_not_planned_is_refused(self, here, text, said):
+        with pytest.raises(UsageError, match=said):
+            here.sweep("lora.r=4", _limited(text))
+
+
+class TestMemory:
+    @pytest.mark.parametrize(("gb", "batches"), [(8, (8, 1)), (7, (4, 2)), (3, (2, 4)), (1, (1, 8))])
+    @pytest.mark.slow
+    def test_batches_are_halved_until_the_plan_fits(self, here, monkeypatch, gb, batches):
+        _has(monkeypatch, gb)
+        assert _batches(here.sweep("lora.r=8")) == [batches]
+        assert here.sweep("lora.r=8") == []
+
+    @pytest.mark.slow
+    def test_a_run_that_is_out_of_memory_all_the_same_is_halved_once_more(self, here, monkeypatch):
+        _has(monkeypatch, 7)
+
+        def act(config: Config) -> Outcome:
+            return trains(config) if config.train.batch_size < 4 else Outcome(Status.OOM, cause="out of memory")
+
+        assert _batches(here.sweep("lora.r=8", act=act)) == [(4, 2), (2, 4)]
+        assert here.sweep("lora.r=8") == []
+
+    @pytest.mark.slow
+    def test_what_does_not_fit_with_the_smallest_batches_is_left_out(self, here, monkeypatch):
+        _has(monkeypatch, 2)
+        assert _batches(here.sweep("train.batch_size=8,3", "lora.r=8")) == [(2, 4)]  # 3 rows cannot be halved
+        assert [trial.user_attrs["status"] for trial in here.trials()] == ["complete", "skipped"]
+
+    @pytest.mark.parametrize(("gb", "sizes"), [(5.7, [8, 4]), (5.5, [4]), (8, [8, 4])])
+    @pytest.mark.slow
+    def test_skip_leaves_out_what_is_sure_not_to_fit(self, here, monkeypatch, gb, sizes):
+        _has(monkeypatch, gb)
+        ran = here.sweep("train.batch_size=8,4", "hydra.sweeper.on_oom=skip")
+        assert [config.train.batch_size for config in ran] == sizes
+
+    @pytest.mark.slow
+    def test_skip_leaves_out_what_was_out_of_memory(self, here):
+        def act(config: Config) -> Outcome:
+            return trains(config) if config.lora.r == 4 else Outcome(Status.OOM, cause="out of memory")
+
+        assert ranks(here.sweep("lora.r=8,4", "hydra.sweeper.on_oom=skip", act=act)) == [8, 4]
+        assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == "skipped"
+        assert here.sweep("lora.r=8,4", "hydra.sweeper.on_oom=skip", act=act) == []
+
+    def test_fail_names_all_that_do_not_fit_and_starts_nothing(self, here, monkeypatch):
+        _has(monkeypatch, 2.5)
+        with pytest.raises(UsageError) as refused:
+            here.sweep("train.batch_size=8,2,4", "hydra.sweeper.on_oom=fail")
+        assert "2 of 3 points: train.batch_size=8 (by the plan it needs 8.00 GB, of 2.50 GB main memory)" in str(
+            refused.value
+        )
+        assert "train.batch_size=4" in str(refused.value)
+        assert here.ran == []
+
+    @pytest.mark.slow
+    def test_fail_tries_nothing_again_that_was_out_of_memory(self, here):
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=8", "hydra.sweeper.on_oom=fail", act=lambda config: Outcome(Status.OOM, cause="full"))
+        assert len(here.ran) == 1
+
+    @pytest.mark.slow
+    def test_a_result_that_is_in_the_store_has_had_its_memory(self, here, monkeypatch):
+        here.sweep("lora.r=8")
+        _has(monkeypatch, 0.1)
+        assert here.sweep("lora.r=8") == []
+        assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
+
+
+def test_another_word_for_on_oom_is_refused(here):
+    with pytest.raises(UsageError, match=r"hydra\.sweeper\.on_oom must be one of skip, halve, fail, but is 'maybe'"):
+        here.sweep("lora.r=4", "hydra.sweeper.on_oom=maybe")
+
+
+def test_a_budget_of_less_than_one_run_is_refused(here):
+    with pytest.raises(UsageError, match=r"must be enough for one run, but is 0\.05, and the smallest needs 0\.0667"):
+        here.sweep("lora.r=4,8", "hydra.sweeper.budget={cpu_hours:0.05}")
