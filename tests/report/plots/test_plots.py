@@ -400,3 +400,11 @@ def test_where_the_best_alone_is_at_an_end_its_ties_are_named():
     assert "At the edge" not in about
     assert "Of the best, " in about
     assert "lora.r=16 is the largest that was tried" in about
+
+
+def test_the_time_of_a_last_part_is_said_to_be_one():
+    whole, part = (trial(number, {"lora.r": str(4 + number)}, 2.8 + number / 10) for number in range(2))
+    part = dataclasses.replace(part, runs=[dataclasses.replace(run, facts={"is_resumed": True}) for run in part.runs])
+    said = "1 trial went on from a checkpoint: the time is that of the last part."
+    assert said in by_name(study([whole, part], [studies.RANK]))["trade-offs"].about
+    assert said not in by_name(study([whole, trial(1, {"lora.r": "5"}, 2.9)], [studies.RANK]))["trade-offs"].about
