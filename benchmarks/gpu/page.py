@@ -20,15 +20,18 @@ NOTHING = (
 WAYS = ("lowrung", "SFTTrainer", "SFTTrainer, checkpointing")
 
 
+def main(file: Path, docs: Path) -> int:
+    """Writes the page, and says what it has."""
+    try:
+        print(write(file, docs))
+    except (OSError, ValueError, KeyError) as error:
+        print(f"Error: {file} must be what the tests and the benchmark of a GPU write, and {docs} the page: {error!r}")
+        return 1
+    return 0
+
+
 def write(file: Path, docs: Path) -> str:
     """Puts the tables between their two marks in the page, or says there that nothing was measured.
-
-    Args:
-        file: the JSON; it need not exist.
-        docs: the page, which has the marks.
-
-    Returns:
-        what was done, in words.
 
     Raises:
         ValueError: when the page has no marks.
