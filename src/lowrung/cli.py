@@ -5,8 +5,10 @@ Exit codes: 0 all done, 1 a trial failed, 2 bad usage; interrupted by Ctrl-C 130
 ``HYDRA_FULL_ERROR=1`` shows tracebacks.
 """
 
+import atexit
 import contextlib
 import functools
+import gc
 import os
 import signal
 import sys
@@ -42,6 +44,7 @@ def run(command: Callable[[], Any], printer: Printer | None = None) -> None:
     # Hydra would print the first problem alone and exit with 1; with this set it raises, and we say it all.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault(SPINS, FEW_SPINS)
+    atexit.register(gc.freeze)  # else Python's end walks through all that was imported: 1.2 s after a sweep
     screen.prepare()
     try:
         with printer.open():
@@ -108,7 +111,7 @@ def _end(error: Exception) -> NoReturn:
     if isinstance(error, InputError) and disk.is_full(error, Path.cwd()):
         error = disk.no_space(error.__cause__ or error)
     elif not isinstance(error, LowrungError):
-        error = disk.in_words(error) or _foreseen(error)
+        error = disk.in_words(error) or _unforeseen(error)
     problems = error.problems if isinstance(error, UsageError) else [str(error)]
     with contextlib.suppress(OSError):  # nobody may read that output either; the exit code says it too
         print(_message(problems), file=sys.stderr, flush=True)
@@ -116,12 +119,8 @@ def _end(error: Exception) -> NoReturn:
     raise Ended(USAGE if isinstance(error, UsageError) else FAILED, problems)
 
 
-def _foreseen(error: Exception) -> LowrungError:
-    """What to tell the user of an error that Hydra has raised about the command line, or that nobody foresaw."""
-    from lowrung.config import commandline
-
-    if problems := commandline.explain(error, sys.argv[1:]):
-        return UsageError(problems)
+def _unforeseen(error: Exception) -> LowrungError:
+    """What to tell the user of an error that nobody foresaw."""
     what = "needs more memory than there is" if is_out_of_memory(error) else "failed, which was not foreseen"
     return LowrungError(f"This command {what} ({in_short(error)}). {SHOW}")
 

@@ -139,7 +139,7 @@ def test_the_latest_study_unless_one_is_named(words, capsys):
 
 def test_an_empty_study(here, capsys):
     folder = Written(here, [], has_ended=False).write()
-    assert "verdict: no trial has ended\n\nstudy words is empty" in printed(capsys)
+    assert "verdict: no trial has ended\n\nstudy words has no trial yet" in printed(capsys)
     assert "This study has no trial yet." in (folder.report / "report.html").read_text()
 
 

@@ -190,3 +190,31 @@ def test_nothing_heavy_is_imported(multirun):
     heavy = {"torch", "transformers", "optuna", "mlflow", "sqlalchemy", "pandas", "scipy", "omegaconf"}
     assert heavy.isdisjoint(done.stderr.split())
     assert Path(multirun / "mine" / "study.db-wal").exists() is False
+
+
+@pytest.mark.parametrize(
+    ("taken", "best", "complete"),
+    [
+        ({"shared": [], "left_out": []}, "trial 0", 3),
+        ({"shared": [1], "left_out": []}, "trial 1", 3),
+        ({"shared": [], "left_out": [0]}, "trial 1", 2),
+        ({"shared": [], "left_out": [0, 1]}, "", 1),
+    ],
+    ids=["the last stage", "a trial of two stages", "a trial that is left out", "none"],
+)
+def test_a_study_of_stages_has_the_best_of_the_last_one(multirun, capsys, taken, best, complete):
+    purpose = {"objectives": {"eval/loss": "minimize"}, "stages": {"stage rate": "", "stage rank": "best of rate"}}
+    with sqlite3.connect(StudyFolder(multirun / "mine").database) as connection:
+        connection.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'purpose'", [json.dumps(purpose)]
+        )
+        add = "INSERT INTO {} ({}, key, value_json) VALUES (?, ?, ?)"
+        facts = add.format("study_user_attributes", "study_id")
+        connection.execute(facts, [1, "taken_over", json.dumps({"rank": taken})])
+        for number, stage in enumerate(("rank", "rate", "rank")):
+            facts = add.format("trial_user_attributes", "trial_id")
+            connection.execute(facts, [number + 1, "stage", json.dumps(stage)])
+    main(["studies"])
+    printed = capsys.readouterr().out
+    assert f"{complete} complete" in printed
+    assert (f"({best})" in printed) == bool(best)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 
 from lowrung.config import commandline, keys, rules
@@ -376,10 +375,6 @@ class TestOverrides:
 @pytest.mark.usefixtures("composer")  # which registers the schema
 class TestExplain:
     """What a command ends with when Hydra itself refuses it."""
-
-    def test_a_command_without_a_config_is_not_to_blame(self, monkeypatch):
-        monkeypatch.setattr(ConfigStore.instance(), "repo", {})
-        assert commandline.explain(ValueError("unforeseen"), ["merge", "mine/0"]) is None
 
     def test_only_hydras_errors_are_explained(self):
         assert commandline.explain(OSError("x"), ["lora.r=abc"]) is None

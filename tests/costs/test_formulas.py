@@ -16,6 +16,8 @@ from lowrung.finetune.lora import adapter, products
 from lowrung.finetune.models import head, pretrained, score
 from tests.costs.test_history import asked
 
+pytestmark = pytest.mark.slow
+
 TINY = ModelConf("embedded:tiny")
 LORA = LoraConf(r=4, alpha=8.0)
 CPU = torch.device("cpu")
@@ -26,12 +28,20 @@ def base_sizes():
     return sizes.of_base(TINY)
 
 
+@functools.cache
+def _counted(method: str, rank: int):
+    """The sizes of what is trained; to count them takes a second."""
+    lora = LoraConf(method=method, r=rank, alpha=8.0)
+    settings = TrainConf(batch_size=1, eval_batch_size=1, eval_steps=1)
+    ((ranks),) = sizes.of_trained(TINY, [lora], [settings]).values()
+    return ranks[rank_of(lora)]
+
+
 def run(rows: int = 4, length: int = 32, labelled: int = 8, lora: LoraConf = LORA, model=TINY, **train) -> Asked:
     """A run of the tiny model over rows of equal lengths."""
     settings = TrainConf(**{"batch_size": rows, "eval_batch_size": 4, "eval_steps": 5, "max_steps": 5, **train})
-    ((ranks),) = sizes.of_trained(TINY, [lora], [settings]).values()
     same = RowSizes(64, (length,) * 101, (labelled,) * 101)
-    own = {"trained": ranks[rank_of(lora)], "rows": same, "held_out": same, "lora": lora, "train": settings}
+    own = {"trained": _counted(lora.method, lora.r), "rows": same, "held_out": same, "lora": lora, "train": settings}
     return asked(base=base_sizes(), model=model, steps=5, **own)
 
 

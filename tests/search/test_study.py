@@ -15,6 +15,7 @@ from tests.search.conftest import MIXED
 STATES = {
     Status.COMPLETE: TrialState.COMPLETE,
     Status.PRUNED: TrialState.PRUNED,
+    Status.SKIPPED: TrialState.PRUNED,
     Status.DIVERGED: TrialState.FAIL,
     Status.OOM: TrialState.FAIL,
     Status.FAILED: TrialState.FAIL,

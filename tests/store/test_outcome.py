@@ -79,7 +79,8 @@ def test_a_torn_file_is_an_error(tmp_path):
 
 
 def test_what_a_rerun_keeps():
-    assert {status for status in Status if status.is_kept} == {Status.COMPLETE, Status.PRUNED, Status.DIVERGED}
+    kept = {Status.COMPLETE, Status.PRUNED, Status.DIVERGED, Status.SKIPPED}
+    assert {status for status in Status if status.is_kept} == kept
 
 
 @pytest.mark.parametrize(("passed", "expected"), [((), None), ((1.0,), True), ((0.0,), False), ((1.0, 0.0), False)])

@@ -71,9 +71,8 @@ class TestConstraints:
     @pytest.mark.slow
     def test_drawn_trials_that_break_one_are_replaced_and_the_sampler_learns_them(self, here):
         searched = "lora.r=int(interval(1,16))"
-        ran = here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5)
-        assert len(ran) == 5
-        assert max(ranks(ran)) <= 5
+        assert max(ranks(here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5))) <= 5
+        assert [trial.state for trial in here.trials()].count(TrialState.COMPLETE) == 5  # a rank may be drawn twice
         left_out = [trial for trial in here.trials() if trial.user_attrs["status"] == "skipped"]
         assert {trial.state for trial in left_out} == {TrialState.PRUNED}
         assert all(trial.constraints["plan/seconds <= 300"] > 0 for trial in left_out)

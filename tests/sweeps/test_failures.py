@@ -104,13 +104,14 @@ def test_a_file_in_the_place_of_a_folder_is_said_at_the_start(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///folder", "sqlite:///file/mlflow.db"])
+@pytest.mark.parametrize("uri", ["sqlite:///folder", "sqlite:///file/mlflow.db", "sqlite:///notes.txt"])
 def test_a_database_that_cannot_be_written_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "notes.txt").write_text("mine\n")
     with composing.composer() as composer:
         (problem,) = recording.tracking_problems(composer.config(f"track.uri={uri}"))
     assert problem.startswith("track.uri must")

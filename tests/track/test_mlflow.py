@@ -25,7 +25,7 @@ from tests.track.contract import TrackerContract
 from tests.track.memory import RecordedRun
 
 STATES = {"complete": "FINISHED", "failed": "FAILED", "oom": "FAILED", "diverged": "FAILED"} | dict.fromkeys(
-    ("cancelled", "pruned"), "KILLED"
+    ("cancelled", "pruned", "skipped"), "KILLED"
 )
 
 

@@ -10,7 +10,7 @@ from lowrung.commands.arguments import Commands
 from lowrung.errors import UsageError, blaming
 from lowrung.report import facts
 from lowrung.report.facts import Ratio
-from lowrung.report.record import COMPLETE, RUNNING, StudyRecord
+from lowrung.report.record import COMPLETE, EMPTY, RUNNING, StudyRecord
 from lowrung.store import atomic, disk
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Status
@@ -134,7 +134,9 @@ def shown(study: StudyRecord) -> str:
     parts = [rows.table(study)] if ended else []
     parts += [verdict.text(study.verdict, study.warnings)] if study.verdict else []
     parts += filter(None, [facts.text(facts.ratios(facts.of(study)))])
-    if study.state != COMPLETE:
+    if study.state == EMPTY:
+        parts.append(f"study {study.name} has no trial yet")
+    elif study.state != COMPLETE:
         parts.append(f"study {study.name} is {study.state}" + (f"; not ended: {', '.join(unended)}" if unended else ""))
     parts += ["\n".join(f"note: {doubt}" for doubt in study.doubts)] if study.doubts else []
     return "\n\n".join(parts) + "\n"

@@ -1,10 +1,11 @@
 """`lowrung train` and `python src/train.py`: one run, or with ``-m`` a sweep. Hydra reads their arguments."""
 
+import contextlib
 import gc
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -52,7 +53,8 @@ def main() -> None:
         return
     schema.register()
     sys.argv[1:] = arguments.prepared(sys.argv[1:])
-    hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
+    with in_words_of_the_command_line():
+        hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()
 
 
 def complete() -> None:
@@ -71,10 +73,27 @@ def run(config: Any) -> Any:
 
     if task.assigned():  # the coordinator hears what the job raises
         return task.run(config)
-    with cli.ending_on_errors():
+    with cli.ending_on_errors(), in_words_of_the_command_line():
         require_our_sweeper(HydraConfig.get())
         require_a_sweep(HydraConfig.get())
         return kept(lambda: task.run(config))
+
+
+@contextlib.contextmanager
+def in_words_of_the_command_line() -> Iterator[None]:
+    """Says all that is wrong with ``sys.argv`` where Hydra has raised an error about it.
+
+    Raises:
+        UsageError: with each of the problems; any other error is raised as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        from lowrung.config import commandline
+
+        if problems := commandline.explain(error, sys.argv[1:]):
+            raise UsageError(problems) from error
+        raise
 
 
 def kept(make: Callable[[], Ended]) -> Ended:

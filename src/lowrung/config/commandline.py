@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, Sweep
 from hydra.errors import HydraException
@@ -153,8 +152,6 @@ def explain(error: Exception, arguments: Sequence[str]) -> list[str] | None:
             "--cfg and --info show one config and run nothing, so neither goes with -m (nor with each other). Leave -m"
             " out, and give each setting one value."
         ]
-    if "schema.yaml" not in ConfigStore.instance().repo:  # a command that composes no config, such as `lowrung merge`
-        return None
     typed = get_args(arguments)
     try:
         with hydra_app(typed.config_dir, typed.config_path) as hydra:

@@ -121,7 +121,7 @@ def _compared(one: RunFacts, name: str, shown: Callable[[float], str]) -> tuple[
     if compared is None:
         return "", ""
     is_more = name == MEMORY and one.run.status is Status.OOM  # it asked for more, and did not get it
-    measured = "" if compared.measured is None else f"{'over ' * is_more}{shown(compared.measured)}"
+    measured = "-" if compared.measured is None else f"{'over ' * is_more}{shown(compared.measured)}"
     return f"{shown(compared.predicted)} → {measured}", "" if compared.ratio is None else _ratio(compared.ratio)
 
 

@@ -72,9 +72,8 @@ def ranked(rows: Sequence[TrialRow], objectives: Mapping[str, str]) -> list[Tria
     in_front = pareto_set(rows, objectives)
 
     def rank(row: TrialRow) -> tuple[bool, bool, int, bool, list[float], int]:
-        costs = _costs(row, objectives)
-        has_score = row.outcome.status is Status.COMPLETE and costs[0] < math.inf
-        order = costs if has_score else []
+        has_score = _has_score(row, objectives)
+        order = _costs(row, objectives) if has_score else []
         return (not has_score, bool(row.broken), -row.stage_index, row.number not in in_front, order, row.number)
 
     return sorted(rows, key=rank)
@@ -103,6 +102,11 @@ def _costs(row: TrialRow, objectives: Mapping[str, str]) -> list[float]:
         for name, direction in objectives.items()
     ]
     return [value if math.isfinite(value) else math.inf for value in signed]
+
+
+def _has_score(row: TrialRow, objectives: Mapping[str, str]) -> bool:
+    """Whether a trial has a rank: it was trained to its end, and the first objective was measured."""
+    return row.outcome.status is Status.COMPLETE and _costs(row, objectives)[0] < math.inf
 
 
 AGAINST = "against the best"
@@ -139,7 +143,11 @@ def columns(
     stages = ["stage"] if any(row.stage for row in rows) else []
     head = ["#", "trial", *stages, *keys, "trainable", loss, *scores, "merged vs adapter", "seconds", ""]
     cells = [
-        _cells(rank, row, keys, extra, row.number in in_front, bool(stages)) for rank, row in enumerate(rows, start=1)
+        [
+            str(rank) if _has_score(row, objectives) else "-",
+            *_cells(row, keys, extra, row.number in in_front, bool(stages)),
+        ]
+        for rank, row in enumerate(rows, start=1)
     ]
     if against:
         for row, texts in zip(rows, cells, strict=True):
@@ -147,9 +155,7 @@ def columns(
     return head, cells
 
 
-def _cells(
-    rank: int, row: TrialRow, keys: Sequence[str], extra: Sequence[str], is_in_front: bool, has_stages: bool
-) -> list[str]:
+def _cells(row: TrialRow, keys: Sequence[str], extra: Sequence[str], is_in_front: bool, has_stages: bool) -> list[str]:
     metrics, complete = row.outcome.metrics, row.outcome.status is Status.COMPLETE
     trainable = f"{metrics['params/trainable']:,.0f}" if "params/trainable" in metrics else ""
     base = f"{metrics['base/eval_loss']:.3f} → " if "base/eval_loss" in metrics else ""
@@ -158,7 +164,6 @@ def _cells(
     notes = ["Pareto"] * is_in_front + ["reused"] * row.is_reused
     notes += [f"not {bound}" for bound in row.broken] if complete else [row.outcome.status]
     return [
-        str(rank) if complete else "-",
         str(row.number),
         *([row.stage] if has_stages else []),
         *(shown(row.point.get(key, "")) for key in keys),

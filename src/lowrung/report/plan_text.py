@@ -100,7 +100,7 @@ def _state(point: PlannedPoint) -> str:
         return f"{point.kept} of {runs} in the store"
     if point.from_step:
         return f"goes on from step {point.from_step}"
-    return "drawn when it starts" if _is_drawn(point) else "to train"
+    return "drawn" if _is_drawn(point) else "to train"
 
 
 def _is_drawn(point: PlannedPoint) -> bool:

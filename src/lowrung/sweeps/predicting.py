@@ -96,8 +96,10 @@ class _Counting:
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
         from lowrung.finetune import sizes as counted
+        from lowrung.finetune.models import pretrained
 
-        return counted.of_trained(self.model, [self.lora], [self.train], self.device)
+        base = pretrained.without_weights(self.model)  # a hub's are not fetched to be counted
+        return counted.of_trained(base, [self.lora], [self.train], self.device)
 
 
 def is_time_known() -> bool:

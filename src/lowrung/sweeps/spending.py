@@ -118,7 +118,8 @@ class Spending:
         if known.seconds is not None:
             return known
         store = Path(self._plan.config.store).absolute()
-        seconds, shown = _left_of(known, layout.run_folder(store, str(facts.get("signature"))))
+        folder = layout.run_folder(store, str(facts.get("signature")))
+        seconds, shown = _left_of(known, self._start_of(known, folder), folder)
         self.cut.append(f"trial {trial} was cut {seconds:.0f} s after its start, by {shown}")
         return dataclasses.replace(known, seconds=seconds)
 
@@ -278,12 +279,12 @@ def _written(job: Try) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value != ""}
 
 
-def _left_of(job: Try, folder: RunFolder) -> tuple[float, str]:
+def _left_of(job: Try, start: float, folder: RunFolder) -> tuple[float, str]:
     """How long a job ran that was cut, and what says so."""
     if _text(folder.claim) != job.claim:  # another sweep has taken the folder since, and its files are not this job's
         return job.planned, "the plan: another sweep went on with it"
     signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
-    return max(0.0, max(signs) - job.began), "what its mailbox and its log show"
+    return max(0.0, max(signs) - start), "what its mailbox and its log show"
 
 
 def _reported(folder: RunFolder) -> Sequence[float]:

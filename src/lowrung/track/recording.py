@@ -50,6 +50,9 @@ END_SECONDS = 10.0
 MOST_POINTS = 10_000
 """Of a run, that wait for a tracker that is away. At its end it gets all of them from the run's folder."""
 
+_SQLITE = b"SQLite format 3\0"
+"""What a SQLite database begins with: https://sqlite.org/fileformat.html."""
+
 _PASSING = ("locked", "full")
 _T = TypeVar("_T")
 
@@ -66,7 +69,17 @@ def tracking_problems(config: Config) -> list[str]:
         return addresses.driver_problems(named_by(uri), uri)
     if database.exists() and not (database.is_file() and os.access(database, os.W_OK)):  # MLflow would try on and on
         return [f"{named_by(uri)} must name a file that can be written, but {database} is not one. Name another file."]
+    if _is_no_database(database):
+        return [f"{named_by(uri)} must name a SQLite database, but {database} is another file. Name another one."]
     return disk.unwritable(named_by(uri), database.parent)
+
+
+def _is_no_database(file: Path) -> bool:
+    """Whether a file holds something else; an empty one is a database without tables."""
+    if not file.exists():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(_SQLITE)) not in (b"", _SQLITE)
 
 
 def _experiment_problems(config: Config) -> list[str]:

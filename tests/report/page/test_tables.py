@@ -36,3 +36,22 @@ def test_what_is_no_sample_is_not_shown():
     for odd in (None, [], "text", [3], [{"prompt": "a"}], [{**sample("a", "b"), "answer": None}]):
         shown = answers(trial(0, odd))
         assert (shown.cells, shown.about) == ([], tables.NO_ANSWERS)
+
+
+def made(*trials, **more):
+    return tables.of(StudyRecord("s", Path("s"), {"eval/loss": "minimize"}, (), trials, **more))
+
+
+def test_what_was_asked_for_is_counted_whole():
+    stopped = TrialRecord(1, {"lora.r": "8"}, None, [RunRecord(0, Status.CANCELLED, Path("stopped"))])
+    rows = {row[0]: row[1:] for row in made(trial(0, None), stopped, state="interrupted", total=4)["done"].cells}
+    assert rows["trials"] == ["4", "1 complete, 1 not ended, 2 not begun"]
+    assert rows["runs"] == ["4", "1 ended"]
+
+
+def test_what_cannot_be_ranked_has_no_rank_and_no_column_is_empty():
+    pruned = TrialRecord(1, {"lora.r": "8"}, Status.PRUNED, cause="stopped at step 5", metrics={"stopped/step": 5})
+    found = made(trial(0, None), pruned, state="complete", total=2)
+    assert [row[0] for row in found["leaderboard"].cells] == ["-", "-"]
+    assert found["leaderboard"].about == ""
+    assert found["pruned"].head == ["trial", "settings", "step"]

@@ -63,6 +63,12 @@ class Table:
         return max(0, len(self.cells) - SHOWN)
 
 
+def _without_empty(title: str, about: str, head: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """A table without the columns that no row has anything in."""
+    kept = [place for place in range(len(head)) if any(row[place] for row in cells)]
+    return Table(title, about, [head[place] for place in kept], [[row[place] for place in kept] for row in cells])
+
+
 def of(study: StudyRecord) -> dict[str, Table]:
     """The tables, by name; one without rows says in its `Table.about` that there is nothing."""
     return {
@@ -83,7 +89,9 @@ def _leaderboard(study: StudyRecord) -> Table:
     head, cells = leaderboard.columns(ended, study.objectives, against)
     numbers = [row[1] for row in cells]
     marked = numbers.index(str(study.preferred)) if str(study.preferred) in numbers else None
-    about = "Best first. A difference from the best is paired by held-out example, with its 95% interval."
+    about = "Best first." if any(row[0] == "2" for row in cells) else ""
+    if against:
+        about += " A difference from the best is paired by held-out example, with its 95% interval."
     return Table("Leaderboard", about if cells else "No trial has ended.", head, cells, marked)
 
 
@@ -102,7 +110,7 @@ def _gate(study: StudyRecord) -> Table:
     ]
     head = ["trial", *(["seed"] if study.seeds > 1 else []), "gate", *(_GATE[name] for name in names), "why"]
     about = "What the merged model computes beside its adapter, in each run that was checked."
-    return Table("The gate", about if cells else "No run was checked.", head, cells)
+    return _without_empty("The gate", about if cells else "No run was checked.", head, cells)
 
 
 def _named(study: StudyRecord, trial: TrialRecord, run: RunRecord) -> list[str]:
@@ -117,14 +125,14 @@ def _pruned(study: StudyRecord) -> Table:
             leaderboard.name(trial.point),
             number(trial.metrics["stopped/step"]) if "stopped/step" in trial.metrics else "",
             number(trial.metrics[metric]) if metric in trial.metrics else "",
-            trial.cause or "",
+            "" if (trial.cause or "").startswith("stopped at step") else trial.cause or "",  # the column has it
         ]
         for trial in study.trials
         if trial.status is Status.PRUNED
     ]
     about = "Trials that were ended early, since others were better at the same point of training."
     head = ["trial", "settings", "step", f"{metric} then", "why"]
-    return Table("Pruned", about if cells else "No trial was pruned.", head, cells)
+    return _without_empty("Pruned", about if cells else "No trial was pruned.", head, cells)
 
 
 def _failed(study: StudyRecord) -> Table:
@@ -147,17 +155,19 @@ def _failed(study: StudyRecord) -> Table:
 def _facts(study: StudyRecord) -> Table:
     runs = facts.of(study)
     head, cells = facts.columns(study, runs)
-    return Table("Plan and facts", facts.about(study, runs), head, cells)
+    return _without_empty("Plan and facts", facts.about(study, runs), head, cells)
 
 
 def _done(study: StudyRecord) -> Table:
     counts = Counter("not ended" if trial.status is None else str(trial.status) for trial in study.trials)
-    runs = [run for trial in study.trials for run in trial.runs if run.status is not None]
+    if study.total is not None and study.total > len(study.trials):
+        counts["not begun"] = study.total - len(study.trials)
+    ended = sum(run.status not in (None, Status.CANCELLED) for trial in study.trials for run in trial.runs)
     own = [run for trial in study.trials for run in trial.runs if run.slot is not None]
     total = study.total
     cells = [
         ["trials", "not known" if total is None else str(total), _listed(counts)],
-        ["runs", "not known" if total is None else str(total * study.seeds), f"{len(runs)} ended"],
+        ["runs", "not known" if total is None else str(total * study.seeds), f"{ended} ended"],
         ["runs trained for this study", "", str(len(own))],
         ["of these at one time, at most", "", str(max((run.slot or 0 for run in own), default=-1) + 1)],
         ["from the first start to the last end", "", _span(own)],

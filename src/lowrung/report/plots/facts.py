@@ -19,6 +19,9 @@ _LEAST = 3
 """Runs; fewer are read in the table."""
 
 _HEIGHT = 280
+_NEAR = 0.2
+"""An axis goes so far from its middle at least, as a share: what is 1% off must not seem far from the line."""
+
 _WIDE = 8.0
 """Where the largest value is so many times the smallest, the axes are drawn by orders of magnitude."""
 
@@ -57,8 +60,9 @@ class _Part:
         low, high = min(values), max(values)
         if self.is_log:
             return low / 1.2, high * 1.2
-        room = 0.06 * (high - low) or 0.1 * high
-        return max(0.0, low - room), high + room
+        middle = (low + high) / 2
+        half = max(0.56 * (high - low), _NEAR * middle)
+        return max(0.0, middle - half), middle + half
 
     @property
     def is_log(self) -> bool:

@@ -48,7 +48,7 @@ COLOURS: Mapping[str, str] = MappingProxyType(
         "oom": RED,
         "failed": RED,
         "cancelled": ORANGE,
-        "running": SKY,
+        "not ended": SKY,
     }
 )
 """By a trial's standing or status."""

@@ -46,7 +46,7 @@ class Curve:
     @property
     def is_cut(self) -> bool:
         """Whether the run did not come to its end."""
-        return self.standing not in ("best", "tie", "complete", "running")
+        return self.standing not in ("best", "tie", "complete", "not ended")
 
 
 @dataclasses.dataclass(frozen=True)

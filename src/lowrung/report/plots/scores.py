@@ -67,12 +67,12 @@ class Scores:
         return [self.best, *tied] if self.best else []
 
     def standing(self, trial: TrialRecord) -> str:
-        """``best``, ``tie``, ``complete``, or the trial's status; ``running`` where it has none."""
+        """``best``, ``tie``, ``complete``, or the trial's status; ``not ended`` where it has none."""
         if trial is self.best:
             return "best"
         if _verdict(trial) == "tie" and self._reason(trial) is None:
             return "tie"
-        return str(trial.status) if trial.status else "running"
+        return str(trial.status) if trial.status else "not ended"
 
     @functools.cached_property
     def limits(self) -> tuple[float, float, bool]:
