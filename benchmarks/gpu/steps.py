@@ -55,8 +55,10 @@ class Cell:
     @property
     def train(self) -> TrainConf:
         """How lowrung's trainer trains."""
-        evaluation = {"eval_batch_size": shapes.HELD_OUT, "eval_steps": STEPS + 1, "save_steps": 0}
-        return TrainConf(learning_rate=1e-4, max_steps=STEPS, batch_size=self.size, **evaluation)
+        return TrainConf(
+            learning_rate=1e-4, max_steps=STEPS, batch_size=self.size, eval_batch_size=shapes.HELD_OUT,
+            eval_steps=STEPS + 1, save_steps=0,
+        )  # fmt: skip
 
 
 def measure(name: str, quantization: str, device: torch.device, note: Note) -> None:
