@@ -120,11 +120,12 @@ def script(text: str) -> list[str]:
 WRITES = "out.write_text(json.dumps({'batch 1': {'tokens': 8}}))"
 
 
+@pytest.mark.slow
 def test_what_a_part_had_found_stays_where_its_time_is_over_or_it_fails(tmp_path):
     out = tmp_path / "gpu.json"
-    late = benchmark.run(part(2.0), "cpu", out, 0.0, script(f"{WRITES}; time.sleep(60)"), least=1.0)
+    late = benchmark.run(part(3.0), "cpu", out, 0.0, script(f"{WRITES}; time.sleep(60)"), least=1.0)
     assert late["batch 1"] == {"tokens": 8}
-    assert late["ended"] == "after 2 s, before all was measured"
+    assert late["ended"] == "after 3 s, before all was measured"
     broken = benchmark.run(part(), "cpu", out, 0.0, script(f"{WRITES}; raise ValueError('the reason')"))
     assert broken["batch 1"] == {"tokens": 8}
     assert broken["failed"].endswith("ValueError: the reason")
@@ -182,6 +183,14 @@ def test_the_page_has_what_was_measured_what_found_no_memory_and_what_is_not_who
     assert "Not whole: after 50 s" in text
     assert "| 2 | 1 of 2 | 321 | 5,000 | 1.00 | 1.10 |" in text
     assert "| nf4 | failed |" in text
+
+
+def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
+    (tmp_path / "torn.json").write_text("{")
+    (tmp_path / "none.md").write_text("no marks")
+    for name in ("torn.json", "absent.json"):
+        assert benchmark.main(["--page", "--json", str(tmp_path / name), "--docs", str(tmp_path / "none.md")]) == 1
+    assert capsys.readouterr().out.count("Error: ") == 2
 
 
 @pytest.mark.slow

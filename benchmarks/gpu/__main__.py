@@ -32,13 +32,7 @@ GRACE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One measurement.
-
-    Attributes:
-        kind: ``steps``, ``nf4`` (steps on a quantised base), ``gates`` or ``workers``.
-        shape: one of `benchmarks.gpu.shapes.SHAPES`.
-        seconds: that it may take.
-    """
+    """One measurement of a shape, and the seconds that it may take; ``nf4`` is ``steps`` on a quantised base."""
 
     kind: str
     shape: str
@@ -61,20 +55,19 @@ TINY = tuple(Part(kind, "tiny", 120) for kind in ("steps", "nf4", "workers", "ga
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, or writes the page; 1 where there is no GPU, or a part has failed."""
+    """Measures, or writes the page; 1 where a part has failed, or the page cannot be written."""
     asked = _arguments(arguments)
     if asked.page:
-        print(page.write(asked.json or results.RESULTS, asked.docs))
-        return 0
+        return page.main(asked.json or results.RESULTS, asked.docs)
     if asked.part:
         return _measure(asked.part, asked.device, asked.json)
     if asked.device == "cuda" and not results.has_gpu():
         print("skipped: no NVIDIA GPU is visible here; docs/gpus.md says how `make bench-gpu` runs where one is")
         return 0
-    wanted = TINY if asked.shapes == "tiny" else PARTS
-    parts = [part for part in wanted if not asked.parts or part.kind in asked.parts]
+    parts = [part for part in (TINY if asked.shapes == "tiny" else PARTS) if part.kind in asked.parts]
     out = asked.json or results.file(asked.device)
-    found = [run(part, asked.device, out, spent) for part, spent in _within(parts)]
+    began = time.monotonic()
+    found = [run(part, asked.device, out, time.monotonic() - began) for part in parts]
     return int(any("failed" in each for each in found))
 
 
@@ -83,7 +76,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the benchmark itself out")
     parser.add_argument("--shapes", choices=["real", "tiny"], default="real", help="tiny models, for a CPU")
     kinds = [part.kind for part in TINY]
-    parser.add_argument("--parts", nargs="+", choices=kinds, help="only these")
+    parser.add_argument("--parts", nargs="+", choices=kinds, default=kinds, help="only these")
     parser.add_argument("--json", type=Path, help="the file with the results; of a CPU nothing is kept by default")
     parser.add_argument("--page", action="store_true", help="measures nothing: writes the tables from that file")
     parser.add_argument("--docs", type=Path, default=page.DOCS, help="the page that has the tables")
@@ -94,28 +87,18 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def _within(parts: Sequence[Part]) -> Any:
-    """Each part, with the seconds that have passed when it is its turn."""
-    began = time.monotonic()
-    for part in parts:
-        yield part, time.monotonic() - began
-
-
 def run(
     part: Part, device: str, out: Path | None, spent: float, command: Sequence[str] | None = None, least: float = LEAST
 ) -> dict[str, Any]:
-    """Runs a part to its end, or to that of its time, and keeps what it has found.
+    """Runs a part to its end, or to that of its time, and keeps in the JSON what it has found.
 
     Args:
         part: what is measured.
         device: ``cuda``, or ``cpu`` where a CPU stands for one.
         out: the JSON; None keeps nothing.
         spent: seconds that other parts have taken.
-        command: of the part's process, to which the path of its results is added; None is this module.
+        command: of the part's process, which gets the path of its results; None is this module.
         least: seconds without which it is not begun.
-
-    Returns:
-        its results by name, ``seconds``, and ``failed`` or ``ended`` with the reason where it did not come to its end.
     """
     limit = min(part.seconds, LIMIT - spent) if device == "cuda" else part.seconds
     if limit < least:

@@ -20,14 +20,7 @@ HELD_OUT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A model's sizes, and the batches that are measured.
-
-    Attributes:
-        kind: the architecture, by transformers' name.
-        sizes: of its config.
-        batches: rows of a batch.
-        tokens: of each row; the second half of them has labels.
-    """
+    """A model by its architecture and sizes, and what is measured: rows of a batch, and tokens of each row."""
 
     kind: str
     sizes: Mapping[str, Any]
@@ -35,24 +28,19 @@ class Shape:
     tokens: int = 512
 
 
-def _sizes(hidden: int, inner: int, layers: int, heads: int, groups: int, words: int, *, tied: bool) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": groups,
-        "vocab_size": words,
-        "tie_word_embeddings": tied,
-        "max_position_embeddings": 4096,
-    }
+_NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+
+def _sizes(*sizes: int, words: int, tied: bool) -> dict[str, Any]:
+    others = {"vocab_size": words, "tie_word_embeddings": tied, "max_position_embeddings": 4096}
+    return {**dict(zip(_NAMES, sizes, strict=True)), **others}
 
 
 SHAPES = {
-    "0.5B": Shape("qwen2", _sizes(896, 4864, 24, 14, 2, 151936, tied=True)),  # Qwen2.5-0.5B
-    "1.5B": Shape("qwen2", _sizes(1536, 8960, 28, 12, 2, 151936, tied=True)),  # Qwen2.5-1.5B
-    "8B": Shape("llama", _sizes(4096, 14336, 32, 32, 8, 128256, tied=False)),  # Llama 3.1 8B
-    "tiny": Shape("llama", _sizes(64, 128, 2, 4, 2, 512, tied=False), (1, 4), 64),
+    "0.5B": Shape("qwen2", _sizes(896, 4864, 24, 14, 2, words=151936, tied=True)),  # Qwen2.5-0.5B
+    "1.5B": Shape("qwen2", _sizes(1536, 8960, 28, 12, 2, words=151936, tied=True)),  # Qwen2.5-1.5B
+    "8B": Shape("llama", _sizes(4096, 14336, 32, 32, 8, words=128256, tied=False)),  # Llama 3.1 8B
+    "tiny": Shape("llama", _sizes(64, 128, 2, 4, 2, words=512, tied=False), (1, 4), 64),
 }
 
 
@@ -90,7 +78,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def rows(shape: Shape, count: int) -> Prepared:
-    """So many rows to train on, of random tokens from seed 0, all of one length."""
+    """So many rows to train on, of random tokens from seed 0, all of one length; their second halves have labels."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(3, shape.sizes["vocab_size"], (count + HELD_OUT, shape.tokens), generator=generator).tolist()
     half = shape.tokens // 2

@@ -6,7 +6,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,7 @@ LORA = LoraConf(r=8, alpha=32.0)
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is measured at once: a model, and batches of a size.
-
-    Attributes:
-        shape: the model's.
-        size: rows of a batch.
-        device: the model's.
-        data: the rows, the same for all trainers.
-    """
+    """What is measured at once: batches of ``size`` rows of ``data``, the same for all trainers, on a device."""
 
     shape: Shape
     size: int
@@ -69,50 +62,50 @@ class Cell:
 
 
 def measure(name: str, quantization: str, device: torch.device, note: Note) -> None:
-    """Measures each trainer with each batch of a shape, in another order for each batch.
-
-    Args:
-        name: one of `benchmarks.gpu.shapes.SHAPES`.
-        quantization: ``none`` or ``nf4``.
-        device: where.
-        note: is given a batch's results, by trainer, after each of them.
-    """
+    """Measures each trainer with each batch of a shape, in another order for each batch."""
     shape = shapes.SHAPES[name]
     with tempfile.TemporaryDirectory(prefix="lowrung-gpu-") as scratch:
         base = ModelConf(str(Path(scratch, "model")), dtype="bfloat16", quantization=quantization)
-        models = _models(shape, base, device)
-        for number, size in enumerate(shape.batches):
-            cell = Cell(shape, size, device, shapes.rows(shape, size * STEPS))
-            found: dict[str, Any] = {"planned_bytes": planned(base, cell).training, "tokens": size * shape.tokens}
-            for way in turned(list(models), number):
-                found[way] = _measured(way, models[way], cell)
-                note(f"batch {size}", found)
+        cells = [Cell(shape, size, device, shapes.rows(shape, size * STEPS)) for size in shape.batches]
+        shapes.describe(shape, Path(base.path))
+        plans = planned(base, cells)
+        found: list[dict[str, Any]] = [
+            {"planned_bytes": plan.training, "tokens": cell.size * shape.tokens}
+            for cell, plan in zip(cells, plans, strict=True)
+        ]
+        for ways, model in _models(shape, base, device):
+            for number, cell in enumerate(cells):
+                for way in turned(ways, number):
+                    found[number][way] = _measured(way, model, cell)
+                    note(f"batch {cell.size}", found[number])
 
 
-def _models(shape: Shape, base: ModelConf, device: torch.device) -> Mapping[str, PreTrainedModel]:
-    """Each trainer's model: one for all, but lowrung puts the rest of a quantised base in float32, as PEFT says."""
-    folder = Path(base.path)
+def _models(shape: Shape, base: ModelConf, device: torch.device) -> Iterator[tuple[Sequence[str], PreTrainedModel]]:
+    """Models, each with who trains on it: lowrung puts what a base does not quantise in float32, as PEFT says."""
     if base.quantization == "none":
-        shapes.describe(shape, folder)
-        return dict.fromkeys((LOWRUNG, STOCK, CHECKPOINTING), shapes.build(shape, device))
-    shapes.write(shape, folder, device)
+        yield (LOWRUNG, STOCK, CHECKPOINTING), shapes.build(shape, device)
+        return
+    shapes.write(shape, Path(base.path), device)
     memory.free()
-    own = adapter.prepare_quantized(pretrained.load_base(base, device), gradient_checkpointing=False)
-    stock = pretrained.load_base(base, device)
-    return {LOWRUNG: own, STOCK: stock, CHECKPOINTING: stock}
+    yield (LOWRUNG,), adapter.prepare_quantized(pretrained.load_base(base, device), gradient_checkpointing=False)
+    yield (STOCK, CHECKPOINTING), pretrained.load_base(base, device)
 
 
-def planned(base: ModelConf, cell: Cell) -> Memory:
-    """What lowrung's plan says of lowrung's run, from the config and the rows alone."""
-    trained = sizes.of_trained(base, [LORA], [cell.train])[trained_key(LORA, cell.train)]
-    found = at_rank(trained, LORA.r)
-    assert found is not None
+def planned(base: ModelConf, cells: Sequence[Cell]) -> Sequence[Memory]:
+    """What lowrung's plan says of lowrung's runs, from the config and the rows alone."""
+    train = cells[0].train
+    trained = at_rank(sizes.of_trained(base, [LORA], [train])[trained_key(LORA, train)], LORA.r)
+    assert trained is not None
+    of_base = sizes.of_base(base)
     verify = VerifyConf(enabled=False, prompts=1, new_tokens=1, merge_dtype="bfloat16")
-    asked = Asked(
-        sizes.of_base(base), found, sizes.of_rows(cell.data.train), sizes.of_rows(cell.data.eval), base, LORA,
-        cell.train, verify, STEPS, cell.device.type, "bfloat16", threads=torch.get_num_threads(),
-    )  # fmt: skip
-    return formulas.memory(asked)
+    threads = torch.get_num_threads()
+    found = []
+    for cell in cells:
+        rows = sizes.of_rows(cell.data.train), sizes.of_rows(cell.data.eval)
+        kind = cell.device.type
+        asked = Asked(of_base, trained, *rows, base, LORA, cell.train, verify, STEPS, kind, "bfloat16", threads)
+        found.append(formulas.memory(asked))
+    return found
 
 
 def _measured(way: str, model: PreTrainedModel, cell: Cell) -> dict[str, Any]:
@@ -141,8 +134,7 @@ def _steps(way: str, model: PreTrainedModel, cell: Cell, folder: Path) -> dict[s
     tokens = cell.size * cell.shape.tokens
     return {
         "tokens_per_second": tokens / statistics.median(seconds),
-        "slowest": tokens / max(seconds),
-        "fastest": tokens / min(seconds),
+        "slowest_and_fastest": [tokens / max(seconds), tokens / min(seconds)],
         "peak_bytes": memory.peak_bytes(),
         "reserved_bytes": torch.cuda.max_memory_reserved() if cell.device.type == "cuda" else None,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
@@ -158,6 +150,7 @@ def _bare_again(model: PreTrainedModel) -> Iterator[None]:
         for name, layer in list(model.named_modules()):
             if isinstance(layer, LoraLayer):
                 model.set_submodule(name, layer.get_base_layer())
+        vars(model).pop("peft_config", None)  # PEFT's mark of a model that has an adapter
         model.activation_checkpointing_disable()
         model.disable_input_require_grads()
         model.zero_grad()

@@ -84,9 +84,8 @@ def summary(runs: Sequence[RunFolder]) -> dict[str, Any]:
         outcome = records.read(run.outcome)
         numbers = {**outcome["metrics"], **outcome["measurements"]}
         kept = {key: value for key, value in numbers.items() if key in FACTS or key.startswith("merge/")}
-        cause = {key: outcome[key] for key in ("cause",) if outcome.get(key)}
         failures = outcome["facts"].get("gate_failures", [])
-        found.append({"status": outcome["status"], **cause, **kept, "gate_failures": failures})
+        found.append({"status": outcome["status"], "cause": outcome.get("cause"), "gate_failures": failures, **kept})
         ends.append(run.outcome.stat().st_mtime)
         begins.append(ends[-1] - numbers.get("time/total_seconds", 0.0))
     done = sum(run["status"] == "complete" for run in found)

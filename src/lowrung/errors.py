@@ -11,7 +11,10 @@ SHOW = "HYDRA_FULL_ERROR=1 before the command shows where it was raised."
 
 _NO_MEMORY = "OutOfMemoryError"
 """torch's own, by its name: to import torch takes 1.6 s."""
-_NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+_NO_MEMORY_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",  # no room for its workspace, on a card that others have filled
+)  # fmt: skip
 
 
 class LowrungError(Exception):

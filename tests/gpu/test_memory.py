@@ -1,14 +1,19 @@
 """A real card's memory: what a run is said to take, and what happens when there is none left."""
 
 import os
+import re
 import subprocess
+import time
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lowrung.engine.base import Ended, Exit, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.store import records as stored
+from lowrung.store.layout import RunFolder
 from tests.engine.contract import end_of, events_of
 from tests.gpu import jobs
 from tests.terminal import PATIENCE, command, environment
@@ -51,27 +56,40 @@ def test_float32_is_what_a_cpu_computes(device, records, tmp_path):
     assert max(differences) < 1e-4
 
 
-@pytest.mark.gpu(seconds=60)
-def test_a_run_without_memory_is_oom_and_ends_alone(device, records, tmp_path):
-    """A neighbour holds the card's memory but for 3 GB. On a CPU, the limit of a process's memory stands for it."""
-    ready, done = tmp_path / "ready", tmp_path / "done"
-    settings = f"model=tiny data=number_words data.metrics=[] data.train_size={TOO_LARGE} train.batch_size={TOO_LARGE}"
+@pytest.mark.gpu(seconds=90)
+def test_a_run_without_memory_is_oom_alone_and_is_tried_again_with_half_the_batch(device, records, tmp_path):
+    """A neighbour holds the card's memory but for 3 GB, which no plan can know, and gives it back after the error.
+
+    On a CPU, the limit of a process's memory stands for it, and half of the batch may find none either.
+    """
+    ready, done, log = tmp_path / "ready", tmp_path / "done", tmp_path / "log"
+    rows = TOO_LARGE if device == "cuda" else TOO_LARGE // 2
+    settings = f"model=tiny data=number_words data.metrics=[] data.train_size={rows} train.batch_size={rows}"
     rest = "train.max_steps=2 train.eval_batch_size=8 data.eval_size=8 model.dtype=float32 verify=none track=none"
-    limited = ["prlimit", "--as=12000000000"] if device == "cpu" else []
-    with LocalEngine(1, ["torch"]) as engine:
+    limited = ["prlimit", "--as=9000000000"] if device == "cpu" else []
+    with LocalEngine(1, ["torch"]) as engine, log.open("w") as file:
         engine.submit(Job("holder", tmp_path / "holder", partial(jobs.hold_all_but, device, FREE, ready, done)))
         jobs.await_file(ready)
-        run = subprocess.run(
-            [*limited, *command(*settings.split(), *rest.split(), "study=oom")],
+        sweep = subprocess.Popen(
+            [*limited, *command("-m", *settings.split(), *rest.split(), "study=oom")],
             cwd=tmp_path, env={**environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
-            capture_output=True, text=True, timeout=PATIENCE,
+            stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        while not _outcomes(tmp_path) and sweep.poll() is None:
+            time.sleep(0.05)
         done.touch()
         held = end_of(engine, "holder")
-    found = [stored.read(path) for path in tmp_path.glob("runs/*/outcome.json")]
-    assert len(found) == 1, run.stderr
-    outcome = found[0]
-    records({"status": outcome["status"], "cause": outcome.get("cause")})
-    assert outcome["status"] == "oom"
-    assert run.returncode == 1
+        sweep.wait(PATIENCE)
+    found = _outcomes(tmp_path)
+    records({str(size): {name: each.get(name) for name in ("status", "cause")} for size, each in found.items()})
+    assert found[rows]["status"] == "oom", log.read_text()
+    assert sorted(found) == [rows // 2, rows]
+    assert found[rows // 2]["status"] == "complete" or device == "cpu"
     assert (held.exit, held.value) == (Exit.RETURNED, 1024.0**3)
+
+
+def _outcomes(folder: Path) -> dict[int, dict[str, Any]]:
+    """Those of the runs so far, by the rows of their batches."""
+    runs = [RunFolder(path.parent) for path in folder.glob("runs/*/outcome.json")]
+    batches = [re.search(r"\bbatch_size: (\d+)", run.config.read_text()) for run in runs]
+    return {int(size[1]): stored.read(run.outcome) for size, run in zip(batches, runs, strict=True) if size}

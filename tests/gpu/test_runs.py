@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from lowrung.costs import facts
 from lowrung.store import records as stored
 from lowrung.store.layout import RunFolder
 from lowrung.store.mailbox import Reader
+from lowrung.store.outcome import Status
 from tests.terminal import train
 
 QUANTIZATIONS = ("none", "nf4", "int8")
@@ -54,3 +56,15 @@ def test_a_run_passes_its_gate(runs, device, records, quantization):
 def test_two_runs_trained_at_the_same_time(runs):
     spans = [(run["began"], run["ended"]) for run in runs.values()]
     assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(spans, 2))
+
+
+@pytest.mark.gpu(seconds=100)
+def test_what_was_planned_stands_beside_what_was_measured(runs, records):
+    """`make bench-gpu` compares them at real sizes; of a tiny model, the workspaces of cuBLAS are the most."""
+    found = {}
+    for quantization, run in runs.items():
+        numbers = {**run["metrics"], **run["measurements"]}
+        found[quantization] = facts.of(Status(run["status"]), numbers, run["facts"])
+    records({name: {plan: each.ratio for plan, each in compared.items()} for name, compared in found.items()})
+    assert all(each[name].ratio is not None for each in found.values() for name in facts.MEASURED)
+    assert all(each[facts.TRAINABLE].ratio == 1.0 for each in found.values())
