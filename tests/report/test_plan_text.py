@@ -5,11 +5,18 @@ from datetime import datetime
 import pytest
 
 from lowrung.report import plan_text
-from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedSweep, PlannedTime, Remedy
+from lowrung.report.planned import PlannedBudget, PlannedMemory, PlannedPoint, PlannedSweep, PlannedTime, Remedy
 
 
 def point(
-    rank: int, rate: str = "1e-4", *, kept: int = 0, from_step: int = 0, fits: bool | None = True
+    rank: int,
+    rate: str = "1e-4",
+    *,
+    kept: int = 0,
+    from_step: int = 0,
+    fits: bool | None = True,
+    left_out: str | None = None,
+    halvings: int = 0,
 ) -> PlannedPoint:
     return PlannedPoint(
         point={"lora.r": str(rank), "train.learning_rate": rate},
@@ -17,6 +24,8 @@ def point(
         stage="",
         seeds=[0, 1],
         steps=20,
+        left_out=left_out,
+        halvings=halvings,
         trainable=1000 * rank,
         memory_bytes=1e9 + 1e7 * rank,
         seconds=60.0 * rank,
@@ -45,7 +54,13 @@ MEMORY = PlannedMemory(
 TIME = PlannedTime(60.0, True, "2026-01-02T03:04:05+00:00", 0.25, "a test")
 
 
-def plan(*points: PlannedPoint, memory: PlannedMemory | None = MEMORY, time: PlannedTime | None = None) -> PlannedSweep:
+def plan(
+    *points: PlannedPoint,
+    memory: PlannedMemory | None = MEMORY,
+    time: PlannedTime | None = None,
+    budget: PlannedBudget | None = None,
+    refused: str | None = None,
+) -> PlannedSweep:
     return PlannedSweep(
         study="s",
         device="cpu",
@@ -59,11 +74,13 @@ def plan(*points: PlannedPoint, memory: PlannedMemory | None = MEMORY, time: Pla
         later=[],
         memory=memory,
         time=time,
+        budget=budget,
         disk_bytes=4e6,
         disk_free=5e10,
         notes=["take note"],
         guesses=["a guess"],
         unfit=0,
+        refused=refused,
     )
 
 
@@ -73,7 +90,14 @@ def plan(*points: PlannedPoint, memory: PlannedMemory | None = MEMORY, time: Pla
         ({"kept": 2}, "in the store"),
         ({"kept": 1}, "1 of 2 in the store"),
         ({"from_step": 10}, "goes on from step 10"),
-        ({"fits": False}, "does not fit"),
+        ({"fits": False}, "may not fit"),
+        ({"fits": False, "halvings": 1}, "half the batch"),
+        ({"fits": False, "halvings": 2}, "a quarter of the batch"),
+        ({"fits": False, "halvings": 3}, "1/8 of the batch"),
+        (
+            {"kept": 2, "left_out": "plan/seconds is 9, and must be <= 5"},
+            "left out (plan/seconds is 9, and must be <= 5)",
+        ),
         ({"fits": None}, "to train"),
     ],
 )
@@ -126,3 +150,31 @@ def test_what_is_not_known_is_said():
     text = plan_text.text(plan(point(4), memory=None))
     assert "memory  not known, nor is the time" in text
     assert "time    " not in text
+
+
+def test_the_parts_of_training_stand_behind_it_and_not_behind_what_the_run_holds_at_most():
+    text = " ".join(plan_text.text(plan(point(4))).split())
+    assert "one after the other: training 900 MB (libraries 600 MB, weights 300 MB), gate 1.20 GB" in text
+
+
+@pytest.mark.parametrize(
+    ("starts", "needed", "price", "said"),
+    [
+        (2, 1.5, None, "8 GPU hours, 1.2 spent, the plan needs 1.5: all 2 runs start"),
+        (
+            1,
+            9.44,
+            2.5,
+            "the plan needs 9.44, which cost 23.60 at 2.5 an hour: 1 of 2 runs start, and time, slots and disk are",
+        ),
+        (0, 9.44, None, "none of 2 runs starts"),
+        (None, None, 2.5, "8 GPU hours, 1.2 spent; what the plan needs is not known"),
+    ],
+)
+def test_a_budget_says_how_many_runs_start(starts, needed, price, said):
+    text = plan_text.text(plan(point(4), budget=PlannedBudget("GPU hours", 8.0, 1.2, needed, 2, starts, price)))
+    assert said in " ".join(text.split())
+
+
+def test_why_the_sweep_itself_would_be_refused_is_said():
+    assert "this sweep is refused: A budget must" in plan_text.text(plan(point(4), refused="A budget must"))

@@ -63,6 +63,15 @@ class TestGrid:
         assert _spent(here) == 16
 
     @pytest.mark.slow
+    def test_a_dry_run_knows_what_was_spent_and_changes_nothing(self, here, clock):
+        here.sweep("lora.r=4,8,3,1", _budget(9), act=clock.runs())
+        before = here.study.database.read_bytes()
+        for asked, spent in [((), 8), (("hydra.sweeper.fresh=true",), 0)]:
+            here.sweep("lora.r=4,8,3,1", _budget(16), "hydra.sweeper.dry_run=true", *asked)
+            assert (here.results.planned.budget.hours, here.results.planned.budget.spent) == (16, spent)
+        assert here.study.database.read_bytes() == before
+
+    @pytest.mark.slow
     def test_running_runs_count_with_what_they_will_take(self, here, clock):
         assert ranks(here.sweep("lora.r=4,5,2", _budget(8), act=clock.runs(), slots=2)) == [4, 2]
 

@@ -141,6 +141,50 @@ class TestPlan:
             assert again.memory.predicted == pytest.approx(remedy.memory_bytes, rel=0.02)
         assert not Path("multirun").exists() or not list(Path("multirun").glob("*/preflight"))
 
+    def test_a_point_that_breaks_a_constraint_takes_nothing(self, plan, capsys):
+        limited = 'hydra.sweeper.constraints={params/trainable:"<=5e6"}'
+        found, alone = plan("lora.r=4,8", "verify=none", limited), plan("lora.r=4", "verify=none")
+        assert [point.left_out for point in found.points] == [
+            None,
+            "params/trainable is 8,000,000, and must be <= 5e+06",
+        ]
+        assert found.points[1].seconds_left == 0
+        assert found.memory.point == {"lora.r": "4"}
+        assert (found.time.seconds, found.disk_bytes) == pytest.approx((alone.time.seconds, alone.disk_bytes))
+        assert "left out (params/trainable is 8,000,000" in capsys.readouterr().out
+
+    def test_a_drawn_trial_that_breaks_one_is_replaced(self, plan):
+        found = plan(RANKS, 'hydra.sweeper.constraints={params/trainable:"<=5e6"}', n_trials=6)
+        assert [point.left_out is None for point in found.points] == [True, False, False]
+        assert found.time.seconds == pytest.approx(6 * found.points[0].seconds)
+
+    def test_what_does_not_fit_starts_with_smaller_batches_and_remedies_stay(self, plan, capsys):
+        found = plan("train.batch_size=64,2", "verify=none", memory="15GB")
+        assert [point.halvings > 0 for point in found.points] == [True, False]
+        assert found.points[0].memory_bytes < 15e9 < found.memory.predicted
+        assert found.memory.remedies
+        assert "half the batch\n" in capsys.readouterr().out
+
+    def test_what_refuses_the_sweep_is_said_after_what_would_fit(self, plan, capsys):
+        found = plan("train.batch_size=64,2", "verify=none", "hydra.sweeper.on_oom=fail", memory="8GB")
+        assert "every run must fit" in found.refused
+        assert [point.left_out is None for point in found.points] == [False, True]
+        assert found.points[0].left_out.startswith("it needs")
+        printed = capsys.readouterr().out
+        assert 0 < printed.index("the largest run fits with") < printed.index("this sweep is refused: ")
+
+    def test_runs_that_a_budget_has_no_room_for_do_not_start(self, plan):
+        each = plan("lora.r=4", "verify=none").time.seconds / 3600
+        few = f"hydra.sweeper.budget={{cpu_hours:{each * 2.5},cost_per_hour:2}}"
+        found = plan("lora.r=4", "seed=0,1,2", "verify=none", "train.weight_decay=0,0.1", few)
+        assert found.budget.runs == 6
+        assert found.budget.starts == 0  # all seeds of a point start, or none
+        found = plan("lora.r=4", "verify=none", "train.weight_decay=0,0.1,0.2", few)
+        assert (found.budget.starts, found.budget.spent) == (2, 0)
+        assert found.budget.needed == pytest.approx(3 * each)
+        assert found.time.seconds == pytest.approx(2 * each * 3600)
+        assert found.refused is None
+
     def test_a_sweep_of_another_machine_is_a_plan_alone(self, here):
         with pytest.raises(UsageError, match=r"Add hydra\.sweeper\.dry_run=true") as raised:
             here.sweep("lora.r=4", "hydra.sweeper.plan_for={memory:80XB}")

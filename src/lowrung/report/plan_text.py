@@ -7,8 +7,10 @@ from datetime import datetime
 
 from lowrung.costs.units import duration, size
 from lowrung.report import screen
-from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedStage, PlannedSweep, PlannedTime
+from lowrung.report.planned import PlannedBudget, PlannedMemory, PlannedPoint, PlannedStage, PlannedSweep, PlannedTime
 from lowrung.report.tables import counted, table
+
+HALVED = {1: "half the batch", 2: "a quarter of the batch"}
 
 MOST_ROWS = 30
 """Rows that a screen holds; of more points those that differ in nothing that is planned are one row."""
@@ -22,7 +24,8 @@ def text(plan: PlannedSweep) -> str:
     facts = "\n".join(_filled(name, line) for name, line in _facts(plan))
     remedies = _remedies(plan.memory) if plan.memory and plan.memory.is_too_much else ""
     end = "a dry run: nothing was started"
-    parts = [f"{head}, {plan.slots} at a time", *stage, points(plan.points), *later, facts, remedies, end]
+    refused = f"warning: without hydra.sweeper.dry_run this sweep is refused: {plan.refused}" if plan.refused else ""
+    parts = [f"{head}, {plan.slots} at a time", *stage, points(plan.points), *later, facts, remedies, refused, end]
     return "\n" + "\n\n".join(filter(None, parts))
 
 
@@ -92,10 +95,14 @@ def _numbers(point: PlannedPoint) -> list[str]:
 def _state(point: PlannedPoint) -> str:
     """What is done already, or keeps it from being done."""
     runs = len(point.seeds)
+    if point.left_out is not None:
+        return f"left out ({point.left_out})"
     if point.kept == runs:
         return "in the store"
+    if point.halvings:
+        return HALVED.get(point.halvings, f"1/{2**point.halvings} of the batch")
     if point.fits is False:
-        return "does not fit"
+        return "may not fit"
     if point.kept:
         return f"{point.kept} of {runs} in the store"
     if point.from_step:
@@ -122,10 +129,12 @@ def _facts(plan: PlannedSweep) -> Iterator[tuple[str, str]]:
     else:
         yield from _memory(plan.memory)
     if plan.time is not None:
-        yield "time", _time(plan.time)
+        yield "time", _time(plan, plan.time)
         yield "slots", _slots(plan, plan.time)
     if plan.disk_bytes is not None:
         yield "disk", f"{size(plan.disk_bytes)} will be taken in the store, {size(plan.disk_free)} are free"
+    if plan.budget is not None:
+        yield "budget", _budget(plan.budget, "at most " if plan.time and plan.time.at_most else "")
     if plan.kept:
         yield "done", f"{plan.kept} of {counted(plan.runs, 'run')} are in the store"
     for note in plan.notes:
@@ -139,8 +148,9 @@ def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
     name = " ".join(f"{key}={value}" for key, value in memory.point.items() if "interval(" not in value)
     most = f"{size(memory.predicted)}{f' in the largest run ({name})' if name else ''}"
     yield "memory", f"{most}{of}{', so it does not fit' if memory.is_too_much else ''}"
-    yield "", f"training: {', '.join(f'{part} {size(held)}' for part, held in memory.parts.items() if held)}"
+    parts = ", ".join(f"{part} {size(held)}" for part, held in memory.parts.items() if held)
     phases = [f"{name} {size(held)}" for name, held in memory.phases.items() if held]
+    phases = [f"{each} ({parts})" if each.startswith("training ") else each for each in phases]
     yield "", f"one after the other: {', '.join(phases)}"
     if not 0.995 < memory.correction < 1.005:
         yield "", f"all times {memory.correction:.2f}, by what was measured here"
@@ -164,11 +174,32 @@ def _remedies(memory: PlannedMemory) -> str:
     return f"the largest run fits with {one}:\n{table(head, rows, left=('with', 'at the price'))}"
 
 
-def _time(time: PlannedTime) -> str:
+def _time(plan: PlannedSweep, time: PlannedTime) -> str:
     if time.ends is None:
-        return "nothing is left to train"
+        is_kept_back = any(point.left_out for point in plan.points) or (plan.budget is not None and plan.budget.runs)
+        return "no run starts" if is_kept_back else "nothing is left to train"
     most = "at most " if time.at_most else ""
     return f"{most}{duration(time.seconds)}, until {clock(time.ends)}; by {time.source}"
+
+
+def _budget(budget: PlannedBudget, most: str) -> str:
+    head = f"{budget.hours:.3g} {budget.unit}, {budget.spent:.3g} spent"
+    if not budget.runs:
+        return f"{head}, nothing is left to train"
+    if budget.needed is None or budget.starts is None:
+        return f"{head}; what the plan needs is not known"
+    price = budget.cost_per_hour
+    cost = "" if price is None else f", which cost {budget.needed * price:.2f} at {price:g} an hour"
+    needs = f"the plan needs {most}{budget.needed:.3g}{cost}"
+    return f"{head}, {needs}: {_starting(budget.starts, budget.runs)}"
+
+
+def _starting(starts: int, runs: int) -> str:
+    if starts == runs:
+        return f"all {runs} runs start" if runs > 1 else "the one run starts"
+    if not starts:
+        return f"none of {runs} runs starts" if runs > 1 else "the one run does not start"
+    return f"{starts} of {runs} runs start, and time, slots and disk are those of these"
 
 
 def clock(iso: str, now: datetime | None = None) -> str:

@@ -14,6 +14,9 @@ class PlannedPoint:
         stage: the stage's name; empty where the sweep has none.
         seeds: what each of its trials is trained with.
         steps: optimiser steps of a run.
+        left_out: why none of its runs is trained, by the plan; null where they are.
+        halvings: how often its batches are halved before it starts, since it does not fit as it was asked for; what
+            follows is that of the smaller batches.
         trainable: parameters; null where they could not be counted.
         memory_bytes: the most that a run holds of its device's memory; null where it is not known.
         seconds: of one run, alone on its slot; null where it is not known.
@@ -21,7 +24,7 @@ class PlannedPoint:
         disk_bytes: what a run leaves in the store; null where it is not known.
         kept: how many of its runs have their results in the store.
         from_step: the checkpoint that its first run goes on from; 0 where it starts anew.
-        fits: whether a run fits its device's memory; null where it is not known.
+        fits: whether a run as it was asked for fits its device's memory; null where it is not known.
     """
 
     point: Mapping[str, str]
@@ -29,6 +32,8 @@ class PlannedPoint:
     stage: str
     seeds: Sequence[int]
     steps: int
+    left_out: str | None
+    halvings: int
     trainable: int | None
     memory_bytes: float | None
     seconds: float | None
@@ -81,7 +86,7 @@ class Remedy:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedMemory:
-    """The largest run's memory, in bytes.
+    """The memory of the largest run that no constraint leaves out, in bytes, with the batches that were asked for.
 
     Attributes:
         point: the run's.
@@ -136,6 +141,29 @@ class PlannedTime:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlannedBudget:
+    """What of the study's budget the plan takes.
+
+    Attributes:
+        unit: ``GPU hours`` or ``CPU hours``.
+        hours: the budget.
+        spent: of it so far, by runs of earlier starts.
+        needed: by all runs that are left; null where it is not known.
+        runs: how many are left.
+        starts: how many of them start; null where it is not known.
+        cost_per_hour: null where nobody said.
+    """
+
+    unit: str
+    hours: float
+    spent: float
+    needed: float | None
+    runs: int
+    starts: int | None
+    cost_per_hour: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedSweep:
     """What a sweep would run, and what that is planned to take. Nothing was started.
 
@@ -151,12 +179,14 @@ class PlannedSweep:
         points: of the first stage.
         later: the other stages.
         memory: of the largest run; null where no size is known.
-        time: null where it is not known.
-        disk_bytes: what the runs that are left leave in the store at most; null where it is not known.
+        time: of the runs that start; null where it is not known.
+        budget: null where there is none.
+        disk_bytes: what the runs that start leave in the store at most; null where it is not known.
         disk_free: what its disk has free.
         notes: what else to know, a sentence each.
         guesses: what was not known, each with what was taken in its place.
-        unfit: how many points of the first stage do not fit.
+        unfit: how many points of the first stage do not fit as they were asked for.
+        refused: why the sweep itself would start nothing; null where it would.
     """
 
     study: str
@@ -171,8 +201,10 @@ class PlannedSweep:
     later: Sequence[PlannedStage]
     memory: PlannedMemory | None
     time: PlannedTime | None
+    budget: PlannedBudget | None
     disk_bytes: float | None
     disk_free: float
     notes: Sequence[str]
     guesses: Sequence[str]
     unfit: int
+    refused: str | None

@@ -20,11 +20,15 @@ from lowrung.sweeps import room
 from lowrung.sweeps.budget import Budget, amount
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
+from lowrung.sweeps.predicting import is_time_known
 from lowrung.sweeps.runs import RunMaker, halved
 from lowrung.sweeps.spending import gpus_of
 
 SKIP, HALVE, FAIL = ON_OOM = ("skip", "halve", "fail")
 """What ``hydra.sweeper.on_oom`` can be."""
+
+BY_PLAN = "by the plan "
+"""How the reason begins why a run is not run."""
 
 SURELY = 0.7
 """The part of a predicted peak that must not fit for a run to be left out. Half of all predictions are within 15%: at
@@ -42,12 +46,14 @@ class Decision:
         skipped: why it is not run, in words; None where it is.
         halvings: how often its batches are halved before it starts.
         said: why they are, in words.
+        is_too_large: whether it is not run since it does not fit.
     """
 
     planned: Mapping[str, float] = dataclasses.field(default_factory=dict)
     skipped: str | None = None
     halvings: int = 0
     said: str = ""
+    is_too_large: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -65,16 +71,26 @@ class Beforehand:
         maker: gives the folders of runs: one whose result is in the store has had its memory.
         launcher: the fields of ``hydra.launcher``.
         slots: how many runs share the device.
+        predict: what a run will take, by its config; None where that is not known.
     """
 
-    def __init__(self, plan: Plan, maker: RunMaker, launcher: Mapping[str, Any], slots: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        maker: RunMaker,
+        launcher: Mapping[str, Any],
+        slots: int,
+        predict: Callable[[Config], Prediction | None],
+    ) -> None:
         self._plan = plan
         self._maker = maker
         self._room: Callable[[Config], room.Room] = functools.partial(room.of_run, launcher=launcher, slots=slots)
-        self._rooms: dict[str | None, room.Room] = {}
+        self._rooms: dict[tuple[str | None, int], room.Room] = {}
+        self._predicted = predict
         self._points: dict[int, Decision] = {}
         asked = constraints.parse(plan.settings.constraints)
-        self._constraints = [constraint for constraint in asked if constraint.metric in PLANNED]
+        known = [name for name in PLANNED if name != "plan/seconds" or is_time_known()]
+        self._constraints = [constraint for constraint in asked if constraint.metric in known]
         self._on_oom = plan.settings.on_oom
         self._gpus = gpus_of(launcher, slots)
 
@@ -86,7 +102,7 @@ class Beforehand:
         decision = Decision(predicted.numbers)
         broken = [text for constraint in self._constraints if (text := _broken(constraint, config, predicted))]
         if broken:
-            return dataclasses.replace(decision, skipped=f"by the plan {' and '.join(broken)}")
+            return dataclasses.replace(decision, skipped=f"{BY_PLAN}{' and '.join(broken)}")
         return self._within_memory(config, predicted, decision)
 
     def of_point(self, point: GridPoint) -> Decision:
@@ -95,29 +111,36 @@ class Beforehand:
             self._points[id(point)] = self.of(point.config)
         return self._points[id(point)]
 
-    def _predicted(self, config: Config) -> Prediction | None:
-        return self._plan.predict(inputs.with_ranks(config, self._maker.gpus), self._maker.threads)
+    def started(self, config: Config, decision: Decision) -> Config:
+        """The config that a run starts with: its batches may be smaller."""
+        config = inputs.with_ranks(config, self._maker.gpus)
+        for _ in range(decision.halvings):
+            smaller = halved(config.train)
+            assert smaller is not None  # so often they were halved when it was decided
+            config = dataclasses.replace(config, train=smaller)
+        return config
 
     def _within_memory(self, config: Config, predicted: Prediction, decision: Decision) -> Decision:
-        there, predicted = self._there(config), predicted.that_must_fit(signature.device_kind())
+        there, predicted = self.room(config), predicted.that_must_fit(signature.device_kind())
         if there.bytes is None or predicted.memory_bytes <= there.bytes or kept_outcome(self._maker.folder(config)):
             return decision
-        needs = f"by the plan it needs {units.size(predicted.memory_bytes)}, of {units.size(there.bytes)} {there.name}"
+        needs = f"{BY_PLAN}it needs {units.size(predicted.memory_bytes)}, of {units.size(there.bytes)} {there.name}"
         if self._on_oom != HALVE:
-            return dataclasses.replace(decision, skipped=needs) if _is_sure(predicted, there.bytes) else decision
+            too_large = dataclasses.replace(decision, skipped=needs, is_too_large=True)
+            return too_large if _is_sure(predicted, there.bytes) else decision
         halvings, least = self._halved(config, there.bytes)
         if _is_sure(least, there.bytes):
             smallest = f", and {units.size(least.memory_bytes)} with its smallest batches" if halvings else ""
-            return dataclasses.replace(decision, skipped=needs + smallest)
+            return dataclasses.replace(decision, skipped=needs + smallest, is_too_large=True)
         return dataclasses.replace(decision, halvings=halvings, said=needs)
 
     def _that_must_fit(self, config: Config) -> Prediction | None:
         predicted = self._predicted(config)
         return predicted and predicted.that_must_fit(signature.device_kind())
 
-    def _there(self, config: Config) -> room.Room:
-        """The room of a run; the machine is asked once for models that are spread over its GPUs, once for others."""
-        key = config.model.device_map
+    def room(self, config: Config) -> room.Room:
+        """The room of a run; the machine is asked once for all that have the same."""
+        key = config.model.device_map, config.train.rank_count
         if key not in self._rooms:
             self._rooms[key] = self._room(config)
         return self._rooms[key]
@@ -145,35 +168,47 @@ class Beforehand:
         Raises:
             UsageError: when nothing is left to be run, or ``hydra.sweeper.on_oom=fail`` and a run does not fit.
         """
+        self.require()
+        decisions = {_name(point): self.of_point(point) for point in self._first() if not point.is_open}
+        smaller = {name: one.said for name, one in decisions.items() if one.halvings}
+        if skipped := _skipped(decisions):
+            yield f"left out: {_listed(skipped, len(decisions))}"
+        if smaller:
+            yield f"started with smaller batches: {_listed(smaller, len(decisions))}"
+
+    def require(self) -> None:
+        """Refuses a sweep that could run nothing, or with ``hydra.sweeper.on_oom=fail`` one with too large a run.
+
+        Raises:
+            UsageError: see above; also for a budget that not even the smallest run keeps to.
+        """
+        points = self._first()
+        decisions = {_name(point): self.of_point(point) for point in points if not point.is_open}
+        if self._on_oom == FAIL:
+            ends = {_name(point): self.of(point.at_high_ends) for point in points if point.is_open}
+            self._refuse_too_large({**decisions, **ends})
+        skipped = _skipped(decisions)
+        self._refuse_none_left(skipped, len(points))
+        self._refuse_budget([point for point in points if _name(point) not in skipped])
+
+    def _first(self) -> Sequence[GridPoint]:
+        """The points of the first stage that are to be run."""
         first = self._plan.search.stages[0]
         points = self._plan.points[first.name]
-        exact = [point for point in points if not point.is_open]
-        if len(exact) == len(points):
-            points = exact = exact[: self._plan.at_most_of(first)]
-        decisions = {_name(point): self.of_point(point) for point in exact}
-        skipped = {name: one.skipped for name, one in decisions.items() if one.skipped}
-        smaller = {name: f"{one.said}" for name, one in decisions.items() if one.halvings}
-        self._refuse(skipped, points)
-        self._refuse_budget([point for point in points if _name(point) not in skipped])
-        if skipped:
-            yield f"left out: {_listed(skipped, len(exact))}"
-        if smaller:
-            yield f"started with smaller batches: {_listed(smaller, len(exact))}"
+        return points if any(point.is_open for point in points) else points[: self._plan.at_most_of(first)]
 
-    def _refuse(self, skipped: Mapping[str, str], points: Sequence[GridPoint]) -> None:
-        too_large = dict(skipped) if self._on_oom == FAIL else {}
-        if self._on_oom == FAIL:
-            ends = {_name(point): self.of(point.at_high_ends).skipped for point in points if point.is_open}
-            too_large |= {name: why for name, why in ends.items() if why}
-            too_large = {name: why for name, why in too_large.items() if why.startswith("by the plan it needs")}
+    def _refuse_too_large(self, decisions: Mapping[str, Decision]) -> None:
+        too_large = _skipped({name: one for name, one in decisions.items() if one.is_too_large})
         if too_large:
             raise UsageError(
-                f"hydra.sweeper.on_oom=fail: every run must fit, but {_listed(too_large, len(points))}. Lower"
+                f"hydra.sweeper.on_oom=fail: every run must fit, but {_listed(too_large, len(decisions))}. Lower"
                 " train.batch_size, or add train.gradient_checkpointing=true; skip leaves such runs out."
             )
-        if points and len(skipped) == len(points):
+
+    def _refuse_none_left(self, skipped: Mapping[str, str], points: int) -> None:
+        if points and len(skipped) == points:
             raise UsageError(
-                f"A sweep must have a run that may be run, but of these none may: {_listed(skipped, len(points))}."
+                f"A sweep must have a run that may be run, but of these none may: {_listed(skipped, points)}."
                 " Loosen hydra.sweeper.constraints, or lower what the runs need."
             )
 
@@ -181,7 +216,7 @@ class Beforehand:
         """Refuses a budget that not even the smallest run keeps to; a result in the store costs nothing."""
         asked = Budget.of(self._plan.settings.budget)
         configs = [config for point in points for config in (point.config, point.at_high_ends)]
-        if asked is None or any(kept_outcome(self._maker.folder(config)) for config in configs):
+        if asked is None or not is_time_known() or any(kept_outcome(self._maker.folder(config)) for config in configs):
             return
         predicted = [self._predicted(config) for config in configs]
         each = self._gpus if asked.unit == "gpu_hours" else self._maker.threads
@@ -206,6 +241,11 @@ def _broken(constraint: Constraint, config: Config, predicted: Prediction) -> st
 
 def _is_sure(predicted: Prediction, room_bytes: float) -> bool:
     return SURELY * predicted.memory_bytes > room_bytes
+
+
+def _skipped(decisions: Mapping[str, Decision]) -> dict[str, str]:
+    """Why points are left out, by their names."""
+    return {name: one.skipped for name, one in decisions.items() if one.skipped}
 
 
 def _name(point: GridPoint) -> str:

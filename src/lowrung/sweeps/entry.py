@@ -16,7 +16,7 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
 from lowrung.report import plan_text
-from lowrung.store import addresses, atomic, disk
+from lowrung.store import atomic, disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import earlier, finalists, folders, tried_first, workers
 from lowrung.sweeps.beforehand import Beforehand
@@ -99,7 +99,7 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
         with _alone(planned), closing(_open_study(planned, taught_by)) as study:
             workers.settle(engine, planned, config.hydra.launcher, study)
             maker = RunMaker.of(planned, composer, engine.threads)
-            beforehand = Beforehand(planned, maker, config.hydra.launcher, engine.slots)
+            beforehand = Beforehand(planned, maker, config.hydra.launcher, engine.slots, maker.predict)
             for note in beforehand.announce():
                 print(f"note: {note}")
             for folder in (Path(config.store).absolute(), planned.folder.path):
@@ -203,9 +203,8 @@ def _study(plan: Plan, taught_by: "Earlier | None") -> "Study":
     from lowrung.search.study import Study
 
     settings = plan.settings
-    storage = addresses.absolute(settings.storage or f"sqlite:///{plan.folder.database}", Path.cwd())
     if settings.fresh:
-        Study.delete(plan.study, storage, plan.folder.lock)
+        Study.delete(plan.study, plan.storage, plan.folder.lock)
         for said in (plan.folder.leaderboard, plan.folder.verdict):  # of trials that have the numbers of the new ones
             said.unlink(missing_ok=True)
         for job in plan.folder.path.iterdir():
@@ -213,7 +212,7 @@ def _study(plan: Plan, taught_by: "Earlier | None") -> "Study":
                 shutil.rmtree(job)
     return Study(
         plan.study,
-        storage=storage,
+        storage=plan.storage,
         space=plan.search.all_spaces[0],
         objectives=settings.objectives,
         constraints=settings.constraints,

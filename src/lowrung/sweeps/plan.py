@@ -18,7 +18,7 @@ from lowrung.report.tables import counted
 from lowrung.runs import planned
 from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
-from lowrung.store import disk
+from lowrung.store import addresses, disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import answer, folders, identity, preflight
 from lowrung.sweeps.begun import Begun, total
@@ -161,6 +161,11 @@ class Plan:
         """The metrics that are not the mean over a trial's seeds, each with what they are."""
         how = self.settings.over_seeds
         return dict.fromkeys(self.settings.directions, how) if self.search.seeds > 1 and how != "mean" else {}
+
+    @property
+    def storage(self) -> str:
+        """The address of the study's database."""
+        return addresses.absolute(self.settings.storage or f"sqlite:///{self.folder.database}", Path.cwd())
 
     def predict(self, config: Config, threads: int) -> Prediction | None:
         """What a run with this config will take; see `lowrung.runs.planned.predict`."""

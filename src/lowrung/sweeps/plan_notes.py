@@ -1,13 +1,12 @@
 """What else to know of a plan, a sentence each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from lowrung.config import signature
 from lowrung.costs.units import size
 from lowrung.engine.assumed import MACHINE
-from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedTime
+from lowrung.report.planned import PlannedMemory, PlannedPoint
 from lowrung.report.tables import counted
-from lowrung.sweeps.budget import Budget
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.predicting import is_time_known
 
@@ -16,11 +15,13 @@ def of(plan: Plan, memory: PlannedMemory | None, points: Sequence[PlannedPoint])
     """What limits the plan, and what it does not know."""
     unfit = sum(point.fits is False for point in points)
     if 0 < unfit < len(points):
-        yield f"{unfit} of {counted(len(points), 'point')} do not fit"
+        yield f"{unfit} of {counted(len(points), 'point')} do not fit as asked for"
     if memory is not None:
         yield from _of_memory(memory)
     if not is_time_known():
-        yield "how fast that machine is was not said, so no time is given: hydra.sweeper.plan_for.tflops=400, say"
+        held = ", nor held to plan/seconds" if "plan/seconds" in (plan.settings.constraints or {}) else ""
+        how = "hydra.sweeper.plan_for.tflops=400, say"
+        yield f"how fast that machine is was not said, so no time is given{held}: {how}"
     if any(point.at for point in points):
         yield "a trial whose values are drawn counts as one in the middle of its space"
     if may_end_early(plan):
@@ -39,23 +40,6 @@ def _of_memory(memory: PlannedMemory) -> Iterator[str]:
     elif memory.room_free is not None and memory.room_free < memory.predicted <= memory.room:
         others = f", as {memory.at_once} runs share it" if memory.at_once > 1 else ""
         yield f"only {size(memory.room_free)} of the {memory.room_name} are free for a run now{others}"
-
-
-def of_budget(plan: Plan, time: PlannedTime | None, slots: int, units: Mapping[str, float]) -> Iterator[str]:
-    """What of the budget the runs that are left take.
-
-    Args:
-        plan: the sweep's.
-        time: that they take on all slots.
-        slots: how many run at a time.
-        units: what a run uses of each of `lowrung.sweeps.budget.UNITS` in an hour.
-    """
-    budget = Budget.of(plan.settings.budget)
-    if budget is None or time is None:
-        return
-    hours = time.seconds / 3600 * slots * (1 - time.idle) * units[budget.unit]
-    enough = "" if hours <= budget.hours else ": runs that would pass it do not start"
-    yield f"what is left takes {budget.with_cost(hours)}{enough}"
 
 
 def of_disk(taken: float | None, free: float) -> Iterator[str]:

@@ -38,15 +38,22 @@ class Predictor:
         return list(dict.fromkeys(guess for found in self._known.values() if found for guess in found.guesses))
 
     def of(self, config: Config) -> Prediction | None:
+        """What a run of the sweep will take, with the memory that it must find on its device; see `whole`."""
+        return _that_must_fit(self.whole(config))
+
+    def whole(self, config: Config) -> Prediction | None:
         """What a run of the sweep will take; None where nothing is known of its base, or nothing can be counted."""
         train = dataclasses.replace(config.train, learning_rate=None, rate_factor=1.0)  # no cost depends on it
         key = schema.digest([config.model, config.data, config.lora, train, config.verify])
         if key not in self._known:
-            self._known[key] = self.with_found(config, self._plan.preflight(config))
+            self._known[key] = self._predicted(config, self._plan.preflight(config))
         return self._known[key]
 
     def with_found(self, config: Config, found: Preflight) -> Prediction | None:
-        """What a run will take, of whose model and data this was found."""
+        """What a run will take, of whose model and data this was found, with the memory that it must find."""
+        return _that_must_fit(self._predicted(config, found))
+
+    def _predicted(self, config: Config, found: Preflight) -> Prediction | None:
         config = inputs.with_ranks(config, self._gpus)
         if found.base is None:
             return None
@@ -54,13 +61,12 @@ class Predictor:
             found = self._with_sizes(config, found)
         machine = MACHINE.get()
         if machine is None:
-            predicted = planned.predict(config, found, self._engine.threads)
-            return predicted and predicted.that_must_fit(signature.device_kind())
+            return planned.predict(config, found, self._engine.threads)
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
         speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
-        return prediction.predict(asked, speed).that_must_fit(signature.device_kind())
+        return prediction.predict(asked, speed)
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
@@ -86,6 +92,10 @@ class _Counting:
 
         base = pretrained.without_weights(self.model)  # a hub's are not fetched to be counted
         return counted.of_trained(base, [self.lora], [self.train], self.device)
+
+
+def _that_must_fit(predicted: Prediction | None) -> Prediction | None:
+    return predicted and predicted.that_must_fit(signature.device_kind())
 
 
 def is_time_known() -> bool:

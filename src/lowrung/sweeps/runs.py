@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from lowrung.config import schema
 from lowrung.config.schema import Config, TrainConf
+from lowrung.costs.prediction import Prediction
 from lowrung.report import leaderboard
 from lowrung.runs import inputs
 from lowrung.search.axes import Value
@@ -138,6 +139,10 @@ class RunMaker:
             is_halved=overrides is not None,
             is_retried=overrides is not None and not is_by_plan,
         )
+
+    def predict(self, config: Config) -> Prediction | None:
+        """What a run with this config will take; see `lowrung.runs.planned.predict`."""
+        return self.plan.predict(inputs.with_ranks(config, self.gpus), self.threads)
 
     def folder(self, config: Config) -> RunFolder:
         """Where the store has, or will have, the results of a run with this config."""

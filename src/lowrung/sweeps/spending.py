@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,48 +14,15 @@ from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
 from lowrung.runs.folder import last_checkpoint
-from lowrung.store import layout, mailbox
-from lowrung.store.layout import RunFolder
+from lowrung.sweeps import tries
 from lowrung.sweeps.budget import Budget, amount
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.runs import Run, RunMaker
+from lowrung.sweeps.tries import HOUR, Try
 
 if TYPE_CHECKING:
     from lowrung.search.study import Study
-
-TRIES = "tries"
-"""The fact of a run in the study that holds its jobs: when each began, how long it took, and its GPUs and threads."""
-
-HOUR = 3600.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Try:
-    """One job of a run.
-
-    Attributes:
-        began: in seconds since 1970.
-        gpus: that it has; a part of one where several share it.
-        threads: that it has.
-        seconds: from its start to its end; None where the end is not known, since the coordinator was killed.
-        planned: seconds that it was to take.
-        claim: what its run's folder was given to.
-    """
-
-    began: float
-    gpus: float
-    threads: int
-    seconds: float | None = None
-    planned: float = 0.0
-    claim: str = ""
-
-    def hours(self, unit: str, seconds: float) -> float:
-        """What so many seconds of it are, in this unit."""
-        return seconds / HOUR * (self.gpus if unit == "gpu_hours" else self.threads)
-
-
-FIELDS = tuple(field.name for field in dataclasses.fields(Try))
 
 
 def gpus_of(launcher: Mapping[str, Any], slots: int) -> float:
@@ -70,6 +37,11 @@ def gpus_of(launcher: Mapping[str, Any], slots: int) -> float:
         return each
     groups = max(1, len(gpus.visible()) // max(1, int(each)))
     return each * min(1.0, groups / slots)
+
+
+def waits(launcher: Mapping[str, Any]) -> bool:
+    """Whether a job waits in a queue before it has its GPU: SLURM's queue is no use of one."""
+    return "partition" in launcher
 
 
 class Spending:
@@ -98,30 +70,21 @@ class Spending:
         self._maker = maker
         self._note = note
         self._gpus = gpus_of(master.hydra.launcher, slots)
-        self._waits = "partition" in master.hydra.launcher  # SLURM's queue is no use of a GPU
+        self._waits = waits(master.hydra.launcher)
         self._tries: defaultdict[int, dict[int, list[Try]]] = defaultdict(dict)
         self._running: dict[str, Run] = {}
         self._refused: list[float] = []
         self._planned: dict[int, float] = {}
         self.cut: list[str] = []
         """The jobs whose ends nobody saw, in words."""
+        store = Path(plan.config.store).absolute()
         for trial in study.trials:
             for seed, facts in study.runs(trial).items():
-                jobs = [self._read(facts, each, trial.number) for each in facts.get(TRIES, ())]
-                self._tries[trial.number][seed] = jobs
-        ended = [each for tries in self._tries.values() for jobs in tries.values() for each in jobs]
+                known = tries.of_run(facts, store, waits=self._waits)
+                self._tries[trial.number][seed] = [job for job, _ in known]
+                self.cut += [f"trial {trial.number} {shown}" for _, shown in known if shown]
+        ended = [each for trial in self._tries.values() for known in trial.values() for each in known]
         self._ended = len(ended), sum(each.seconds or 0.0 for each in ended), sum(map(self._hours, ended))
-
-    def _read(self, facts: Mapping[str, Any], written: Mapping[str, Any], trial: int) -> Try:
-        """A job of an earlier start; one that was cut took what its mailbox and its log show."""
-        known = Try(**{name: value for name, value in written.items() if name in FIELDS})
-        if known.seconds is not None:
-            return known
-        store = Path(self._plan.config.store).absolute()
-        folder = layout.run_folder(store, str(facts.get("signature")))
-        seconds, shown = _left_of(known, self._start_of(known, folder), folder)
-        self.cut.append(f"trial {trial} was cut {seconds:.0f} s after its start, by {shown}")
-        return dataclasses.replace(known, seconds=seconds)
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
@@ -129,20 +92,20 @@ class Spending:
         """Notes that a job of a run has started, or that one goes on."""
         self._running[run.key] = run
         self._refused.clear()
-        tries = self._jobs(run)
-        if is_adopted and tries:
-            self._count(tries[-1], -1)
-            tries[-1] = dataclasses.replace(tries[-1], seconds=None)
+        jobs = self._jobs(run)
+        if is_adopted and jobs:
+            self._count(jobs[-1], -1)
+            jobs[-1] = dataclasses.replace(jobs[-1], seconds=None)
         else:
-            claim = _text(run.folder.claim)
-            tries.append(Try(_now(), self._gpus, self._maker.threads, None, self._seconds_left(run), claim))
+            claim = tries.text(run.folder.claim)
+            jobs.append(Try(_now(), self._gpus, self._maker.threads, None, self._seconds_left(run), claim))
         self._write(run)
 
     def end(self, run: Run) -> None:
         """Notes that a job has ended."""
-        tries = self._jobs(run)
-        tries[-1] = Try(tries[-1].began, tries[-1].gpus, tries[-1].threads, self._taken(run))
-        self._count(tries[-1], 1)
+        jobs = self._jobs(run)
+        jobs[-1] = Try(jobs[-1].began, jobs[-1].gpus, jobs[-1].threads, self._taken(run))
+        self._count(jobs[-1], 1)
         del self._running[run.key]
         self._write(run)
 
@@ -166,16 +129,10 @@ class Spending:
 
     def _taken(self, run: Run) -> float:
         """The seconds that the job of a run has taken, which runs."""
-        return max(0.0, _now() - self._start_of(self._jobs(run)[-1], run.folder))
-
-    def _start_of(self, job: Try, folder: RunFolder) -> float:
-        """When a job began to use its GPUs: those of a scheduler wait first, and report when they run."""
-        if not self._waits:
-            return job.began
-        return next(iter(_reported(folder)), _now())
+        return max(0.0, _now() - tries.start_of(self._jobs(run)[-1], run.folder, waits=self._waits))
 
     def _write(self, run: Run) -> None:
-        self._note(run, [_written(each) for each in self._jobs(run)])
+        self._note(run, [each.written for each in self._jobs(run)])
 
     # -- the budget ----------------------------------------------------------------------------------------------------
 
@@ -271,36 +228,3 @@ class Spending:
 def _now() -> float:
     """Seconds since 1970."""
     return time.time()
-
-
-def _written(job: Try) -> dict[str, Any]:
-    """A job for the study: without what its end has made needless."""
-    fields = {name: getattr(job, name) for name in FIELDS}
-    return {name: value for name, value in fields.items() if value is not None and value != ""}
-
-
-def _left_of(job: Try, start: float, folder: RunFolder) -> tuple[float, str]:
-    """How long a job ran that was cut, and what says so."""
-    if _text(folder.claim) != job.claim:  # another sweep has taken the folder since, and its files are not this job's
-        return job.planned, "the plan: another sweep went on with it"
-    signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
-    return max(0.0, max(signs) - start), "what its mailbox and its log show"
-
-
-def _reported(folder: RunFolder) -> Sequence[float]:
-    """When the reports in a mailbox were made, in order."""
-    return [float(report["time"]) for report in mailbox.Reader(folder.path).read() if "time" in report]
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -1,0 +1,103 @@
+"""The jobs of runs as a study holds them, and how long each took."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowrung.store import layout, mailbox
+from lowrung.store.layout import RunFolder
+
+TRIES = "tries"
+"""The fact of a run in the study that holds its jobs: when each began, how long it took, and its GPUs and threads."""
+
+HOUR = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """One job of a run.
+
+    Attributes:
+        began: in seconds since 1970.
+        gpus: that it has; a part of one where several share it.
+        threads: that it has.
+        seconds: from its start to its end; None where the end is not known, since the coordinator was killed.
+        planned: seconds that it was to take.
+        claim: what its run's folder was given to.
+    """
+
+    began: float
+    gpus: float
+    threads: int
+    seconds: float | None = None
+    planned: float = 0.0
+    claim: str = ""
+
+    def hours(self, unit: str, seconds: float) -> float:
+        """What so many seconds of it are, in this unit."""
+        return seconds / HOUR * (self.gpus if unit == "gpu_hours" else self.threads)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """It for the study: without what its end has made needless."""
+        fields = {name: getattr(self, name) for name in FIELDS}
+        return {name: value for name, value in fields.items() if value is not None and value != ""}
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Try))
+
+
+def of_run(facts: Mapping[str, Any], store: Path, *, waits: bool) -> list[tuple[Try, str]]:
+    """A run's jobs; one that was cut took what its mailbox and its log show, which is said in words.
+
+    Args:
+        facts: what a study holds of the run.
+        store: its results'.
+        waits: whether jobs wait in a scheduler's queue.
+    """
+    folder = layout.run_folder(store, str(facts.get("signature")))
+    return [_ended(written, folder, waits) for written in facts.get(TRIES, ())]
+
+
+def _ended(written: Mapping[str, Any], folder: RunFolder, waits: bool) -> tuple[Try, str]:
+    known = Try(**{name: value for name, value in written.items() if name in FIELDS})
+    if known.seconds is not None:
+        return known, ""
+    seconds, shown = _left_of(known, start_of(known, folder, waits=waits), folder)
+    said = f"was cut {seconds:.0f} s after its start, by {shown}"
+    return dataclasses.replace(known, seconds=seconds), said
+
+
+def start_of(job: Try, folder: RunFolder, *, waits: bool) -> float:
+    """When a job began to use its GPUs: those of a scheduler wait first, and report when they run."""
+    return next(iter(_reported(folder)), time.time()) if waits else job.began
+
+
+def _left_of(job: Try, start: float, folder: RunFolder) -> tuple[float, str]:
+    """How long a job ran that was cut, and what says so."""
+    if text(folder.claim) != job.claim:  # another sweep has taken the folder since, and its files are not this job's
+        return job.planned, "the plan: another sweep went on with it"
+    signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
+    return max(0.0, max(signs) - start), "what its mailbox and its log show"
+
+
+def _reported(folder: RunFolder) -> Sequence[float]:
+    """When the reports in a mailbox were made, in order."""
+    return [float(report["time"]) for report in mailbox.Reader(folder.path).read() if "time" in report]
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def text(path: Path) -> str:
+    """What is in a file; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
