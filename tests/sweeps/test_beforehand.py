@@ -1,6 +1,5 @@
 """What the plan decides before a run starts: planned constraints, and what does not fit into memory."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,10 +7,10 @@ from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
-from lowrung.costs.terms import Memory, Work
 from lowrung.errors import RunFailed, UsageError
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.room import Room
+from tests.predicted import predicted
 from tests.stage import RATE, ranks, trains
 
 GB = 1e9
@@ -19,12 +18,8 @@ GB = 1e9
 
 def _planned(config: Config, *_: object) -> Prediction:
     """A run whose batch takes a GB for each example, and whose parameters and minutes follow from its rank."""
-    nothing: dict[type, dict[str, float]] = {
-        kind: {field.name: 0.0 for field in dataclasses.fields(kind)} for kind in (Memory, Work)
-    }
-    memory, work = Memory(**nothing[Memory]), Work(**nothing[Work])
-    seconds, peak = 60.0 * config.lora.r, GB * config.train.batch_size
-    return Prediction(100 * config.lora.r, memory, peak, seconds, work, 1.0, "simulated", ())
+    peak = GB * config.train.batch_size
+    return predicted(trainable=100 * config.lora.r, memory_bytes=peak, seconds=60.0 * config.lora.r)
 
 
 @pytest.fixture(autouse=True)

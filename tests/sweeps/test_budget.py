@@ -1,6 +1,5 @@
 """Budgets: what a study may use, what it has used, and that nothing starts which would pass it."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -9,11 +8,10 @@ import time
 import pytest
 
 from lowrung.config.schema import Config
-from lowrung.costs.prediction import Prediction
-from lowrung.costs.terms import Memory, Work
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Outcome
 from lowrung.sweeps import budget, spending
+from tests.predicted import predicted
 from tests.stage import RATE, Act, Died, Stage, ranks, trains
 
 HOUR = 3600.0
@@ -37,15 +35,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: made.now)
-    monkeypatch.setattr("lowrung.runs.planned.predict", lambda config, *_: _predicted(config.lora.r * HOUR))
+    monkeypatch.setattr("lowrung.runs.planned.predict", lambda config, *_: predicted(seconds=config.lora.r * HOUR))
     return made
-
-
-def _predicted(seconds: float) -> Prediction:
-    nothing: dict[type, dict[str, float]] = {
-        kind: {field.name: 0.0 for field in dataclasses.fields(kind)} for kind in (Memory, Work)
-    }
-    return Prediction(1, Memory(**nothing[Memory]), 0.0, seconds, Work(**nothing[Work]), 0.0, "simulated", ())
 
 
 def _budget(hours: float) -> str:

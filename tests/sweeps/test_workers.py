@@ -9,6 +9,7 @@ from lowrung.engine.local import LocalEngine
 from lowrung.engine.memory import Room
 from lowrung.errors import EngineError
 from lowrung.sweeps import workers
+from tests.predicted import predicted
 
 GB = 1e9
 
@@ -29,7 +30,7 @@ def _plan(*gigabytes: float | None) -> Any:
     points = [SimpleNamespace(config=size, at_high_ends=size) for size in gigabytes]
 
     def predict(config: float | None, threads: int) -> Any:
-        return None if config is None else SimpleNamespace(memory_bytes=config * GB)
+        return None if config is None else predicted(memory_bytes=config * GB)
 
     return SimpleNamespace(points={"": points}, predict=predict)
 

@@ -88,6 +88,19 @@ class Prediction:
             "plan/disk_bytes": self.disk_bytes,
         }
 
+    def that_must_fit(self, device: str) -> "Prediction":
+        """The same with the memory that a run must find on its device, to be held to what there is.
+
+        On a GPU that is without the gate, which goes to the CPU where the GPU's memory does not suffice.
+
+        Args:
+            device: ``cpu`` or ``cuda``.
+        """
+        if device == "cpu":
+            return self
+        needed = max(self.memory.training, self.memory.evaluation, self.memory.loading)
+        return dataclasses.replace(self, memory_bytes=self.memory_bytes * needed / self.memory.peak)
+
 
 PLANNED = ("params/trainable", "plan/memory_bytes", "plan/seconds", "plan/disk_bytes")
 """The names of `Prediction.numbers`."""

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.costs import units
 from lowrung.costs.prediction import PLANNED, Prediction
@@ -98,7 +99,7 @@ class Beforehand:
         return self._plan.predict(inputs.with_ranks(config, self._maker.gpus), self._maker.threads)
 
     def _within_memory(self, config: Config, predicted: Prediction, decision: Decision) -> Decision:
-        there = self._there(config)
+        there, predicted = self._there(config), predicted.that_must_fit(signature.device_kind())
         if there.bytes is None or predicted.memory_bytes <= there.bytes or kept_outcome(self._maker.folder(config)):
             return decision
         needs = f"by the plan it needs {units.size(predicted.memory_bytes)}, of {units.size(there.bytes)} {there.name}"
@@ -110,6 +111,10 @@ class Beforehand:
             return dataclasses.replace(decision, skipped=needs + smallest)
         return dataclasses.replace(decision, halvings=halvings, said=needs)
 
+    def _that_must_fit(self, config: Config) -> Prediction | None:
+        predicted = self._predicted(config)
+        return predicted and predicted.that_must_fit(signature.device_kind())
+
     def _there(self, config: Config) -> room.Room:
         """The room of a run; the machine is asked once for models that are spread over its GPUs, once for others."""
         key = config.model.device_map
@@ -119,12 +124,12 @@ class Beforehand:
 
     def _halved(self, config: Config, most: float) -> tuple[int, Prediction]:
         """How often the batches are halved until the run fits, or as long as it helps, and what it needs then."""
-        halvings, predicted = 0, self._predicted(config)
+        halvings, predicted = 0, self._that_must_fit(config)
         assert predicted is not None  # it was before, and what is known of sizes does not depend on the batch
         config = inputs.with_ranks(config, self._maker.gpus)
         while predicted.memory_bytes > most and (smaller := halved(config.train)):
             config = dataclasses.replace(config, train=smaller)
-            less = self._predicted(config)
+            less = self._that_must_fit(config)
             if (
                 less is None or less.memory_bytes >= predicted.memory_bytes
             ):  # the gate needs the most, whatever the batch

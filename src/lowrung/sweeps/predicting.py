@@ -16,21 +16,6 @@ from lowrung.sweeps import preflight
 from lowrung.sweeps.plan import Plan
 
 
-def _of_its_device(found: Prediction | None) -> Prediction | None:
-    """With the memory that a run must have of its device.
-
-    On a GPU that is without the gate, which goes to the CPU where the GPU's memory does not suffice. On a CPU all ranks
-    share main memory.
-    """
-    if found is None:
-        return None
-    if signature.device_kind() == "cpu":
-        return dataclasses.replace(found, memory_bytes=found.memory_bytes * found.ranks, ranks=1)
-    memory = found.memory
-    needed = max(memory.training, memory.evaluation, memory.loading)
-    return dataclasses.replace(found, memory_bytes=found.memory_bytes * needed / memory.peak)
-
-
 class Predictor:
     """Predicts the runs of a sweep.
 
@@ -69,12 +54,13 @@ class Predictor:
             found = self._with_sizes(config, found)
         machine = MACHINE.get()
         if machine is None:
-            return _of_its_device(planned.predict(config, found, self._engine.threads))
+            predicted = planned.predict(config, found, self._engine.threads)
+            return predicted and predicted.that_must_fit(signature.device_kind())
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None
         speed = Speed.unmeasured(asked, machine.flops_per_second or 1.0, "hydra.sweeper.plan_for.tflops")
-        return _of_its_device(prediction.predict(asked, speed))
+        return prediction.predict(asked, speed).that_must_fit(signature.device_kind())
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
         """The same, with the sizes of this run's adapter, which are counted in a process of their own."""

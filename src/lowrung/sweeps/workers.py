@@ -66,7 +66,8 @@ def _largest(plan: Plan, threads: int) -> float | None:
     points = [point for each in plan.points.values() for point in each]
     configs = [config for point in points for config in (point.config, point.at_high_ends)]
     predicted = [plan.predict(config, threads) for config in configs]
-    return max((one.memory_bytes for one in predicted if one), default=None) if all(predicted) else None
+    fitting = [one.that_must_fit(signature.device_kind()) for one in predicted if one]
+    return max((one.memory_bytes for one in fitting), default=None) if all(predicted) else None
 
 
 def sharing(launcher: Mapping[str, Any], slots: int) -> int:

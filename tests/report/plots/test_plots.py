@@ -88,11 +88,15 @@ def test_differences_name_the_best_the_ties_and_the_one_to_take():
     assert "worse" in said
     ends = plot.figure.layout.xaxis.range
     assert ends[1] < 2.0
-    assert "1 of them lie outside" in plot.about
+    assert "1 of them lies outside" in plot.about
     far = [trace for trace in plot.figure.data if trace.marker.symbol == "triangle-right"]
     assert len(far) == 1
     assert ends[0] < far[0].x[0] < ends[1]
     assert "+2" in far[0].hovertemplate
+    trials = [trial(0, {"lora.r": "4"}, 2.8), trial(1, {"lora.r": "8"}, 4.8)]
+    two = by_name(study(trials, [studies.RANK]))["differences"]
+    assert two.figure.layout.xaxis.range[1] > 2.0
+    assert "outside" not in two.about
 
 
 def test_trials_that_were_not_compared_are_drawn_by_their_values():
@@ -396,3 +400,11 @@ def test_where_the_best_alone_is_at_an_end_its_ties_are_named():
     assert "At the edge" not in about
     assert "Of the best, " in about
     assert "lora.r=16 is the largest that was tried" in about
+
+
+def test_the_time_of_a_last_part_is_said_to_be_one():
+    whole, part = (trial(number, {"lora.r": str(4 + number)}, 2.8 + number / 10) for number in range(2))
+    part = dataclasses.replace(part, runs=[dataclasses.replace(run, facts={"is_resumed": True}) for run in part.runs])
+    said = "1 trial went on from a checkpoint: the time is that of the last part."
+    assert said in by_name(study([whole, part], [studies.RANK]))["trade-offs"].about
+    assert said not in by_name(study([whole, trial(1, {"lora.r": "5"}, 2.9)], [studies.RANK]))["trade-offs"].about

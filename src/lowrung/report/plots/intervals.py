@@ -75,8 +75,9 @@ class Intervals:
         bounds = [(row.low, row.high) for row in self.rows]
         near = [pair for pair, row in zip(bounds, self.rows, strict=True) if row.verdict in ("best", "tie")] or bounds
         far = max(max(abs(low), abs(high)) for low, high in near) * 4 if self.is_paired else math.inf
-        if self.is_paired:
-            far = max(far, 1.1 * statistics.median(max(abs(low), abs(high)) for low, high in bounds))
+        others = [max(abs(low), abs(high)) for low, high in bounds if (low, high) != (0.0, 0.0)]
+        if self.is_paired and others:
+            far = max(far, 3 * statistics.median_low(others))
         low = max(min(low for low, _ in bounds), -far)
         high = min(max(high for _, high in bounds), far)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
@@ -104,7 +105,8 @@ class Intervals:
             " there are no intervals."
         )
         off = sum(self.is_off(row) for row in self.rows)
-        beyond = f"{off} of them lie outside of what is shown, where an arrow stands." if off else ""
+        lie = "lies" if off == 1 else "lie"
+        beyond = f"{off} of them {lie} outside of what is shown, where an arrow stands." if off else ""
         alone = len(self.scores.drawn) - self.total
         apart = (
             f"{counted(alone, 'trial')} could not be compared with the best and {_be(alone)} not drawn."

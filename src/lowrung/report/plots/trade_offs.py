@@ -11,6 +11,7 @@ from lowrung.report import pareto
 from lowrung.report.plots import Plot, palette, style, units
 from lowrung.report.plots.scores import Scores, sentences
 from lowrung.report.record import StudyRecord, TrialRecord
+from lowrung.report.tables import counted
 
 _COSTS = ("params/trainable", "memory/peak_bytes", "time/total_seconds", "forget/loss_delta")
 _HEIGHT = 240
@@ -52,11 +53,14 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     )
     made.update_layout(_axes(scores, found))
     lacking = max(len(scores.drawn) - len(one.trials) for one in found)
+    is_measured = any("/" in one.metric and _is_measured(one) for one in found)
+    resumed = sum(any(run.facts.get("is_resumed") for run in trial.runs) for trial in scores.drawn)
     about = sentences(
         f"Each trial's {scores.metric} against what it costs. The line joins the trials that no other one beats"
         " in both: where it turns flat, more cost buys little.",
-        "Time and memory are those of the machine that trained."
-        if any("/" in one.metric and _is_measured(one) for one in found)
+        "Time and memory are those of the machine that trained." if is_measured else "",
+        f"{counted(resumed, 'trial')} went on from a checkpoint: the time is that of the last part."
+        if is_measured and resumed
         else "",
         f"Up to {lacking} without such a value are left out." if lacking else "",
         "Values far from the best are beyond what is shown." if scores.limits[2] else "",
