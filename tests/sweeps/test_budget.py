@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Outcome
@@ -184,12 +185,19 @@ def test_a_job_counts_with_its_part_of_the_gpus(monkeypatch, launcher, slots, ex
         ({"cpu_hours": 8, "gpu_hours": 8}, "but has gpu_hours and cpu_hours"),
         ({"cost_per_hour": 2}, "but has none"),
         ({"cpu_hours": 8, "cost_per_hour": -2}, "cost_per_hour must be a number of at least 0, but is -2"),
-        ({"gpu_hours": 8}, "needs GPUs, but the runs use the CPU"),
     ],
 )
 def test_what_is_no_budget_is_said(monkeypatch, written, said):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert any(said in problem for problem in budget.problems(written))
+
+
+def test_gpu_hours_need_runs_on_gpus_which_a_login_node_may_not_have(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (said,) = budget.device_problems({"gpu_hours": 8})
+    assert "needs GPUs, but the runs use the CPU" in said
+    with signature.jobs_on("cuda"):
+        assert not list(budget.device_problems({"gpu_hours": 8}))
 
 
 def test_all_that_is_wrong_is_said_at_once():

@@ -180,13 +180,14 @@ def work(asked: Asked) -> Work:
     """The operations of a run, by part, and the seconds beside them."""
     train, again = asked.train, int(asked.train.gradient_checkpointing)
     evaluations = -(-asked.steps // train.eval_steps)
-    batches = math.ceil(asked.held_out.rows / train.eval_batch_size)
+    scoring = scoring_work(asked) / train.rank_count  # each rank scores a part of the rows
+    batches = math.ceil(asked.held_out.rows / train.eval_batch_size / train.rank_count)
     tokens = math.ceil(asked.answered / train.eval_batch_size) * asked.held_out.labelled[-1]
     return Work(
         steps=asked.steps * step_work(asked),
-        evaluations=evaluations * scoring_work(asked) + answering_work(asked, tokens),
+        evaluations=evaluations * scoring + answering_work(asked, tokens),
         gate=gate_work(asked) if asked.verify.enabled else 0.0,
-        base=0.0 if asked.is_base_kept else scoring_work(asked),
+        base=0.0 if asked.is_base_kept else scoring,
         step_seconds=asked.steps * train.gradient_accumulation_steps * (3 + again) * PASS_SECONDS,
         evaluation_seconds=evaluations * batches * PASS_SECONDS + tokens * TOKEN_SECONDS,
         gate_seconds=gate_seconds(asked) if asked.verify.enabled else 0.0,

@@ -111,25 +111,28 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
     try:
         work = facts["plan"]["work"]
         took = {"steps": measured["time/train_seconds"], "evaluations": measured["time/evaluation_seconds"]}
+        is_gate_here = facts.get("verified_on", asked.device) == asked.device
         gate = measured.get("time/gate_seconds", 0.0)
-        if gate and facts.get("verified_on", asked.device) == asked.device:
+        if gate and is_gate_here:
             took["gate"] = gate
         beside = {"steps": "step_seconds", "evaluations": "evaluation_seconds", "gate": "gate_seconds"}
         products = {name: max(took[name] - work[beside[name]], LEAST * took[name]) for name in took}
         speeds = {name: work[name] / seconds for name, seconds in products.items() if seconds > 0 and work[name] > 0}
         base_seconds = work["base"] / speeds["evaluations"]
         rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
-        predicted = _peak(facts["plan"]["memory"])
+        predicted = _held(Memory(**facts["plan"]["memory"]), asked.train.rank_count, with_gate=is_gate_here)
         start = max(rest, 0.1) / formulas.start_seconds(asked)
-        held = measured["memory/peak_bytes"] / (predicted * asked.train.rank_count)
+        held = measured["memory/peak_bytes"] / predicted
     except (KeyError, TypeError, ZeroDivisionError):
         return None
     line = Line(_kinds(asked, facts.get("machine", machine.described())), speeds, start, held)
     return line if all(0 < number < math.inf for number in (*speeds.values(), start, held)) else None
 
 
-def _peak(parts: Mapping[str, float]) -> float:
-    return Memory(**parts).peak
+def _held(memory: Memory, ranks: int, *, with_gate: bool) -> float:
+    """What all ranks were predicted to hold; the gate is the first one's, if it computed on their device."""
+    first = memory.peak if with_gate else memory.without_gate
+    return first + (ranks - 1) * memory.without_gate
 
 
 _OTHERS = 2

@@ -83,10 +83,15 @@ class Prediction:
         """
         return {
             "params/trainable": float(self.trainable),
-            "plan/memory_bytes": self.memory_bytes * self.ranks,
+            "plan/memory_bytes": self.memory_bytes * (1 + (self.ranks - 1) * self._share_of_others),
             "plan/seconds": self.seconds,
             "plan/disk_bytes": self.disk_bytes,
         }
+
+    @property
+    def _share_of_others(self) -> float:
+        """Of the first rank's memory, what each of the others has: the gate is the first one's alone."""
+        return self.memory.without_gate / self.memory.peak if self.ranks > 1 else 0.0
 
     def that_must_fit(self, device: str) -> "Prediction":
         """The same with the memory that a run must find on its device, to be held to what there is.
@@ -98,8 +103,7 @@ class Prediction:
         """
         if device == "cpu":
             return self
-        needed = max(self.memory.training, self.memory.evaluation, self.memory.loading)
-        return dataclasses.replace(self, memory_bytes=self.memory_bytes * needed / self.memory.peak)
+        return dataclasses.replace(self, memory_bytes=self.memory_bytes * self.memory.without_gate / self.memory.peak)
 
 
 PLANNED = ("params/trainable", "plan/memory_bytes", "plan/seconds", "plan/disk_bytes")

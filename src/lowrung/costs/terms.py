@@ -94,9 +94,14 @@ class Memory:
         return sum(self.parts.values())
 
     @property
+    def without_gate(self) -> float:
+        """The most that a run holds whose gate computes elsewhere, as for all ranks but the first."""
+        return max(self.training, self.loading, self.evaluation)
+
+    @property
     def peak(self) -> float:
-        """The most that the run holds."""
-        return max(self.training, self.gate, self.loading, self.evaluation)
+        """The most that the run holds; of several ranks, the first one."""
+        return max(self.without_gate, self.gate)
 
 
 @dataclasses.dataclass(frozen=True)

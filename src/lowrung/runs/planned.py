@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from lowrung.config import machine, signature
+from lowrung.config import machine, schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf
 from lowrung.costs import history, prediction, sizes
 from lowrung.costs.prediction import Prediction
@@ -91,9 +91,10 @@ def _trained(config: Config, preflight: Preflight) -> TrainedSizes | None:
 
 
 def _flops_per_second(wanted: Asked, preflight: Preflight) -> float:
-    """How fast a run multiplies matrices; on a CPU as much faster than the preflight as it has more threads."""
-    threads = wanted.threads / preflight.threads if wanted.device == "cpu" else 1.0
-    return preflight.flops_per_second * threads
+    """How fast each rank of a run multiplies matrices; on a CPU as much faster than the preflight as it has threads."""
+    if wanted.device != "cpu":
+        return preflight.flops_per_second
+    return preflight.flops_per_second * schema.threads_of_a_rank(wanted.train, wanted.threads) / preflight.threads
 
 
 def _dtype(model: ModelConf, lora: LoraConf) -> str:

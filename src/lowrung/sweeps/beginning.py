@@ -118,7 +118,12 @@ class Beginning:
         """
         for trial in self.study.trials:
             point = begun.point_of(trial.params) if self.study.stage_of(trial) == begun.stage.name else None
-            if point is None or trial.user_attrs.get("status") != Status.SKIPPED or begun.is_repeat(point):
+            if point is None:
+                continue
+            if trial.user_attrs.get("status") != Status.SKIPPED:
+                begun.in_vain = 0
+                continue
+            if begun.is_repeat(point):
                 continue
             was_run = bool(self.study.runs(trial))
             if was_run and self.plan.settings.on_oom != SKIP:
@@ -130,6 +135,7 @@ class Beginning:
                 begun.keep(trial.number, point, trial.params)
             else:
                 self.results.drawn_in_vain += 1
+                begun.in_vain += decision.skipped is not None
             outcome = dataclasses.replace(decision.outcome, cause=decision.skipped or trial.user_attrs.get("cause"))
             texts = point.space.texts(trial.params)
             self.results.add(trial.number, texts, outcome, {}, is_reused=False, stage=begun.stage.name)

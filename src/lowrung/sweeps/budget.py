@@ -77,7 +77,14 @@ def problems(written: Any) -> Iterator[str]:
             yield f"{_NAME}.{name} must be a number above 0, but is {written[name]!r}. null is no budget."
     if PRICE in written and not (_is_number(written[PRICE]) and written[PRICE] >= 0):
         yield f"{_NAME}.{PRICE} must be a number of at least 0, but is {written[PRICE]!r}. Leave it out if nobody pays."
-    if "gpu_hours" in units and signature.device_kind() == "cpu":
+
+
+def device_problems(written: Any) -> Iterator[str]:
+    """What is wrong with it on the device of the runs, which an engine says: a login node may have none like it."""
+    if written is None:
+        return
+    kind = signature.device_kind()
+    if "gpu_hours" in written and kind == "cpu":
         yield f"{_NAME}.gpu_hours needs GPUs, but the runs use the CPU. Take cpu_hours: threads times hours."
 
 

@@ -18,7 +18,7 @@ from lowrung.errors import FolderInUse, UsageError
 from lowrung.report import plan_text
 from lowrung.store import atomic, disk
 from lowrung.store.layout import StudyFolder
-from lowrung.sweeps import earlier, finalists, folders, tried_first, workers
+from lowrung.sweeps import budget, earlier, finalists, folders, tried_first, workers
 from lowrung.sweeps.beforehand import Beforehand
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.coordinator import Coordinator
@@ -88,6 +88,8 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
     ordered = tried_first.in_order(settings.first, search, points)
     with closing(_make_engine(launcher, settings, config)) as engine:
         require_a_use_of_gpus(every, config.hydra.launcher.get("gpus_per_trial", 1))
+        if problems := list(budget.device_problems(settings.budget)):
+            raise UsageError(problems)
         planned = Plan.make(composer, search, ordered, settings, engine)
         if taught_by is not None:
             print(f"note: {taught_by.note(planned.purpose, planned.inputs)}")

@@ -15,7 +15,7 @@ from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
 from lowrung.report.tables import counted
-from lowrung.runs import planned
+from lowrung.runs import inputs, planned
 from lowrung.runs.folder import notes
 from lowrung.search.pruning import Schedule
 from lowrung.store import addresses, disk
@@ -66,6 +66,7 @@ class Plan:
         preflights: what was found of each model and data; see `Plan.preflight`.
         purpose: what the trials share; see `lowrung.sweeps.identity`.
         inputs: where models and data are from.
+        gpus: of each trial, where there are any.
     """
 
     study: str
@@ -77,6 +78,7 @@ class Plan:
     preflights: Mapping[str, Preflight]
     purpose: Purpose
     inputs: Mapping[str, str]
+    gpus: float = 1
 
     @classmethod
     def make(
@@ -116,7 +118,8 @@ class Plan:
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
         named = {stage: _named(each, name) for stage, each in points.items()}
-        return cls(name, folder, search, named, settings, config, preflights, purpose, identity.inputs(ends))
+        gpus = master.hydra.launcher.get("gpus_per_trial", 1)
+        return cls(name, folder, search, named, settings, config, preflights, purpose, identity.inputs(ends), gpus)
 
     @property
     def at_most(self) -> int:
@@ -169,7 +172,7 @@ class Plan:
 
     def predict(self, config: Config, threads: int) -> Prediction | None:
         """What a run with this config will take; see `lowrung.runs.planned.predict`."""
-        return planned.predict(config, self.preflight(config), threads)
+        return planned.predict(inputs.with_ranks(config, self.gpus), self.preflight(config), threads)
 
     def preflight(self, config: Config) -> Preflight:
         """What was found for this config's model and data.

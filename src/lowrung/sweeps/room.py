@@ -44,7 +44,9 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
     """
     if _is_elsewhere(launcher):
         asked = units.amount(_of_slurm(launcher.get("memory")))
-        return Room(asked if signature.device_kind() == "cpu" else None, None, "hydra.launcher.memory", 1)
+        if asked is not None:
+            asked = asked / config.train.rank_count if signature.device_kind() == "cpu" else None
+        return Room(asked, None, "hydra.launcher.memory", 1)
     if signature.device_kind() == "cpu":
         return _shared(memory.main(), slots, 1.0 / config.train.rank_count)
     per_trial = float(launcher.get("gpus_per_trial", 1))
@@ -64,7 +66,7 @@ def _is_elsewhere(launcher: Mapping[str, Any]) -> bool:
 
 def _of_slurm(asked: object) -> object:
     """SLURM's ``32G`` is 32 GiB, and a number without a unit is MiB."""
-    text = str(asked)
+    text = str(asked).upper().removesuffix("B")
     return f"{text}iB" if text[-1:] in "KMGT" else f"{text}MiB"
 
 

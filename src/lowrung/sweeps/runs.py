@@ -84,8 +84,7 @@ class RunMaker:
     @classmethod
     def of(cls, plan: Plan, composer: Composer, threads: int) -> "RunMaker":
         """One that has made none yet."""
-        gpus = composer.master.hydra.launcher.get("gpus_per_trial", 1)
-        return cls(plan, composer, threads, gpus, Taken(plan.folder))
+        return cls(plan, composer, threads, plan.gpus, Taken(plan.folder))
 
     def make(
         self,
@@ -142,7 +141,7 @@ class RunMaker:
 
     def predict(self, config: Config) -> Prediction | None:
         """What a run with this config will take; see `lowrung.runs.planned.predict`."""
-        return self.plan.predict(inputs.with_ranks(config, self.gpus), self.threads)
+        return self.plan.predict(config, self.threads)
 
     def folder(self, config: Config) -> RunFolder:
         """Where the store has, or will have, the results of a run with this config."""

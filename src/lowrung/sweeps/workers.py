@@ -66,8 +66,9 @@ def _largest(plan: Plan, threads: int) -> float | None:
     points = [point for each in plan.points.values() for point in each]
     configs = [config for point in points for config in (point.config, point.at_high_ends)]
     predicted = [plan.predict(config, threads) for config in configs]
-    fitting = [one.that_must_fit(signature.device_kind()) for one in predicted if one]
-    return max((one.memory_bytes for one in fitting), default=None) if all(predicted) else None
+    kind = signature.device_kind()
+    fitting = [(one.that_must_fit(kind), one.ranks if kind == "cpu" else 1) for one in predicted if one]
+    return max((one.memory_bytes * ranks for one, ranks in fitting), default=None) if all(predicted) else None
 
 
 def sharing(launcher: Mapping[str, Any], slots: int) -> int:
@@ -77,7 +78,7 @@ def sharing(launcher: Mapping[str, Any], slots: int) -> int:
         launcher: the fields of ``hydra.launcher``.
         slots: how many jobs there are at a time.
     """
-    if launcher.get("workers_per_gpu") != AUTO:
-        return int(launcher.get("workers_per_gpu", 1))
+    if "workers_per_gpu" not in launcher:  # Ray's GPUs are one job's, as far as it has whole ones
+        return 1
     groups = len(gpus.visible()) // max(1, int(launcher.get("gpus_per_trial", 1)))
-    return -(-slots // max(1, groups))
+    return max(1, -(-slots // max(1, groups)))
