@@ -270,9 +270,18 @@ def histories(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 def files(folder: Path) -> set[str]:
     """The names of all that lies in the folder but for the tracker's artifacts; trials are not told apart.
 
-    Nor is what is known of models and data, since which preflight was kept depends on when it was killed.
+    Nor is what is known of models and data, since which preflight was kept depends on when it was killed, nor what runs
+    measured that nobody interrupted.
     """
-    others = ("mlruns/", "printed.txt", "errors.txt", "runs/.preflight", "runs/.fingerprints")
+    others = (
+        "mlruns/",
+        "printed.txt",
+        "errors.txt",
+        "runs/.preflight",
+        "runs/.fingerprints",
+        "runs/.costs",
+        "cache/sizes",
+    )
     names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     kept = {name for name in names if not name.startswith(others)}
     return {re.sub(r"^(multirun/[^/]+)/\d+", r"\1/N", name) for name in kept}

@@ -265,7 +265,8 @@ class _Tally:
     def _enter_head(self, _: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self._go_to(HEAD)
         self._go_back_to(OUTSIDE, given[0])
-        return (given[0][..., :1, :], *given[1:])
+        one = given[0][..., :1, :].clone()  # labelled positions are picked: a head that is trained keeps no others
+        return (one, *given[1:])
 
     def _leave_head(self, _: nn.Module, __: Any, output: Any) -> None:
         self._go_to(OUTSIDE)
