@@ -4,16 +4,20 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from lowrung.config import signature
 from lowrung.config.schema import Config
+from lowrung.engine.base import Ended, Exit
 from lowrung.errors import RunFailed
-from lowrung.store.outcome import Outcome
-from lowrung.sweeps import budget, spending
+from lowrung.store import mailbox
+from lowrung.store.layout import RunFolder
+from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps import budget, spending, tries
 from tests.predicted import predicted
-from tests.stage import RATE, Act, Died, Stage, ranks, trains
+from tests.stage import RATE, Act, Died, InProcessEngine, Stage, leave, ranks, trains
 
 HOUR = 3600.0
 
@@ -71,6 +75,16 @@ class TestGrid:
             here.sweep("lora.r=4,8,3,1", _budget(16), "hydra.sweeper.dry_run=true", *asked)
             assert (here.results.planned.budget.hours, here.results.planned.budget.spent) == (16, spent)
         assert here.study.database.read_bytes() == before
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("status", [Status.FAILED, Status.OOM])
+    def test_a_point_without_a_result_in_the_store_does_not_keep_a_smaller_one_back(self, here, clock, status):
+        def act(config: Config) -> Outcome:
+            return Outcome(status, cause="no luck") if config.lora.r == 8 else trains(config)
+
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=8,2", "hydra.sweeper.on_oom=fail", _budget(99), n_trials=1, act=clock.runs(act))
+        assert ranks(here.sweep("lora.r=8,2", _budget(11), act=clock.runs())) == [2]
 
     @pytest.mark.slow
     def test_running_runs_count_with_what_they_will_take(self, here, clock):
@@ -134,8 +148,8 @@ def test_seeds_that_would_pass_it_wait_for_a_larger_one(here, clock):
     assert [config.seed for config in here.sweep("lora.r=2", "seed=0,1,2", _budget(8), act=clock.runs())] == [2]
 
 
-@pytest.mark.slow
-def test_a_run_that_was_cut_by_a_kill_counts_once_with_what_its_mailbox_shows(here, monkeypatch, capsys):
+def _kill_a_sweep(here: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills a sweep in its first run, an hour after that has begun."""
     monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: time.time() - HOUR)  # its report comes an hour later
 
     def killed(config: Config) -> Outcome:
@@ -147,10 +161,80 @@ def test_a_run_that_was_cut_by_a_kill_counts_once_with_what_its_mailbox_shows(he
         here.sweep("lora.r=2,4", act=killed)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     monkeypatch.setattr("lowrung.sweeps.spending._now", time.time)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_by_a_kill_counts_once_with_what_its_mailbox_shows(here, monkeypatch, capsys):
+    _kill_a_sweep(here, monkeypatch)
     for _ in range(2):
         here.sweep("lora.r=2,4", _budget(99))
         assert _spent(here) == pytest.approx(1, abs=0.05)
-    assert "trial 0 was cut 3600 s after its start, by what its mailbox and its log show" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("trial 0 was cut 3600 s after its start, by what its mailbox and its log") == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_is_named_where_nothing_starts_and_as_often(here, monkeypatch, capsys):
+    _kill_a_sweep(here, monkeypatch)
+    for _ in range(2):
+        assert here.sweep("lora.r=2,4", _budget(0.5)) == []
+        assert "trial 0 was cut 3600 s after its start" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_job_that_a_start_goes_on_with_was_not_cut(here, monkeypatch, capsys):
+    _kill_a_sweep(here, monkeypatch)
+
+    class Left:
+        """A job that the killed sweep has left on a cluster, and that ends now."""
+
+        def __init__(self, key: str, folder: RunFolder) -> None:
+            self.key, self.folder = key, folder
+
+        def wait(self) -> list[Ended]:
+            leave(Outcome(Status.COMPLETE, {"base/eval_loss": 9.0, "eval/loss": 2.0}), self.folder.path)
+            return [Ended(self.key, Exit.RETURNED)]
+
+        def close(self) -> None:
+            """Has nothing to close."""
+
+    def adopt(engine: InProcessEngine, key: str, folder: Path) -> bool:
+        is_left = (folder / "claim").exists()
+        if is_left:
+            engine._busy.append(Left(key, RunFolder(folder)))  # type: ignore[arg-type]
+        return is_left
+
+    monkeypatch.setattr(InProcessEngine, "adopt", adopt)
+    assert ranks(here.sweep("lora.r=2,4", _budget(99))) == [4]
+    assert "was cut" not in capsys.readouterr().out
+    assert _spent(here) == pytest.approx(1, abs=0.05)
+
+
+class TestWaiting:
+    """Of a job on a cluster that waits for its GPUs."""
+
+    job = tries.Try(1000.0, 1.0, 1)
+
+    def test_it_begins_when_its_node_says_so_also_before_its_first_report(self, tmp_path):
+        folder = RunFolder(tmp_path)
+        assert tries.start_of(self.job, folder, waits=True) is None
+        mailbox.post(folder.path, {"time": 5000.0})
+        assert tries.start_of(self.job, folder, waits=True) == 5000
+        folder.node.write_text("{}")
+        os.utime(folder.node, (4000, 4000))
+        assert tries.start_of(self.job, folder, waits=True) == 4000
+        assert tries.start_of(self.job, folder, waits=False) == 1000
+
+    def test_one_that_was_cut_before_it_began_took_nothing(self, tmp_path):
+        facts = {"signature": "s", tries.TRIES: [self.job.written]}
+        assert [(job.seconds, said) for job, said in tries.of_run(facts, tmp_path, waits=True)] == [(0.0, "")]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [({"workers": 2}, False), ({"partition": None}, True), ({"address": None}, True), ({"address": "auto"}, True)],
+)
+def test_jobs_of_clusters_wait(launcher, expected):
+    assert spending.waits(launcher) == expected
 
 
 @pytest.mark.parametrize(

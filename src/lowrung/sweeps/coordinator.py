@@ -95,7 +95,7 @@ class Coordinator:
         self._beforehand = beforehand
         say = self._progress.say
         beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
-        self._spending = Spending(study, plan, self._maker, composer.master, engine.slots, self._note_tries)
+        self._spending = Spending(study, plan, self._maker, composer.master, engine.slots, self._note_tries, say)
         self._results.spending = self._spending
         self._agenda = Agenda(study, plan, beginning.begin, self._progress.say, self._may_begin)
         self._queue = Queue(
@@ -124,8 +124,7 @@ class Coordinator:
                 self._agenda.begin()
                 done = len(self._results.rows)
                 self._progress.say(f"study {self._plan.study}: {self._plan.counted}, {done} done before")
-                for said in self._spending.said_first:
-                    self._progress.say(said)
+                self._spending.say_first()
                 with StopSignals() as signals:
                     self._loop(signals)
             except BaseException as error:
@@ -165,6 +164,7 @@ class Coordinator:
 
     def _leave_off(self) -> None:
         """Ends a sweep that has no more to run, or none that its budget allows; that goes on with the next start."""
+        self._spending.say_last()
         has_more = not all(begun.is_over for begun in self._agenda.begun.values())
         if has_more and self._spending.over is not None:
             self._progress.say(self._spending.over)

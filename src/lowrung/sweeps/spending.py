@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
-from lowrung.runs.folder import last_checkpoint
+from lowrung.runs.folder import kept_outcome, last_checkpoint
 from lowrung.sweeps import tries
 from lowrung.sweeps.budget import Budget, amount
 from lowrung.sweeps.plan import Plan
@@ -40,8 +40,8 @@ def gpus_of(launcher: Mapping[str, Any], slots: int) -> float:
 
 
 def waits(launcher: Mapping[str, Any]) -> bool:
-    """Whether a job waits in a queue before it has its GPU: SLURM's queue is no use of one."""
-    return "partition" in launcher
+    """Whether a job waits before it has its GPU, on SLURM and Ray: that is no use of one."""
+    return "partition" in launcher or "address" in launcher
 
 
 class Spending:
@@ -54,6 +54,7 @@ class Spending:
         master: the sweep's composed config.
         slots: how many jobs run at the same time.
         note: has the study remember a run's jobs.
+        say: prints a line for the user.
     """
 
     def __init__(
@@ -64,25 +65,28 @@ class Spending:
         master: DictConfig,
         slots: int,
         note: Callable[[Run, list[dict[str, Any]]], None],
+        say: Callable[[str], None],
     ) -> None:
         self.budget = Budget.of(plan.settings.budget)
         self._plan = plan
         self._maker = maker
         self._note = note
+        self._say = say
         self._gpus = gpus_of(master.hydra.launcher, slots)
         self._waits = waits(master.hydra.launcher)
         self._tries: defaultdict[int, dict[int, list[Try]]] = defaultdict(dict)
         self._running: dict[str, Run] = {}
-        self._refused: list[float] = []
+        self._starts: dict[str, float] = {}
+        self._least_refused: float | None = None
         self._planned: dict[int, float] = {}
-        self.cut: list[str] = []
-        """The jobs whose ends nobody saw, in words."""
+        self._cut: dict[tuple[int, int], str] = {}
         store = Path(plan.config.store).absolute()
         for trial in study.trials:
             for seed, facts in study.runs(trial).items():
                 known = tries.of_run(facts, store, waits=self._waits)
                 self._tries[trial.number][seed] = [job for job, _ in known]
-                self.cut += [f"trial {trial.number} {shown}" for _, shown in known if shown]
+                if known and (shown := known[-1][1]):  # a job that another one has followed has its end
+                    self._cut[trial.number, seed] = shown
         ended = [each for trial in self._tries.values() for known in trial.values() for each in known]
         self._ended = len(ended), sum(each.seconds or 0.0 for each in ended), sum(map(self._hours, ended))
 
@@ -91,8 +95,10 @@ class Spending:
     def begin(self, run: Run, *, is_adopted: bool = False) -> None:
         """Notes that a job of a run has started, or that one goes on."""
         self._running[run.key] = run
-        self._refused.clear()
-        jobs = self._jobs(run)
+        self._least_refused = None
+        jobs, cut = self._jobs(run), self._cut.pop((run.trial, run.seed), None)
+        if cut and not is_adopted:
+            self._say_cut(run.trial, cut)
         if is_adopted and jobs:
             self._count(jobs[-1], -1)
             jobs[-1] = dataclasses.replace(jobs[-1], seconds=None)
@@ -107,6 +113,7 @@ class Spending:
         jobs[-1] = Try(jobs[-1].began, jobs[-1].gpus, jobs[-1].threads, self._taken(run))
         self._count(jobs[-1], 1)
         del self._running[run.key]
+        self._starts.pop(run.key, None)
         self._write(run)
 
     def break_off(self) -> None:
@@ -129,7 +136,17 @@ class Spending:
 
     def _taken(self, run: Run) -> float:
         """The seconds that the job of a run has taken, which runs."""
-        return max(0.0, _now() - tries.start_of(self._jobs(run)[-1], run.folder, waits=self._waits))
+        start = self._start_of(run)
+        return 0.0 if start is None else max(0.0, _now() - start)
+
+    def _start_of(self, run: Run) -> float | None:
+        """When its job began, which is read once: each point of a grid that is asked for needs it."""
+        if run.key not in self._starts:
+            start = tries.start_of(self._jobs(run)[-1], run.folder, waits=self._waits)
+            if start is None:
+                return None
+            self._starts[run.key] = start
+        return self._starts[run.key]
 
     def _write(self, run: Run) -> None:
         self._note(run, [each.written for each in self._jobs(run)])
@@ -164,7 +181,7 @@ class Spending:
         if self.budget is None:
             return True
         if id(point) not in self._planned:  # a grid's points live as long as the sweep
-            due = [config for config in point.configs if not self._maker.folder(config).outcome.is_file()]
+            due = [config for config in point.configs if kept_outcome(self._maker.folder(config)) is None]
             self._planned[id(point)] = sum(map(self._seconds, due)) if due else -1.0
         seconds = self._planned[id(point)]
         return seconds < 0 or self._has_room_for(self.budget, seconds)
@@ -174,7 +191,7 @@ class Spending:
         needed = seconds / HOUR * (self._gpus if budget.unit == "gpu_hours" else self._maker.threads)
         fits = committed < budget.hours and committed + needed <= budget.hours * (1 + 1e-9)
         if not fits:
-            self._refused.append(needed)
+            self._least_refused = needed if self._least_refused is None else min(self._least_refused, needed)
         return fits
 
     def _seconds_left(self, run: Run) -> float:
@@ -195,20 +212,28 @@ class Spending:
     @property
     def over(self) -> str | None:
         """Why nothing more starts, where the last run that was asked for would have passed the budget."""
-        if self.budget is None or not self._refused:
+        if self.budget is None or self._least_refused is None:
             return None
-        needed = amount(min(self._refused))
+        needed = amount(self._least_refused)
         return (
             f"hydra.sweeper.budget: {self.budget.shown(self.hours)} spent; the next run needs {needed} by the plan; the"
             " same command with a larger budget goes on"
         )
 
-    @property
-    def said_first(self) -> list[str]:
-        """What is to be said before the first run, where there is a budget: what was spent, and what is not sure."""
-        if self.budget is None or not self.hours:
-            return []
-        return [f"hydra.sweeper.budget: {self.budget.with_cost(self.hours)} spent before", *self.cut]
+    def say_first(self) -> None:
+        """Says what was spent before the first run, where there is a budget."""
+        if self.budget is not None and self.hours:
+            self._say(f"hydra.sweeper.budget: {self.budget.with_cost(self.hours)} spent before")
+
+    def say_last(self) -> None:
+        """Says which jobs were cut that no other one has followed; one that a run goes on with was not cut."""
+        for (trial, _), cut in self._cut.items():
+            self._say_cut(trial, cut)
+        self._cut.clear()
+
+    def _say_cut(self, trial: int, cut: str) -> None:
+        if self.budget is not None:
+            self._say(f"trial {trial} {cut}")
 
     @property
     def shown(self) -> str:

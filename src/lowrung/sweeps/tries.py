@@ -1,7 +1,6 @@
 """The jobs of runs as a study holds them, and how long each took."""
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def of_run(facts: Mapping[str, Any], store: Path, *, waits: bool) -> list[tuple[
     Args:
         facts: what a study holds of the run.
         store: its results'.
-        waits: whether jobs wait in a scheduler's queue.
+        waits: whether jobs wait for their GPUs; see `lowrung.sweeps.spending.waits`.
     """
     folder = layout.run_folder(store, str(facts.get("signature")))
     return [_ended(written, folder, waits) for written in facts.get(TRIES, ())]
@@ -66,19 +65,26 @@ def _ended(written: Mapping[str, Any], folder: RunFolder, waits: bool) -> tuple[
     if known.seconds is not None:
         return known, ""
     seconds, shown = _left_of(known, start_of(known, folder, waits=waits), folder)
-    said = f"was cut {seconds:.0f} s after its start, by {shown}"
+    said = f"was cut {seconds:.0f} s after its start, by {shown}" if shown else ""
     return dataclasses.replace(known, seconds=seconds), said
 
 
-def start_of(job: Try, folder: RunFolder, *, waits: bool) -> float:
-    """When a job began to use its GPUs: those of a scheduler wait first, and report when they run."""
-    return next(iter(_reported(folder)), time.time()) if waits else job.began
+def start_of(job: Try, folder: RunFolder, *, waits: bool) -> float | None:
+    """When a job began to use its GPUs; None where it still waits for them.
+
+    One of a cluster waits first, and its node writes a file when it begins; that of an earlier job was deleted.
+    """
+    if not waits:
+        return job.began
+    return _modified(folder.node) or next(iter(_reported(folder)), None)
 
 
-def _left_of(job: Try, start: float, folder: RunFolder) -> tuple[float, str]:
-    """How long a job ran that was cut, and what says so."""
+def _left_of(job: Try, start: float | None, folder: RunFolder) -> tuple[float, str]:
+    """How long a job ran that was cut, and what says so; nothing does of one that never began."""
     if text(folder.claim) != job.claim:  # another sweep has taken the folder since, and its files are not this job's
         return job.planned, "the plan: another sweep went on with it"
+    if start is None:
+        return 0.0, ""
     signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
     return max(0.0, max(signs) - start), "what its mailbox and its log show"
 
