@@ -10,6 +10,9 @@ from lowrung.config import signature
 from lowrung.costs import units
 
 _FOR = "hydra.sweeper.plan_for"
+LEAST = 1e6
+"""Bytes: less was meant to be something else, as 80 of a GPU of 80 GB."""
+
 _EXAMPLE = f"Write {_FOR}='{{gpus:1,memory:80GB}}', or {{gpus:0,memory:64GB}} for a machine without a GPU."
 
 
@@ -66,7 +69,7 @@ def problems(written: Any, *, is_dry_run: bool) -> Iterator[str]:
         return
     if "gpus" in written and not (_is_whole(written["gpus"]) and written["gpus"] >= 0):
         yield f"{_FOR}.gpus must be a whole number of at least 0, but is {written['gpus']!r}. {_EXAMPLE}"
-    if "memory" in written and units.amount(written["memory"]) is None:
+    if "memory" in written and (units.amount(written["memory"]) or 0) < LEAST:
         yield (
             f"{_FOR}.memory must be an amount such as 80GB (10^9 bytes each) or 80GiB (2^30), but is"
             f" {written['memory']!r}. Its units are {', '.join(units.BYTES)}."

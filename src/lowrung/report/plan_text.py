@@ -159,7 +159,7 @@ def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
 def _remedies(memory: PlannedMemory) -> str:
     """Settings with which the largest run would fit."""
     if not memory.remedies:
-        return "no setting that lowrung knows makes the largest run fit"
+        return "none of the settings that were tried makes the largest run fit"
     rows = [
         [
             " ".join(remedy.settings),

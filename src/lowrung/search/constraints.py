@@ -55,7 +55,7 @@ def problems(settings: Any) -> list[str]:
         if not _is_bound(text):
             found.append(
                 f"hydra.sweeper.constraints.{metric} must be <= or >= and a number, but is {text!r}. Write it in"
-                f' quotes, as in {{{metric}:"<=1e6"}}.'
+                f' quotes and without a unit, as in {{{metric}:"<=1e6"}}.'
             )
     return found
 

@@ -20,7 +20,7 @@ def of(plan: Plan, memory: PlannedMemory | None, points: Sequence[PlannedPoint])
         yield from _of_memory(memory)
     if not is_time_known():
         held = ", nor held to plan/seconds" if "plan/seconds" in (plan.settings.constraints or {}) else ""
-        how = "hydra.sweeper.plan_for.tflops=400, say"
+        how = "tflops:400 in hydra.sweeper.plan_for, say"
         yield f"how fast that machine is was not said, so no time is given{held}: {how}"
     if any(point.at for point in points):
         yield "a trial whose values are drawn counts as one in the middle of its space"
