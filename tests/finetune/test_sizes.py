@@ -197,3 +197,10 @@ def test_a_quantised_base_has_its_adapter_in_bfloat16():
 def test_eva_says_that_its_ranks_are_not_known():
     found = of(TINY, lora(init="eva"))
     assert (found.trainable, len(found.guesses)) == (16384 // 2, 1)
+
+
+def test_a_config_without_sizes_is_said_to_be_guessed(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (guess,) = sizes.of_base(ModelConf(str(tmp_path))).guesses
+    assert "names no size of the model: those of a gpt2 in transformers are taken" in guess
+    assert not sizes.of_base(ModelConf("embedded:tiny_gpt2")).guesses

@@ -49,7 +49,17 @@ def of_base(base: ModelConf) -> BaseSizes:
         width=int(head.weight.shape[1]),
         vocabulary=int(head.weight.shape[0]),
         stored_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        guesses=tuple(_size_guesses(model.config, folder)),
     )
+
+
+def _size_guesses(config: Any, folder: Path) -> Iterator[str]:
+    """What is taken for a config that names no size of the model; one that equals transformers' may be left out."""
+    own = config.get_text_config()
+    sizes = ("hidden_size", "num_hidden_layers", "vocab_size")
+    written = (folder / "config.json").read_text(encoding="utf-8")
+    if not any(f'"{name}"' in written for size in sizes for name in (size, own.attribute_map.get(size, size))):
+        yield f"config.json names no size of the model: those of a {own.model_type} in transformers are taken"
 
 
 def _linear(model: PreTrainedModel) -> list[Any]:
