@@ -139,6 +139,15 @@ def test_the_weights_in_each_precision(quantization):
     assert (more > 0) == (quantization != "none")
 
 
+def test_a_process_that_tracks_its_run_holds_mlflow_in_every_phase():
+    given = formulas.memory(run())
+    tracked = formulas.memory(dataclasses.replace(run(), is_tracking=True))
+    for phase in ("training", "loading", "evaluation", "gate"):
+        assert getattr(tracked, phase) - getattr(given, phase) == pytest.approx(formulas.TRACKER["cpu"])
+    on_gpu = dataclasses.replace(run(), is_tracking=True, device="cuda")
+    assert formulas.memory(on_gpu).libraries == 0
+
+
 def test_the_peak_is_that_of_a_phase_and_not_a_sum():
     given = run()
     held = formulas.memory(given)

@@ -20,6 +20,9 @@ LIBRARIES = {"cpu": 590_000_000, "cuda": 0}
 """Bytes that Python and its libraries hold: a run's process is forked with 480 MB resident, and uses more of torch,
 transformers and PEFT as it goes on. On a GPU only what torch allocates there is counted."""
 
+TRACKER = {"cpu": 115_000_000, "cuda": 0}
+"""Bytes that MLflow holds beside them, where a single run's process sends to it."""
+
 AROUND = {"cpu": 1.2, "cuda": 1.1}
 """What is held in training, over the activations and logits that are kept for the backward pass: the gradients of
 activations, one layer's at a time, and pieces of the heap that are free but too small."""
@@ -59,7 +62,7 @@ PARAMETER = 300
 
 def memory(asked: Asked) -> Memory:
     """The bytes of a run, by part and phase."""
-    libraries, weights = LIBRARIES[asked.device], weight_bytes(asked)
+    libraries, weights = library_bytes(asked), weight_bytes(asked)
     trained = asked.trained.trainable_bytes
     around, again = AROUND[asked.device], AROUND_CHECKPOINTED[asked.device]
     adapter = 0 if asked.lora.is_full else trained
@@ -76,6 +79,11 @@ def memory(asked: Asked) -> Memory:
         loading=libraries + loading_bytes(asked),
         evaluation=libraries + weights + adapter + trained + optimizer + evaluation_bytes(asked),
     )
+
+
+def library_bytes(asked: Asked) -> int:
+    """What Python and its libraries hold."""
+    return LIBRARIES[asked.device] + asked.is_tracking * TRACKER[asked.device]
 
 
 def weight_bytes(asked: Asked) -> float:
@@ -170,7 +178,7 @@ def gate_bytes(asked: Asked) -> float:
     elif asked.device == "cpu":
         stored = base.stored_bytes
         cast = max(cast, 0 if abs(stored / max(in_full, 1) - 1) < 0.1 else stored)
-    return LIBRARIES[asked.device] + in_full + cast + kept
+    return library_bytes(asked) + in_full + cast + kept
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class Asked:
         max_length: the most tokens of a row, which packed rows have.
         answered: held-out rows that the trained model answers, for ``data.metrics``.
         is_base_kept: whether what the base says of the held-out rows is in the store.
+        is_tracking: whether the process that trains it sends to MLflow, too.
     """
 
     base: BaseSizes
@@ -44,6 +45,7 @@ class Asked:
     max_length: int = 0
     answered: int = 0
     is_base_kept: bool = False
+    is_tracking: bool = False
 
     @property
     def guesses(self) -> tuple[str, ...]:

@@ -15,17 +15,19 @@ from lowrung.store import layout
 from lowrung.store.outcome import Outcome
 
 
-def predict(config: Config, preflight: Preflight, threads: int) -> Prediction | None:
+def predict(config: Config, preflight: Preflight, threads: int, *, is_tracking: bool = False) -> Prediction | None:
     """What a run will take of memory, time and disk; None where the sizes of its adapter are not known.
 
     Args:
         config: the run's.
         preflight: what was found of its model and data, without problems.
         threads: CPU threads.
+        is_tracking: whether the process that trains it sends to MLflow, too.
     """
     wanted = asked(config, preflight, threads)
     if wanted is None:
         return None
+    wanted = dataclasses.replace(wanted, is_tracking=is_tracking)
     speed = history.speed(wanted, Path(config.store).absolute(), _flops_per_second(wanted, preflight))
     return prediction.predict(wanted, speed)
 

@@ -110,7 +110,8 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     if config.train.rank_count > 1:
         print(f"{config.train.rank_count} ranks train it, and print to {folder.log}")
     claim = prepare_folder(folder, config, preflight, threads)
-    predicted = planned.predict(config, preflight, threads)
+    is_tracking = recording.tracking_uri(config) is not None and config.train.rank_count == 1
+    predicted = planned.predict(config, preflight, threads, is_tracking=is_tracking)
     opening = recording.single_opening(config, folder)
     sender = recording.sender(config)
     recording.first_answer(sender, config, sender.send(opening.open, opening.name))
