@@ -9,7 +9,7 @@ from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, TrainCo
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, trained_key
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
-from lowrung.runs import planned
+from lowrung.runs import inputs, planned
 from tests import training
 
 TRAIN = TrainConf(**training.TRAIN)
@@ -74,3 +74,12 @@ def test_more_threads_than_the_preflight_had_are_as_much_faster(config, found):
 def test_a_speed_that_was_measured_on_another_processor_is_a_guess(config, found):
     (guess,) = asked(config, dataclasses.replace(found, processor="Another CPU")).guesses
     assert guess.startswith("the speed is what Another CPU was measured to have")
+
+
+def test_what_is_counted_and_measured_makes_no_other_run(config, found):
+    def names(preflight):
+        return inputs.run_signature(config, preflight, 1), inputs.base_folder(config, preflight, 1)
+
+    uncounted = dataclasses.replace(found, base=None, trained={}, rows=(), flops_per_second=0.0, threads=1)
+    assert names(dataclasses.replace(uncounted, processor="Another CPU")) == names(found)
+    assert names(dataclasses.replace(found, data_fingerprint="other")) != names(found)

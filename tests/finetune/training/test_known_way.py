@@ -79,6 +79,69 @@ def test_every_other_field_of_training_counts(tmp_path):
     assert same == {*known_way.AFTER_THE_START}
 
 
+class _MeasuredError(Exception):
+    """Ends a run where its trained model would be measured."""
+
+
+@pytest.fixture
+def begins(tmp_path, monkeypatch):
+    """What a run with these settings measures its trained model by, before its first step."""
+    choose = head.choose
+    found: list[Any] = []
+
+    def seen(model, batch, **options):
+        if not hasattr(model, "peft_config"):
+            return choose(model, batch, **options)  # the base
+        weights = [(name, each.detach().clone()) for name, each in model.state_dict().items()]
+        modules = [(name, module.training, type(module)) for name, module in model.named_modules()]
+        found[:] = [weights, modules, sorted(batch.items()), options, torch.get_rng_state()]
+        raise _MeasuredError
+
+    def of(**changed):
+        with pytest.raises(_MeasuredError):
+            training.fine_tune(tmp_path, **{"source": FEW, "lora": {"dropout": 0.1}, **changed})
+        return list(found)
+
+    monkeypatch.setattr(head, "choose", seen)
+    return of
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+AFTER: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "rate_factor": 2.0,
+    "max_steps": 3,
+    "epochs": 1.0,
+    "eval_steps": 2,
+    "save_steps": 1,
+    "save_total_limit": 2,
+    "early_stopping": 1,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.5,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+}
+NEEDED: dict[str, dict[str, Any]] = {"epochs": {"max_steps": None}, "early_stopping": {"save_steps": 3}}
+"""What some of them must be given with."""
+
+
+@pytest.mark.slow
+def test_a_field_that_does_not_count_changes_nothing_that_is_measured(begins):
+    assert {*AFTER} == {*known_way.AFTER_THE_START}
+    first = begins()
+    for name, value in AFTER.items():
+        assert same(begins(**{name: value, **NEEDED.get(name, {})}), first), name
+    for counts in ({"seed": 1}, {"lora": {"dropout": 0.0}}, {"sft": {"neftune_noise_alpha": 5}}):
+        assert not same(begins(**counts), first), counts
+
+
 def test_another_processor_measures_for_itself(tmp_path, monkeypatch):
     one = path(tmp_path)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
