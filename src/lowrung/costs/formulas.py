@@ -101,22 +101,30 @@ def _held(asked: Asked) -> float:
     """With nf4, four bits a weight, and a constant for 64 of them: 32 bits, or 8 bits where it is quantised too."""
     held = BYTES[asked.dtype]
     bits = {"none": 8 * held, "int8": 8, "nf4": 4.127 if asked.model.double_quantization else 4.5}
-    in_full = asked.base.parameters - asked.base.quantizable
-    return in_full * held + asked.base.quantizable * bits[asked.model.quantization] / 8
+    return _in_full(asked) + asked.base.quantizable * bits[asked.model.quantization] / 8
+
+
+def _in_full(asked: Asked) -> float:
+    """The bytes of the weights that no quantisation holds in fewer bits."""
+    return (asked.base.parameters - asked.base.quantizable) * BYTES[asked.dtype]
 
 
 def _mapped_beside(asked: Asked) -> float:
-    """Pages of a quantised base's file that no weight lies in any more."""
-    if asked.model.quantization == "none" or asked.device != "cpu":
-        return 0.0
-    in_full = asked.base.parameters - asked.base.quantizable
-    return max(0.0, asked.base.stored_bytes - in_full * BYTES[asked.dtype])
+    """Pages of a quantised base's file that no weight lies in any more; a GPU has none."""
+    return max(0.0, asked.base.stored_bytes - _in_full(asked)) if asked.device == "cpu" else 0.0
 
 
 def _beside_quantized(asked: Asked) -> float:
-    if asked.model.quantization == "none" or asked.device != "cpu":
+    if not asked.is_quantized or asked.device != "cpu":
         return 0.0
     return _mapped_beside(asked) + asked.base.quantizable * BYTES[asked.dtype]
+
+
+def _mapped_as(asked: Asked, held: float) -> float:
+    """Bytes of a file that is read into so many: on a CPU it is mapped, and is there beside them unless it is them."""
+    stored = asked.base.stored_bytes
+    is_as_stored = abs(stored / max(held, 1) - 1) < 0.1
+    return 0 if is_as_stored or asked.device != "cpu" else stored
 
 
 def loading_bytes(asked: Asked) -> float:
@@ -125,11 +133,8 @@ def loading_bytes(asked: Asked) -> float:
     On a CPU a file in the precision that is asked for is mapped, and its pages are the weights; any other is there
     beside its copy.
     """
-    if asked.device != "cpu" or asked.model.quantization != "none":
-        return _held(asked) + _beside_quantized(asked)
-    stored = asked.base.stored_bytes
-    is_as_stored = abs(stored / max(_held(asked), 1) - 1) < 0.1
-    return _held(asked) + (0 if is_as_stored else stored)
+    held = _held(asked)
+    return held + (_beside_quantized(asked) if asked.is_quantized else _mapped_as(asked, held))
 
 
 def states(train: TrainConf) -> float:
@@ -144,7 +149,7 @@ def activation_bytes(asked: Asked) -> float:
     tokens, length = batch_tokens(asked), pair_length(asked)
     sizes = asked.trained
     kept = tokens * (sizes.saved_per_token + sizes.saved_per_pair * length) + sizes.saved_fixed
-    in_full = 2 * asked.base.largest * BYTES[asked.dtype] if asked.model.quantization != "none" else 0
+    in_full = 2 * asked.base.largest * BYTES[asked.dtype] if asked.is_quantized else 0
     return kept + in_full
 
 
@@ -172,12 +177,10 @@ def gate_bytes(asked: Asked) -> float:
     in_full = 4 * base.parameters
     kept = KEPT_LOGITS * 4 * base.vocabulary * asked.verify.prompts * asked.held_out.mean_labelled
     cast = 0.0 if asked.lora.is_full else float(base.parameters * (BYTES[asked.verify.merge_dtype] % 4))
-    if asked.model.quantization != "none" and not asked.lora.is_full:
-        beside = _held(asked) + _mapped_beside(asked)
-        cast = max(cast, beside - (base.parameters - base.quantizable) * BYTES[asked.dtype])
-    elif asked.device == "cpu":
-        stored = base.stored_bytes
-        cast = max(cast, 0 if abs(stored / max(in_full, 1) - 1) < 0.1 else stored)
+    if asked.is_quantized and not asked.lora.is_full:
+        cast = max(cast, _held(asked) + _mapped_beside(asked) - _in_full(asked))
+    else:
+        cast = max(cast, _mapped_as(asked, in_full))
     return library_bytes(asked) + in_full + cast + kept
 
 
@@ -284,7 +287,7 @@ def gate_work(asked: Asked) -> float:
     if asked.lora.is_full:
         return of_base + reading + forgetting
     models = 3 if verify.merge_dtype != "float32" else 2
-    if asked.model.quantization != "none":  # read as it was trained, on the dequantised base, and quantised once more
+    if asked.is_quantized:  # read as it was trained, on the dequantised base, and quantised once more
         models += 2
     return of_base + (models + 1) * reading + verify.new_tokens * TOKEN * asked.base.parameters + forgetting
 
@@ -296,7 +299,7 @@ def gate_seconds(asked: Asked) -> float:
     files = GATE_SECONDS + WORD_SECONDS * base.vocabulary + compared
     if asked.lora.is_full:
         return files / 2 + MOVED_SECONDS / 3 * base.parameters
-    quantized = 3 * QUANTIZED_SECONDS * base.quantizable if asked.model.quantization != "none" else 0.0
+    quantized = 3 * QUANTIZED_SECONDS * base.quantizable if asked.is_quantized else 0.0
     return files + MOVED_SECONDS * base.parameters + quantized + verify.new_tokens * TOKEN_SECONDS
 
 
@@ -315,5 +318,5 @@ READ_SECONDS = 5e-9
 def start_seconds(asked: Asked) -> float:
     """Seconds of a run beside its passes: the base is read, what was trained is written."""
     written = asked.trained.trainable_bytes * (1 + 3 * (asked.train.save_steps != 0))
-    quantized = asked.base.quantizable if asked.model.quantization != "none" else 0
+    quantized = asked.base.quantizable if asked.is_quantized else 0
     return START_SECONDS + READ_SECONDS * _held(asked) + QUANTIZED_SECONDS * quantized + 2e-9 * written

@@ -20,10 +20,11 @@ from typing import Any
 
 from lowrung.config import machine, schema, signature, source
 from lowrung.costs import formulas
+from lowrung.costs.facts import is_whole
 from lowrung.costs.prediction import Speed
 from lowrung.costs.terms import Asked, Memory
 from lowrung.store import layout
-from lowrung.store.outcome import Outcome, Status
+from lowrung.store.outcome import Outcome
 
 LAST = 9
 """Runs that a median is taken over, the newest ones."""
@@ -106,7 +107,7 @@ def note(asked: Asked, outcome: Outcome, store: Path) -> None:
 def _line(asked: Asked, outcome: Outcome) -> Line | None:
     """What an outcome says; None where it is not of a whole run, or lacks a number."""
     facts, measured = outcome.facts, outcome.measurements
-    if outcome.status is not Status.COMPLETE or facts.get("is_resumed") or "plan" not in facts:
+    if not is_whole(outcome.status, facts) or "plan" not in facts:
         return None
     try:
         work = facts["plan"]["work"]

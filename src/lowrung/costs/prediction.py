@@ -119,14 +119,14 @@ def predict(asked: Asked, speed: Speed) -> Prediction:
         memory_bytes=memory.peak * speed.memory_factor,
         seconds=speed.seconds(work),
         work=work,
-        disk_bytes=_disk(asked, memory),
+        disk_bytes=_disk(asked),
         source=speed.source,
         guesses=asked.guesses,
         ranks=asked.train.rank_count,
     )
 
 
-def _disk(asked: Asked, memory: Memory) -> float:
+def _disk(asked: Asked) -> float:
     """What a run leaves: what it trained, and with ``verify.keep_merged`` a whole model."""
     merged = asked.base.parameters * formulas.BYTES[asked.verify.merge_dtype] if asked.verify.keep_merged else 0
     return asked.trained.trainable_bytes + merged

@@ -48,6 +48,11 @@ class Asked:
     is_tracking: bool = False
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether the base's layers are held in 8 or 4 bits."""
+        return self.model.quantization != "none"
+
+    @property
     def guesses(self) -> tuple[str, ...]:
         """What was not known, each with what was taken in its place."""
         parts = (self.base, self.trained, self.rows, self.held_out)
