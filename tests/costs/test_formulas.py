@@ -74,6 +74,16 @@ def peak(model, *shape: int) -> int:
     return most
 
 
+def test_ademamix_keeps_three_numbers():
+    optimizers = pytest.importorskip("bitsandbytes").optim
+    parameter = torch.nn.Parameter(torch.zeros(64, 128))
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = optimizers.AdEMAMix([parameter])
+    optimizer.init_state(optimizer.param_groups[0], parameter, 0, 0)
+    held = [optimizer.state[parameter][name] for name in ("state1", "state2")]
+    assert bytes_of(held) == formulas.states(run(sft={"optim": "ademamix"}).train) * bytes_of([parameter])
+
+
 def bytes_of(tensors) -> int:
     return sum(each.numel() * each.element_size() for each in tensors)
 
@@ -117,8 +127,14 @@ def test_what_is_trained_its_gradients_and_the_optimiser(lora):
     assert predicted.optimizer == bytes_of(states)
 
 
-@pytest.mark.parametrize(("name", "states"), [("adamw_8bit", 0.5), ("sgd", 0), ("adafactor", 0.01), ("lion_32bit", 1)])
-def test_other_optimisers_keep_less(name, states):
+@pytest.mark.parametrize(
+    ("name", "states"),
+    [
+        *[("adamw_8bit", 0.5), ("adamw_torch_4bit", 0.25), ("sgd", 0), ("schedule_free_sgd", 1), ("adafactor", 0.01)],
+        *[("lion_32bit", 1), ("ademamix", 3), ("paged_ademamix_8bit", 0.75), ("stable_adamw", 2)],
+    ],
+)
+def test_other_optimisers_keep_less_or_more(name, states):
     given = run(sft={"optim": name})
     assert formulas.memory(given).optimizer == pytest.approx(states * given.trained.trainable_bytes)
 

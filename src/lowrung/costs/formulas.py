@@ -31,8 +31,19 @@ AROUND_CHECKPOINTED = {"cpu": 4.0, "cuda": 1.1}
 """The same over activations where blocks are computed again. Little is kept then, and on a CPU most is pieces that one
 block after the other leaves in glibc's heap: 2.9 and 6.3 times were measured."""
 
-STATES = {"adam": 2, "sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "adafactor": 0.01, "lomo": 0}
-"""Numbers that an optimiser keeps for each parameter, by a part of its name in transformers."""
+STATES = {
+    "ademamix": 3,
+    "grokadamw": 3,
+    "adam": 2,
+    "schedule_free_sgd": 1,
+    "sgd": 0,
+    "adagrad": 1,
+    "rmsprop": 1,
+    "lion": 1,
+    "adafactor": 0.01,
+    "lomo": 0,
+}
+"""Numbers that an optimiser keeps for each parameter, by a part of its name in transformers: the first that fits."""
 
 LOGITS = 3
 """Copies of a labelled token's logits in float32: they, their log-softmax, and the gradient or what it is made from."""
@@ -141,7 +152,8 @@ def states(train: TrainConf) -> float:
     """The optimiser's state over what is trained, AdamW's unless ``train.sft.optim`` names another."""
     name = str(train.sft.get("optim", "adamw"))
     numbers = next((count for part, count in STATES.items() if part in name), 2)
-    return numbers / 4 if "8bit" in name else numbers
+    bits = next((bits for bits in (4, 8) if f"{bits}bit" in name), 32)
+    return numbers * bits / 32
 
 
 def activation_bytes(asked: Asked) -> float:
