@@ -221,7 +221,7 @@ def measure(config: Config, preflight: Preflight) -> dict[str, Any]:
     folder = layout.run_folder(Path(config.store).absolute(), inputs.run_signature(config, preflight, threads))
     folder.outcome.unlink(missing_ok=True)
     base = inputs.base_folder(config, preflight, threads)
-    is_base_kept = (base / f"held_out-{config.train.eval_batch_size}.arrays").exists()
+    is_base_kept = layout.base_scores(base, config.train.eval_batch_size).exists()
     claim = prepare_folder(folder, config, preflight, threads)
     marks: list[float] = []
     stop, samples = _sampled()

@@ -70,6 +70,7 @@ def test_without_earlier_runs_the_machines_products_count(tmp_path):
     plan = predicted(asked(), tmp_path)
     assert plan.source == "how fast this machine multiplies matrices"
     assert plan.memory_bytes == plan.memory.peak
+    assert {*plan.numbers} == {*prediction.PLANNED}  # by which constraints know what is planned
 
 
 def test_a_measured_run_corrects_the_next(tmp_path):
