@@ -10,7 +10,7 @@ import torch
 from lowrung.config import machine, prior, schema, source
 from lowrung.config.schema import SCHEDULES, DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.errors import UsageError
-from lowrung.finetune import forward, sizes
+from lowrung.finetune import forward, sizes, speed
 from lowrung.finetune.data import corpus, prepared, taught
 from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
@@ -71,7 +71,7 @@ def check(
         settings=settings,
         base=sizes.of_base(base),
         trained=sizes.of_trained(base, adapters, trains, device),
-        flops_per_second=sizes.flops_per_second(base),
+        flops_per_second=speed.flops_per_second(base),
         threads=torch.get_num_threads(),
         processor=machine.processor(),
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,6 @@ PERCENTILES = 101
 LENGTHS = (64, 128, 256)
 """Tokens of the rows that passes are counted over: three, for what a pass, a token and a pair of tokens take. Linear
 attention fills its chunks, often of 64 tokens."""
-
-
-ROWS = 512
-"""Tokens of the product that a machine is measured by."""
 
 
 def of_base(base: ModelConf) -> BaseSizes:
@@ -235,7 +230,7 @@ def _hold_as_on_a_quantized_base(model: Any) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
-# -- rows and the machine ----------------------------------------------------------------------------------------------
+# -- rows --------------------------------------------------------------------------------------------------------------
 
 
 def of_rows(rows: Dataset) -> RowSizes:
@@ -255,30 +250,3 @@ def of_unknown_rows(rows: int, max_length: int) -> RowSizes:
     lengths = (max_length,) * PERCENTILES
     guess = f"each row is taken as data.max_length={max_length} tokens, since there is no tokenizer to count them"
     return RowSizes(rows, lengths, tuple(length - 1 for length in lengths), (guess,))
-
-
-def flops_per_second(base: ModelConf) -> float:
-    """How fast this process multiplies matrices of a base's size, in its precision: operations a second.
-
-    The best of several tries counts: whatever else a machine does takes from some. It takes at most 0.3 s.
-    """
-    device = pretrained.device()
-    dtype = torch.float32 if base.quantization != "none" else pretrained.dtype_for(base.dtype, device)
-    width = min(4096, max(64, _width(base)))
-    rows, weight = (torch.full((size, width), 0.5, dtype=dtype, device=device) for size in (ROWS, 4 * width))
-    best, ends = float("inf"), time.perf_counter() + 0.25
-    while True:
-        started = time.perf_counter()
-        product = rows @ weight.T
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        del product
-        best = min(best, now - started)
-        if now > ends:
-            return 2.0 * ROWS * weight.numel() / best
-
-
-def _width(base: ModelConf) -> int:
-    embedding: Any = pretrained.skeleton(base).get_input_embeddings()
-    return int(embedding.weight.shape[1])
