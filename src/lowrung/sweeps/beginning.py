@@ -125,7 +125,7 @@ class Beginning:
                 continue
             if begun.is_repeat(point):
                 continue
-            was_run = bool(self.study.runs(trial))
+            was_run = self.study.has_begun(trial)
             if was_run and self.plan.settings.on_oom != SKIP:
                 continue
             decision = self.beforehand.of(self.composer.exact(point.space, trial.params).config)
