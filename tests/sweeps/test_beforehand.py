@@ -113,8 +113,10 @@ class TestMemory:
     @pytest.mark.slow
     def test_batches_are_halved_until_the_plan_fits(self, here, monkeypatch, gb, batches):
         _has(monkeypatch, gb)
-        assert _batches(here.sweep("lora.r=8")) == [batches]
-        assert here.sweep("lora.r=8") == []
+        said = f"smaller batches than asked for: too large by the plan; batch_size {batches[0]}, gradient_accumulation"
+        for ran in ([batches], []):
+            assert _batches(here.sweep("lora.r=8")) == ran
+            assert (said in " ".join(json.loads(here.study.verdict.read_text())["warnings"])) == (gb < 8)
 
     @pytest.mark.slow
     def test_a_run_that_is_out_of_memory_all_the_same_is_halved_once_more(self, here, monkeypatch):

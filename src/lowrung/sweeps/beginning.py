@@ -99,8 +99,8 @@ class Beginning:
         for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
             for run in finished.values():
                 self.tracking.keep(run)
+                self.results.note(run.run)
             ended = {seed: ended_run(run) for seed, run in finished.items()}
-            self.results.note(next(iter(finished.values())).run)
             is_pruned = trial.user_attrs.get("status") == Status.PRUNED
             self.results.add(
                 trial.number,
