@@ -76,6 +76,14 @@ class TestConstraints:
         assert here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5) == []
 
     @pytest.mark.slow
+    def test_a_point_to_be_tried_first_that_is_left_out_is_not_asked_for_again(self, here, capsys):
+        asked = ("lora.r=int(interval(1,16))", "hydra.sweeper.first=[{lora.r:16}]", _limited('plan/seconds:"<=600"'))
+        here.sweep(*asked, n_trials=2)
+        assert here.sweep(*asked, n_trials=2) == []
+        assert "not tried" not in capsys.readouterr().out
+        assert [trial.params["lora.r"] for trial in here.trials()].count(16) == 1
+
+    @pytest.mark.slow
     def test_a_search_in_which_nothing_may_be_run_ends(self, here, monkeypatch, capsys):
         monkeypatch.setattr("lowrung.sweeps.begun.MOST_IN_VAIN", 6)
         monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 6)

@@ -135,7 +135,9 @@ class Beginning:
                 begun.keep(trial.number, point, trial.params)
             else:
                 self.results.drawn_in_vain += 1
-                begun.in_vain += decision.skipped is not None
+                if decision.skipped is not None:
+                    begun.in_vain += 1
+                    begun.left_out.append(trial.params)
             outcome = dataclasses.replace(decision.outcome, cause=decision.skipped or trial.user_attrs.get("cause"))
             texts = point.space.texts(trial.params)
             self.results.add(trial.number, texts, outcome, {}, is_reused=False, stage=begun.stage.name)
