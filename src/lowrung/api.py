@@ -121,9 +121,9 @@ def run(*overrides: Overrides, config_dir: str | Path | None = None) -> RunOutco
         if problems := [f"`{text}` has several values. {_CALL_SWEEP}" for text in commandline.swept(texts, hydra)]:
             raise UsageError(problems)
         if composed.hydra.mode is RunMode.MULTIRUN:
-            raise UsageError(f"lowrung.run trains one run, but a preset asks for a sweep. {_CALL_SWEEP}")
-        if composed.hydra.sweeper.get("dry_run"):
-            raise UsageError("lowrung.run trains one run, but hydra.sweeper.dry_run=true plans. Call lowrung.sweep.")
+            raise UsageError(f"{_ONE}, but a preset asks for a sweep. {_CALL_SWEEP}")
+        if given := commandline.sweep_settings(composed.hydra):
+            raise UsageError([f"{_ONE}, but {text} is for sweeps. Call lowrung.sweep." for text in given])
         try:
             single = hydra.run(CONFIG_NAME, _task, texts, with_log_configuration=False).return_value
             if isinstance(single, LowrungError):
@@ -166,6 +166,7 @@ def sweep(*overrides: Overrides, config_dir: str | Path | None = None) -> Leader
         return _leaderboard(results)
 
 
+_ONE = "lowrung.run trains one run"
 _CALL_SWEEP = "Call lowrung.sweep to run a trial for each."
 
 

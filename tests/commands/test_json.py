@@ -55,6 +55,8 @@ def test_what_is_printed_is_what_is_documented(here, capsys, line):
         (("nonsense",), "invalid choice: 'nonsense'"),
         (("train", "lora.rnk=2"), "lora.rnk is not a setting. Did you mean lora.r?"),
         (("train", "hydra.sweeper.dry_run=true"), "hydra.sweeper.dry_run=true needs -m"),
+        (("train", "hydra.sweeper.budget={cpu_hours:1}"), "hydra.sweeper.budget={cpu_hours:1} needs -m"),
+        (("train", "hydra/sweeper/sampler=random"), "hydra/sweeper/sampler=random needs -m"),
     ],
 )
 def test_what_is_refused_is_a_document_too(here, capsys, line, said):

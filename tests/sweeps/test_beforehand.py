@@ -1,5 +1,6 @@
 """What the plan decides before a run starts: planned constraints, and what does not fit into memory."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from optuna.trial import TrialState
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
 from lowrung.errors import RunFailed, UsageError
+from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.room import Room
 from tests.predicted import predicted
@@ -74,6 +76,14 @@ class TestConstraints:
         assert here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5) == []
 
     @pytest.mark.slow
+    def test_a_point_to_be_tried_first_that_is_left_out_is_not_asked_for_again(self, here, capsys):
+        asked = ("lora.r=int(interval(1,16))", "hydra.sweeper.first=[{lora.r:16}]", _limited('plan/seconds:"<=600"'))
+        here.sweep(*asked, n_trials=2)
+        assert here.sweep(*asked, n_trials=2) == []
+        assert "not tried" not in capsys.readouterr().out
+        assert [trial.params["lora.r"] for trial in here.trials()].count(16) == 1
+
+    @pytest.mark.slow
     def test_a_search_in_which_nothing_may_be_run_ends(self, here, monkeypatch, capsys):
         monkeypatch.setattr("lowrung.sweeps.begun.MOST_IN_VAIN", 6)
         monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 6)
@@ -111,8 +121,10 @@ class TestMemory:
     @pytest.mark.slow
     def test_batches_are_halved_until_the_plan_fits(self, here, monkeypatch, gb, batches):
         _has(monkeypatch, gb)
-        assert _batches(here.sweep("lora.r=8")) == [batches]
-        assert here.sweep("lora.r=8") == []
+        said = f"smaller batches than asked for: too large by the plan; batch_size {batches[0]}, gradient_accumulation"
+        for ran in ([batches], []):
+            assert _batches(here.sweep("lora.r=8")) == ran
+            assert (said in " ".join(json.loads(here.study.verdict.read_text())["warnings"])) == (gb < 8)
 
     @pytest.mark.slow
     def test_a_run_that_is_out_of_memory_all_the_same_is_halved_once_more(self, here, monkeypatch):
@@ -123,6 +135,32 @@ class TestMemory:
 
         assert _batches(here.sweep("lora.r=8", act=act)) == [(4, 2), (2, 4)]
         assert here.sweep("lora.r=8") == []
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("gb", "batch"), [(7, (4, 2)), (8, (8, 1))])
+    def test_a_kill_while_seeds_are_halved_leaves_them_alike(self, here, monkeypatch, gb, batch):
+        def dies(study: Study, trial: object, seed: int, **facts: object) -> object:
+            if seed == 1 and facts.get("by_plan"):
+                raise MemoryError("killed")
+            return note(study, trial, seed, **facts)  # type: ignore[arg-type]
+
+        note = Study.note_run
+        with monkeypatch.context() as patched:
+            _has(patched, 7)
+            patched.setattr(Study, "note_run", dies)
+            with pytest.raises(MemoryError):
+                here.sweep("lora.r=8", "seed=0,1")
+        _has(monkeypatch, gb)
+        assert _batches(here.sweep("lora.r=8", "seed=0,1")) == [batch, batch]
+        assert here.sweep("lora.r=8", "seed=0,1") == []
+
+    def test_a_budget_counts_what_a_halved_run_takes(self, here, monkeypatch):
+        def planned(config: Config, *_: object) -> Prediction:
+            return dataclasses.replace(_planned(config), seconds=3600.0 * config.train.batch_size)
+
+        _has(monkeypatch, 4)
+        monkeypatch.setattr("lowrung.runs.planned.predict", planned)
+        assert _batches(here.sweep("lora.r=8", "hydra.sweeper.budget={cpu_hours:5}")) == [(4, 2)]
 
     @pytest.mark.slow
     def test_what_does_not_fit_with_the_smallest_batches_is_left_out(self, here, monkeypatch):

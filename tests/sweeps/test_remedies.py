@@ -38,14 +38,16 @@ def predict(config: Config, found: Preflight) -> Prediction | None:
     return prediction.predict(asked, Speed.unmeasured(asked, 1e12, "simulated"))
 
 
-def remedies(config: Config, room: float, *, at_once: int = 1, gpus: int = 0) -> dict[str, str]:
+def remedies(
+    config: Config, room: float, found: Preflight = FOUND, *, at_once: int = 1, gpus: int = 0
+) -> dict[str, str]:
     """The prices, by the settings."""
     known = Remedies(predict, Room(room, None, "memory", at_once), gpus, "hydra.launcher.workers")
-    return {" ".join(remedy.settings): remedy.price for remedy in known.of(config, FOUND)}
+    return {" ".join(remedy.settings): remedy.price for remedy in known.of(config, found)}
 
 
-def peak(config: Config) -> float:
-    found = predict(config, FOUND)
+def peak(config: Config, known: Preflight = FOUND) -> float:
+    found = predict(config, known)
     assert found is not None
     return found.memory_bytes
 
@@ -72,10 +74,37 @@ def test_fewer_at_once_leave_more_for_each(config):
 
 def test_what_one_change_does_not_do_several_do_together(config):
     room = 3.3e9  # the base's weights alone are 4 GB in float32, and 2 GB in bfloat16
-    (settings,) = remedies(config, room)
-    assert len(settings.split()) > 1
-    keys = [text.partition("=")[0] for text in settings.split()]
-    assert len(keys) == len(set(keys))
+    known = remedies(config, room)
+    assert known
+    for settings in known:
+        keys = [text.partition("=")[0] for text in settings.split()]
+        assert len(keys) == len(set(keys)) > 1
+
+
+def test_evaluations_are_made_smaller_where_they_are_largest(config):
+    def scored(size: int) -> Config:
+        train = dataclasses.replace(config.train, batch_size=1, eval_batch_size=size)
+        scored: Config = dataclasses.replace(config, train=train)
+        return scored
+
+    long = dataclasses.replace(FOUND, rows=(ROWS, RowSizes(512, (400,) * 101, (350,) * 101)))
+    assert remedies(scored(64), peak(scored(16), long) + 1, long)["train.eval_batch_size=16"]
+
+
+def test_a_run_that_fits_with_all_that_is_cheap_is_found(config):
+    verify = dataclasses.replace(config.verify, enabled=True)
+    assert FOUND.base is not None
+    large = dataclasses.replace(FOUND.base, parameters=8 * 10**9, quantizable=7 * 10**9, vocabulary=128_256)
+    rows = RowSizes(512, (256,) * 101, (200,) * 101)
+    found = dataclasses.replace(FOUND, base=large, rows=(rows, rows))
+    small = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, dtype="bfloat16"),
+        train=dataclasses.replace(config.train, batch_size=1, gradient_accumulation_steps=32, eval_batch_size=1),
+    )
+    known = remedies(dataclasses.replace(config, verify=verify), peak(small, found) + 1, found)
+    needed = {"train.eval_batch_size", "train.batch_size", "model.dtype", "verify.enabled"}
+    assert any(needed <= {text.partition("=")[0] for text in settings.split()} for settings in known)
 
 
 def test_where_nothing_helps_nothing_is_named(config):

@@ -66,6 +66,10 @@ class TestOnACpu:
     def test_without_auto_it_is_left_as_it_is(self, asked):
         assert _settled(_plan(0.1), {"workers": asked}) == (1, 8)
 
+    def test_what_is_for_gpus_is_said(self, capsys):
+        assert _settled(_plan(0.1), {"workers": None, "workers_per_gpu": "auto"}) == (1, 8)
+        assert "hydra.launcher.workers_per_gpu=auto is for GPUs" in capsys.readouterr().out
+
     def test_a_study_keeps_its_first_number_so_that_its_results_stay(self, capsys):
         study = Facts()
         assert _settled(_plan(3), {"workers": "auto"}, study=study) == (3, 2)

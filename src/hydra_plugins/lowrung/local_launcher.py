@@ -1,6 +1,5 @@
 """``hydra/launcher=local``: jobs in fresh processes on this machine."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,9 +126,7 @@ def _gpu_problems(gpus_per_trial: int) -> Iterator[str]:
             "It counts the GPUs that each trial sees; without GPUs leave it at 1."
         )
     elif gpus_per_trial > max(1, visible):
-        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-        source = "this machine has" if listed is None else f"CUDA_VISIBLE_DEVICES={listed!r} lists"
         yield (
             f"hydra.launcher.gpus_per_trial must not exceed the number of visible GPUs, but is {gpus_per_trial}, and "
-            f"{source} {visible or 'none'}. Lower it (without GPUs to 1), or make more of them visible."
+            f"{gpus.source()} {visible or 'none'}. Lower it (without GPUs to 1), or make more of them visible."
         )

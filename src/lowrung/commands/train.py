@@ -127,13 +127,16 @@ def require_our_sweeper(hydra: Any) -> None:
 
 
 def require_a_sweep(hydra: Any) -> None:
-    """Refuses a dry run of a single run, which would be trained: without ``-m`` no sweeper reads its settings.
+    """Refuses a single run with settings of a sweep: without ``-m`` no sweeper reads them.
 
     Args:
         hydra: Hydra's node of the config.
 
     Raises:
-        UsageError: when a dry run is asked for, and this is no sweep.
+        UsageError: when there are some, and this is no sweep.
     """
-    if hydra.mode.name == "RUN" and hydra.sweeper.get("dry_run"):
-        raise UsageError("hydra.sweeper.dry_run=true needs -m, also for a single run, which would be trained. Add -m.")
+    from lowrung.config import commandline
+
+    if hydra.mode.name == "RUN" and (given := commandline.sweep_settings(hydra)):
+        needs = "needs -m, also for a single run, which would be trained without it. Add -m."
+        raise UsageError([f"{text} {needs}" for text in given])

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args
@@ -204,6 +205,18 @@ def swept(overrides: Sequence[str], hydra: Hydra) -> list[str]:
     parser = OverridesParser.create(config_loader=hydra.config_loader)
     readable = {text: parsed(text, parser) for text in overrides}
     return [text for text, override in readable.items() if override is not None and override.is_sweep_override()]
+
+
+def sweep_settings(hydra: Any) -> list[str]:
+    """What was asked for of a sweep alone, as overrides; a config file may hold settings for all sweeps.
+
+    Args:
+        hydra: Hydra's node of the config.
+    """
+    kinds = ("hydra.sweeper.", "hydra/sweeper/")
+    given = [text for text in hydra.overrides.hydra if text.lstrip("+~").startswith(kinds)]
+    is_dry = hydra.sweeper.get("dry_run") and not any("hydra.sweeper.dry_run" in text for text in given)
+    return [*given, *(["hydra.sweeper.dry_run=true"] if is_dry else [])]
 
 
 def _is_sweep(arguments: Sequence[str]) -> bool:

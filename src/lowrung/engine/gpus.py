@@ -27,6 +27,14 @@ def visible() -> list[str]:
     return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
 
 
+def source() -> str:
+    """What says which GPUs there are, with its verb."""
+    if _assumed() is not None:
+        return "that of hydra.sweeper.plan_for has"
+    listed = os.environ.get(VISIBLE)
+    return "this machine has" if listed is None else f"{VISIBLE}={listed!r} lists"
+
+
 _UNCOUNTED = ("dxg", "kfd", "nvgpu", "nvhost-gpu")
 """What is in /dev where there may be GPUs that `count` does not see: WSL, AMD, and two of Jetson's."""
 

@@ -261,6 +261,10 @@ class Study:
         facts = trial.user_attrs
         return {int(name.removeprefix(RUN)): known for name, known in facts.items() if name.startswith(RUN)}
 
+    def has_begun(self, trial: Trial | FrozenTrial) -> bool:
+        """Whether one of a trial's runs has: its signature is noted then, when all that is decided before was noted."""
+        return any("signature" in facts for facts in self.runs(trial).values())
+
     def is_reused(self, trial: Trial | FrozenTrial) -> bool:
         """Whether all of a trial's results were there before it was begun, as it was noted then."""
         known = self.runs(trial).values()

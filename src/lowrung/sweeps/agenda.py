@@ -86,11 +86,11 @@ class Agenda:
                     self._try_first(begun)
 
     def _try_first(self, begun: Begun) -> None:
-        """Has the points tried first that no trial has had which an earlier start of this study kept."""
+        """Has the points tried first that no trial has had which an earlier start of this study kept or left out."""
         if any(point.is_open for point in begun.points):  # in an exact grid they come first already
             begun.first = tried_first.of_search(self._plan.settings.first, self._plan.search)
-        for ended in begun.ended.values():
-            begun.try_first(ended.params)
+        for params in (*(ended.params for ended in begun.ended.values()), *begun.left_out):
+            begun.try_first(params)
 
     def _is_over(self, name: str) -> bool:
         return name in self.begun and self.begun[name].is_over

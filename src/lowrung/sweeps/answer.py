@@ -62,6 +62,7 @@ class Answer:
         settings: Settings,
         recipes: Mapping[int, Recipe],
         intervals: Sequence["Interval"],
+        not_as_asked: Sequence[str],
     ) -> "Answer":
         """Judges the trials of a sweep that has ended.
 
@@ -70,6 +71,7 @@ class Answer:
             settings: the sweep's.
             recipes: of the trials, by number.
             intervals: that were searched.
+            not_as_asked: which trials ran with other settings than were asked for, in words.
         """
         from lowrung.report import verdict  # imports scipy (0.3 s)
 
@@ -82,6 +84,7 @@ class Answer:
             recipes=recipes,
             intervals=searched,
         )
+        found = dataclasses.replace(found, warnings=[*not_as_asked, *found.warnings])
         return cls(rows, settings.objectives, found)
 
     def write(

@@ -120,6 +120,10 @@ class Beforehand:
             config = dataclasses.replace(config, train=smaller)
         return config
 
+    def starting(self, point: GridPoint) -> list[Config]:
+        """The configs that the runs of a point without intervals start with."""
+        return [self.started(config, self.of_point(point)) for config in point.configs]
+
     def _within_memory(self, config: Config, predicted: Prediction, decision: Decision) -> Decision:
         there, predicted = self.room(config), predicted.that_must_fit(signature.device_kind())
         if there.bytes is None or predicted.memory_bytes <= there.bytes or kept_outcome(self._maker.folder(config)):
@@ -215,7 +219,8 @@ class Beforehand:
     def _refuse_budget(self, points: Sequence[GridPoint]) -> None:
         """Refuses a budget that not even the smallest run keeps to; a result in the store costs nothing."""
         asked = Budget.of(self._plan.settings.budget)
-        configs = [config for point in points for config in (point.config, point.at_high_ends)]
+        asked_for = [config for point in points for config in (point.config, point.at_high_ends)]
+        configs = [self.started(config, self.of(config)) for config in asked_for]
         if asked is None or not is_time_known() or any(kept_outcome(self._maker.folder(config)) for config in configs):
             return
         predicted = [self._predicted(config) for config in configs]

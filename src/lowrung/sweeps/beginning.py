@@ -99,8 +99,8 @@ class Beginning:
         for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
             for run in finished.values():
                 self.tracking.keep(run)
+                self.results.note(run.run)
             ended = {seed: ended_run(run) for seed, run in finished.items()}
-            self.results.note(next(iter(finished.values())).run)
             is_pruned = trial.user_attrs.get("status") == Status.PRUNED
             self.results.add(
                 trial.number,
@@ -125,7 +125,7 @@ class Beginning:
                 continue
             if begun.is_repeat(point):
                 continue
-            was_run = bool(self.study.runs(trial))
+            was_run = self.study.has_begun(trial)
             if was_run and self.plan.settings.on_oom != SKIP:
                 continue
             decision = self.beforehand.of(self.composer.exact(point.space, trial.params).config)
@@ -135,7 +135,9 @@ class Beginning:
                 begun.keep(trial.number, point, trial.params)
             else:
                 self.results.drawn_in_vain += 1
-                begun.in_vain += decision.skipped is not None
+                if decision.skipped is not None:
+                    begun.in_vain += 1
+                    begun.left_out.append(trial.params)
             outcome = dataclasses.replace(decision.outcome, cause=decision.skipped or trial.user_attrs.get("cause"))
             texts = point.space.texts(trial.params)
             self.results.add(trial.number, texts, outcome, {}, is_reused=False, stage=begun.stage.name)

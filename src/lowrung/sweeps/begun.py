@@ -37,6 +37,7 @@ class Begun:
         ended: those that have, in order.
         shared: how many of these were run for an earlier stage.
         in_vain: how many drawn trials in a row were left out by the plan.
+        left_out: the values of drawn trials that an earlier start left out by the plan, as this one would.
         first: points that are tried before all others; those that no trial has had.
     """
 
@@ -47,6 +48,7 @@ class Begun:
     shared: int = 0
     first: list[Params] = dataclasses.field(default_factory=list)
     in_vain: int = 0
+    left_out: list[Params] = dataclasses.field(default_factory=list)
     _trials_at: Counter[int] = dataclasses.field(default_factory=Counter)
 
     @property

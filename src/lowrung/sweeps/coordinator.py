@@ -95,7 +95,9 @@ class Coordinator:
         self._beforehand = beforehand
         say = self._progress.say
         beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
-        self._spending = Spending(study, plan, self._maker, composer.master, engine.slots, self._note_tries, say)
+        self._spending = Spending(
+            study, plan, self._maker, composer.master, engine.slots, beforehand.starting, self._note_tries, say
+        )
         self._results.spending = self._spending
         self._agenda = Agenda(study, plan, beginning.begin, self._progress.say, self._may_begin)
         self._queue = Queue(
@@ -209,15 +211,18 @@ class Coordinator:
 
     def _start(self, due: Due) -> None:
         """Starts a trial's runs, one for each seed."""
-        known = self._study.runs(due.trial)
-        made = {seed: self._made(due, seed, known.get(seed, {})) for seed in due.point.seeds}
-        decision = Decision() if known else self._beforehand.of(made[due.point.seeds[0]].config)
+        known, has_begun = self._study.runs(due.trial), self._study.has_begun(due.trial)
+        made = {seed: self._made(due, seed, known.get(seed, {}) if has_begun else {}) for seed in due.point.seeds}
+        decision = Decision() if has_begun else self._beforehand.of(made[due.point.seeds[0]].config)
         if decision.skipped is not None:
             self._leave_out(due, decision)
             return
         due.begun.in_vain = 0
         if decision.halvings:  # of all seeds, before one starts: a trial's runs are alike
             made = {seed: self._with_smaller_batches(due, run, decision) for seed, run in made.items()}
+        elif not has_begun:
+            for seed in known:  # an earlier start noted them, and was killed before it had noted all
+                self._study.note_run(due.trial, seed, overrides=None)
         pending = self._pending[due.trial.number] = PendingTrial(due, list(due.point.seeds))
         for seed, run in made.items():
             if seed in pending.seeds:  # an earlier seed's result may have come from the store, and have ended the trial

@@ -16,6 +16,7 @@ from lowrung.engine.base import Engine
 from lowrung.engine.batches import BatchEngine
 from lowrung.errors import FolderInUse, UsageError
 from lowrung.report import plan_text
+from lowrung.runs.folder import kept_outcome
 from lowrung.store import atomic, disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import budget, earlier, finalists, folders, tried_first, workers
@@ -106,7 +107,7 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
                 print(f"note: {note}")
             for folder in (Path(config.store).absolute(), planned.folder.path):
                 engine.tidy(folder)
-            trains = _trains(planned, maker)
+            trains = _trains(planned, maker, beforehand)
             if trains:
                 engine.preload()
             coordinator = Coordinator(study, planned, composer, task_function, engine, beforehand, is_known=not trains)
@@ -114,12 +115,13 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
     return coordinator.report()
 
 
-def _trains(plan: Plan, maker: RunMaker) -> bool:
+def _trains(plan: Plan, maker: RunMaker, beforehand: Beforehand) -> bool:
     """Whether a run is sure to be trained. Of a grid the first and the last point are asked: few go on from between."""
     first = plan.search.stages[0]
     points = [point for point in plan.points[first.name][: plan.at_most_of(first)] if not point.is_open]
-    configs = [config for point in (*points[:1], *points[-1:]) for config in point.configs]
-    return any(not maker.folder(config).outcome.is_file() for config in configs)
+    run = [point for point in (*points[:1], *points[-1:]) if beforehand.of_point(point).skipped is None]
+    configs = [config for point in run for config in beforehand.starting(point)]
+    return any(kept_outcome(maker.folder(config)) is None for config in configs)
 
 
 def _launcher_problems(launcher: Any) -> list[str]:

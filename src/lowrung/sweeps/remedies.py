@@ -1,7 +1,8 @@
 """Settings with which a run would fit its device: each is predicted, and one that does not help is not named."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lowrung.config import rules
 from lowrung.config.schema import Config, ModelConf
@@ -13,7 +14,7 @@ from lowrung.sweeps.predicting import is_time_known
 from lowrung.sweeps.room import Room
 
 MOST = 4
-"""Remedies that are named: those that cost least."""
+"""Remedies without more GPUs that are named: those that cost least."""
 
 MOST_CUT = 0.5
 """Share of the rows: to cut more is to teach another task."""
@@ -70,22 +71,22 @@ class Remedies:
         self._workers = workers
 
     def of(self, config: Config, found: Preflight) -> list[Remedy]:
-        """Single changes that are enough, the cheapest first. Where settings alone are not, the fewest of them."""
+        """The fewest changes that are enough, with each as the dearest of them; more GPUs come last, and are not cut.
+
+        More GPUs are joined with other changes only where nothing else is enough.
+        """
         assert self._room.bytes is not None
         start = Case(config, found, self._room.bytes)
-        settings = [case for step in self._settings if (case := self._fitting(start, step))]
-        devices = [case for step in (self._spread, self._divided) if (case := self._fitting(start, step))]
-        if not settings:
-            together = self._together(start, self._settings)
-            together = together or (None if devices else self._together(start, [*self._settings, self._divided]))
-            settings = [together] if together else []
-        return [self._remedy(case) for case in [*settings, *devices][:MOST]]
+        devices = [self._spread, self._divided]
+        cases = [*self._enough(start, self._settings)[:MOST], *self._enough(start, devices, most=1)]
+        return [self._remedy(case) for case in cases or self._enough(start, [*self._settings, *devices])[:MOST]]
 
     @property
     def _settings(self) -> list[Step]:
         """What needs no other device, from the cheapest to the dearest: what changes no result comes first."""
         return [
             self._fewer_at_once,
+            _smaller_evaluations,
             _smaller_batches,
             _checkpointing,
             _half_precision,
@@ -95,40 +96,34 @@ class Remedies:
             _no_gate,
         ]
 
+    def _enough(self, start: Case, steps: Sequence[Step], most: int | None = None) -> list[Case]:
+        """Changes that are enough together, and none of which may be left out: the fewest for each dearest one.
+
+        Args:
+            start: the run as it was asked for.
+            steps: kinds of changes, from the cheapest to the dearest.
+            most: so many at a time; None is any number.
+        """
+        steps = [step for step in steps if any(step(start))]
+        found: list[tuple[Step, ...]] = []
+        for count in range(1, (most or len(steps)) + 1):
+            for chosen in itertools.combinations(steps, count):
+                if not any(set(fewer) <= set(chosen) for fewer in found) and self._fits(_changed(start, chosen, {})):
+                    found.append(chosen)
+        fewest = {chosen[-1]: chosen for chosen in reversed(found)}
+        return [self._least(start, fewest[step]) for step in steps if step in fewest]
+
+    def _least(self, start: Case, steps: Sequence[Step]) -> Case:
+        """The least of changes that are enough if each is taken as far as it goes; the dearest is lessened first."""
+        far: dict[Step, int] = {}
+        for step in reversed(steps):
+            tries = ({**far, step: count} for count in itertools.count())
+            far = next(each for each in tries if self._fits(_changed(start, steps, each)))
+        return _changed(start, steps, far)
+
     def _fits(self, case: Case) -> bool:
         found = None if rules.problems(case.config) else self._predict(case.config, case.found)
         return found is not None and found.memory_bytes <= case.room
-
-    def _fitting(self, case: Case, step: Step) -> Case | None:
-        """The smallest change of this kind that is enough."""
-        return next((changed for changed in step(case) if self._fits(changed)), None)
-
-    def _together(self, start: Case, steps: Sequence[Step]) -> Case | None:
-        """Changes that are enough together: each is taken as far as it helps, and left out where it need not be."""
-        for count in range(2, len(steps) + 1):
-            taken = list(steps[:count])
-            if self._with(start, taken):
-                for one in reversed(taken[:-1]):  # the dearest first
-                    fewer = [other for other in taken if other is not one]
-                    taken = fewer if self._with(start, fewer) else taken
-                return self._with(start, taken)
-        return None
-
-    def _with(self, case: Case, steps: Sequence[Step]) -> Case | None:
-        """The case with the least of these changes that is enough: the last kind goes as far as it must."""
-        for step in steps[:-1]:
-            for changed in step(case):
-                if self._helps(changed, case):
-                    case = changed
-        return self._fitting(case, steps[-1])
-
-    def _helps(self, changed: Case, before: Case) -> bool:
-        if changed.config == before.config:
-            return changed.room > before.room
-        if rules.problems(changed.config):
-            return False
-        new, old = self._predict(changed.config, changed.found), self._predict(before.config, before.found)
-        return new is not None and old is not None and _phases(new) / changed.room < _phases(old) / before.room
 
     def _remedy(self, case: Case) -> Remedy:
         found = self._predict(case.config, case.found)
@@ -167,10 +162,12 @@ class Remedies:
             yield case.changed(settings, price, config=dataclasses.replace(case.config, train=train))
 
 
-def _phases(found: Prediction) -> float:
-    """What all phases hold: what makes one smaller helps, also where another is the largest yet."""
-    memory = found.memory
-    return memory.training + memory.gate + memory.evaluation + memory.loading
+def _changed(case: Case, steps: Sequence[Step], far: Mapping[Step, int]) -> Case:
+    """The case with these changes, each as far as is said, or as far as it goes."""
+    for step in steps:
+        if degrees := list(step(case)):
+            case = degrees[far.get(step, -1)]
+    return case
 
 
 def _powers(most: int) -> Iterator[int]:
@@ -178,6 +175,16 @@ def _powers(most: int) -> Iterator[int]:
     while number <= most:
         yield number
         number *= 2
+
+
+def _smaller_evaluations(case: Case) -> Iterator[Case]:
+    size = case.config.train.eval_batch_size
+    while size > 1:
+        size //= 2
+        train = dataclasses.replace(case.config.train, eval_batch_size=size)
+        price = "evaluations in more passes"
+        changed = dataclasses.replace(case.config, train=train)
+        yield case.changed([f"train.eval_batch_size={size}"], price, config=changed)
 
 
 def _smaller_batches(case: Case) -> Iterator[Case]:

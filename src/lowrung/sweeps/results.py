@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lowrung.errors import RunFailed
-from lowrung.report import leaderboard
+from lowrung.report import leaderboard, trial_names
 from lowrung.report.planned import PlannedSweep
 from lowrung.report.progress import Progress
 from lowrung.report.questions import Recipe
@@ -58,6 +58,8 @@ class Results:
         self._logged: int | None = None
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
+        self._halved: dict[str, dict[int, None]] = {}
+        """Trials whose batches were smaller than was asked for, by what is to be said of them."""
         self.rows: dict[int, leaderboard.TrialRow] = {}
         self.drawn_in_vain = 0
         """Trials that were drawn and left out by the plan: others are drawn in their places."""
@@ -79,10 +81,20 @@ class Results:
         """The leaderboard with its verdict."""
         points = [point for each in self._plan.points.values() for point in each]
         intervals = [axis for point in points for axis in point.space.intervals]
-        return Answer.of(self.trials, self._plan.settings, self._recipes, intervals)
+        return Answer.of(self.trials, self._plan.settings, self._recipes, intervals, self._not_as_asked)
+
+    @property
+    def _not_as_asked(self) -> list[str]:
+        """Trials whose batches were smaller than the leaderboard shows."""
+        return [
+            f"{trial_names.trials(list(trials))} ran with smaller batches than asked for: {why}"
+            for why, trials in self._halved.items()
+        ]
 
     def note(self, run: Run) -> None:
         """Takes what of a trial's settings decides whether it can be compared with others."""
+        if run.why_halved:
+            self._halved.setdefault(run.why_halved, {})[run.trial] = None
         if run.trial not in self._recipes:
             self._recipes[run.trial] = recipe(run.config, self._plan.preflight(run.config))
 

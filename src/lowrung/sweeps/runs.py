@@ -62,6 +62,14 @@ class Run:
         """What it is trained with."""
         return self.config.seed
 
+    @property
+    def why_halved(self) -> str | None:
+        """Why its batches are smaller than was asked for, and what they are; None where they are not."""
+        if not self.is_halved:
+            return None
+        train, why = self.config.train, "out of memory" if self.is_retried else "too large by the plan"
+        return f"{why}; batch_size {train.batch_size}, gradient_accumulation_steps {train.gradient_accumulation_steps}"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunMaker:

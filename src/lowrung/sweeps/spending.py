@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
+from lowrung.runs import inputs
 from lowrung.runs.folder import kept_outcome, last_checkpoint
 from lowrung.sweeps import tries
 from lowrung.sweeps.budget import Budget, amount
@@ -53,6 +54,7 @@ class Spending:
         maker: gives the folders of runs.
         master: the sweep's composed config.
         slots: how many jobs run at the same time.
+        starting: gives the configs that the runs of a point without intervals start with.
         note: has the study remember a run's jobs.
         say: prints a line for the user.
     """
@@ -64,12 +66,14 @@ class Spending:
         maker: RunMaker,
         master: DictConfig,
         slots: int,
+        starting: Callable[[GridPoint], Sequence[Config]],
         note: Callable[[Run, list[dict[str, Any]]], None],
         say: Callable[[str], None],
     ) -> None:
         self.budget = Budget.of(plan.settings.budget)
         self._plan = plan
         self._maker = maker
+        self._starting = starting
         self._note = note
         self._say = say
         self._gpus = gpus_of(master.hydra.launcher, slots)
@@ -104,7 +108,7 @@ class Spending:
             jobs[-1] = dataclasses.replace(jobs[-1], seconds=None)
         else:
             claim = tries.text(run.folder.claim)
-            jobs.append(Try(_now(), self._gpus, self._maker.threads, None, self._seconds_left(run), claim))
+            jobs.append(Try(_now(), self._gpus, self._maker.threads, None, self._seconds_left(run.config), claim))
         self._write(run)
 
     def end(self, run: Run) -> None:
@@ -174,15 +178,15 @@ class Spending:
 
     def may_start(self, run: Run) -> bool:
         """Whether a job of a run keeps to the budget by the plan, beside those that run now."""
-        return self.budget is None or self._has_room_for(self.budget, self._seconds_left(run))
+        return self.budget is None or self._has_room_for(self.budget, self._seconds_left(run.config))
 
     def may_begin(self, point: GridPoint) -> bool:
         """Whether all runs of a point without intervals do; those with results in the store take nothing."""
         if self.budget is None:
             return True
         if id(point) not in self._planned:  # a grid's points live as long as the sweep
-            due = [config for config in point.configs if kept_outcome(self._maker.folder(config)) is None]
-            self._planned[id(point)] = sum(map(self._seconds, due)) if due else -1.0
+            due = [config for config in self._starting(point) if kept_outcome(self._maker.folder(config)) is None]
+            self._planned[id(point)] = sum(map(self._seconds_left, due)) if due else -1.0
         seconds = self._planned[id(point)]
         return seconds < 0 or self._has_room_for(self.budget, seconds)
 
@@ -194,10 +198,11 @@ class Spending:
             self._least_refused = needed if self._least_refused is None else min(self._least_refused, needed)
         return fits
 
-    def _seconds_left(self, run: Run) -> float:
+    def _seconds_left(self, config: Config) -> float:
         """What a run will still take: it goes on from its checkpoint."""
-        done = min(last_checkpoint(run.folder) / run.steps, 1.0) if run.steps else 0.0
-        return self._seconds(run.config) * (1 - done)
+        steps = inputs.steps(config, self._plan.preflight(config))
+        done = min(last_checkpoint(self._maker.folder(config)) / steps, 1.0) if steps else 0.0
+        return self._seconds(config) * (1 - done)
 
     def _seconds(self, config: Config) -> float:
         """Of a whole run, by the plan; where it does not say, the mean of the jobs so far."""

@@ -191,12 +191,8 @@ class SweepTracking:
         tags = {"lowrung.kind": "trial", "lowrung.trial": str(run.trial), "lowrung.study": self._plan.study}
         if run.stage:
             tags["lowrung.stage"] = run.stage
-        if run.is_halved:
-            train = run.config.train
-            why = "out of memory" if run.is_retried else "too large by the plan"
-            tags["lowrung.retry"] = (
-                f"{why}; batch_size {train.batch_size}, gradient_accumulation_steps {train.gradient_accumulation_steps}"
-            )
+        if run.why_halved:
+            tags["lowrung.retry"] = run.why_halved
         name = leaderboard.name(run.point) or f"trial {run.trial}"
         return Opening(name, run.key, {**run.point, **recording.key_params(run.config)}, tags)
 

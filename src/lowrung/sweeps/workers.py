@@ -33,7 +33,13 @@ def settle(engine: Engine, plan: Plan, launcher: Mapping[str, Any], study: "Stud
         launcher: the fields of ``hydra.launcher``.
         study: remembers the number; None of a dry run.
     """
-    if not isinstance(engine, LocalEngine) or not _is_asked_for(launcher):
+    if not isinstance(engine, LocalEngine):
+        return
+    if launcher.get("workers_per_gpu") == AUTO and signature.device_kind() == "cpu":
+        print(
+            "note: hydra.launcher.workers_per_gpu=auto is for GPUs; on a CPU, hydra.launcher.workers=auto does the same"
+        )
+    if not _is_asked_for(launcher):
         return
     known = study.facts.get(SLOTS) if study is not None else None
     slots, why = (int(known), "as at the study's first start") if known else _by_plan(engine, plan)
