@@ -78,10 +78,10 @@ def _table(planned: Sequence[PlannedPoint], counts: Sequence[int]) -> str:
         "steps": [str(point.steps) for point in planned],
         "seeds": [",".join(map(str, point.seeds)) if len(point.seeds) > 1 else "" for point in planned],
         **dict(zip(("trainable", "memory", "time"), zip(*map(_numbers, planned), strict=True), strict=True)),
-        "": [_state(point) for point in planned],
+        "state": [_state(point) for point in planned],
     }
     filled = {title: cells for title, cells in columns.items() if any(cells)}
-    return table(list(filled), list(zip(*filled.values(), strict=True)), left=("", "at"))
+    return table(list(filled), list(zip(*filled.values(), strict=True)), left=("state", "at"))
 
 
 def _numbers(point: PlannedPoint) -> list[str]:
