@@ -2,7 +2,7 @@
 
 Each run is a process of its own, forked from a server that has imported the libraries, as a sweep's runs are. What it
 measured is a line of ``benchmarks/results/plan.jsonl``; runs that have a line there are not run again. The table is
-computed from these lines, by the formulas as they are now.
+computed from these lines, by the formulas as they are now, in the order of `RUNS`; ``--table`` measures nothing.
 """
 
 import argparse
@@ -53,6 +53,32 @@ SMALL = ("model=tiny", "model.path=models/small")
 WIDE = ("model=tiny", "model.path=models/wide")
 GPT2 = ("model=tiny_gpt2", "model.path=models/gpt2", "lora=gpt2")
 TINY = ("model=tiny", "data=number_words", "data.eval_size=32")
+
+_LLAMA = {"model_type": "llama", "max_position_embeddings": 2048, "num_attention_heads": 8, "num_key_value_heads": 4}
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "small": (
+        "smollm2_135m",
+        {
+            **_LLAMA,
+            **{"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 12},
+            "tie_word_embeddings": True,
+        },
+    ),
+    "wide": (
+        "tiny",
+        {
+            **_LLAMA,
+            **{"vocab_size": 512, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8},
+            "tie_word_embeddings": False,
+        },
+    ),
+    "gpt2": (
+        "tiny_gpt2",
+        {"model_type": "gpt2", "vocab_size": 512, "n_embd": 512, "n_layer": 6, "n_head": 8, "n_positions": 1024},
+    ),
+}
+"""Models of shapes between those that come with lowrung: whose tokenizer each has, and its config."""
 
 RUNS: dict[str, Sequence[str]] = {
     "135M r=8, 4 rows": SMOLLM,
@@ -130,31 +156,36 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what has no line yet, and prints the table."""
     asked = _parser().parse_args(arguments)
+    out = asked.out.absolute()
     asked.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(asked.folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     with context.Pool(1, initializer=_count_own_seconds, maxtasksperchild=1) as pool:
         pool.apply(make_models)
-        for name, config in configs():
-            if re.search(asked.only, name) and name not in {line["name"] for line in lines(asked.out)}:
+        known = {line["name"] for line in lines(out)}
+        wanted = [] if asked.table else [one for one in configs() if re.search(asked.only, one[0])]
+        for name, config in wanted:
+            if name not in known:
                 line = {"name": name, **_measured(pool, config)}
-                with asked.out.open("a") as file:
+                with out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(f"{name}: {line['seconds']:.1f} s, {line['peak_bytes'] / 1e6:.0f} MB", flush=True)
-        if measured := lines(asked.out):
-            show([row for row in pool.apply(rows, (measured,)) if row])
+        if measured := lines(out):
+            show(pool.apply(rows, (measured,)))
 
 
 def rows(measured: Sequence[Mapping[str, Any]]) -> list[Row]:
     """What is predicted of each run that was measured, by nothing but the formulas, and once others are known."""
     found, known = [], Path(tempfile.mkdtemp(prefix="lowrung-plan-"))
-    given, lines_of = dict(configs()), {line["name"]: line for line in measured}
-    for name, line in lines_of.items():
-        preflight = inputs.preflight(given[name])
-        asked = planned.asked(given[name], preflight, line["threads"])
-        if asked is None:
+    lines_of = {line["name"]: line for line in measured}
+    for name, config in configs():
+        if (line := lines_of.get(name)) is None:
             continue
+        preflight = inputs.preflight(config)
+        asked = planned.asked(config, preflight, line["threads"])
+        if asked is None:
+            raise SystemExit("\n".join([f"{name}: its sizes could not be counted", *preflight.problems]))
         asked = dataclasses.replace(asked, is_base_kept=line["is_base_kept"])
         first = prediction.predict(asked, Speed.unmeasured(asked, line["flops_per_second"], history.FORMULAS))
         later = prediction.predict(asked, history.speed(asked, known, line["flops_per_second"]))
@@ -280,42 +311,19 @@ def _phases(samples: Sequence[tuple[float, int]], marks: Sequence[float]) -> dic
 
 
 def make_models() -> None:
-    """Writes models of shapes between those that come with lowrung, with random weights."""
+    """Writes the models of `SHAPES`, with random weights."""
     import torch
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from lowrung.finetune.models import pretrained
 
-    llama = {"max_position_embeddings": 2048, "num_attention_heads": 8, "num_key_value_heads": 4}
-    small = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=12,
-        tie_word_embeddings=True,
-        **llama,  # type: ignore[arg-type]
-    )
-    wide = LlamaConfig(
-        vocab_size=512,
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        tie_word_embeddings=False,
-        **llama,  # type: ignore[arg-type]
-    )
-    gpt2 = GPT2Config(vocab_size=512, n_embd=512, n_layer=6, n_head=8, n_positions=1024)
-    for name, kind, config, tokenizer in (
-        ("small", LlamaForCausalLM, small, "smollm2_135m"),
-        ("wide", LlamaForCausalLM, wide, "tiny"),
-        ("gpt2", GPT2LMHeadModel, gpt2, "tiny_gpt2"),
-    ):
+    for name, (tokenizer, shape) in SHAPES.items():
         folder = Path("models", name)
         if not (folder / "config.json").exists():
             torch.manual_seed(0)
             tokens: Any = AutoTokenizer.from_pretrained(pretrained.locate(f"embedded:{tokenizer}"))
-            config.pad_token_id, config.eos_token_id = tokens.pad_token_id, tokens.eos_token_id
-            config.bos_token_id = None
-            kind(config).save_pretrained(folder)  # type: ignore[arg-type]
+            ends = {"pad_token_id": tokens.pad_token_id, "eos_token_id": tokens.eos_token_id, "bos_token_id": None}
+            AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape, **ends)).save_pretrained(folder)
             tokens.save_pretrained(folder)
 
 
@@ -323,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("plan-runs"), help="where models and runs lie")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the numbers go")
+    parser.add_argument("--table", action="store_true", help="prints what was measured, and measures nothing")
     parser.add_argument("--only", default="", help="runs whose name matches this regular expression")
     return parser
 

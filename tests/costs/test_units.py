@@ -68,3 +68,11 @@ def test_a_size_has_three_digits(count, text):
 )
 def test_a_duration_is_in_its_largest_units(seconds, text):
     assert units.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (0.1234, "0.123 s"), (59.96, "1 min"), (250.4, "4 min 10 s"), (3599.6, "1 h"), (12000, "3 h 20 min")],
+)
+def test_measured_seconds_are_finer(seconds, text):
+    assert units.measured(seconds) == text

@@ -118,6 +118,7 @@ def test_points_of_which_the_same_is_planned_are_one_row_where_there_are_many():
         "trainable",
         "memory",
         "time",
+        "state",
     ]
     assert lines[1].split()[:5] == ["1", "50", "values", "50", "20"]
     assert len(lines) == 1 + plan_text.MOST_ROWS + 1
@@ -135,7 +136,7 @@ def test_a_plan_that_fits_no_column_is_in_blocks_and_loses_nothing(monkeypatch):
     text = plan_text.text(plan(point(4), point(8), time=TIME))
     settings = "train.gradient_accumulation_steps=2"  # it is copied, so no line breaks it
     assert max(len(line) for line in text.splitlines() if settings not in line) <= 40
-    for said in ("lora.r", "8,000", "1.08 GB", "more passes", settings, "take note"):
+    for said in ("lora.r", "8,000", "1.08 GB", "state ", "more passes", settings, "take note"):
         assert said in text
     assert "idle for 25% of the time" in " ".join(text.split())
 

@@ -220,7 +220,7 @@ def test_trials_that_the_caller_counts_as_running_share_the_time_too():
         (1500, "25 min"),
         (3599, "1 h"),
         (7800, "2 h 10 min"),
-        (90000, "25 h"),
+        (90000, "1 d 1 h"),
     ],
 )
 def test_times_are_told_in_units_for_people(seconds, shown):

@@ -12,6 +12,7 @@ from torch import Tensor
 from lowrung.adapters import compatibility, files, vocabulary
 from lowrung.adapters.options import Use
 from lowrung.config.schema import ModelConf, ToleranceConf
+from lowrung.costs.units import size
 from lowrung.errors import LowrungError, UsageError, blaming
 from lowrung.finetune.data import tokens
 from lowrung.finetune.data.examples import Example
@@ -125,15 +126,11 @@ def check_target(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(nearest).free
     if free < needed:
         problems.append(
-            f"--to must be on a disk with {_size(needed)} free, but {nearest} has {_size(free)}. Free some, or name"
+            f"--to must be on a disk with {size(needed)} free, but {nearest} has {size(free)}. Free some, or name"
             " a folder on another disk."
         )
     if problems:
         raise UsageError(problems)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _bytes(base: ModelConf, dtype: str) -> int:

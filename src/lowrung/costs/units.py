@@ -48,5 +48,15 @@ def duration(seconds: float) -> str:
     return _together((days, "d"), (hours, "h"))
 
 
+def measured(seconds: float) -> str:
+    """Seconds that were measured, to the second or finer: ``12.3 s``, ``4 min 10 s``, ``3 h 20 min``."""
+    if seconds < 59.95:
+        return f"{max(0.0, seconds):.3g} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return _together((whole // 60, "min"), (whole % 60, "s"))
+    return duration(seconds)
+
+
 def _together(*parts: tuple[int, str]) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts if count)

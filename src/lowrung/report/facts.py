@@ -108,7 +108,7 @@ def _cells(one: RunFacts, has_seeds: bool) -> list[str]:
         str(one.trial.number),
         *([str(one.run.seed)] if has_seeds else []),
         *_compared(one, MEMORY, units.size),
-        *_compared(one, SECONDS, _seconds),
+        *_compared(one, SECONDS, units.measured),
         _compared(one, TRAINABLE, "{:,.0f}".format)[0],
         leaderboard.name(one.trial.point),
         _part(one.run),
@@ -140,11 +140,3 @@ def _guesses(run: RunRecord) -> Sequence[str]:
 
 def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def _seconds(value: float) -> str:
-    """``12.3 s``, ``4 min 10 s``, ``3 h 20 min``."""
-    if value < 60:
-        return f"{value:.3g} s"
-    whole = round(value)
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

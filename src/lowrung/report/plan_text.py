@@ -78,10 +78,10 @@ def _table(planned: Sequence[PlannedPoint], counts: Sequence[int]) -> str:
         "steps": [str(point.steps) for point in planned],
         "seeds": [",".join(map(str, point.seeds)) if len(point.seeds) > 1 else "" for point in planned],
         **dict(zip(("trainable", "memory", "time"), zip(*map(_numbers, planned), strict=True), strict=True)),
-        "": [_state(point) for point in planned],
+        "state": [_state(point) for point in planned],
     }
     filled = {title: cells for title, cells in columns.items() if any(cells)}
-    return table(list(filled), list(zip(*filled.values(), strict=True)), left=("", "at"))
+    return table(list(filled), list(zip(*filled.values(), strict=True)), left=("state", "at"))
 
 
 def _numbers(point: PlannedPoint) -> list[str]:
@@ -153,7 +153,7 @@ def _memory(memory: PlannedMemory) -> Iterator[tuple[str, str]]:
     phases = [f"{each} ({parts})" if each.startswith("training ") else each for each in phases]
     yield "", f"one after the other: {', '.join(phases)}"
     if not 0.995 < memory.correction < 1.005:
-        yield "", f"all times {memory.correction:.2f}, by what was measured here"
+        yield "", f"each multiplied by {memory.correction:.2f}, as runs here have measured"
 
 
 def _remedies(memory: PlannedMemory) -> str:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from lowrung.costs.units import duration
 from lowrung.report import screen
 from lowrung.report.live import LiveView
 
@@ -114,7 +115,7 @@ class Progress:
         self._running[key] = _Running(title, steps, since=now, began=now, waits=waits, planned=planned)
         self._most_at_once = max(self._most_at_once, len(self._running))
         if self._live is None:
-            by_plan = f", {_duration(planned)} by the plan" if planned else ""
+            by_plan = f", {duration(planned)} by the plan" if planned else ""
             self.say(f"{title}: {'started' if waits is None else 'submitted'}{by_plan}")
 
     def waits(self, key: str, reason: str | None) -> None:
@@ -219,7 +220,7 @@ class Progress:
     def _time_left(self) -> str:
         """What ends a summary; it goes on counting down until the next one, and says nothing where nothing is known."""
         left = self._ready_at - self._clock()
-        return f", {_duration(left)} left" if left > 0 else ""
+        return f", {duration(left)} left" if left > 0 else ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The live view: the summary, and as many running trials as the terminal has lines for."""
@@ -260,7 +261,7 @@ class Progress:
             f"{trial.step}/{trial.steps}" if trial.waits is None else "waits",
             _loss("train", trial.losses),
             _loss("eval", trial.losses),
-            _duration(self._clock() - trial.began) + (f" of {_duration(trial.planned)}" if trial.planned else ""),
+            duration(self._clock() - trial.began) + (f" of {duration(trial.planned)}" if trial.planned else ""),
         ]
 
 
@@ -272,11 +273,3 @@ def _line(text: str) -> Text:
 def _loss(split: str, metrics: Mapping[str, float]) -> str:
     name = f"{split}/loss"
     return f"{split} loss {metrics[name]:.3f}" if name in metrics else ""
-
-
-def _duration(seconds: float) -> str:
-    """Seconds for people: ``40 s``, ``25 min``, ``2 h 10 min``."""
-    if round(seconds) < 60:
-        return f"{round(seconds)} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count)

@@ -8,6 +8,7 @@ from lowrung.costs import units
 from lowrung.engine import cores, gpus, memory
 from lowrung.engine.base import Engine
 from lowrung.engine.local import LocalEngine
+from lowrung.report.tables import counted
 from lowrung.sweeps.plan import Plan
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def settle(engine: Engine, plan: Plan, launcher: Mapping[str, Any], study: "Stud
     engine.resize(slots)
     if study is not None and known is None:
         study.note(SLOTS, slots)
-    print(f"note: {slots} at a time, with {engine.threads} CPU threads each: {why}")
+    print(f"note: {slots} at a time, with {counted(engine.threads, 'CPU thread')} each: {why}")
 
 
 def _is_asked_for(launcher: Mapping[str, Any]) -> bool:

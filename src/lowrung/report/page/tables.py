@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from lowrung.costs import units
 from lowrung.report import facts, leaderboard, rows
 from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
 from lowrung.report.tables import counted, number
@@ -171,7 +172,11 @@ def _done(study: StudyRecord) -> Table:
         ["runs trained for this study", "", str(len(own))],
         ["of these at one time, at most", "", str(max((run.slot or 0 for run in own), default=-1) + 1)],
         ["from the first start to the last end", "", _span(own)],
-        ["all these runs together", "", _duration(sum(run.measurements.get("time/total_seconds", 0) for run in own))],
+        [
+            "all these runs together",
+            "",
+            units.measured(sum(run.measurements.get("time/total_seconds", 0) for run in own)),
+        ],
     ]
     cells += [["constraint", bound, _kept(study, bound)] for bound in study.constraints]
     return Table("Asked for and done", "", ["", "asked for", "done"], cells)
@@ -189,15 +194,7 @@ def _kept(study: StudyRecord, bound: str) -> str:
 def _span(runs: Sequence[RunRecord]) -> str:
     starts = [run.started for run in runs if run.started is not None]
     ends = [run.ended for run in runs if run.ended is not None]
-    return _duration(max(ends) - min(starts)) if starts and ends else "not known"
-
-
-def _duration(seconds: float) -> str:
-    """``3 h 20 min``, ``4 min 10 s``, ``12 s``."""
-    whole = round(max(0.0, seconds))
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+    return units.measured(max(ends) - min(starts)) if starts and ends else "not known"
 
 
 def _answers(study: StudyRecord) -> Table:
