@@ -17,6 +17,7 @@ class BaseSizes:
         largest: of the largest of these layers, which is held in full for a moment where it is used.
         width: of the hidden states.
         vocabulary: the rows of the head.
+        layers: its blocks.
         stored_bytes: of the files with weights; 0 where none are there.
         guesses: which of these the model's config does not say, each with what was taken in its place.
     """
@@ -26,6 +27,7 @@ class BaseSizes:
     largest: int
     width: int
     vocabulary: int
+    layers: int = 1
     stored_bytes: int = 0
     guesses: tuple[str, ...] = ()
 

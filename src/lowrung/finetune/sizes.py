@@ -43,6 +43,7 @@ def of_base(base: ModelConf) -> BaseSizes:
         largest=max(linear, default=0),
         width=int(head.weight.shape[1]),
         vocabulary=int(head.weight.shape[0]),
+        layers=int(getattr(model.config.get_text_config(), "num_hidden_layers", 1)),
         stored_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         guesses=tuple(_size_guesses(model.config, folder)),
     )
