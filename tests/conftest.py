@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import gc
+import logging
 import shutil
 import signal
 import sys
@@ -46,6 +47,19 @@ gc.disable()
 def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_put_back() -> Generator[None]:
+    """A run in the tests' own process sets up Hydra's logging: a log of its own, and the captured stream as a screen."""
+    root = logging.root
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [one for one in root.handlers if one not in handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    root.handlers[:] = handlers  # those of pytest, too, which Hydra takes off
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

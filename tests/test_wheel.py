@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lowrung.store.layout import ROOT
 from tests.terminal import PATIENCE, environment, train
@@ -23,7 +25,6 @@ defaults:
   - override /model: tiny
   - override /data: number_words
   - override /train: smoke
-  - override /track: none
 lora:
   r: 3
 """
@@ -33,6 +34,29 @@ def run(*command: str | Path, folder: Path, **extra: str) -> "subprocess.Complet
     return subprocess.run(
         command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=PATIENCE
     )
+
+
+def needed(package: str) -> set[Path]:
+    """What lies in site-packages of all that a package depends on without extras, and of what that depends on."""
+    found: set[Path] = set()
+    asked, seen = [Requirement(text) for text in metadata.requires(package) or ()], set()
+    while asked:
+        one = asked.pop()
+        extras = ["", *sorted(one.extras)]
+        wanted = one.marker is None or one.marker.evaluate({"extra": ""})
+        if not wanted or (name := f"{canonicalize_name(one.name)}{extras}") in seen:
+            continue
+        seen.add(name)
+        dist = metadata.distribution(one.name)
+        site = Path(str(dist.locate_file("")))
+        tops = {file.parts[0] for file in dist.files or () if file.parts[0] not in ("..", "__pycache__")}
+        found |= {site / top for top in tops}
+        for text in dist.requires or ():
+            needs = Requirement(text)
+            if needs.marker is None or any(needs.marker.evaluate({"extra": extra}) for extra in extras):
+                needs.marker = None
+                asked.append(needs)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +75,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel, inside a git repository that is not ours.
 
-    Its dependencies are those that the tests run with, by a .pth file: those that lie there, and with them the one of
-    an editable lowrung, are not read.
+    It has what lowrung depends on, as the tests have it, and nothing else: no extra, and no tool of the tests.
     """
     folder = tmp_path_factory.mktemp("elsewhere")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -62,7 +85,8 @@ def installed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "venv" / "bin" / "python"
     venv.create(folder / "venv", symlinks=True)
     packages = next((folder / "venv").glob("lib/python*/site-packages"))
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for path in needed("lowrung"):
+        (packages / path.name).symlink_to(path)
     done = run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, folder=folder)
     assert done.returncode == 0, done.stderr
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]

@@ -1,5 +1,6 @@
 """`lowrung merge` on adapters that were trained."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -102,8 +103,7 @@ class TestRefused:
     def test_a_disk_without_room(self, here, refused, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
         message = refused("merge", "mine/0", "--to", "merged")
-        assert "--to must be on a disk with 0." in message
-        assert " MB free, but" in message
+        assert re.search(r"--to must be on a disk with [0-9.]+ kB free, but .* has 1[.]00 kB[.]", message)
         assert not (here / "merged").exists()
 
     def test_another_base_and_a_whole_model(self, here, refused, adapter):

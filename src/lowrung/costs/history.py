@@ -207,7 +207,7 @@ def _seal(fields: Mapping[str, Any]) -> str:
 def _version() -> str:
     """A hash of what a line's numbers depend on beside the machine: formulas, what trains, libraries."""
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(Path(__file__).parent.glob("*.py"))]
-    return schema.digest([code, source.digest(), signature.versions((*signature.PACKAGES, signature.BITS))])
+    return schema.digest([code, source.digest(), signature.versions(signature.recorded())])
 
 
 def _median(lines: Sequence[Line], part: str) -> float | None:
