@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +22,7 @@ from lowrung.engine.slurm_submission import Options, Submitted
 from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import layout, mailbox
 from lowrung.store.layout import ROOT, RunFolder
-from tests.cluster import private_slurm
+from tests.cluster.conftest import slurm_or_skip
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.engine.contract import ProcessEngineContract, await_report, end_of, events_of, run_until_told
 from tests.terminal import PATIENCE
@@ -356,16 +355,9 @@ class TestNodesThatCannot:
                 engine.wait()
 
 
-def test_without_accounting_the_end_of_a_job_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_accounting_the_end_of_a_job_is_seen_too(tmp_path: Path) -> None:
     """The queue itself is asked, not sacct."""
-    if reason := private_slurm.why_not():
-        pytest.skip(reason)
-    with (
-        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
-        private_slurm.running(Path(folder), accounting=False) as cluster,
-    ):
-        monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
-        with engine_with() as engine:
-            engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
-            cluster.ask("scancel", await_node(engine, "a", tmp_path))
-            assert end_of(engine, "a").cause == CANCELLED
+    with slurm_or_skip(accounting=False) as cluster, engine_with() as engine:
+        engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
+        cluster.ask("scancel", await_node(engine, "a", tmp_path))
+        assert end_of(engine, "a").cause == CANCELLED
