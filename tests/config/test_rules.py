@@ -484,6 +484,14 @@ def settings(composer: Composer) -> dict[str, Node]:
     return found
 
 
+def _takes(node: Any, value: Any) -> bool:
+    try:
+        node._set_value(value)
+    except ValidationError:
+        return False
+    return True
+
+
 class TestKinds:
     """Each setting of the schema takes what it is, and nothing that OmegaConf would turn into that."""
 
@@ -498,11 +506,8 @@ class TestKinds:
     def test_nothing_else_is_turned_into_it(self, settings, kind, wrong):
         known = {key: node for key, node in settings.items() if isinstance(node, kind)}
         assert known
-        for key, node in known.items():
-            for value in wrong:
-                with pytest.raises(ValidationError):
-                    node._set_value(value)
-                    pytest.fail(f"{key} takes {value!r}")
+        taken = [(key, value) for key, node in known.items() for value in wrong if _takes(node, value)]
+        assert taken == []
 
     @pytest.mark.parametrize(("word", "meant"), [("yes", True), ("OFF", False), ("n", False), ("True", True)])
     def test_what_yaml_reads_as_true_or_false_is_that(self, composer, word, meant):

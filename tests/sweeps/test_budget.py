@@ -17,9 +17,9 @@ from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import budget, spending, tries
-from tests.predicted import predicted
 from lowrung.track.base import TrackerLostError
 from lowrung.track.owed import Owed
+from tests.predicted import predicted
 from tests.stage import RATE, Act, Died, InProcessEngine, Stage, interrupts_at, leave, ranks, trains
 
 HOUR = 3600.0
