@@ -18,6 +18,7 @@ from lowrung.engine.base import Ended, Exit, Job
 from lowrung.engine.ray_engine import RayEngine
 from lowrung.engine.ray_task import Refused
 from lowrung.store import mailbox
+from tests.cluster.private_ray import one_node
 from tests.engine.contract import await_report, end_of, events_of, run_until_told
 from tests.terminal import PATIENCE
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
     """A cluster of one node, with one CPU."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = one_node()
     yield cluster
     ray.shutdown()
     cluster.shutdown()

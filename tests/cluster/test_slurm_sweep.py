@@ -155,8 +155,11 @@ def test_a_run_that_loses_its_node_twice_and_its_coordinator(slurm: PrivateSlurm
         first = sweep.job(0)
         other = ("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap=sleep 1000")
         above = slurm.ask(*other)
-        sweep.until(process, lambda: "another job took its node; goes on from step" in sweep.printed)
-        slurm.ask("scancel", above)
+        try:
+            sweep.until(process, lambda: "another job took its node" in sweep.printed)
+            assert "another job took its node; goes on from step" in sweep.printed
+        finally:
+            slurm.ask("scancel", above)
         sweep.await_next_job(process, first)
         second = sweep.job(0)
         lost = slurm_commands.states([second])[second].nodes
@@ -182,10 +185,11 @@ def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, t
         *("partition=short", "account=nope", "qos=nope", "cpus_per_trial=40", "gpus_per_trial=3", "memory=1T"),
         *("constraint=fast", "time=4h"),
     ]
+    before = slurm.ask("squeue", "-h", "-o", "%i")
     done = warm.train(tmp_path, *SWEEP, BOTH, *ON_SLURM, *(f"hydra.launcher.{one}" for one in asked))
     assert done.returncode == 2
     said = done.stdout + done.stderr
     for one in asked[1:]:
         assert f"hydra.launcher.{one.partition('=')[0]} must" in said, said
     assert not (tmp_path / "multirun").exists()
-    assert not slurm.ask("squeue", "-h")
+    assert slurm.ask("squeue", "-h", "-o", "%i") == before
