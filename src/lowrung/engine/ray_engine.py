@@ -281,7 +281,7 @@ def _connect(address: str | None) -> bool:
                 logging_level=logging.ERROR,
                 **(_here() if address is None else {"address": address}),
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a node that takes too long to start is no more to Ray than an Exception
         first = _first_line(error)
         raise EngineError(
             f"Ray must answer, but {where} does not ({first}). `ray status` on one of its nodes shows its state."
