@@ -300,16 +300,15 @@ def _token_remedy(address: str | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _here() -> dict[str, Any]:
-    """A cluster of this machine alone, which no other can reach."""
+    """A cluster of this machine alone; see `hydra_plugins.lowrung.ray_launcher` for its address."""
     return {
         "address": "local",
         "num_cpus": cores.usable_cores(),
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
     }
 
 
