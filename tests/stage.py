@@ -232,7 +232,7 @@ class Stage:
         """
         self.ran, self.assigned, self.engine, self.results = [], [], InProcessEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
-        master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
+        master = self.composer.compose(["hydra/job_logging=none", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
             hydra_context=HydraContext(self.composer.hydra.config_loader, callbacks=Silent()),  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def composer() -> Iterator[Composer]:
 
 def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[object, Run]:
     """Runs a trial as the coordinator has it run, in this folder; gives what it returns, and its tracked run."""
-    composed = composer.compose([*SMALL, "verify=none", "hydra.run.dir=job", "hydra/job_logging=disabled", *overrides])
+    composed = composer.compose([*SMALL, "verify=none", "hydra.run.dir=job", "hydra/job_logging=none", *overrides])
     config = schema.resolve(composed)
     seen = inputs.preflight(config)
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, seen, threads=1))
