@@ -66,22 +66,25 @@ def _train(
     from lowrung.finetune.data.template import Format
     from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.models import added_tokens, pretrained
-    from lowrung.finetune.training import fine_tune
+    from lowrung.finetune.training.fine_tune import fine_tune
+    from lowrung.finetune.training.trainer import Recipe
 
     config, folder, rows = given.config, given.folder, Prepared.load(given.data)
-    trained = fine_tune.fine_tune(
-        base=config.model,
-        data=rows,
-        lora=config.lora,
-        train=config.train,
-        max_length=config.data.max_length,
+    trained = fine_tune(
+        config.model,
+        Recipe(
+            data=rows,
+            lora=config.lora,
+            train=config.train,
+            max_length=config.data.max_length,
+            seed=config.seed,
+            checkpoints=folder.checkpoints,
+            base_folder=given.base,
+        ),
         format=Format.of(config.data),
-        seed=config.seed,
         scores=config.data.metrics,
         threads=given.threads,
         folder=_weights(config, folder),
-        base_folder=given.base,
-        checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,
         kept_rows=config.verify.prompts if config.verify.enabled else 0,
