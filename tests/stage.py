@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import load_study
 from optuna.trial import FrozenTrial
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config
 from lowrung.costs import sizes
 from lowrung.costs.sizes import TrainedSizes
@@ -261,7 +261,7 @@ class Stage:
     def _task(self, composed: DictConfig, act: Act) -> Any:
         assignment = task.assigned()
         assert assignment is not None
-        config = inputs.pinned(schema.resolve(composed), assignment.preflight)
+        config = inputs.pinned(structured.resolve(composed), assignment.preflight)
         self.ran.append(config)
         self.assigned.append(assignment)
         folder = assignment.folder

@@ -11,7 +11,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from lowrung import library_warnings
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config
 from lowrung.costs.facts import Planned
 from lowrung.engine import gpus
@@ -105,7 +105,7 @@ def run(composed: DictConfig) -> Ran | SingleRun:
         RunFailed: when a single run did not complete.
         StoreError: when a trial's run is not the one that was assigned.
     """
-    config, assignment = schema.resolve(composed), assigned()
+    config, assignment = structured.resolve(composed), assigned()
     if assignment is not None:
         return _run_trial(inputs.with_ranks(config, len(gpus.visible())), assignment)
     return single.run(config, JobFolder(Path(HydraConfig.get().runtime.output_dir)))
