@@ -26,6 +26,7 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.track import recording
 from lowrung.track.base import Point, chosen_experiment
 from lowrung.track.owed import Owed, RunRecord
+from lowrung.track.sender import Sender
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +142,21 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         )
         planned.note(config, preflight, threads, outcome)
         progress.end("run", "training", str(outcome.status))
-    record = RunRecord(opening, str(folder.path), outcome.status, outcome.cause, preflight.splits)
-    sent = sender.send(record.send, opening.name)
+    _send(sender, config, folder, RunRecord(opening, str(folder.path), outcome.status, outcome.cause, preflight.splits))
+    return outcome
+
+
+def _send(sender: Sender, config: Config, folder: RunFolder, record: RunRecord) -> None:
+    """Records a run's end, and leaves what the tracker did not take beside the results, for `lowrung sync`."""
+    name = record.opening.name
+    sent = sender.send(record.send, name)
     is_tracked = sender.drain(recording.END_SECONDS) and sent.exception() is None
     sender.close()
     if (uri := recording.tracking_uri(config)) is not None:
         owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
         owed.write(folder.untracked)
         if not is_tracked:
-            print(f"warning: not tracked: {opening.name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
-    return outcome
+            print(f"warning: not tracked: {name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
 
 
 @contextlib.contextmanager
