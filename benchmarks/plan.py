@@ -246,6 +246,7 @@ def measure(config: Config, preflight: Preflight) -> dict[str, Any]:
     """
     from lowrung.finetune.training import memory
     from lowrung.runs import execution
+    from lowrung.runs.computation import Computation
 
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     config = inputs.pinned(config, preflight)
@@ -258,12 +259,8 @@ def measure(config: Config, preflight: Preflight) -> dict[str, Any]:
     stop, samples = _sampled()
     started = time.perf_counter()
     outcome = execution.execute(
-        config,
-        folder,
+        Computation(config, folder, preflight.data_folder, base, threads),
         claim=claim,
-        data=preflight.data_folder,
-        base=base,
-        threads=threads,
         planned=None,
         on_point=lambda point: marks.append(time.perf_counter()),
         stop_reason=lambda: None,

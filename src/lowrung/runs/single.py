@@ -19,6 +19,7 @@ from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs, planned
+from lowrung.runs.computation import Computation
 from lowrung.runs.folder import kept_outcome, last_checkpoint, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
@@ -129,13 +130,10 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         def stop_reason() -> str | None:
             return str(Status.CANCELLED) if signals.is_to_stop else None
 
+        base = inputs.base_folder(config, preflight, threads)
         outcome = execution.execute(
-            config,
-            folder,
+            Computation(config, folder, preflight.data_folder, base, threads),
             claim=claim,
-            data=preflight.data_folder,
-            base=inputs.base_folder(config, preflight, threads),
-            threads=threads,
             planned=Planned.of(predicted) if predicted else None,
             on_point=on_point,
             stop_reason=stop_reason,

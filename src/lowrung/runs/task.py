@@ -19,6 +19,7 @@ from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import StoreError
 from lowrung.finetune.found import Preflight
 from lowrung.runs import execution, inputs, single
+from lowrung.runs.computation import Computation
 from lowrung.runs.folder import kept_outcome
 from lowrung.runs.single import SingleRun
 from lowrung.store import mailbox
@@ -132,14 +133,12 @@ def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str
     folder, preflight = assignment.folder, assignment.preflight
     sender = recording.sender_to(assignment.tracking if assignment.opening else None, assignment.experiment)
     history = recording.History(sender, assignment.opening)
+    base = inputs.base_folder(config, preflight, assignment.threads)
+    asked = Computation(inputs.pinned(config, preflight), folder, preflight.data_folder, base, assignment.threads)
     with recording.measuring(config, folder, history):
         outcome = execution.execute(
-            inputs.pinned(config, preflight),
-            folder,
+            asked,
             claim=assignment.claim,
-            data=preflight.data_folder,
-            base=inputs.base_folder(config, preflight, assignment.threads),
-            threads=assignment.threads,
             planned=assignment.planned,
             on_point=history.add,
             stop_reason=stop_reason,
