@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, open_dict
 
-from lowrung.config import resolvers
+from lowrung.config import resolvers, truth
 from lowrung.config.interpolation import own_hydra_node
 from lowrung.config.schema import PARTS, Config
 from lowrung.errors import UsageError
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def register() -> None:
     """Makes the schema known to Hydra, and lowrung's resolvers to OmegaConf. Calling it again does no harm."""
-    node = OmegaConf.structured(Config)
+    node = truth.structured(Config)
     for options in (node.lora.peft, node.train.sft):  # any field of a library's dataclass is a key
         OmegaConf.set_struct(options, False)
     ConfigStore.instance().store(name="schema", node=node, provider="lowrung")
@@ -61,7 +61,7 @@ def _held_to_the_schema(config: Any, ours: Mapping[str, Any]) -> Any:
             " has values and no groups to choose from."
         )
     known = OmegaConf.create({name: ours[name] for name in ours if name in declared})
-    held: Any = OmegaConf.merge(OmegaConf.structured(Config), known)
+    held: Any = OmegaConf.merge(truth.structured(Config), known)
     with open_dict(held):
         for name in ours.keys() - declared:
             held[name] = ours[name]
@@ -76,5 +76,5 @@ def typed(kind: type[T], values: Mapping[str, Any]) -> T:
         kind: the part's dataclass.
         values: by the names of its fields; what is absent takes its default.
     """
-    part: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))  # type: ignore[assignment]
+    part: T = OmegaConf.to_object(OmegaConf.merge(truth.structured(kind), values))  # type: ignore[assignment]
     return part

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import shutil
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.runs import parallel
 from lowrung.runs.computation import Computation
 from lowrung.runs.parallel import OnReport, StopReason
-from lowrung.store import disk, mailbox, results
+from lowrung.store import disk, mailbox, parts, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.track.base import Point
@@ -53,15 +52,21 @@ def execute(
     results.require_claim(folder, claim)
 
     def on_report(step: int, metrics: Mapping[str, float]) -> None:
-        point = Point(step, time.time(), dict(metrics))
+        moment, seconds = clock.moment(step, metrics)
+        point = Point(step, moment, dict(metrics), seconds)
         mailbox.post(folder.path, dataclasses.asdict(point))
         on_point(point)
 
-    started, is_resumed = time.perf_counter(), folder.checkpoints.exists()
+    clock, is_resumed = parts.Clock(folder), parts.last_checkpoint(folder) > 0
     outcome = _run(computation, on_report, stop_reason)
-    took = {"time/total_seconds": time.perf_counter() - started}
-    by = {"machine": machine.described(), "is_resumed": is_resumed}
-    outcome = dataclasses.replace(outcome, measurements={**outcome.measurements, **took}, facts={**outcome.facts, **by})
+    done = clock.stop()
+    took = {"time/total_seconds": sum(part.seconds for part in done)}
+    by = {"machine": machine.described(), "is_resumed": is_resumed, **parts.as_fact(done)}
+    outcome = dataclasses.replace(
+        outcome,
+        measurements={**outcome.measurements, **took},
+        facts={**outcome.facts, **by},
+    )
     outcome = _beside(planned, outcome) if planned else outcome
     outcome = _save(outcome, folder, claim)  # before anything is deleted: a run that is killed now is not trained again
     tidy(folder, outcome)
@@ -118,8 +123,8 @@ def _run_as(ranks: "Ranks", computation: Computation, on_report: OnReport, stop_
         return computation.outcome(ranks, report, lambda: stop_reason() is not None)
 
     outcome = _outcome_of(run, computation.folder, scores, stop_reason)
-    took = {"memory/peak_bytes": memory.peak_bytes()}
-    return dataclasses.replace(outcome, measurements={**outcome.measurements, **took})
+    peak = max(memory.peak_bytes(), outcome.measurements.get("memory/peak_bytes", 0))  # before a checkpoint it was more
+    return dataclasses.replace(outcome, measurements={**outcome.measurements, "memory/peak_bytes": peak})
 
 
 def _outcome_of(
@@ -172,6 +177,7 @@ def tidy(folder: RunFolder, outcome: Outcome) -> None:
     """Deletes what a run that has ended no longer needs; its process may have been killed before it did."""
     if outcome.status is Status.COMPLETE:
         folder.tracked.unlink(missing_ok=True)
+        folder.earlier_reports.unlink(missing_ok=True)
         if folder.checkpoints.exists():  # moved first: a run must never go on from a checkpoint that is half deleted
             folder.scratch.mkdir(exist_ok=True)
             os.replace(folder.checkpoints, folder.scratch / folder.checkpoints.name)

@@ -13,7 +13,7 @@ from lowrung.config.schema import Config
 from lowrung.config.written import yaml_of
 from lowrung.errors import StoreError
 from lowrung.finetune.found import Preflight
-from lowrung.store import atomic, layout, mailbox, records, results
+from lowrung.store import atomic, layout, mailbox, parts, records, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
@@ -30,12 +30,6 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
     if outcome is None or outcome.status not in statuses or results.doubt(folder, outcome):
         return None
     return outcome
-
-
-def last_checkpoint(folder: RunFolder) -> int:
-    """The step that a run would go on from; 0 where it would start anew."""
-    whole = folder.checkpoints.glob(f"checkpoint-*/{layout.CHECKPOINT_MARK}")
-    return max((int(mark.parent.name.rpartition("-")[2]) for mark in whole), default=0)
 
 
 def notes(config: Config, preflights: Sequence[Preflight]) -> Sequence[str]:
@@ -115,6 +109,7 @@ def prepare_folder(
     with atomic.lock(folder.lock):
         if moved := results.put_strangers_aside(folder):
             say(f"warning: {moved}")
+        parts.close(folder)
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)
         fresh = () if folder.checkpoints.exists() else (folder.system,)

@@ -20,10 +20,11 @@ from lowrung.report.tables import number
 from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs, planned
 from lowrung.runs.computation import Computation
-from lowrung.runs.folder import kept_outcome, last_checkpoint, notes, prepare_folder
+from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
+from lowrung.store.parts import last_checkpoint
 from lowrung.track import recording
 from lowrung.track.base import Point, chosen_experiment
 from lowrung.track.owed import Owed, RunRecord

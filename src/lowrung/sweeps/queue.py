@@ -14,11 +14,12 @@ from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs, planned
-from lowrung.runs.folder import kept_outcome, last_checkpoint, prepare_folder
+from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import disk, layout, mailbox, results
 from lowrung.store.outcome import Outcome, Status
+from lowrung.store.parts import last_checkpoint
 from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run

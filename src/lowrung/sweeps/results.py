@@ -193,8 +193,8 @@ class Results:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.gate_failures:
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
-        if self.spending is not None and self.spending.budget is not None:
-            print(f"spent:    {self.spending.budget.with_cost(self.spending.hours)}")
+        if self.spending is not None and self.spending.in_words:
+            print(f"spent:    {self.spending.in_words}")
         print(f"results:  {self.folder.path}")
         self._close(answer)
         failed = self._failed
@@ -223,10 +223,11 @@ class Results:
         counts = {f"lowrung.trials.{status}": str(self._counts[status]) for status in Status}
         best = {} if self._best is None else best_tags(self._best)
         status = Status.FAILED if self._failed else Status.COMPLETE
+        spent = {"lowrung.spent": self.spending.in_words} if self.spending and self.spending.in_words else {}
         files = [self.folder.leaderboard, self.folder.verdict]
         if self._tracking.is_on:
             files += plots.drawn(self.folder)
-        self._tracking.end(status, {**answer.tags, **counts, **best}, files, self._spent()[0])
+        self._tracking.end(status, {**answer.tags, **counts, **best, **spent}, files)
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.report import plots
-from lowrung.report.record import Axis, Difference, StudyRecord
+from lowrung.report.record import Axis, Difference, Stretch, StudyRecord
 from lowrung.store.outcome import Status
 from tests.report import studies
 from tests.report.studies import history, study, trial
@@ -402,9 +402,10 @@ def test_where_the_best_alone_is_at_an_end_its_ties_are_named():
     assert "lora.r=16 is the largest that was tried" in about
 
 
-def test_the_time_of_a_last_part_is_said_to_be_one():
+def test_the_time_of_a_run_that_was_interrupted_is_said_to_be_that_of_all_its_parts():
     whole, part = (trial(number, {"lora.r": str(4 + number)}, 2.8 + number / 10) for number in range(2))
-    part = dataclasses.replace(part, runs=[dataclasses.replace(run, facts={"is_resumed": True}) for run in part.runs])
-    said = "1 trial went on from a checkpoint: the time is that of the last part."
+    earlier = [Stretch(0.0, 50.0)]
+    part = dataclasses.replace(part, runs=[dataclasses.replace(run, earlier=earlier) for run in part.runs])
+    said = "1 trial with an interruption: the time is that of all parts, with what was lost."
     assert said in by_name(study([whole, part], [studies.RANK]))["trade-offs"].about
     assert said not in by_name(study([whole, trial(1, {"lora.r": "5"}, 2.9)], [studies.RANK]))["trade-offs"].about

@@ -142,7 +142,7 @@ def fine_tune(
             "adapter/bytes": saved_bytes,
         },
         measurements={
-            "time/train_seconds": trainer.step_seconds,
+            **trainer.measured,
             "time/evaluation_seconds": trainer.scoring_seconds + answer_seconds,
             "train/tokens_per_second": tokens_per_second,
             **recipe.data.measurements,
@@ -238,7 +238,8 @@ def _go_on(trainer: LabelledTrainer, report: Report, checkpoint: checkpoints.Che
     print(f"going on from step {checkpoint.step}", flush=True)
     for step, reported in checkpoint.history:
         report.report(step, reported)
-    trainer.tokens_before = int(max(reported.get("train/tokens", 0) for _, reported in checkpoint.history))
+    tokens = max(reported.get("train/tokens", 0) for _, reported in checkpoint.history)
+    trainer.count_on(checkpoint.measured, int(tokens))
     if checkpoint.result is None:
         trainer.train(resume_from_checkpoint=str(checkpoint.path))
         return

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lowrung.config.schema import LoraConf, TrainConf, total_steps
 from lowrung.finetune import library_options
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.models import head, score
-from lowrung.finetune.training import evaluation, known_way
+from lowrung.finetune.training import evaluation, known_way, memory
 from lowrung.finetune.training.callbacks import OnReport, Report, StopOnRequest
 from lowrung.finetune.training.checkpoints import Keep
 from lowrung.finetune.training.packing import pack, require_separation
@@ -76,6 +76,7 @@ class LabelledTrainer(SFTTrainer):
     tokens_seen = 0
     step_seconds = 0.0
     scoring_seconds = 0.0
+    peak_before = 0.0
 
     tokens_before = 0
     """Tokens that were trained on before the checkpoint that the run goes on from."""
@@ -93,12 +94,28 @@ class LabelledTrainer(SFTTrainer):
 
         All ranks are to ask at the same time.
         """
-        return self.ranks.total(self.tokens_seen) / max(self.step_seconds, 1e-9)
+        return (self.tokens_before + self.ranks.total(self.tokens_seen)) / max(self.step_seconds, 1e-9)
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What was measured so far, before a checkpoint too, by metric name."""
+        return {
+            "time/train_seconds": self.step_seconds,
+            "time/evaluation_seconds": self.scoring_seconds,
+            "memory/peak_bytes": max(self.peak_before, memory.peak_bytes()),
+        }
+
+    def count_on(self, measured: Mapping[str, float], tokens: int) -> None:
+        """Counts on from what was measured before the checkpoint that the run goes on from, and tokens trained on."""
+        self.step_seconds = measured["time/train_seconds"]
+        self.scoring_seconds = measured["time/evaluation_seconds"]
+        self.peak_before = measured["memory/peak_bytes"]
+        self.tokens_before = tokens
 
     def speed(self) -> dict[str, float]:
         """Tokens trained on so far, and once a step was made tokens per second, by metric name; over all ranks."""
-        seen = self.ranks.total(self.tokens_seen)
-        speed = {"train/tokens": float(self.tokens_before + seen)}
+        seen = self.tokens_before + self.ranks.total(self.tokens_seen)
+        speed = {"train/tokens": float(seen)}
         return speed | ({"train/tokens_per_second": seen / max(self.step_seconds, 1e-9)} if seen else {})
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -241,7 +258,9 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     trainer.add_callback(stop)
-    trainer.add_callback(Keep(lambda: report.history, train.save_total_limit, lambda: stop.has_stopped, ranks))
+    trainer.add_callback(
+        Keep(lambda: report.history, lambda: trainer.measured, train.save_total_limit, lambda: stop.has_stopped, ranks)
+    )
     if train.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(train.early_stopping))
     return trainer, report, stop
