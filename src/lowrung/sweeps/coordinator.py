@@ -18,7 +18,6 @@ from lowrung.store import atomic, mailbox
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import runs
 from lowrung.sweeps.agenda import Agenda, Due
-from lowrung.sweeps.beforehand import BY_PLAN as LEFT_OUT
 from lowrung.sweeps.beforehand import HALVE, Beforehand, Decision
 from lowrung.sweeps.beginning import Beginning
 from lowrung.sweeps.begun import MOST_IN_VAIN
@@ -36,17 +35,6 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from lowrung.search.study import Study
-
-
-_NONE_DRAWN = (
-    "No trial was run: the plan leaves out each that was drawn. Loosen hydra.sweeper.constraints, or search other"
-    " intervals."
-)
-
-_NO_MEMORY = (
-    "No trial has a result: all that were run were out of memory, and hydra.sweeper.on_oom=skip leaves such out. Lower"
-    " train.batch_size, add train.gradient_checkpointing=true, or take hydra.sweeper.on_oom=halve."
-)
 
 
 @dataclasses.dataclass
@@ -186,10 +174,6 @@ class Coordinator:
             self._progress.say(self._spending.over)
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
-        rows = self._results.rows.values()
-        if rows and all(row.outcome.status is Status.SKIPPED for row in rows):
-            had_no_memory = not all((row.outcome.cause or "").startswith(LEFT_OUT) for row in rows)
-            raise RunFailed(_NO_MEMORY if had_no_memory else _NONE_DRAWN, self._results)
 
     def _take(self, event: QueueEvent) -> None:
         match event:
