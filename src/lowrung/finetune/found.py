@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.finetune.data.split import Split
@@ -31,6 +32,7 @@ class Preflight:
         flops_per_second: how fast the process that found this multiplied matrices, in the base's precision.
         threads: CPU threads of that process.
         processor: of its machine, in words.
+        machine: the same machine, as `lowrung.config.machine.described` says it; on a cluster that of a node.
     """
 
     problems: tuple[str, ...] = ()
@@ -50,6 +52,7 @@ class Preflight:
     flops_per_second: float = 0.0
     threads: int = 1
     processor: str = ""
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: Collection[str]) -> "Preflight | None":
         """What would have been found with these settings alone, by their digests; None where one was not checked."""

@@ -74,6 +74,7 @@ def check(
         flops_per_second=speed.flops_per_second(base),
         threads=torch.get_num_threads(),
         processor=machine.processor(),
+        machine=machine.described(),
     )
 
 
