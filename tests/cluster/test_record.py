@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from lowrung.track.base import EXPERIMENT
 from tests.servers import tracking_server
-from tests.terminal import train
+from tests.warm import train
 
 pytest.importorskip("flask_wtf", reason="MLflow's server has no users: make test-cluster installs mlflow[auth]")
 pgserver: Any = pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python: pip install pgserver")

@@ -85,12 +85,12 @@ class Sweep:
             assert time.monotonic() < deadline, self.printed
             time.sleep(0.05)
 
-    def losses(self) -> dict[str, float]:
-        """The results, by rank; all are complete, and nothing is left behind."""
+    def losses(self) -> dict[int, float]:
+        """The results, by trial; all are complete, and nothing is left behind."""
         rows = json.loads((self.study / "leaderboard.json").read_text())
         assert {row["status"] for row in rows} == {"complete"}, self.printed
         assert not (self.folder / "runs" / ".slurm").exists()
-        return {str(row["point"]["lora.r"]): row["metrics"]["eval/loss"] for row in rows}
+        return {row["trial"]: row["metrics"]["eval/loss"] for row in rows}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     here = Sweep(tmp_path_factory.mktemp("here"), FIRST)
     done = warm.train(here.folder, *SWEEP, FIRST, f"hydra.launcher.workers={cores.usable_cores()}")
     assert done.returncode == 0, done.stdout + done.stderr
-    return Undisturbed(here.folder, here.losses()["1"])
+    return Undisturbed(here.folder, here.losses()[0])
 
 
 def test_a_cancelled_job_and_a_coordinator_that_dies(
@@ -142,8 +142,8 @@ def test_a_cancelled_job_and_a_coordinator_that_dies(
     assert "goes on with the job that an earlier start of a sweep has left" in sweep.printed
     assert "(its job was cancelled in SLURM (scancel)); tried again" in sweep.printed
     losses = sweep.losses()
-    assert losses["1"] == undisturbed.loss
-    assert losses.keys() == {"1", "2"}
+    assert losses[0] == undisturbed.loss
+    assert losses.keys() == {0, 1}
     slurm.until("no job is left", lambda: not slurm.ask("squeue", "-h"))
 
 
@@ -171,13 +171,13 @@ def test_a_run_that_loses_its_node_twice_and_its_coordinator(slurm: PrivateSlurm
             slurm.return_node(lost)
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(PATIENCE) == 143, sweep.printed
-    assert sweep.printed.index("trial 0 (lora.r=1): submitted") < sweep.printed.index("trial 0 (lora.r=1): started")
+    assert sweep.printed.index("trial 0: submitted") < sweep.printed.index("trial 0: started")
     assert "the same command goes on from here" in sweep.printed
     assert list(sweep.run(0).checkpoints.glob("checkpoint-*"))
     slurm.until("no job is left", lambda: not slurm.ask("squeue", "-h"))
     with sweep.started() as process:
         assert process.wait(PATIENCE) == 0, sweep.printed
-    assert sweep.losses() == {"1": undisturbed.loss}
+    assert sweep.losses() == {0: undisturbed.loss}
 
 
 def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, tmp_path: Path) -> None:
