@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,14 @@ from tests.cluster.private_slurm import CannotStart, PrivateSlurm
 
 # Ray's processes have the lowest priority but four, by its default: beside a busy neighbour they hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sigterm_is_put_back() -> Iterator[None]:
+    """Each node of Ray's own takes it for itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
