@@ -134,6 +134,12 @@ class Evicted(Died):
     end = Exit.EVICTED, "another job took its node"
 
 
+class HadNoMemory(Died):
+    """What a task raises to play a process that the system has ended since memory had run out."""
+
+    end = Exit.OUT_OF_MEMORY, "memory ran out"
+
+
 def _death(event: Event) -> Event:
     """The end of a job that raised `Died`, as an engine reports a killed process."""
     value = event.value if isinstance(event, Ended) else None

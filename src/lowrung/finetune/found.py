@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
@@ -59,6 +60,7 @@ class Preflight:
         flops_per_second: how fast the process that found this multiplied matrices, in the base's precision.
         threads: CPU threads of that process.
         processor: of its machine, in words.
+        machine: the same machine, as `lowrung.config.machine.described` says it; on a cluster that of a node.
     """
 
     problems: tuple[str, ...] = ()
@@ -78,6 +80,7 @@ class Preflight:
     flops_per_second: float = 0.0
     threads: int = 1
     processor: str = ""
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: Collection[str]) -> "Preflight | None":
         """What would have been found with these settings alone, by their digests; None where one was not checked."""

@@ -52,6 +52,7 @@ def check(subject: Subject) -> Preflight:
         flops_per_second=speed.flops_per_second(base),
         threads=torch.get_num_threads(),
         processor=machine.processor(),
+        machine=machine.described(),
     )
 
 

@@ -96,6 +96,12 @@ class RunRecord:
     earlier: Sequence[Stretch] = ()
     slot: int | None = None
 
+    @property
+    def begun(self) -> float | None:
+        """When the first of its processes began that ran in this study, in seconds since 1970."""
+        moments = [self.started, *(each.started for each in self.earlier if each.slot is not None)]
+        return min((moment for moment in moments if moment is not None), default=None)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Difference:

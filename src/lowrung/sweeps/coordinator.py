@@ -174,13 +174,6 @@ class Coordinator:
             self._progress.say(self._spending.over)
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
-        rows = self._results.rows.values()
-        if rows and all(row.outcome.status is Status.SKIPPED for row in rows):
-            raise RunFailed(
-                "No trial was run: the plan leaves out each that was drawn. Loosen hydra.sweeper.constraints, or search"
-                " other intervals.",
-                self._results,
-            )
 
     def _take(self, event: QueueEvent) -> None:
         match event:

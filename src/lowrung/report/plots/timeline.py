@@ -71,7 +71,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
             autorange="reversed",
             showgrid=False,
         ),
-        annotations=[style.key((status, _colour(status)) for status in _statuses(bars))],
+        annotations=[style.key(_meanings(bars))],
     )
     for begin, _ in pauses:
         x = (begin - min(each.begin for each in timed) - _idle_before(pauses, begin)) / unit.factor
@@ -152,6 +152,14 @@ def _lane(free: list[float], begin: float, end: float) -> int:
 
 def _statuses(bars: Sequence[_Bar]) -> list[str]:
     return list(dict.fromkeys(bar.status for bar in bars))
+
+
+def _meanings(bars: Sequence[_Bar]) -> list[tuple[str, str]]:
+    """What each colour means."""
+    by_colour: dict[str, list[str]] = {}
+    for status in _statuses(bars):
+        by_colour.setdefault(_colour(status), []).append(status)
+    return [(", ".join(statuses), colour) for colour, statuses in by_colour.items()]
 
 
 def _trace(scores: Scores, bars: Sequence[_Bar], status: str, unit: units.Unit) -> go.Bar:
