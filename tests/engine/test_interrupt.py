@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_the_first_is_remembered_and_the_second_raises(monkeypatch, first, secon
 
 def test_a_sigterm_that_a_scheduler_sends_twice_is_one(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with StopSignals() as signals:
         for now[0] in (0.0, 0.05, interrupt.SAME_SECONDS - 0.01):
             signal.raise_signal(signal.SIGTERM)
