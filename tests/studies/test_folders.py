@@ -1,5 +1,6 @@
 """The jobs of a study whose folders are named by something else than their trials' numbers (``hydra.sweep.subdir``)."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ COMPLETE = (Status.COMPLETE, Status.COMPLETE, Status.COMPLETE)
 def named_by(made: Written, name: str) -> Written:
     """A study with ``hydra.sweep.subdir`` set: its jobs' folders are other trials' numbers, or deeper."""
     study, count = made.write(), len(made.statuses)
-    sweep = f"hydra:\n  sweep:\n    dir: multirun/words\n    subdir: {name}\n"
+    sweep = f"hydra:\n  sweep:\n    dir: multirun/words\n    subdir: {json.dumps(name)}\n"
     study.config.write_text(study.config.read_text().replace("hydra:\n", sweep, 1))
     for number in range(count):
         for noted in study.job(number).path.rglob(".hydra"):

@@ -14,11 +14,12 @@ from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import FolderInUse
 from lowrung.report.progress import Progress
 from lowrung.runs import inputs, planned
-from lowrung.runs.folder import kept_outcome, last_checkpoint, prepare_folder
+from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
 from lowrung.store import disk, layout, mailbox, results
 from lowrung.store.outcome import Outcome, Status
+from lowrung.store.parts import last_checkpoint
 from lowrung.store.results import TakenBack
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
@@ -299,7 +300,8 @@ class Queue:
             self._for_a_slot.insert(0, run)
             return []
         if outcome is None or (is_stopped and ended.exit in (Exit.TIMED_OUT, Exit.EVICTED)):
-            outcome = Outcome(Status.FAILED, cause=f"{_cause(ended)}; read {run.folder.log}")
+            status = Status.OOM if ended.exit is Exit.OUT_OF_MEMORY else Status.FAILED
+            outcome = Outcome(status, cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
         planned.note(run.config, self._plan.preflight(run.config), self._engine.threads, outcome)
