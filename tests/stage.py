@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import load_study
 from optuna.trial import FrozenTrial
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config
 from lowrung.costs import sizes
 from lowrung.costs.sizes import TrainedSizes
@@ -238,7 +238,7 @@ class Stage:
         """
         self.ran, self.assigned, self.engine, self.results = [], [], InProcessEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
-        master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
+        master = self.composer.compose(["hydra/job_logging=none", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
             hydra_context=HydraContext(self.composer.hydra.config_loader, callbacks=Silent()),  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ class Stage:
     def _task(self, composed: DictConfig, act: Act) -> Any:
         assignment = task.assigned()
         assert assignment is not None
-        config = inputs.pinned(schema.resolve(composed), assignment.preflight)
+        config = inputs.pinned(structured.resolve(composed), assignment.preflight)
         self.ran.append(config)
         self.assigned.append(assignment)
         folder = assignment.folder

@@ -54,6 +54,7 @@ def test_a_whole_run_has_what_was_predicted_what_it_measured_and_their_ratio():
         ({"status": Status.FAILED, "measurements": PLAN}, "2.00 GB → -", "failed"),
         ({"status": Status.OOM}, "2.00 GB → over 2.10 GB", "oom"),
         ({"facts": {"is_resumed": True}}, "2.00 GB → 2.10 GB", "went on from a checkpoint"),
+        ({"facts": {"is_resumed": False, "parts": [[0, 9], [20, 80]]}}, "2.00 GB → 2.10 GB", "was begun anew"),
     ],
 )
 def test_a_run_that_did_a_part_of_the_plan_has_no_ratio(changes, memory, why):

@@ -35,6 +35,11 @@ def result(folder: Path) -> dict[str, float]:
     return metrics
 
 
+def seconds_of_reports(folder: Path) -> list[float]:
+    (reports,) = folder.glob("runs/*/reports.jsonl")
+    return [json.loads(line)["seconds"] for line in reports.read_text().splitlines()]
+
+
 def tracked(folder: Path, kind: str) -> list[Run]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     (experiment,) = (e for e in client.search_experiments() if e.name == "lowrung")
@@ -70,4 +75,16 @@ def test_a_single_run_goes_on_where_it_was_stopped_and_where_it_was_killed(tmp_p
     assert run.info.status == "FINISHED"
     assert steps_of(tmp_path, run, "eval/loss") == [0, 1, 8, 16, 24]  # 1: where it was stopped
     assert steps_of(tmp_path, run, "train/loss") == list(range(1, 25))
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/outcome.json"))
+    took, parts = record["measurements"], record["facts"]["parts"]
+    assert len(parts) == 3  # it was stopped, then killed, and then came to its end
+    assert took["time/total_seconds"] == pytest.approx(sum(seconds for _, seconds in parts))
+    assert took["time/total_seconds"] > took["time/train_seconds"] > 0
+    assert run.data.metrics["time/total_seconds"] == took["time/total_seconds"]
+    seconds = seconds_of_reports(tmp_path)
+    assert seconds == sorted(seconds)
+    # What was reported before the checkpoint has its own time, and what came after it that of the earlier parts too.
+    before = sum(seconds for _, seconds in parts[:2])
+    assert seconds[0] < parts[0][1] < before < seconds[-1] < took["time/total_seconds"]
+    assert not list(tmp_path.glob("runs/*/earlier.jsonl"))
     assert not list(tmp_path.glob("runs/*/checkpoints"))

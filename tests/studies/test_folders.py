@@ -1,5 +1,6 @@
 """The jobs of a study whose folders are named by something else than their trials' numbers (``hydra.sweep.subdir``)."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ COMPLETE = (Status.COMPLETE, Status.COMPLETE, Status.COMPLETE)
 def named_by(made: Written, name: str) -> Written:
     """A study with ``hydra.sweep.subdir`` set: its jobs' folders are other trials' numbers, or deeper."""
     study, count = made.write(), len(made.statuses)
-    sweep = f"hydra:\n  sweep:\n    dir: multirun/words\n    subdir: {name}\n"
+    sweep = f"hydra:\n  sweep:\n    dir: multirun/words\n    subdir: {json.dumps(name)}\n"
     study.config.write_text(study.config.read_text().replace("hydra:\n", sweep, 1))
     for number in range(count):
         for noted in study.job(number).path.rglob(".hydra"):
@@ -47,6 +48,20 @@ def test_a_trial_s_run_is_named_by_the_trial_s_number(made):
         assert find_runs([f"words/{number}"], Path.cwd()) == [RunFolder(made.run(number).path.resolve())]
     with pytest.raises(UsageError, match=r"Name one of its trials: words/0, words/1, words/2\."):
         find_runs(["words"], Path.cwd())
+
+
+def test_a_trial_that_was_left_out_is_named_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board = Written(tmp_path, COMPLETE).write().leaderboard
+    rows = json.loads(board.read_text())
+    out = {"trial": 3, "status": "skipped", "cause": "by the plan it is too large", "runs": []}
+    board.write_text(json.dumps([*rows, out]))
+    with pytest.raises(UsageError, match="words/3 must be a trial that was run, but it was skipped: by the plan it is"):
+        find_runs(["words/3"], Path.cwd())
+    for odd in ("", "[1]", '[{"trial": 3}]', "{}"):
+        board.write_text(odd)
+        with pytest.raises(UsageError, match="none of that name"):
+            find_runs(["words/3"], Path.cwd())
 
 
 def test_its_leaderboard_is_its_own_and_its_runs_have_their_trials_names(made):

@@ -13,7 +13,7 @@ import pytest
 from lowrung.commands import candidates, studies
 from lowrung.errors import UsageError
 from lowrung.report import rows
-from lowrung.report.record import StudyRecord
+from lowrung.report.record import Stretch, StudyRecord
 from lowrung.search import recorded
 from lowrung.store.layout import StudyFolder
 from lowrung.store.outcome import Status
@@ -78,6 +78,22 @@ class TestAnEndedStudy:
         assert (run.started, run.ended, run.slot) == (BEGIN + 1, BEGIN + SECONDS, 0)
         assert {one.slot for trial in study.trials for one in trial.runs} == {0}
 
+    def test_has_all_parts_of_a_run_that_was_interrupted(self, copied):
+        folder = copied.run(0)
+        record = json.loads(folder.outcome.read_text())
+        record["facts"]["parts"] = [[BEGIN, 20.0], [BEGIN + 30, 25.0]]
+        folder.outcome.write_text(json.dumps(record))
+        reports = [json.loads(line) for line in folder.reports.read_text().splitlines()]
+        lines = [json.dumps({**report, "seconds": 2.0 * report["step"]}) + "\n" for report in reports]
+        folder.reports.write_text("".join(lines))
+        study = reading.read(copied.folder)
+        run = next(trial for trial in study.trials if trial.number == 0).runs[0]
+        assert (run.started, run.ended, run.slot) == (BEGIN + 30, BEGIN + 55, 0)
+        assert run.earlier == [Stretch(BEGIN, BEGIN + 20, 0)]
+        assert run.begun == BEGIN
+        assert [point.seconds for point in run.history] == [2.0 * step for step in range(21)]
+        assert {one.slot for trial in study.trials for one in trial.runs} == {0}
+
     def test_leaves_out_the_ranks_by_layer(self, ended):
         assert reading.read(ended.folder).trials[0].runs[0].facts == {"gate_failures": []}
 
@@ -98,6 +114,20 @@ class TestAnEndedStudy:
 
 
 class TestAStudyThatHasNotEnded:
+    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"ended": [[1]], "began": null}', '{"ended": 1, "began": 2}'])
+    def test_a_run_that_goes_on_began_with_its_last_part_unless_what_is_noted_of_it_is_damaged(self, tmp_path, text):
+        made = Written(tmp_path, (Status.COMPLETE, None), has_ended=False)
+        made.write()
+        began = BEGIN + 200
+        noted = {"ended": [[BEGIN + 60, 20.0]], "began": began}
+        made.run(1).parts.write_text(json.dumps(noted))
+        run = reading.read(made.folder).trials[1].runs[0]
+        assert (run.started, run.ended) == (began, None)
+        assert [(each.started, each.ended) for each in run.earlier] == [(BEGIN + 60, BEGIN + 80)]
+        made.run(1).parts.write_text(text)
+        run = reading.read(made.folder).trials[1].runs[0]
+        assert (run.started, run.earlier) == (BEGIN + SECONDS + 5, [])
+
     def test_has_the_trials_of_its_database_and_a_verdict_so_far(self, tmp_path):
         made = Written(tmp_path, [Status.COMPLETE, None, Status.COMPLETE], has_ended=False, losses={0: 3.0, 2: 2.5})
         study = reading.read(made.write())

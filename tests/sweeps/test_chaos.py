@@ -287,6 +287,22 @@ def files(folder: Path) -> set[str]:
     return {re.sub(r"^(multirun/[^/]+)/\d+", r"\1/N", name) for name in kept}
 
 
+def assert_times_are_of_all_parts(folder: Path) -> None:
+    """The leaderboard's time of each run is that of all its parts, and its reports are spread over it."""
+    (leaderboard,) = folder.glob("multirun/*/leaderboard.json")
+    interrupted = 0
+    for row in json.loads(leaderboard.read_text()):
+        (run,) = (Path(each["results"]) for each in row["runs"])
+        parts = json.loads((run / "outcome.json").read_text())["facts"].get("parts", [])
+        interrupted += len(parts) > 1
+        took = row["measurements"]["time/total_seconds"]
+        assert not parts or took == pytest.approx(sum(seconds for _, seconds in parts))
+        seconds = [json.loads(line)["seconds"] for line in (run / "reports.jsonl").read_text().splitlines()]
+        assert seconds == sorted(seconds)
+        assert seconds[-1] <= took
+    assert interrupted
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the sweep that nobody killed."""
@@ -304,6 +320,7 @@ def test_kills_leave_no_trace(tmp_path: Path, undisturbed: Path) -> None:
 
     assert metrics(tmp_path) == metrics(undisturbed)
     assert files(tmp_path) == files(undisturbed)
+    assert_times_are_of_all_parts(tmp_path)
 
     (database,) = tmp_path.glob("multirun/*/study.db")
     trials = optuna.load_study(study_name=None, storage=f"sqlite:///{database}").trials

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lowrung.store import parts
 from lowrung.store.outcome import Status
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ class Compared:
 def is_whole(status: Status | None, facts: Mapping[str, Any]) -> bool:
     """Whether a run did, in one go, all that was predicted of it.
 
-    One that was pruned, diverged or failed has ended early. One that went on from a checkpoint measured the time and
-    the memory of its last part.
+    One that was pruned, diverged or failed has ended early. One that was interrupted, and went on from a checkpoint or
+    began anew, has done some of it twice.
 
     Args:
         status: how it ended; None where it has not.
         facts: its outcome's.
     """
-    return status is Status.COMPLETE and not facts.get("is_resumed")
+    return status is Status.COMPLETE and not facts.get("is_resumed") and not parts.of_facts(facts)
 
 
 def of(status: Status | None, numbers: Mapping[str, float], facts: Mapping[str, Any]) -> dict[str, Compared]:

@@ -87,7 +87,7 @@ def about(study: StudyRecord, runs: Sequence[RunFacts]) -> str:
         return "No run that has ended was predicted: older versions have no plan." if has_ended else "No run has ended."
     sentences = [
         "What was predicted of each run before it began → what it measured, and the ratio of measured to predicted."
-        " Runs that ended early, or went on from a checkpoint, did a part of it: they have no ratio."
+        " Runs that ended early did a part of it, and those that were interrupted some of it twice: they have no ratio."
     ]
     if medians := ", ".join(f"{one.quantity} {_ratio(one.median)}" for one in ratios(runs)):
         sentences.append(f"Median ratios: {medians}.")
@@ -129,7 +129,9 @@ def _part(run: RunRecord) -> str:
     """Why a run is not compared; empty where it is."""
     if facts.is_whole(run.status, run.facts):
         return ""
-    return "went on from a checkpoint" if run.status is Status.COMPLETE else str(run.status)
+    if run.status is not Status.COMPLETE:
+        return str(run.status)
+    return "went on from a checkpoint" if run.facts.get("is_resumed") else "was begun anew"
 
 
 def _guesses(run: RunRecord) -> Sequence[str]:

@@ -36,7 +36,7 @@ class HistoryPoint:
 
     Attributes:
         step: optimiser steps taken.
-        seconds: since the run's start.
+        seconds: of the run: all its parts together, without the pauses between them.
         tokens: trained on so far; None where the report has none.
         metrics: losses and the like, by MLflow name.
     """
@@ -45,6 +45,21 @@ class HistoryPoint:
     seconds: float
     tokens: float | None
     metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """A time in which a process worked on a run, and did not come to the run's end.
+
+    Attributes:
+        started: when it began, in seconds since 1970.
+        ended: when it ended, likewise.
+        slot: see `RunRecord.slot`.
+    """
+
+    started: float
+    ended: float
+    slot: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,8 +75,10 @@ class RunRecord:
         measurements: seconds, bytes and tokens per second, by MLflow name.
         facts: what else describes the result, but for the ranks by layer; see `lowrung.store.outcome.Outcome`.
         history: what it reported, in order. A long one is thinned: each evaluation, and every k-th other report.
-        started: when its process began, in seconds since 1970; None where it is not known.
+        started: when its process began, in seconds since 1970; None where it is not known. Of a run that was
+            interrupted, its last one.
         ended: when it ended, likewise.
+        earlier: those before, of a run that was interrupted.
         slot: from 0, of those that ran at one time each has another; None of a run that the store had before its trial
             began, or whose times are not known.
     """
@@ -76,7 +93,14 @@ class RunRecord:
     history: Sequence[HistoryPoint] = ()
     started: float | None = None
     ended: float | None = None
+    earlier: Sequence[Stretch] = ()
     slot: int | None = None
+
+    @property
+    def begun(self) -> float | None:
+        """When the first of its processes began that ran in this study, in seconds since 1970."""
+        moments = [self.started, *(each.started for each in self.earlier if each.slot is not None)]
+        return min((moment for moment in moments if moment is not None), default=None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from lowrung.config.schema import Config
 from lowrung.config.written import yaml_of
 from lowrung.errors import StoreError
 from lowrung.finetune.found import Preflight
-from lowrung.store import atomic, layout, mailbox, records, results
+from lowrung.store import atomic, layout, mailbox, parts, records, results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
 
@@ -30,12 +30,6 @@ def kept_outcome(folder: RunFolder, also: str | None = None) -> Outcome | None:
     if outcome is None or outcome.status not in statuses or results.doubt(folder, outcome):
         return None
     return outcome
-
-
-def last_checkpoint(folder: RunFolder) -> int:
-    """The step that a run would go on from; 0 where it would start anew."""
-    whole = folder.checkpoints.glob(f"checkpoint-*/{layout.CHECKPOINT_MARK}")
-    return max((int(mark.parent.name.rpartition("-")[2]) for mark in whole), default=0)
 
 
 def notes(config: Config, preflights: Sequence[Preflight]) -> Sequence[str]:
@@ -92,11 +86,11 @@ def _other_code(environment: Mapping[str, Any]) -> str | None:
 
 
 def prepare_folder(
-    folder: RunFolder, config: Config, preflight: Preflight, threads: int, notify: Callable[[str], None] = print
+    folder: RunFolder, config: Config, preflight: Preflight, threads: int, say: Callable[[str], None] = print
 ) -> str:
     """Deletes what an earlier attempt left, except its checkpoints, and writes the run's config and environment.
 
-    What is not the run's own is moved aside, and ``notify`` prints a line that says so.
+    What is not the run's own is moved aside, and ``say`` prints a line that says so.
 
     Returns:
         the claim of the run's job; see `lowrung.store.results.claim`.
@@ -114,7 +108,8 @@ def prepare_folder(
     read = {name: digest for name, digest in preflight.files.items() if not Path(name).is_relative_to(tokens)}
     with atomic.lock(folder.lock):
         if moved := results.put_strangers_aside(folder):
-            notify(f"warning: {moved}")
+            say(f"warning: {moved}")
+        parts.close(folder)
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)
         fresh = () if folder.checkpoints.exists() else (folder.system,)

@@ -118,6 +118,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def parts(self) -> Path:
+        """When each process that worked on the run began, and how long it took."""
+        return self.path / "parts.json"
+
+    @property
+    def earlier_reports(self) -> Path:
+        """What earlier parts of an unfinished run reported, one JSON report a line."""
+        return self.path / "earlier.jsonl"
+
+    @property
     def tracked(self) -> Path:
         """Which of the tracker's runs an unfinished run belongs to."""
         return self.path / "tracked.json"

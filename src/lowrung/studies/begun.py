@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
+
 from lowrung.report.record import RunRecord, TrialRecord
 from lowrung.search import recorded
 from lowrung.search.recorded import Recorded, RecordedTrial
@@ -16,6 +18,7 @@ from lowrung.studies.doubts import Doubts
 from lowrung.studies.ended import stage_index
 from lowrung.studies.folders import Folders, Job
 from lowrung.studies.settings import Asked
+from lowrung.studies.yaml_values import LOADER
 
 KILLED = "its coordinator was killed while it asked for it"
 
@@ -123,13 +126,11 @@ def of_folders(study: StudyFolder, folders: Folders, asked: Asked, doubts: Doubt
 
 def _overrides(folders: Sequence[Path]) -> Mapping[str, str]:
     """What a trial's jobs were given, by key."""
-    import yaml  # type: ignore[import-untyped]
-
     file = next((file for folder in folders if (file := folder / ".hydra" / "overrides.yaml").is_file()), None)
     if file is None:
         return {}
     try:
-        listed = yaml.safe_load(file.read_bytes())
+        listed = yaml.load(file.read_bytes(), LOADER)  # noqa: S506  (a safe loader)
         pairs = [str(text).lstrip("+").partition("=") for text in listed]
     except (OSError, yaml.YAMLError, TypeError):
         return {}
@@ -144,40 +145,50 @@ def with_slots(found: Sequence[TrialRecord], began: Mapping[int, float | None]) 
         began: when each was asked for, by number, as the database has it: a run that had ended by then is another
             study's. Of a trial that is not in it, `TrialRecord.is_reused` says so.
     """
-    ran = sorted(
-        (
-            run.started,
-            math.inf if run.ended is None and trial.status is None else _last_seen(run),
-            trial.number,
-            run.seed,
-        )
+    stretches = [
+        (start, end, trial.number, run.seed)
         for trial in found
         for run in trial.runs
-        if run.started is not None and _is_own(trial, run, began)
-    )
+        for start, end in _stretches(trial, run)
+        if _is_own(trial, end, began)
+    ]
     ends: list[float] = []
-    slots: dict[tuple[int, int], int] = {}
-    for start, end, number, seed in ran:
+    slots: dict[tuple[int, int, float], int] = {}
+    for start, end, number, seed in sorted(stretches):
         free = next((slot for slot, until in enumerate(ends) if until <= start + _ROUNDING), len(ends))
         ends[free : free + 1] = [end]
-        slots[number, seed] = free
-    return [
-        dataclasses.replace(
-            trial, runs=[dataclasses.replace(run, slot=slots.get((trial.number, run.seed))) for run in trial.runs]
-        )
-        for trial in found
-    ]
+        slots[number, seed, start] = free
+
+    def with_its_slots(trial: TrialRecord, run: RunRecord) -> RunRecord:
+        def slot(start: float | None) -> int | None:
+            return None if start is None else slots.get((trial.number, run.seed, start))
+
+        earlier = [dataclasses.replace(each, slot=slot(each.started)) for each in run.earlier]
+        return dataclasses.replace(run, slot=slot(run.started), earlier=earlier)
+
+    return [dataclasses.replace(trial, runs=[with_its_slots(trial, run) for run in trial.runs]) for trial in found]
 
 
-def _last_seen(run: RunRecord) -> float:
-    """When a run ended, or else reported last, in seconds since 1970."""
-    assert run.started is not None
-    return run.ended if run.ended is not None else run.started + (run.history[-1].seconds if run.history else 0.0)
+def _stretches(trial: TrialRecord, run: RunRecord) -> Iterator[tuple[float, float]]:
+    """When a run's processes began and ended, in seconds since 1970; one that runs has not ended yet."""
+    yield from ((each.started, each.ended) for each in run.earlier)
+    if run.started is None:
+        return
+    if run.ended is None and trial.status is None:
+        yield run.started, math.inf
+    else:
+        yield run.started, run.started + _reported_for(run) if run.ended is None else run.ended
 
 
-def _is_own(trial: TrialRecord, run: RunRecord, began: Mapping[int, float | None]) -> bool:
+def _reported_for(run: RunRecord) -> float:
+    """How long a run's last process has reported."""
+    before = sum(each.ended - each.started for each in run.earlier)
+    return max(0.0, run.history[-1].seconds - before) if run.history else 0.0
+
+
+def _is_own(trial: TrialRecord, end: float, began: Mapping[int, float | None]) -> bool:
     start = began.get(trial.number)
-    return not trial.is_reused if start is None else run.ended is None or run.ended >= start
+    return not trial.is_reused if start is None else end >= start
 
 
 _ROUNDING = 0.5

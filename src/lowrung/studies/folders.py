@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.store.layout import JobFolder, RunFolder, StudyFolder
+from lowrung.studies import yaml_values
 
 _LINK = JobFolder(Path()).run.name
 
@@ -113,11 +114,7 @@ def links(folder: Path) -> Iterator[Path]:
 
 def _are_by_number(study: StudyFolder) -> bool:
     """Whether the folders of a study's jobs are named by their trials' numbers."""
-    try:
-        found = re.search(r"^ {4}subdir: (.*)$", study.config.read_text(encoding="utf-8"), re.MULTILINE)
-    except (OSError, ValueError):
-        return True
-    return found is None or found.group(1).strip("'\"") == _BY_NUMBER
+    return yaml_values.value(study.config, "hydra", "sweep", "subdir") in (None, _BY_NUMBER)
 
 
 def _job(study: StudyFolder, folder: Path, by_number: bool) -> Job:
@@ -129,9 +126,5 @@ def _job(study: StudyFolder, folder: Path, by_number: bool) -> Job:
 
 def _number(folder: Path) -> int | None:
     """The number of a job's trial, as Hydra noted it in the job's folder."""
-    try:
-        text = (folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
-    found = re.search(r"^  job:\n(?: {4}.*\n)*? {4}num: (\d+)$", text, re.MULTILINE)
-    return int(found.group(1)) if found else None
+    noted = yaml_values.value(folder / ".hydra" / "hydra.yaml", "hydra", "job", "num")
+    return int(noted) if noted is not None and noted.isdecimal() else None

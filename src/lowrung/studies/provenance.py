@@ -76,7 +76,7 @@ def _times(trials: Sequence[TrialRecord]) -> dict[str, str]:
     """When the first of the study's own runs began, and when the last one ended."""
     ran = [run for trial in trials for run in trial.runs if run.slot is not None]
     moments = {
-        "first run began": min((run.started for run in ran if run.started is not None), default=None),
+        "first run began": min((run.begun for run in ran if run.begun is not None), default=None),
         "last run ended": max((run.ended for run in ran if run.ended is not None), default=None),
     }
     return {

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.report.record import HistoryPoint, RunRecord
+from lowrung.errors import StoreError
+from lowrung.report.record import HistoryPoint, RunRecord, Stretch
+from lowrung.store import parts
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Numbers, Outcome, Status
+from lowrung.studies import yaml_values
 from lowrung.studies.doubts import Doubts
 from lowrung.version import __version__
 
@@ -39,6 +42,10 @@ def read(seed: int, folder: RunFolder | None, trial: int, doubts: Doubts, *, poi
     outcome = _outcome(folder, trial, doubts)
     reports = list(_reports(folder, points, trial, doubts))
     started, ended = _times(folder, outcome, reports)
+    known = _parts(folder, outcome)
+    if known:
+        started = known[-1].began
+        ended = None if outcome is None else started + known[-1].seconds
     return RunRecord(
         seed,
         None if outcome is None else outcome.status,
@@ -50,6 +57,7 @@ def read(seed: int, folder: RunFolder | None, trial: int, doubts: Doubts, *, poi
         [_point(report, started) for report in reports],
         started,
         ended,
+        [Stretch(part.began, part.began + part.seconds) for part in known[:-1]],
     )
 
 
@@ -102,13 +110,8 @@ def _by(folder: RunFolder) -> str:
 
 def seed_of(folder: RunFolder) -> int:
     """What a run was trained with, as its config says; 0, the default, where that cannot be read."""
-    try:
-        line = next(
-            line for line in folder.config.read_text(encoding="utf-8").splitlines() if line.startswith("seed: ")
-        )
-        return int(line.removeprefix("seed: "))
-    except (OSError, StopIteration, ValueError):
-        return 0
+    noted = yaml_values.value(folder.config, "seed")
+    return int(noted) if noted is not None and noted.isdecimal() else 0
 
 
 def environment(folder: RunFolder) -> Mapping[str, Any]:
@@ -138,14 +141,17 @@ def _reports(folder: RunFolder, points: int, trial: int, doubts: Doubts) -> Iter
             continue
         try:
             report = json.loads(line)
-            yield {"step": int(report["step"]), "time": float(report["time"]), "metrics": numbers(report["metrics"])}
+            moment = {"step": int(report["step"]), "time": float(report["time"]), "seconds": report.get("seconds")}
+            yield {**moment, "metrics": numbers(report["metrics"])}
         except (ValueError, KeyError, TypeError):
             doubts.add("lines of a run's reports.jsonl are damaged, and left out", trial)
 
 
 def _point(report: Mapping[str, Any], started: float | None) -> HistoryPoint:
     metrics = report["metrics"]
-    seconds = report["time"] - (report["time"] if started is None else started)
+    seconds = report["seconds"]
+    if not _is_number(seconds):  # of an older version
+        seconds = report["time"] - (report["time"] if started is None else started)
     return HistoryPoint(report["step"], max(0.0, seconds), metrics.get("train/tokens"), metrics)
 
 
@@ -166,6 +172,16 @@ def _times(
     else:
         started = first if first is not None else _modified(folder.environment)
     return started, ended
+
+
+def _parts(folder: RunFolder, outcome: Outcome | None) -> Sequence[parts.Part]:
+    """What each process did of a run that was interrupted, or goes on; nothing of a run that ended in one go."""
+    if outcome is not None:
+        return parts.of_facts(outcome.facts)
+    try:
+        return parts.so_far(folder)
+    except (StoreError, TypeError):
+        return ()
 
 
 def _modified(path: Path) -> float | None:

@@ -13,11 +13,10 @@ from lowrung.search.constraints import Constraint, parse, problems
 from lowrung.search.study import PLANNED, TAKEN
 from lowrung.store.layout import StudyFolder
 from lowrung.studies.doubts import Doubts
+from lowrung.studies.yaml_values import LOADER
 
 OBJECTIVE = {"eval/loss": "minimize"}
 """What a sweep optimises unless it says otherwise."""
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: a tenth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Asked:
         """Reads the sweep's config; what is missing is as by default."""
         name = folder.path.name
         try:
-            config = yaml.load(folder.config.read_bytes(), _Loader)  # noqa: S506  (a safe loader)
+            config = yaml.load(folder.config.read_bytes(), LOADER)  # noqa: S506  (a safe loader)
             sweeper = config["hydra"]["sweeper"]
             return cls(str(config.get("study") or name), sweeper if isinstance(sweeper, dict) else {}, {})
         except FileNotFoundError:

@@ -14,9 +14,10 @@ from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.report.planned import PlannedMemory, PlannedPoint, PlannedStage, PlannedSweep, Remedy
 from lowrung.runs import inputs
-from lowrung.runs.folder import kept_outcome, last_checkpoint
+from lowrung.runs.folder import kept_outcome
 from lowrung.search.axes import Axis
 from lowrung.store import disk
+from lowrung.store.parts import last_checkpoint
 from lowrung.sweeps import affordable, corners, filling, plan_notes
 from lowrung.sweeps.beforehand import BY_PLAN, Beforehand, Decision
 from lowrung.sweeps.composer import Composer

@@ -14,7 +14,8 @@ from lowrung.config import signature
 from lowrung.config.schema import Config
 from lowrung.engine import gpus
 from lowrung.runs import inputs
-from lowrung.runs.folder import kept_outcome, last_checkpoint
+from lowrung.runs.folder import kept_outcome
+from lowrung.store.parts import last_checkpoint
 from lowrung.sweeps import tries
 from lowrung.sweeps.budget import Budget, amount
 from lowrung.sweeps.plan import Plan

@@ -1,11 +1,11 @@
 """The jobs of runs as a study holds them, and how long each took."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrung.store import layout, mailbox
+from lowrung.store import layout, parts
 from lowrung.store.layout import RunFolder
 
 TRIES = "tries"
@@ -76,7 +76,7 @@ def start_of(job: Try, folder: RunFolder, *, waits: bool) -> float | None:
     """
     if not waits:
         return job.began
-    return _modified(folder.node) or next(iter(_reported(folder)), None)
+    return folder.node.stat().st_mtime if folder.node.is_file() else parts.began(folder)
 
 
 def _left_of(job: Try, start: float | None, folder: RunFolder) -> tuple[float, str]:
@@ -85,20 +85,7 @@ def _left_of(job: Try, start: float | None, folder: RunFolder) -> tuple[float, s
         return job.planned, "the plan: another sweep went on with it"
     if start is None:
         return 0.0, ""
-    signs = [*_reported(folder), *(_modified(path) for path in (folder.log, folder.reports, folder.outcome))]
-    return max(0.0, max(signs) - start), "what its mailbox and its log show"
-
-
-def _reported(folder: RunFolder) -> Sequence[float]:
-    """When the reports in a mailbox were made, in order."""
-    return [float(report["time"]) for report in mailbox.Reader(folder.path).read() if "time" in report]
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    return max(0.0, parts.last_sign(folder) - start), "what its mailbox and its log show"
 
 
 def text(path: Path) -> str:

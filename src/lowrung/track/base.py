@@ -114,11 +114,13 @@ class Point:
         step: optimiser steps done.
         time: Unix time in seconds.
         metrics: values by MLflow name.
+        seconds: of the run, all its parts together; None where only the time is known.
     """
 
     step: int
     time: float
     metrics: Mapping[str, float]
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lowrung.report import plots
-from lowrung.report.record import Axis, Difference, StudyRecord
+from lowrung.report.page import tables
+from lowrung.report.record import Axis, Difference, Stretch, StudyRecord
 from lowrung.store.outcome import Status
 from tests.report import studies
 from tests.report.studies import history, study, trial
@@ -271,6 +272,31 @@ def test_runs_on_another_day_leave_no_white_between():
     assert "A dashed line is a pause, 250 hours in all." in plot.about
 
 
+def test_what_was_done_before_an_interruption_is_drawn_too():
+    trials = [trial(n, {"lora.r": r}, 3 - n / 10) for n, r in enumerate(studies.RANK.values)]
+    begun = trials[0].runs[0].started
+    earlier = [Stretch(begun - 300, begun - 200, 0)]
+    first = dataclasses.replace(trials[0], runs=[dataclasses.replace(trials[0].runs[0], earlier=earlier)])
+    record = study([first, *trials[1:]], [studies.RANK])
+    plot = by_name(record)["timeline"]
+    drawn = {trace.hovertemplate.split("<br>")[1].split(",")[0]: trace for trace in plot.figure.data}
+    assert list(drawn["interrupted"].base) == [0]
+    assert min(drawn["complete"].base) == 5  # minutes
+    assert "interrupted" in plot.figure.layout.annotations[0].text
+    assert "unknown" not in plot.about
+    [row] = [cells for cells in tables.of(record)["done"].cells if cells[0] == "from the first start to the last end"]
+    without = tables.of(study(trials, [studies.RANK]))["done"].cells
+    assert row not in without
+
+
+def test_statuses_of_one_colour_stand_at_one_point():
+    statuses = (Status.COMPLETE, Status.FAILED, Status.OOM, Status.DIVERGED)
+    trials = [trial(n, {"lora.r": str(4 + n)}, 3 - n / 10, status=status) for n, status in enumerate(statuses)]
+    text = by_name(study(trials, [studies.RANK]))["timeline"].figure.layout.annotations[0].text
+    assert text.count("●") == 2
+    assert "failed, diverged, oom" in text
+
+
 def test_runs_of_unknown_slots_and_from_the_store():
     trials = [trial(n, {"lora.r": r}, 3 - n / 10) for n, r in enumerate(studies.RANK.values)]
     trials = [
@@ -402,9 +428,10 @@ def test_where_the_best_alone_is_at_an_end_its_ties_are_named():
     assert "lora.r=16 is the largest that was tried" in about
 
 
-def test_the_time_of_a_last_part_is_said_to_be_one():
+def test_the_time_of_a_run_that_was_interrupted_is_said_to_be_that_of_all_its_parts():
     whole, part = (trial(number, {"lora.r": str(4 + number)}, 2.8 + number / 10) for number in range(2))
-    part = dataclasses.replace(part, runs=[dataclasses.replace(run, facts={"is_resumed": True}) for run in part.runs])
-    said = "1 trial went on from a checkpoint: the time is that of the last part."
+    earlier = [Stretch(0.0, 50.0)]
+    part = dataclasses.replace(part, runs=[dataclasses.replace(run, earlier=earlier) for run in part.runs])
+    said = "1 trial with an interruption: the time is that of all parts, with what was lost."
     assert said in by_name(study([whole, part], [studies.RANK]))["trade-offs"].about
     assert said not in by_name(study([whole, trial(1, {"lora.r": "5"}, 2.9)], [studies.RANK]))["trade-offs"].about

@@ -25,12 +25,14 @@ class Checkpoint:
         path: its folder.
         step: optimiser steps done.
         history: all that was reported up to it.
+        measured: up to it, by MLflow name.
         result: where training had ended with it, the checkpoint whose weights are the run's: itself, or the best one.
     """
 
     path: Path
     step: int
     history: History
+    measured: Mapping[str, float]
     result: Path | None
 
     @classmethod
@@ -38,7 +40,8 @@ class Checkpoint:
         """Reads a marked checkpoint."""
         mark = records.read(path / CHECKPOINT_MARK)
         result = None if mark["result"] is None else path.with_name(mark["result"])
-        return cls(path, mark["step"], [(step, metrics) for step, metrics in mark["history"]], result)
+        history = [(step, metrics) for step, metrics in mark["history"]]
+        return cls(path, mark["step"], history, mark["measured"], result)
 
 
 def latest(folder: Path, ranks: Ranks = ALONE) -> Checkpoint | None:
@@ -75,6 +78,7 @@ class Keep(TrainerCallback):
 
     Args:
         history: what was reported so far; it grows while the run goes on.
+        measured: what was measured so far, by MLflow name.
         limit: the number of checkpoints that are kept, besides the best one where the trainer keeps that.
         is_cut_short: whether training is to stop before its end.
         ranks: all that write their part of it.
@@ -83,11 +87,13 @@ class Keep(TrainerCallback):
     def __init__(
         self,
         history: Callable[[], Sequence[tuple[int, Mapping[str, float]]]],
+        measured: Callable[[], Mapping[str, float]],
         limit: int,
         is_cut_short: Callable[[], bool],
         ranks: Ranks = ALONE,
     ) -> None:
         self._history = history
+        self._measured = measured
         self._limit = limit
         self._is_cut_short = is_cut_short
         self._ranks = ranks
@@ -109,7 +115,8 @@ class Keep(TrainerCallback):
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
         has_ended = control.should_training_stop and not self._is_cut_short()
         result = (best if args.load_best_model_at_end and best else path.name) if has_ended else None
-        mark = {"run": _run_of(folder), "step": state.global_step, "history": list(self._history()), "result": result}
+        so_far = {"history": list(self._history()), "measured": dict(self._measured())}
+        mark = {"run": _run_of(folder), "step": state.global_step, **so_far, "result": result}
         atomic.write_json(path / CHECKPOINT_MARK, mark)
         older = [other for other in _checkpoints(folder) if other != path and other.name != best]
         for stale in older[: max(0, len(older) - (self._limit - 1))]:

@@ -192,7 +192,7 @@ def _kept(study: StudyRecord, bound: str) -> str:
 
 
 def _span(runs: Sequence[RunRecord]) -> str:
-    starts = [run.started for run in runs if run.started is not None]
+    starts = [run.begun for run in runs if run.begun is not None]
     ends = [run.ended for run in runs if run.ended is not None]
     return units.measured(max(ends) - min(starts)) if starts and ends else "not known"
 

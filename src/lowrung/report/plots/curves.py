@@ -9,6 +9,9 @@ from lowrung.report.plots import Plot, palette, runs, style, units
 from lowrung.report.plots.runs import Curve, Curves
 from lowrung.report.record import StudyRecord
 
+_BUTTONS = 36
+"""Pixels that a row of buttons takes."""
+
 
 def plots(study: StudyRecord) -> Sequence[Plot | str]:
     """One plot, or why there is none."""
@@ -22,12 +25,12 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     above = 22 + 14 * key["text"].count("<br>")
     made = style.figure(
         [_trace(found, curve, colours[curve.name], across, unit, curve.metric == first) for curve in found.curves],
-        height=424 + above,
+        height=436 + above,
         xaxis=style.axis(unit.label, nticks=6),
         yaxis=style.axis(units.of(first).label, range=found.ends(first), nticks=7),
         annotations=[key],
         updatemenus=_switches(found, above),
-        margin={"l": 8, "r": 12, "t": 86 + above, "b": 8},
+        margin={"l": 8, "r": 12, "t": 2 * _BUTTONS + 26 + above, "b": 8},
     )
     return [Plot("learning-curves", "Learning curves", found.about, made)]
 
@@ -73,10 +76,10 @@ def _switches(found: Curves, above: int) -> list[dict[str, Any]]:
             "xanchor": "left",
             "y": 1.0,
             "yanchor": "bottom",
-            "pad": {"b": above + 30 * row, "t": 0, "l": 0, "r": 0},
+            "pad": {"b": above + _BUTTONS * row, "t": 0, "l": 0, "r": 0},
             "bgcolor": "rgba(128,128,128,0.15)",
             "bordercolor": style.GRID,
-            "font": {"size": 11, "color": palette.BLUE},
+            "font": {"size": 11},
             "buttons": buttons,
         }
         for row, buttons in enumerate((shown, over))

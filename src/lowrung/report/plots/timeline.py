@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
@@ -12,35 +12,54 @@ from lowrung.report.plots.scores import Scores, sentences
 from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
 from lowrung.report.tables import counted
 
+_INTERRUPTED = "interrupted"
+"""Of a part of a run that another process went on with."""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Bar:
-    """A run that has ended, in seconds since the first one began, without pauses."""
+    """A run that has ended, or a part of one, in seconds since the first one began, without pauses."""
 
     trial: TrialRecord
     run: RunRecord
+    status: str
     begin: float
     end: float
     lane: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    """A run that has ended, or a part of one before it was interrupted, in seconds since 1970."""
+
+    trial: TrialRecord
+    run: RunRecord
+    status: str
+    begin: float
+    end: float
+    slot: int | None
+
+
 def plots(study: StudyRecord) -> Sequence[Plot | str]:
     """One plot; nothing where no run of this study says when it ran."""
     scores = Scores(study)
-    known = [(trial, run) for trial in study.trials for run in trial.runs if _is_timed(run) and not trial.is_reused]
-    timed = [(trial, run) for trial, run in known if run.slot is not None] or known
+    known = [
+        each
+        for trial in study.trials
+        for run in trial.runs
+        if _is_timed(run) and not trial.is_reused
+        for each in _stretches(trial, run)
+    ]
+    timed = [each for each in known if each.slot is not None] or known
     if len(timed) < 2:
         return []
-    pauses = _pauses([(run.started or 0.0, run.ended or 0.0) for _, run in timed])
-    has_slots = all(run.slot is not None for _, run in timed)
+    pauses = _pauses([(each.begin, each.end) for each in timed])
+    has_slots = all(each.slot is not None for each in timed)
     bars = _bars(timed, pauses)
     unit = units.times("since the first run began", [bar.end for bar in bars])
     lanes = sorted({bar.lane for bar in bars})
     made = style.figure(
-        [
-            _trace(scores, [bar for bar in bars if str(bar.run.status) == status], status, unit)
-            for status in _statuses(bars)
-        ],
+        [_trace(scores, [bar for bar in bars if bar.status == status], status, unit) for status in _statuses(bars)],
         height=110 + 30 * len(lanes),
         barmode="overlay",
         bargap=0.15,
@@ -52,10 +71,10 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
             autorange="reversed",
             showgrid=False,
         ),
-        annotations=[style.key((status, _colour(status)) for status in _statuses(bars))],
+        annotations=[style.key(_meanings(bars))],
     )
     for begin, _ in pauses:
-        x = (begin - min(run.started or 0.0 for _, run in timed) - _idle_before(pauses, begin)) / unit.factor
+        x = (begin - min(each.begin for each in timed) - _idle_before(pauses, begin)) / unit.factor
         made.add_vline(x=x, line={"color": style.LINE, "width": 1, "dash": "dash"})
     return [Plot("timeline", "What ran when", _about(study, bars, pauses, has_slots), made)]
 
@@ -66,7 +85,8 @@ def _about(study: StudyRecord, bars: Sequence[_Bar], pauses: Sequence[tuple[floa
     busy = min(1.0, sum(bar.end - bar.begin for bar in bars) / (length * lanes)) if length else 1.0
     ended = [(trial, run) for trial in study.trials for run in trial.runs if run.status is not None]
     reused = sum(trial.is_reused or (has_slots and run.slot is None and _is_timed(run)) for trial, run in ended)
-    unknown = len(ended) - reused - len(bars)
+    drawn = sum(bar.status != _INTERRUPTED for bar in bars)
+    unknown = len(ended) - reused - drawn
     idle = units.times("", [sum(end - begin for begin, end in pauses)])
     return sentences(
         f"Each bar is a run; {'workers' if has_slots else 'the rows'} were busy {busy:.0%} of the time. White between"
@@ -105,16 +125,22 @@ def _idle_before(pauses: Sequence[tuple[float, float]], time: float) -> float:
     return sum(end - begin for begin, end in pauses if end <= time)
 
 
-def _bars(timed: Sequence[tuple[TrialRecord, RunRecord]], pauses: Sequence[tuple[float, float]]) -> list[_Bar]:
+def _stretches(trial: TrialRecord, run: RunRecord) -> Iterator[_Timed]:
+    """A run that has ended, after what was done of it before it was interrupted."""
+    for each in run.earlier:
+        yield _Timed(trial, run, _INTERRUPTED, each.started, each.ended, each.slot)
+    yield _Timed(trial, run, str(run.status), run.started or 0.0, run.ended or 0.0, run.slot)
+
+
+def _bars(timed: Sequence[_Timed], pauses: Sequence[tuple[float, float]]) -> list[_Bar]:
     """The bars, by worker; where that is not known, each is in the first row that is free."""
-    first = min(run.started or 0.0 for _, run in timed)
+    first = min(each.begin for each in timed)
     free: list[float] = []
     found = []
-    for trial, run in sorted(timed, key=lambda pair: pair[1].started or 0.0):
-        begin, end = run.started or 0.0, run.ended or 0.0
-        lane = _lane(free, begin, end) if run.slot is None else run.slot
-        shift = first + _idle_before(pauses, begin)
-        found.append(_Bar(trial, run, begin - shift, end - shift, lane))
+    for each in sorted(timed, key=lambda each: each.begin):
+        lane = _lane(free, each.begin, each.end) if each.slot is None else each.slot
+        shift = first + _idle_before(pauses, each.begin)
+        found.append(_Bar(each.trial, each.run, each.status, each.begin - shift, each.end - shift, lane))
     return found
 
 
@@ -125,7 +151,15 @@ def _lane(free: list[float], begin: float, end: float) -> int:
 
 
 def _statuses(bars: Sequence[_Bar]) -> list[str]:
-    return list(dict.fromkeys(str(bar.run.status) for bar in bars))
+    return list(dict.fromkeys(bar.status for bar in bars))
+
+
+def _meanings(bars: Sequence[_Bar]) -> list[tuple[str, str]]:
+    """What each colour means."""
+    by_colour: dict[str, list[str]] = {}
+    for status in _statuses(bars):
+        by_colour.setdefault(_colour(status), []).append(status)
+    return [(", ".join(statuses), colour) for colour, statuses in by_colour.items()]
 
 
 def _trace(scores: Scores, bars: Sequence[_Bar], status: str, unit: units.Unit) -> go.Bar:

@@ -54,13 +54,13 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     made.update_layout(_axes(scores, found))
     lacking = max(len(scores.drawn) - len(one.trials) for one in found)
     is_measured = any("/" in one.metric and _is_measured(one) for one in found)
-    resumed = sum(any(run.facts.get("is_resumed") for run in trial.runs) for trial in scores.drawn)
+    interrupted = sum(any(run.earlier for run in trial.runs) for trial in scores.drawn)
     about = sentences(
         f"Each trial's {scores.metric} against what it costs. The line joins the trials that no other one beats"
         " in both: where it turns flat, more cost buys little.",
         "Time and memory are those of the machine that trained." if is_measured else "",
-        f"{counted(resumed, 'trial')} went on from a checkpoint: the time is that of the last part."
-        if is_measured and resumed
+        f"{counted(interrupted, 'trial')} with an interruption: the time is that of all parts, with what was lost."
+        if is_measured and interrupted
         else "",
         f"Up to {lacking} without such a value are left out." if lacking else "",
         "Values far from the best are beyond what is shown." if scores.limits[2] else "",
