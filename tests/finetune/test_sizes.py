@@ -210,7 +210,7 @@ GEMMA = {"vision_config": {"num_attention_heads": 2, "num_hidden_layers": 1, "hi
         ({"model_type": "gpt2", "n_layer": 2}, "n_embd, vocab_size, n_head: n_embd=768, vocab_size=50257, n_head=12"),
         (
             {"model_type": "llama", "hidden_size": 64, "vocab_size": 99, "num_attention_heads": 2},
-            "num_hidden_layers, intermediate_size: num_hidden_layers=32, intermediate_size=11008 is taken, as of a llama",
+            "num_hidden_layers, intermediate_size: num_hidden_layers=32, intermediate_size=11008 is taken",
         ),
         (
             {"model_type": "gemma3", **GEMMA, "text_config": {"hidden_size": 64, "intermediate_size": 64}},

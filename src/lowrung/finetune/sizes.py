@@ -74,7 +74,7 @@ def _size_guesses(config: Any, folder: Path) -> Iterator[str]:
     absent = [name for size, name in names.items() if name in known and not {size, name} & set(written)]
     if absent:
         taken = ", ".join(f"{name}={getattr(own, name)}" for name in absent)
-        yield f"config.json does not say {', '.join(absent)}: {taken} is taken, as of a {own.model_type} in transformers"
+        yield f"config.json does not say {', '.join(absent)}: {taken} is taken, as transformers has it"
 
 
 def _linear(model: PreTrainedModel) -> list[Any]:
