@@ -34,6 +34,7 @@ from lowrung.finetune.lora import merge
 from lowrung.finetune.models import pretrained, quantization
 from lowrung.finetune.models.head import Row
 from lowrung.finetune.training import fine_tune
+from lowrung.finetune.training.trainer import Recipe
 from lowrung.store import atomic
 
 RESULTS = Path(__file__).parent / "results" / "merging.json"
@@ -95,19 +96,21 @@ def train(name: str, seed: int, threads: int, rows: int, folder: Path) -> Traine
         save_steps=0,
         warmup_ratio=0.1,
     )
-    trained = fine_tune.fine_tune(
-        base=base,
+    recipe = Recipe(
         data=data,
         lora=LoraConf(r=8, alpha=16),
         train=settings,
         max_length=256,
-        format=Format(),
         seed=seed,
-        scores=(),
+        checkpoints=folder / "checkpoints",
+        base_folder=folder / "base",
+    )
+    trained = fine_tune.fine_tune(
+        base,
+        recipe,
+        format=Format(),
         threads=threads,
         folder=folder / "adapter",
-        base_folder=folder / "base",
-        checkpoint_folder=folder / "checkpoints",
         on_report=lambda step, metrics: None,
     )
     assert trained is not None  # one process trains

@@ -21,7 +21,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from lowrung.config import machine, schema
+from lowrung.config import machine, structured
 from lowrung.config.schema import Config
 from lowrung.costs import history, prediction
 from lowrung.costs.facts import Planned
@@ -224,10 +224,10 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 def configs() -> Iterator[tuple[str, Config]]:
     """Each run's name and config."""
-    schema.register()
+    structured.register()
     with initialize_config_dir(config_dir=str(layout.ROOT / "conf"), version_base="1.3"):
         for name, overrides in RUNS.items():
-            yield name, schema.resolve(compose("config", [*COMMON, *overrides, "store=store"]))
+            yield name, structured.resolve(compose("config", [*COMMON, *overrides, "store=store"]))
 
 
 def _measured(pool: Any, config: Config) -> dict[str, Any]:
@@ -246,6 +246,7 @@ def measure(config: Config, preflight: Preflight) -> dict[str, Any]:
     """
     from lowrung.finetune.training import memory
     from lowrung.runs import execution
+    from lowrung.runs.computation import Computation
 
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     config = inputs.pinned(config, preflight)
@@ -258,12 +259,8 @@ def measure(config: Config, preflight: Preflight) -> dict[str, Any]:
     stop, samples = _sampled()
     started = time.perf_counter()
     outcome = execution.execute(
-        config,
-        folder,
+        Computation(config, folder, preflight.data_folder, base, threads),
         claim=claim,
-        data=preflight.data_folder,
-        base=base,
-        threads=threads,
         planned=None,
         on_point=lambda point: marks.append(time.perf_counter()),
         stop_reason=lambda: None,

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from benchmarks.simulation import SimulatedEngine
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.engine import hydra_job
 from lowrung.store.layout import ROOT
 
@@ -79,7 +79,7 @@ def _is_not_run(config: DictConfig) -> None:
 @contextlib.contextmanager
 def _composed(overrides: Sequence[str]) -> Iterator[tuple[HydraContext, DictConfig]]:
     """Hydra and a sweep's config, composed from this checkout."""
-    schema.register()
+    structured.register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), job_name="train", version_base="1.3"):
         hydra: Hydra | None = GlobalHydra.instance().hydra
         assert hydra is not None

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config
 from lowrung.store.layout import ROOT
 
@@ -46,7 +46,7 @@ class Composer:
         return self.hydra.compose_config("config", list(overrides), run_mode=mode, with_log_configuration=False)
 
     def config(self, *overrides: str) -> Config:
-        return schema.resolve(self.compose(overrides))
+        return structured.resolve(self.compose(overrides))
 
 
 _GIVEN: dict[str, Callable[[], Any]] = {}
@@ -131,7 +131,7 @@ def _hydras_version() -> Iterator[None]:
 @contextlib.contextmanager
 def composer() -> Iterator[Composer]:
     """A composer, for as long as the block runs."""
-    schema.register()
+    structured.register()
     with _hydras_version(), initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None

@@ -4,6 +4,8 @@ import os
 
 # Before torch is imported anywhere: see lowrung.cli.run.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Before huggingface_hub is: see lowrung.finetune.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gc
 import logging
@@ -12,9 +14,12 @@ import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 import pytest
+
+from tests import leftovers
 
 # rouge-score brings absl's log handler, which closes its stream when Hydra sets up logging. Made here, it would hold
 # pytest's own.
@@ -44,14 +49,25 @@ gc.disable()
 
 
 @pytest.fixture(autouse=True)
-def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what a command of one test sets for Hydra, the commands of later tests would print tracebacks."""
+def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """A command in the tests' own process has it to itself: it sets variables, and puts options before overrides.
+
+    With what it sets for Hydra, the commands of later tests would print tracebacks.
+    """
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    variables = dict(os.environ)
+    yield
+    for name in (os.environ.keys() | variables.keys()) - {"PYTEST_CURRENT_TEST"}:  # pytest's own
+        if name not in variables:
+            del os.environ[name]
+        elif os.environ.get(name) != variables[name]:
+            os.environ[name] = variables[name]
 
 
 @pytest.fixture(autouse=True)
 def _logging_is_put_back() -> Generator[None]:
-    """A run in the tests' own process sets up Hydra's logging: a log of its own, and the captured stream as a screen."""
+    """A run in the tests' own process sets up Hydra's logging: a log of its own, the captured stream as a screen."""
     root = logging.root
     handlers, level = list(root.handlers), root.level
     yield
@@ -81,6 +97,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+_FOUND = pytest.StashKey[dict[str, Any]]()
+"""The process as the module found it whose tests run."""
+
+
 def _is_slow_as_a_whole(item: pytest.Item) -> bool:
     module = item.getparent(pytest.Module)
     return module is not None and hasattr(module.obj, "pytestmark")
@@ -102,15 +122,30 @@ def pytest_collection_finish() -> None:
     from tests import warm  # imported here, since the process that hands out tests imports this file too
 
     warm.keep_migrations()
+    if torch := sys.modules.get("torch"):  # else as many as the machine has cores, until the first test that trains
+        torch.set_num_threads(1)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Notes how the process is before a module's first test."""
+    item.session.stash.setdefault(_FOUND, leftovers.seen())
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
-    """The same for what a module's tests left in the libraries: after ten modules a walk would take 0.3 s again."""
+    """Holds a module to leave the process as it was, and keeps the collector off what it left in the libraries.
+
+    After ten modules a walk would take 0.3 s again.
+    """
     yield
     if nextitem is None or _module(item) != _module(nextitem):
         gc.collect()
         gc.freeze()
+        left = leftovers.differences(item.session.stash[_FOUND], leftovers.seen())
+        del item.session.stash[_FOUND]
+        assert not left, f"{_module(item)} leaves the process other than it was: {'; '.join(left)}"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna import load_study
 from optuna.trial import FrozenTrial
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config
 from lowrung.costs import sizes
 from lowrung.costs.sizes import TrainedSizes
@@ -134,6 +134,12 @@ class Evicted(Died):
     end = Exit.EVICTED, "another job took its node"
 
 
+class HadNoMemory(Died):
+    """What a task raises to play a process that the system has ended since memory had run out."""
+
+    end = Exit.OUT_OF_MEMORY, "memory ran out"
+
+
 def _death(event: Event) -> Event:
     """The end of a job that raised `Died`, as an engine reports a killed process."""
     value = event.value if isinstance(event, Ended) else None
@@ -232,7 +238,7 @@ class Stage:
         """
         self.ran, self.assigned, self.engine, self.results = [], [], InProcessEngine(slots, seen), None
         study = [] if any(text.startswith("study=") for text in overrides) else ["study=s"]
-        master = self.composer.compose(["hydra/job_logging=disabled", *study, *overrides], RunMode.MULTIRUN)
+        master = self.composer.compose(["hydra/job_logging=none", *study, *overrides], RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
             hydra_context=HydraContext(self.composer.hydra.config_loader, callbacks=Silent()),  # type: ignore[arg-type]
@@ -261,7 +267,7 @@ class Stage:
     def _task(self, composed: DictConfig, act: Act) -> Any:
         assignment = task.assigned()
         assert assignment is not None
-        config = inputs.pinned(schema.resolve(composed), assignment.preflight)
+        config = inputs.pinned(structured.resolve(composed), assignment.preflight)
         self.ran.append(config)
         self.assigned.append(assignment)
         folder = assignment.folder

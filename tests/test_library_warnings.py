@@ -11,17 +11,6 @@ from lowrung import library_warnings
 from lowrung.library_warnings import TABLE, Heard, heard
 
 
-@pytest.fixture(autouse=True)
-def _logging(monkeypatch):
-    """As Python has it: sweeps of other tests set the root level, and disable the loggers of the table."""
-    for one in TABLE:
-        monkeypatch.setattr(logging.getLogger(one.logger or "peft"), "disabled", False)
-    before = logging.root.level
-    logging.root.setLevel(logging.WARNING)
-    yield
-    logging.root.setLevel(before)
-
-
 def said(*acts, instead=True):
     """What is told while some functions run."""
     told: list[Heard] = []
@@ -109,8 +98,6 @@ def test_what_a_library_adds_when_it_is_imported_is_silent_too_and_a_log_has_all
     logger = logging.getLogger("transformers")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
-    for name in ("transformers", "transformers.modeling", "lowrung.warned"):  # hydra/job_logging=disabled disables all
-        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
 
     def imported():
         logger.addHandler(logging.StreamHandler())

@@ -14,6 +14,7 @@ from lowrung.finetune.data import corpus
 from lowrung.finetune.data.prepared import Prepared, key, prepare
 from lowrung.finetune.data.template import Format
 from lowrung.finetune.models import pretrained
+from lowrung.finetune.training.trainer import Recipe
 from tests import sources
 
 LORA: dict[str, Any] = {"r": 4, "alpha": 8.0}
@@ -47,6 +48,21 @@ def _kept() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="lowrung-tokens-")
 
 
+def recipe(
+    folder: Path,
+    data: Prepared,
+    lora: LoraConf,
+    *,
+    seed: int = 0,
+    max_length: int = 256,
+    base_folder: Path | None = None,
+    **changed: Any,
+) -> Recipe:
+    """What the trainer is given, with its folders below ``folder``; ``changed`` has fields of a `TrainConf`."""
+    train = TrainConf(**{**TRAIN, **changed})
+    return Recipe(data, lora, train, max_length, seed, folder / "checkpoints", base_folder or folder / "base")
+
+
 def fine_tune(
     folder: Path,
     *,
@@ -75,19 +91,21 @@ def fine_tune(
         watch(step)
 
     base = base or ModelConf("embedded:tiny")
-    trained = lowrung.finetune.training.fine_tune.fine_tune(
-        base=base,
-        data=prepared(base, **(source or {})),
-        lora=LoraConf("full" if is_full else "lora", **{**LORA, **(lora or {})}),
-        train=TrainConf(**{**TRAIN, **changed}),
-        max_length=256,
-        format=Format(),
+    asked = recipe(
+        folder,
+        prepared(base, **(source or {})),
+        LoraConf("full" if is_full else "lora", **{**LORA, **(lora or {})}),
         seed=seed,
+        base_folder=folder / "base" / schema.digest([dataclasses.asdict(base), is_full, source]),
+        **changed,
+    )
+    trained = lowrung.finetune.training.fine_tune.fine_tune(
+        base,
+        asked,
+        format=Format(),
         scores=scores,
         threads=1,
         folder=folder / "adapter",
-        base_folder=folder / "base" / schema.digest([dataclasses.asdict(base), is_full, source]),
-        checkpoint_folder=folder / "checkpoints",
         on_report=on_report,
         should_stop=should_stop,
         kept_rows=3,

@@ -29,7 +29,7 @@ from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.lora import adapter, products
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training import memory
-from lowrung.finetune.training.trainer import make_trainer
+from lowrung.finetune.training.trainer import Recipe, make_trainer
 
 Note = Callable[[str, Any], None]
 """Keeps one result under its name."""
@@ -160,10 +160,11 @@ def _lowrungs(model: PreTrainedModel, cell: Cell, folder: Path) -> Any:
     """The trainer of lowrung's runs, with the adapter of lowrung's runs."""
     adapted = adapter.attach(model, LORA)
     products.settle(adapted)
-    return make_trainer(
-        adapted, shapes.tokenizer(), data=cell.data, lora=LORA, train=cell.train, max_length=cell.shape.tokens, seed=0,
-        checkpoints=folder, on_report=lambda *_: None, should_stop=lambda: False,
-    )[0]  # fmt: skip
+    recipe = Recipe(
+        data=cell.data, lora=LORA, train=cell.train, max_length=cell.shape.tokens, seed=0,
+        checkpoints=folder / "checkpoints", base_folder=folder / "base",
+    )  # fmt: skip
+    return make_trainer(adapted, shapes.tokenizer(), recipe, on_report=lambda *_: None)[0]
 
 
 def _stock(model: PreTrainedModel, cell: Cell, folder: Path, checkpointing: bool) -> Any:

@@ -29,6 +29,7 @@ from lowrung.engine import cores
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.template import Format
 from lowrung.finetune.training import fine_tune
+from lowrung.finetune.training.trainer import Recipe
 
 HELD_OUT = 2
 """Rows that lowrung evaluates on here, where only its steps are measured."""
@@ -173,8 +174,7 @@ def lowrungs(task: Task, data: Prepared, scratch: Path) -> Steps:
             read.append(time.process_time())
             losses.append(metrics["train/loss"])
 
-    fine_tune.fine_tune(
-        base=ModelConf(f"embedded:{task.model}", dtype=task.dtype),
+    recipe = Recipe(
         data=dataclasses.replace(data, eval=data.eval.select(range(HELD_OUT))),
         lora=LoraConf(r=task.rank, alpha=task.alpha, target_modules=task.target_modules),
         train=TrainConf(
@@ -187,13 +187,16 @@ def lowrungs(task: Task, data: Prepared, scratch: Path) -> Steps:
             warmup_ratio=task.warmup,
         ),
         max_length=task.max_length,
-        format=Format(),
         seed=task.seed,
-        scores=(),
+        checkpoints=scratch / "checkpoints",
+        base_folder=scratch / "base",
+    )
+    fine_tune.fine_tune(
+        ModelConf(f"embedded:{task.model}", dtype=task.dtype),
+        recipe,
+        format=Format(),
         threads=cores.usable_cores(),
         folder=scratch / "adapter",
-        base_folder=scratch / "base",
-        checkpoint_folder=scratch / "checkpoints",
         on_report=on_report,
     )
     return Steps(_between(read), losses)

@@ -33,6 +33,10 @@ PATIENCE = 120.0
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
+class CannotStart(Exception):  # noqa: N818  (it names a state)
+    """A daemon of SLURM's does not start on this machine; the message says which, and what it said last."""
+
+
 def why_not() -> str | None:
     """Why no SLURM can be started here; None where it can."""
     if os.name != "posix" or not hasattr(os, "geteuid") or os.geteuid() != 0:
@@ -80,7 +84,17 @@ class PrivateSlurm:
         return {"SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
-        """Starts it, and waits until both nodes are idle."""
+        """Starts it, and waits until both nodes are idle.
+
+        Raises:
+            CannotStart: when a part of it does not start here.
+        """
+        try:
+            self._start()
+        except (OSError, TimeoutError, subprocess.CalledProcessError) as error:
+            raise CannotStart(f"a private SLURM does not start here: {error}{self._last_words()}") from error
+
+    def _start(self) -> None:
         for name in ("log", "state", "n1", "n2"):
             (self.folder / name).mkdir(parents=True)
         self._start_munge()
@@ -162,13 +176,22 @@ class PrivateSlurm:
         """Waits until something holds.
 
         Raises:
-            TimeoutError: when it does not.
+            TimeoutError: when it does not, or a daemon has ended.
         """
         deadline = time.monotonic() + patience
         while not holds():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._ended():
                 raise TimeoutError(f"waited in vain until {what}; see {self.folder / 'log'}")
             time.sleep(0.1)
+
+    def _ended(self) -> list[str]:
+        """Daemons that have ended by themselves."""
+        return [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
+
+    def _last_words(self) -> str:
+        """What daemons that have ended said last."""
+        logs = {name: (self.folder / "log" / f"{name}.txt").read_text(errors="replace") for name in self._ended()}
+        return "".join(f"; {name}: {(said.strip().splitlines() or ['nothing'])[-1]}" for name, said in logs.items())
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -237,8 +260,9 @@ class PrivateSlurm:
 
     def _daemon(self, name: str, program: str, *arguments: str) -> None:
         with (self.folder / "log" / f"{name}.txt").open("ab") as log:
+            # With its parent it ends too, where that is killed: a port and a database would be left.
             self._daemons[name] = subprocess.Popen(
-                [_program(program), *arguments],
+                ["setpriv", "--pdeathsig=TERM", _program(program), *arguments],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

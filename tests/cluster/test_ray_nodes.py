@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from lowrung.engine.base import Ended, Exit, Job
 from lowrung.engine.ray_engine import RayEngine
 from lowrung.engine.ray_task import Refused
 from lowrung.store import mailbox
+from tests.cluster.private_ray import one_node
 from tests.engine.contract import await_report, end_of, events_of, run_until_told
 from tests.terminal import PATIENCE
 
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
     """A cluster of one node, with one CPU."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = one_node()
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -36,7 +38,8 @@ def test_one_that_cannot_run_jobs_gets_none(
     nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A job that it had goes to a node that can; where none is left, it fails."""
-    head, run = nodes.head_node.node_id, ray_task.run
+    head_node: Any = nodes.head_node  # Ray types it as None
+    head, run = head_node.node_id, ray_task.run
 
     def refusing(request: node.Request) -> Ended | Refused:
         here = ray.get_runtime_context().get_node_id()

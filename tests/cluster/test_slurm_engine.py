@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -18,12 +17,13 @@ pytest.importorskip("submitit", reason="submitit is not installed: make test-clu
 
 from lowrung.engine import node, slurm_commands
 from lowrung.engine.base import Ended, Engine, Exit, Job
+from lowrung.engine.interrupt import StopSignals
 from lowrung.engine.slurm_engine import SlurmEngine
 from lowrung.engine.slurm_submission import Options, Submitted
 from lowrung.errors import EngineError, FolderInUse
 from lowrung.store import layout, mailbox
 from lowrung.store.layout import ROOT, RunFolder
-from tests.cluster import private_slurm
+from tests.cluster.conftest import slurm_or_skip
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.engine.contract import ProcessEngineContract, await_report, end_of, events_of, run_until_told
 from tests.terminal import PATIENCE
@@ -108,8 +108,9 @@ class TestEnds:
             assert end_of(engine, "a") == Ended("a", Exit.CANCELLED, cause="cancelled")
 
     def test_a_job_that_is_preempted_is_evicted(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
+        """It has time for its checkpoint, though SLURM sends it SIGTERM twice within 50 ms."""
         with engine_with(Options(partition="low")) as engine:
-            engine.submit(Job("a", tmp_path, partial(handles_sigterm, tmp_path)))
+            engine.submit(Job("a", tmp_path, partial(ends_as_a_run, tmp_path)))
             await_report(engine)
             other = ("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null")
             above = slurm.ask(*other, "--wrap", "sleep 1000")
@@ -117,7 +118,7 @@ class TestEnds:
                 end = end_of(engine, "a")
             finally:
                 slurm.ask("scancel", above)
-        assert end == Ended("a", Exit.EVICTED, "stopped", "SLURM ended its job: another job took its node")
+        assert end == Ended("a", Exit.EVICTED, "saved", "SLURM ended its job: another job took its node")
 
     def test_jobs_whose_time_is_up(self, slurm: PrivateSlurm, tmp_path: Path) -> None:
         """One is told 90 s before; one hears nothing, as one that hangs, and is killed."""
@@ -181,6 +182,17 @@ def handles_sigterm(folder: Path) -> str:
     """Ends in good order when SLURM says so, as a run does."""
     signal.signal(signal.SIGTERM, lambda *_: None)
     return run_until_told(folder)
+
+
+def ends_as_a_run(folder: Path) -> str:
+    """Ends in good order with a checkpoint that takes a moment to write; a second signal would end it at once."""
+    with StopSignals() as signals:
+        mailbox.post(folder, {"pid": os.getpid()})
+        while not signals.is_to_stop:
+            time.sleep(0.001)
+        for _ in range(100):  # not one sleep: Python takes two signals that come during a call for one
+            time.sleep(0.005)
+    return "saved"
 
 
 def hears_nothing(folder: Path) -> None:
@@ -356,16 +368,9 @@ class TestNodesThatCannot:
                 engine.wait()
 
 
-def test_without_accounting_the_end_of_a_job_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_accounting_the_end_of_a_job_is_seen_too(tmp_path: Path) -> None:
     """The queue itself is asked, not sacct."""
-    if reason := private_slurm.why_not():
-        pytest.skip(reason)
-    with (
-        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
-        private_slurm.running(Path(folder), accounting=False) as cluster,
-    ):
-        monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
-        with engine_with() as engine:
-            engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
-            cluster.ask("scancel", await_node(engine, "a", tmp_path))
-            assert end_of(engine, "a").cause == CANCELLED
+    with slurm_or_skip(accounting=False) as cluster, engine_with() as engine:
+        engine.submit(Job("a", tmp_path, partial(run_until_told, tmp_path)))
+        cluster.ask("scancel", await_node(engine, "a", tmp_path))
+        assert end_of(engine, "a").cause == CANCELLED

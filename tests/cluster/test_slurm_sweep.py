@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -19,16 +20,17 @@ from lowrung.engine import cores, slurm_commands
 from lowrung.engine.slurm_submission import Submitted
 from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
+from tests import warm
 from tests.cluster.private_slurm import PrivateSlurm
-from tests.terminal import PATIENCE, command, environment, train
+from tests.terminal import PATIENCE, command, environment
 
 pytestmark = pytest.mark.slow
 
 SWEEP = [
     *("-m", "model=tiny", "data=number_words", "data.train_size=64", "data.eval_size=8", "data.metrics=[]"),
-    *("lora.r=1,2", "train.max_steps=200", "train.eval_steps=10", "verify.prompts=2", "verify.new_tokens=2"),
-    "study=s",
+    *("train.max_steps=200", "train.eval_steps=10", "verify.prompts=2", "verify.new_tokens=2", "study=s"),
 ]
+FIRST, BOTH = "lora.r=1", "lora.r=1,2"
 ON_SLURM = [
     *("hydra/launcher=slurm", "hydra.launcher.cpus_per_trial=1", "hydra.launcher.workers=2"),
     "hydra.launcher.poll_seconds=1",
@@ -38,23 +40,22 @@ ON_SLURM = [
 class Sweep:
     """A sweep's process, what it prints, and the folders of its trials' runs."""
 
-    def __init__(self, folder: Path, partition: str = "debug") -> None:
+    def __init__(self, folder: Path, searched: str, partition: str = "debug") -> None:
         self.folder, self.study = folder, folder / "multirun" / "s"
-        self.typed = command(*SWEEP, *ON_SLURM, f"hydra.launcher.partition={partition}")
+        self.typed = command(*SWEEP, searched, *ON_SLURM, f"hydra.launcher.partition={partition}")
         self._file = folder / "printed"
 
     @contextmanager
-    def started(self) -> "Iterator[subprocess.Popen[bytes]]":
+    def started(self) -> Iterator[warm.Started]:
         """Starts it; it is killed at the end of the block where it still runs."""
-        with self._file.open("ab") as printed:
-            process = subprocess.Popen(
-                self.typed, cwd=self.folder, env=environment(), stdout=printed, stderr=printed, start_new_session=True
-            )
-            try:
-                yield process
-            finally:
-                process.kill()
-                process.wait()
+        with self._file.open("ab") as printed, Path(os.devnull).open("rb") as nothing:
+            process = warm.start(self.typed[1:], self.folder, environment(), (nothing, printed, printed))
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait(PATIENCE)
 
     @property
     def printed(self) -> str:
@@ -68,11 +69,16 @@ class Sweep:
         submitted = Submitted.of(self.run(trial))
         return submitted.job if submitted else ""
 
-    def await_progress(self, process: "subprocess.Popen[bytes]", *trials: int) -> None:
+    def await_progress(self, process: warm.Started, *trials: int) -> None:
         """Waits until these trials have trained for a while."""
         self.until(process, lambda: all(len(mailbox.Reader(self.run(one).path).read()) > 10 for one in trials))
 
-    def until(self, process: "subprocess.Popen[bytes]", holds: Callable[[], bool]) -> None:
+    def await_next_job(self, process: warm.Started, before: str) -> None:
+        """Waits until the first trial has another job than this one, which has trained for a while."""
+        self.until(process, lambda: self.job(0) not in ("", before))
+        self.await_progress(process, 0)
+
+    def until(self, process: warm.Started, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not holds():
             assert process.poll() is None, self.printed
@@ -82,95 +88,96 @@ class Sweep:
     def losses(self) -> dict[str, float]:
         """The results, by rank; all are complete, and nothing is left behind."""
         rows = json.loads((self.study / "leaderboard.json").read_text())
-        assert [row["status"] for row in rows] == ["complete"] * 2, self.printed
+        assert {row["status"] for row in rows} == {"complete"}, self.printed
         assert not (self.folder / "runs" / ".slurm").exists()
         return {str(row["point"]["lora.r"]): row["metrics"]["eval/loss"] for row in rows}
 
 
 @dataclasses.dataclass(frozen=True)
 class Undisturbed:
-    """The same sweep on this machine, with as many threads for each run.
+    """A sweep on this machine of the first trial alone, with as many threads for it.
 
     Attributes:
         folder: in which it ran.
-        losses: its results, by rank.
+        loss: its result.
     """
 
     folder: Path
-    losses: dict[str, float]
+    loss: float
 
     def begun_anew(self, partition: str) -> Sweep:
-        """A sweep on SLURM in the same folder: the store has the preflight, and no run."""
+        """The same sweep on SLURM in the same folder: the store has the preflight, and no run."""
         runs = [path for path in (self.folder / "runs").iterdir() if not path.name.startswith(".")]
         for path in [*runs, self.folder / "multirun"]:
             shutil.rmtree(path)
         (self.folder / "printed").unlink(missing_ok=True)
-        return Sweep(self.folder, partition)
+        return Sweep(self.folder, FIRST, partition)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    here = Sweep(tmp_path_factory.mktemp("here"))
-    done = train(here.folder, *SWEEP, f"hydra.launcher.workers={cores.usable_cores()}")
+    here = Sweep(tmp_path_factory.mktemp("here"), FIRST)
+    done = warm.train(here.folder, *SWEEP, FIRST, f"hydra.launcher.workers={cores.usable_cores()}")
     assert done.returncode == 0, done.stdout + done.stderr
-    return Undisturbed(here.folder, here.losses())
+    return Undisturbed(here.folder, here.losses()["1"])
 
 
 def test_a_cancelled_job_and_a_coordinator_that_dies(
     slurm: PrivateSlurm, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     """It is started again as a job of its own, and adopts those of the first one."""
-    sweep = Sweep(tmp_path)
+    sweep = Sweep(tmp_path, BOTH)
     with sweep.started() as process:
         sweep.await_progress(process, 0, 1)
         cancelled = sweep.job(0)
         slurm.ask("scancel", cancelled)
-        sweep.until(process, lambda: "was cancelled in SLURM" in sweep.printed and sweep.job(0) not in ("", cancelled))
-        sweep.await_progress(process, 0)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        sweep.await_next_job(process, cancelled)
+        assert "was cancelled in SLURM" in sweep.printed
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE)
     left = slurm.ask("squeue", "-h", "-r", "-o", "%i").split()
     assert sweep.job(0) in left
     again = ["sbatch", "--wait", "--open-mode=append", f"--output={tmp_path / 'printed'}", f"--chdir={tmp_path}"]
     subprocess.run([*again, f"--wrap={shlex.join(sweep.typed)}"], env=environment(), check=True, timeout=PATIENCE)
     assert "goes on with the job that an earlier start of a sweep has left" in sweep.printed
     assert "(its job was cancelled in SLURM (scancel)); tried again" in sweep.printed
-    assert sweep.losses() == undisturbed.losses
+    losses = sweep.losses()
+    assert losses["1"] == undisturbed.loss
+    assert losses.keys() == {"1", "2"}
     slurm.until("no job is left", lambda: not slurm.ask("squeue", "-h"))
 
 
-def test_preemption_then_sigterm_to_the_coordinator(slurm: PrivateSlurm, undisturbed: Undisturbed) -> None:
+def test_a_run_that_loses_its_node_twice_and_its_coordinator(slurm: PrivateSlurm, undisturbed: Undisturbed) -> None:
+    """Another job takes its node, the next node dies, then the coordinator is told to end."""
     sweep = undisturbed.begun_anew("low")
     with sweep.started() as process:
-        sweep.await_progress(process, 0, 1)
+        sweep.await_progress(process, 0)
+        first = sweep.job(0)
         other = ("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap=sleep 1000")
         above = slurm.ask(*other)
-        sweep.until(process, lambda: "another job took its node; goes on from step" in sweep.printed)
-        slurm.ask("scancel", above)
-        sweep.await_progress(process, 0)
-        process.send_signal(signal.SIGTERM)
+        try:
+            sweep.until(process, lambda: "another job took its node" in sweep.printed)
+            assert "another job took its node; goes on from step" in sweep.printed
+        finally:
+            slurm.ask("scancel", above)
+        sweep.await_next_job(process, first)
+        second = sweep.job(0)
+        lost = slurm_commands.states([second])[second].nodes
+        slurm.kill_node(lost)
+        try:
+            sweep.await_next_job(process, second)
+            assert "SLURM ended its job: its node failed" in sweep.printed
+        finally:
+            slurm.return_node(lost)
+        os.kill(process.pid, signal.SIGTERM)
         assert process.wait(PATIENCE) == 143, sweep.printed
+    assert sweep.printed.index("trial 0 (lora.r=1): submitted") < sweep.printed.index("trial 0 (lora.r=1): started")
     assert "the same command goes on from here" in sweep.printed
     assert list(sweep.run(0).checkpoints.glob("checkpoint-*"))
     slurm.until("no job is left", lambda: not slurm.ask("squeue", "-h"))
     with sweep.started() as process:
         assert process.wait(PATIENCE) == 0, sweep.printed
-    assert sweep.losses() == undisturbed.losses
-
-
-def test_a_node_that_dies(slurm: PrivateSlurm, undisturbed: Undisturbed) -> None:
-    sweep = undisturbed.begun_anew("debug")
-    with sweep.started() as process:
-        sweep.await_progress(process, 0)
-        lost = slurm_commands.states([sweep.job(0)])[sweep.job(0)].nodes
-        slurm.kill_node(lost)
-        try:
-            assert process.wait(PATIENCE) == 0, sweep.printed
-        finally:
-            slurm.return_node(lost)
-    assert "SLURM ended its job: its node failed" in sweep.printed
-    assert sweep.printed.index("trial 0 (lora.r=1): submitted") < sweep.printed.index("trial 0 (lora.r=1): started")
-    assert sweep.losses() == undisturbed.losses
+    assert sweep.losses() == {"1": undisturbed.loss}
 
 
 def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, tmp_path: Path) -> None:
@@ -178,10 +185,11 @@ def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, t
         *("partition=short", "account=nope", "qos=nope", "cpus_per_trial=40", "gpus_per_trial=3", "memory=1T"),
         *("constraint=fast", "time=4h"),
     ]
-    done = train(tmp_path, *SWEEP, *ON_SLURM, *(f"hydra.launcher.{one}" for one in asked))
+    before = slurm.ask("squeue", "-h", "-o", "%i")
+    done = warm.train(tmp_path, *SWEEP, BOTH, *ON_SLURM, *(f"hydra.launcher.{one}" for one in asked))
     assert done.returncode == 2
     said = done.stdout + done.stderr
     for one in asked[1:]:
         assert f"hydra.launcher.{one.partition('=')[0]} must" in said, said
     assert not (tmp_path / "multirun").exists()
-    assert not slurm.ask("squeue", "-h")
+    assert slurm.ask("squeue", "-h", "-o", "%i") == before

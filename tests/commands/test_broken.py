@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lowrung import cli
 from lowrung.__main__ import main
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.errors import UsageError, blaming
 
 INSPECT = ("inspect", "mine/0")
@@ -122,7 +122,7 @@ def test_whatever_is_raised_ends_in_words_and_with_exit_code_1(said, monkeypatch
     def raises(*_: Any, **__: Any) -> None:
         raise error
 
-    schema.register()  # as commands do that read a run's config
+    structured.register()  # as commands do that read a run's config
     monkeypatch.setattr(sys, "argv", ["lowrung", "clean", "mine", "--to", "out"])  # no overrides of Hydra's
     monkeypatch.setattr("lowrung.commands.clean.clean", raises)
     message = said("clean", "mine")

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
 from lowrung.adapters.tools import TOOLS
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training import sft_fields
@@ -85,7 +85,7 @@ def changed(made, group, saved=None, **values):
 def in_memory(tool, original):
     """The first run for a tool."""
     run = RunFolder(original / "runs" / "ab12")
-    config = schema.resolve(OmegaConf.load(run.config))
+    config = structured.resolve(OmegaConf.load(run.config))
     train = dataclasses.replace(config.train, learning_rate=1e-3, max_steps=2, batch_size=4)
     base = pretrained.fingerprint(pretrained.locate("embedded:tiny"))
     environment = {"device": "cpu", "tokens": TOKENS, "model_fingerprint": base}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.types import RunMode
 
-from lowrung.config import arguments, schema
+from lowrung.config import arguments, schema, structured
 from lowrung.config.hydra_app import hydra_app
 from lowrung.errors import UsageError
 from tests.composing import Composer
@@ -30,7 +30,7 @@ def repeated(*typed: str) -> schema.Config:
     """What a command makes of it; its overrides are put behind the two options."""
     made = arguments.prepared(["--config-path", str(RECORDED), "--config-name", "config", *typed])
     with hydra_app(config_path=made[1]) as hydra:
-        return schema.resolve(hydra.config_loader.load_configuration("config", made[4:], RunMode.RUN))
+        return structured.resolve(hydra.config_loader.load_configuration("config", made[4:], RunMode.RUN))
 
 
 class TestRecorded:

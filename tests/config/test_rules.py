@@ -1,10 +1,15 @@
 """Bad input: what is wrong, with which value, and what to do instead; all of it at once."""
 
+import copy
 import dataclasses
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, Node, OmegaConf, StringNode, ValidationError
 
 from lowrung.config import commandline, keys, rules
 from lowrung.config.schema import Config
@@ -451,3 +456,104 @@ def test_the_spellings_name_settings(config):
     for name in keys.SPELLINGS.values():
         group, field, *_ = name.split(".")  # what is in train.sft is TRL's to know
         assert field in {known.name for known in dataclasses.fields(getattr(config, group))}
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Node]]:
+    """The settings below a node, with their dotted names."""
+    for name in node:
+        held = node._get_node(name)
+        if isinstance(held, DictConfig) and not (held._is_none() or held._is_missing()):
+            yield from _leaves(held, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", held
+
+
+@pytest.fixture(scope="module")
+def settings(composer: Composer) -> dict[str, Node]:
+    """Each setting's node: of the schema, the sweeper with all that it has a choice of, and the launchers."""
+    root = OmegaConf.masked_copy(composer.compose(), [field.name for field in dataclasses.fields(Config)])
+    found = dict(_leaves(root))
+    parts: list[tuple[str, Any]] = [("hydra", ConfigStore.instance().repo["hydra"])]
+    while parts:
+        where, part = parts.pop()
+        if isinstance(part, dict):
+            parts += [(f"{where}/{name}", one) for name, one in part.items()]
+        elif part.provider == "lowrung":
+            found |= _leaves(part.node, f"{where}.")
+    assert {"seed", "lora.use_dora", "hydra/sweeper/lowrung.yaml.dry_run"} <= found.keys()
+    return found
+
+
+def _takes(node: Any, value: Any) -> bool:
+    try:
+        node._set_value(value)
+    except ValidationError:
+        return False
+    return True
+
+
+class TestKinds:
+    """Each setting of the schema takes what it is, and nothing that OmegaConf would turn into that."""
+
+    WRONG = (
+        (BooleanNode, (2, 1, 0, -1, 1.0, "1", "maybe", "", [True]), "must be true or false, but is "),
+        (IntegerNode, (1.0, 2.5, True, "x", "1.0", "", [1]), "must be a whole number, but is "),
+        (FloatNode, (True, "x", "", [1]), "must be a number, but is "),
+        (StringNode, (["a"], {"a": 1}), "must be one text, but is "),
+    )
+
+    @pytest.mark.parametrize(("kind", "wrong"), [(kind, wrong) for kind, wrong, _ in WRONG])
+    def test_nothing_else_is_turned_into_it(self, settings, kind, wrong):
+        known = {key: node for key, node in settings.items() if isinstance(node, kind)}
+        assert known
+        taken = [(key, value) for key, node in known.items() for value in wrong if _takes(node, value)]
+        assert taken == []
+
+    @pytest.mark.parametrize(("word", "meant"), [("yes", True), ("OFF", False), ("n", False), ("True", True)])
+    def test_what_yaml_reads_as_true_or_false_is_that(self, composer, word, meant):
+        assert composer.config(f"lora.use_dora={word}").lora.use_dora is meant
+
+    def test_a_number_with_an_exponent_may_be_a_text(self, composer):
+        assert composer.config("train.learning_rate='1e-4'").train.learning_rate == 1e-4
+
+    def test_the_message_says_what_it_must_be(self, problems, settings):
+        own = {key: node for key, node in settings.items() if "/" not in key}
+        asked = {
+            f"{key}={str(wrong[0]).replace(' ', '')}": f"{key} {rule}"
+            for key, node in own.items()
+            for kind, wrong, rule in self.WRONG
+            if isinstance(node, kind)
+        }
+        found = problems(*asked)
+        assert len(asked) > 60
+        assert [one for one, rule in asked.items() if not any(each.startswith(rule) for each in found)] == []
+
+    @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+    def test_numbers_are_finite(self, config, settings, value):
+        for key in (key for key, node in settings.items() if isinstance(node, FloatNode) and "/" not in key):
+            if value == "inf" and key.startswith("verify.tolerances."):
+                continue  # no limit
+            *path, name = key.split(".")
+            broken = copy.deepcopy(config)
+            parent: Any = functools.reduce(_part, path, broken)
+            setattr(parent, name, float(value))
+            assert [problem for problem in rules.problems(broken) if problem.startswith(f"{key} must be ")], key
+
+    @pytest.mark.parametrize(
+        ("override", "problem"),
+        [
+            ("train.packing=null", "train.packing must have a value, but is null. Leave it out to keep its default."),
+            ("verify.enabled=${seed}", "verify.enabled must be true or false, but ${seed} is '0'."),
+            ("hydra.sweeper.dry_run=2", "hydra.sweeper.dry_run must be true or false, but is '2'."),
+            ("model.added_tokens=3", "model.added_tokens must be a list such as [a,b], but is '3'."),
+            ("model.added_tokens=${seed}", "model.added_tokens must be a list such as [a,b], but is 0."),
+            ("data.metrics=${study}", "data.metrics must be a list such as [a,b], but is None."),
+            ("train.sft=${seed}", "train.sft must be a mapping such as {name:value}, but is 0."),
+        ],
+    )
+    def test_what_has_the_wrong_form(self, problems, override, problem):
+        assert problems(override) == [problem]
+
+
+def _part(parent: Any, name: str) -> Any:
+    return parent[name] if isinstance(parent, dict) else getattr(parent, name)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from lowrung.config import schema
+from lowrung.config import schema, structured
 from lowrung.config.schema import DataConf, SourceConf
 
 
@@ -18,7 +18,7 @@ class TestResolve:
     def test_gives_dataclasses_without_hydras_node(self, composer, config):
         composed = composer.compose(["model=tiny"])
         assert "hydra" in composed
-        assert schema.resolve(composed) == config
+        assert structured.resolve(composed) == config
         assert "hydra" in composed  # it was only left out
 
     def test_lists_and_numbers_are_plain(self, composer):
@@ -41,12 +41,12 @@ def test_a_part_of_a_config_counts_by_all_its_fields():
 
 
 def test_a_part_of_a_stored_config_is_read_with_its_types(config):
-    assert schema.typed(DataConf, dataclasses.asdict(config)["data"]) == config.data
+    assert structured.typed(DataConf, dataclasses.asdict(config)["data"]) == config.data
     mixture = {"name": "mixture", "max_length": 8, "sources": [{"name": "file", "path": "a.csv"}]}
-    assert schema.typed(DataConf, mixture).sources == [SourceConf("file", "a.csv")]
+    assert structured.typed(DataConf, mixture).sources == [SourceConf("file", "a.csv")]
 
 
 def test_registering_twice_does_no_harm(composer):
-    schema.register()
+    structured.register()
     assert OmegaConf.create({"r": 3, "alpha": "${twice:${r}}"}).alpha == 6
     assert OmegaConf.create({"a": None, "b": "${first:${a},x}"}).b == "x"

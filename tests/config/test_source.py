@@ -13,10 +13,8 @@ PACKAGE = ROOT / "src" / "lowrung"
 SCORE = "finetune/models/score.py"
 
 CARRIERS = (
-    "config.interpolation",
     "config.machine",
     "config.prior",
-    "config.resolvers",
     "config.source",
     "costs.facts",
     "costs.sizes",

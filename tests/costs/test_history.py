@@ -177,11 +177,17 @@ def test_other_machines_and_versions_do_not_count(tmp_path, monkeypatch, of):
     history._version.cache_clear()
 
 
-def test_what_another_machine_measured_does_not_count_here(tmp_path):
-    run = asked()
+def test_what_another_machine_measured_counts_where_model_and_data_were_checked_there(tmp_path):
+    run, node = asked(), {"processor": "a node's"}
     made = outcome(run, slower=9)
-    history.note(run, dataclasses.replace(made, facts={**made.facts, "machine": {"processor": "another"}}), tmp_path)
+    history.note(run, dataclasses.replace(made, facts={**made.facts, "machine": node}), tmp_path)
     assert predicted(run, tmp_path).source == history.FORMULAS
+    assert history.speed(run, tmp_path, FLOPS, {"processor": "another"}).source == history.FORMULAS
+    found = history.speed(run, tmp_path, FLOPS, node)
+    assert found.source == "1 earlier run of these settings on a node's"
+    assert found.flops_per_second == pytest.approx(FLOPS / 9)
+    history.note(run, outcome(run, slower=2), tmp_path)
+    assert history.speed(run, tmp_path, FLOPS, node).source == "1 earlier run of these settings here"
 
 
 def test_the_memory_of_all_ranks_is_measured_and_recorded(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -24,7 +25,8 @@ def handlers():
 
 @pytest.mark.parametrize("second", STOPS)
 @pytest.mark.parametrize("first", STOPS)
-def test_the_first_is_remembered_and_the_second_raises(first, second):
+def test_the_first_is_remembered_and_the_second_raises(monkeypatch, first, second):
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0)
     with StopSignals() as signals:
         assert not signals.is_to_stop
         signal.raise_signal(first)
@@ -35,6 +37,23 @@ def test_the_first_is_remembered_and_the_second_raises(first, second):
         with pytest.raises(KeyboardInterrupt):
             signals.check()
     assert caught.value.exit_code == signals.interruption.exit_code == 128 + first
+
+
+def test_a_sigterm_that_a_scheduler_sends_twice_is_one(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with StopSignals() as signals:
+        for now[0] in (0.0, 0.05, interrupt.SAME_SECONDS - 0.01):
+            signal.raise_signal(signal.SIGTERM)
+        signals.check()
+        assert signals.is_to_stop
+        now[0] = interrupt.SAME_SECONDS
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_what_is_ignored_stays_ignored():

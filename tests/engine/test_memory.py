@@ -105,3 +105,32 @@ def test_a_gpu_is_asked_without_cuda(nvidia_smi, monkeypatch, visible, line, tot
     nvidia_smi(line)
     room = memory.of_gpu()
     assert (room and room.total) == total
+
+
+class TestKills:
+    """Processes that the system has ended for want of memory."""
+
+    V2 = "sys/fs/cgroup/job/memory.events"
+    V1 = "sys/fs/cgroup/memory/memory.oom_control"
+
+    @pytest.mark.parametrize(
+        ("cgroup", "files", "count"),
+        [
+            ("0::/job", {V2: "oom 7\noom_kill 2\noom_group_kill 0\n", "proc/vmstat": "oom_kill 9\n"}, 2),
+            ("4:memory:/", {V1: "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "proc/vmstat": "oom_kill 9\n"}, 3),
+            ("4:memory:/elsewhere\n0::/", {V1: "oom_kill 3\n"}, 3),
+            ("0::/", {"proc/vmstat": "nr_dirty 5\noom_kill 9\n"}, 9),
+            ("0::/", {}, 0),
+        ],
+    )
+    def test_the_own_control_groups_count_and_else_those_of_the_system(self, system, cgroup, files, count):
+        assert memory.Kills(system(cgroup, at=files)).unexplained() == count
+
+    def test_each_explains_one_end(self, system):
+        root = system("0::/", at={"proc/vmstat": "oom_kill 9\n"})
+        kills = memory.Kills(root)
+        since = kills.unexplained()
+        assert not kills.explain(since)
+        (root / "proc/vmstat").write_text("oom_kill 11\n")
+        assert [kills.explain(since) for _ in range(3)] == [True, True, False]
+        assert kills.unexplained() == since

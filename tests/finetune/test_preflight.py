@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.finetune import preflight
 from lowrung.finetune.data.prepared import Prepared
+from lowrung.finetune.found import Subject
 from lowrung.finetune.models import pretrained
 from tests import training
 from tests.sources import pairs, write_rows
@@ -17,7 +18,7 @@ from tests.sources import pairs, write_rows
 def check(tmp_path):
     def check(*, base=None, lora=None, train=None, weights=True, **task):
         data = {"name": "number_words", "train_size": 8, "eval_size": 4, "max_length": 128}
-        return preflight.check(
+        subject = Subject(
             base=ModelConf(**{"path": "embedded:tiny", **(base or {})}),
             data=DataConf(**{**data, **task}),
             store=tmp_path / "runs",
@@ -25,6 +26,7 @@ def check(tmp_path):
             trains=[TrainConf(**{**training.TRAIN, **(train or {})})],
             weights=weights,
         )
+        return preflight.check(subject)
 
     return check
 

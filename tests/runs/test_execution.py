@@ -10,6 +10,7 @@ from lowrung.costs import facts
 from lowrung.costs.facts import Planned
 from lowrung.finetune.lora import adapter
 from lowrung.runs import execution, inputs, planned
+from lowrung.runs.computation import Computation
 from lowrung.runs.folder import prepare_folder
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -35,12 +36,10 @@ def run(folder: Path, stop_reason: str | None = None) -> Outcome:
     predicted = planned.predict(config, seen, threads=1)
     assert predicted
     return execution.execute(
-        config,
-        RunFolder(folder / "run"),
+        Computation(
+            config, RunFolder(folder / "run"), seen.data_folder, inputs.base_folder(config, seen, 1), threads=1
+        ),
         claim=claim,
-        data=seen.data_folder,
-        base=inputs.base_folder(config, seen, threads=1),
-        threads=1,
         planned=Planned.of(predicted),
         on_point=lambda point: None,
         stop_reason=lambda: stop_reason,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.config.schema import DataConf, LoraConf, ModelConf, SourceConf, TrainConf
+from lowrung.finetune.found import Subject
 from lowrung.finetune.models import pretrained
 from lowrung.runs import known, surroundings
 from lowrung.store import layout, sealed
@@ -19,16 +20,9 @@ DATA = DataConf(name="file", path="rows.jsonl", eval_size=2, max_length=128, met
 LORA = LoraConf(r=4, alpha=8.0)
 
 
-def arguments(folder: Path, **changed):
-    given = {
-        "base": ModelConf(path="model"),
-        "data": DATA,
-        "store": folder / "runs",
-        "adapters": [LORA],
-        "trains": [TrainConf(**training.TRAIN)],
-        "new_tokens": 0,
-    }
-    return {**given, **changed}
+def subject(folder: Path, **changed):
+    made = Subject(ModelConf(path="model"), DATA, folder / "runs", [LORA], [TrainConf(**training.TRAIN)])
+    return dataclasses.replace(made, **changed)
 
 
 def forget_modules_of_others(patch):
@@ -51,7 +45,7 @@ def made(tmp_path_factory):
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             patch.delenv(name, raising=False)
         forget_modules_of_others(patch)
-        found = known.of(arguments(folder))
+        found = known.of(subject(folder))
         for name in ("scores", "helper"):
             patch.delitem(sys.modules, name)
     assert found.problems == ()
@@ -122,7 +116,7 @@ def link_elsewhere(folder):
 
 
 def test_it_is_what_was_found_with_its_notes(made, folder):
-    found = known.preflight(arguments(folder))
+    found = known.preflight(subject(folder))
     assert found is not None
     assert found == dataclasses.replace(made[1], settings=found.settings)
     assert any("were cut" in note for note in found.notes)
@@ -141,7 +135,7 @@ def test_it_is_what_was_found_with_its_notes(made, folder):
 )
 def test_it_is_known_while_all_is_the_same(folder, change):
     change(folder)
-    assert known.preflight(arguments(folder)) is not None
+    assert known.preflight(subject(folder)) is not None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +162,7 @@ def test_it_is_known_while_all_is_the_same(folder, change):
 )
 def test_it_is_not_known_after_a_change(folder, change):
     change(folder)
-    assert known.preflight(arguments(folder)) is None
+    assert known.preflight(subject(folder)) is None
 
 
 @pytest.mark.parametrize(
@@ -183,46 +177,46 @@ def test_it_is_not_known_after_a_change(folder, change):
     ],
 )
 def test_other_settings_are_not_known(folder, changed):
-    assert known.preflight(arguments(folder, **changed)) is None
+    assert known.preflight(subject(folder, **changed)) is None
 
 
 @pytest.mark.parametrize("of", ["_code", "_installed", "machine.gpus"])
 def test_other_code_libraries_and_devices_find_anew(folder, monkeypatch, of):
     monkeypatch.setattr(f"{surroundings.__name__}.{of}", lambda: ["another"])
-    assert known.preflight(arguments(folder)) is None
+    assert known.preflight(subject(folder)) is None
 
 
 def test_another_folder_and_another_store_find_anew(folder, monkeypatch):
-    assert known.preflight(arguments(folder, store=folder / "store")) is None
+    assert known.preflight(subject(folder, store=folder / "store")) is None
     shutil.move(folder / "runs", folder / "store")
-    assert known.preflight(arguments(folder, store=folder / "store")) is None
+    assert known.preflight(subject(folder, store=folder / "store")) is None
     monkeypatch.chdir(folder.parent)
-    assert known.preflight(arguments(folder)) is None
+    assert known.preflight(subject(folder)) is None
 
 
 def test_a_store_that_cannot_be_written_is_said_each_time(folder):
     (folder / "file").write_text("")
-    found = known.preflight(arguments(folder, store=folder / "file" / "runs"))
+    found = known.preflight(subject(folder, store=folder / "file" / "runs"))
     assert found is not None
     assert found.problems[0].startswith("store must be where files can be written, but ")
 
 
 def test_adapters_that_were_checked_one_by_one_are_known_together(folder):
     other = LoraConf(r=8, alpha=16.0)
-    assert known.of(arguments(folder, adapters=[other])).problems == ()
-    assert known.preflight(arguments(folder, adapters=[LORA, other])) is not None
-    assert known.preflight(arguments(folder, adapters=[other])) is not None
+    assert known.of(subject(folder, adapters=[other])).problems == ()
+    assert known.preflight(subject(folder, adapters=[LORA, other])) is not None
+    assert known.preflight(subject(folder, adapters=[other])) is not None
 
 
 def test_tokens_that_are_damaged_are_written_again(made, folder):
     cut("runs/.tokens/*/train/*.arrow")(folder)
-    found = known.of(arguments(folder))
+    found = known.of(subject(folder))
     assert (found.problems, found.data_fingerprint) == ((), made[1].data_fingerprint)
-    assert known.preflight(arguments(folder)) is not None
+    assert known.preflight(subject(folder)) is not None
 
 
 def test_problems_are_found_each_time(folder):
-    asked = arguments(folder, data=dataclasses.replace(DATA, eval_size=7))
+    asked = subject(folder, data=dataclasses.replace(DATA, eval_size=7))
     assert known.of(asked).problems
     assert known.preflight(asked) is None
 
@@ -247,19 +241,19 @@ def test_what_may_move_is_not_kept(folder, monkeypatch, base, data, offline, is_
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     if offline:
         monkeypatch.setenv("HF_HUB_OFFLINE", offline)
-    asked = arguments(folder, base=ModelConf(**base), data=dataclasses.replace(DATA, **data))
+    asked = subject(folder, base=ModelConf(**base), data=dataclasses.replace(DATA, **data))
     assert (known.name(asked) is not None) is is_kept
 
 
 def test_a_card_that_names_files_elsewhere_is_read_each_time(folder):
     (folder / "set").mkdir()
     data = dataclasses.replace(DATA, name="hub", path="set")
-    assert known.name(arguments(folder, data=data)) is not None
+    assert known.name(subject(folder, data=data)) is not None
     (folder / "set" / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: https://a.b/c.csv\n---\n")
-    assert known.name(arguments(folder, data=data)) is None
+    assert known.name(subject(folder, data=data)) is None
 
 
 def test_a_record_of_another_version_does_not_count(folder, monkeypatch):
     monkeypatch.setattr(sealed, "__version__", "0.0.1")
-    assert known.preflight(arguments(folder)) is None
-    assert layout.preflight_record(folder / "runs", str(known.name(arguments(folder)))).is_file()
+    assert known.preflight(subject(folder)) is None
+    assert layout.preflight_record(folder / "runs", str(known.name(subject(folder)))).is_file()

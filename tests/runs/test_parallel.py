@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lowrung.finetune.lora import adapter
 from lowrung.runs import execution, inputs, parallel
+from lowrung.runs.computation import Computation
 from lowrung.runs.folder import prepare_folder
 from lowrung.runs.parallel import Launch, Place
 from lowrung.store.layout import RunFolder
@@ -61,12 +62,8 @@ def run(folder: Path, *overrides: str, stop_reason: Callable[[], str | None] = l
     claim = prepare_folder(RunFolder(folder), config, seen, threads=2)
     points: list[Point] = []
     outcome = execution.execute(
-        config,
-        RunFolder(folder),
+        Computation(config, RunFolder(folder), seen.data_folder, inputs.base_folder(config, seen, 2), threads=2),
         claim=claim,
-        data=seen.data_folder,
-        base=inputs.base_folder(config, seen, threads=2),
-        threads=2,
         planned=None,
         on_point=points.append,
         stop_reason=stop_reason,

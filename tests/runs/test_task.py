@@ -10,7 +10,7 @@ from hydra.types import HydraContext
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.errors import StoreError
 from lowrung.runs import execution, inputs, task
 from lowrung.runs.folder import prepare_folder
@@ -35,8 +35,8 @@ def composer() -> Iterator[Composer]:
 
 def trial(composer: Composer, *overrides: str, lost: bool = False) -> tuple[object, Run]:
     """Runs a trial as the coordinator has it run, in this folder; gives what it returns, and its tracked run."""
-    composed = composer.compose([*SMALL, "verify=none", "hydra.run.dir=job", "hydra/job_logging=disabled", *overrides])
-    config = schema.resolve(composed)
+    composed = composer.compose([*SMALL, "verify=none", "hydra.run.dir=job", "hydra/job_logging=none", *overrides])
+    config = structured.resolve(composed)
     seen = inputs.preflight(config)
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, seen, threads=1))
     claim = prepare_folder(folder, config, seen, threads=1)
@@ -72,7 +72,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_job_that_is_not_the_assigned_run_is_refused(composer: Composer) -> None:
-    config = schema.resolve(composer.compose(["model=tiny", "lora.r=4"]))
+    config = structured.resolve(composer.compose(["model=tiny", "lora.r=4"]))
     folder = layout.run_folder(Path("runs").absolute(), inputs.run_signature(config, SEEN, threads=1))
     assignment = Assignment(folder, "claim", SEEN, 1, None, None, "experiment", None)
     of_rank_4 = Assigned(task.run, assignment)

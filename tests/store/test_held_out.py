@@ -1,5 +1,8 @@
 """What a run scored on each held-out example survives the disk, and nothing else is taken for it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas
 import pytest
@@ -30,6 +33,16 @@ def test_pandas_reads_a_row_for_each_example(tmp_path):
     frame = pandas.read_parquet(tmp_path / "held_out.parquet")
     assert list(frame.columns) == ["example", "tokens", "nll", "right", "eval/exact_match", "eval/tokens"]
     assert frame["example"].tolist() == [0, 1]
+
+
+def test_reading_it_does_not_import_pandas(tmp_path):
+    SCORED.write(tmp_path / "held_out.parquet")
+    code = (
+        "import pathlib, sys; from lowrung.store.held_out import HeldOut\n"
+        "HeldOut.read(pathlib.Path(sys.argv[1])); print('pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "held_out.parquet")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 torn", "another table"])

@@ -13,7 +13,7 @@ from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps.room import Room
 from tests.predicted import predicted
-from tests.stage import RATE, ranks, trains
+from tests.stage import RATE, HadNoMemory, ranks, trains
 
 GB = 1e9
 
@@ -183,6 +183,29 @@ class TestMemory:
         assert ranks(here.sweep("lora.r=8,4", "hydra.sweeper.on_oom=skip", act=act)) == [8, 4]
         assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == "skipped"
         assert here.sweep("lora.r=8,4", "hydra.sweeper.on_oom=skip", act=act) == []
+
+    def test_a_process_that_the_system_has_ended_was_out_of_memory(self, here, capsys):
+        def act(config: Config) -> Outcome:
+            if config.train.batch_size > 2:
+                raise HadNoMemory
+            return trains(config)
+
+        ran = here.sweep("train.batch_size=4,2", act=act)
+        assert [config.train.batch_size for config in ran] == [4, 2, 2]
+        assert "memory ran out; read " in (said := capsys.readouterr().out)
+        assert "tried again with half the batch" in said
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("on_oom", "status"), [("skip", "skipped"), ("fail", "oom")])
+    def test_and_is_left_out_or_fails_without_another_try(self, here, on_oom, status):
+        def act(config: Config) -> Outcome:
+            raise HadNoMemory
+
+        said = "all that were run were out of memory" if on_oom == "skip" else "1 of 1 trials failed"
+        with pytest.raises(RunFailed, match=said):
+            here.sweep("lora.r=8", f"hydra.sweeper.on_oom={on_oom}", act=act)
+        assert len(here.ran) == 1
+        assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == status
 
     def test_fail_names_all_that_do_not_fit_and_starts_nothing(self, here, monkeypatch):
         _has(monkeypatch, 2.5)

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from lowrung.__main__ import main
 from lowrung.errors import StoreError, UsageError
 from lowrung.runs import execution
+from lowrung.runs.computation import Computation
 from lowrung.store import results
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -69,12 +70,8 @@ def test_an_outcome_that_cannot_be_written_is_raised(tmp_path: Path) -> None:
     folder.outcome.mkdir()  # nothing can be swapped in there
     with composing.composer() as composer, pytest.raises(StoreError, match="FileNotFoundError"):
         execution.execute(
-            composer.config("model=tiny"),
-            folder,
+            Computation(composer.config("model=tiny"), folder, tmp_path / "no tokens", tmp_path / "nothing kept", 1),
             claim=results.claim(folder),
-            data=tmp_path / "no tokens",
-            base=tmp_path / "nothing kept",
-            threads=1,
             planned=None,
             on_point=lambda point: None,
             stop_reason=lambda: None,

@@ -43,7 +43,7 @@ def config(composer: Composer, tmp_path: Path, request: pytest.FixtureRequest) -
 
 def found(config: Config) -> Preflight:
     with signature.jobs_on("cuda"):
-        return preflight.check(**inputs.preflight_arguments([config], weights=False))
+        return preflight.check(inputs.subject([config], weights=False))
 
 
 @pytest.mark.slow

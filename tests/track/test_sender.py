@@ -9,6 +9,7 @@ from lowrung.store.outcome import Status
 from lowrung.track import sender as module
 from lowrung.track.base import Point, Tracker, TrackerLostError, TrackError
 from lowrung.track.sender import Sender
+from tests.terminal import PATIENCE
 from tests.track.memory import MemoryTracker
 
 POINTS = [Point(1, 1.0, {"eval/loss": 3.0})]
@@ -44,7 +45,7 @@ def test_calls_are_carried_out_in_order(flaky: Flaky, sender: Sender) -> None:
     run = sender.send(lambda tracker: tracker.start_run("r=2"), "r=2")
     sender.send(lambda tracker: tracker.log(run.result(), POINTS), "r=2")
     sender.send(lambda tracker: tracker.end_run(run.result(), Status.PRUNED), "r=2")
-    assert sender.drain(10)
+    assert sender.drain(PATIENCE)
     record = flaky.runs[run.result()]
     assert (record.metrics, record.status) == ({"eval/loss": 3.0}, Status.PRUNED)
 
@@ -52,17 +53,17 @@ def test_calls_are_carried_out_in_order(flaky: Flaky, sender: Sender) -> None:
 def test_a_tracker_that_comes_back_gets_what_has_gathered(
     flaky: Flaky, sender: Sender, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = sender.send(lambda tracker: tracker.start_run("r=2"), "r=2").result(10)
+    run = sender.send(lambda tracker: tracker.start_run("r=2"), "r=2").result(PATIENCE)
     flaky.is_away = True
     logged = [sender.send(lambda tracker: tracker.log(run, POINTS), "r=2") for _ in range(3)]
     for _ in range(5):  # it is asked again and again
-        assert flaky.asked.acquire(timeout=10)
+        assert flaky.asked.acquire(timeout=PATIENCE)
     assert not any(one.done() for one in logged)
     flaky.is_away = False
     for one in logged:
-        one.result(10)
+        one.result(PATIENCE)
     assert flaky.runs[run].history == {"eval/loss": {1: 3.0}}
-    assert sender.drain(10)
+    assert sender.drain(PATIENCE)
     assert sender.problem is None
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" (")[0] for line in lines] == ["warning: the tracker is away", "the tracker is back"]
@@ -94,14 +95,14 @@ def test_one_that_halts_is_known_not_to_answer(
         goes_on.wait()
 
     halted = sender.send(halts, "r=2")
-    assert is_asked.wait(10)
+    assert is_asked.wait(PATIENCE)
     assert sender.answers  # so far
     monkeypatch.setattr(module, "SLOW_SECONDS", 0.0)
     assert [sender.answers, sender.answers] == [False, False]
     assert capsys.readouterr().out.startswith("warning: the tracker has not answered for 0 s; all goes on")
     goes_on.set()
-    halted.result(10)
-    assert sender.drain(10)
+    halted.result(PATIENCE)
+    assert sender.drain(PATIENCE)
     assert sender.answers
 
 
@@ -111,7 +112,7 @@ def test_a_refused_call_is_said_once_and_the_others_go_on(
     other = sender.send(lambda tracker: tracker.start_run("r=4"), "r=4")
     refused = [sender.send(lambda tracker: tracker.log("deleted", POINTS), "r=2") for _ in range(2)]
     sender.send(lambda tracker: tracker.log(other.result(), POINTS), "r=4")
-    assert sender.drain(10)
+    assert sender.drain(PATIENCE)
     assert capsys.readouterr().out == "warning: not all of r=2 is tracked: There is no run deleted.\n"
     assert all(isinstance(one.exception(), TrackError) for one in refused)
     assert flaky.runs[other.result()].metrics == {"eval/loss": 3.0}
@@ -128,7 +129,7 @@ def test_a_store_that_does_not_open_is_opened_when_it_can_be(flaky: Flaky, monke
         return flaky
 
     sender = Sender(connect, say=lambda _: None)
-    assert sender.send(lambda tracker: tracker.start_run("r=2"), "r=2").result(10) in flaky.runs
+    assert sender.send(lambda tracker: tracker.start_run("r=2"), "r=2").result(PATIENCE) in flaky.runs
     assert len(tries) == 3
 
 
@@ -140,4 +141,4 @@ def test_an_output_that_cannot_be_written_ends_no_thread(flaky: Flaky, sender: S
     refused = sender.send(lambda tracker: tracker.log("deleted", POINTS), "r=2")
     later = sender.send(lambda tracker: tracker.start_run("r=4"), "r=4")
     assert isinstance(refused.exception(10), TrackError)
-    assert later.result(10) in flaky.runs
+    assert later.result(PATIENCE) in flaky.runs

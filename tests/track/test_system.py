@@ -5,6 +5,7 @@ import threading
 from lowrung.store.layout import RunFolder
 from lowrung.track import system
 from lowrung.track.base import Point
+from tests.terminal import PATIENCE
 
 
 def test_points_are_kept_and_numbered_on_where_a_run_goes_on(tmp_path, monkeypatch):
@@ -21,8 +22,8 @@ def test_points_are_kept_and_numbered_on_where_a_run_goes_on(tmp_path, monkeypat
             second.release()
 
         with system.measured(folder, take):
-            assert second.acquire(timeout=10)
-            assert second.acquire(timeout=10)
+            assert second.acquire(timeout=PATIENCE)
+            assert second.acquire(timeout=PATIENCE)
         assert [point.step for point in points][:2] == [first, first + 1]
         folder.system.write_bytes(b"".join(folder.system.read_bytes().splitlines(keepends=True)[: first + 2]))
     folder.system.write_bytes(folder.system.read_bytes() + b'{"step": 4')  # torn

@@ -10,6 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.lowrung.choices import PRUNERS, SAMPLERS
+from lowrung.config import truth
 from lowrung.config.sweeper_schema import SweeperConf
 
 
@@ -22,11 +23,11 @@ class LowrungSweeperConf(SweeperConf):
 
 
 _STORE = ConfigStore.instance()
-_STORE.store(group="hydra/sweeper", name="lowrung", node=LowrungSweeperConf, provider="lowrung")
+_STORE.store(group="hydra/sweeper", name="lowrung", node=truth.structured(LowrungSweeperConf), provider="lowrung")
 for _name, _node in SAMPLERS.items():
-    _STORE.store(group="hydra/sweeper/sampler", name=_name, node=_node, provider="lowrung")
+    _STORE.store(group="hydra/sweeper/sampler", name=_name, node=truth.structured(_node), provider="lowrung")
 for _name, _node in PRUNERS.items():
-    _STORE.store(group="hydra/sweeper/pruner", name=_name, node=_node, provider="lowrung")
+    _STORE.store(group="hydra/sweeper/pruner", name=_name, node=truth.structured(_node), provider="lowrung")
 
 
 class LowrungSweeper(Sweeper):

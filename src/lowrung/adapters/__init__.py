@@ -1,3 +1,3 @@
 """What is done with a trained adapter: read and checked, loaded beside others, combined, merged and exported."""
 
-import lowrung.finetune  # noqa: F401  (it silences the libraries, which must come before they are imported)
+import lowrung.finetune  # noqa: F401  (it keeps telemetry off, before the libraries are imported)

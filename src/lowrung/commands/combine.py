@@ -85,72 +85,39 @@ class Combined:
 
 
 def _run(chosen: argparse.Namespace) -> Combined:
-    options = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
-    options["trust_remote_code"] = chosen.trust_remote_code
-    return combine(chosen.adapters, chosen.to, chosen.weights, base=chosen.base, **options)
-
-
-def combine(
-    names: Sequence[str],
-    to: str,
-    weights: Sequence[float] | None,
-    *,
-    base: str | None,
-    trust_remote_code: bool = False,
-    method: str,
-    rank: int | None,
-    density: float | None,
-    seed: int,
-) -> Combined:
     """Combines adapters, saves the result with the first one's tokenizer, and scores it as reloaded from the disk.
 
     Where a part was tracked, so is the result: as a run in the same experiment.
 
-    Args:
-        names: the adapters, by their folders, runs or trials.
-        to: a folder that is empty or not there yet.
-        weights: one an adapter; None is equal ones with a sum of 1.
-        base: where the base is, instead of where the adapters say.
-        trust_remote_code: run Python code that comes with the base.
-        method: see `lowrung.adapters.combine`, also for rank, density and seed.
-        rank: the result's, for methods that end in ``svd``.
-        density: the share of numbers that is kept, for methods that prune.
-        seed: of the numbers that DARE drops.
-
-    Returns:
-        the result.
-
     Raises:
         UsageError: when they cannot be combined so, or nothing can be written there; nothing is left then.
     """
-    folder = Path(to).expanduser().absolute()
-    shares = list(weights) if weights is not None else [1 / len(names)] * len(names)
-    if problems := _problems(names, shares, folder):
+    names, folder = chosen.adapters, Path(chosen.to).expanduser().absolute()
+    weights = chosen.weights or [1 / len(names)] * len(names)
+    if problems := _problems(names, weights, folder):
         raise UsageError(problems)
     found = find_adapters(names, Path.cwd())
     from lowrung.adapters.export import check_target
 
     check_target(folder, sum(path.stat().st_size for one in found for path in one.folder.glob("*.safetensors")))
     examples = examples_of(found)
-    adapters = load(found, base, trust_remote_code)
-    adapters.combine(
-        COMBINED, dict(zip(names, shares, strict=True)), method=method, rank=rank, density=density, seed=seed
-    )
+    adapters = load(found, chosen.base, chosen.trust_remote_code)
+    how = {"method": chosen.method, "rank": chosen.rank, "density": chosen.density, "seed": chosen.seed}
+    adapters.combine(COMBINED, dict(zip(names, weights, strict=True)), **how)
     atomic.make_folder(folder, functools.partial(_save, adapters, found[0]))
     adapters.delete(COMBINED)
     adapters.load(COMBINED, folder)
     with blaming(f"Scoring {' and '.join(names)}", f"The combined adapter is in {folder}."):
         losses = eval_losses(adapters, examples)
     combined = Combined(folder, adapters.rank(COMBINED), losses)
-    facts = {
+    params = {
         "parts": ", ".join(names),
-        "weights": ", ".join(f"{share:g}" for share in shares),
-        "method": method,
-        "rank": combined.rank,
-        "density": density,
-        "seed": seed if method.startswith("dare") else None,
+        "weights": ", ".join(f"{weight:g}" for weight in weights),
+        **{name: str(value) for name, value in how.items() if value is not None},
+        "rank": str(combined.rank),
     }
-    params = {name: str(value) for name, value in facts.items() if value is not None}
+    if not chosen.method.startswith("dare"):
+        del params["seed"]  # nothing was drawn
     return _track(found, combined, params)
 
 

@@ -130,11 +130,11 @@ def gate_settings(config: Mapping[str, Any]) -> "VerifyConf":
     """The gate's settings of a run's config; lowrung's own where it does not have them."""
     from omegaconf import OmegaConf
 
-    from lowrung.config import schema
+    from lowrung.config import schema, structured
 
     default = OmegaConf.load(ROOT / "conf" / "verify" / "default.yaml")
     values: Any = OmegaConf.merge(default, config.get("verify", {}))
-    return schema.typed(schema.VerifyConf, values)
+    return structured.typed(schema.VerifyConf, values)
 
 
 def _card(found: Named, saved: "Saved", base: "ModelConf", config: Mapping[str, Any], merged: "MergedModel") -> str:

@@ -84,11 +84,11 @@ def held_out_prompts(run: RunFolder, count: int) -> list[str]:
     Raises:
         UsageError: when it cannot be read any more.
     """
-    from lowrung.config import schema
+    from lowrung.config import schema, structured
     from lowrung.finetune.data import corpus
 
     with blaming(f"The data of the run in {run.path}"):
-        data = schema.typed(schema.DataConf, config_of(run)["data"])
+        data = structured.typed(schema.DataConf, config_of(run)["data"])
         prompts = (
             next((m["content"] for m in example.messages if m["role"] == "user" and m["content"].strip()), None)
             for example in corpus.load(data).eval

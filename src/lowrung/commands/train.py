@@ -45,13 +45,13 @@ def main() -> None:
 
     import hydra
 
-    from lowrung.config import arguments, schema
+    from lowrung.config import arguments, structured
     from lowrung.config.hydra_app import CONFIG_NAME, VERSION_BASE, show_help
     from lowrung.store.layout import ROOT
 
     if show_help(sys.argv[1:]):
         return
-    schema.register()
+    structured.register()
     sys.argv[1:] = arguments.prepared(sys.argv[1:])
     with in_words_of_the_command_line():
         hydra.main(version_base=VERSION_BASE, config_path=str(ROOT / "conf"), config_name=CONFIG_NAME)(run)()

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import grammar, rules, schema, words
+from lowrung.config import grammar, rules, structured, words
 from lowrung.config.hydra_app import CONFIG_NAME, hydra_app
 from lowrung.config.interpolation import own_hydra_node
 from lowrung.config.keys import is_declared
@@ -234,7 +234,7 @@ def _composed(axes: Sequence[Sequence[str]], compose: Compose, *, is_tolerant: b
     choices = [(*firsts[:i], single, *firsts[i + 1 :]) for i, singles in enumerate(axes) for single in singles]
     for choice in dict.fromkeys([firsts, *choices]):
         try:
-            config = schema.resolve(compose(choice))
+            config = structured.resolve(compose(choice))
         except COMPOSITION_ERRORS:
             if not is_tolerant:
                 raise

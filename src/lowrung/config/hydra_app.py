@@ -17,7 +17,7 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.errors import UsageError
 from lowrung.store.layout import ROOT
 
@@ -36,7 +36,7 @@ def hydra_app(config_dir: str | Path | None = None, config_path: str | None = No
     Raises:
         UsageError: when it is no folder.
     """
-    schema.register()
+    structured.register()
     search_path = create_config_search_path(config_path or str(ROOT / "conf"))
     if config_dir is not None:
         search_path.prepend("command-line", f"file://{_folder(config_dir)}", SearchPathQuery(provider="schema"))

@@ -1,5 +1,6 @@
 """The rules that one value can break by itself: a least value, a limit, a choice."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from lowrung.errors import did_you_mean
@@ -12,9 +13,9 @@ def at_least(name: str, value: float, least: float, why: str = "") -> Iterator[s
 
 
 def above(name: str, value: float, limit: float) -> Iterator[str]:
-    """The problem of a value that is not above a limit; NaN is above nothing."""
-    if not value > limit:
-        yield f"{name} must be above {limit}, but is {value}."
+    """The problem of a value that is not above a limit, or is infinite; NaN is above nothing."""
+    if not limit < value < math.inf:
+        yield f"{name} must be {'finite' if value == math.inf else f'above {limit}'}, but is {value}."
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> Iterator[str]:

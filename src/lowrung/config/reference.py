@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from lowrung.config import schema
+from lowrung.config import schema, structured
 from lowrung.config.schema import Config
 from lowrung.store import atomic
 from lowrung.store.layout import ROOT
@@ -53,7 +53,7 @@ class Setting:
 
 def page() -> str:
     """The whole page, as it should be now."""
-    schema.register()
+    structured.register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         composed = compose("config", return_hydra_config=True)
     sections = [_HEAD, *_groups(composed), _root(composed)]

@@ -5,10 +5,14 @@ Rules that need the model and the data are those of `lowrung.finetune.preflight`
 
 import dataclasses
 import datetime
+import functools
+import math
+import types
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lowrung.config import lora_rules, rank_rules, schema
+from lowrung.config import keys, lora_rules, rank_rules, schema
 from lowrung.config.keys import declared, suggest_key
 from lowrung.config.limits import above, at_least, one_of
 from lowrung.config.schema import Config, DataConf, ModelConf, SourceConf, TrainConf
@@ -19,6 +23,8 @@ LONGEST_NAME = 255
 
 def problems(config: Config) -> list[str]:
     """Every rule that a config breaks: ranges, choices, and settings that exclude each other."""
+    if misshapen := list(_misshapen(config)):
+        return misshapen
     return [
         *_undeclared(config),
         *_model_rules(config.model),
@@ -29,6 +35,27 @@ def problems(config: Config) -> list[str]:
         *_pair_rules(config),
         *_verify_rules(config),
     ]
+
+
+def _misshapen(config: Config) -> Iterator[str]:
+    """Lists and mappings that are none: OmegaConf takes whatever an interpolation gives in their place."""
+    for key, kinds in _containers().items():
+        value = functools.reduce(getattr, key.split("."), config)
+        if type(value) not in kinds:
+            form = "a list such as [a,b]" if list in kinds else "a mapping such as {name:value}"
+            yield f"{key} must be {form}, but is {value!r}."
+
+
+@functools.cache
+def _containers() -> dict[str, set[Any]]:
+    """The settings that are lists or mappings, each with the classes that its value may have."""
+    found: dict[str, set[Any]] = {}
+    for key, annotation in keys.types(Config).items():
+        parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+        kinds = {typing.get_origin(part) or part for part in parts}
+        if kinds & {list, dict}:
+            found[key] = kinds
+    return found
 
 
 def _undeclared(node: Any, prefix: str = "") -> Iterator[str]:
@@ -141,8 +168,9 @@ def _train_rules(train: TrainConf) -> Iterator[str]:
     if not 0 <= train.warmup_ratio <= 1:
         yield f"train.warmup_ratio must be in [0, 1], but is {train.warmup_ratio}. It is a share of the steps."
     for name in ("weight_decay", "max_grad_norm"):
-        if not getattr(train, name) >= 0:
-            yield f"train.{name} must be at least 0, but is {getattr(train, name)}."
+        if not 0 <= getattr(train, name) < math.inf:
+            rule = "finite" if getattr(train, name) == math.inf else "at least 0"
+            yield f"train.{name} must be {rule}, but is {getattr(train, name)}."
 
 
 def _pair_rules(config: Config) -> Iterator[str]:
@@ -221,3 +249,7 @@ def _verify_rules(config: Config) -> Iterator[str]:
     for dtype in sorted(schema.compared_dtypes(config) & set(schema.DTYPES)):
         if dtype not in verify.tolerances:
             yield f"verify.tolerances must have an entry for {dtype}, but has {', '.join(verify.tolerances) or 'none'}."
+    for dtype, tolerances in verify.tolerances.items():
+        for name, value in vars(tolerances).items():
+            if not value >= 0:  # nothing is within NaN
+                yield f"verify.tolerances.{dtype}.{name} must be at least 0, but is {value}."

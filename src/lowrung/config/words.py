@@ -41,6 +41,9 @@ def of_override(override: str, error: Exception, defaults: DictConfig) -> str:
     return f"`{override}` is refused: {first_line(error)}"
 
 
+_FORMS = {"' to string: '": "one text", "is not a ListConfig": "a list such as [a,b]"}
+"""What a setting must be where a list or a dict was given for a value, or a value for a list, by OmegaConf's words."""
+
 _KINDS = {"Integer": WHOLE, "Float": "a number", "bool": "true or false", "Boolean": "true or false"}
 
 
@@ -77,6 +80,10 @@ def of_setting(error: Exception, override: str = "") -> str | None:
             return f"{name} must be {_KINDS.get(wanted, wanted)}, but {value} is {given.group(1)!r}."
         several = "" if not is_inside or not re.search(r"[,\[(]", shown) else _in_params(name)
         return f"{name}{where} must be {_KINDS.get(wanted, wanted)}, but is {shown!r}.{several}"
+    if "is not Optional" in text:
+        return f"{name}{where} must have a value, but is null. Leave it out to keep its default."
+    if form := next((form for said, form in _FORMS.items() if said in text), None):
+        return f"{name}{where} must be {form}, but is {value!r}."
     if "issing mandatory value" in text:
         return f"{name}{where} must have a value, but has none. Write {name}=VALUE."
     is_interpolation = re.search("interpolation", text, re.IGNORECASE) is not None

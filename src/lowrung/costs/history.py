@@ -56,15 +56,21 @@ class Line:
     memory: float
 
 
-def speed(asked: Asked, store: Path, flops_per_second: float) -> Speed:
+def speed(asked: Asked, store: Path, flops_per_second: float, elsewhere: Mapping[str, Any] | None = None) -> Speed:
     """How fast runs like this one are on this machine.
 
     Args:
         asked: the run.
         store: where earlier runs were noted.
         flops_per_second: how fast this machine multiplies matrices, for where there were none.
+        elsewhere: the machine where model and data were checked. If it is another one, as a cluster's node is, its runs
+            count where this machine has none.
     """
-    lines, which = _nearest(asked, store)
+    here = machine.described()
+    lines, which = _nearest(asked, store, here)
+    is_here = bool(lines) or not elsewhere or elsewhere == here
+    if not is_here:
+        lines, which = _nearest(asked, store, elsewhere)
     if not lines:
         return Speed.unmeasured(asked, flops_per_second, FORMULAS)
     steps = _median(lines, "steps") or flops_per_second
@@ -73,7 +79,7 @@ def speed(asked: Asked, store: Path, flops_per_second: float) -> Speed:
         start_seconds=formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
         # libraries weigh the same in other models' runs, and the rest does not
         memory_factor=statistics.median(line.memory for line in lines) if which < _OTHERS else 1.0,
-        source=_in_words(which, len(lines)),
+        source=_in_words(which, len(lines), "here" if is_here else f"on {(elsewhere or {}).get('processor')}"),
         evaluating=_median(lines, "evaluations") or steps,
         verifying=_median(lines, "gate") or steps,
     )
@@ -158,15 +164,15 @@ def _plain(part: Any) -> Any:
     return dataclasses.asdict(part) if is_value else part
 
 
-def _nearest(asked: Asked, store: Path) -> tuple[Sequence[Line], int]:
-    """The newest lines of the narrowest kind that has any, and the kind's number."""
+def _nearest(asked: Asked, store: Path, by: Any) -> tuple[Sequence[Line], int]:
+    """The newest lines of the narrowest kind that has any on a machine, and the kind's number."""
     path = layout.measured_costs(store)
     try:
         stat = path.stat()
     except OSError:
         return (), _OTHERS + 1
     known = _lines(path, stat.st_size, stat.st_mtime_ns, _version())
-    for which, kind in enumerate(_kinds(asked, machine.described())):
+    for which, kind in enumerate(_kinds(asked, by)):
         if lines := known.get(kind):
             return lines[-LAST:], which
     return (), _OTHERS + 1
@@ -215,6 +221,6 @@ def _median(lines: Sequence[Line], part: str) -> float | None:
     return statistics.median(measured) if measured else None
 
 
-def _in_words(which: int, count: int) -> str:
+def _in_words(which: int, count: int, where: str) -> str:
     of = ("of these settings", "of this model", "of other settings or models")[which]
-    return f"{count} earlier run{'s' if count > 1 else ''} {of} here"
+    return f"{count} earlier run{'s' if count > 1 else ''} {of} {where}"

@@ -36,6 +36,7 @@ class Exit(enum.StrEnum):
     RETURNED = "returned"  # the task returned a value
     RAISED = "raised"  # the task raised an exception
     DIED = "died"  # the process ended without either: a crash, an exit, a signal
+    OUT_OF_MEMORY = "out of memory"  # the system ended the process, since memory had run out
     CANCELLED = "cancelled"  # the engine was told to cancel it
     TIMED_OUT = "timed out"  # the engine ended it at its time limit
     EVICTED = "evicted"  # a scheduler took its node: preemption, its job's time limit, a failure of the node

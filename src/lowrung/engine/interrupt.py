@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -13,18 +14,24 @@ from lowrung.errors import Interrupted
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to end: Ctrl-C; schedulers, `docker stop` and `kill`; a terminal that was closed."""
 
+SAME_SECONDS = 2.0
+"""How long after a SIGTERM another one is the same: where another job takes a node, SLURM sends two within 50 ms, and
+the second would end a run that writes its checkpoint."""
+
 
 class StopSignals:
     """While the block runs, the first signal to end is only remembered; the second raises `Interrupted`.
 
-    It is remembered too, since Python drops an exception that comes inside a finaliser. A signal that this process
-    ignores stays ignored: Ctrl-C in a worker, SIGHUP below `nohup`. What was remembered is passed on to such a block
-    around this one. Outside the main thread, where no signal arrives, it does nothing.
+    Of SIGTERM the second is one that comes `SAME_SECONDS` later. It is remembered too, since Python drops an exception
+    that comes inside a finaliser. A signal that this process ignores stays ignored: Ctrl-C in a worker, SIGHUP below
+    `nohup`. What was remembered is passed on to such a block around this one. Outside the main thread, where no signal
+    arrives, it does nothing.
     """
 
     def __init__(self) -> None:
         self._came: list[int] = []
         self._before: dict[int, object] = {}
+        self._told_at = float("-inf")
 
     @property
     def is_to_stop(self) -> bool:
@@ -56,6 +63,10 @@ class StopSignals:
                 outer._came += [came for came in self._came if came == number]
 
     def _take(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            if time.monotonic() < self._told_at + SAME_SECONDS:
+                return
+            self._told_at = time.monotonic()
         self._came.append(number)
         if number == signal.SIGHUP:
             _leave_the_terminal()

@@ -52,6 +52,43 @@ def main(root: Path = ROOT) -> Room | None:
     return Room(total, free, name)
 
 
+class Kills:
+    """Processes that the system has ended since memory had run out: each explains one process's end.
+
+    Args:
+        root: what /proc and /sys are read below.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+        self._explained = 0
+
+    def unexplained(self) -> int:
+        """How many there were so far but for those that were explained; what one process sees more than at its start.
+
+        Those of the own control group count, whichever limit was passed; where the system counts none for it, as in the
+        root group, all count. 0 where it counts none at all, as on macOS.
+        """
+        return next(self._counts(), 0) - self._explained
+
+    def explain(self, since: int) -> bool:
+        """Whether a process was ended so that began at this number; that end is explained from now on."""
+        is_one = self.unexplained() > since
+        self._explained += is_one
+        return is_one
+
+    def _counts(self) -> Iterator[int]:
+        files = [folder / names[3] for folder, names in _folders(self._root)]
+        for file in [*files, self._root / "proc/vmstat"]:
+            with contextlib.suppress(OSError):
+                if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
+                    yield int(found[1])
+
+
+KILLS = Kills()
+"""Those of this machine, as far as this process knows of them."""
+
+
 def _kibibytes(text: str) -> float:
     return float(text.split()[0]) * 1024
 
@@ -66,7 +103,7 @@ def _of_system() -> Room | None:
 
 def _groups(root: Path) -> Iterator[tuple[float, float]]:
     """The limit of each control group that this process is in, and what is used of it but for files that can go."""
-    for folder, (limit, used, cached) in _folders(root):
+    for folder, (limit, used, cached, _) in _folders(root):
         try:
             most = float((folder / limit).read_text())  # "max" is no limit
             held = float((folder / used).read_text())
@@ -78,11 +115,11 @@ def _groups(root: Path) -> Iterator[tuple[float, float]]:
         yield most, held - float(stat.get(cached, 0))
 
 
-_V2 = ("memory.max", "memory.current", "inactive_file")
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file", "memory.events")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+def _folders(root: Path) -> Iterator[tuple[Path, tuple[str, str, str, str]]]:
     """The folders of the control groups, the own one and those above it. In a container the own one is the root."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

@@ -11,13 +11,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lowrung.engine import durations, worker
+from lowrung.engine import durations, memory, worker
 from lowrung.engine.base import Ended, Exit
 from lowrung.engine.start import Starter
 from lowrung.store import mailbox
 
 GRACE_SECONDS = 5.0
 """From SIGTERM, or from a job's answer, until a process that is still there is killed."""
+
+NO_MEMORY = "memory ran out, and the system ended its process (SIGKILL)"
+"""Why a process has ended that the system chose."""
 
 _GONE = (ProcessLookupError, PermissionError)
 """What a signal raises when nothing is left to get it; on macOS the latter, where what is left are zombies."""
@@ -56,6 +59,7 @@ class Running:
     def __post_init__(self) -> None:
         assert self.process.pid is not None
         self._pid = self.process.pid
+        self._kills = memory.KILLS.unexplained()
         self._time_is_up_at = float("inf") if self.time_limit is None else time.monotonic() + self.time_limit
 
     @classmethod
@@ -131,6 +135,8 @@ class Running:
             return Ended(self.key, exit, cause=cause)
         if self.answer is not None:
             return Ended(self.key, *worker.read_answer(self.answer))
+        if code == -signal.SIGKILL and memory.KILLS.explain(self._kills):
+            return Ended(self.key, Exit.OUT_OF_MEMORY, cause=NO_MEMORY)
         return Ended(self.key, Exit.DIED, cause=described_exit(code or 0))
 
     def _signal(self, number: int) -> None:

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import socket
 import sys
@@ -33,7 +34,6 @@ POLL_SECONDS = 0.2
 KILL_SECONDS = 2 * GRACE_SECONDS
 """From a cancel until the whole process of Ray is killed: the job in it has `GRACE_SECONDS` for its own end."""
 
-
 CHECK_SECONDS = 120.0
 """How long the nodes of a cluster may take to say whether they can run jobs: each starts a process for it."""
 
@@ -42,6 +42,11 @@ _NODE = "ray.io/node-id"
 
 CONNECT_SECONDS = 10.0
 """How long the head of a cluster may take to answer."""
+
+_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""A frame of HTTP/2: no length, its kind (the fourth byte), no flags, of no stream."""
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 
 
 @dataclasses.dataclass
@@ -269,7 +274,7 @@ def _connect(address: str | None) -> bool:
     before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
     where = "a cluster on this machine" if address is None else f"hydra.launcher.address={address}"
     try:
-        _require_a_listener(address)
+        _require_a_head(address)
         with cores.environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}):
             ray.init(
                 log_to_driver=False,
@@ -280,10 +285,18 @@ def _connect(address: str | None) -> bool:
         first = _first_line(error)
         raise EngineError(
             f"Ray must answer, but {where} does not ({first}). `ray status` on one of its nodes shows its state."
+            f"{_token_remedy(address)}"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     return True
+
+
+def _token_remedy(address: str | None) -> str:
+    """Of a token `ray start` makes use by itself where there is one, and who joins by an address does not."""
+    if address is None or "RAY_AUTH_MODE" in os.environ:
+        return ""
+    return " Where it was started with a token (~/.ray/auth_token), set RAY_AUTH_MODE=token in the environment."
 
 
 def _first_line(error: Exception) -> str:
@@ -300,15 +313,22 @@ def _here() -> dict[str, Any]:
     }
 
 
-def _require_a_listener(address: str | None) -> None:
-    """Ray itself would ask an address that nothing listens at for minutes.
+def _require_a_head(address: str | None) -> None:
+    """Ray itself would ask an address for minutes at which nothing listens, or something else.
+
+    A cluster's head speaks HTTP/2: it begins with its settings, once it has the client's.
 
     Raises:
-        OSError: when nothing does.
+        OSError: when there is none.
     """
     host, _, port = (address or "").rpartition(":")
-    if host:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    if not host:
+        return
+    with socket.create_connection((host, int(port)), CONNECT_SECONDS) as link:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            link.sendall(_PREFACE)
+            if link.recv(len(_SETTINGS))[3:4] != _SETTINGS[3:4]:
+                raise OSError("what listens there is no Ray")
 
 
 def _share(nodes: Sequence[dict[str, float]], gpus: float) -> int:

@@ -93,7 +93,8 @@ def _lost(key: str, job: Submitted, state: State | None, folder: RunFolder) -> E
             log.write(printed + "\n")
     if name in _OF_ITS_OWN and not folder.node.is_file():
         raise Unfit(_why_it_did_not_begin(job, state, printed, folder))
-    return Ended(key, Exit.DIED, cause=f"SLURM says that its job ended as {name}")
+    how = Exit.OUT_OF_MEMORY if name == "OUT_OF_MEMORY" else Exit.DIED
+    return Ended(key, how, cause=f"SLURM says that its job ended as {name}")
 
 
 def _why_it_did_not_begin(job: Submitted, state: State | None, printed: str, folder: RunFolder) -> str:

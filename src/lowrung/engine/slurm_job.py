@@ -35,8 +35,8 @@ class Answer:
 def run(request: Request) -> Answer:
     """Runs a job to its end. When SLURM tells it to end, the run is asked for a checkpoint first.
 
-    SLURM signals all processes of a job, so the run hears SIGTERM by itself; a second one would end it at once. So it
-    is asked by its mailbox, which may be done twice.
+    SLURM signals all processes of a job, so the run hears SIGTERM by itself; one more would end it at once. So it is
+    asked by its mailbox, which may be done twice.
     """
     told: list[int] = []
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CUDA_TOUCHED = 3
 """The exit code of `try_fork` where a forked process cannot use CUDA."""
 
+GOES_FIRST = 250
+"""Thousandths of all memory that count beside what the process has, where the system chooses one to end."""
+
 _HELD = contextlib.ExitStack()
 """Keeps the folder's lock: nothing closes it, so the lock lasts as long as the process."""
 
@@ -45,6 +48,7 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
     """
     gc.freeze()  # what was preloaded stays: a walk over it takes 0.3 s, and a run asks for five
     gc.enable()  # see lowrung.engine.uncollected
+    go_first()
     os.setsid()  # a process group of its own, so that what the task starts can be ended with it
     for number in (signal.SIGINT, signal.SIGHUP):  # of the coordinator's terminal
         signal.signal(number, signal.SIG_IGN)
@@ -57,6 +61,17 @@ def main(link: Connection, task: bytes, folder: Path, variables: Mapping[str, st
     threading.Thread(target=_end_with_coordinator, args=(link,), daemon=True).start()
     _HELD.enter_context(atomic.lock(RunFolder(folder).lock, wait=True))
     link.send_bytes(answer(task))
+
+
+def go_first() -> None:
+    """Has the system choose this process, and not those that have started it, where memory runs out.
+
+    It chooses the largest one, and the fork server is nearly as large as a job in its first seconds: its jobs would
+    count as lost.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        score = Path("/proc/self/oom_score_adj")
+        score.write_text(str(min(1000, int(score.read_text()) + GOES_FIRST)))
 
 
 def redirect_output(log: Path) -> None:

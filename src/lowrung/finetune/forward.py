@@ -59,9 +59,8 @@ def _notes(model: Any, rows: Prepared, new_tokens: int) -> list[str]:
     batch = padded(head.probe_rows(rows.eval), model)
     way = head.choose(model, batch)
     found = [_HEAD_NOTE] if way is head.on_all_tokens else []
-    if (
-        not found and (why := head.why_padded(model, way)) and model.device.type == "cpu"
-    ):  # where rows are joined as a rule
+    is_joining = model.device.type == "cpu"  # as a rule
+    if is_joining and not found and (why := head.why_padded(model, way)):
         found.append(f"rows are padded to one length in training, which takes longer: this model's forward pass {why}")
     found += _loss_notes(model, batch)
     prompts = [generate.prompt_tokens(row) for row in rows.eval]

@@ -1,11 +1,40 @@
-"""What a preflight has found. It imports no library, since whoever starts runs imports it."""
+"""What a preflight checks, and what it has found. It imports no library, since whoever starts runs imports it."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from lowrung.config.schema import DataConf, LoraConf, ModelConf, TrainConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.finetune.data.split import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a preflight checks: a model, its data, and all settings that are to be used with them.
+
+    Attributes:
+        base: the base model.
+        data: the task.
+        store: the results' folder; the tokens are kept there.
+        adapters: the settings of each adapter that is to be put on the model.
+        trains: each way in which it is to be trained.
+        new_tokens: the most tokens that the gate generates from a prompt.
+        weights: whether the model is loaded and reads the data. Without, the preflight is for a plan: its files of
+            weights need not be there, nor its tokenizer, and of a hub model they are not fetched. What only they show
+            is not among the problems and notes. Such a preflight is not kept (`lowrung.runs.known`).
+        device: ``cpu`` or ``cuda``, where a plan is for another than this process's.
+    """
+
+    base: ModelConf
+    data: DataConf
+    store: Path
+    adapters: Sequence[LoraConf]
+    trains: Sequence[TrainConf] = ()
+    new_tokens: int = 0
+    weights: bool = True
+    device: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +60,7 @@ class Preflight:
         flops_per_second: how fast the process that found this multiplied matrices, in the base's precision.
         threads: CPU threads of that process.
         processor: of its machine, in words.
+        machine: the same machine, as `lowrung.config.machine.described` says it; on a cluster that of a node.
     """
 
     problems: tuple[str, ...] = ()
@@ -50,6 +80,7 @@ class Preflight:
     flops_per_second: float = 0.0
     threads: int = 1
     processor: str = ""
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: Collection[str]) -> "Preflight | None":
         """What would have been found with these settings alone, by their digests; None where one was not checked."""

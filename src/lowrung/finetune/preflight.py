@@ -16,7 +16,7 @@ from lowrung.finetune.data.corpus import Corpus
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.data.template import Format
-from lowrung.finetune.found import Preflight
+from lowrung.finetune.found import Preflight, Subject
 from lowrung.finetune.lora import fit, injection, unadapted
 from lowrung.finetune.models import added_tokens, context, ends, pretrained, soundness
 from lowrung.finetune.models import weights as held
@@ -24,42 +24,20 @@ from lowrung.finetune.training import metrics, user_metrics
 from lowrung.store import layout
 
 
-def check(
-    *,
-    base: ModelConf,
-    data: DataConf,
-    store: Path,
-    adapters: Sequence[LoraConf],
-    trains: Sequence[TrainConf] = (),
-    new_tokens: int = 0,
-    weights: bool = True,
-    device: str | None = None,
-) -> Preflight:
-    """Finds model and data, checks them against the config, and turns the data into tokens.
-
-    Args:
-        base: the base model.
-        data: the task.
-        store: the results' folder; the tokens are kept there.
-        adapters: the settings of each adapter that is to be put on the model.
-        trains: each way in which it is to be trained.
-        new_tokens: the most tokens that the gate generates from a prompt.
-        weights: whether the model is loaded and reads the data. Without, the preflight is for a plan: its files of
-            weights need not be there, nor its tokenizer, and of a hub model they are not fetched. What only they show
-            is not among the problems and notes. Such a preflight is not kept (`lowrung.runs.known`).
-        device: ``cpu`` or ``cuda``, where a plan is for another than this process's.
-    """
+def check(subject: Subject) -> Preflight:
+    """Finds a model and its data, checks them against the settings, and turns the data into tokens."""
+    base, data, adapters, trains = subject.base, subject.data, subject.adapters, subject.trains
     found = [*metrics.problems(data.metrics), *_training_problems(trains)]
-    located = _located(base, weights, found)
+    located = _located(base, subject.weights, found)
     if located is not None:
         base = located
-        found += _model_problems(base, adapters, data.max_length, is_whole=weights)
+        found += _model_problems(base, adapters, data.max_length, is_whole=subject.weights)
         found += _division_problems(base, trains)
     examples = _corpus(data, found)
     if found or examples is None:
         return Preflight(tuple(found))
     try:
-        found_rows = _of_rows(base, data, examples, store, new_tokens, weights)
+        found_rows = _of_rows(base, subject, examples)
     except UsageError as error:
         return Preflight(tuple(error.problems))
     settings = {**_training_notes(trains), **_adapter_notes(base, adapters)}
@@ -70,27 +48,27 @@ def check(
         notes=notes,
         settings=settings,
         base=sizes.of_base(base),
-        trained=sizes.of_trained(base, adapters, trains, device),
+        trained=sizes.of_trained(base, adapters, trains, subject.device),
         flops_per_second=speed.flops_per_second(base),
         threads=torch.get_num_threads(),
         processor=machine.processor(),
+        machine=machine.described(),
     )
 
 
-def _of_rows(
-    base: ModelConf, data: DataConf, examples: Corpus, store: Path, new_tokens: int, weights: bool
-) -> Preflight:
+def _of_rows(base: ModelConf, subject: Subject, examples: Corpus) -> Preflight:
     """What is found of the data: as tokens that the model has read, or as far as it is known without weights.
 
     Raises:
         UsageError: when the tokenizer and the data do not go together, or the model and the tokens.
     """
-    if not weights and not pretrained.has_tokenizer(pretrained.folder_of(base)):
+    data, store = subject.data, subject.store
+    if not subject.weights and not pretrained.has_tokenizer(pretrained.folder_of(base)):
         return _untokenised(base, data, examples, store)
     found, rows = _prepared(base, data, examples, store)
-    if not weights:
+    if not subject.weights:
         return found
-    read = forward.notes(base, rows, new_tokens=new_tokens, scores=data.metrics)
+    read = forward.notes(base, rows, new_tokens=subject.new_tokens, scores=data.metrics)
     return dataclasses.replace(found, notes=(*found.notes, *(read or ())), is_read=read is not None)
 
 

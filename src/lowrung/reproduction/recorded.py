@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lowrung.config import rules, schema
+from lowrung.config import rules, structured
 from lowrung.config.schema import Config
 from lowrung.errors import StoreError, UsageError, in_short
 from lowrung.finetune.training import user_metrics
@@ -125,7 +125,7 @@ def _config(run: RunFolder, environment: Mapping[str, Any]) -> Config:
         loaded: Any = OmegaConf.load(run.config)
         if not OmegaConf.is_dict(loaded) or not all(OmegaConf.is_dict(loaded.get(part)) for part in NEEDED):
             raise ValueError(f"it must have the groups {', '.join(NEEDED)}")
-        config = schema.resolve(loaded)
+        config = structured.resolve(loaded)
         problems = rules.problems(config)
     except Exception as error:  # OmegaConf's and YAML's errors have no base in common
         raise _of_another_version(run, environment, in_short(error)) from error

@@ -24,11 +24,11 @@ class Computation:
     """What a run computes.
 
     Attributes:
-        config: the run's, which has been checked.
+        config: the run's, which has been checked and pinned (`lowrung.runs.inputs.pinned`).
         folder: the run's, locked and prepared.
         data: the folder with the examples as tokens.
         base: the folder of what is computed once of the base and these examples.
-        threads: CPU threads of this process.
+        threads: CPU threads of this process, or of all ranks together.
     """
 
     config: Config
@@ -60,28 +60,31 @@ class Computation:
 
 
 def _train(
-    given: Computation, ranks: "Ranks", on_report: OnReport, should_stop: Callable[[], bool]
+    computation: Computation, ranks: "Ranks", on_report: OnReport, should_stop: Callable[[], bool]
 ) -> tuple[Outcome, "Evidence | None"]:
     from lowrung.finetune.data.prepared import Prepared
     from lowrung.finetune.data.template import Format
     from lowrung.finetune.gate.case import Evidence
     from lowrung.finetune.models import added_tokens, pretrained
-    from lowrung.finetune.training import fine_tune
+    from lowrung.finetune.training.fine_tune import fine_tune
+    from lowrung.finetune.training.trainer import Recipe
 
-    config, folder, rows = given.config, given.folder, Prepared.load(given.data)
-    trained = fine_tune.fine_tune(
-        base=config.model,
-        data=rows,
-        lora=config.lora,
-        train=config.train,
-        max_length=config.data.max_length,
+    config, folder, rows = computation.config, computation.folder, Prepared.load(computation.data)
+    trained = fine_tune(
+        config.model,
+        Recipe(
+            data=rows,
+            lora=config.lora,
+            train=config.train,
+            max_length=config.data.max_length,
+            seed=config.seed,
+            checkpoints=folder.checkpoints,
+            base_folder=computation.base,
+        ),
         format=Format.of(config.data),
-        seed=config.seed,
         scores=config.data.metrics,
-        threads=given.threads,
+        threads=computation.threads,
         folder=_weights(config, folder),
-        base_folder=given.base,
-        checkpoint_folder=folder.checkpoints,
         on_report=on_report,
         should_stop=should_stop,
         kept_rows=config.verify.prompts if config.verify.enabled else 0,

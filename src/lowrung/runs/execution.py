@@ -6,11 +6,9 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrung.config import machine, schema
-from lowrung.config.schema import Config
 from lowrung.costs.facts import Planned
 from lowrung.errors import StoreError, is_out_of_memory
 from lowrung.runs import parallel
@@ -28,13 +26,9 @@ _INTERRUPTED = Outcome(Status.CANCELLED, cause="interrupted")
 
 
 def execute(
-    config: Config,
-    folder: RunFolder,
+    computation: Computation,
     *,
     claim: str,
-    data: Path,
-    base: Path,
-    threads: int,
     planned: Planned | None,
     on_point: Callable[[Point], None],
     stop_reason: Callable[[], str | None],
@@ -44,12 +38,8 @@ def execute(
     A run that was interrupted goes on from its last checkpoint. Its checkpoints are deleted when it is complete.
 
     Args:
-        config: the run's, which has been checked.
-        folder: the run's, locked by this process and prepared.
+        computation: what is computed, in a folder that this process has locked.
         claim: of the job that runs it; see `lowrung.store.results.claim`.
-        data: the folder with the examples as tokens.
-        base: the folder of what is computed once of the base and these examples.
-        threads: CPU threads.
         planned: what was predicted of it, which its outcome records; None where nothing was.
         on_point: called with each point of the run's history, after it was posted to the mailbox.
         stop_reason: asked after every step: None, or ``pruned`` or ``cancelled`` to end with a checkpoint.
@@ -58,6 +48,7 @@ def execute(
         StoreError: when ``outcome.json`` cannot be written; the message gives the status of the run.
         TakenBack: when the folder was given to another job, before the run or meanwhile.
     """
+    folder = computation.folder
     results.require_claim(folder, claim)
 
     def on_report(step: int, metrics: Mapping[str, float]) -> None:
@@ -67,7 +58,7 @@ def execute(
         on_point(point)
 
     clock, is_resumed = parts.Clock(folder), parts.last_checkpoint(folder) > 0
-    outcome = _run(Computation(config, folder, data, base, threads), on_report, stop_reason)
+    outcome = _run(computation, on_report, stop_reason)
     done = clock.stop()
     took = {"time/total_seconds": sum(part.seconds for part in done)}
     by = {"machine": machine.described(), "is_resumed": is_resumed, **parts.as_fact(done)}
@@ -88,35 +79,35 @@ def _beside(planned: Planned, outcome: Outcome) -> Outcome:
     return dataclasses.replace(outcome, measurements=measurements, facts={**outcome.facts, "plan": planned.facts})
 
 
-def _run(given: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:
+def _run(computation: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:
     """The outcome of this process, or of those of its ranks, for which this one imports nothing."""
-    train, threads = given.config.train, given.threads
+    train, threads = computation.config.train, computation.threads
     if train.rank_count == 1:
         from lowrung.finetune.training.ranks import ALONE
 
-        return _run_as(ALONE, given, on_report, stop_reason)
+        return _run_as(ALONE, computation, on_report, stop_reason)
     of_each = schema.threads_of_a_rank(train, threads)
-    work = functools.partial(_run_joined, dataclasses.replace(given, threads=of_each))
+    work = functools.partial(_run_joined, dataclasses.replace(computation, threads=of_each))
     try:
-        return parallel.Launch(work, train.rank_count, of_each, given.folder).run(on_report, stop_reason)
+        return parallel.Launch(work, train.rank_count, of_each, computation.folder).run(on_report, stop_reason)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        return _failure(error, given.folder)
+        return _failure(error, computation.folder)
 
 
-def _run_joined(given: Computation, place: parallel.Place) -> None:
+def _run_joined(computation: Computation, place: parallel.Place) -> None:
     """The same in a process of one of the ranks."""
     from lowrung.finetune.training import ranks
 
     def run() -> Outcome:
-        return _run_as(ranks.join(place.rank, place.count, place.meeting), given, place.report, place.stop_reason)
+        return _run_as(ranks.join(place.rank, place.count, place.meeting), computation, place.report, place.stop_reason)
 
-    place.end(_outcome_of(run, given.folder, {}, place.stop_reason))
+    place.end(_outcome_of(run, computation.folder, {}, place.stop_reason))
 
 
-def _run_as(ranks: "Ranks", given: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:
+def _run_as(ranks: "Ranks", computation: Computation, on_report: OnReport, stop_reason: StopReason) -> Outcome:
     """The outcome of all that this process does for the run."""
     from lowrung.finetune.training import memory
 
@@ -129,9 +120,9 @@ def _run_as(ranks: "Ranks", given: Computation, on_report: OnReport, stop_reason
         on_report(step, metrics)
 
     def run() -> Outcome:
-        return given.outcome(ranks, report, lambda: stop_reason() is not None)
+        return computation.outcome(ranks, report, lambda: stop_reason() is not None)
 
-    outcome = _outcome_of(run, given.folder, scores, stop_reason)
+    outcome = _outcome_of(run, computation.folder, scores, stop_reason)
     peak = max(memory.peak_bytes(), outcome.measurements.get("memory/peak_bytes", 0))  # before a checkpoint it was more
     return dataclasses.replace(outcome, measurements={**outcome.measurements, "memory/peak_bytes": peak})
 

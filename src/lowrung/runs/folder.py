@@ -86,11 +86,11 @@ def _other_code(environment: Mapping[str, Any]) -> str | None:
 
 
 def prepare_folder(
-    folder: RunFolder, config: Config, preflight: Preflight, threads: int, notify: Callable[[str], None] = print
+    folder: RunFolder, config: Config, preflight: Preflight, threads: int, say: Callable[[str], None] = print
 ) -> str:
     """Deletes what an earlier attempt left, except its checkpoints, and writes the run's config and environment.
 
-    What is not the run's own is moved aside, and ``notify`` prints a line that says so.
+    What is not the run's own is moved aside, and ``say`` prints a line that says so.
 
     Returns:
         the claim of the run's job; see `lowrung.store.results.claim`.
@@ -108,7 +108,7 @@ def prepare_folder(
     read = {name: digest for name, digest in preflight.files.items() if not Path(name).is_relative_to(tokens)}
     with atomic.lock(folder.lock):
         if moved := results.put_strangers_aside(folder):
-            notify(f"warning: {moved}")
+            say(f"warning: {moved}")
         parts.close(folder)
         mailbox.clear(folder.path)
         atomic.remove_leftovers(folder.path)

@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lowrung.config import schema, signature
 from lowrung.config.prior import FULL
 from lowrung.config.schema import Config
-from lowrung.finetune.found import Preflight
+from lowrung.finetune.found import Preflight, Subject
 from lowrung.runs import known
 from lowrung.store import layout
 from lowrung.track import recording
@@ -16,22 +15,23 @@ from lowrung.track import recording
 
 def preflight(config: Config) -> Preflight:
     """What is known of a run's model and data, or is found now in this process; see `lowrung.finetune.preflight`."""
-    return known.of(preflight_arguments([config]))
+    return known.of(subject([config]))
 
 
-def preflight_arguments(configs: Sequence[Config], *, weights: bool = True) -> dict[str, Any]:
-    """The preflight's arguments for configs that share their model and data; for a plan it needs no weights."""
+def subject(configs: Sequence[Config], *, weights: bool = True) -> Subject:
+    """What the preflight of configs that share their model and data checks; for a plan it needs no weights."""
     trains = {schema.digest(config.train): config.train for config in configs}
     adapters = {schema.digest(config.lora): config.lora for config in configs}
-    return {
-        "base": configs[0].model,
-        "data": configs[0].data,
-        "store": Path(configs[0].store).absolute(),
-        "adapters": list(adapters.values()),
-        "trains": list(trains.values()),
-        **({} if weights else {"weights": False, "device": signature.device_kind()}),
-        "new_tokens": max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
-    }
+    return Subject(
+        base=configs[0].model,
+        data=configs[0].data,
+        store=Path(configs[0].store).absolute(),
+        adapters=list(adapters.values()),
+        trains=list(trains.values()),
+        new_tokens=max(config.verify.new_tokens if config.verify.enabled else 0 for config in configs),
+        weights=weights,
+        device=None if weights else signature.device_kind(),
+    )
 
 
 def pinned(config: Config, preflight: Preflight) -> Config:

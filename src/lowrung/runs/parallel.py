@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from lowrung import library_warnings
-from lowrung.engine import cores, worker
-from lowrung.engine.process import described_exit
+from lowrung.engine import cores, memory, worker
+from lowrung.engine.process import NO_MEMORY, described_exit
 from lowrung.engine.start import CUDA_CHECK, Starter
 from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
@@ -137,12 +137,12 @@ class Launch:
         Returns:
             the first rank's outcome, with the memory of all; that of the rank that failed first, if one did.
         """
-        started: list[_Rank] = []
+        started, kills = list[_Rank](), memory.KILLS.unexplained()
         with tempfile.TemporaryDirectory(prefix="lowrung-") as meeting:  # the store's disk may not lock files
             try:
                 self._start(started, Path(meeting) / "ranks")
                 _attend(started, on_report, stop_reason)
-                return _together(started)
+                return _together(started, kills)
             finally:
                 _end(started)
 
@@ -204,17 +204,25 @@ def _received(rank: _Rank) -> tuple[Any, ...] | None:
     return None
 
 
-def _together(ranks: Sequence[_Rank]) -> Outcome:
-    """The one outcome of all ranks: that of the first that failed or was lost, of which the others fail."""
+def _together(ranks: Sequence[_Rank], kills: int) -> Outcome:
+    """The one outcome of all ranks: that of the first that failed or was lost, of which the others fail.
+
+    Args:
+        ranks: all of which have ended, or have failed.
+        kills: how many processes the system had ended for want of memory before they began.
+    """
     peak = sum(rank.outcome.measurements.get("memory/peak_bytes", 0) for rank in ranks if rank.outcome)
     failed = [(rank.failed_at, number) for number, rank in enumerate(ranks) if rank.failed_at is not None]
     decisive = min(failed)[1] if failed else 0
-    outcome = ranks[decisive].outcome or _lost(decisive, ranks)
+    outcome = ranks[decisive].outcome or _lost(decisive, ranks, kills)
     return dataclasses.replace(outcome, measurements={**outcome.measurements, "memory/peak_bytes": peak})
 
 
-def _lost(number: int, ranks: Sequence[_Rank]) -> Outcome:
-    how = described_exit(ranks[number].process.exitcode or 0)
+def _lost(number: int, ranks: Sequence[_Rank], kills: int) -> Outcome:
+    code = ranks[number].process.exitcode or 0
+    if code == -signal.SIGKILL and memory.KILLS.explain(kills):
+        return Outcome(Status.OOM, cause=f"{NO_MEMORY}: rank {number} of {len(ranks)}")
+    how = described_exit(code)
     return Outcome(Status.FAILED, cause=f"rank {number} of {len(ranks)} was lost ({how})", facts={LOST: number})
 
 
@@ -241,6 +249,7 @@ def _main(
     """One rank, from its first line to its last."""
     gc.freeze()
     gc.enable()  # see lowrung.engine.uncollected
+    worker.go_first()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run's process decides when to stop
         signal.signal(number, signal.SIG_IGN)
     worker.redirect_output(folder.log)

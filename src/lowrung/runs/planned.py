@@ -28,7 +28,8 @@ def predict(config: Config, preflight: Preflight, threads: int, *, is_tracking: 
     if wanted is None:
         return None
     wanted = dataclasses.replace(wanted, is_tracking=is_tracking)
-    speed = history.speed(wanted, Path(config.store).absolute(), _flops_per_second(wanted, preflight))
+    multiplies = _flops_per_second(wanted, preflight)
+    speed = history.speed(wanted, Path(config.store).absolute(), multiplies, preflight.machine)
     return prediction.predict(wanted, speed)
 
 

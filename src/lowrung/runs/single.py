@@ -19,6 +19,7 @@ from lowrung.report.progress import Progress
 from lowrung.report.tables import number
 from lowrung.report.warned import Warnings
 from lowrung.runs import execution, inputs, planned
+from lowrung.runs.computation import Computation
 from lowrung.runs.folder import kept_outcome, notes, prepare_folder
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
@@ -27,6 +28,7 @@ from lowrung.store.parts import last_checkpoint
 from lowrung.track import recording
 from lowrung.track.base import Point, chosen_experiment
 from lowrung.track.owed import Owed, RunRecord
+from lowrung.track.sender import Sender
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,29 +131,31 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
         def stop_reason() -> str | None:
             return str(Status.CANCELLED) if signals.is_to_stop else None
 
+        base = inputs.base_folder(config, preflight, threads)
         outcome = execution.execute(
-            config,
-            folder,
+            Computation(config, folder, preflight.data_folder, base, threads),
             claim=claim,
-            data=preflight.data_folder,
-            base=inputs.base_folder(config, preflight, threads),
-            threads=threads,
             planned=Planned.of(predicted) if predicted else None,
             on_point=on_point,
             stop_reason=stop_reason,
         )
         planned.note(config, preflight, threads, outcome)
         progress.end("run", "training", str(outcome.status))
-    record = RunRecord(opening, str(folder.path), outcome.status, outcome.cause, preflight.splits)
-    sent = sender.send(record.send, opening.name)
+    _send(sender, config, folder, RunRecord(opening, str(folder.path), outcome.status, outcome.cause, preflight.splits))
+    return outcome
+
+
+def _send(sender: Sender, config: Config, folder: RunFolder, record: RunRecord) -> None:
+    """Records a run's end, and leaves what the tracker did not take beside the results, for `lowrung sync`."""
+    name = record.opening.name
+    sent = sender.send(record.send, name)
     is_tracked = sender.drain(recording.END_SECONDS) and sent.exception() is None
     sender.close()
     if (uri := recording.tracking_uri(config)) is not None:
         owed = Owed(uri, chosen_experiment(config.track.experiment), None, [] if is_tracked else [record])
         owed.write(folder.untracked)
         if not is_tracked:
-            print(f"warning: not tracked: {opening.name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
-    return outcome
+            print(f"warning: not tracked: {name}. lowrung sync {shlex.quote(str(folder.path))} sends it.")
 
 
 @contextlib.contextmanager

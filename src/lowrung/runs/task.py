@@ -11,7 +11,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from lowrung import library_warnings
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config
 from lowrung.costs.facts import Planned
 from lowrung.engine import gpus
@@ -19,6 +19,7 @@ from lowrung.engine.interrupt import StopSignals
 from lowrung.errors import StoreError
 from lowrung.finetune.found import Preflight
 from lowrung.runs import execution, inputs, single
+from lowrung.runs.computation import Computation
 from lowrung.runs.folder import kept_outcome
 from lowrung.runs.single import SingleRun
 from lowrung.store import mailbox
@@ -105,7 +106,7 @@ def run(composed: DictConfig) -> Ran | SingleRun:
         RunFailed: when a single run did not complete.
         StoreError: when a trial's run is not the one that was assigned.
     """
-    config, assignment = schema.resolve(composed), assigned()
+    config, assignment = structured.resolve(composed), assigned()
     if assignment is not None:
         return _run_trial(inputs.with_ranks(config, len(gpus.visible())), assignment)
     return single.run(config, JobFolder(Path(HydraConfig.get().runtime.output_dir)))
@@ -132,14 +133,12 @@ def _train(config: Config, assignment: Assignment, stop_reason: Callable[[], str
     folder, preflight = assignment.folder, assignment.preflight
     sender = recording.sender_to(assignment.tracking if assignment.opening else None, assignment.experiment)
     history = recording.History(sender, assignment.opening)
+    base = inputs.base_folder(config, preflight, assignment.threads)
+    asked = Computation(inputs.pinned(config, preflight), folder, preflight.data_folder, base, assignment.threads)
     with recording.measuring(config, folder, history):
         outcome = execution.execute(
-            inputs.pinned(config, preflight),
-            folder,
+            asked,
             claim=assignment.claim,
-            data=preflight.data_folder,
-            base=inputs.base_folder(config, preflight, assignment.threads),
-            threads=assignment.threads,
             planned=assignment.planned,
             on_point=history.add,
             stop_reason=stop_reason,

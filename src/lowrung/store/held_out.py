@@ -60,9 +60,10 @@ class HeldOut:
             StoreError: when there is no such file, or it does not hold this.
         """
         try:
-            table = pq.read_table(path)
+            with pq.ParquetFile(path) as file:  # `read_table` and `to_numpy` import pandas: 0.3 s of CPU time
+                table = file.read()
             data = (table.schema.metadata or {})[_DATA].decode()
-            columns = {name: table[name].to_numpy() for name in table.column_names}
+            columns = {name: np.from_dlpack(table[name].combine_chunks()) for name in table.column_names}
             answers = {name.removeprefix(_ANSWER): each for name, each in columns.items() if name.startswith(_ANSWER)}
             return cls(data, columns["tokens"], columns["nll"], columns["right"], answers)
         except (OSError, KeyError, pa.ArrowException) as error:

@@ -43,7 +43,7 @@ class Agenda:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
         begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.beginning`.
-        notify: prints a line for the user.
+        say: prints a line for the user.
         may_begin: says which points the budget has room for.
 
     Attributes:
@@ -55,14 +55,14 @@ class Agenda:
         study: "Study",
         plan: Plan,
         begin: Callable[[Stage, Mapping[str, Begun]], Begun],
-        notify: Callable[[str], None],
+        say: Callable[[str], None],
         may_begin: Callable[[GridPoint], bool],
     ) -> None:
         self._may_begin = may_begin
         self._study = study
         self._plan = plan
         self._begin = begin
-        self._notify = notify
+        self._say = say
         self._interrupted = self._adoptable()
         self.begun: dict[str, Begun] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
@@ -134,7 +134,7 @@ class Agenda:
     def _say_what_was_not_tried(self, begun: Begun) -> None:
         """A study that goes on may have had its trials before it was given points to try first."""
         if begun.first:
-            self._notify(
+            self._say(
                 f"{len(begun.first)} of the points in hydra.sweeper.first were not tried: the study has had its"
                 f" {begun.n_trials} trials. Raise {begun.stage.n_trials_setting} to try them"
             )
@@ -144,7 +144,7 @@ class Agenda:
         """Whether the deadline has passed; a line says so once."""
         if time.monotonic() >= self._deadline and not self._is_out_of_time:
             self._is_out_of_time = True
-            self._notify(
+            self._say(
                 f"hydra.sweeper.timeout={self._plan.settings.timeout} is over: no further trial starts; the same"
                 " command goes on from here"
             )

@@ -157,10 +157,8 @@ class Beforehand:
         while predicted.memory_bytes > most and (smaller := halved(config.train)):
             config = dataclasses.replace(config, train=smaller)
             less = self._that_must_fit(config)
-            if (
-                less is None or less.memory_bytes >= predicted.memory_bytes
-            ):  # the gate needs the most, whatever the batch
-                break
+            if less is None or less.memory_bytes >= predicted.memory_bytes:
+                break  # the gate needs the most, whatever the batch
             halvings, predicted = halvings + 1, less
         return halvings, predicted
 

@@ -32,7 +32,7 @@ class Beginning:
         maker: makes the runs of trials that have ended anew.
         tracking: keeps what was recorded of them.
         results: takes them over.
-        notify: prints a line for the user.
+        say: prints a line for the user.
         beforehand: decides which trials are not run.
     """
 
@@ -42,7 +42,7 @@ class Beginning:
     maker: RunMaker
     tracking: SweepTracking
     results: Results
-    notify: Callable[[str], None]
+    say: Callable[[str], None]
     beforehand: Beforehand
 
     def begin(self, stage: Stage, earlier: Mapping[str, Begun]) -> Begun:
@@ -89,9 +89,9 @@ class Beginning:
                 self.results,
             )
         named = ", ".join(f"trial {row.number}" for row in start.rows)
-        self.notify(f"stage {stage.name}: starts from {named} of {stage.of}")
+        self.say(f"stage {stage.name}: starts from {named} of {stage.of}")
         for note in start.notes:
-            self.notify(f"stage {stage.name}: {note}")
+            self.say(f"stage {stage.name}: {note}")
         return starting.points(stage, [before.ended[row.number] for row in start.rows], self.plan, self.composer)
 
     def _keep(self, begun: Begun) -> None:
@@ -151,7 +151,7 @@ class Beginning:
     def _say_what_is_left_out(self, begun: Begun, left_out: Sequence[int]) -> None:
         if left_out:
             numbers = ", ".join(map(str, left_out))
-            self.notify(
+            self.say(
                 f"stage {begun.stage.name}: left out what was run from other starting points (trials {numbers}); the"
                 " results stay in the store"
             )

@@ -10,7 +10,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lowrung.config import commandline, interpolation, repeats, rules, schema, words
+from lowrung.config import commandline, interpolation, repeats, rules, structured, words
 from lowrung.config.schema import Config
 from lowrung.engine import hydra_job
 from lowrung.errors import UsageError
@@ -159,10 +159,10 @@ class Composer:
         seeds = space.seeds or (None,)
         composed = [self._unnumbered(space.overrides(params, seed=seed)) for seed in seeds]
         folders = dict.fromkeys(hydra_job.sweep_folder(one) for one in composed)
-        configs = tuple(schema.resolve(one) for one in composed)
+        configs = tuple(structured.resolve(one) for one in composed)
         high = configs[0]
         if space.intervals:
-            high = schema.resolve(self._unnumbered(space.overrides(params, seed=seeds[0], is_high=True)))
+            high = structured.resolve(self._unnumbered(space.overrides(params, seed=seeds[0], is_high=True)))
         return GridPoint(space, params, configs, high, tuple(folders))
 
     def _unnumbered(self, overrides: Sequence[str]) -> DictConfig:
@@ -177,7 +177,7 @@ class Composer:
 
     def config(self, overrides: Sequence[str]) -> Config:
         """A job's config as plain dataclasses."""
-        return schema.resolve(self.compose(overrides))
+        return structured.resolve(self.compose(overrides))
 
     def job(self, overrides: Sequence[str], number: int, subfolder: str) -> DictConfig:
         """The config that Hydra runs job ``number`` with, in a folder of the job's own or one below it."""

@@ -137,6 +137,7 @@ class Coordinator:
         """Prints the leaderboard and gives the results; see `lowrung.sweeps.results.Results.report`."""
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
         self._results.log_best(self._ended, is_last=True)
+        self._tracking.note_spent(*self._spending.of_ended)
         self._results.report()
         return self._results
 
@@ -145,6 +146,7 @@ class Coordinator:
         if isinstance(error, KeyboardInterrupt):
             self._progress.say("interrupted; the same command goes on from here")
         self._spending.break_off()
+        self._tracking.note_spent(*self._spending.of_ended)
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
         self._tracking.break_off()
@@ -172,13 +174,6 @@ class Coordinator:
             self._progress.say(self._spending.over)
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
-        rows = self._results.rows.values()
-        if rows and all(row.outcome.status is Status.SKIPPED for row in rows):
-            raise RunFailed(
-                "No trial was run: the plan leaves out each that was drawn. Loosen hydra.sweeper.constraints, or search"
-                " other intervals.",
-                self._results,
-            )
 
     def _take(self, event: QueueEvent) -> None:
         match event:
@@ -351,6 +346,7 @@ class Coordinator:
             trial.number, point, outcome, pending.ended, is_reused=self._study.is_reused(trial), stage=stage
         )
         self._results.log_best(self._ended)
+        self._tracking.note_spent(*self._spending.of_ended)
         self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
         self._count_failure(outcome)
 

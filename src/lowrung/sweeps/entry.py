@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import VerifyConf
 from lowrung.engine.assumed import Machine, assume
 from lowrung.engine.base import Engine
@@ -78,7 +78,7 @@ def run(
 
 def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher: Any, settings: Settings) -> Results:
     config = composer.master
-    verify = schema.typed(VerifyConf, config.verify)
+    verify = structured.typed(VerifyConf, config.verify)
     search = composer.search(finalists.verified(asked, verify), settings, also=_launcher_problems(launcher))
     points = composer.points_of(search, settings.measured)
     every = [point for each in points.values() for point in each]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lowrung.config import schema
 from lowrung.config.schema import Config
 from lowrung.engine.base import Ended, Engine, Exit, Job, Reported
 from lowrung.errors import UsageError
-from lowrung.finetune.found import Preflight
+from lowrung.finetune.found import Preflight, Subject
 from lowrung.library_warnings import Heard
 from lowrung.runs import inputs, known
 from lowrung.store import disk
@@ -36,7 +36,7 @@ def check_all(
         configs: the grid's.
         folder: the study's, where a check writes its log.
         weights: whether the models are loaded and read the data. A plan needs none of it: see
-            `lowrung.finetune.preflight.check`.
+            `lowrung.finetune.found.Subject`.
 
     Returns:
         what was found, by `key`.
@@ -47,15 +47,15 @@ def check_all(
     alike: dict[str, list[Config]] = {}
     for config in configs:
         alike.setdefault(key(config), []).append(config)
-    arguments = {name: inputs.preflight_arguments(group, weights=weights) for name, group in alike.items()}
-    before = {name: known.preflight(each) for name, each in arguments.items()}
+    subjects = {name: inputs.subject(group, weights=weights) for name, group in alike.items()}
+    before = {name: known.preflight(each) for name, each in subjects.items()}
     if None in before.values():
         engine.preload()
         print("loading libraries, checking model and data (the first time, the model is built: half a minute)")
     # Without the folder itself: a preflight that was killed may have left it, with nothing else in it.
     existing, own = disk.nearest(folder.path.parent), RunFolder(folder.preflight)
     warned: list[Heard] = []
-    found = {name: each or _check(engine, name, arguments[name], own, warned) for name, each in before.items()}
+    found = {name: each or _check(engine, name, subjects[name], own, warned) for name, each in before.items()}
     for one in {one.kind: one for one in warned}.values():
         print(f"warning of {one.library}, from the preflight: {one.text}")
     shutil.rmtree(own.path, ignore_errors=True)
@@ -74,16 +74,11 @@ def asked(engine: Engine, folder: StudyFolder, task: Callable[[], Any]) -> Any:
     return ended.value if ended.exit is Exit.RETURNED else None
 
 
-def _check(
-    engine: Engine, name: str, arguments: Mapping[str, Any], folder: RunFolder, warned: list[Heard]
-) -> Preflight:
-    task = _Task(arguments, known.name(arguments))
+def _check(engine: Engine, name: str, subject: Subject, folder: RunFolder, warned: list[Heard]) -> Preflight:
+    task = _Task(subject, known.name(subject))
     job = Job(name, folder.path, task, is_limited=False)
     ended = _run(engine, job)
-    if ended.exit in (
-        Exit.DIED,
-        Exit.EVICTED,
-    ):  # the cause may lie outside of the process: a kill, or memory that others used
+    if ended.exit in (Exit.DIED, Exit.EVICTED):  # a kill, say, or memory that others used
         ended = _run(engine, job)
     if ended.exit is not Exit.RETURNED:
         raise UsageError(f"The model and the data must load, but they do not: {ended.cause}. Read {folder.log}.")
@@ -107,10 +102,10 @@ def _events(engine: Engine) -> Iterator[Reported | Ended]:
 class _Task:
     """`lowrung.runs.known.find`, for a process that is to import what it needs first, and what libraries warned of."""
 
-    arguments: Mapping[str, Any]
+    subject: Subject
     name: str | None
 
     def __call__(self) -> tuple[Preflight, list[Heard]]:
         warned: list[Heard] = []
         with library_warnings.heard(warned.append):
-            return known.find(self.arguments, self.name), warned
+            return known.find(self.subject, self.name), warned

@@ -300,8 +300,8 @@ class Queue:
             self._for_a_slot.insert(0, run)
             return []
         if outcome is None or (is_stopped and ended.exit in (Exit.TIMED_OUT, Exit.EVICTED)):
-            cause = f"{_cause(ended)}; read {run.folder.log}"
-            outcome = Outcome(Status.FAILED, {}, _time_of(run), cause)
+            status = Status.OOM if ended.exit is Exit.OUT_OF_MEMORY else Status.FAILED
+            outcome = Outcome(status, {}, _time_of(run), f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
         planned.note(run.config, self._plan.preflight(run.config), self._engine.threads, outcome)

@@ -12,12 +12,23 @@ from lowrung.report.questions import Recipe
 from lowrung.store.outcome import Outcome, Status, over_seeds
 from lowrung.sweeps import plots
 from lowrung.sweeps.answer import Answer, recipe
+from lowrung.sweeps.beforehand import BY_PLAN
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.tracking import SweepTracking, best_tags
+
+_NONE_DRAWN = (
+    "No trial was run: the plan leaves out each that was drawn. Loosen hydra.sweeper.constraints, or search other"
+    " intervals."
+)
+
+_NO_MEMORY = (
+    "No trial has a result: all that were run were out of memory, and hydra.sweeper.on_oom=skip leaves such out. Lower"
+    " train.batch_size, add train.gradient_checkpointing=true, or take hydra.sweeper.on_oom=halve."
+)
 
 
 class Results:
@@ -183,7 +194,7 @@ class Results:
         """Writes and prints the leaderboard, has the sweep's end recorded, and says where everything is.
 
         Raises:
-            RunFailed: when a trial ended as failed, oom or cancelled.
+            RunFailed: when a trial ended as failed, oom or cancelled, or all were left out.
         """
         trials, answer = self.trials, self.answer
         answer.write(self.folder, *self._spent())
@@ -193,10 +204,13 @@ class Results:
                 print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.gate_failures:
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
-        if self.spending is not None and self.spending.budget is not None:
-            print(f"spent:    {self.spending.budget.with_cost(self.spending.hours)}")
+        if self.spending is not None and self.spending.in_words:
+            print(f"spent:    {self.spending.in_words}")
         print(f"results:  {self.folder.path}")
         self._close(answer)
+        if self.rows and self._counts[Status.SKIPPED] == len(self.rows):
+            is_by_plan = all((row.outcome.cause or "").startswith(BY_PLAN) for row in self.rows.values())
+            raise RunFailed(_NONE_DRAWN if is_by_plan else _NO_MEMORY, self)
         failed = self._failed
         if failed:
             raise RunFailed(
@@ -223,10 +237,11 @@ class Results:
         counts = {f"lowrung.trials.{status}": str(self._counts[status]) for status in Status}
         best = {} if self._best is None else best_tags(self._best)
         status = Status.FAILED if self._failed else Status.COMPLETE
+        spent = {"lowrung.spent": self.spending.in_words} if self.spending and self.spending.in_words else {}
         files = [self.folder.leaderboard, self.folder.verdict]
         if self._tracking.is_on:
             files += plots.drawn(self.folder)
-        self._tracking.end(status, {**answer.tags, **counts, **best}, files, self._spent()[0])
+        self._tracking.end(status, {**answer.tags, **counts, **best, **spent}, files)
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config, TrainConf
 from lowrung.costs.prediction import Prediction
 from lowrung.report import leaderboard
@@ -122,7 +122,7 @@ class RunMaker:
         space = point.space
         wanted = overrides or space.overrides(params, seed=seed if space.seeds else None)
         composed = self.composer.job(wanted, trial, subfolder=f"seed_{seed}" if space.seeds else "")
-        config = schema.resolve(composed)
+        config = structured.resolve(composed)
         config = inputs.at_a_rate(inputs.with_ranks(config, self.gpus), self.plan.preflight(config))
         job = JobFolder(Path(composed.hydra.runtime.output_dir))  # which `Composer.job` has set
         self.taken.take(job.path, params, seed)

@@ -229,7 +229,7 @@ class Spending:
     def say_first(self) -> None:
         """Says what was spent before the first run, where there is a budget."""
         if self.budget is not None and self.hours:
-            self._say(f"hydra.sweeper.budget: {self.budget.with_cost(self.hours)} spent before")
+            self._say(f"hydra.sweeper.budget: {self.in_words} spent before")
 
     def say_last(self) -> None:
         """Says which jobs were cut that no other one has followed; one that a run goes on with was not cut."""
@@ -242,6 +242,11 @@ class Spending:
             self._say(f"trial {trial} {cut}")
 
     @property
+    def in_words(self) -> str:
+        """What was spent, and what it cost; empty without a budget."""
+        return "" if self.budget is None else self.budget.with_cost(self.hours)
+
+    @property
     def shown(self) -> str:
         """What was spent, for the live view; empty without a budget."""
         return "" if self.budget is None else f"spent {self.budget.shown(self.hours)}"
@@ -250,6 +255,12 @@ class Spending:
     def numbers(self) -> dict[str, float]:
         """What was spent, by name; none without a budget."""
         return {} if self.budget is None else self.budget.numbers(self.hours)
+
+    @property
+    def of_ended(self) -> tuple[int, dict[str, float]]:
+        """How many jobs have ended, and what they took, by name; nothing without a budget."""
+        jobs, _, hours = self._ended
+        return jobs, {} if self.budget is None else self.budget.numbers(hours)
 
     def numbers_of(self, trial: int) -> dict[str, float]:
         """The same of a trial."""

@@ -80,6 +80,7 @@ class SweepTracking:
         self._late: Future[str] | None = None
         self._keys: defaultdict[int, list[str]] = defaultdict(list)
         self._best: tuple[Mapping[str, float], int, float] = ({}, 0, 0.0)
+        self._spent: Point | None = None
         recording.first_answer(self.sender, plan.config, self._known)
 
     @property
@@ -155,6 +156,18 @@ class SweepTracking:
 
         self.sender.send(note, self._plan.study)
 
+    def note_spent(self, jobs: int, spent: Mapping[str, float]) -> None:
+        """Gives the sweep's run what the jobs that have ended took of the budget, over their number.
+
+        Args:
+            jobs: how many they are.
+            spent: by name; nothing without a budget, and then nothing is sent.
+        """
+        if not spent:
+            return
+        point = self._spent = Point(jobs, time.time(), spent)
+        self.sender.send(lambda tracker: tracker.log(self._known.result().sweep, [point]), self._plan.study)
+
     def break_off(self) -> None:
         """Closes the run of a sweep that ends early; it is opened again when it goes on."""
         self.sender.send(
@@ -164,19 +177,15 @@ class SweepTracking:
         self._leave(self._broken_off, is_closed=is_closed)
         self.sender.close()
 
-    def end(self, status: Status, tags: Mapping[str, str], files: Sequence[Path], spent: Mapping[str, float]) -> None:
+    def end(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
         """Records the end of the sweep, and says where it can be seen, or what is missing there.
 
         Args:
             status: how it ended.
             tags: what was found.
             files: to keep with it.
-            spent: of its budget, by name.
         """
-        metrics, ended, moment = self._best
-        if spent:
-            metrics, moment = {**metrics, **spent}, moment or time.time()
-        sweep = SweepRecord(self._opening, status, tags, metrics, ended, moment, [str(file) for file in files])
+        sweep = SweepRecord(self._opening, status, tags, *self._best, [str(file) for file in files], self._spent)
         closed = self.sender.send(sweep.send, self._plan.study)
         self.sender.drain(LAST_SECONDS)
         self._leave(sweep, is_closed=_is_sent(closed))
@@ -215,7 +224,7 @@ class SweepTracking:
     @property
     def _broken_off(self) -> SweepRecord:
         """The end of a sweep that goes on some time."""
-        return SweepRecord(self._opening, Status.CANCELLED, {}, *self._best, [])
+        return SweepRecord(self._opening, Status.CANCELLED, {}, *self._best, [], self._spent)
 
     def _leave(self, sweep: SweepRecord, *, is_closed: bool) -> None:
         """Writes down what has not been sent, in place of an older list, and says so at the sweep's own end.

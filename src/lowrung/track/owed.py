@@ -63,6 +63,7 @@ class SweepRecord:
         ended: trials that have ended.
         time: when, in seconds since 1970.
         files: paths of what is kept with it.
+        spent: of its budget, over the jobs that have ended; None without a budget.
     """
 
     opening: Opening
@@ -72,12 +73,14 @@ class SweepRecord:
     ended: int
     time: float
     files: Sequence[str]
+    spent: Point | None = None
 
     def send(self, tracker: Tracker) -> str:
         """Records all of it. To do so again changes nothing."""
         run = self.opening.open(tracker)
-        if self.metrics:
-            tracker.log(run, [Point(self.ended, self.time, self.metrics)])
+        best = Point(self.ended, self.time, self.metrics) if self.metrics else None
+        if points := [point for point in (best, self.spent) if point is not None]:
+            tracker.log(run, points)
         tracker.set_tags(run, {**self.opening.tags, **self.tags})
         for file in self.files:
             if Path(file).exists():
@@ -138,6 +141,7 @@ def _run(record: Any) -> RunRecord:
 
 
 def _sweep(record: Any) -> SweepRecord:
-    names = [field.name for field in dataclasses.fields(SweepRecord)][2:]
-    rest = {name: record[name] for name in names}
-    return SweepRecord(record["opening"].into(Opening), Status(record["status"]), **rest)
+    rest = {name: record[name] for name in ("tags", "metrics", "ended", "time", "files")}
+    spent = record.get("spent")  # a list of an earlier version has none
+    opening, status = record["opening"].into(Opening), Status(record["status"])
+    return SweepRecord(opening, status, **rest, spent=spent and spent.into(Point))

@@ -3,7 +3,7 @@ import torch
 from datasets import Dataset
 from transformers import BloomConfig, FalconMambaConfig, Lfm2Config, OpenAIGPTConfig
 
-from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.config.schema import LoraConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data.prepared import FEATURES, Prepared
 from lowrung.finetune.lora import adapter
@@ -74,17 +74,12 @@ def test_the_loss_of_packed_rows_is_that_of_the_same_rows_one_by_one(name, tmp_p
             for row in rows()
         )
     dataset = Dataset.from_list(rows(), features=FEATURES)
+    data = Prepared(dataset, dataset, truncated=0, truncated_tokens=0, has_prompts=True)
     trainer, _, _ = make_trainer(
         model,
         pretrained.load_tokenizer(pretrained.folder_of(architectures.base(name))),
-        data=Prepared(dataset, dataset, truncated=0, truncated_tokens=0, has_prompts=True),
-        lora=LoraConf(**training.LORA),
-        train=TrainConf(**{**training.TRAIN, "packing": True, "batch_size": 3}),
-        max_length=64,
-        seed=0,
-        checkpoints=tmp_path,
+        training.recipe(tmp_path, data, LoraConf(**training.LORA), max_length=64, packing=True, batch_size=3),
         on_report=lambda step, metrics: None,
-        should_stop=lambda: False,
     )
     batches = list(trainer.get_train_dataloader())
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bitsandbytes.optim.adamw import AdamW as AdamWBits
 
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf
+from lowrung.config.schema import LoraConf, ModelConf
 from lowrung.finetune.lora import adapter
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training.trainer import make_trainer
@@ -31,14 +31,8 @@ def prepare(data, tmp_path):
         trainer, _, _ = make_trainer(
             model,
             pretrained.tokenizer_of(BASE),
-            data=data,
-            lora=conf,
-            train=TrainConf(**{**training.TRAIN, "max_steps": 20, **changed}, sft=sft),
-            max_length=256,
-            seed=0,
-            checkpoints=tmp_path,
+            training.recipe(tmp_path, data, conf, sft=sft, **{"max_steps": 20, **changed}),
             on_report=lambda step, metrics: None,
-            should_stop=lambda: False,
         )
         trainer.create_optimizer_and_scheduler(20)
         return trainer

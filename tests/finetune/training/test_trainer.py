@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 
-from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.config.schema import LoraConf
 from lowrung.finetune.data.prepared import FEATURES, Prepared
 from lowrung.finetune.models import head, pretrained
 from lowrung.finetune.training.trainer import make_trainer
@@ -18,17 +18,12 @@ ROWS = [{"input_ids": [*range(1, n)], "labels": [-100] * 3 + [*range(4, n)]} for
 def trainer(tmp_path):
     def trainer(model, **changed):
         rows = Dataset.from_list(ROWS, features=FEATURES)
+        data = Prepared(rows, rows, truncated=0, truncated_tokens=0, has_prompts=True)
         made, _, _ = make_trainer(
             model,
             pretrained.load_tokenizer(pretrained.locate("embedded:tiny")),
-            data=Prepared(rows, rows, truncated=0, truncated_tokens=0, has_prompts=True),
-            lora=LoraConf("full"),
-            train=TrainConf(**{**training.TRAIN, "eval_batch_size": 3, **changed}),
-            max_length=32,
-            seed=0,
-            checkpoints=tmp_path,
+            training.recipe(tmp_path, data, LoraConf("full"), max_length=32, **{"eval_batch_size": 3, **changed}),
             on_report=lambda step, metrics: None,
-            should_stop=lambda: False,
         )
         return made
 

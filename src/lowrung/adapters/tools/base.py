@@ -15,7 +15,7 @@ from safetensors import safe_open
 from trl import SFTConfig
 
 from lowrung.adapters.tools import refusals
-from lowrung.config import schema
+from lowrung.config import structured
 from lowrung.config.schema import Config, ModelConf
 from lowrung.errors import UsageError
 from lowrung.finetune.data.prepared import Prepared
@@ -61,8 +61,8 @@ class Export(abc.ABC):
         Raises:
             UsageError: with each of its problems.
         """
-        schema.register()
-        made = cls(run, schema.resolve(OmegaConf.load(run.config)), records.read(run.environment))
+        structured.register()
+        made = cls(run, structured.resolve(OmegaConf.load(run.config)), records.read(run.environment))
         if problems := made.problems():
             raise UsageError(problems)
         return made

@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from lowrung.config.schema import LoraConf, ModelConf, TrainConf, is_converted
+from lowrung.config.schema import ModelConf, is_converted
 from lowrung.finetune.data import taught
 from lowrung.finetune.data.prepared import Prepared
 from lowrung.finetune.data.template import Format
@@ -27,7 +26,7 @@ from lowrung.finetune.training import checkpoints, evaluation, metrics
 from lowrung.finetune.training.callbacks import CheckpointLoaded, OnlyLoad, OnReport, Report, StopOnRequest, Stopped
 from lowrung.finetune.training.metrics import Answered
 from lowrung.finetune.training.ranks import ALONE, Ranks
-from lowrung.finetune.training.trainer import LabelledTrainer, eval_metrics, make_trainer
+from lowrung.finetune.training.trainer import LabelledTrainer, Recipe, eval_metrics, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +63,13 @@ class Trained:
 
 
 def fine_tune(
-    *,
     base: ModelConf,
-    data: Prepared,
-    lora: LoraConf,
-    train: TrainConf,
-    max_length: int,
+    recipe: Recipe,
+    *,
     format: Format,
-    seed: int,
-    scores: Sequence[str],
+    scores: Sequence[str] = (),
     threads: int,
     folder: Path,
-    base_folder: Path,
-    checkpoint_folder: Path,
     on_report: OnReport,
     should_stop: Callable[[], bool] = lambda: False,
     kept_rows: int = 0,
@@ -89,17 +82,11 @@ def fine_tune(
 
     Args:
         base: the base model, with the settings that it is loaded with.
-        data: the rows to train and evaluate on.
-        lora: the adapter's settings, which may say that all weights are trained.
-        train: how to train.
-        max_length: the most tokens of a row.
+        recipe: what it is trained on, and how.
         format: how the rows were written down, which says where answers end.
-        seed: of the adapter's initial weights, the order of the rows and dropout.
         scores: the metrics of generated text; see `lowrung.finetune.training.metrics`.
         threads: CPU threads of this process.
         folder: where the adapter, or the whole model, and its tokenizer are saved.
-        base_folder: what is kept of the base and these rows; see `lowrung.config.signature.of_base`.
-        checkpoint_folder: where checkpoints are.
         on_report: called with every step's and every evaluation's metrics; step 0 is the base model's evaluation.
         should_stop: asked after every step whether to end.
         kept_rows: held-out rows whose logits are given back, for the gate.
@@ -114,30 +101,19 @@ def fine_tune(
         Stopped: when it was asked to stop, after a checkpoint was written.
     """
     torch.set_num_threads(threads)
-    set_seed(seed)
-    tokenizer = pretrained.tokenizer_of(base)
-    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in data.eval]
-    checkpoint = checkpoints.latest(checkpoint_folder, ranks)
-    loaded = _loaded(base, lora, train, ranks)
+    set_seed(recipe.seed)
+    tokenizer, train = pretrained.tokenizer_of(base), recipe.train
+    held_out = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in recipe.data.eval]
+    checkpoint = checkpoints.latest(recipe.checkpoints, ranks)
+    loaded = _loaded(base, recipe, ranks)
     start = checkpoint or evaluation.of_base(
-        loaded, tokenizer, held_out, size=train.eval_batch_size, folder=base_folder, ranks=ranks
+        loaded, tokenizer, held_out, size=train.eval_batch_size, folder=recipe.base_folder, ranks=ranks
     )
-    model, initial = _trainable(loaded, base, lora, data.train)
+    model, initial = _trainable(loaded, base, recipe)
     parameters = count_parameters(model)
     print(parameters, flush=True)
     trainer, report, stop = make_trainer(
-        model,
-        tokenizer,
-        data=data,
-        lora=lora,
-        train=train,
-        max_length=max_length,
-        seed=seed,
-        checkpoints=checkpoint_folder,
-        on_report=on_report,
-        should_stop=should_stop,
-        base_folder=base_folder,
-        ranks=ranks,
+        model, tokenizer, recipe, on_report=on_report, should_stop=should_stop, ranks=ranks
     )
     trainer.keeps = kept_rows
     base_loss, final_scores = _train(trainer, report, stop, start)
@@ -146,40 +122,38 @@ def fine_tune(
     ranks.part()
     if not ranks.is_first:
         return None
-    lora_ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
-    answers_end = _ends(base, tokenizer, data, format)
+    ends = _ends(base, tokenizer, recipe.data, format)
     saved_bytes = _save(model, tokenizer, folder, base, initial)
-    whole = _reloaded(base, folder) if scores and train.parallel == "fsdp" else model
-    answering = time.perf_counter()
-    answered = _answered(scores, whole, tokenizer, held_out, answers_end, train.eval_batch_size)
-    answering = time.perf_counter() - answering
-    results = {
-        "base/eval_loss": base_loss,
-        **{f"eval/{name}": value for name, value in {**eval_metrics(final_scores), **answered.metrics}.items()},
-        **parameters.metrics,
-        **_rank_metrics(lora_ranks),
-        "adapter/bytes": saved_bytes,
-    }
-    answers_end.write(folder)
-    measurements = {
-        **trainer.measured,
-        "time/evaluation_seconds": trainer.scoring_seconds + answering,
-        "train/tokens_per_second": tokens_per_second,
-        **data.measurements,
-    }
+    ends.write(folder)
+    started = time.perf_counter()
+    answering = _reloaded(base, folder) if scores and train.parallel == "fsdp" else model
+    answered = _answered(scores, answering, tokenizer, held_out, ends, train.eval_batch_size)
+    answer_seconds = time.perf_counter() - started
+    layer_ranks = adapter.ranks(model) if isinstance(model, PeftModel) else {}
     return Trained(
         model=model,
         held_out=held_out,
         parameters=parameters,
-        metrics=results,
-        measurements=measurements,
+        metrics={
+            "base/eval_loss": base_loss,
+            **{f"eval/{name}": value for name, value in {**eval_metrics(final_scores), **answered.metrics}.items()},
+            **parameters.metrics,
+            **_rank_metrics(layer_ranks),
+            "adapter/bytes": saved_bytes,
+        },
+        measurements={
+            **trainer.measured,
+            "time/evaluation_seconds": trainer.scoring_seconds + answer_seconds,
+            "train/tokens_per_second": tokens_per_second,
+            **recipe.data.measurements,
+        },
         dtype=_lowest_dtype(model),
         labelled_logits=trainer.labelled_logits,
         logits=[logits for _, logits in sorted(trainer.kept.items())],
         scores=final_scores,
         answers=answered.each,
-        ranks=lora_ranks,
-        ends=answers_end,
+        ranks=layer_ranks,
+        ends=ends,
     )
 
 
@@ -207,23 +181,24 @@ def _rank_metrics(ranks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {"params/rank_mean": statistics.mean(layer["rank"] for layer in ranks.values())} if ranks else {}
 
 
-def _loaded(base: ModelConf, lora: LoraConf, train: TrainConf, ranks: Ranks) -> PreTrainedModel:
+def _loaded(base: ModelConf, recipe: Recipe, ranks: Ranks) -> PreTrainedModel:
     """The base as it is trained, without an adapter."""
-    if lora.is_full:
+    if recipe.lora.is_full:
         # A step is often smaller than what bfloat16 can add to a weight.
         dtype = torch.float32 if base.dtype == "auto" else None
         return pretrained.load_base(base, pretrained.device(), dtype=dtype)
-    shards = ranks.count if train.parallel == "fsdp" else 1
+    shards = ranks.count if recipe.train.parallel == "fsdp" else 1
     model = pretrained.load_base(base, pretrained.device(), shards=shards)
     if base.quantization == "none":
         return model
-    return adapter.prepare_quantized(model, gradient_checkpointing=train.gradient_checkpointing)
+    return adapter.prepare_quantized(model, gradient_checkpointing=recipe.train.gradient_checkpointing)
 
 
 def _trainable(
-    model: PreTrainedModel, base: ModelConf, lora: LoraConf, rows: Dataset
+    model: PreTrainedModel, base: ModelConf, recipe: Recipe
 ) -> tuple[PreTrainedModel | PeftModel, Mapping[str, Tensor] | None]:
     """The model that is trained, and the initial factors of an init that takes a part of the base's weights."""
+    lora, rows = recipe.lora, recipe.data.train
     if lora.is_full:
         return model.requires_grad_(True), None
     examples = rows.select(range(min(lora.init_examples, len(rows))))

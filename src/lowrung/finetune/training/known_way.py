@@ -60,9 +60,7 @@ def _processor(device: torch.device) -> list[Any]:
     return [device.type, torch.backends.cpu.get_cpu_capability()]
 
 
-def of(
-    model: nn.Module, file: Path | None, measure: Callable[[], LabelledLogits], ranks: Ranks = ALONE
-) -> LabelledLogits:
+def of(model: nn.Module, file: Path, measure: Callable[[], LabelledLogits], ranks: Ranks = ALONE) -> LabelledLogits:
     """The way that a file names, for which the model is readied; it is measured, and kept, where there is none.
 
     A model that is other after it was measured (it counts its passes, or draws from a generator that `head.choose` does
@@ -70,17 +68,17 @@ def of(
 
     Args:
         model: as `head.choose` gets it.
-        file: see `path`; None keeps nothing.
+        file: see `path`.
         measure: calls `head.choose`.
         ranks: those that train this model together; they measure it together, or none does.
     """
-    found = None if file is None else _read(file)
+    found = _read(file)
     if ranks.total(int(found is not None)) == ranks.count and found is not None:
         (attention.settle if found is head.on_joined_rows else attention.unsettle)(model)
         return found
     before = _state(model)
     way = measure()
-    if file is not None and ranks.is_first and _state(model) == before:
+    if ranks.is_first and _state(model) == before:
         kept.keep(file, {"way": np.array(way.__name__)})
     return way
 

@@ -1,5 +1,6 @@
 """TRL's SFTTrainer, with the head on labelled tokens only and with token-weighted eval scores."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,29 @@ from lowrung.finetune.training.ranks import ALONE, Ranks
 ABOUT_PADDING = ("neftune_noise_alpha", "pad_to_multiple_of")
 """Options of TRL that count a batch's columns: NEFTune's noise is the smaller the longer a row is, and all rows of a
 batch as one would have a third of it (8 rows)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a model is trained on, and how.
+
+    Attributes:
+        data: the rows to train and evaluate on.
+        lora: the adapter's settings, which may say that all weights are trained.
+        train: the trainer's settings.
+        max_length: the most tokens of a row.
+        seed: of the adapter's initial weights, the order of the rows and dropout.
+        checkpoints: the folder of this run's checkpoints.
+        base_folder: what is kept of the base and these rows; see `lowrung.config.signature.of_base`.
+    """
+
+    data: Prepared
+    lora: LoraConf
+    train: TrainConf
+    max_length: int
+    seed: int
+    checkpoints: Path
+    base_folder: Path
 
 
 class LabelledTrainer(SFTTrainer):
@@ -188,16 +212,10 @@ def eval_metrics(scores: score.Scores) -> dict[str, float]:
 def make_trainer(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
     *,
-    data: Prepared,
-    lora: LoraConf,
-    train: TrainConf,
-    max_length: int,
-    seed: int,
-    checkpoints: Path,
     on_report: OnReport,
-    should_stop: Callable[[], bool],
-    base_folder: Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
 ) -> tuple[LabelledTrainer, Report, StopOnRequest]:
     """Builds the trainer, and the callbacks through which it reports and is stopped.
@@ -205,25 +223,21 @@ def make_trainer(
     Args:
         model: the model to train, on its device.
         tokenizer: the model's.
-        data: the rows to train and evaluate on.
-        lora: the adapter's settings.
-        train: how to train.
-        max_length: the most tokens of a row.
-        seed: of the order of the rows and of dropout.
-        checkpoints: a folder for checkpoints.
+        recipe: what it is trained on, and how.
         on_report: called with every step's and every evaluation's metrics.
         should_stop: asked after every step whether to end, in the first rank.
-        base_folder: what is kept of the base and these rows; None keeps nothing. See `known_way`.
         ranks: those that train this model together.
 
     Raises:
         UsageError: when rows are to be packed for a model that would let the examples see each other.
     """
-    rows = data.train
+    rows, train = recipe.data.train, recipe.train
     if train.packing:
         require_separation(model)
-        rows = pack(rows, max_length)
-    args = arguments(train, rows=len(rows), max_length=max_length, seed=seed, checkpoints=checkpoints)
+        rows = pack(rows, recipe.max_length)
+    args = arguments(
+        train, rows=len(rows), max_length=recipe.max_length, seed=recipe.seed, checkpoints=recipe.checkpoints
+    )
     # transformers keeps no optimiser's state of weights that it has divided, and refuses whole checkpoints. These
     # weights are frozen; what is trained, the adapter, is whole in each rank.
     args.save_only_model = train.parallel == "fsdp"
@@ -231,15 +245,14 @@ def make_trainer(
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=data.eval,
+        eval_dataset=recipe.data.eval,
         processing_class=tokenizer,
-        optimizers=(_optimizer(model, lora, train, args), None),
+        optimizers=(_optimizer(model, recipe.lora, train, args), None),
     )
     args.save_only_model = False
     trainer.ranks = ranks
     _settle_whole_modules(model)
-    way = base_folder and known_way.path(base_folder, lora, train, seed, model.device)
-    trainer.labelled_logits = _labelled_logits(trainer, model, train, data, way)
+    trainer.labelled_logits = _labelled_logits(trainer, model, recipe)
     report = Report(on_report, trainer.speed)
     stop = StopOnRequest(lambda: bool(ranks.told(lambda: int(should_stop()))), saves=train.save_steps != 0)
     trainer.remove_callback(PrinterCallback)
@@ -254,14 +267,16 @@ def make_trainer(
 
 
 def _labelled_logits(
-    trainer: LabelledTrainer, model: PreTrainedModel | PeftModel, train: TrainConf, data: Prepared, known: Path | None
+    trainer: LabelledTrainer, model: PreTrainedModel | PeftModel, recipe: Recipe
 ) -> head.LabelledLogits:
     """How the logits are computed, by what the model itself says; where that is not the quickest way, it is printed."""
+    train = recipe.train
     about_padding = [name for name in ABOUT_PADDING if train.sft.get(name)]
 
     def measure() -> head.LabelledLogits:
-        return head.choose(model, trainer.batch(head.probe_rows(data.eval)), joins=not about_padding)
+        return head.choose(model, trainer.batch(head.probe_rows(recipe.data.eval)), joins=not about_padding)
 
+    known = known_way.path(recipe.base_folder, recipe.lora, train, recipe.seed, model.device)
     way = known_way.of(model, known, measure, trainer.ranks)
     if way is head.on_all_tokens:
         print("the head sees all tokens, since this model's forward pass needs them", flush=True)
