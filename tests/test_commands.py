@@ -482,7 +482,7 @@ class TestASingleRun:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
+def test_ctrl_c_and_sigterm_end_it_and_the_same_command_goes_on(folder):
     many = ["train.max_steps=150,1", "train.eval_steps=150"]  # so many that a busy coordinator can stop a run in time
     sweep = ["-m", *SMALL, "lora.r=2", *many, "verify=none", "track=none"]
     stopped = warm.signalled(folder, "trial 0 (train.max_steps=150): step 0/150", signal.SIGINT, *sweep)
@@ -496,6 +496,8 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(folder):
     assert [outcome(run)["status"] for run in (folder / "runs").glob("[0-9a-f]*")] == ["cancelled"]
     assert list(folder.glob("runs/*/checkpoints/checkpoint-*/complete.json"))
 
+    told = warm.signalled(folder, "trial 0 (train.max_steps=150): started", signal.SIGTERM, *sweep)
+    assert told.returncode == 143, told.stderr
     warm.succeeds(folder, *sweep)
     assert any("going on from step" in log.read_text() for log in folder.glob("runs/*/log.txt"))
     assert [(trial.state, trial.params) for trial in trials(study)] == [

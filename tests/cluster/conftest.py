@@ -11,6 +11,9 @@ import pytest
 from tests.cluster import private_slurm
 from tests.cluster.private_slurm import CannotStart, PrivateSlurm
 
+# Ray's processes have the lowest priority but four, by its default: beside a busy neighbour they hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @contextlib.contextmanager
 def slurm_or_skip(*, accounting: bool = True) -> Iterator[PrivateSlurm]:

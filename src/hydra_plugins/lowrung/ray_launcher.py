@@ -1,6 +1,7 @@
 """``hydra/launcher=ray``: jobs as tasks of a Ray cluster."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ class RayLauncher(EngineLauncher):
 
         if problems := self.problems():
             raise UsageError(problems)
+        if self._address is None:
+            _keep_to_this_machine()
         from lowrung.engine.ray_engine import RayEngine
 
         workers, cpus = (None if count == "auto" else count for count in self._counts.values())
@@ -88,6 +91,14 @@ class RayLauncher(EngineLauncher):
             *_gpu_problems(self._gpus_per_trial),
             *time_problems(self._time_limit),
         ]
+
+
+def _keep_to_this_machine() -> None:
+    """Has a cluster of Ray's own start on loopback alone, as it does on Windows and macOS; it reads this at its import.
+
+    Whatever address it is given for its node, it would put that of the network in the place of 127.0.0.1.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _package_problems() -> Iterator[str]:

@@ -281,7 +281,7 @@ def _connect(address: str | None) -> bool:
                 logging_level=logging.ERROR,
                 **(_here() if address is None else {"address": address}),
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a node that takes too long to start is no more to Ray than an Exception
         first = _first_line(error)
         raise EngineError(
             f"Ray must answer, but {where} does not ({first}). `ray status` on one of its nodes shows its state."
@@ -300,16 +300,15 @@ def _token_remedy(address: str | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _here() -> dict[str, Any]:
-    """A cluster of this machine alone, which no other can reach."""
+    """A cluster of this machine alone; see `hydra_plugins.lowrung.ray_launcher` for its address."""
     return {
         "address": "local",
         "num_cpus": cores.usable_cores(),
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
     }
 
 

@@ -301,7 +301,7 @@ class Queue:
             return []
         if outcome is None or (is_stopped and ended.exit in (Exit.TIMED_OUT, Exit.EVICTED)):
             status = Status.OOM if ended.exit is Exit.OUT_OF_MEMORY else Status.FAILED
-            outcome = Outcome(status, {}, _time_of(run), f"{_cause(ended)}; read {run.folder.log}")
+            outcome = Outcome(status, {}, _time_of(run), cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
         planned.note(run.config, self._plan.preflight(run.config), self._engine.threads, outcome)
