@@ -121,7 +121,7 @@ def _is_either(folder: Path) -> bool:
 def _folder_of(name: str, here: Path) -> Path:
     """The folder that a name means, first as a path, then as a run, then as a trial, then as MLflow's id."""
     for folder in (here / Path(name).expanduser(), here / "runs" / name, *_jobs(name, here), here / "multirun" / name):
-        if folder.is_dir():
+        if finding.is_folder(folder):
             return folder.resolve()
     if RUN_ID.fullmatch(name):
         return _tracked_folder(name, store_of_ids(here))
