@@ -43,6 +43,25 @@ def said(capsys):
     return run
 
 
+LONG = "ü" * 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("report", LONG), "STUDY must be a study in"),
+        (("clean", LONG), "STUDY must be a study in"),
+        (("sync", LONG), "must be a study or a run"),
+        (("inspect", LONG), "must be an adapter's folder"),
+        (("export", f"{LONG}/0", "--to", "trl"), "must be an adapter's folder"),
+        (("studies", LONG), "A name must be one that a file can have, of 255 bytes or so, but one that begins with 'ü"),
+    ],
+)
+def test_a_name_that_no_file_can_have(said, arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in said(*arguments)
+
+
 # -- libraries that raise ----------------------------------------------------------------------------------------------
 
 ERRORS: tuple[Exception, ...] = (

@@ -1,6 +1,7 @@
 """What is counted without weights is what a model of real numbers has, computes and keeps."""
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -199,8 +200,30 @@ def test_eva_says_that_its_ranks_are_not_known():
     assert (found.trainable, len(found.guesses)) == (16384 // 2, 1)
 
 
-def test_a_config_without_sizes_is_said_to_be_guessed(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+GEMMA = {"vision_config": {"num_attention_heads": 2, "num_hidden_layers": 1, "hidden_size": 16}}
+"""Of a model with images too, whose own sizes say nothing of the text's."""
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "gpt2", "n_layer": 2}, "n_embd, vocab_size, n_head: n_embd=768, vocab_size=50257, n_head=12"),
+        (
+            {"model_type": "llama", "hidden_size": 64, "vocab_size": 99, "num_attention_heads": 2},
+            "num_hidden_layers, intermediate_size: num_hidden_layers=32, intermediate_size=11008 is taken",
+        ),
+        (
+            {"model_type": "gemma3", **GEMMA, "text_config": {"hidden_size": 64, "intermediate_size": 64}},
+            "num_hidden_layers, vocab_size, num_attention_heads: num_hidden_layers=26",
+        ),
+    ],
+)
+def test_sizes_that_a_config_does_not_say_are_said_to_be_guessed(tmp_path, config, said):
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (guess,) = sizes.of_base(ModelConf(str(tmp_path))).guesses
-    assert "names no size of the model: those of a gpt2 in transformers are taken" in guess
-    assert not sizes.of_base(ModelConf("embedded:tiny_gpt2")).guesses
+    assert said in guess
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_gpt2"])
+def test_a_whole_config_is_no_guess(name):
+    assert not sizes.of_base(ModelConf(f"embedded:{name}")).guesses

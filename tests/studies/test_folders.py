@@ -50,6 +50,20 @@ def test_a_trial_s_run_is_named_by_the_trial_s_number(made):
         find_runs(["words"], Path.cwd())
 
 
+def test_a_trial_that_was_left_out_is_named_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board = Written(tmp_path, COMPLETE).write().leaderboard
+    rows = json.loads(board.read_text())
+    out = {"trial": 3, "status": "skipped", "cause": "by the plan it is too large", "runs": []}
+    board.write_text(json.dumps([*rows, out]))
+    with pytest.raises(UsageError, match="words/3 must be a trial that was run, but it was skipped: by the plan it is"):
+        find_runs(["words/3"], Path.cwd())
+    for odd in ("", "[1]", '[{"trial": 3}]', "{}"):
+        board.write_text(odd)
+        with pytest.raises(UsageError, match="none of that name"):
+            find_runs(["words/3"], Path.cwd())
+
+
 def test_its_leaderboard_is_its_own_and_its_runs_have_their_trials_names(made):
     assert [trial.number for trial in reading.read(made.folder).trials] == [1, 2, 0]
     assert [one.best for one in studies.studies(made.folder.path.parent).studies] == [1]

@@ -85,7 +85,7 @@ class TestConstraints:
 
     @pytest.mark.slow
     def test_a_search_in_which_nothing_may_be_run_ends(self, here, monkeypatch, capsys):
-        monkeypatch.setattr("lowrung.sweeps.begun.MOST_IN_VAIN", 6)
+        monkeypatch.setattr("lowrung.sweeps.stage_trials.MOST_IN_VAIN", 6)
         monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 6)
         for _ in range(2):  # the next start draws no more
             with pytest.raises(RunFailed, match="No trial was run"):

@@ -73,8 +73,9 @@ def plan(here: Stage, monkeypatch) -> Callable[..., PlannedSweep]:
     """A dry run's plan on a machine without a GPU, with as much memory as is said."""
 
     def counted(task: _Counting):
-        config = dataclasses.replace(schema.Config(), model=task.model, lora=task.lora, train=task.train)
-        return sized_at(config)
+        config = dataclasses.replace(schema.Config(), model=task.model, lora=task.lora)
+        found = [sized_at(dataclasses.replace(config, train=train)) for train in task.trains]
+        return {key: sizes for each in found for key, sizes in each.items()}
 
     monkeypatch.setattr(_Counting, "__call__", counted)
 

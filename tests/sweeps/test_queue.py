@@ -14,7 +14,7 @@ from lowrung.engine.base import Ended, Engine, Exit, Job
 from lowrung.errors import RunFailed
 from lowrung.runs.folder import kept_outcome
 from lowrung.runs.parallel import LOST
-from lowrung.store import atomic, layout, results
+from lowrung.store import atomic, layout, parts, results
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import coordinator, queue
@@ -56,6 +56,17 @@ class TestOutcome:
         with pytest.raises(RunFailed, match=r"the run left no outcome; read .*log\.txt"):
             here.sweep("lora.r=4", act=lambda config: None)
         assert here.trials()[0].user_attrs["status"] == "failed"
+
+    def test_a_task_that_leaves_no_outcome_has_the_time_that_its_folder_shows(self, here):
+        def act(config: Config) -> None:
+            (folder,) = Path("runs").iterdir()
+            parts.Clock(RunFolder(folder)).stop()
+
+        with pytest.raises(RunFailed):
+            here.sweep("lora.r=4", act=act)
+        (folder,) = Path("runs").iterdir()
+        (row,) = json.loads(here.study.leaderboard.read_text())
+        assert row["measurements"]["time/total_seconds"] == parts.so_far(RunFolder(folder))[0].seconds
 
     def test_the_outcome_is_trusted_before_the_end_of_the_process(self, here, capsys):
         """A run may leave its result and then break, in a destructor of some library, say."""

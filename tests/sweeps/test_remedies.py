@@ -136,3 +136,15 @@ def test_rows_are_cut_where_few_are_longer(odd):
     assert found is not None
     known = Remedies(predict, Room(found.memory_bytes - 1, None, "memory", 1), 0, "hydra.launcher.workers")
     assert not any("max_length" in text for remedy in known.of(odd, longer) for text in remedy.settings)
+
+
+def test_a_run_that_nothing_makes_fit_takes_few_predictions(config):
+    asked: list[Config] = []
+
+    def counting(config: Config, found: Preflight) -> Prediction | None:
+        asked.append(config)
+        return predict(config, found)
+
+    all_kinds = dataclasses.replace(config, verify=dataclasses.replace(config.verify, enabled=True))
+    assert Remedies(counting, Room(1e6, None, "memory", 4), 8, "hydra.launcher.workers").of(all_kinds, FOUND) == []
+    assert len(asked) < 100  # of the 2,047 sets of eleven changes

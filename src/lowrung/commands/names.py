@@ -1,6 +1,8 @@
 """Finds what a command's argument names: an adapter or a model, by its folder, run, trial or MLflow's id."""
 
+import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -119,10 +121,11 @@ def _is_either(folder: Path) -> bool:
 def _folder_of(name: str, here: Path) -> Path:
     """The folder that a name means, first as a path, then as a run, then as a trial, then as MLflow's id."""
     for folder in (here / Path(name).expanduser(), here / "runs" / name, *_jobs(name, here), here / "multirun" / name):
-        if folder.is_dir():
+        if finding.is_folder(folder):
             return folder.resolve()
     if RUN_ID.fullmatch(name):
         return _tracked_folder(name, store_of_ids(here))
+    _refuse_a_trial_without_a_run(name, here)
     studies = sorted(finding.started(here), key=lambda study: study.path.name)
     known = [f"{study.path.name}/{job.name}" for study in studies for job in Folders.of(study).jobs]
     known += sorted(str(run.parent.relative_to(here)) for run in here.glob("runs/*/config.yaml"))
@@ -134,6 +137,16 @@ def _jobs(name: str, here: Path) -> Iterator[Path]:
     study, _, trial = name.strip("/").partition("/")
     if trial and finding.is_study(found := StudyFolder(here / "multirun" / study)):
         yield from (found.path / job.path for job in Folders.of(found).jobs if job.name == trial)
+
+
+def _refuse_a_trial_without_a_run(name: str, here: Path) -> None:
+    """Says why a trial of a leaderboard has no run, such as one that the plan left out."""
+    study, _, trial = name.strip("/").partition("/")
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # an odd one says nothing
+        rows = json.loads(StudyFolder(here / "multirun" / study).leaderboard.read_bytes())
+        causes = {str(row["trial"]): f"{row['status']}: {row.get('cause')}" for row in rows if not row.get("runs")}
+        if trial in causes:
+            raise UsageError(f"{name} must be a trial that was run, but it was {causes[trial]}. Name another one.")
 
 
 def _tracked_folder(name: str, uri: str) -> Path:

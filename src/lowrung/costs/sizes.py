@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lowrung.config import schema
-from lowrung.config.schema import LoraConf, TrainConf
+from lowrung.config.schema import LoraConf, ModelConf, TrainConf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,17 @@ class RowSizes:
 
 def _mean(percentiles: Sequence[int]) -> float:
     return (sum(percentiles) - (percentiles[0] + percentiles[-1]) / 2) / (len(percentiles) - 1)
+
+
+def counted_model(model: ModelConf) -> ModelConf:
+    """The settings of a base without those that no size of what is trained on it follows from.
+
+    In 8 bits and in 4, with any precision of the rest, a pass computes in float32 with layers of the same shapes.
+    """
+    model = dataclasses.replace(model, device_map=None)
+    if model.quantization == "none":
+        return model
+    return dataclasses.replace(model, quantization="nf4", double_quantization=False, dtype="auto")
 
 
 def trained_key(lora: LoraConf, train: TrainConf) -> str:

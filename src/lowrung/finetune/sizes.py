@@ -1,6 +1,8 @@
 """The sizes that a run's memory and time follow from, counted on the meta device: no weight is read."""
 
 import dataclasses
+import inspect
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,16 @@ from transformers import PreTrainedModel
 
 from lowrung.config import schema, source
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
-from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, at_rank, rank_of, sized_key, trained_key
+from lowrung.costs.sizes import (
+    BaseSizes,
+    RowSizes,
+    TrainedSizes,
+    at_rank,
+    counted_model,
+    rank_of,
+    sized_key,
+    trained_key,
+)
 from lowrung.errors import in_short
 from lowrung.finetune import guess, passes
 from lowrung.finetune.lora import injection, products, settings
@@ -49,13 +60,21 @@ def of_base(base: ModelConf) -> BaseSizes:
     )
 
 
+SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size", "num_attention_heads")
+"""What the sizes of most models follow from, by the names that configs of transformers share."""
+
+
 def _size_guesses(config: Any, folder: Path) -> Iterator[str]:
-    """What is taken for a config that names no size of the model; one that equals transformers' may be left out."""
+    """What is taken for the sizes that config.json does not say; a hub's may leave out those that are the defaults."""
     own = config.get_text_config()
-    sizes = ("hidden_size", "num_hidden_layers", "vocab_size")
-    written = (folder / "config.json").read_text(encoding="utf-8")
-    if not any(f'"{name}"' in written for size in sizes for name in (size, own.attribute_map.get(size, size))):
-        yield f"config.json names no size of the model: those of a {own.model_type} in transformers are taken"
+    known = inspect.signature(type(own)).parameters
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = next((part for name, part in written.items() if getattr(config, name, None) is own), written)
+    names = {size: own.attribute_map.get(size, size) for size in SIZES}
+    absent = [name for size, name in names.items() if name in known and not {size, name} & set(written)]
+    if absent:
+        taken = ", ".join(f"{name}={getattr(own, name)}" for name in absent)
+        yield f"config.json does not say {', '.join(absent)}: {taken} is taken, as transformers has it"
 
 
 def _linear(model: PreTrainedModel) -> list[Any]:
@@ -160,7 +179,7 @@ def _record(base: ModelConf, lora: LoraConf, kind: str) -> Path | None:
     if base.trust_remote_code:
         return None
     config = pretrained.config_of(base).to_json_string(use_diff=False)
-    settings = dataclasses.replace(base, path="", revision=None)
+    settings = dataclasses.replace(counted_model(base), path="", revision=None)
     libraries = [library.__version__ for library in (torch, transformers, peft)]
     rows = list(pretrained.added_rows(base))
     own = [config, settings, sized_key(lora), rank_of(lora), rows, kind, str(pretrained.device())]

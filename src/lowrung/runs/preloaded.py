@@ -5,6 +5,8 @@ A run reaches its first step in half a second less; what is used at first use al
 
 from hydra.core.plugins import Plugins
 
+import lowrung.engine.hydra_job
+import lowrung.runs.task
 import lowrung.track.database  # noqa: F401
 from lowrung.config import signature
 from lowrung.finetune.models import pretrained

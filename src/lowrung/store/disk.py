@@ -88,9 +88,15 @@ def is_full(error: BaseException, folder: Path) -> bool:
 
 
 def in_words(error: BaseException) -> LowrungError | None:
-    """The error for the user where a disk is full, or a file or folder cannot be used; else None."""
+    """The error for the user where a disk is full, or a file cannot be used or be named so; else None."""
     if is_full(error, Path.cwd()):
         return no_space(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        longest = max(Path(str(error.filename)).parts, key=len, default="")
+        return UsageError(
+            "A name must be one that a file can have, of 255 bytes or so, but one that begins with"
+            f" {longest[:40]!r} has {len(longest)} characters. Give a shorter one."
+        )
     if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"

@@ -1,5 +1,6 @@
 """Finds studies by their names, whatever is left of them, and those that a run is part of."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,12 +54,22 @@ def holding(run: RunFolder, here: Path) -> Iterator[tuple[StudyFolder, Job]]:
 
 def is_study(study: StudyFolder) -> bool:
     """Whether anything of a study is in a folder: one of which only jobs are left, named by their numbers, too."""
-    if not study.path.is_dir():
+    if not is_folder(study.path):
         return False
     files = (study.config, study.database, study.leaderboard)
     link = JobFolder(Path()).run.name
     jobs = (path for pattern in (f"[0-9]*/{link}", f"[0-9]*/seed_*/{link}") for path in study.path.glob(pattern))
     return any(file.is_file() for file in files) or any(path.is_symlink() for path in jobs)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; no folder has a name that is too long for one."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _started(study: StudyFolder) -> float:

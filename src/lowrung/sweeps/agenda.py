@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
 from lowrung.sweeps import tried_first
-from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.stage import Stage
+from lowrung.sweeps.stage_trials import StageTrials
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -26,12 +26,12 @@ class Due:
     Attributes:
         trial: Optuna's.
         point: that it belongs to.
-        begun: its stage.
+        trials: those of its stage.
     """
 
     trial: "Trial"
     point: GridPoint
-    begun: Begun
+    trials: StageTrials
 
 
 class Agenda:
@@ -42,19 +42,19 @@ class Agenda:
     Args:
         study: the sweep's. Trials that an earlier start left running are taken over from it.
         plan: the sweep's.
-        begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.beginning`.
+        begin: finds a stage's points, and counts the trials that it has had; see `lowrung.sweeps.stage_start`.
         say: prints a line for the user.
         may_begin: says which points the budget has room for.
 
     Attributes:
-        begun: the stages that have begun, by name.
+        begun: the trials of the stages that have begun, by the stage's name.
     """
 
     def __init__(
         self,
         study: "Study",
         plan: Plan,
-        begin: Callable[[Stage, Mapping[str, Begun]], Begun],
+        begin: Callable[[Stage, Mapping[str, StageTrials]], StageTrials],
         say: Callable[[str], None],
         may_begin: Callable[[GridPoint], bool],
     ) -> None:
@@ -64,7 +64,7 @@ class Agenda:
         self._begin = begin
         self._say = say
         self._interrupted = self._adoptable()
-        self.begun: dict[str, Begun] = {}
+        self.begun: dict[str, StageTrials] = {}
         self._deadline = time.monotonic() + (durations.seconds(plan.settings.timeout) or math.inf)
         self._is_out_of_time = False
 
@@ -81,16 +81,16 @@ class Agenda:
         """Begins each stage that can: the first one, and those whose starting points are known."""
         for stage in self._plan.search.stages:
             if stage.name not in self.begun and (not stage.of or self._is_over(stage.of)):
-                self.begun[stage.name] = begun = self._begin(stage, self.begun)
+                self.begun[stage.name] = trials = self._begin(stage, self.begun)
                 if not stage.of:
-                    self._try_first(begun)
+                    self._try_first(trials)
 
-    def _try_first(self, begun: Begun) -> None:
+    def _try_first(self, trials: StageTrials) -> None:
         """Has the points tried first that no trial has had which an earlier start of this study kept or left out."""
-        if any(point.is_open for point in begun.points):  # in an exact grid they come first already
-            begun.first = tried_first.of_search(self._plan.settings.first, self._plan.search)
-        for params in (*(ended.params for ended in begun.ended.values()), *begun.left_out):
-            begun.try_first(params)
+        if any(point.is_open for point in trials.points):  # in an exact grid they come first already
+            trials.first = tried_first.of_search(self._plan.settings.first, self._plan.search)
+        for params in (*(ended.params for ended in trials.ended.values()), *trials.left_out):
+            trials.try_first(params)
 
     def _is_over(self, name: str) -> bool:
         return name in self.begun and self.begun[name].is_over
@@ -100,45 +100,46 @@ class Agenda:
         if self._is_time_up():
             return None
         self.begin()
-        for begun in self.begun.values():
-            if due := self._adopted(begun) or self._asked(begun):
-                begun.start(due.trial.number, due.point, due.trial.params)
-                begun.try_first(due.trial.params)
+        for trials in self.begun.values():
+            if due := self._adopted(trials) or self._asked(trials):
+                trials.start(due.trial.number, due.point, due.trial.params)
+                trials.try_first(due.trial.params)
                 return due
         return None
 
-    def _adopted(self, begun: Begun) -> Due | None:
+    def _adopted(self, trials: StageTrials) -> Due | None:
         """A trial of the stage that was interrupted; one that is at none of its points ends as failed."""
-        of_stage = [trial for trial in self._interrupted if self._study.stage_of(trial) == begun.stage.name]
+        of_stage = [trial for trial in self._interrupted if self._study.stage_of(trial) == trials.stage.name]
         for trial in of_stage:
             self._interrupted.remove(trial)
-            if point := begun.point_of(trial.params):
-                return Due(trial, point, begun)
+            if point := trials.point_of(trial.params):
+                return Due(trial, point, trials)
             self._study.abandon(trial)
         return None
 
-    def _asked(self, begun: Begun) -> Due | None:
-        point = begun.next_point
+    def _asked(self, trials: StageTrials) -> Due | None:
+        point = trials.next_point
         if point is None:
-            self._say_what_was_not_tried(begun)
+            self._say_what_was_not_tried(trials)
             return None
         # A value that is drawn decides what a run takes; the queue holds it back then, and the next start goes on.
         if not point.is_open and not self._may_begin(point):
-            others = (other for other in begun.due if not other.is_open)
+            others = (other for other in trials.due if not other.is_open)
             point = next((other for other in others if self._may_begin(other)), None)
             if point is None:
                 return None
         space = point.space if self._plan.search.is_united else None
-        return Due(self._study.ask({**point.params, **begun.asked}, space=space, stage=begun.stage.name), point, begun)
+        trial = self._study.ask({**point.params, **trials.asked}, space=space, stage=trials.stage.name)
+        return Due(trial, point, trials)
 
-    def _say_what_was_not_tried(self, begun: Begun) -> None:
+    def _say_what_was_not_tried(self, trials: StageTrials) -> None:
         """A study that goes on may have had its trials before it was given points to try first."""
-        if begun.first:
+        if trials.first:
             self._say(
-                f"{len(begun.first)} of the points in hydra.sweeper.first were not tried: the study has had its"
-                f" {begun.n_trials} trials. Raise {begun.stage.n_trials_setting} to try them"
+                f"{len(trials.first)} of the points in hydra.sweeper.first were not tried: the study has had its"
+                f" {trials.n_trials} trials. Raise {trials.stage.n_trials_setting} to try them"
             )
-            begun.first.clear()
+            trials.first.clear()
 
     def _is_time_up(self) -> bool:
         """Whether the deadline has passed; a line says so once."""

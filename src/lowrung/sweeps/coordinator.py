@@ -19,8 +19,6 @@ from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import runs
 from lowrung.sweeps.agenda import Agenda, Due
 from lowrung.sweeps.beforehand import HALVE, Beforehand, Decision
-from lowrung.sweeps.beginning import Beginning
-from lowrung.sweeps.begun import MOST_IN_VAIN
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
@@ -28,6 +26,8 @@ from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, Queu
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
 from lowrung.sweeps.spending import Spending
+from lowrung.sweeps.stage_start import StageStarter
+from lowrung.sweeps.stage_trials import MOST_IN_VAIN
 from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track.base import Opening
 
@@ -94,12 +94,12 @@ class Coordinator:
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
         self._beforehand = beforehand
         say = self._progress.say
-        beginning = Beginning(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
+        starter = StageStarter(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
         self._spending = Spending(
             study, plan, self._maker, composer.master, engine.slots, beforehand.starting, self._note_tries, say
         )
         self._results.spending = self._spending
-        self._agenda = Agenda(study, plan, beginning.begin, self._progress.say, self._may_begin)
+        self._agenda = Agenda(study, plan, starter.begin, self._progress.say, self._may_begin)
         self._queue = Queue(
             engine,
             plan,
@@ -169,7 +169,7 @@ class Coordinator:
     def _leave_off(self) -> None:
         """Ends a sweep that has no more to run, or none that its budget allows; that goes on with the next start."""
         self._spending.say_last()
-        has_more = not all(begun.is_over for begun in self._agenda.begun.values())
+        has_more = not all(trials.is_over for trials in self._agenda.begun.values())
         if has_more and self._spending.over is not None:
             self._progress.say(self._spending.over)
         for run in self._queue.unfinished:
@@ -212,7 +212,7 @@ class Coordinator:
         if decision.skipped is not None:
             self._leave_out(due, decision)
             return
-        due.begun.in_vain = 0
+        due.trials.in_vain = 0
         if decision.halvings:  # of all seeds, before one starts: a trial's runs are alike
             made = {seed: self._with_smaller_batches(due, run, decision) for seed, run in made.items()}
         elif not has_begun:
@@ -224,7 +224,7 @@ class Coordinator:
                 self._add(run)
 
     def _made(self, due: Due, seed: int, known: Mapping[str, Any]) -> Run:
-        trial, stage = due.trial, due.begun.stage.name
+        trial, stage = due.trial, due.trials.stage.name
         overrides, is_by_plan = known.get("overrides"), known.get(BY_PLAN, False)
         return self._maker.make(
             trial.number, due.point, trial.params, seed, stage=stage, overrides=overrides, is_by_plan=is_by_plan
@@ -242,21 +242,21 @@ class Coordinator:
 
     def _leave_out(self, due: Due, decision: Decision) -> None:
         """Ends a trial that is not run, by the plan. Another one is drawn in the place of one that was drawn."""
-        trial, begun, outcome = due.trial, due.begun, decision.outcome
+        trial, trials, outcome = due.trial, due.trials, decision.outcome
         self._study.tell(trial, outcome)
         self._ended += 1
         if due.point.is_open:
-            begun.give_up(trial.number)
+            trials.give_up(trial.number)
             self._results.drawn_in_vain += 1
-            if begun.in_vain == MOST_IN_VAIN:
+            if trials.in_vain == MOST_IN_VAIN:
                 self._progress.say(
                     f"{MOST_IN_VAIN} drawn trials in a row may not be run, the last since {outcome.cause}: no more are"
                     " drawn"
                 )
         else:
-            begun.end(trial.number)
+            trials.end(trial.number)
         point = due.point.space.texts(trial.params)
-        self._results.add(trial.number, point, outcome, {}, is_reused=False, stage=begun.stage.name)
+        self._results.add(trial.number, point, outcome, {}, is_reused=False, stage=trials.stage.name)
         self._results.show(self._progress, self._queue.running, self._plan.runs_left(self._agenda.begun))
 
     def _add(self, run: Run) -> None:
@@ -339,9 +339,9 @@ class Coordinator:
         del self._pending[trial.number]
         self._study.tell(trial, outcome)
         self._ended += 1
-        pending.due.begun.end(trial.number)
+        pending.due.trials.end(trial.number)
         point = pending.due.point.space.texts(trial.params)
-        stage = pending.due.begun.stage.name
+        stage = pending.due.trials.stage.name
         self._results.add(
             trial.number, point, outcome, pending.ended, is_reused=self._study.is_reused(trial), stage=stage
         )

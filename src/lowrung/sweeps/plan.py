@@ -21,13 +21,13 @@ from lowrung.search.pruning import Schedule
 from lowrung.store import addresses, disk
 from lowrung.store.layout import StudyFolder
 from lowrung.sweeps import answer, folders, identity, preflight
-from lowrung.sweeps.begun import Begun, total
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.identity import Purpose
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.searched import Search
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.stage import BEST, TIES, Stage
+from lowrung.sweeps.stage_trials import StageTrials, total
 from lowrung.track import recording
 
 
@@ -126,12 +126,12 @@ class Plan:
         """Trials in total; fewer where fewer than may be start a later stage, or where an earlier one had the same."""
         return sum(map(self.at_most_of, self.search.stages))
 
-    def total(self, begun: Mapping[str, Begun]) -> int:
+    def total(self, begun: Mapping[str, StageTrials]) -> int:
         """Trials in total, as far as it is known now that these stages have begun."""
         known = sum(stage.n_trials - stage.shared for stage in begun.values())
         return known + sum(self.at_most_of(stage) for stage in self.search.stages if stage.name not in begun)
 
-    def runs_left(self, begun: Mapping[str, Begun]) -> int:
+    def runs_left(self, begun: Mapping[str, StageTrials]) -> int:
         """Runs of all trials that have not ended, as far as it is known now that these stages have begun."""
         later = [stage for stage in self.search.stages if stage.name not in begun]
         return sum(stage.runs_left for stage in begun.values()) + sum(map(self.runs_of, later))

@@ -1,7 +1,7 @@
 """What runs are predicted to take, also those whose sizes the preflight has not counted."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lowrung.config import schema, signature
 from lowrung.config.schema import Config, LoraConf, ModelConf, TrainConf
@@ -69,9 +69,14 @@ class Predictor:
         return prediction.predict(asked, speed)
 
     def _with_sizes(self, config: Config, found: Preflight) -> Preflight:
-        """The same, with the sizes of this run's adapter, which are counted in a process of their own."""
-        asked = _Counting(config.model, config.lora, config.train, signature.device_kind())
-        key = schema.digest([config.model, sizes.trained_key(config.lora, config.train), config.lora.r])
+        """The same, with the sizes of this run's adapter, which are counted in a process of their own.
+
+        They are those with and without gradient checkpointing: both follow from one pass, which takes 1 s.
+        """
+        model = sizes.counted_model(config.model)
+        ways = [dataclasses.replace(config.train, gradient_checkpointing=again) for again in (False, True)]
+        asked = _Counting(model, config.lora, ways, signature.device_kind())
+        key = schema.digest([model, sizes.sized_key(config.lora), config.lora.r])
         if key not in self._counted:
             self._counted[key] = preflight.asked(self._engine, self._plan.folder, asked) or {}
         return dataclasses.replace(found, trained=self._counted[key])
@@ -83,7 +88,7 @@ class _Counting:
 
     model: ModelConf
     lora: LoraConf
-    train: TrainConf
+    trains: Sequence[TrainConf]
     device: str
 
     def __call__(self) -> Mapping[str, Mapping[int, TrainedSizes]]:
@@ -91,7 +96,7 @@ class _Counting:
         from lowrung.finetune.models import pretrained
 
         base = pretrained.without_weights(self.model)  # a hub's are not fetched to be counted
-        return counted.of_trained(base, [self.lora], [self.train], self.device)
+        return counted.of_trained(base, [self.lora], self.trains, self.device)
 
 
 def _that_must_fit(predicted: Prediction | None) -> Prediction | None:

@@ -17,7 +17,7 @@ from lowrung.runs import inputs, planned
 from lowrung.runs.folder import kept_outcome, prepare_folder
 from lowrung.runs.parallel import LOST
 from lowrung.runs.task import Assigned, Assignment, Ran
-from lowrung.store import disk, layout, mailbox, results
+from lowrung.store import disk, layout, mailbox, parts, results
 from lowrung.store.outcome import Outcome, Status
 from lowrung.store.parts import last_checkpoint
 from lowrung.store.results import TakenBack
@@ -301,7 +301,7 @@ class Queue:
             return []
         if outcome is None or (is_stopped and ended.exit in (Exit.TIMED_OUT, Exit.EVICTED)):
             status = Status.OOM if ended.exit is Exit.OUT_OF_MEMORY else Status.FAILED
-            outcome = Outcome(status, cause=f"{_cause(ended)}; read {run.folder.log}")
+            outcome = Outcome(status, {}, _time_of(run), cause=f"{_cause(ended)}; read {run.folder.log}")
         if is_cancelled and outcome.status not in (Status.COMPLETE, Status.DIVERGED):
             return [Stopped(run)]
         planned.note(run.config, self._plan.preflight(run.config), self._engine.threads, outcome)
@@ -328,6 +328,12 @@ class Queue:
         for run in twins:
             self._states.pop(run.key, None)
         return [Finished(run, outcome, is_reused=True) for run in twins]
+
+
+def _time_of(run: Run) -> dict[str, float]:
+    """What a run took that left no outcome; nothing of one that never began."""
+    took = sum(part.seconds for part in parts.so_far(run.folder))
+    return {"time/total_seconds": took} if took else {}
 
 
 def _cause(ended: Ended) -> str:

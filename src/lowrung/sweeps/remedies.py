@@ -1,6 +1,7 @@
 """Settings with which a run would fit its device: each is predicted, and one that does not help is not named."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -106,12 +107,27 @@ class Remedies:
         """
         steps = [step for step in steps if any(step(start))]
         found: list[tuple[Step, ...]] = []
+        is_hopeful = self._hope(start, steps)
         for count in range(1, (most or len(steps)) + 1):
             for chosen in itertools.combinations(steps, count):
-                if not any(set(fewer) <= set(chosen) for fewer in found) and self._fits(_changed(start, chosen, {})):
+                is_more = any(set(fewer) <= set(chosen) for fewer in found)
+                if not is_more and is_hopeful(chosen) and self._fits(_changed(start, chosen, {})):
                     found.append(chosen)
         fewest = {chosen[-1]: chosen for chosen in reversed(found)}
         return [self._least(start, fewest[step]) for step in steps if step in fewest]
+
+    def _hope(self, start: Case, steps: Sequence[Step]) -> Callable[[Sequence[Step]], bool]:
+        """Says whether changes might be enough: not where they are not, with all others that never need more memory.
+
+        So a run that nothing makes fit takes a few predictions, and not one for each of two thousand sets of changes.
+        """
+        harmless = [step for step in steps if step in (self._fewer_at_once, *_NEVER_WORSE)]
+
+        @functools.cache
+        def is_hopeful(others: frozenset[Step]) -> bool:
+            return self._fits(_changed(start, [step for step in steps if step in others or step in harmless], {}))
+
+        return lambda chosen: is_hopeful(frozenset(chosen).difference(harmless))
 
     def _least(self, start: Case, steps: Sequence[Step]) -> Case:
         """The least of changes that are enough if each is taken as far as it goes; the dearest is lessened first."""
@@ -255,3 +271,7 @@ def _no_gate(case: Case) -> Iterator[Case]:
         verify = dataclasses.replace(case.config.verify, enabled=False)
         price = "the merged model is not compared with the adapter"
         yield case.changed(["verify.enabled=false"], price, config=dataclasses.replace(case.config, verify=verify))
+
+
+_NEVER_WORSE = (_smaller_evaluations, _smaller_batches, _shorter_rows, _no_gate)
+"""What never needs more memory, whatever else is changed. Another precision may: a CPU maps a file of the old one."""

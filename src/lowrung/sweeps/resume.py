@@ -7,10 +7,10 @@ from lowrung.engine import hydra_job
 from lowrung.runs.folder import kept_outcome
 from lowrung.store import layout
 from lowrung.store.layout import JobFolder
-from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
+from lowrung.sweeps.stage_trials import StageTrials
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def kept_trials(
-    study: "Study", begun: Begun, maker: RunMaker
+    study: "Study", trials: StageTrials, maker: RunMaker
 ) -> "Iterator[tuple[FrozenTrial, GridPoint, Mapping[int, Finished]]]":
     """The finished trials of a stage whose results are all in the store, each with its point and its runs by seed.
 
@@ -28,12 +28,12 @@ def kept_trials(
 
     Args:
         study: the sweep's.
-        begun: the stage, which counts them.
+        trials: the stage's, which are counted there.
         maker: makes the runs anew.
     """
     for trial in study.trials:
         runs = study.runs(trial)
-        point = begun.point_of(trial.params) if study.stage_of(trial) == begun.stage.name else None
+        point = trials.point_of(trial.params) if study.stage_of(trial) == trials.stage.name else None
         if not trial.state.is_finished() or not runs or point is None:  # without a run: killed while it was asked for
             continue
         kept = {
@@ -44,7 +44,7 @@ def kept_trials(
                     point,
                     trial.params,
                     seed,
-                    stage=begun.stage.name,
+                    stage=trials.stage.name,
                     overrides=facts.get("overrides"),
                     is_by_plan=facts.get(BY_PLAN, False),
                 ),
@@ -53,8 +53,8 @@ def kept_trials(
             for seed, facts in runs.items()
         }
         finished = {seed: run for seed, run in kept.items() if run is not None}
-        if len(finished) == len(runs) and not begun.is_repeat(point):
-            begun.keep(trial.number, point, trial.params)
+        if len(finished) == len(runs) and not trials.is_repeat(point):
+            trials.keep(trial.number, point, trial.params)
             yield trial, point, finished
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from lowrung.search import first
 from lowrung.search.axes import Params
-from lowrung.sweeps.begun import total
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.searched import Search
+from lowrung.sweeps.stage_trials import total
 
 Points = Mapping[str, Sequence[GridPoint]]
 """The points of each stage, by its name."""

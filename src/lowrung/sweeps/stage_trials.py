@@ -14,8 +14,8 @@ MOST_IN_VAIN = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Ended:
-    """A trial that has ended, as a part of a stage.
+class StageTrial:
+    """A trial of a stage.
 
     Attributes:
         point: that it is at.
@@ -27,8 +27,8 @@ class Ended:
 
 
 @dataclasses.dataclass
-class Begun:
-    """A stage whose points are known.
+class StageTrials:
+    """A stage that has begun, with its trials.
 
     Attributes:
         stage: as it was asked for.
@@ -43,8 +43,8 @@ class Begun:
 
     stage: Stage
     points: Sequence[GridPoint]
-    pending: dict[int, Ended] = dataclasses.field(default_factory=dict)
-    ended: dict[int, Ended] = dataclasses.field(default_factory=dict)
+    pending: dict[int, StageTrial] = dataclasses.field(default_factory=dict)
+    ended: dict[int, StageTrial] = dataclasses.field(default_factory=dict)
     shared: int = 0
     first: list[Params] = dataclasses.field(default_factory=list)
     in_vain: int = 0
@@ -108,7 +108,7 @@ class Begun:
     def start(self, number: int, point: GridPoint, params: Params) -> None:
         """Counts a trial that is under way."""
         self._trials_at[self.points.index(point)] += 1
-        self.pending[number] = Ended(point, params)
+        self.pending[number] = StageTrial(point, params)
 
     def end(self, number: int) -> None:
         """A trial that was under way has ended."""
@@ -124,7 +124,7 @@ class Begun:
         self.start(number, point, params)
         self.end(number)
 
-    def share(self, trials: Mapping[int, Ended]) -> None:
+    def share(self, trials: Mapping[int, StageTrial]) -> None:
         """Counts trials of earlier stages that are at its points."""
         for number, ended in trials.items():
             self.keep(number, ended.point, ended.params)

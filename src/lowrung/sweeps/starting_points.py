@@ -8,11 +8,11 @@ from lowrung.comparison.standings import Place
 from lowrung.report import leaderboard
 from lowrung.report.leaderboard import TrialRow
 from lowrung.store.outcome import Status
-from lowrung.sweeps.begun import Begun, Ended
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.stage import TIES, Stage
+from lowrung.sweeps.stage_trials import StageTrial, StageTrials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def chosen(stage: Stage, rows: Sequence[TrialRow], objectives: Mapping[str, str]
     return Chosen(best[: stage.start if isinstance(stage.start, int) else 1])
 
 
-def points(stage: Stage, starts: Sequence[Ended], plan: Plan, composer: Composer) -> list[GridPoint]:
+def points(stage: Stage, starts: Sequence[StageTrial], plan: Plan, composer: Composer) -> list[GridPoint]:
     """The points of a stage that starts at these trials: each joined with what the stage itself searches.
 
     Raises:
@@ -66,27 +66,27 @@ def points(stage: Stage, starts: Sequence[Ended], plan: Plan, composer: Composer
 
 
 def shared(
-    begun: Begun, earlier: Sequence[Begun], rows: Mapping[int, TrialRow], composer: Composer
-) -> dict[int, Ended]:
+    trials: StageTrials, earlier: Sequence[StageTrials], rows: Mapping[int, TrialRow], composer: Composer
+) -> dict[int, StageTrial]:
     """The trials of earlier stages that are at points of this one, by number: they count for both.
 
     Args:
-        begun: the stage that begins.
-        earlier: the stages that have begun before.
+        trials: those of the stage that begins, none so far.
+        earlier: those of the stages that have begun before.
         rows: the trials that have ended.
         composer: composes their configs.
     """
-    at = {point.identity: point for point in begun.points if not point.is_open}
-    found: dict[int, Ended] = {}
+    at = {point.identity: point for point in trials.points if not point.is_open}
+    found: dict[int, StageTrial] = {}
     for number, ended in ((number, ended) for stage in earlier for number, ended in stage.ended.items()):
         if number in rows and rows[number].outcome.status in (Status.COMPLETE, Status.DIVERGED):
             point = at.pop(composer.exact(ended.point.space, ended.params).identity, None)
             if point is not None:
-                found[number] = Ended(point, ended.params)
+                found[number] = StageTrial(point, ended.params)
     return found
 
 
-def _overrides(start: Ended) -> list[str]:
+def _overrides(start: StageTrial) -> list[str]:
     """What made a trial; a later override of the same key takes its place."""
     space = start.point.space
     seeds = [f"seed=choice({','.join(map(str, space.seeds))})"] if space.seeds else []

@@ -1,4 +1,4 @@
-"""The beginning of a stage: its points are found, and the trials that they have had are taken over."""
+"""The start of a stage: its points are found, and the trials that they have had are taken over."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from lowrung.errors import RunFailed
 from lowrung.store.outcome import Status
-from lowrung.sweeps import resume, starting
+from lowrung.sweeps import resume, starting_points
 from lowrung.sweeps.beforehand import SKIP, Beforehand
-from lowrung.sweeps.begun import Begun
 from lowrung.sweeps.composer import Composer
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.results import Results, ended_run, trial_outcome
 from lowrung.sweeps.runs import RunMaker
 from lowrung.sweeps.stage import Stage
+from lowrung.sweeps.stage_trials import StageTrials
 from lowrung.sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
+class StageStarter:
     """Begins the stages of a sweep.
 
     Attributes:
@@ -45,29 +45,29 @@ class Beginning:
     say: Callable[[str], None]
     beforehand: Beforehand
 
-    def begin(self, stage: Stage, earlier: Mapping[str, Begun]) -> Begun:
+    def begin(self, stage: Stage, earlier: Mapping[str, StageTrials]) -> StageTrials:
         """Finds a stage's points, and takes over the trials that they have had, in other stages and earlier starts.
 
         Args:
             stage: the one that begins.
-            earlier: the stages that have begun before, by name.
+            earlier: the trials of the stages that have begun before, by name.
 
         Raises:
             RunFailed: when nothing was found that the stage could start from.
         """
-        begun = Begun(stage, self._points(stage, earlier) if stage.of else self.plan.points[stage.name])
-        begun.share(starting.shared(begun, list(earlier.values()), self.results.rows, self.composer))
-        shared = list(begun.ended)
+        trials = StageTrials(stage, self._points(stage, earlier) if stage.of else self.plan.points[stage.name])
+        trials.share(starting_points.shared(trials, list(earlier.values()), self.results.rows, self.composer))
+        shared = list(trials.ended)
         for number in shared:
             self.results.promote(number, stage.name)
-        self._keep(begun)
-        self._keep_skipped(begun)
-        left_out = self._left_out(begun)
-        self._say_what_is_left_out(begun, left_out)
+        self._keep(trials)
+        self._keep_skipped(trials)
+        left_out = self._left_out(trials)
+        self._say_what_is_left_out(trials, left_out)
         self._note_taken(stage, shared, left_out)
-        self.results.total = self.plan.total({**earlier, stage.name: begun})
+        self.results.total = self.plan.total({**earlier, stage.name: trials})
         self._note_plan()
-        return begun
+        return trials
 
     def _note_plan(self) -> None:
         """Writes down how much was asked for: a report of the study compares it with what was done."""
@@ -77,11 +77,11 @@ class Beginning:
         if self.study.facts.get(PLANNED) != planned:
             self.study.note(PLANNED, planned)
 
-    def _points(self, stage: Stage, earlier: Mapping[str, Begun]) -> Sequence[GridPoint]:
+    def _points(self, stage: Stage, earlier: Mapping[str, StageTrials]) -> Sequence[GridPoint]:
         """The points of a stage that starts from what an earlier one found."""
         before = earlier[stage.of]
         rows = [row for row in self.results.rows.values() if row.number in before.ended]
-        start = starting.chosen(stage, rows, self.results.objectives)
+        start = starting_points.chosen(stage, rows, self.results.objectives)
         if not start.rows:
             raise RunFailed(
                 f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete and keeps"
@@ -92,11 +92,11 @@ class Beginning:
         self.say(f"stage {stage.name}: starts from {named} of {stage.of}")
         for note in start.notes:
             self.say(f"stage {stage.name}: {note}")
-        return starting.points(stage, [before.ended[row.number] for row in start.rows], self.plan, self.composer)
+        return starting_points.points(stage, [before.ended[row.number] for row in start.rows], self.plan, self.composer)
 
-    def _keep(self, begun: Begun) -> None:
+    def _keep(self, trials: StageTrials) -> None:
         """Takes over the stage's trials that an earlier start of the study finished."""
-        for trial, point, finished in resume.kept_trials(self.study, begun, self.maker):
+        for trial, point, finished in resume.kept_trials(self.study, trials, self.maker):
             for run in finished.values():
                 self.tracking.keep(run)
                 self.results.note(run.run)
@@ -108,22 +108,22 @@ class Beginning:
                 trial_outcome(self.plan.settings, ended, is_pruned),
                 ended,
                 is_reused=self.study.is_reused(trial),
-                stage=begun.stage.name,
+                stage=trials.stage.name,
             )
 
-    def _keep_skipped(self, begun: Begun) -> None:
+    def _keep_skipped(self, trials: StageTrials) -> None:
         """Takes over the stage's trials that were left out, and would be today.
 
         One that was drawn was replaced by another one then, unless it was run and was out of memory.
         """
         for trial in self.study.trials:
-            point = begun.point_of(trial.params) if self.study.stage_of(trial) == begun.stage.name else None
+            point = trials.point_of(trial.params) if self.study.stage_of(trial) == trials.stage.name else None
             if point is None:
                 continue
             if trial.user_attrs.get("status") != Status.SKIPPED:
-                begun.in_vain = 0
+                trials.in_vain = 0
                 continue
-            if begun.is_repeat(point):
+            if trials.is_repeat(point):
                 continue
             was_run = self.study.has_begun(trial)
             if was_run and self.plan.settings.on_oom != SKIP:
@@ -132,27 +132,27 @@ class Beginning:
             if not was_run and decision.skipped is None and not point.is_open:
                 continue
             if was_run or not point.is_open:
-                begun.keep(trial.number, point, trial.params)
+                trials.keep(trial.number, point, trial.params)
             else:
                 self.results.drawn_in_vain += 1
                 if decision.skipped is not None:
-                    begun.in_vain += 1
-                    begun.left_out.append(trial.params)
+                    trials.in_vain += 1
+                    trials.left_out.append(trial.params)
             outcome = dataclasses.replace(decision.outcome, cause=decision.skipped or trial.user_attrs.get("cause"))
             texts = point.space.texts(trial.params)
-            self.results.add(trial.number, texts, outcome, {}, is_reused=False, stage=begun.stage.name)
+            self.results.add(trial.number, texts, outcome, {}, is_reused=False, stage=trials.stage.name)
 
-    def _left_out(self, begun: Begun) -> list[int]:
+    def _left_out(self, trials: StageTrials) -> list[int]:
         """Trials of the stage that started from what is no longer the best."""
-        of_stage = [trial for trial in self.study.trials if self.study.stage_of(trial) == begun.stage.name]
-        others = [trial.number for trial in of_stage if trial.state.is_finished() and not begun.point_of(trial.params)]
-        return others if begun.stage.of else []
+        of_stage = [trial for trial in self.study.trials if self.study.stage_of(trial) == trials.stage.name]
+        others = [trial.number for trial in of_stage if trial.state.is_finished() and not trials.point_of(trial.params)]
+        return others if trials.stage.of else []
 
-    def _say_what_is_left_out(self, begun: Begun, left_out: Sequence[int]) -> None:
+    def _say_what_is_left_out(self, trials: StageTrials, left_out: Sequence[int]) -> None:
         if left_out:
             numbers = ", ".join(map(str, left_out))
             self.say(
-                f"stage {begun.stage.name}: left out what was run from other starting points (trials {numbers}); the"
+                f"stage {trials.stage.name}: left out what was run from other starting points (trials {numbers}); the"
                 " results stay in the store"
             )
 

@@ -6,7 +6,7 @@ import math
 from lowrung.report.leaderboard import TrialRow
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
-from lowrung.sweeps import starting
+from lowrung.sweeps import starting_points
 from lowrung.sweeps.stage import BEST, TIES, Stage, Start
 from tests.evidence import run, trial
 
@@ -19,12 +19,12 @@ def rows(tmp_path, *losses: float, spread: float = 0.3) -> list[TrialRow]:
     ]
 
 
-def numbers(found: starting.Chosen) -> list[int]:
+def numbers(found: starting_points.Chosen) -> list[int]:
     return [row.number for row in found.rows]
 
 
-def chosen(trials: list[TrialRow], start: Start, objectives: dict[str, str] = LOSS) -> starting.Chosen:
-    return starting.chosen(Stage(((),), name="b", of="a", start=start), trials, objectives)
+def chosen(trials: list[TrialRow], start: Start, objectives: dict[str, str] = LOSS) -> starting_points.Chosen:
+    return starting_points.chosen(Stage(((),), name="b", of="a", start=start), trials, objectives)
 
 
 def test_the_best_the_best_few_and_all_that_tie(tmp_path):
