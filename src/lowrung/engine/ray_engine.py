@@ -101,7 +101,7 @@ class RayEngine:
         self._running: dict[str, _Running] = {}
         atexit.register(self.close)
         try:
-            nodes = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+            nodes = list(_alive().values())
             self._gpus = gpus_per_job if any(each.get("GPU") for each in nodes) else 0
             self.threads = cpus_per_job or _share(nodes, self._gpus)
             room = sum(_room(each, self.threads, self._gpus) for each in nodes)
@@ -201,20 +201,25 @@ class RayEngine:
         if self._are_nodes_checked:
             return
         ask = ray.remote(node.Needs.problems)
-        alive = [each["NodeID"] for each in ray.nodes() if each["Alive"]]
-        asked = [
-            ask.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(one, soft=False))
-            for one in alive
-        ]
-        try:
-            answers = ray.get([one.remote(needs) for one in asked], timeout=CHECK_SECONDS)
-        except RayError as error:
-            raise EngineError(
-                f"Every node must run what the coordinator runs, but one cannot be asked ({_first_line(error)})."
-                " Install lowrung on all of them, in the same versions."
-            ) from error
-        if problems := dict.fromkeys(problem for answer in answers for problem in answer):
-            raise EngineError("\n".join(problems))
+        asked = {
+            one: ask.options(
+                num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(one, soft=False)
+            ).remote(needs)
+            for one in _alive()
+        }
+        found: dict[str, None] = {}
+        for one, answer in asked.items():
+            try:
+                found.update(dict.fromkeys(ray.get(answer, timeout=CHECK_SECONDS)))
+            except RayError as error:
+                if one not in _alive():  # lost meanwhile: Ray lists a node for seconds after its end
+                    continue
+                raise EngineError(
+                    f"Every node must run what the coordinator runs, but one cannot be asked ({_first_line(error)})."
+                    " Install lowrung on all of them, in the same versions."
+                ) from error
+        if found:
+            raise EngineError("\n".join(found))
         self._are_nodes_checked = True
 
     def _placed(self, request: node.Request) -> Any:
@@ -225,7 +230,7 @@ class RayEngine:
 
     def _goes_elsewhere(self, running: _Running, refused: Refused) -> bool:
         """Whether a job that a node cannot run, as one that joined later, was handed to another one."""
-        nodes = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
+        nodes = _alive()
         if refused.node not in self._unfit:
             self._unfit.add(refused.node)
             print(f"warning: a node of the Ray cluster gets no trials: {refused.problems[0]}", file=sys.stderr)
@@ -261,6 +266,11 @@ class RayEngine:
                 running.kill_at = float("inf")
                 with contextlib.suppress(RayError, ValueError):
                     ray.cancel(running.ref, force=True)
+
+
+def _alive() -> dict[str, dict[str, float]]:
+    """What each node has, by Ray's name of it."""
+    return {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
 
 
 def _connect(address: str | None) -> bool:
