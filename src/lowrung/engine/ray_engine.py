@@ -207,10 +207,10 @@ class RayEngine:
             ).remote(needs)
             for one in _alive()
         }
-        found: dict[str, None] = {}
+        found: list[str] = []
         for one, answer in asked.items():
             try:
-                found.update(dict.fromkeys(ray.get(answer, timeout=CHECK_SECONDS)))
+                found += ray.get(answer, timeout=CHECK_SECONDS)
             except RayError as error:
                 if one not in _alive():  # lost meanwhile: Ray lists a node for seconds after its end
                     continue
@@ -219,7 +219,7 @@ class RayEngine:
                     " Install lowrung on all of them, in the same versions."
                 ) from error
         if found:
-            raise EngineError("\n".join(found))
+            raise EngineError("\n".join(dict.fromkeys(found)))
         self._are_nodes_checked = True
 
     def _placed(self, request: node.Request) -> Any:
