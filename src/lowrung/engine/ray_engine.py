@@ -210,7 +210,7 @@ class RayEngine:
         found: list[str] = []
         for one, answer in asked.items():
             try:
-                found += ray.get(answer, timeout=CHECK_SECONDS)
+                problems: list[str] = ray.get(answer, timeout=CHECK_SECONDS)
             except RayError as error:
                 if one not in _alive():  # lost meanwhile: Ray lists a node for seconds after its end
                     continue
@@ -218,6 +218,7 @@ class RayEngine:
                     f"Every node must run what the coordinator runs, but one cannot be asked ({_first_line(error)})."
                     " Install lowrung on all of them, in the same versions."
                 ) from error
+            found += problems
         if found:
             raise EngineError("\n".join(dict.fromkeys(found)))
         self._are_nodes_checked = True
