@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _sigterm_is_put_back() -> Iterator[None]:
-    """Each node of Ray's own takes it for itself."""
-    before = signal.getsignal(signal.SIGTERM)
+def _what_ray_takes_is_put_back() -> Iterator[None]:
+    """Each node that Ray starts here takes SIGTERM for itself, and each driver changes what is imported from where."""
+    before, path = signal.getsignal(signal.SIGTERM), list(sys.path)
     yield
     signal.signal(signal.SIGTERM, before)
+    sys.path[:] = path
 
 
 @contextlib.contextmanager
