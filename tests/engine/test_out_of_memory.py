@@ -69,6 +69,9 @@ with LocalEngine() as engine:
         print(key, ended.exit, ended.cause, sep="|")
 """
 
+SWAP = {"memory.swap.max": "0", "memory.memsw.limit_in_bytes": "{}"}
+"""The files that keep a control group from swapping; the older one is of memory and swap together."""
+
 
 @contextlib.contextmanager
 def _group(limit: int) -> Iterator[Path]:
@@ -83,6 +86,9 @@ def _group(limit: int) -> Iterator[Path]:
     try:
         try:
             (group / name).write_text(str(limit))
+            for swap, most in SWAP.items():  # else it would be used up first, where there is some
+                if (group / swap).exists():
+                    (group / swap).write_text(most.format(limit))
         except OSError as error:
             pytest.skip(f"no control group's memory can be limited here: {error}")
         yield group

@@ -87,3 +87,20 @@ def test_a_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     in_words = disk.in_words(caught.value)
     assert isinstance(in_words, UsageError)
     assert str(in_words).startswith(f"{tmp_path / 'file' / 'x'} cannot be used: Not a directory. hydra.run.dir")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("ü" * 200, "a file can have, of 255 bytes or so, but one that begins with 'üüü"),
+        ("ü" * 200, "has 400 bytes. Give a shorter one."),
+        ("a/" * 3000, "the system takes, of 4,096 bytes or so, but one that begins with 'a/a/"),
+        ("a/" * 3000, "has 5,999 bytes. Give a shorter one."),
+    ],
+)
+def test_what_is_too_long_is_said_by_its_bytes(path: str, said: str) -> None:
+    with pytest.raises(OSError, match="name too long") as caught:
+        Path(path).touch()
+    in_words = disk.in_words(caught.value)
+    assert isinstance(in_words, UsageError)
+    assert said in str(in_words)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from lowrung.errors import StoreError
 from lowrung.store import mailbox, parts
 from lowrung.store.layout import CHECKPOINT_MARK, RunFolder
 
@@ -127,6 +128,13 @@ def test_a_scheduler_that_starts_the_job_again_ends_the_part_before(folder, cloc
 
 def test_a_run_in_one_go_says_nothing_of_parts(folder, clock):
     assert parts.as_fact(parts.Clock(folder).stop()) == {}
+
+
+@pytest.mark.parametrize("noted", [{"ended": [["a", 1]], "began": None}, {"ended": [], "began": "b"}, {"ended": 1}])
+def test_what_is_noted_of_the_parts_and_cannot_be_read_is_said_with_its_file(folder, noted):
+    folder.parts.write_text(json.dumps(noted))
+    with pytest.raises(StoreError, match=r"parts\.json must "):
+        parts.so_far(folder)
 
 
 @pytest.mark.parametrize("fact", [None, 1, "12", [1], [[1, 2, 3]], [["a", 2]], [None]])

@@ -114,7 +114,13 @@ class TestAnEndedStudy:
 
 
 class TestAStudyThatHasNotEnded:
-    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"ended": [[1]], "began": null}', '{"ended": 1, "began": 2}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "{}", "[]", '{"ended": [[1]], "began": null}', '{"ended": 1, "began": 2}'),
+            *('{"ended": [["a", 1]], "began": null}', '{"ended": [], "began": "b"}'),
+        ],
+    )
     def test_a_run_that_goes_on_began_with_its_last_part_unless_what_is_noted_of_it_is_damaged(self, tmp_path, text):
         made = Written(tmp_path, (Status.COMPLETE, None), has_ended=False)
         made.write()

@@ -206,6 +206,7 @@ class TestMemory:
             here.sweep("lora.r=8", f"hydra.sweeper.on_oom={on_oom}", act=act)
         assert len(here.ran) == 1
         assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == status
+        assert here.tracker.runs["run0"].status is Status.FAILED
 
     def test_fail_names_all_that_do_not_fit_and_starts_nothing(self, here, monkeypatch):
         _has(monkeypatch, 2.5)

@@ -16,9 +16,7 @@ from lowrung.config import keys, lora_rules, rank_rules, schema
 from lowrung.config.keys import declared, suggest_key
 from lowrung.config.limits import above, at_least, one_of
 from lowrung.config.schema import Config, DataConf, ModelConf, SourceConf, TrainConf
-
-LONGEST_NAME = 255
-"""Bytes of a file's name on Linux."""
+from lowrung.store.disk import LONGEST_NAME
 
 
 def problems(config: Config) -> list[str]:

@@ -114,7 +114,8 @@ class Running:
     def enforce_limits(self) -> None:
         """Stops the job at its time limit, and kills it when the grace is over.
 
-        A run ends in good order after SIGTERM, and at once after a second: what is cancelled gets both.
+        A run ends in good order after SIGTERM, and at once after one that comes `lowrung.engine.interrupt.SAME_SECONDS`
+        later: what is cancelled gets both.
         """
         if self.stopped is not None and self.stopped[0] is Exit.CANCELLED:
             self._signal(signal.SIGTERM)

@@ -20,6 +20,9 @@ _UNFINISHED = ("iostream error", "PytorchStreamWriter")
 _LITTLE = 1 << 20
 """Bytes. A disk with less room than this is what stopped ``torch.save``."""
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes of a file's name, and of a path, on Linux's usual file systems; other ones take less."""
+
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
@@ -91,18 +94,30 @@ def in_words(error: BaseException) -> LowrungError | None:
     """The error for the user where a disk is full, or a file cannot be used or be named so; else None."""
     if is_full(error, Path.cwd()):
         return no_space(error)
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        longest = max(Path(str(error.filename)).parts, key=len, default="")
-        return UsageError(
-            "A name must be one that a file can have, of 255 bytes or so, but one that begins with"
-            f" {longest[:40]!r} has {len(longest)} characters. Give a shorter one."
-        )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG and error.filename:
+        return _too_long(error)
     if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}. hydra.run.dir (one run), hydra.sweep.dir (-m) and"
             " store say where results go: name other folders, or correct that one."
         )
     return None
+
+
+def _too_long(error: OSError) -> UsageError:
+    """The error for the user where a name is too long for a file, or all names on the way to it together."""
+    path = Path(str(error.filename))
+    longest = max(path.parts, key=lambda name: len(os.fsencode(name)), default="")
+    size, total = len(os.fsencode(longest)), len(os.fsencode(path))
+    if size <= LONGEST_NAME and total > LONGEST_PATH:
+        return UsageError(
+            f"A path must be one that the system takes, of {LONGEST_PATH:,} bytes or so, but one that begins with"
+            f" {str(path)[:40]!r} has {total:,} bytes. Give a shorter one."
+        )
+    return UsageError(
+        f"A name must be one that a file can have, of {LONGEST_NAME} bytes or so, but one that begins with"
+        f" {longest[:40]!r} has {size} bytes. Give a shorter one."
+    )
 
 
 def no_space(error: BaseException) -> StoreError:

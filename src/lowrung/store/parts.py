@@ -39,10 +39,20 @@ class _Noted:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "_Noted":
+        """Reads it.
+
+        Raises:
+            StoreError: when the file holds anything else.
+        """
         if not folder.parts.is_file():
             return cls()
         record = records.read(folder.parts)
-        return cls([Part(*part) for part in record["ended"]], record["began"])
+        try:
+            began = None if record["began"] is None else float(record["began"])
+            return cls([Part(float(start), float(seconds)) for start, seconds in record["ended"]], began)
+        except (TypeError, ValueError) as error:
+            problem = f"must hold the times of a run's parts, but does not ({error})"
+            raise records.unreadable(folder.parts, problem) from error
 
     def write(self, folder: RunFolder) -> None:
         atomic.write_json(

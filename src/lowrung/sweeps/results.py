@@ -208,7 +208,7 @@ class Results:
             print(f"spent:    {self.spending.in_words}")
         print(f"results:  {self.folder.path}")
         self._close(answer)
-        if self.rows and self._counts[Status.SKIPPED] == len(self.rows):
+        if self._has_skipped_all:
             is_by_plan = all((row.outcome.cause or "").startswith(BY_PLAN) for row in self.rows.values())
             raise RunFailed(_NONE_DRAWN if is_by_plan else _NO_MEMORY, self)
         failed = self._failed
@@ -230,13 +230,18 @@ class Results:
     def _failed(self) -> list[leaderboard.TrialRow]:
         return [row for row in self.rows.values() if not row.outcome.status.is_kept]
 
+    @property
+    def _has_skipped_all(self) -> bool:
+        """Whether trials were left out, and no other one was there."""
+        return bool(self.rows) and all(row.outcome.status is Status.SKIPPED for row in self.rows.values())
+
     def _close(self, answer: Answer) -> None:
         """Has the sweep's end recorded: its answer, how many trials ended as what, and its files."""
         if self._tracking is None:
             return
         counts = {f"lowrung.trials.{status}": str(self._counts[status]) for status in Status}
         best = {} if self._best is None else best_tags(self._best)
-        status = Status.FAILED if self._failed else Status.COMPLETE
+        status = Status.FAILED if self._failed or self._has_skipped_all else Status.COMPLETE
         spent = {"lowrung.spent": self.spending.in_words} if self.spending and self.spending.in_words else {}
         files = [self.folder.leaderboard, self.folder.verdict]
         if self._tracking.is_on:
