@@ -8,7 +8,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gc
-import logging
 import shutil
 import signal
 import sys
@@ -67,15 +66,9 @@ def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> Generator
 
 @pytest.fixture(autouse=True)
 def _logging_is_put_back() -> Generator[None]:
-    """A run in the tests' own process sets up Hydra's logging: a log of its own, the captured stream as a screen."""
-    root = logging.root
-    handlers, level = list(root.handlers), root.level
+    before = leftovers.Logging()
     yield
-    for handler in [one for one in root.handlers if one not in handlers]:
-        root.removeHandler(handler)
-        handler.close()
-    root.handlers[:] = handlers  # those of pytest, too, which Hydra takes off
-    root.setLevel(level)
+    before.put_back()
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +90,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
-_FOUND = pytest.StashKey[dict[str, Any]]()
+_FOUND = pytest.StashKey[tuple[dict[str, Any], leftovers.Logging]]()
 """The process as the module found it whose tests run."""
 
 
@@ -132,7 +125,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Notes how the process is before a module's first test."""
-    item.session.stash.setdefault(_FOUND, leftovers.seen())
+    item.session.stash.setdefault(_FOUND, (leftovers.seen(), leftovers.Logging()))
     return (yield)
 
 
@@ -142,10 +135,16 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
     After ten modules a walk would take 0.3 s again.
     """
-    yield
-    if nextitem is None or _module(item) != _module(nextitem):
+    is_last = nextitem is None or _module(item) != _module(nextitem)
+    before, logs = item.session.stash[_FOUND]
+    try:
+        yield
+    finally:
+        if is_last:
+            del item.session.stash[_FOUND]
+            logs.put_back()  # what fixtures of the whole module set up
+    if is_last:
         gc.collect()
         gc.freeze()
-        left = leftovers.differences(item.session.stash[_FOUND], leftovers.seen())
-        del item.session.stash[_FOUND]
+        left = leftovers.differences(before, leftovers.seen())
         assert not left, f"{_module(item)} leaves the process other than it was: {'; '.join(left)}"

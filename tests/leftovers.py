@@ -14,11 +14,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.
 """SIGALRM is pytest-timeout's."""
 
 
+class Logging:
+    """How logging is set up now: a command in the tests' own process sets up Hydra's, or disables all that there are.
+
+    It leaves a log of its own at the root, and the captured stream as a screen.
+    """
+
+    def __init__(self) -> None:
+        self._handlers, self._level = list(logging.root.handlers), logging.root.level
+        self._disabled = {one for one in _loggers() if one.disabled}
+
+    def put_back(self) -> None:
+        """Has it so again; loggers that are new since then are not disabled."""
+        root = logging.root
+        for handler in [one for one in root.handlers if one not in self._handlers]:
+            root.removeHandler(handler)
+            handler.close()
+        root.handlers[:] = self._handlers  # those of pytest, too, which Hydra takes off
+        root.setLevel(self._level)
+        for logger in _loggers():
+            logger.disabled = logger in self._disabled
+
+
+def _loggers() -> list[logging.Logger]:
+    known = logging.root.manager.loggerDict.values()
+    return [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
+
+
 def seen() -> dict[str, Any]:
     """What a test can see of the process beside its own objects, by name."""
     mask = os.umask(0)
     os.umask(mask)
-    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
     return {
         "working folder": os.getcwd(),  # noqa: PTH109  (it may be gone)
         "umask": mask,
@@ -26,8 +52,7 @@ def seen() -> dict[str, Any]:
         "sys.path": list(sys.path),
         "excepthooks": (sys.excepthook, threading.excepthook),
         "signal handlers": {number.name: signal.getsignal(number) for number in SIGNALS},
-        "root logger": (logging.root.level, logging.root.disabled, logging.root.manager.disable),
-        "disabled loggers": sorted(one.name for one in loggers if one.disabled),
+        "logging": logging.root.manager.disable,
         **_of_libraries(),
     }
 

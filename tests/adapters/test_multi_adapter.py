@@ -1,4 +1,4 @@
-"""Adapters beside each other on one base, which must be the same to the bit whatever was done to it."""
+"""Adapters beside each other on one base, whose weights must be the same to the bit whatever was done to it."""
 
 import copy
 import dataclasses
@@ -68,6 +68,14 @@ def logits(model, rows):
     return completion_logits(model, rows)[0]
 
 
+def is_same(found, expected):
+    """Whether logits are those of the same weights at other addresses, by which some processors' products round.
+
+    With a processor's AVX2 alone up to 1e-6 was measured; each adapter here moves logits by over 0.1.
+    """
+    return torch.allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def alone(folder, rows):
     """What PEFT makes of one adapter on a fresh base."""
     return logits(
@@ -82,7 +90,7 @@ def test_each_is_what_it_is_alone_in_any_order_and_the_base_stays(folders, adapt
     base = logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows)
     for name in ("plain", "head", None, "dora", "plain", "rank2.rs", "head", None):
         adapters.switch(name)
-        assert torch.equal(logits(adapters.model, rows), base if name is None else expected[name]), name
+        assert is_same(logits(adapters.model, rows), base if name is None else expected[name]), name
     assert_is_original(adapters.unload())
 
 
@@ -108,7 +116,7 @@ def test_unload_undoes_a_merge_and_the_base_can_be_used_again(folders, adapters)
     assert adapters.names == ()
     adapters.load("again", paths["plain"])
     adapters.switch("again")
-    assert torch.equal(logits(adapters.model, rows), alone(paths["plain"], rows))
+    assert is_same(logits(adapters.model, rows), alone(paths["plain"], rows))
 
 
 def test_deleted_ones_leave_the_others_as_they_were(folders, adapters):
@@ -116,13 +124,11 @@ def test_deleted_ones_leave_the_others_as_they_were(folders, adapters):
     adapters.switch("dora")
     adapters.delete("plain")
     assert adapters.active == "dora"
-    assert torch.equal(logits(adapters.model, rows), alone(paths["dora"], rows))
+    assert is_same(logits(adapters.model, rows), alone(paths["dora"], rows))
     adapters.delete("dora")
     assert adapters.active is None
     assert adapters.names == ("head", "rank2.rs")
-    assert torch.equal(
-        logits(adapters.model, rows), logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows)
-    )
+    assert is_same(logits(adapters.model, rows), logits(pretrained.load_base(ModelConf("embedded:tiny"), CPU), rows))
 
 
 @pytest.mark.slow
@@ -147,8 +153,8 @@ def test_trained_biases_come_and_go_with_their_adapters(tmp_path):
         adapters.switch(active)
         fresh = pretrained.load_base(base, CPU)
         expected = PeftModel.from_pretrained(fresh, str(paths[active])).eval() if active else fresh
-        assert torch.equal(logits(adapters.model, rows), logits(expected, rows)), active
-    assert torch.equal(logits(adapters.model, rows), expected_logits)
+        assert is_same(logits(adapters.model, rows), logits(expected, rows)), active
+    assert is_same(logits(adapters.model, rows), expected_logits)
     assert files.read(tmp_path / "copy").config.bias == "all"
     adapters.load("again", paths["all"])
     adapters.combine("both", {"all": 0.3, "again": 0.7}, method="cat")

@@ -76,7 +76,7 @@ def test_an_outcome_that_cannot_be_written_is_raised(tmp_path: Path) -> None:
             on_point=lambda point: None,
             stop_reason=lambda: None,
         )
-    assert {path.name for path in folder.path.iterdir()} == {"outcome.json", "claim"}
+    assert {path.name for path in folder.path.iterdir()} == {"outcome.json", "claim", "parts.json"}
 
 
 @pytest.mark.slow
