@@ -107,6 +107,11 @@ def said(error: BaseException) -> str:
     return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(". ")
+
+
 def some(names: Sequence[str], shown: int = 4) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

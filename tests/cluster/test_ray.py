@@ -21,7 +21,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from hydra_plugins.lowrung.ray_launcher import RayLauncher
-from lowrung.engine import node, ray_engine
+from lowrung.engine import node, ray_connection
 from lowrung.engine.base import Engine, Exit, Job
 from lowrung.engine.ray_engine import RayEngine
 from lowrung.errors import EngineError, UsageError
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 def cluster() -> Iterator[None]:
     """A cluster on this machine that outlives its engines."""
     try:
-        assert ray_engine._connect(None)
+        assert ray_connection.join(None)
     except EngineError:
         skip_where_ray_cannot_start()
         raise
@@ -159,6 +159,30 @@ def test_an_address_that_does_not_answer_is_one_sentence(tmp_path: Path, listens
         )
     assert f"hydra.launcher.address={address} does not" in shown.stdout, shown.stderr
     assert not shown.stderr
+
+
+FULL = """
+import sys, threading
+from pathlib import Path
+from lowrung.engine.base import Ended, Job
+from lowrung.engine.ray_engine import RayEngine
+with RayEngine(slots=1, cpus_per_job=1) as engine:
+    engine._are_nodes_checked = True  # a node that has no memory answers nothing
+    engine.submit(Job("a", Path(sys.argv[1]), threading.Event().wait))
+    print(*(f"{each.exit}: {each.cause}" for each in engine.wait() if isinstance(each, Ended)))
+"""
+
+
+def test_a_job_that_ray_ends_for_want_of_memory_is_told_so(cluster: None, tmp_path: Path) -> None:
+    """Ray looks at the memory of the whole node, and ends tasks where too much of it is used: here one percent."""
+    limits = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    variables = environment(PYTHONPATH=str(ROOT / "src"), **limits)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], env=variables, cwd=tmp_path, capture_output=True, text=True
+    )
+    if "timed out during startup" in done.stderr:
+        pytest.skip("Ray's 30 s for the start of a node are too few here")
+    assert done.stdout == "out of memory: memory of its node ran out, and Ray ended its process\n", done.stderr
 
 
 SWEEP = [

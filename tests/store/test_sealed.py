@@ -37,6 +37,11 @@ def test_what_was_damaged_does_not_count(path, damage):
     assert sealed.read(path) is None
 
 
+def test_numbers_that_are_keys_are_texts_and_sort_otherwise(path):
+    sealed.keep(path, {"ranks": {4: "a", 16: "b"}})
+    assert sealed.read(path) == {"ranks": {"4": "a", "16": "b"}}
+
+
 def test_what_another_version_wrote_does_not_count(path, monkeypatch):
     with monkeypatch.context() as other:
         other.setattr(sealed, "__version__", "0.0.1")

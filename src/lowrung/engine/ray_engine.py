@@ -6,10 +6,6 @@ Ray places tasks and says which were lost. Retries are the coordinator's, which 
 import atexit
 import contextlib
 import dataclasses
-import logging
-import os
-import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,11 +16,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lowrung.engine import cores, node, ray_task, submission
+from lowrung.engine import node, ray_connection, ray_task, submission
 from lowrung.engine.base import Event, Job, Reported, require_room
 from lowrung.engine.process import GRACE_SECONDS
 from lowrung.engine.ray_task import Refused
-from lowrung.errors import EngineError, FolderInUse
+from lowrung.errors import EngineError, FolderInUse, first_line
 from lowrung.store import mailbox
 from lowrung.store.layout import RunFolder
 
@@ -39,14 +35,6 @@ CHECK_SECONDS = 120.0
 
 _NODE = "ray.io/node-id"
 """Ray's own label of a node."""
-
-CONNECT_SECONDS = 10.0
-"""How long the head of a cluster may take to answer."""
-
-_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""A frame of HTTP/2: no length, its kind (the fourth byte), no flags, of no stream."""
-
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 
 
 @dataclasses.dataclass
@@ -95,7 +83,7 @@ class RayEngine:
         preload: Sequence[str] = (),
         time_limit: float | None = None,
     ) -> None:
-        self._is_ours = _connect(address)
+        self._is_ours = ray_connection.join(address)
         self._is_closed = False
         self._preload, self._time_limit = list(preload), time_limit
         self._running: dict[str, _Running] = {}
@@ -215,7 +203,7 @@ class RayEngine:
                 if one not in _alive():  # lost meanwhile: Ray lists a node for seconds after its end
                     continue
                 raise EngineError(
-                    f"Every node must run what the coordinator runs, but one cannot be asked ({_first_line(error)})."
+                    f"Every node must run what the coordinator runs, but one cannot be asked ({first_line(error)})."
                     " Install lowrung on all of them, in the same versions."
                 ) from error
             found += problems
@@ -272,73 +260,6 @@ class RayEngine:
 def _alive() -> dict[str, dict[str, float]]:
     """What each node has, by Ray's name of it."""
     return {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
-
-
-def _connect(address: str | None) -> bool:
-    """Joins a cluster, or starts one; returns whether it ends with the engine.
-
-    Raises:
-        EngineError: when the cluster does not answer.
-    """
-    if ray.is_initialized():
-        return False
-    before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
-    where = "a cluster on this machine" if address is None else f"hydra.launcher.address={address}"
-    try:
-        _require_a_head(address)
-        with cores.environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}):
-            ray.init(
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **(_here() if address is None else {"address": address}),
-            )
-    except Exception as error:  # a node that takes too long to start is no more to Ray than an Exception
-        first = _first_line(error)
-        raise EngineError(
-            f"Ray must answer, but {where} does not ({first}). `ray status` on one of its nodes shows its state."
-            f"{_token_remedy(address)}"
-        ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return True
-
-
-def _token_remedy(address: str | None) -> str:
-    """Of a token `ray start` makes use by itself where there is one, and who joins by an address does not."""
-    if address is None or "RAY_AUTH_MODE" in os.environ:
-        return ""
-    return " Where it was started with a token (~/.ray/auth_token), set RAY_AUTH_MODE=token in the environment."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _here() -> dict[str, Any]:
-    """A cluster of this machine alone; see `hydra_plugins.lowrung.ray_launcher` for its address."""
-    return {
-        "address": "local",
-        "num_cpus": cores.usable_cores(),
-        "include_dashboard": False,
-    }
-
-
-def _require_a_head(address: str | None) -> None:
-    """Ray itself would ask an address for minutes at which nothing listens, or something else.
-
-    A cluster's head speaks HTTP/2: it begins with its settings, once it has the client's.
-
-    Raises:
-        OSError: when there is none.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if not host:
-        return
-    with socket.create_connection((host, int(port)), CONNECT_SECONDS) as link:
-        if os.environ.get("RAY_USE_TLS", "0") == "0":
-            link.sendall(_PREFACE)
-            if link.recv(len(_SETTINGS))[3:4] != _SETTINGS[3:4]:
-                raise OSError("what listens there is no Ray")
 
 
 def _share(nodes: Sequence[dict[str, float]], gpus: float) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
 from lowrung.engine import node
 from lowrung.engine.base import Ended, Exit
@@ -43,6 +43,8 @@ def end(key: str, ref: Any) -> Ended | Refused:
         return ended
     except TaskCancelledError:
         return Ended(key, Exit.CANCELLED, cause="cancelled")
+    except OutOfMemoryError:
+        return Ended(key, Exit.OUT_OF_MEMORY, cause="memory of its node ran out, and Ray ended its process")
     except RayTaskError as error:  # of what watches the job
         return Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
     except RayError as error:

@@ -20,7 +20,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import Connection, Engine, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from lowrung.errors import StoreError
+from lowrung.errors import StoreError, first_line
 from lowrung.search import lease, scope, tables
 from lowrung.search.axes import Axis, Choice, Interval, Params
 from lowrung.search.study import CLOCK, RUN
@@ -141,8 +141,8 @@ def _engine(address: str) -> Engine:
 def _unread(address: str, error: Exception) -> StoreError:
     file = addresses.sqlite_path(address)
     which = f"this {address.partition('://')[0]} database" if file is None else str(file)
-    said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    return StoreError(f"{which} must be a database of Optuna's that can be read, but is not ({said.splitlines()[0]}).")
+    said = first_line(getattr(error, "orig", None) or error)
+    return StoreError(f"{which} must be a database of Optuna's that can be read, but is not ({said}).")
 
 
 def _read(connection: Connection, name: str) -> Recorded | None:

@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
-from lowrung.errors import LowrungError, StoreError, UsageError
+from lowrung.errors import LowrungError, StoreError, UsageError, first_line
 from lowrung.store import addresses, disk
 
 _T = TypeVar("_T")
@@ -111,7 +111,7 @@ class Storage(RDBStorage):
             remedy = "Install PostgreSQL's driver: pip install 'lowrung[postgresql]'."
         if self._file is not None:
             remedy = "Name another file, or move this one away: results are in the store, and are taken from there."
-        cause = str(error).splitlines()[0].rstrip(".")
+        cause = first_line(error)
         return UsageError(
             f"hydra.sweeper.storage must be a database that opens, but {which} does not: {cause}. {remedy}"
         )
@@ -160,7 +160,7 @@ def _cause(error: Exception) -> str:
     """What the database's driver said, in one line, without the statement: it holds values."""
     origin = _origin(error)
     said = origin.orig if isinstance(origin, DBAPIError) and origin.orig is not None else origin
-    return (str(said).strip() or type(said).__name__).splitlines()[0].rstrip(".")
+    return first_line(said)
 
 
 def _is_locked(error: Exception) -> bool:

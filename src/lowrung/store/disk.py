@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lowrung.errors import LowrungError, StoreError, UsageError
+from lowrung.errors import LowrungError, StoreError, UsageError, first_line
 
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded", "Disc quota exceeded")
 """How Python, Rust (safetensors, tokenizers), Arrow and SQLite say that a disk is full; macOS spells it "Disc"."""
@@ -122,8 +122,9 @@ def _too_long(error: OSError) -> UsageError:
 
 def no_space(error: BaseException) -> StoreError:
     """The error for the user where a disk is full."""
-    first = str(error).strip().splitlines()[0]
-    return StoreError(f"There is no space left on a disk ({first}). Free some space; the same command then goes on.")
+    return StoreError(
+        f"There is no space left on a disk ({first_line(error)}). Free some space; the same command then goes on."
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrung.store import atomic, mailbox, records
+from lowrung.store import atomic, records
 from lowrung.store.layout import CHECKPOINT_MARK, RunFolder
 
 _FACT = "parts"
@@ -145,9 +145,7 @@ def began(folder: RunFolder) -> float | None:
 
 def last_sign(folder: RunFolder) -> float:
     """When a run's process gave its last sign of life, in seconds since 1970; 0 where it gave none."""
-    written = (folder.log, folder.reports, folder.system, folder.outcome, *_marks(folder))
-    reports = mailbox.Reader(folder.path).read()
-    return max([0.0, *map(_modified, written), *(float(report["time"]) for report in reports[-1:])])
+    return max(map(_modified, (folder.log, folder.reports, folder.system, folder.outcome, *_marks(folder))))
 
 
 def _reported_before(folder: RunFolder) -> Iterator[tuple[_Moment, tuple[float, float]]]:

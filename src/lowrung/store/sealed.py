@@ -26,10 +26,11 @@ def keep(path: Path, fields: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        fields: as JSON has them: lists, no tuples.
+        fields: what JSON can have. They are read as JSON has them: with lists for tuples, and texts as keys.
     """
+    plain = json.loads(json.dumps(fields, allow_nan=False))  # numbers that are keys sort as texts there
     with contextlib.suppress(OSError):
-        atomic.write_text(path, json.dumps({"sha256": _seal(fields), "fields": fields}, allow_nan=False))
+        atomic.write_text(path, json.dumps({"sha256": _seal(plain), "fields": plain}))
 
 
 def _seal(fields: Mapping[str, Any]) -> str:

@@ -180,7 +180,7 @@ def _parts(folder: RunFolder, outcome: Outcome | None) -> Sequence[parts.Part]:
         return parts.of_facts(outcome.facts)
     try:
         return parts.so_far(folder)
-    except (StoreError, TypeError, ValueError):  # of its reports, too
+    except StoreError:
         return ()
 
 

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, first_line
 from lowrung.store import addresses, atomic
 from lowrung.track.base import EXPERIMENT, TrackerLostError, TrackError, check_uri
 
@@ -122,7 +122,7 @@ def translated() -> Iterator[None]:
     except MlflowException as error:
         raise ours(error) from error
     except SQLAlchemyError as error:  # a file that is no database: MLflow opens it before it handles errors
-        raise TrackerLostError(f"MLflow: {str(error).splitlines()[0]}") from error
+        raise TrackerLostError(f"MLflow: {first_line(error)}") from error
     except RequestException as error:  # of a server's artifacts, which MLflow does not translate
         raise (TrackerLostError if _may_pass(error) else TrackError)(f"MLflow: {error}") from error
     except OSError as error:  # the folder of the artifacts

@@ -12,7 +12,7 @@ import pyarrow
 from pyarrow import parquet
 
 from lowrung.config.schema import SourceConf
-from lowrung.errors import UsageError
+from lowrung.errors import UsageError, first_line
 from lowrung.finetune.data import examples
 from lowrung.finetune.data.bad_rows import BadRow, RowError
 from lowrung.finetune.data.examples import Example, form_of, from_row
@@ -164,25 +164,20 @@ def read_hub(source: SourceConf, setting: str) -> Table:
         table = datasets.load_dataset(path, source.subset, split=source.split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UsageError(
-            f"{setting} must be a dataset of the hub that you may read, but {path!r} is not: {_first_line(error)} For a"
+            f"{setting} must be a dataset of the hub that you may read, but {path!r} is not: {first_line(error)}. For a"
             " gated or private one run `hf auth login`; for a file of yours use data=file."
         ) from None
     except ConnectionError as error:
         raise UsageError(
-            f"{setting}={path} is not in the cache, and the hub cannot be reached: {_first_line(error)} Connect, or use"
+            f"{setting}={path} is not in the cache, and the hub cannot be reached: {first_line(error)}. Connect, or use"
             " data=file with a file of yours."
         ) from None
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
-            f"{setting}={path}, subset {source.subset}, split {source.split!r} cannot be loaded: {_first_line(error)}"
+            f"{setting}={path}, subset {source.subset}, split {source.split!r} cannot be loaded: {first_line(error)}."
         ) from None
     rows = ((f"row {number}", _without_nulls(row)) for number, row in enumerate(table, 1))
     return _examples(rows, source, setting)
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if line.endswith(".") else f"{line}."
 
 
 def _examples(rows: Iterable[NumberedRow], source: SourceConf, setting: str) -> Table:

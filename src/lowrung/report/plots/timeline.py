@@ -18,26 +18,21 @@ _INTERRUPTED = "interrupted"
 
 @dataclasses.dataclass(frozen=True)
 class _Bar:
-    """A run that has ended, or a part of one, in seconds since the first one began, without pauses."""
+    """A run that has ended, or a part of one before it was interrupted.
+
+    Attributes:
+        status: how the run ended, or `_INTERRUPTED`.
+        begin: in seconds since 1970, and as it is drawn since the first one began, without pauses.
+        end: likewise.
+        lane: its row, that of its worker; None where it is not known yet.
+    """
 
     trial: TrialRecord
     run: RunRecord
     status: str
     begin: float
     end: float
-    lane: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Timed:
-    """A run that has ended, or a part of one before it was interrupted, in seconds since 1970."""
-
-    trial: TrialRecord
-    run: RunRecord
-    status: str
-    begin: float
-    end: float
-    slot: int | None
+    lane: int | None
 
 
 def plots(study: StudyRecord) -> Sequence[Plot | str]:
@@ -50,14 +45,14 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         if _is_timed(run) and not trial.is_reused
         for each in _stretches(trial, run)
     ]
-    timed = [each for each in known if each.slot is not None] or known
+    timed = [each for each in known if each.lane is not None] or known
     if len(timed) < 2:
         return []
     pauses = _pauses([(each.begin, each.end) for each in timed])
-    has_slots = all(each.slot is not None for each in timed)
+    has_slots = all(each.lane is not None for each in timed)
     bars = _bars(timed, pauses)
     unit = units.times("since the first run began", [bar.end for bar in bars])
-    lanes = sorted({bar.lane for bar in bars})
+    lanes = sorted({bar.lane or 0 for bar in bars})
     made = style.figure(
         [_trace(scores, [bar for bar in bars if bar.status == status], status, unit) for status in _statuses(bars)],
         height=110 + 30 * len(lanes),
@@ -125,22 +120,22 @@ def _idle_before(pauses: Sequence[tuple[float, float]], time: float) -> float:
     return sum(end - begin for begin, end in pauses if end <= time)
 
 
-def _stretches(trial: TrialRecord, run: RunRecord) -> Iterator[_Timed]:
+def _stretches(trial: TrialRecord, run: RunRecord) -> Iterator[_Bar]:
     """A run that has ended, after what was done of it before it was interrupted."""
     for each in run.earlier:
-        yield _Timed(trial, run, _INTERRUPTED, each.started, each.ended, each.slot)
-    yield _Timed(trial, run, str(run.status), run.started or 0.0, run.ended or 0.0, run.slot)
+        yield _Bar(trial, run, _INTERRUPTED, each.started, each.ended, each.slot)
+    yield _Bar(trial, run, str(run.status), run.started or 0.0, run.ended or 0.0, run.slot)
 
 
-def _bars(timed: Sequence[_Timed], pauses: Sequence[tuple[float, float]]) -> list[_Bar]:
+def _bars(timed: Sequence[_Bar], pauses: Sequence[tuple[float, float]]) -> list[_Bar]:
     """The bars, by worker; where that is not known, each is in the first row that is free."""
     first = min(each.begin for each in timed)
     free: list[float] = []
     found = []
     for each in sorted(timed, key=lambda each: each.begin):
-        lane = _lane(free, each.begin, each.end) if each.slot is None else each.slot
+        lane = _lane(free, each.begin, each.end) if each.lane is None else each.lane
         shift = first + _idle_before(pauses, each.begin)
-        found.append(_Bar(each.trial, each.run, each.status, each.begin - shift, each.end - shift, lane))
+        found.append(dataclasses.replace(each, begin=each.begin - shift, end=each.end - shift, lane=lane))
     return found
 
 
