@@ -1,12 +1,14 @@
 """A run's prediction follows from its config and from the sizes that the preflight has found."""
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
 
 from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, TrainConf, VerifyConf
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, trained_key
+from lowrung.engine import memory
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs, planned
@@ -72,7 +74,7 @@ def test_more_threads_than_the_preflight_had_are_as_much_faster(config, found):
 
 
 def test_a_speed_that_was_measured_on_another_processor_is_a_guess(config, found):
-    (guess,) = asked(config, dataclasses.replace(found, processor="Another CPU")).guesses
+    (guess,) = asked(config, dataclasses.replace(found, machine={"processor": "Another CPU"})).guesses
     assert guess.startswith("the speed is what Another CPU was measured to have")
 
 
@@ -81,5 +83,17 @@ def test_what_is_counted_and_measured_makes_no_other_run(config, found):
         return inputs.run_signature(config, preflight, 1), inputs.base_folder(config, preflight, 1)
 
     uncounted = dataclasses.replace(found, base=None, trained={}, rows=(), flops_per_second=0.0, threads=1)
-    assert names(dataclasses.replace(uncounted, processor="Another CPU")) == names(found)
+    assert names(dataclasses.replace(uncounted, machine={"processor": "Another CPU"})) == names(found)
     assert names(dataclasses.replace(found, data_fingerprint="other")) != names(found)
+
+
+@pytest.mark.parametrize(("total", "is_said"), [(1e12, False), (1e6, True), (None, False)])
+def test_a_single_run_that_does_not_fit_is_said(config, found, monkeypatch, total, is_said):
+    monkeypatch.setattr(memory, "main", lambda: total and memory.Room(total, None, "main memory"))
+    predicted: Any = planned.predict(config, found, 1)
+    said = planned.too_large(config, predicted)
+    assert (said is not None) is is_said
+    if said:
+        assert re.match(r"by the plan this run needs \d+ MB, and there are 1\.00 MB of main memory: it may end", said)
+    spread = dataclasses.replace(config, model=dataclasses.replace(config.model, device_map="auto"))
+    assert planned.too_large(spread, predicted) is None

@@ -59,8 +59,7 @@ class Preflight:
         rows: those of the training and of the held-out rows.
         flops_per_second: how fast the process that found this multiplied matrices, in the base's precision.
         threads: CPU threads of that process.
-        processor: of its machine, in words.
-        machine: the same machine, as `lowrung.config.machine.described` says it; on a cluster that of a node.
+        machine: its machine, as `lowrung.config.machine.described` says it; on a cluster that of a node.
     """
 
     problems: tuple[str, ...] = ()
@@ -79,7 +78,6 @@ class Preflight:
     rows: tuple[RowSizes, ...] = ()
     flops_per_second: float = 0.0
     threads: int = 1
-    processor: str = ""
     machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, settings: Collection[str]) -> "Preflight | None":

@@ -51,7 +51,6 @@ def check(subject: Subject) -> Preflight:
         trained=sizes.of_trained(base, adapters, trains, subject.device),
         flops_per_second=speed.flops_per_second(base),
         threads=torch.get_num_threads(),
-        processor=machine.processor(),
         machine=machine.described(),
     )
 

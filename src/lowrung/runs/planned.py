@@ -9,6 +9,8 @@ from lowrung.costs import history, prediction, sizes
 from lowrung.costs.prediction import Prediction
 from lowrung.costs.sizes import TrainedSizes
 from lowrung.costs.terms import Asked
+from lowrung.costs.units import size
+from lowrung.engine import memory
 from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs
 from lowrung.store import layout
@@ -31,6 +33,26 @@ def predict(config: Config, preflight: Preflight, threads: int, *, is_tracking: 
     multiplies = _flops_per_second(wanted, preflight)
     speed = history.speed(wanted, Path(config.store).absolute(), multiplies, preflight.machine)
     return prediction.predict(wanted, speed)
+
+
+def too_large(config: Config, predicted: Prediction) -> str | None:
+    """What to say of a single run that does not fit by the plan; of a sweep's, `hydra.sweeper.on_oom` decides.
+
+    Nothing is said of a model that is spread over several GPUs, since how it is spread is not known.
+
+    Args:
+        config: the run's.
+        predicted: what it is predicted to take.
+    """
+    device = signature.device_kind()
+    there = memory.main() if device == "cpu" else memory.of_gpu()
+    needed = predicted.that_must_fit(device).memory_bytes * (config.train.rank_count if device == "cpu" else 1)
+    if there is None or needed <= there.total or config.model.device_map is not None:
+        return None
+    return (
+        f"by the plan this run needs {size(needed)}, and there are {size(there.total)} of {there.name}: it may end for"
+        " want of memory. With -m and hydra.sweeper.dry_run=true the settings are named that would make it fit."
+    )
 
 
 def note(config: Config, preflight: Preflight, threads: int, outcome: Outcome) -> None:
@@ -87,9 +109,10 @@ def _trained(config: Config, preflight: Preflight) -> TrainedSizes | None:
     """The sizes of what the run trains: counted, or between those of the ends of a search over its rank."""
     known = preflight.trained.get(sizes.trained_key(config.lora, config.train), {})
     found = sizes.at_rank(known, sizes.rank_of(config.lora))
-    if found is None or preflight.processor in ("", machine.processor()) or signature.device_kind() == "cuda":
+    processor = preflight.machine.get("processor", machine.processor())
+    if found is None or processor == machine.processor() or signature.device_kind() == "cuda":
         return found
-    guess = f"the speed is what {preflight.processor} was measured to have, on which model and data were checked"
+    guess = f"the speed is what {processor} was measured to have, on which model and data were checked"
     return dataclasses.replace(found, guesses=(*found.guesses, guess))
 
 

@@ -115,6 +115,8 @@ def train(config: Config, folder: RunFolder, preflight: Preflight, threads: int,
     claim = prepare_folder(folder, config, preflight, threads)
     is_tracking = recording.tracking_uri(config) is not None and config.train.rank_count == 1
     predicted = planned.predict(config, preflight, threads, is_tracking=is_tracking)
+    if predicted and (problem := planned.too_large(config, predicted)):
+        print(f"warning: {problem}")
     opening = recording.single_opening(config, folder)
     sender = recording.sender(config)
     recording.first_answer(sender, config, sender.send(opening.open, opening.name))
