@@ -53,6 +53,12 @@ def test_a_run_passes_its_gate(runs, device, records, quantization):
 
 
 @pytest.mark.gpu(seconds=100)
+def test_runs_are_forked(runs):
+    """Importing the libraries once must not touch CUDA, though bitsandbytes is installed."""
+    assert all(run["is_forked"] for run in runs.values())
+
+
+@pytest.mark.gpu(seconds=100)
 def test_two_runs_trained_at_the_same_time(runs):
     spans = [(run["began"], run["ended"]) for run in runs.values()]
     assert any(a[0] < b[1] and b[0] < a[1] for a, b in itertools.combinations(spans, 2))

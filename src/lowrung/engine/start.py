@@ -26,9 +26,10 @@ CUDA_CHECK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 RESTART_SECONDS = 2.0
 """How long a start that failed is tried again: a fork server that was killed still exists for a moment."""
 
-_FIRST = "lowrung.engine.uncollected"
+_FIRST = ("lowrung.engine.uncollected", "lowrung.engine.untouched")
+"""What the fork server imports before all else."""
 
-_CUDA_TOUCHED = "importing them once for all jobs touched CUDA (bitsandbytes does), which fails in forked processes"
+_CUDA_TOUCHED = "importing them once for all jobs touched CUDA{by}, which fails in forked processes"
 
 
 def can_fork() -> bool:
@@ -67,7 +68,7 @@ class Starter:
         if self._is_begun:
             return
         self._is_begun = True
-        forkserver.set_forkserver_preload([_FIRST, *self._preload])
+        forkserver.set_forkserver_preload([*_FIRST, *self._preload])
         try:
             self._ensure_server()
         except OSError as error:  # no room for its socket or its process; a TMPDIR that is too long for a socket
@@ -80,8 +81,7 @@ class Starter:
     def try_fork(self) -> None:
         """Forks once before the first job, and turns to spawn where a forked process could not use CUDA.
 
-        PEFT imports bitsandbytes where it is installed, and that asks each GPU for its compute capability, which
-        initialises CUDA, whatever `CUDA_CHECK` says.
+        bitsandbytes is put off until then (`lowrung.engine.put_off`). Another library may touch CUDA too.
         """
         self.preload()
         if self._is_fork_tried or not self._forks:
@@ -89,8 +89,9 @@ class Starter:
         process = self.start(worker.try_fork, (), "try_fork", {})
         process.join()
         self._is_fork_tried = True
-        if process.exitcode == worker.CUDA_TOUCHED:
-            self._spawn_from_now_on(_CUDA_TOUCHED)
+        if process.exitcode in (worker.CUDA_TOUCHED, worker.BITS_LOADED):
+            by = " (bitsandbytes does)" if process.exitcode == worker.BITS_LOADED else ""
+            self._spawn_from_now_on(_CUDA_TOUCHED.format(by=by))
 
     def start(
         self, target: Callable[..., None], arguments: Sequence[Any], name: str, variables: Mapping[str, str]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from lowrung.engine import put_off
 from lowrung.engine.base import Exit
 from lowrung.engine.interrupt import STOPS
 from lowrung.errors import EngineError
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 CUDA_TOUCHED = 3
 """The exit code of `try_fork` where a forked process cannot use CUDA."""
+
+BITS_LOADED = 4
+"""The same where what was put off had to be imported, which touches it."""
 
 GOES_FIRST = 250
 """Thousandths of all memory that count beside what the process has, where the system chooses one to end."""
@@ -117,7 +121,7 @@ def answer(task: bytes) -> bytes:
 
 
 def _settle_torch() -> None:
-    """Where torch was preloaded it read the environment then, before this job's was set.
+    """Where torch was preloaded it read the environment then, before this job's was set. What was put off is imported.
 
     Raises:
         EngineError: when CUDA was touched before the fork, after which it cannot be used here.
@@ -130,6 +134,7 @@ def _settle_torch() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    put_off.load()
 
 
 def is_cuda_touched() -> bool:
@@ -141,7 +146,9 @@ def is_cuda_touched() -> bool:
 
 
 def try_fork() -> None:
-    """Ends with `CUDA_TOUCHED` where jobs that are forked like this process could not use CUDA."""
+    """Ends with `CUDA_TOUCHED` or `BITS_LOADED` where jobs that are forked like this process could not use CUDA."""
+    if put_off.is_asked_for():
+        sys.exit(BITS_LOADED)
     sys.exit(CUDA_TOUCHED if is_cuda_touched() else 0)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung import library_warnings
-from lowrung.engine import cores, memory, worker
+from lowrung.engine import cores, memory, put_off, worker
 from lowrung.engine.process import NO_MEMORY, described_exit
 from lowrung.engine.start import CUDA_CHECK, Starter
 from lowrung.store import mailbox
@@ -258,6 +258,7 @@ def _main(
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(working_folder)
+    put_off.load()
     place = Place(rank, count, meeting, link, queue.SimpleQueue())
     threading.Thread(target=_hear, args=(place,), daemon=True).start()
     with _warnings_posted(folder.path) if rank == 0 else contextlib.nullcontext():
