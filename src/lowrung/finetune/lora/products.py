@@ -37,7 +37,9 @@ def _is_plain(layer: Any) -> bool:
     has_hooks = hasattr(base, "_hf_hook") or base._forward_hooks or base._forward_pre_hooks
     is_trained = any(parameter.requires_grad for parameter in base.parameters())
     is_update = not layer.lora_variant and isinstance(layer.lora_dropout["default"], nn.Identity)
-    are_plain = all(factor.bias is None and residual.is_plain(factor) for factor in factors)
+    are_plain = all(
+        type(factor) is nn.Linear and factor.bias is None and residual.is_plain(factor) for factor in factors
+    )
     are_exact = all(factor.weight.dtype in (base.weight.dtype, torch.float32) for factor in factors)
     return is_update and are_plain and are_exact and not has_hooks and not is_trained
 
