@@ -45,8 +45,8 @@ class Part:
 
 
 PARTS = (
-    Part("steps", "0.5B", 50), Part("steps", "1.5B", 55), Part("steps", "8B", 75), Part("nf4", "1.5B", 60),
-    Part("workers", "0.5B", 110), Part("gates", "0.5B", 70),
+    Part("steps", "0.5B", 60), Part("steps", "8B", 75), Part("gates", "0.5B", 70), Part("workers", "0.5B", 110),
+    Part("nf4", "1.5B", 60), Part("steps", "1.5B", 55),
 )  # fmt: skip
 """The most valuable first: what the earlier ones leave of their time is the later ones'."""
 

@@ -105,13 +105,14 @@ def test_logits_grow_with_the_labelled_tokens_as_predicted():
     model.model.requires_grad_(True)
     model.lm_head.requires_grad_(False)
     more = peak(model, 2, 64, 40) - peak(model, 2, 64, 20)
-    assert more == pytest.approx(formulas.LOGITS * 4 * words * 2 * 20, rel=0.4)
+    held = (formulas.LOGITS + 1) * 4 * words * 2 * 20  # with the softmax, which is of one piece here
+    assert more == pytest.approx(held, rel=0.05)
     bases = [
         dataclasses.replace(run(2, 64, count), base=dataclasses.replace(base_sizes(), vocabulary=words))
         for count in (20, 40)
     ]
     few, many = (formulas.memory(each).logits for each in bases)
-    assert many - few == pytest.approx(formulas.AROUND["cpu"] * formulas.LOGITS * 4 * words * 2 * 20)
+    assert many - few == pytest.approx(formulas.AROUND["cpu"] * held)
 
 
 @pytest.mark.parametrize("lora", [LORA, LoraConf(r=16, alpha=8.0), LoraConf(method="full", r=1, alpha=1.0)], ids=str)
@@ -160,8 +161,8 @@ def test_a_process_that_tracks_its_run_holds_mlflow_in_every_phase():
     tracked = formulas.memory(dataclasses.replace(run(), is_tracking=True))
     for phase in ("training", "loading", "evaluation", "gate"):
         assert getattr(tracked, phase) - getattr(given, phase) == pytest.approx(formulas.TRACKER["cpu"])
-    on_gpu = dataclasses.replace(run(), is_tracking=True, device="cuda")
-    assert formulas.memory(on_gpu).libraries == 0
+    on_gpu = dataclasses.replace(run(), device="cuda")
+    assert formulas.memory(dataclasses.replace(on_gpu, is_tracking=True)) == formulas.memory(on_gpu)
 
 
 def test_the_peak_is_that_of_a_phase_and_not_a_sum():

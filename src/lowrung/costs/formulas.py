@@ -16,9 +16,10 @@ from lowrung.costs.terms import Asked, Memory, Work
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number, by the precision's name."""
 
-LIBRARIES = {"cpu": 590_000_000, "cuda": 0}
+LIBRARIES = {"cpu": 590_000_000, "cuda": 2**26}
 """Bytes that Python and its libraries hold: a run's process is forked with 480 MB resident, and uses more of torch,
-transformers and PEFT as it goes on. On a GPU only what torch allocates there is counted."""
+transformers and PEFT as it goes on. On a GPU only what torch allocates there is counted: two workspaces of cuBLAS, of
+32 MiB each on an H200 (a model of 0.5 MB took 72 MB)."""
 
 TRACKER = {"cpu": 115_000_000, "cuda": 0}
 """Bytes that MLflow holds beside them, where a single run's process sends to it."""
@@ -45,8 +46,11 @@ STATES = {
 }
 """Numbers that an optimiser keeps for each parameter, by a part of its name in transformers: the first that fits."""
 
-LOGITS = 3
-"""Copies of a labelled token's logits in float32: they, their log-softmax, and the gradient or what it is made from."""
+LOGITS = 2
+"""Copies of a labelled token's logits in training, in the base's precision: they and their gradient."""
+
+SOFTMAX = {"cpu": 2**22, "cuda": 2**25}
+"""Numbers in float32 that are held beside them at most; see `lowrung.finetune.models.score.PIECE`."""
 
 KEPT_LOGITS = 3
 """Copies of the gate's logits: of what was trained, of the base, and of the adapter."""
@@ -166,16 +170,21 @@ def activation_bytes(asked: Asked) -> float:
 
 
 def logit_bytes(asked: Asked) -> float:
-    """The head sees labelled tokens only, and the loss is computed in float32."""
+    """The head sees labelled tokens only, and the loss is computed in float32, piece by piece."""
     labelled = batch_tokens(asked) * asked.rows.mean_labelled / max(asked.rows.mean_tokens, 1)
-    return LOGITS * 4 * labelled * asked.base.vocabulary
+    numbers = labelled * asked.base.vocabulary
+    return LOGITS * BYTES[asked.dtype] * numbers + 4 * min(numbers, SOFTMAX[asked.device])
 
 
 def evaluation_bytes(asked: Asked) -> float:
-    """Logits of the longest rows of an evaluation, scored together, and of those that are kept for the gate."""
-    size = min(asked.train.eval_batch_size, asked.held_out.rows)
-    kept = asked.verify.prompts if asked.verify.enabled else 0
-    return 4 * asked.base.vocabulary * (LOGITS * size + kept) * asked.held_out.mean_labelled
+    """Logits of the longest rows of an evaluation, scored together, and of those that are kept for the gate.
+
+    The latter are in main memory, in float32.
+    """
+    numbers = asked.base.vocabulary * asked.held_out.mean_labelled
+    scored = min(asked.train.eval_batch_size, asked.held_out.rows) * numbers
+    kept = asked.verify.prompts * numbers if asked.verify.enabled and asked.device == "cpu" else 0
+    return BYTES[asked.dtype] * scored + 2 * 4 * min(scored, SOFTMAX[asked.device]) + 4 * kept
 
 
 def gate_bytes(asked: Asked) -> float:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lowrung.costs import formulas
 from lowrung.finetune.models import score
 from tests import architectures
 
@@ -63,6 +64,34 @@ def test_each_example_has_its_own_sums(model):
         assert scores.right[number] == (logits[known].argmax(-1) == wanted[known]).sum()
         assert scores.tokens[number] == known.sum()
     assert scores.loss == scores.nll.sum() / scores.tokens.sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_in_pieces_is_torchs_own_with_its_gradient(dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(23, 50, generator=generator, dtype=dtype) * 5
+    logits[:, 7] = -torch.inf  # as a model masks words out
+    labels = torch.randint(8, 50, (23,), generator=generator)
+    monkeypatch.setitem(score.PIECE, "cpu", 5 * 50)
+    theirs, ours = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(theirs.float(), labels, reduction="sum")
+    found = score.negative_log_likelihood(ours, labels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    (expected / 3).backward()
+    (found / 3).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)  # of one precision, too
+
+
+def test_no_labelled_token_is_a_loss_of_0_with_a_gradient():
+    logits = torch.zeros(0, 50, requires_grad=True)
+    found = score.negative_log_likelihood(logits, torch.zeros(0, dtype=torch.long))
+    found.backward()
+    assert found.item() == 0.0
+    assert logits.grad is not None
+
+
+def test_the_plan_knows_how_much_of_a_softmax_is_held_at_once():
+    assert formulas.SOFTMAX == score.PIECE
 
 
 def test_evaluation_turns_dropout_off_and_on_again(model):

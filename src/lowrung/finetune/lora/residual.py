@@ -38,6 +38,18 @@ def subtract(layers: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
             factor.forward = _Stacked(factor, sign * factor.weight.detach(), dim)
 
 
+def weight(factor: Any) -> Tensor:
+    """What a factor of PEFT's layer multiplies by: its weight, or both where it has its start beside it."""
+    forward = vars(factor).get("forward")
+    held: Tensor = (forward if isinstance(forward, _Stacked) else factor).weight
+    return held
+
+
+def is_plain(factor: Any) -> bool:
+    """Whether a factor only multiplies by its `weight`."""
+    return isinstance(vars(factor).get("forward"), _Stacked | None)
+
+
 class _Stacked:
     """The forward pass of a factor with its start beside it."""
 
@@ -45,4 +57,9 @@ class _Stacked:
         self._factor, self._start, self._dim = factor, start.clone(), dim
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return functional.linear(inputs, torch.cat([self._factor.weight, self._start], dim=self._dim))
+        return functional.linear(inputs, self.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """The factor's and the start's."""
+        return torch.cat([self._factor.weight, self._start], dim=self._dim)

@@ -1,7 +1,8 @@
 """Losses and scores as sums over the labelled tokens of each example."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,60 @@ class Scores:
         return float(self.right.sum() / self.tokens.sum())
 
 
+PIECE = {"cpu": 2**22, "cuda": 2**25}
+"""Logits whose softmax is held at once, by the device: on a CPU 17 MB in float32; on a GPU, which computes a token's on
+one of its 132 multiprocessors (H200), those of 220 tokens with 152,000 words."""
+
+
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum over tokens, in float32 (a bfloat16 softmax over 49,152 words loses three digits)."""
-    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+    """The sum over tokens, in float32 (a bfloat16 softmax over 49,152 words loses three digits).
+
+    Only the logits are kept for the backward pass, and their gradient is in their precision. Torch's own operations
+    hold three times as much: logits of 4,096 tokens and 152,000 words take 1.2 GB in bfloat16, and 2.5 in float32.
+
+    Args:
+        logits: of shape (tokens, vocabulary), in any precision.
+        labels: of shape (tokens,).
+    """
+    total: Tensor = _Sum.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return total
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each token's negative log-likelihood, without a gradient; see `negative_log_likelihood`."""
+    with torch.no_grad():
+        return torch.cat(
+            [
+                functional.cross_entropy(logits[piece].float(), labels[piece], reduction="none")
+                for piece in _pieces(logits)
+            ]
+        )
+
+
+def _pieces(logits: Tensor) -> Iterator[slice]:
+    tokens, words = logits.shape
+    size = max(1, PIECE.get(logits.device.type, PIECE["cuda"]) // words)
+    for first in range(0, max(1, tokens), size):
+        yield slice(first, first + size)
+
+
+class _Sum(torch.autograd.Function):
+    """The losses' sum; its backward pass computes each softmax once more, instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, labels)
+        return token_losses(logits, labels).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, labels = ctx.saved_tensors
+        of_logits = torch.empty_like(logits)
+        for piece in _pieces(logits):
+            part = torch.softmax(logits[piece], -1, dtype=torch.float32)
+            part[torch.arange(len(part), device=part.device), labels[piece]] -= 1
+            of_logits[piece] = part.mul_(gradients[0])
+        return of_logits, None
 
 
 def labelled_tokens(row: Row) -> int:
@@ -69,7 +121,7 @@ def evaluate(
     nll, right = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
     for numbers, batch in batches:
         logits, labels = labelled_logits(model, batch)
-        losses = functional.cross_entropy(logits.float(), labels, reduction="none").double()
+        losses = token_losses(logits, labels).double()
         is_right = logits.argmax(-1) == labels
         parts = tokens[list(numbers)].tolist()
         nll[list(numbers)] = [part.sum().item() for part in torch.split(losses, parts)]
