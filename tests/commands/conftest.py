@@ -15,7 +15,6 @@ from lowrung.finetune.models import pretrained
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
-from lowrung.track.base import store_uri
 from tests import training
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -84,10 +83,9 @@ def whole(here):
 
 
 @pytest.fixture
-def store(here, empty_store):
+def store(here, store_in):
     """The address of a store beside the runs, with the experiment ``lowrung`` and no run."""
-    shutil.copy(empty_store, here / "mlflow.db")
-    return store_uri(None, here)
+    return store_in(here)
 
 
 @pytest.fixture
