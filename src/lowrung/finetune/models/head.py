@@ -144,7 +144,8 @@ def why_padded(model: Any, way: LabelledLogits) -> str | None:
     used = attention.name(model)
     if attention.joins(model):
         return f"does not keep examples in one row apart, although it has {used} attention"
-    return f"has {used} attention on a {model.device.type.upper()}, which takes no rows of unequal lengths as one"
+    kind = model.device.type.upper().replace("CUDA", "GPU")
+    return f"has {used} attention on a {kind}, which takes no rows of unequal lengths as one"
 
 
 @contextlib.contextmanager
