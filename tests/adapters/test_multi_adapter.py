@@ -261,6 +261,25 @@ def update(folder):
     }
 
 
+@pytest.mark.parametrize(
+    "methods", [["cat"], pytest.param(combine.METHODS, marks=pytest.mark.slow)], ids=["cat", "all"]
+)
+def test_a_base_in_16_bits_rounds_no_sum(folders, tmp_path, methods):
+    """As a GPU loads it. The parts are held in float32, and so is what is made of them."""
+    for precision in ("float32", "bfloat16"):
+        adapters = MultiAdapter(ModelConf("embedded:tiny", dtype=precision), CPU)
+        for name in ("plain", "other"):
+            adapters.load(name, folders[0]["plain"])
+        for method in methods:
+            density = 0.5 if method.startswith(combine.PRUNING) else None
+            adapters.combine(method, {"plain": 0.7, "other": 0.3}, method=method, density=density)
+            adapters.save(method, tmp_path / precision / method)
+    for method in methods:
+        exact, found = (files.read(tmp_path / precision / method).tensors for precision in ("float32", "bfloat16"))
+        assert exact.keys() == found.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in exact.items()), method
+
+
 @pytest.mark.slow
 class TestCombine:
     @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
