@@ -217,15 +217,16 @@ def _make_contiguous(model: Any, key: str) -> None:
 
 
 def _sums(parts: Sequence[Part], base: BaseTensors) -> dict[str, Tensor]:
-    """W + Σ wᵢ (Wᵢ - W) in float32 of each tensor W of the base that a part replaces, by name."""
+    """W + Σ wᵢ (Wᵢ - W) in float32 of each tensor W of the base that a part replaces, by name.
+
+    The parts' tensors are taken as they were saved: in the model they have the base's precision.
+    """
+    base.restore()
     sums: dict[str, Tensor] = {}
     for part in parts:
-        base.restore()
-        part.adapter.replace_in(base)
-        for name in base.replaced:
+        for name, trained in part.adapter.replacements(base, torch.float32).items():
             original = base.original(name).float()
-            sums[name] = sums.get(name, original) + part.weight * (base.current(name).float() - original)
-    base.restore()
+            sums[name] = sums.get(name, original) + part.weight * (trained.to(original) - original)
     return sums
 
 
