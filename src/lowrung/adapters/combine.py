@@ -25,6 +25,7 @@ from lowrung.adapters import extras, options
 from lowrung.adapters.base_tensors import BaseTensors
 from lowrung.adapters.extras import LoadedAdapter, MatrixRows, module_of
 from lowrung.adapters.options import Use
+from lowrung.finetune.models import generators
 
 ON_FACTORS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 """They need the same rank in every layer of every part."""
@@ -153,7 +154,7 @@ def _add_low_rank(parts: Sequence[Part], method: Method, key: str, model: Any) -
     has_biases = any(part.adapter.config.lora_bias for part in parts)
     model.peft_config[first] = dataclasses.replace(settings, use_rslora=False, lora_bias=has_biases)
     try:
-        with torch.random.fork_rng(), torch.no_grad(), _made_in_float32(model, key):
+        with generators.kept(model), torch.no_grad(), _made_in_float32(model, key):
             torch.manual_seed(method.seed)
             model.add_weighted_adapter(
                 [part.adapter.key for part in parts],
