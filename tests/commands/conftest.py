@@ -29,7 +29,7 @@ def original(tmp_path_factory):
     here = tmp_path_factory.mktemp("after") / "a folder"
     for number, (signature, lora) in enumerate(TRIALS.items()):
         run = layout.run_folder(here / "runs", signature)
-        trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
+        trained, _ = training.fine_tune(run.path, base=ModelConf("embedded:tiny"), lora=lora, seed=number)
         record(run, lora, trained.metrics)
         layout.point_to(JobFolder(here / "multirun" / "mine" / str(number)).run, run.path)
     shutil.copytree(training.tokens(ModelConf("embedded:tiny")), layout.tokens_folder(here / "runs", TOKENS))
