@@ -74,13 +74,13 @@ it: Gemma and GPT-2 tie their heads, GPT-2 and Qwen2 have biases."""
 
 @functools.cache
 def base(name: str) -> ModelConf:
-    """The model of this name, built once in a folder that lasts as long as the tests."""
+    """The model of this name in float32, built once in a folder that lasts as long as the tests."""
     folder = Path(_folder().name) / name.replace(" ", "_")
     model = random_model(CONFIGS[name])
     with pretrained.quiet():
         model.save_pretrained(folder)
     pretrained.load_tokenizer(pretrained.folder_of(ModelConf("embedded:tiny"))).save_pretrained(folder)
-    return ModelConf(str(folder))
+    return ModelConf(str(folder), dtype="float32")
 
 
 @functools.cache

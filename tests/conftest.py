@@ -11,7 +11,7 @@ import gc
 import shutil
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ def _what_means_nothing_is_silenced() -> None:
     library_warnings.silence()
 
 
+@pytest.fixture
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are planned as for a CPU, also where there is a GPU."""
+    from lowrung.config import signature
+
+    monkeypatch.setattr(signature, "device_kind", lambda: "cpu")
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of a store of MLflow with the experiment ``lowrung`` and no run; to make one takes seconds."""
@@ -88,6 +96,31 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("store")
     create_store(store_uri(None, folder), "lowrung", folder / "mlruns")
     return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store_in(empty_store: Path) -> Generator[Callable[[Path], str]]:
+    """Makes a store in a folder, and gives its address; see `empty_store`.
+
+    MLflow holds a database open for as long as the process lives, and the next test may be given a folder of the same
+    name: what it wrote there would be refused, since the file that is open was deleted.
+    """
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
+
+    from lowrung.track.base import store_uri
+
+    made: list[str] = []
+
+    def make(folder: Path) -> str:
+        shutil.copy(empty_store, folder / "mlflow.db")
+        made.append(store_uri(None, folder))
+        return made[-1]
+
+    yield make
+    for engine in (kind._engine_map.get(uri) for kind in (Models, Runs) for uri in made):
+        if engine is not None:
+            engine.dispose()
 
 
 _FOUND = pytest.StashKey[tuple[dict[str, Any], leftovers.Logging]]()

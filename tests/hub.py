@@ -55,8 +55,9 @@ class Hub:
         Returns:
             the commit.
         """
-        commit = hashlib.sha1(f"{repo} {revision} {folder}".encode()).hexdigest()
-        snapshot = Snapshot(folder, commit, token)
+        snapshot = Snapshot(folder, "", token)
+        commit = hashlib.sha1(f"{repo} {revision} {folder} {_tree(snapshot)}".encode()).hexdigest()
+        snapshot = dataclasses.replace(snapshot, commit=commit)
         self._snapshots.setdefault(repo, {}).update({revision: snapshot, commit: snapshot})
         return commit
 
@@ -135,7 +136,10 @@ class Answer(BaseHTTPRequestHandler):
         snapshot = hub.find("/".join(parts[:at]), parts[at + 1])
         if snapshot.token is not None and self.headers.get("Authorization") != f"Bearer {snapshot.token}":
             raise Refusal(403 if "Authorization" in self.headers else 401, "GatedRepo")
-        body = snapshot.folder.joinpath(*parts[at + 2 :]).read_bytes()
+        file = snapshot.folder.joinpath(*parts[at + 2 :])
+        if not file.is_file():
+            raise Refusal(404, "EntryNotFound")
+        body = file.read_bytes()
         return {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": snapshot.commit}, body
 
     def _described(self, hub: Hub, parts: list[str]) -> object:

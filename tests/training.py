@@ -17,6 +17,9 @@ from lowrung.finetune.models import pretrained
 from lowrung.finetune.training.trainer import Recipe
 from tests import sources
 
+TINY = ModelConf("embedded:tiny", dtype="float32")
+"""In the precision that numbers and tolerances of tests are in; ``auto`` would be bfloat16 on a GPU."""
+
 LORA: dict[str, Any] = {"r": 4, "alpha": 8.0}
 TRAIN: dict[str, Any] = {
     "learning_rate": 1e-2,
@@ -76,7 +79,7 @@ def fine_tune(
     should_stop: Callable[[], bool] = lambda: False,
     **changed: Any,
 ) -> Any:
-    """Trains `tiny`, or another base, below `folder`, for six steps without checkpoints.
+    """Trains `tiny` in float32, or another base, below `folder`, for six steps without checkpoints.
 
     ``watch`` is called with the step of each report; what it raises ends the run. ``scores`` are of answers, and to
     generate those takes as long as the rest of the run.
@@ -90,7 +93,7 @@ def fine_tune(
         reports.append((step, dict(metrics)))
         watch(step)
 
-    base = base or ModelConf("embedded:tiny")
+    base = base or TINY
     asked = recipe(
         folder,
         prepared(base, **(source or {})),

@@ -115,11 +115,11 @@ def test_answers_end_alike_everywhere_whatever_the_base_says_besides(tmp_path):
 
 
 def test_a_base_may_be_elsewhere(tmp_path):
-    base = ModelConf("embedded:tiny")
+    base = training.TINY
     random_adapter(base, tmp_path / "adapter")
     one = PromptedModel(base, tmp_path / "adapter")
     shutil.copytree(pretrained.folder_of(base), tmp_path / "base")
-    settings = {**loader_settings(one), "base": str(tmp_path / "base"), "dtype": "float32"}
+    settings = {**loader_settings(one), "base": str(tmp_path / "base")}
     assert loaded_answers(tmp_path / "adapter", settings) == answers_of(one)
 
 

@@ -261,6 +261,25 @@ def update(folder):
     }
 
 
+@pytest.mark.parametrize(
+    "methods", [["cat"], pytest.param(combine.METHODS, marks=pytest.mark.slow)], ids=["cat", "all"]
+)
+def test_a_base_in_16_bits_rounds_no_sum(folders, tmp_path, methods):
+    """As a GPU loads it. The parts are held in float32, and so is what is made of them."""
+    for precision in ("float32", "bfloat16"):
+        adapters = MultiAdapter(ModelConf("embedded:tiny", dtype=precision), CPU)
+        for name in ("plain", "other"):
+            adapters.load(name, folders[0]["plain"])
+        for method in methods:
+            density = 0.5 if method.startswith(combine.PRUNING) else None
+            adapters.combine(method, {"plain": 0.7, "other": 0.3}, method=method, density=density)
+            adapters.save(method, tmp_path / precision / method)
+    for method in methods:
+        exact, found = (files.read(tmp_path / precision / method).tensors for precision in ("float32", "bfloat16"))
+        assert exact.keys() == found.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in exact.items()), method
+
+
 @pytest.mark.slow
 class TestCombine:
     @pytest.mark.parametrize(("method", "rank"), [("cat", None), ("svd", 6)])
@@ -307,13 +326,23 @@ class TestCombine:
         assert torch.equal(outputs["a"], outputs["b"])
         assert not torch.equal(outputs["a"], outputs["c"])
 
-    def test_a_head_changes_by_its_adapter_s_weight(self, folders, adapters, tmp_path):
-        paths, rows = folders
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_head_changes_by_its_adapter_s_weight(self, folders, tmp_path, dtype):
+        """In float32 also where the base's own is held otherwise."""
+        paths, _ = folders
+        adapters = MultiAdapter(ModelConf("embedded:tiny", dtype=dtype), CPU)
+        own = adapters.model.lm_head.weight.detach().float()
+        for name in ("plain", "head"):
+            adapters.load(name, paths[name])
         adapters.combine("both", {"plain": 0.7, "head": 0.4}, method="cat")
         adapters.save("both", tmp_path / "both")
-        own = pretrained.load_base(ModelConf("embedded:tiny"), CPU).lm_head.weight
         trained = files.read(paths["head"]).tensors[HEAD]
         assert torch.allclose(files.read(tmp_path / "both").tensors[HEAD], own + 0.4 * (trained - own), atol=1e-6)
+
+    def test_a_combined_head_is_what_is_saved(self, folders, adapters, tmp_path):
+        _, rows = folders
+        adapters.combine("both", {"plain": 0.7, "head": 0.4}, method="cat")
+        adapters.save("both", tmp_path / "both")
         adapters.switch("both")
         assert torch.equal(logits(adapters.model, rows), alone(tmp_path / "both", rows))
         assert_is_original(adapters.unload())

@@ -30,6 +30,7 @@ def own_library(problem=None):
     return f"print({json.dumps(json.dumps({'version': '0.50', 'problem': problem}))})"
 
 
+@pytest.mark.usefixtures("on_a_cpu")  # as the torch that is asked
 def test_doctor_says_everything_as_text_and_json(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(computing, "_ASK", fake())

@@ -15,7 +15,6 @@ from lowrung.finetune.models import pretrained
 from lowrung.store import atomic, layout
 from lowrung.store.layout import JobFolder, RunFolder
 from lowrung.store.outcome import Outcome, Status
-from lowrung.track.base import store_uri
 from tests import training
 
 TRIALS: dict[str, dict[str, Any]] = {
@@ -30,7 +29,7 @@ def original(tmp_path_factory):
     here = tmp_path_factory.mktemp("after") / "a folder"
     for number, (signature, lora) in enumerate(TRIALS.items()):
         run = layout.run_folder(here / "runs", signature)
-        trained, _ = training.fine_tune(run.path, lora=lora, seed=number)
+        trained, _ = training.fine_tune(run.path, base=ModelConf("embedded:tiny"), lora=lora, seed=number)
         record(run, lora, trained.metrics)
         layout.point_to(JobFolder(here / "multirun" / "mine" / str(number)).run, run.path)
     shutil.copytree(training.tokens(ModelConf("embedded:tiny")), layout.tokens_folder(here / "runs", TOKENS))
@@ -84,10 +83,9 @@ def whole(here):
 
 
 @pytest.fixture
-def store(here, empty_store):
+def store(here, store_in):
     """The address of a store beside the runs, with the experiment ``lowrung`` and no run."""
-    shutil.copy(empty_store, here / "mlflow.db")
-    return store_uri(None, here)
+    return store_in(here)
 
 
 @pytest.fixture

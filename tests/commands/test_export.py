@@ -4,11 +4,13 @@ import json
 import re
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from lowrung.__main__ import main
 from lowrung.adapters.tools import TOOLS, trl
 from lowrung.commands import export
+from lowrung.finetune.models import pretrained
 from lowrung.store.outcome import Outcome, Status
 from tests import warm
 from tests.commands.conftest import change_config
@@ -89,7 +91,8 @@ def test_each_tool_that_is_offered_is_there():
     assert tuple(TOOLS) == export.TOOLS
 
 
-def test_a_precision_that_a_gpu_chose_is_not_guessed(whole, refused):
+def test_a_precision_that_a_gpu_chose_is_not_guessed(whole, refused, monkeypatch):
+    monkeypatch.setattr(pretrained, "device", lambda: torch.device("cpu"))
     whole.environment.write_text(json.dumps({**json.loads(whole.environment.read_text()), "device": "cuda"}))
     assert "model.dtype=auto was chosen for cuda, and there is none here" in refused("export", "ab12", "--to", "trl")
 

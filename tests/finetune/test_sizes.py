@@ -23,7 +23,7 @@ TOKENS = 48  # no length that passes are counted over
 
 
 def of(base, lora, **train):
-    ((ranks),) = sizes.of_trained(base, [lora], [dataclasses.replace(TRAIN, **train)]).values()
+    ((ranks),) = sizes.of_trained(base, [lora], [dataclasses.replace(TRAIN, **train)], CPU.type).values()
     return ranks[rank_of(lora)]
 
 

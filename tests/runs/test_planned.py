@@ -41,7 +41,7 @@ def found():
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, on_a_cpu):
     return Config(
         model=ModelConf("model"),
         data=DataConf(name="file", max_length=64),

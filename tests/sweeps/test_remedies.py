@@ -91,6 +91,7 @@ def test_evaluations_are_made_smaller_where_they_are_largest(config):
     assert remedies(scored(64), peak(scored(16), long) + 1, long)["train.eval_batch_size=16"]
 
 
+@pytest.mark.usefixtures("on_a_cpu")  # a GPU's gate takes less memory
 def test_a_run_that_fits_with_all_that_is_cheap_is_found(config):
     verify = dataclasses.replace(config.verify, enabled=True)
     assert FOUND.base is not None

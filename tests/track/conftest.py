@@ -1,19 +1,15 @@
 """A store of MLflow for each test; making one takes seconds, a copy none."""
 
-import shutil
-
 import pytest
 
 from lowrung.store.outcome import Status
-from lowrung.track.base import store_uri
 from lowrung.track.mlflow import MlflowTracker
 
 
 @pytest.fixture
-def uri(empty_store, tmp_path):
+def uri(store_in, tmp_path):
     """The address of a store without any run."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return store_uri(None, tmp_path)
+    return store_in(tmp_path)
 
 
 @pytest.fixture

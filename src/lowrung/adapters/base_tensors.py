@@ -1,6 +1,6 @@
 """The tensors of a base model: they step aside for the tensors of an adapter, and come back the same to the bit."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -33,20 +33,9 @@ class BaseTensors:
     def __contains__(self, name: object) -> bool:
         return name in self._originals
 
-    @property
-    def replaced(self) -> Collection[str]:
-        """The names under which the model holds another tensor at present."""
-        return frozenset(self._replaced)
-
     def original(self, name: str) -> Tensor:
         """The base's tensor of this name."""
         return self._originals[name].tensor.detach()
-
-    def current(self, name: str) -> Tensor:
-        """The tensor that the model holds under this name at present."""
-        module, attribute, _ = self._originals[name]
-        value: Tensor = getattr(module, attribute)
-        return value.detach()
 
     def sharing(self, name: str) -> list[str]:
         """All names of the tensor that has this name: a tied head shares that of its embedding."""

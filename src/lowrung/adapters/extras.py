@@ -70,15 +70,25 @@ class LoadedAdapter:
 
     def replace_in(self, base: BaseTensors) -> None:
         """Puts the tensors and rows of this adapter into the base model."""
+        for name, value in self.replacements(base).items():
+            base.replace(name, value)
+
+    def replacements(self, base: BaseTensors, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """What this adapter has in the place of the base's tensors, by each of their names.
+
+        Args:
+            base: the base's tensors.
+            dtype: the precision of a matrix of which it has single rows; None is the base's.
+        """
+        found: dict[str, Tensor] = {}
         for name, value in self.whole.items():
-            for each in [name] if self._is_untied(name) else base.sharing(name):
-                base.replace(each, value)
+            found |= dict.fromkeys([name] if self._is_untied(name) else base.sharing(name), value)
         for matrix, rows in self.rows.items():
-            current = base.current(matrix)
+            own = base.original(matrix)
+            current = found.get(matrix, own).to(own.device, dtype or own.dtype)
             indices = torch.tensor(rows.indices, device=current.device)
-            filled = current.index_copy(0, indices, rows.values.to(current))
-            for each in base.sharing(matrix):
-                base.replace(each, filled)
+            found |= dict.fromkeys(base.sharing(matrix), current.index_copy(0, indices, rows.values.to(current)))
+        return found
 
     def _is_untied(self, name: str) -> bool:
         """Whether a tensor is trained as one of ``modules_to_save``, which unties it."""

@@ -29,18 +29,35 @@ from lowrung.finetune.models import attention
 
 aten = torch.ops.aten
 
-LIKE = {
-    aten.addmm_: aten.addmm,
-    aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: aten._scaled_dot_product_flash_attention_backward,
-}
-"""Operations that torch's counter does not know, each with one that it does and that takes the same tensors first."""
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of attention: each query with each key, and each weight with its value, in as many heads as the query has."""
+    return 2 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
+
+
+def _attention_backward(
+    _: Any, query: Sequence[int], key: Sequence[int], value: Sequence[int], *__: Any, **___: Any
+) -> int:
+    """Of its gradients: the weights again, and what reaches query, key, value and the weights themselves."""
+    return 2 * math.prod(query[:3]) * key[2] * (3 * query[3] + 2 * value[3])
 
 
 def _grouped(one: Sequence[int], other: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
     """Of `_grouped_mm`: each token goes to one expert; of two matrices, each token is a part of one expert's sum."""
     return 2 * math.prod(one) * other[-1]
 
+
+KERNELS = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+"""Those of torch's attention."""
+
+FORMULAS = {
+    aten.addmm_: flop_registry[aten.addmm].__wrapped__,
+    aten._grouped_mm: _grouped,
+    **{getattr(aten, f"_scaled_dot_product_{kernel}"): _attention for kernel in KERNELS},
+    **{getattr(aten, f"_scaled_dot_product_{kernel}_backward"): _attention_backward for kernel in KERNELS},
+}
+"""Operations that the counter of torch does not know, by the shapes of their tensors; nor does that of torch 2.11 know
+attention where several heads share a key."""
 
 CAUSAL = "sdpa_causal"
 """Torch's attention without a mask, as `lowrung.finetune.models.attention` computes each example of a row."""
@@ -221,8 +238,7 @@ class _Tally:
         self.saved: dict[str, float] = defaultdict(float)
         self.inputs: dict[str, float] = defaultdict(float)
         self._flops: dict[str, float] = defaultdict(float)
-        known = {name: flop_registry[like].__wrapped__ for name, like in LIKE.items()}
-        self._counter = FlopCounterMode(display=False, custom_mapping={**known, aten._grouped_mm: _grouped})
+        self._counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         self._counted = 0
         self._held: dict[int, Any] = {}  # a storage that was freed would give its number to another
         self._given: dict[int, Any] = {}

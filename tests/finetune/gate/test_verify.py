@@ -25,7 +25,7 @@ TOLERANCES = {
 }
 
 
-TINY = ModelConf("embedded:tiny")
+TINY = training.TINY
 ENDS = Ends((256,))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.metadata
 import json
 from pathlib import Path
@@ -146,15 +147,15 @@ def test_a_base_is_loaded_as_its_settings_say(path):
 
 
 @pytest.mark.parametrize("path", TINIES)
-def test_a_device_map_puts_all_on_the_cpu_where_there_is_nothing_else(path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_a_device_map_puts_all_on_the_gpu_or_on_the_cpu_where_there_is_nothing_else(path):
+    base, device = ModelConf(path, dtype="float32"), pretrained.device()
     loaded: Any = pretrained.load_base(
-        ModelConf(path, device_map="auto"), torch.device("meta")
+        dataclasses.replace(base, device_map="auto"), torch.device("meta")
     )  # the device is not applied
-    assert {parameter.device for parameter in loaded.parameters()} == {CPU}
-    assert {torch.device(name) for name in loaded.hf_device_map.values()} == {CPU}
-    whole = pretrained.load_base(ModelConf(path), CPU)
-    ids = torch.arange(9)[None]
+    assert {parameter.device for parameter in loaded.parameters()} == {device}
+    assert {torch.device(name) for name in loaded.hf_device_map.values()} == {device}
+    whole = pretrained.load_base(base, device)
+    ids = torch.arange(9, device=device)[None]
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=ids).logits, whole(input_ids=ids).logits)
 

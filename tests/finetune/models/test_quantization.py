@@ -20,7 +20,7 @@ IDS = torch.randint(0, 256, (4, 48), generator=torch.Generator().manual_seed(0))
 def logits(loaded):
     """Of shape (4, 48, vocabulary); their standard deviation is 0.8."""
     with torch.no_grad():
-        return loaded(input_ids=IDS).logits.float()
+        return loaded(input_ids=IDS.to(loaded.device)).logits.float().cpu()
 
 
 def with_exact_activations(loaded):

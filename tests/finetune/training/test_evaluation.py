@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 import torch
 
-from lowrung.config.schema import ModelConf
 from lowrung.finetune.gate.difference import mean_loss
 from lowrung.finetune.models import pretrained
 from lowrung.finetune.training import evaluation
@@ -42,9 +41,8 @@ def run(folder, **changed):
 def test_the_base_is_evaluated_once_whatever_is_trained_from_it(tmp_path, computed):
     losses = [base_loss(tmp_path, lora=lora) for lora in ({"r": 2}, {"r": 8, "init": "pissa"})]
     assert len(computed) == 1
-    base = ModelConf("embedded:tiny")
-    rows = list(training.prepared(base, **FEW).eval)
-    own = mean_loss(pretrained.load_base(base, torch.device("cpu")), rows)
+    rows = list(training.prepared(training.TINY, **FEW).eval)
+    own = mean_loss(pretrained.load_base(training.TINY, torch.device("cpu")), rows)
     assert losses == [losses[0]] * 2 == pytest.approx([own] * 2, rel=1e-6)
 
 

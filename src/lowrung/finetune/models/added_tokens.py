@@ -7,6 +7,8 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lowrung.finetune.models import generators
+
 SHOWN_AT_ONCE = 64
 """Tokens of one of the `examples`."""
 
@@ -41,7 +43,7 @@ def grow(model: PreTrainedModel, rows: int) -> None:
     old = row_count(model)
     if rows <= old:
         return
-    with torch.random.fork_rng():  # what transformers draws is written over: no seed should mean another start for it
+    with generators.kept(model):  # what transformers draws is written over: no seed should mean another start for it
         model.resize_token_embeddings(rows, mean_resizing=False)
     for matrix in (model.get_input_embeddings(), model.get_output_embeddings()):
         for parameter in () if matrix is None else matrix.parameters():

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from lowrung.errors import UsageError
+from lowrung.finetune.models import generators
 
 VERSION = 1
 """Part of the cache folder's name; raised when what is built changes."""
@@ -106,8 +107,8 @@ def build_tiny_gpt2(folder: Path) -> None:
 def _write_tiny(folder: Path, model: Any, config: Any, **sizes: Any) -> None:
     """Writes a model of this class with weights from a seed; torch's own random numbers are left alone."""
     tokenizer = _byte_tokenizer()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with generators.kept():
+        torch.default_generator.manual_seed(0)  # the CPU's alone
         made = config(
             vocab_size=len(tokenizer),
             initializer_range=0.1,  # wide enough that an untrained model's outputs differ between tokens

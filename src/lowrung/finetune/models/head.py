@@ -8,15 +8,14 @@ token's own affair, or a token sees more than its own example, the ways differ; 
 models could tell.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lowrung.finetune.models import attention
+from lowrung.finetune.models import attention, generators
 
 Row = Mapping[str, Any]
 """An example as tokens: ``input_ids``, and ``labels`` of the same length, a label of -100 being no label."""
@@ -120,7 +119,7 @@ def choose(model: nn.Module, batch: Batch, *, joins: bool = True) -> LabelledLog
     was_training = model.training
     attention.unsettle(model)
     try:
-        with _forked(model):
+        with generators.kept(model):
             return _chosen(model, batch, joins)
     finally:
         model.train(was_training)
@@ -144,15 +143,8 @@ def why_padded(model: Any, way: LabelledLogits) -> str | None:
     used = attention.name(model)
     if attention.joins(model):
         return f"does not keep examples in one row apart, although it has {used} attention"
-    return f"has {used} attention on a {model.device.type.upper()}, which takes no rows of unequal lengths as one"
-
-
-@contextlib.contextmanager
-def _forked(model: nn.Module) -> Iterator[None]:
-    """Leaves torch's generators as they are, also those of the GPUs that hold the model."""
-    used = {parameter.device for parameter in model.parameters()}
-    with torch.random.fork_rng([device.index for device in used if device.type == "cuda"]):
-        yield
+    kind = model.device.type.upper().replace("CUDA", "GPU")
+    return f"has {used} attention on a {kind}, which takes no rows of unequal lengths as one"
 
 
 def _own(model: nn.Module, batch: Batch) -> Tensor:
