@@ -48,7 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def train(folder: Path) -> None:
     """Trains and verifies each case below a folder, and leaves the rows and what the trained model said of them."""
     for name, (base_name, lora) in CASES.items():
-        base = ModelConf(ID, revision=OLD) if base_name == ID else _copied_base(base_name, folder)
+        base = ModelConf(ID, OLD, dtype="float32") if base_name == ID else _copied_base(base_name, folder)
         if name.startswith("added tokens"):
             base = dataclasses.replace(base, added_tokens=TOKENS)
         trained, _ = training.fine_tune(folder / name, base=base, lora=lora, max_steps=3, eval_steps=3)
@@ -75,7 +75,7 @@ def _copied_base(name: str, folder: Path) -> ModelConf:
     copy = folder / "bases" / name
     if not copy.exists():
         shutil.copytree(pretrained.folder_of(architectures.base(name)), copy)
-    return ModelConf(str(copy))
+    return ModelConf(str(copy), dtype="float32")
 
 
 def reload(folder: Path) -> None:

@@ -311,6 +311,6 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
     tokenizer = pretrained.load_tokenizer(tmp_path / "base")
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(tmp_path / "base")
-    base = ModelConf(str(tmp_path / "base"))
+    base = ModelConf(str(tmp_path / "base"), dtype="float32")
     _, rows, trained = train(tmp_path, base)
     assert gate(tmp_path, base, rows, trained).failures == ()

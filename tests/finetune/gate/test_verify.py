@@ -276,7 +276,7 @@ def test_fault_the_adapter_names_another_base(gate, trained, tmp_path, named, qu
 @pytest.mark.slow
 def test_fault_the_base_has_changed_under_its_name(gate, tmp_path):
     shutil.copytree(pretrained.folder_of(TINY), tmp_path / "base")
-    base = ModelConf(str(tmp_path / "base"))
+    base = ModelConf(str(tmp_path / "base"), dtype="float32")
     of = train(tmp_path, base)
     weights = load_file(tmp_path / "base" / "model.safetensors")
     weights["model.norm.weight"] *= 1.05
@@ -365,7 +365,7 @@ def test_a_model_beyond_the_range_of_float16_fails_with_the_remedy(gate, tmp_pat
     weights["model.layers.0.mlp.up_proj.weight"] *= 2.0**24
     weights["model.layers.0.mlp.down_proj.weight"] *= 2.0**-24
     save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    base = ModelConf(str(tmp_path / "base"))
+    base = ModelConf(str(tmp_path / "base"), dtype="float32")
     of = train(tmp_path, base, lora={"target_modules": "attention"})
     assert list(gate(of=of, base=base, merge_dtype="float16").failures) == [
         "merged in float16: every logit must be finite, but some are not; float16 ends at 65504, and this model goes"
@@ -386,7 +386,7 @@ def test_a_model_whose_numbers_alone_are_beyond_float16_fails_too(gate, tmp_path
     up *= factor
     weights["model.layers.0.mlp.down_proj.weight"] /= factor
     save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    base = ModelConf(str(tmp_path / "base"))
+    base = ModelConf(str(tmp_path / "base"), dtype="float32")
     of = train(tmp_path, base, lora={"target_modules": "attention"})
     result = gate(of=of, base=base, merge_dtype="float16")
     assert breaks(result, "merged in float16: every logit must be finite, but some are not")
@@ -492,7 +492,7 @@ def test_the_cpu_does_it_when_the_device_is_short_of_memory(gate, monkeypatch):
 
 @pytest.mark.slow
 def test_a_base_with_code_of_its_own_passes_where_it_is_trusted(gate, tmp_path, monkeypatch):
-    base = ModelConf(str(model_with_code.make(tmp_path, monkeypatch)), trust_remote_code=True)
+    base = ModelConf(str(model_with_code.make(tmp_path, monkeypatch)), dtype="float32", trust_remote_code=True)
     of = train(tmp_path, base)
     assert gate(of=of, base=base, keep=tmp_path / "merged").failures == ()
     assert (tmp_path / "merged" / "mine.py").is_file()

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -143,10 +144,12 @@ def test_an_evaluated_model_still_passes_gradients_on(path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_device_map_goes_with_it(kind):
-    spread = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind, device_map="auto"), CPU)
-    whole = pretrained.load_base(ModelConf("embedded:tiny", quantization=kind), CPU)
-    assert torch.equal(logits(spread), logits(whole))
-    assert soundness.problems(ModelConf("embedded:tiny", quantization=kind, device_map="auto")) == []
+    base = ModelConf("embedded:tiny", dtype="float32", quantization=kind)
+    spread = dataclasses.replace(base, device_map="auto")
+    one, other = (pretrained.load_base(each, pretrained.device()) for each in (spread, base))
+    assert one.device == other.device == pretrained.device()
+    assert torch.equal(logits(one), logits(other))
+    assert soundness.problems(spread) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
