@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from lowrung.config.schema import Config, ModelConf
 from lowrung.engine.local import LocalEngine
-from lowrung.engine.memory import Room
+from lowrung.engine.memory import CONTEXT, Room
 from lowrung.errors import EngineError
-from lowrung.sweeps import workers
+from lowrung.sweeps import room, workers
 from tests.predicted import predicted
 
 GB = 1e9
@@ -91,6 +92,16 @@ class TestOnACpu:
 def test_a_gpu_takes_as_many_as_fit(monkeypatch, launcher, slots):
     monkeypatch.setattr("lowrung.config.signature.device_kind", lambda: "cuda")
     assert _settled(_plan(20), launcher, slots=2)[0] == slots
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_cuda_takes_for_each_process_is_left_to_it(monkeypatch):
+    monkeypatch.setattr("lowrung.config.signature.device_kind", lambda: "cuda")
+    assert _settled(_plan(13.5), {"workers_per_gpu": "auto"}, slots=2)[0] == 6  # 4 * 13.5 GB alone would fit on each
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    config = Config(model=ModelConf("embedded:tiny"))
+    shared = room.of_run(config, {"workers_per_gpu": 2}, 4)
+    assert (shared.bytes, shared.at_once) == (40 * GB - CONTEXT, 2)
 
 
 @pytest.mark.parametrize(("slots", "sharing"), [(2, 1), (4, 2), (5, 3)])

@@ -3,7 +3,8 @@
 Sources: the sizes are counted on the run's own model without its weights (`lowrung.finetune.sizes`); what is held when
 follows from the code that holds it, which each formula names; the constants were fitted to the runs of docs/plan.md,
 on a CPU. On a GPU the same formulas hold, without what only a CPU's memory has (libraries, mapped files, the heap); an
-H200 took 0.95 to 1.04 of them in bfloat16. CUDA's own context (0.3 to 0.6 GB) is apart, as in ``memory/peak_bytes``.
+H200 took 0.95 to 1.04 of them in bfloat16. CUDA's own context is apart (`lowrung.engine.memory.CONTEXT`), as in
+``memory/peak_bytes``.
 """
 
 import math

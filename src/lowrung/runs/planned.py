@@ -47,6 +47,8 @@ def too_large(config: Config, predicted: Prediction) -> str | None:
     device = signature.device_kind()
     there = memory.main() if device == "cpu" else memory.of_gpu()
     needed = predicted.that_must_fit(device).memory_bytes * (config.train.rank_count if device == "cpu" else 1)
+    if device != "cpu":
+        needed += memory.CONTEXT
     if there is None or needed <= there.total or config.model.device_map is not None:
         return None
     return (

@@ -37,6 +37,8 @@ class Room:
 def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
     """The room of a run of this sweep: on a CPU all runs share main memory, on a GPU those that share the GPU.
 
+    On a GPU it is what CUDA leaves to each process.
+
     Args:
         config: the run's.
         launcher: the fields of ``hydra.launcher``.
@@ -52,7 +54,7 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
     per_trial = float(launcher.get("gpus_per_trial", 1))
     sharing = workers.sharing(launcher, slots) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
-    return _shared(memory.of_gpu(), sharing, spread)
+    return _shared(memory.of_gpu(), sharing, spread, memory.CONTEXT)
 
 
 def _is_elsewhere(launcher: Mapping[str, Any]) -> bool:
@@ -70,8 +72,12 @@ def _of_slurm(asked: object) -> object:
     return f"{text}iB" if text[-1:] in "KMGT" else f"{text}MiB"
 
 
-def _shared(device: memory.Room | None, at_once: int, devices: float) -> Room:
+def _shared(device: memory.Room | None, at_once: int, devices: float, taken: float = 0.0) -> Room:
     if device is None:
         return Room(None, None, "memory of the device", at_once)
-    share = devices / at_once
-    return Room(device.total * share, None if device.free is None else device.free * share, device.name, at_once)
+
+    def of_one(whole: float) -> float:
+        return max(0.0, (whole / at_once - taken) * devices)
+
+    free = None if device.free is None else of_one(device.free)
+    return Room(of_one(device.total), free, device.name, at_once)

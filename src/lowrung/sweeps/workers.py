@@ -62,7 +62,8 @@ def _by_plan(engine: LocalEngine, plan: Plan) -> tuple[int, str]:
     device = memory.main() if signature.device_kind() == "cpu" else memory.of_gpu()
     if largest is None or device is None:
         return engine.slots, "the plan does not know what the runs need, or what there is"
-    fit = max(1, int(MARGIN * device.total / largest))
+    beside = 0.0 if signature.device_kind() == "cpu" else memory.CONTEXT
+    fit = max(1, int(MARGIN * device.total / (largest + beside)))
     slots = max(engine.slots, min(fit * engine.slots, cores.usable_cores()))
     why = f"by the plan the largest run needs {units.size(largest)}, and {MARGIN:g} of {units.size(device.total)}"
     return slots, f"{why} {device.name} are used"
