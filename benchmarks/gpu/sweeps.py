@@ -67,13 +67,13 @@ def _sweep(name: str, count: int, device: torch.device, own: Sequence[str]) -> d
         "data.eval_size=16", "data.metrics=[]", "train.batch_size=8", "train.save_steps=0", "track=none",
         f"hydra.launcher.{key}={count}", f"study={name}", f"store={name}", *own,
     ]  # fmt: skip
-    why = ""
+    why = {}
     try:
         lowrung.sweep(settings)
-    except lowrung.LowrungError as error:  # of a trial that failed the outcome says why
-        why = str(error)
+    except lowrung.LowrungError as error:
+        why = {"failed": str(error)}
     runs = [RunFolder(path.parent) for path in sorted(Path(name).glob("*/outcome.json"))]
-    return summary(runs) if runs else {"failed": why}
+    return {**(summary(runs) if runs else {}), **why}
 
 
 def summary(runs: Sequence[RunFolder]) -> dict[str, Any]:
