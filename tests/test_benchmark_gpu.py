@@ -2,8 +2,11 @@
 
 import csv
 import dataclasses
+import fcntl
 import io
 import json
+import os
+import subprocess
 import sys
 import zipfile
 from typing import Any
@@ -13,6 +16,9 @@ import torch
 from benchmarks.gpu import __main__ as benchmark
 from benchmarks.gpu import bundle, needed, page, results
 
+from lowrung.engine.local import LocalEngine
+from lowrung.engine.process import GRACE_SECONDS
+from lowrung.store import mailbox
 from tests.gpu import conftest as gpu_tests
 
 PLAIN = "Package    Version\n---------- -------\ntorch      2.11.0+cu130\nPy.Yaml  6.0\n"
@@ -108,38 +114,76 @@ def test_results_of_another_card_are_dropped(tmp_path, monkeypatch):
 # -- the benchmark -----------------------------------------------------------------------------------------------------
 
 
-def part(seconds: float = 120.0) -> benchmark.Part:
-    return benchmark.Part("steps", "tiny", seconds)
+@pytest.fixture
+def engine():
+    with LocalEngine() as engine:
+        yield engine
 
 
-def script(text: str) -> list[str]:
-    """A part's process, which writes what it finds to the path that is its argument."""
-    return [sys.executable, "-c", f"import json, pathlib, sys, time; out = pathlib.Path(sys.argv[1]); {text}"]
+def part(folder, then=lambda: None):
+    """A part's work, which posts one result and goes on."""
+
+    def work():
+        mailbox.post(folder, {"name": "batch 1", "value": {"tokens": 8}})
+        then()
+
+    return work
 
 
-WRITES = "out.write_text(json.dumps({'batch 1': {'tokens': 8}}))"
+HOLDS = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(flush=True)
+time.sleep(60)
+file.write("not ended")
+"""
 
 
 @pytest.mark.slow
-def test_what_a_part_had_found_stays_where_its_time_is_over_or_it_fails(tmp_path):
-    out = tmp_path / "gpu.json"
-    late = benchmark.run(part(6.0), "cpu", out, 0.0, script(f"{WRITES}; time.sleep(600)"), least=1.0)
-    assert late["batch 1"] == {"tokens": 8}
-    assert late["ended"] == "after 6 s, before all was measured"
-    broken = benchmark.run(part(), "cpu", out, 0.0, script(f"{WRITES}; raise ValueError('the reason')"))
-    assert broken["batch 1"] == {"tokens": 8}
-    assert broken["failed"].endswith("ValueError: the reason")
-    assert json.loads(out.read_text())["parts"]["steps tiny"] == broken
+def test_what_a_part_has_found_stays_and_what_it_started_ends_where_its_time_is_over(tmp_path, engine):
+    late, held = tmp_path / "steps tiny", tmp_path / "held"
+
+    def hang():
+        with subprocess.Popen([sys.executable, "-c", HOLDS, str(held)], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            mailbox.post(late, {"name": "child", "value": "holds"})
+
+    found = benchmark.run(engine, late, part(late, hang), benchmark.LEAST)
+    assert found["batch 1"] == {"tokens": 8}
+    assert found["child"] == "holds"
+    assert found["ended"] == "after 5 s, before all was measured"
+    with held.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the child has ended
+        assert file.read() == ""
 
 
-def test_a_part_that_has_no_time_left_is_not_begun(tmp_path):
-    found = benchmark.run(part(), "cuda", tmp_path / "gpu.json", benchmark.LIMIT - 1, script("raise SystemExit(3)"))
-    assert found == {"ended": f"not begun: {benchmark.LIMIT - 1:.0f} of {benchmark.LIMIT:.0f} s had passed"}
+def test_a_part_that_raises_or_crashes_keeps_what_it_has_found_and_the_next_one_runs(tmp_path, engine):
+    def refuse():
+        raise ValueError("the reason")
+
+    for name, then, why in (
+        ("raises", refuse, "ValueError: the reason"),
+        ("crashes", lambda: os._exit(3), "exit code 3"),
+    ):
+        found = benchmark.run(engine, tmp_path / name, part(tmp_path / name, then), 60.0)
+        assert found["batch 1"] == {"tokens": 8}
+        assert found["failed"].endswith(why)
+    found = benchmark.run(engine, tmp_path / "next", part(tmp_path / "next"), 60.0)
+    assert set(found) == {"batch 1", "seconds"}
 
 
-def test_all_parts_take_less_than_six_minutes_and_know_their_shapes():
-    assert benchmark.LIMIT + benchmark.GRACE < 360
+def test_a_part_that_has_no_time_left_is_not_begun(tmp_path, engine):
+    found = benchmark.run(engine, tmp_path / "steps tiny", part(tmp_path / "steps tiny"), benchmark.LEAST - 1)
+    assert found["ended"].startswith("not begun")
+    assert "batch 1" not in found
+
+
+def test_all_parts_take_less_than_six_minutes_and_the_last_one_may_take_what_is_left():
+    assert benchmark.LIMITS["cuda"] + 2 * GRACE_SECONDS < 360
     assert {each.kind for each in benchmark.PARTS} == {each.kind for each in benchmark.TINY}
+    assert benchmark.PARTS[-1].share == 1.0
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
@@ -175,7 +219,7 @@ def test_the_page_has_what_was_measured_what_found_no_memory_and_what_is_not_who
     steps = {"batch 4": cell, "seconds": 9.0, "ended": "after 50 s, before all was measured"}
     run = {"status": "complete", "memory/peak_bytes": 1e9, "plan/memory_bytes": 1.1e9, "merge/kl": 0.001}
     sweep = {"runs": [run, {"status": "oom"}], "trials_per_hour": 321.0, "tokens_per_second": 5000.0}
-    parts = {"steps 8B": steps, "workers 0.5B": {"workers 2": sweep}, "gates 0.5B": {"nf4": {"failed": "why"}}}
+    parts = {"steps 8B": steps, "sweeps 0.5B": {"gate nf4": {"failed": "why"}, "workers 2": sweep}}
     text = page_of(tmp_path, {"about": about, "parts": parts})
     assert "H100, 80 GB, 590" in text
     row = "| 2,048 | 12,346 | out of memory | not measured | 2.50 | out of memory | not measured | 3.00 |"
@@ -197,8 +241,10 @@ def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
 def test_steps_of_all_trainers_are_measured_and_are_the_same_training(tmp_path):
     """The code that measures a GPU, on a CPU."""
     out = tmp_path / "gpu.json"
-    benchmark.main(["--device", "cpu", "--part", "steps", "tiny", "--json", str(out)])
-    cells = json.loads(out.read_text())
+    asked = ["--device", "cpu", "--shapes", "tiny", "--parts", "steps", "--json", str(out)]
+    assert benchmark.main(asked) == 0
+    cells = json.loads(out.read_text())["parts"]["steps tiny"]
+    assert cells.pop("seconds") > 0
     assert list(cells) == ["batch 1", "batch 4"]
     for cell in cells.values():
         assert cell["planned_bytes"] > 0

@@ -1,42 +1,44 @@
 """``python -m benchmarks.gpu``: what a card does, in under six minutes; ``--page`` writes the tables of docs/gpus.md.
 
-Each part runs in a process of its own with a limit of its own, and what it has found is in the JSON at once. A part
-that is not done in time is ended, and what it had found stays. docs/gpus.md says what is measured.
+Everything is imported once, and each part is a job of lowrung's own engine, forked from what was imported. What a part
+has found is kept when its time is over and when it fails. docs/gpus.md says what is measured.
 """
 
 import argparse
 import dataclasses
-import json
-import os
-import signal
-import subprocess
+import functools
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import page, results
+from lowrung.engine import cores
+from lowrung.engine.base import Ended, Exit, Job
+from lowrung.engine.local import LocalEngine
+from lowrung.errors import LowrungError
+from lowrung.store import mailbox
+from lowrung.store.layout import RunFolder
 
-LIMIT = 345.0
-"""Seconds of all parts together; the rest of six minutes is for their ends."""
+LIMITS = {"cuda": 345.0, "cpu": 1800.0}
+"""Seconds of the import and all parts together; the rest of six minutes is for their ends."""
 
-LEAST = 15.0
-"""Seconds without which a part is not begun: it imports torch and TRL first."""
+LEAST = 5.0
+"""Seconds without which a part is not begun."""
 
-GRACE = 10.0
-"""Seconds that a part's processes have to end."""
+PRELOAD = ("benchmarks.gpu.steps", "benchmarks.gpu.sweeps", "lowrung.api", "lowrung.sweeps.entry")
+"""What the parts import, beside the runs of sweeps, which have a fork server of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One measurement of a shape, and the seconds that it may take; ``nf4`` is ``steps`` on a quantised base."""
+    """One measurement of a shape, and its share of the time that is left; ``nf4`` is ``steps`` on a quantised base."""
 
     kind: str
     shape: str
-    seconds: float
+    share: float = 1.0
 
     @property
     def name(self) -> str:
@@ -45,12 +47,12 @@ class Part:
 
 
 PARTS = (
-    Part("steps", "0.5B", 60), Part("steps", "8B", 75), Part("gates", "0.5B", 70), Part("workers", "0.5B", 110),
-    Part("nf4", "1.5B", 60), Part("steps", "1.5B", 55),
+    Part("steps", "0.5B", 0.4), Part("steps", "8B", 0.5), Part("sweeps", "0.5B", 0.7), Part("nf4", "1.5B", 0.6),
+    Part("steps", "1.5B"),
 )  # fmt: skip
-"""The most valuable first: what the earlier ones leave of their time is the later ones'."""
+"""The most valuable first. A part that needs less than its share leaves the rest to all that follow."""
 
-TINY = tuple(Part(kind, "tiny", 120) for kind in ("steps", "nf4", "workers", "gates"))
+TINY = tuple(Part(kind, "tiny") for kind in ("steps", "nf4", "sweeps"))
 """The same code on a CPU. What it measures says nothing about anything."""
 
 
@@ -59,16 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _arguments(arguments)
     if asked.page:
         return page.main(asked.json or results.RESULTS, asked.docs)
-    if asked.part:
-        return _measure(asked.part, asked.device, asked.json)
     if asked.device == "cuda" and not results.has_gpu():
         print("skipped: no NVIDIA GPU is visible here; docs/gpus.md says how `make bench-gpu` runs where one is")
         return 0
     parts = [part for part in (TINY if asked.shapes == "tiny" else PARTS) if part.kind in asked.parts]
-    out = asked.json or results.file(asked.device)
-    began = time.monotonic()
-    found = [run(part, asked.device, out, time.monotonic() - began) for part in parts]
-    return int(any("failed" in each for each in found))
+    return int(_all_of(parts, asked.device, asked.json or results.file(asked.device)))
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -80,98 +77,92 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="the file with the results; of a CPU nothing is kept by default")
     parser.add_argument("--page", action="store_true", help="measures nothing: writes the tables from that file")
     parser.add_argument("--docs", type=Path, default=page.DOCS, help="the page that has the tables")
-    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
-    if asked.device == "cpu" and asked.shapes == "real" and not (asked.page or asked.part):
+    if asked.device == "cpu" and asked.shapes == "real" and not asked.page:
         parser.error("--device cpu must have --shapes tiny: models of real sizes would take hours")
     return asked
 
 
-def run(
-    part: Part, device: str, out: Path | None, spent: float, command: Sequence[str] | None = None, least: float = LEAST
-) -> dict[str, Any]:
-    """Runs a part to its end, or to that of its time, and keeps in the JSON what it has found.
+def _all_of(parts: Sequence[Part], device: str, out: Path | None) -> bool:
+    """Measures part after part, and keeps each in the JSON; whether one has failed."""
+    end, has_failed = time.monotonic() + LIMITS[device], False
+    with (
+        tempfile.TemporaryDirectory(prefix="lowrung-gpu-") as scratch,
+        cores.environment({"TMPDIR": scratch, "HF_HUB_OFFLINE": "1"}),
+        LocalEngine(preload=PRELOAD) as engine,
+    ):
+        run(engine, Path(scratch, "import"), bool, LIMITS[device])  # does nothing, once all is imported
+        for part in parts:
+            folder = Path(scratch, part.name)
+            task = functools.partial(_measure, part, device, folder)
+            found = run(engine, folder, task, part.share * (end - time.monotonic()))
+            results.add(out, device, "parts", part.name, found)
+            has_failed |= "failed" in found
+    return has_failed
+
+
+def run(engine: LocalEngine, folder: Path, task: Callable[[], Any], limit: float) -> dict[str, Any]:
+    """Runs a part to its end, or to that of its time.
 
     Args:
-        part: what is measured.
-        device: ``cuda``, or ``cpu`` where a CPU stands for one.
-        out: the JSON; None keeps nothing.
-        spent: seconds that other parts have taken.
-        command: of the part's process, which gets the path of its results; None is this module.
-        least: seconds without which it is not begun.
+        engine: which runs nothing else.
+        folder: the job's. The last part of its path is the part's name.
+        task: posts what it finds to the folder's mailbox, each under its name.
+        limit: seconds; less than `LEAST` are not begun.
+
+    Returns:
+        what it has found and its seconds; where it was not done the reason too, as ``ended`` or ``failed``.
     """
-    limit = min(part.seconds, LIMIT - spent) if device == "cuda" else part.seconds
-    if limit < least:
-        found: dict[str, Any] = {"ended": f"not begun: {spent:.0f} of {LIMIT:.0f} s had passed"}
-    else:
-        found = _run(part, limit, command or _command(part, device))
-    results.add(out, device, "parts", part.name, found)
+    began = time.monotonic()
+    found: dict[str, Any] = {"ended": f"not begun: {limit:.0f} s were left for it"}
+    if limit >= LEAST:
+        try:
+            found = _run(engine, Job(folder.name, folder, task), limit)
+        except LowrungError as error:
+            found = {"failed": str(error)}
+    found["seconds"] = time.monotonic() - began
     done = found.get("failed") or found.get("ended") or f"{found['seconds']:.0f} s"
-    print(f"{part.name}: {done.splitlines()[-1]}", flush=True)
+    print(f"{folder.name}: {done.splitlines()[-1]}", flush=True)
     return found
 
 
-def _command(part: Part, device: str) -> Sequence[str]:
-    return [sys.executable, "-m", "benchmarks.gpu", "--device", device, "--part", part.kind, part.shape, "--json"]
-
-
-def _run(part: Part, limit: float, command: Sequence[str]) -> dict[str, Any]:
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="lowrung-gpu-") as scratch:
-        own, log = Path(scratch, "found.json"), Path(scratch, "log.txt")
-        why: dict[str, Any] = {}
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, str(own)], stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "TMPDIR": scratch, "HF_HUB_OFFLINE": "1"},
-            )  # fmt: skip
-            try:
-                code = process.wait(limit)
-                if code:
-                    why = {"failed": log.read_text(encoding="utf-8", errors="replace").strip()[-2000:] or str(code)}
-            except subprocess.TimeoutExpired:
-                why = {"ended": f"after {limit:.0f} s, before all was measured"}
-            finally:
-                _end(process)
-        found = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
-    return {**found, "seconds": time.monotonic() - began, **why}
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process with all that it started: a sweep hears SIGTERM, and ends its runs."""
-    deadline = time.monotonic() + GRACE
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < deadline:
-            process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _measure(part: Sequence[str], device: str, out: Path) -> int:
-    """Measures in this process; what is found is written after each batch or sweep."""
-    from lowrung.store import atomic
-
-    kind, shape = part
+def _run(engine: LocalEngine, job: Job, limit: float) -> dict[str, Any]:
+    engine.submit(job)
     found: dict[str, Any] = {}
+    end = time.monotonic() + limit
+    while True:
+        if time.monotonic() >= end:
+            engine.cancel(job.key)
+        for event in engine.wait(max(1.0, end - time.monotonic())):
+            if isinstance(event, Ended):
+                return {**found, **_why(event, job.folder, limit)}
+            found[event.report["name"]] = event.report["value"]
+
+
+def _why(ended: Ended, folder: Path, limit: float) -> dict[str, str]:
+    """Why a part was not done; nothing where it was."""
+    if ended.exit is Exit.RETURNED:
+        return {}
+    if ended.exit is Exit.CANCELLED:
+        return {"ended": f"after {limit:.0f} s, before all was measured"}
+    log = RunFolder(folder).log
+    printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return {"failed": f"{printed[-2000:]}\n{ended.cause}".strip()}
+
+
+def _measure(part: Part, device: str, folder: Path) -> None:
+    """Measures in a job; what is found is posted after each batch or sweep."""
+    import torch
+
+    from benchmarks.gpu import steps, sweeps
 
     def note(name: str, value: Any) -> None:
-        found[name] = value
-        atomic.write_json(out, found)
+        mailbox.post(folder, {"name": name, "value": value})
 
-    if kind in ("steps", "nf4"):
-        import torch
-
-        from benchmarks.gpu import steps
-
-        steps.measure(shape, "nf4" if kind == "nf4" else "none", torch.device(device), note)
+    if part.kind == "sweeps":
+        sweeps.measure(part.shape, torch.device(device), note)
     else:
-        from benchmarks.gpu import sweeps
-
-        {"gates": sweeps.gates, "workers": sweeps.workers}[kind](shape, device, note)
-    return 0
+        steps.measure(part.shape, "nf4" if part.kind == "nf4" else "none", torch.device(device), note)
 
 
 if __name__ == "__main__":

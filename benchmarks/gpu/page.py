@@ -54,7 +54,7 @@ def tables(record: Mapping[str, Any]) -> Iterator[str]:
     """The lines of all tables."""
     yield from _about(record["about"])
     parts: Mapping[str, Mapping[str, Any]] = record.get("parts", {})
-    for kind, table in (("steps", _steps), ("nf4", _steps), ("workers", _workers), ("gates", _gates)):
+    for kind, table in (("steps", _steps), ("nf4", _steps), ("sweeps", _sweeps)):
         for name, part in parts.items():
             if name.startswith(f"{kind} "):
                 yield from ("", *_headed(name, part, table))
@@ -94,15 +94,25 @@ def _of(found: Mapping[str, Any] | None, key: str) -> Any:
     return None if found is None else "out of memory" if "out_of_memory" in found else found[key]
 
 
+def _sweeps(sweeps: Mapping[str, Any]) -> Iterator[str]:
+    yield from _gates(_named("gate ", sweeps))
+    yield ""
+    yield from _workers(_named("workers ", sweeps))
+
+
+def _named(prefix: str, sweeps: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): sweep for name, sweep in sweeps.items() if name.startswith(prefix)}
+
+
 def _workers(sweeps: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("workers", "complete", "trials/h", "tokens/s of all", "largest run: GB", "plan: GB")
     yield from _row(*["---:"] * 6)
-    for name, sweep in sweeps.items():
+    for count, sweep in sweeps.items():
         runs = sweep.get("runs", [])
         complete = f"{sum(run['status'] == 'complete' for run in runs)} of {len(runs)}" if runs else "failed"
         speeds = (_number(sweep.get(key)) for key in ("trials_per_hour", "tokens_per_second"))
         sizes = (_giga(_largest(runs, key)) for key in ("memory/peak_bytes", "plan/memory_bytes"))
-        yield from _row(name.removeprefix("workers "), complete, *speeds, *sizes)
+        yield from _row(count, complete, *speeds, *sizes)
 
 
 def _gates(sweeps: Mapping[str, Any]) -> Iterator[str]:

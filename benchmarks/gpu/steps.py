@@ -73,20 +73,25 @@ def measure(name: str, quantization: str, device: torch.device, note: Note) -> N
             {"planned_bytes": plan.training, "tokens": cell.size * shape.tokens}
             for cell, plan in zip(cells, plans, strict=True)
         ]
-        for ways, model in _models(shape, base, device):
-            for number, cell in enumerate(cells):
+        whole = _whole(shape, base, device)
+        for number, cell in enumerate(cells):
+            for ways, model in whole or _quantized(base, device):
                 for way in turned(ways, number):
                     found[number][way] = _measured(way, model, cell)
                     note(f"batch {cell.size}", found[number])
 
 
-def _models(shape: Shape, base: ModelConf, device: torch.device) -> Iterator[tuple[Sequence[str], PreTrainedModel]]:
-    """Models, each with who trains on it: lowrung puts what a base does not quantise in float32, as PEFT says."""
+def _whole(shape: Shape, base: ModelConf, device: torch.device) -> list[tuple[Sequence[str], PreTrainedModel]]:
+    """The model on which all train; none of a quantised base, which is written, to be loaded by each."""
     if base.quantization == "none":
-        yield (LOWRUNG, STOCK, CHECKPOINTING), shapes.build(shape, device)
-        return
+        return [((LOWRUNG, STOCK, CHECKPOINTING), shapes.build(shape, device))]
     shapes.write(shape, Path(base.path), device)
     memory.free()
+    return []
+
+
+def _quantized(base: ModelConf, device: torch.device) -> Iterator[tuple[Sequence[str], PreTrainedModel]]:
+    """Models, each with who trains on it: lowrung puts what a base does not quantise in float32, as PEFT says."""
     yield (LOWRUNG,), adapter.prepare_quantized(pretrained.load_base(base, device), gradient_checkpointing=False)
     yield (STOCK, CHECKPOINTING), pretrained.load_base(base, device)
 

@@ -1,17 +1,26 @@
 """Whole sweeps of a model of a real size: plan beside facts, the gate, and several workers on a card."""
 
-import subprocess
-import sys
+import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import lowrung
+from benchmarks.gpu import shapes
+from lowrung.engine.base import Ended, Exit, Job
+from lowrung.engine.local import LocalEngine
 from lowrung.store import records
-from lowrung.store.layout import ROOT, RunFolder
+from lowrung.store.layout import RunFolder
+from lowrung.sweeps.entry import PRELOAD
 
 Note = Callable[[str, Any], None]
 """Keeps one result under its name."""
+
+MODEL = Path("model")
 
 WORKERS = (4, 2, 1)
 """On one card. The first is the shortest by trial, should time be over."""
@@ -25,51 +34,46 @@ FACTS = (
 """What is kept of a run's metrics and measurements, beside the gate's."""
 
 
-def gates(name: str, device: str, note: Note) -> None:
-    """A run in bfloat16 and one in nf4, each predicted before and with its gate."""
-    with tempfile.TemporaryDirectory(prefix="lowrung-gpu-") as scratch:
-        _write(name, device, Path(scratch, "model"))
-        for quantization in ("none", "nf4"):
+def measure(name: str, device: torch.device, note: Note) -> None:
+    """Runs in bfloat16 and in nf4, each predicted before and with its gate; then several trials at once.
+
+    All sweeps are this process's, so that they share one fork server, as those of a notebook do.
+    """
+    with tempfile.TemporaryDirectory(prefix="lowrung-gpu-") as scratch, contextlib.chdir(scratch):
+        _write(shapes.SHAPES[name], device)
+        for label, quantization in (("bfloat16", "none"), ("nf4", "nf4")):
             own = [f"model.quantization={quantization}", "train.max_steps=10", "train.eval_steps=10"]
-            found = _sweep(Path(scratch), f"gate-{quantization}", 1, device, [*own, "verify.merge_dtype=bfloat16"])
-            note({"none": "bfloat16"}.get(quantization, quantization), found)
-
-
-def workers(name: str, device: str, note: Note) -> None:
-    """As many trials at once as there are workers on the card, with each number of workers."""
-    with tempfile.TemporaryDirectory(prefix="lowrung-gpu-") as scratch:
-        _write(name, device, Path(scratch, "model"))
+            note(f"gate {label}", _sweep(f"gate-{label}", 1, device, [*own, "verify.merge_dtype=bfloat16"]))
         for count in WORKERS:
             seeds = "seed=" + ",".join(str(seed) for seed in range(count))
             own = [seeds, f"train.max_steps={STEPS}", f"train.eval_steps={STEPS}", "verify=none"]
-            note(f"workers {count}", _sweep(Path(scratch), f"workers-{count}", count, device, own))
+            note(f"workers {count}", _sweep(f"workers-{count}", count, device, own))
 
 
-def _write(name: str, device: str, folder: Path) -> None:
+def _write(shape: shapes.Shape, device: torch.device) -> None:
     """Writes the model in a process of its own, which gives the card back when it ends."""
-    code = (
-        "import sys, torch; from pathlib import Path; from benchmarks.gpu import shapes;"
-        "shapes.write(shapes.SHAPES[sys.argv[1]], Path(sys.argv[3]), torch.device(sys.argv[2]))"
-    )
-    subprocess.run([sys.executable, "-c", code, name, device, str(folder)], check=True)
+    with LocalEngine(preload=PRELOAD) as engine:
+        engine.submit(Job("model", Path("written"), functools.partial(shapes.write, shape, MODEL.absolute(), device)))
+        [ended] = [event for event in engine.wait() if isinstance(event, Ended)]
+    if ended.exit is not Exit.RETURNED:
+        raise RuntimeError(f"the model could not be written: {ended.cause}")
 
 
-def _sweep(scratch: Path, name: str, count: int, device: str, own: Sequence[str]) -> dict[str, Any]:
+def _sweep(name: str, count: int, device: torch.device, own: Sequence[str]) -> dict[str, Any]:
     """Runs a sweep with a store of its own, and reads what its runs recorded."""
-    folder = scratch / name
-    folder.mkdir()
-    key = "workers_per_gpu" if device == "cuda" else "workers"
+    key = "workers_per_gpu" if device.type == "cuda" else "workers"
     settings = [
-        f"model.path={scratch / 'model'}", "model.dtype=bfloat16", "data=number_words", "data.train_size=512",
+        f"model.path={MODEL.absolute()}", "model.dtype=bfloat16", "data=number_words", "data.train_size=512",
         "data.eval_size=16", "data.metrics=[]", "train.batch_size=8", "train.save_steps=0", "track=none",
-        f"hydra.launcher.{key}={count}", f"study={name}", *own,
+        f"hydra.launcher.{key}={count}", f"study={name}", f"store={name}", *own,
     ]  # fmt: skip
-    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *settings]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    runs = [RunFolder(path.parent) for path in sorted(folder.glob("runs/*/outcome.json"))]
-    if done.returncode and not runs:
-        return {"failed": (done.stderr or done.stdout).strip()[-2000:]}
-    return summary(runs)
+    why = {}
+    try:
+        lowrung.sweep(settings)
+    except lowrung.LowrungError as error:
+        why = {"failed": str(error)}
+    runs = [RunFolder(path.parent) for path in sorted(Path(name).glob("*/outcome.json"))]
+    return {**(summary(runs) if runs else {}), **why}
 
 
 def summary(runs: Sequence[RunFolder]) -> dict[str, Any]:
