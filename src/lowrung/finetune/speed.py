@@ -13,7 +13,7 @@ ROWS = 512
 """Tokens of the product that a machine is measured by."""
 
 TRIES = 300
-"""Of which a CPU's best one counts; 300 of a small product take 0.05 s. A GPU needs the whole time to raise its clock."""
+"""Of which a CPU's best one counts: 0.05 s of a small product. A GPU needs the whole time to raise its clock."""
 
 
 def flops_per_second(base: ModelConf) -> float:
