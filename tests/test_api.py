@@ -92,6 +92,7 @@ class TestBadUsage:
         with pytest.raises(lowrung.UsageError, match="a preset asks for a sweep"):
             lowrung.run(SMALL, "sweeps=rank_ladder")
 
+    @pytest.mark.slow
     def test_one_run_is_no_dry_run(self, folder):
         with pytest.raises(lowrung.UsageError, match=r"Call lowrung\.sweep"):
             lowrung.run(SMALL, "hydra.sweeper.dry_run=true")

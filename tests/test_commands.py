@@ -151,6 +151,7 @@ def test_what_runs_nothing_imports_nothing_heavy(folder):
     assert {str(line): heavy.intersection(imported) for line, imported in ended if heavy.intersection(imported)} == {}
 
 
+@pytest.mark.slow
 def test_the_config_can_be_seen_from_any_folder(folder):
     shown = succeeds(folder, "--cfg", "job", "lora.r=4", "data=number_words")
     assert "\n  r: 4\n" in shown
@@ -200,6 +201,7 @@ class TestBadUsage:
         ]
         assert files(folder) == set()
 
+    @pytest.mark.slow
     def test_a_rule_is_broken_before_a_model_loads(self, folder):
         assert refused(folder, "lora.r=0") == ["lora.r must be at least 1, but is 0: a rank of 0 trains nothing."]
         assert {Path(name).parts[0] for name in files(folder)} == {"outputs"}  # Hydra's own log
@@ -249,6 +251,7 @@ class TestBadUsage:
         assert left <= {Path("runs/.fingerprints")}  # digests of the model's files, which the next try need not read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [command(), [sys.executable, "-m", "lowrung", "train"]])
 def test_ctrl_c_while_libraries_are_imported_leaves_no_traceback(folder, program):
     # A test that runs in the background of a shell has been told to ignore Ctrl-C, and so would the program be.

@@ -114,6 +114,7 @@ def test_answers_end_alike_everywhere_whatever_the_base_says_besides(tmp_path):
     assert kept.to_dict().items() >= SETTINGS.items()
 
 
+@pytest.mark.slow
 def test_a_base_may_be_elsewhere(tmp_path):
     base = training.TINY
     random_adapter(base, tmp_path / "adapter")

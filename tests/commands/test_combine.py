@@ -19,6 +19,7 @@ from lowrung.track.mlflow import MlflowTracker
 from tests.servers import free_port
 
 
+@pytest.mark.slow
 def test_the_result_is_saved_whole_and_scored_beside_its_parts(here, capsys):
     main(["combine", "mine/0", "mine/1", "--to", "both", "--method", "cat", "--weights", "1", "0.5"])
     lines = capsys.readouterr().out.splitlines()
@@ -138,6 +139,7 @@ class TestRefused:
         assert "--weights must have a number for each of 2 adapters, but has 1." in message
         assert not (here / "both").exists()
 
+    @pytest.mark.slow
     def test_a_method_that_needs_a_density(self, here, refused):
         assert "density must be above 0" in refused("combine", "mine/0", "mine/1", "--to", "both", "--method", "ties")
         assert not (here / "both").exists()

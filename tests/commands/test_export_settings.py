@@ -149,6 +149,7 @@ def test_weight_decay_that_axolotl_would_drop_is_refused(made):
     assert is_said == (made.TOOL == "axolotl")
 
 
+@pytest.mark.slow
 def test_axolotl_is_given_all_that_it_would_choose_otherwise(here, whole):
     main(["export", "ab12", "--to", "axolotl", "--out", "there"])
     folder = here / "there"
@@ -174,6 +175,7 @@ def test_axolotl_is_given_all_that_it_would_choose_otherwise(here, whole):
     require_rows(rows, whole)
 
 
+@pytest.mark.slow
 def test_llamafactory_is_given_all_that_it_would_choose_otherwise(here, whole):
     main(["export", "ab12", "--to", "llamafactory", "--out", "there"])
     folder = here / "there"

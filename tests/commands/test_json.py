@@ -45,6 +45,7 @@ def test_what_is_printed_is_what_is_documented(here, capsys, line):
     assert list(printed) == ["lowrung", "shape", "command", *fields]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),
     [

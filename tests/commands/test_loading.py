@@ -12,6 +12,7 @@ from lowrung.finetune.models import pretrained
 PROMPTS = ["Write 47 in words.", "Write 8 in words."]
 
 
+@pytest.mark.slow
 def test_adapters_are_loaded_by_their_names_and_combined(here, adapter):
     adapters = load_adapters("mine/0", adapter)
     assert adapters.names == ("mine/0", str(adapter))
@@ -42,6 +43,7 @@ def test_adapters_of_two_bases_are_refused(here):
         load_adapters("mine/0", "mine/1")
 
 
+@pytest.mark.slow
 def test_merge_returns_where_the_model_is_and_how_far_it_is_from_the_adapter(here):
     merged = merge("mine/0", "merged", dtype="float32")
     assert merged.folder == here / "merged"

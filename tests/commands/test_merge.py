@@ -28,6 +28,7 @@ def adapted(adapter):
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
+@pytest.mark.slow
 def test_the_merged_folder_serves_by_itself_and_says_what_it_is(here, adapter, capsys):
     main(["merge", "mine/0", "--to", "models/merged"])
     merged = here / "models" / "merged"
@@ -44,6 +45,7 @@ def test_the_merged_folder_serves_by_itself_and_says_what_it_is(here, adapter, c
     assert "on 8 held-out examples: max |Δlogit|" in printed
 
 
+@pytest.mark.slow
 def test_the_card_states_base_data_config_metrics_and_the_gate(here):
     main(["merge", "mine/0", "--to", "merged"])
     card = (here / "merged" / "README.md").read_text()
@@ -74,6 +76,7 @@ def test_an_adapter_by_itself_is_merged_too_and_rounded_once(here, adapter, caps
     assert all(torch.equal(parameter, once[name]) for name, parameter in model.named_parameters())
 
 
+@pytest.mark.slow
 def test_what_the_gate_looked_at_is_what_is_saved(here, capsys):
     change_config(here, "ab12", "verify", merge_dtype="bfloat16")
     main(["merge", "mine/0", "--to", "merged"])
@@ -119,6 +122,7 @@ class TestRefused:
         assert not (here / "m").exists()
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_not_the_adapter_is_not_kept(here, adapter, capsys):
     """An effect that bfloat16 cannot hold: less than half a unit in the last place of the base's weights."""
     file = adapter / "adapter_model.safetensors"

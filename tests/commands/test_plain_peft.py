@@ -177,6 +177,7 @@ def commands(name: str) -> Sequence[Sequence[str]]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [None, "absent", "/gone/away"])
 def test_a_base_that_is_not_named_or_gone_is_to_be_named(here, plain, refused, capsys, value):
     shutil.copytree(here / "mine", here / "other")
@@ -209,6 +210,7 @@ def test_a_matrix_that_was_padded_beyond_the_tokens(here, refused):
 
 
 class TestFolders:
+    @pytest.mark.slow
     def test_a_checkpoint_of_a_trainer(self, here, refused):
         rows = Dataset.from_dict({"input_ids": IDS.tolist(), "labels": IDS.tolist()})
         settings: dict[str, Any] = {"max_steps": 1, "save_steps": 1, "report_to": [], "use_cpu": True}
@@ -217,6 +219,7 @@ class TestFolders:
         assert is_near(logits_of(here / "out" / "checkpoint-1"), logits(adapted.eval()))
         assert refused("inspect", "out").endswith(" It holds adapters. Name one: out/checkpoint-1.\n")
 
+    @pytest.mark.slow
     def test_several_adapters_of_one_model(self, here, refused):
         adapted = trained(Kind())
         adapted.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))

@@ -178,6 +178,7 @@ def test_no_study_at_all_is_said(tmp_path, monkeypatch, capsys, refused):
 IMPORTS = "import sys; from lowrung.__main__ import main; main(['studies']); print(*sys.modules, file=sys.stderr)"
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(multirun):
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS],

@@ -13,6 +13,7 @@ from tests.comparison.simulated import Cell, covered, seen, wrong
 TIE, HALF, SLOPE = (0.0,) * 6, (0.0,) * 3 + (40.0,) * 3, tuple(0.3 * place for place in range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [
@@ -25,6 +26,7 @@ def test_intervals_hold_the_truth(cell):
     assert 93 <= covered(cell, 1000) <= 97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [Cell(HALF, tails="t3", lengths=1.0), Cell(TIE, seeds=3, example=0.3, seed=1.0, both=0.3, examples=30)],

@@ -34,6 +34,7 @@ def repeated(*typed: str) -> schema.Config:
 
 
 class TestRecorded:
+    @pytest.mark.slow
     def test_a_job_is_repeated(self, composer, recorded):
         assert repeated() == composer.config("model=tiny", "lora.r=6", "study=s")
         assert repeated("lora.r=8") == composer.config("model=tiny", "lora.r=8", "study=s")
@@ -49,11 +50,13 @@ class TestRecorded:
     def test_it_is_found_from_the_working_folder(self, recorded, form):
         assert arguments.prepared([form.format(RECORDED)])[0] == form.format(recorded)
 
+    @pytest.mark.slow
     def test_what_an_older_version_did_not_have_is_the_schemas(self, composer, recorded):
         file = recorded / "config.yaml"
         file.write_text(file.read_text().replace("  init_examples: 128\n", ""))
         assert repeated() == composer.config("model=tiny", "lora.r=6", "study=s")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [

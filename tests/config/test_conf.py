@@ -50,6 +50,7 @@ def test_every_choice_says_what_it_is(group, name):
     assert re.match(r"# \w", (ROOT / "conf" / group / f"{name}.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_preset_is_an_ordinary_config(composer):
     master = composer.compose(["sweeps=rank_ladder"], RunMode.MULTIRUN)
     job = composer.hydra.config_loader.load_sweep_config(master, ["sweeps=rank_ladder", "lora.r=32"])

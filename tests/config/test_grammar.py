@@ -46,6 +46,7 @@ def test_a_text_is_read_as_itself(text):
     assert read(grammar.quote(grammar.literal(text))) == text
 
 
+@pytest.mark.slow
 def test_any_text_is_read_as_itself():
     drawn = random.Random(0)
     for _ in range(400):

@@ -175,6 +175,7 @@ def test_a_comment_is_what_stands_before_the_values(tmp_path):
     assert reference.comment(tmp_path / "bare.yaml") == ""
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file(monkeypatch, tmp_path, capsys, page):
     monkeypatch.setattr(reference, "PAGE", tmp_path / "page.md")
     reference.main()

@@ -303,6 +303,7 @@ class TestOverrides:
         ("zzz=1", "zzz is not a setting. `"),
     )
 
+    @pytest.mark.slow
     def test_all_problems_come_at_once(self, problems):
         found = problems(*(override for override, _ in self.CASES))
         assert len(found) == len(self.CASES)
@@ -385,6 +386,7 @@ class TestExplain:
         assert commandline.explain(OSError("x"), ["lora.r=abc"]) is None
         assert commandline.explain(ValueError("not Hydra's"), ["lora.r=4"]) is None
 
+    @pytest.mark.slow
     def test_all_problems_rather_than_hydras_first(self):
         error = HydraException("Hydra names one")
         assert commandline.explain(error, ["lora.r=abc", "lora.rank=3", "--cfg", "job"]) == [
@@ -422,10 +424,12 @@ class TestExplain:
         found = commandline.explain(HydraException("x"), [option.format(tmp_path), "+mine=x", "lora.rank=4"])
         assert found == [*([problem] if problem else []), "lora.rank is not a setting. Did you mean lora.r?"]
 
+    @pytest.mark.slow
     def test_how_a_name_is_quoted(self):
         (found,) = commandline.explain(HydraException("x"), ["study=größe"]) or []
         assert found.endswith("""Quote values with special characters: "study='größe'\"""")
 
+    @pytest.mark.slow
     def test_several_values_need_the_flag(self):
         found = commandline.explain(HydraException("sweep"), ["lora.r=2,4", "lora=default"])
         assert found == [
@@ -446,6 +450,7 @@ class TestExplain:
         (problem,) = commandline.explain(caught.value, arguments) or []
         assert problem == "Could not override 'verify.tolerances.float16'."
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("error", [HydraException("Could not override 'seed'."), ValueError("seed has no value")])
     def test_what_was_taken_away_is_named(self, error):
         (problem,) = commandline.explain(error, ["~seed", "seed=4"]) or []
@@ -516,6 +521,7 @@ class TestKinds:
     def test_a_number_with_an_exponent_may_be_a_text(self, composer):
         assert composer.config("train.learning_rate='1e-4'").train.learning_rate == 1e-4
 
+    @pytest.mark.slow
     def test_the_message_says_what_it_must_be(self, problems, settings):
         own = {key: node for key, node in settings.items() if "/" not in key}
         asked = {

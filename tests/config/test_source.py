@@ -50,6 +50,7 @@ def change(package: Path, name: str, old: str, new: str) -> None:
     (package / name).write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_digest_of_the_package(tmp_path):
     copy = Path(shutil.copytree(PACKAGE, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("__pycache__")))
     assert source.digest_of(copy) == source.digest()
@@ -74,6 +75,7 @@ def test_a_corrected_docstring_of_a_function_keeps_it(package, digest):
     assert source.digest_of(package) == digest
 
 
+@pytest.mark.slow
 def test_a_function_that_is_only_its_docstring_is_still_there(package):
     file = package / "finetune" / "added.py"
     digests = []
@@ -108,6 +110,7 @@ def test_code_that_no_result_comes_from_keeps_it(package, digest, name):
     assert source.digest_of(package) == digest
 
 
+@pytest.mark.slow
 def test_all_that_a_run_imports_is_hashed_or_known_to_carry_only():
     """Followed from what assembles a run, and from what makes its tokens, through all imports."""
     hashed = {name_of(file) for file in source._files(PACKAGE)}

@@ -205,6 +205,7 @@ def test_a_store_that_cannot_be_written_does_no_harm(tmp_path):
     assert predicted(run, tmp_path / "file").source == history.FORMULAS
 
 
+@pytest.mark.slow
 def test_several_writers_lose_nothing(tmp_path):
     run = asked()
     context = multiprocessing.get_context("fork")

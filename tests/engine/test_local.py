@@ -94,6 +94,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.mark.slow
 def test_a_job_ends_alone_at_its_time_limit_with_what_it_started(tmp_path: Path, clock: Clock) -> None:
     def task() -> None:
         mailbox.post(tmp_path / "early", {"pid": start_a_process()})
@@ -157,6 +158,7 @@ def test_the_environment_is_that_of_now(engine: Engine, tmp_path: Path, monkeypa
     assert end_of(engine, "a").value is None
 
 
+@pytest.mark.slow
 def test_the_coordinators_environment_is_left_alone(tmp_path: Path) -> None:
     before = dict(os.environ)
     for start in ("forkserver", "spawn"):
@@ -209,6 +211,7 @@ def make_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: in
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
 
+@pytest.mark.slow
 def test_a_freed_slot_passes_its_gpus_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_visible(monkeypatch, "4,7,5,6", 8)
     with LocalEngine(slots=2, gpus_per_job=2) as engine:
@@ -329,6 +332,7 @@ def wait_for_sigterm(folder: Path) -> str:
     return "stopped"
 
 
+@pytest.mark.slow
 def test_sigterm_to_all_processes_lets_a_job_end_in_good_order(engine: Engine, tmp_path: Path) -> None:
     """As a scheduler sends it; a fork server that it ended would take its jobs' answers along."""
     engine.submit(Job("a", tmp_path, partial(wait_for_sigterm, tmp_path)))
@@ -344,6 +348,7 @@ def ignore_sigterm(folder: Path) -> None:
     run_until_told(folder)
 
 
+@pytest.mark.slow
 def test_a_job_that_ignores_sigterm_is_killed(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
     engine.submit(Job("a", tmp_path, partial(ignore_sigterm, tmp_path)))
@@ -399,6 +404,7 @@ def fork_server_pid() -> int:
     return os.getppid()
 
 
+@pytest.mark.slow
 def test_a_killed_fork_server_is_replaced(engine: Engine, tmp_path: Path) -> None:
     engine.submit(Job("a", tmp_path / "a", fork_server_pid))
     server = end_of(engine, "a").value
@@ -486,6 +492,7 @@ def test_a_preload_that_fails_is_an_error_at_submit(tmp_path: Path) -> None:
     assert "Preloading must not fail, but the process that imports broken ended" in result
 
 
+@pytest.mark.slow
 def test_a_server_starts_when_it_is_asked_to_or_with_the_first_job(tmp_path: Path) -> None:
     result = coordinate(
         """

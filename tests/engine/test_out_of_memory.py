@@ -28,6 +28,7 @@ def _killed(vmstat: Path, kills: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_what_the_system_has_ended_is_told_from_what_somebody_has(tmp_path: Path, monkeypatch) -> None:
     vmstat = tmp_path / "proc" / "vmstat"
     vmstat.parent.mkdir()

@@ -82,6 +82,7 @@ def test_a_note_counts_the_prompts_near_the_end_of_the_context(notes, name):
     assert notes(small(name), rows) == []
 
 
+@pytest.mark.slow
 def test_a_context_that_no_config_states_is_found_out(notes):
     model = small("gpt2")
     model.config.n_positions = -1

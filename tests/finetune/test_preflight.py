@@ -39,6 +39,7 @@ def test_a_sound_config_has_fingerprints_and_no_problems(check):
     assert len(Prepared.load(found.data_folder).train) == 8
 
 
+@pytest.mark.slow
 def test_a_template_that_ends_no_answer_is_named(check, tmp_path):
     shutil.copytree(pretrained.locate("embedded:tiny"), tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").write_text(
@@ -48,6 +49,7 @@ def test_a_template_that_ends_no_answer_is_named(check, tmp_path):
     assert note.startswith("the chat template writes nothing after an answer, which does not tell where it ends")
 
 
+@pytest.mark.slow
 def test_what_goes_to_trl_is_checked_with_the_rest(check):
     found = check(max_length=4096, train={"sft": {"output_dir": "x"}})
     assert [problem.split()[0] for problem in found.problems] == ["train.sft.output_dir", "data.max_length"]
@@ -65,6 +67,7 @@ def test_a_local_folder_is_the_same_model_under_another_name(check, tmp_path):
     assert found.model_fingerprint == check().model_fingerprint
 
 
+@pytest.mark.slow
 def test_all_problems_come_at_once(check):
     problems = check(
         lora={"target_modules": ["q_proj", "c_attn", "lm_head"]},
@@ -94,6 +97,7 @@ def test_modules_may_be_named_in_many_ways(check, names):
     assert check(lora={"target_modules": names}).problems == ()
 
 
+@pytest.mark.slow
 def test_without_a_chat_template_pairs_are_written_plainly_and_chats_refused(check, tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(pretrained.locate("embedded:tiny"), folder)
@@ -117,6 +121,7 @@ def test_a_prompt_longer_than_the_context_is_found_before_anything_runs(check, t
     assert "data.max_length must leave room for what is learnt, but is 128" in problem
 
 
+@pytest.mark.slow
 def test_notes_count_what_was_dropped_and_cut(check, tmp_path):
     rows = [*pairs(6) * 2, {"prompt": "?", "completion": "y" * 180}]
     path = write_rows(tmp_path / "rows.jsonl", rows)
@@ -156,12 +161,14 @@ def test_added_tokens_make_other_tokens_of_the_same_data(check):
     assert len(other) < len(one)
 
 
+@pytest.mark.slow
 def test_a_note_names_added_tokens_that_no_example_holds(check):
     assert check(base={"added_tokens": ["<think>", "Write", "</think>"]}).notes == (
         "no training example holds <think>, </think>, so nothing is learnt of these added tokens",
     )
 
 
+@pytest.mark.slow
 def test_added_tokens_that_cannot_be_trained_as_asked_are_found(check):
     (known,) = check(base={"added_tokens": ["a"]}).problems
     assert known.startswith("model.added_tokens must be new to the model, but embedded:tiny has a already.")
@@ -174,6 +181,7 @@ def test_added_tokens_that_cannot_be_trained_as_asked_are_found(check):
     assert "0 to 259, but holds 260" in beyond
 
 
+@pytest.mark.slow
 def test_what_the_weights_lack_and_what_peft_would_refuse_is_found(check, copy):
     owned, unknown = check(lora={"peft": {"r": 8, "exclude_module": ["q_proj"]}}).problems
     assert owned == "lora.peft.r must be left out: lora.r sets it. Use lora.r."
@@ -206,6 +214,7 @@ class TestBadRows:
             problem == f"data.path={path}, line 7: completion must not be empty. data.on_bad_rows=drop leaves it out."
         )
 
+    @pytest.mark.slow
     def test_they_are_left_out_and_named_on_request(self, check, path, tmp_path):
         settings = {"name": "file", "train_size": None, "eval_size": 2, "on_bad_rows": "drop"}
         found = check(path=path, **settings)
@@ -298,6 +307,7 @@ def described(tmp_path):
     return described
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_weights(check, described):
     whole, found = check(), check(base=described(tokenizer=True), weights=False)
     assert found.problems == found.notes == ()
@@ -307,6 +317,7 @@ def test_a_plan_needs_no_weights(check, described):
     assert problem.startswith("model.path must have its weights as safetensors, but")
 
 
+@pytest.mark.slow
 def test_a_plan_without_a_tokenizer_says_what_it_took_for_the_rows(check, described):
     found = check(base=described(tokenizer=False) | {"added_tokens": ["<new>"]}, weights=False)
     assert found.problems == ()

@@ -111,6 +111,7 @@ def test_runs_of_older_versions_have_no_plan_and_it_is_said():
     assert "Guessed: a; b." in tables.of(study(one(0, facts={"plan": {"guesses": ["a", "b"]}})))["facts"].about
 
 
+@pytest.mark.slow
 def test_the_plot_has_the_runs_beside_the_diagonal_and_says_what_it_leaves_out():
     made = study(*(one(number) for number in range(4)), one(4, status=Status.PRUNED))
     [plot] = [plot for plot in plots.draw(made).plots if plot.name == "plan-and-facts"]

@@ -78,6 +78,7 @@ def test_a_planted_difference_is_found_and_has_no_known_cause(run, reproduce):
     assert document["restoring"] == "pip install torch==1.0"
 
 
+@pytest.mark.slow
 def test_data_that_was_edited_is_refused_before_training(run, here, reproduce):
     write_rows(here / "rows.jsonl", [*pairs(23), {"prompt": "?", "completion": "another"}])
     code, out, err = reproduce(run.path)

@@ -201,6 +201,7 @@ def test_a_store_that_cannot_be_written_is_said_each_time(folder):
     assert found.problems[0].startswith("store must be where files can be written, but ")
 
 
+@pytest.mark.slow
 def test_adapters_that_were_checked_one_by_one_are_known_together(folder):
     other = LoraConf(r=8, alpha=16.0)
     assert known.of(subject(folder, adapters=[other])).problems == ()
@@ -208,6 +209,7 @@ def test_adapters_that_were_checked_one_by_one_are_known_together(folder):
     assert known.preflight(subject(folder, adapters=[other])) is not None
 
 
+@pytest.mark.slow
 def test_tokens_that_are_damaged_are_written_again(made, folder):
     cut("runs/.tokens/*/train/*.arrow")(folder)
     found = known.of(subject(folder))

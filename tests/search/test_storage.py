@@ -59,6 +59,7 @@ def complete() -> Outcome:
     return Outcome(Status.COMPLETE, {"eval/loss": 1.0})
 
 
+@pytest.mark.slow
 def test_a_locked_study_is_waited_for(
     opened: Opener, database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ class TestTheSameKeyTwice:
         (ran,) = here.sweep(one, two)
         assert (ran.verify.tolerances["float32"].mean_kl, ran.verify.tolerances["float16"].mean_kl) == (1, 2)
 
+    @pytest.mark.slow
     def test_an_added_list_of_seeds_is_no_axis(self, here):
         assert [config.seed for config in here.sweep("lora.r=4", "++seed=0,1")] == [0, 1]
         assert len(here.trials()) == 1

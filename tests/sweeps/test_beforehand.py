@@ -45,6 +45,7 @@ def _batches(configs: list[Config]) -> list[tuple[int, int]]:
 
 
 class TestConstraints:
+    @pytest.mark.slow
     def test_a_point_that_breaks_one_is_left_out_and_shown(self, here, capsys):
         limited = _limited('plan/seconds:"<=300"')
         assert ranks(here.sweep("lora.r=4,8,2", limited)) == [4, 2]
@@ -154,6 +155,7 @@ class TestMemory:
         assert _batches(here.sweep("lora.r=8", "seed=0,1")) == [batch, batch]
         assert here.sweep("lora.r=8", "seed=0,1") == []
 
+    @pytest.mark.slow
     def test_a_budget_counts_what_a_halved_run_takes(self, here, monkeypatch):
         def planned(config: Config, *_: object) -> Prediction:
             return dataclasses.replace(_planned(config), seconds=3600.0 * config.train.batch_size)
@@ -184,6 +186,7 @@ class TestMemory:
         assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == "skipped"
         assert here.sweep("lora.r=8,4", "hydra.sweeper.on_oom=skip", act=act) == []
 
+    @pytest.mark.slow
     def test_a_process_that_the_system_has_ended_was_out_of_memory(self, here, capsys):
         def act(config: Config) -> Outcome:
             if config.train.batch_size > 2:
@@ -208,6 +211,7 @@ class TestMemory:
         assert json.loads(here.study.leaderboard.read_text())[-1]["status"] == status
         assert here.tracker.runs["run0"].status is Status.FAILED
 
+    @pytest.mark.slow
     def test_fail_names_all_that_do_not_fit_and_starts_nothing(self, here, monkeypatch):
         _has(monkeypatch, 2.5)
         with pytest.raises(UsageError) as refused:
@@ -237,6 +241,7 @@ def test_another_word_for_on_oom_is_refused(here):
         here.sweep("lora.r=4", "hydra.sweeper.on_oom=maybe")
 
 
+@pytest.mark.slow
 def test_a_budget_of_less_than_one_run_is_refused(here):
     with pytest.raises(UsageError, match=r"must be enough for one run, but is 0\.05, and the smallest needs 0\.0667"):
         here.sweep("lora.r=4,8", "hydra.sweeper.budget={cpu_hours:0.05}")

@@ -59,6 +59,7 @@ def _spent(here: Stage) -> float:
 
 
 class TestGrid:
+    @pytest.mark.slow
     def test_no_run_starts_that_would_pass_it_but_a_smaller_one_may(self, here, clock, capsys):
         assert ranks(here.sweep("lora.r=4,8,3,1", _budget(9), act=clock.runs())) == [4, 3, 1]
         said = "hydra.sweeper.budget: 8 of 9 CPU hours spent; the next run needs 8 by the plan; the same command with"
@@ -103,6 +104,7 @@ class TestGrid:
 
 
 class TestSpent:
+    @pytest.mark.slow
     def test_it_is_in_the_leaderboard_the_tracker_and_the_last_lines(self, here, clock, capsys):
         priced = "hydra.sweeper.budget={cpu_hours:9,cost_per_hour:2.5}"
         here.sweep("lora.r=4,2", priced, act=clock.runs())

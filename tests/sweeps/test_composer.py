@@ -27,6 +27,7 @@ class TestPoints:
     def test_the_command_line_changes_a_preset(self, here):
         assert ranks(here.sweep("sweeps=rank_ladder", "lora.r=4,64")) == [4, 64]
 
+    @pytest.mark.slow
     def test_fields_of_libraries_are_axes_like_any_other_setting(self, here, monkeypatch):
         """The preflight sees an interval's high end too: what it must be is known to the library alone."""
         check, seen = preflight.check_all, []

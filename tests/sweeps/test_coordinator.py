@@ -124,6 +124,7 @@ class TestFailure:
         rows = json.loads(here.study.leaderboard.read_text())
         assert [row["status"] for row in rows] == ["complete", "diverged"]
 
+    @pytest.mark.slow
     def test_a_cause_with_brackets_is_printed_as_it_is(self, here, capsys):
         with pytest.raises(RunFailed, match=r"\[/b\]"):
             here.sweep("lora.r=4", act=lambda config: Outcome(Status.FAILED, cause="shape [/b] is wrong"))
@@ -196,6 +197,7 @@ def test_every_trial_is_told_exactly_once(here, monkeypatch):
     assert len(here.trials()) == 9  # oom, failed and the one without an outcome came again
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_ctrl_c_that_python_drops_is_not_lost(here):
     """An exception inside a finaliser goes nowhere; this one comes between two trials."""

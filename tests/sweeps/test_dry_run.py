@@ -90,6 +90,7 @@ def plan(here: Stage, monkeypatch) -> Callable[..., PlannedSweep]:
 
 
 class TestPlan:
+    @pytest.mark.slow
     def test_each_point_has_its_parameters_memory_and_time(self, plan, capsys):
         found = plan("lora.r=4,8", "seed=0,1", "verify=none", slots=3)
         assert [point.trainable for point in found.points] == [4_000_000, 8_000_000]
@@ -121,6 +122,7 @@ class TestPlan:
         assert {point.point["train.learning_rate"] for point in found.points} == {"tag(log,interval(1e-05,0.1))"}
         assert found.time.seconds == pytest.approx(6 * found.points[2].seconds)
 
+    @pytest.mark.slow
     def test_a_later_stage_takes_at_most_as_much_as_its_largest_point(self, plan, capsys):
         stages = "hydra.sweeper.stages=[{name:a,params:{lora.r:'4,8'}},{name:b,params:{lora.r:'16,32'}}]"
         found = plan(stages, "verify=none")
@@ -130,6 +132,7 @@ class TestPlan:
         assert later.seconds == pytest.approx(2 * found.points[1].seconds, rel=0.5)
         assert "of runs" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_each_remedy_does_what_it_says(self, plan, capsys):
         asked = ("lora.r=4,8", "train.batch_size=64", "verify=none")
         found = plan(*asked, memory="15GB")
@@ -142,6 +145,7 @@ class TestPlan:
             assert again.memory.predicted == pytest.approx(remedy.memory_bytes, rel=0.02)
         assert not Path("multirun").exists() or not list(Path("multirun").glob("*/preflight"))
 
+    @pytest.mark.slow
     def test_a_point_that_breaks_a_constraint_takes_nothing(self, plan, capsys):
         limited = 'hydra.sweeper.constraints={params/trainable:"<=5e6"}'
         found, alone = plan("lora.r=4,8", "verify=none", limited), plan("lora.r=4", "verify=none")
@@ -159,6 +163,7 @@ class TestPlan:
         assert [point.left_out is None for point in found.points] == [True, False, False]
         assert found.time.seconds == pytest.approx(6 * found.points[0].seconds)
 
+    @pytest.mark.slow
     def test_what_does_not_fit_starts_with_smaller_batches_and_remedies_stay(self, plan, capsys):
         found = plan("train.batch_size=64,2", "verify=none", memory="15GB")
         assert [point.halvings > 0 for point in found.points] == [True, False]
@@ -174,6 +179,7 @@ class TestPlan:
         printed = capsys.readouterr().out
         assert 0 < printed.index("the largest run fits with") < printed.index("this sweep is refused: ")
 
+    @pytest.mark.slow
     def test_runs_that_a_budget_has_no_room_for_do_not_start(self, plan):
         each = plan("lora.r=4", "verify=none").time.seconds / 3600
         few = f"hydra.sweeper.budget={{cpu_hours:{each * 2.5},cost_per_hour:2}}"

@@ -15,6 +15,7 @@ from tests.stage import trains
 
 
 class TestOneCoordinator:
+    @pytest.mark.slow
     def test_a_second_one_is_refused_before_it_asks(self, here):
         here.sweep("lora.r=4")
         with (
@@ -54,6 +55,7 @@ def test_a_sweep_that_is_refused_leaves_no_study(here, monkeypatch, setting, sai
     assert not Path("deep").exists()
 
 
+@pytest.mark.slow
 def test_a_refused_start_leaves_what_an_earlier_one_has_done(here):
     here.sweep("lora.r=4")
     with pytest.raises(UsageError, match="made for another"):

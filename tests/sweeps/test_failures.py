@@ -114,6 +114,7 @@ def test_a_database_that_cannot_be_written_is_a_problem(
     assert problem.startswith("track.uri must")
 
 
+@pytest.mark.slow
 def test_a_config_and_a_sweep_do_not_go_together(tmp_path: Path) -> None:
     done = train(tmp_path, "-m", "--cfg", "job", "lora.r=4,8")
     assert done.returncode == 2

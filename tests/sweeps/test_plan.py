@@ -17,6 +17,7 @@ def test_a_folder_that_cannot_be_written_is_named(here):
     assert here.ran == []
 
 
+@pytest.mark.slow
 def test_the_preflights_problems_end_the_sweep_each_is_reported_once(here):
     seen = SimpleNamespace(problems=("no such model", "no such module"))
     with pytest.raises(UsageError) as caught:

@@ -136,6 +136,7 @@ class TestLostProcesses:
             here.sweep("lora.r=4", "hydra.sweeper.retries=2", act=act)
         assert ranks(here.ran) == [4, 4, 4]
 
+    @pytest.mark.slow
     def test_an_eviction_after_progress_does_not_count(self, here, capsys):
         """Preemption may come any number of times, but what never gets to its next checkpoint would go on forever."""
 
@@ -210,6 +211,7 @@ def test_a_run_whose_folder_another_sweep_took_is_waited_for(here, monkeypatch):
     assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE]
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_had_not_deleted_goes(here):
     def act(config: Config) -> Outcome:
         (folder,) = (RunFolder(path) for path in Path("runs").iterdir())

@@ -38,6 +38,7 @@ def test_a_dry_run_returns_no_trials_but_where_they_would_be(here: Stage) -> Non
 class TestConstraints:
     SMALL = 'hydra.sweeper.constraints={params/trainable:"<=400"}'
 
+    @pytest.mark.slow
     def test_the_best_keeps_to_them(self, here, capsys):
         here.sweep("lora.r=2,4,8", self.SMALL)
         best, second, broken = json.loads(here.study.leaderboard.read_text())

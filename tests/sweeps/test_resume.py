@@ -19,6 +19,7 @@ from tests.stage import RATE, SEEN, interrupts_at, leave, ranks, trains
 
 
 class TestFresh:
+    @pytest.mark.slow
     def test_an_answer_of_earlier_trials_is_gone_from_the_start(self, here):
         here.sweep("lora.r=4,8")
         assert here.study.leaderboard.exists()
@@ -29,6 +30,7 @@ class TestFresh:
 
 
 class TestReuse:
+    @pytest.mark.slow
     def test_the_same_command_again_trains_nothing_and_says_the_same(self, here, capsys):
         """What the study has trained itself is not "reused" at its next start: a report would have no time for it."""
         here.sweep("lora.r=4")
@@ -43,6 +45,7 @@ class TestReuse:
         assert study.leaderboard.read_bytes() == first
         assert len(here.trials(study)) == 2
 
+    @pytest.mark.slow
     def test_a_copied_store_does_not_change_what_is_reused(self, here, capsys):
         """What was reused is noted with the trial: times of files are lost in a copy, and differ between machines."""
         here.sweep("lora.r=4")

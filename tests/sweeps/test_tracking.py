@@ -24,6 +24,7 @@ from tests.stage import fails_at, interrupts_at, ranks
 
 
 class TestTracking:
+    @pytest.mark.slow
     def test_a_parent_and_a_child_for_each_trial(self, here, capsys):
         here.sweep("lora.r=4,8")
         parent, *children = here.tracker.runs.values()
@@ -131,10 +132,12 @@ class TestTracking:
         parent, child = here.tracker.runs.values()
         assert parent.metrics["eval/loss"] == child.metrics["eval/loss"]
 
+    @pytest.mark.slow
     def test_a_history_that_the_run_had_not_sent_is_whole_in_the_end(self, here):
         here.sweep("lora.r=8")  # simulated runs write their mailbox alone
         assert here.tracker.runs["run1"].history["train/loss"] == {1: 2.5}
 
+    @pytest.mark.slow
     def test_what_a_lost_tracker_has_in_part_is_completed_by_sync(self, here, monkeypatch, capsys):
         def lost(*_):
             raise TrackerLostError("it is away")
@@ -159,6 +162,7 @@ class TestTracking:
         assert len(here.tracker.runs) == 3
         assert repr(children) == before
 
+    @pytest.mark.slow
     def test_one_run_alone_waits_for_a_tracker_that_halts(self, here, monkeypatch):
         """As a server under SIGSTOP does. The others' processes are not to wait for it; the sweep sends them later."""
         goes_on, sent = threading.Event(), RunRecord.send
@@ -178,6 +182,7 @@ class TestTracking:
         assert [assignment.opening is None for assignment in here.assigned] == [False, True, True]
         assert {run.status for run in here.tracker.runs.values()} == {Status.COMPLETE}
 
+    @pytest.mark.slow
     def test_a_run_that_was_refused_leaves_the_sweeps_own_end_as_it_is(self, here, monkeypatch, capsys):
         def refuses(*_):
             raise TrackError("no artifacts today")
@@ -207,6 +212,7 @@ class TestTracking:
             assert said in capsys.readouterr().err
         assert here.study.untracked.exists()
 
+    @pytest.mark.slow
     def test_a_run_that_has_tracked_itself_is_left_alone(self, here):
         here.returned = task.Ran(Status.COMPLETE, is_tracked=True)
         here.sweep("lora.r=8")
@@ -224,6 +230,7 @@ class TestTracking:
         assert second.history["train/loss"] == {1: 2.5}
         assert second.metrics["eval/loss"] == here.tracker.runs["run1"].metrics["eval/loss"]
 
+    @pytest.mark.slow
     def test_a_failed_trial_says_why(self, here):
         with pytest.raises(RunFailed):
             here.sweep("lora.r=4", act=fails_at(4))

@@ -93,6 +93,7 @@ def test_it_is_checked_before_it_counts_and_asked_as_its_users_load_it(uri, entr
     assert asked == [Said(["said! a 7", "said! b 7"], logits=[])]
 
 
+@pytest.mark.slow
 def test_nothing_that_is_pickled_is_kept(uri, entry, tmp_path):
     version, _ = Registry(uri).register(entry, lambda model: None)
     source = MlflowClient(uri).get_model_version("echo", version).source
@@ -119,6 +120,7 @@ def test_a_check_that_fails_leaves_the_versions_and_aliases_that_there_were(uri,
     assert pointed_at(uri) == first
 
 
+@pytest.mark.slow
 def test_what_a_killed_promotion_left_is_deleted(uri, entry):
     client = MlflowClient(uri)
     client.create_registered_model("echo")
@@ -129,6 +131,7 @@ def test_what_a_killed_promotion_left_is_deleted(uri, entry):
     assert numbers(uri) == [2, 3]
 
 
+@pytest.mark.slow
 def test_an_alias_moves_and_says_from_where(uri, entry):
     opened = Registry(uri)
     first, _ = opened.register(entry, lambda model: None)

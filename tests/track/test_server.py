@@ -169,6 +169,7 @@ def test_without_a_sweep_it_serves_and_says_what_makes_one(tmp_path, empty_store
         ends_cleanly(ui, signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_without_a_database_it_says_what_makes_one(tmp_path):
     message = refused(tmp_path)
     assert str(tmp_path / "mlflow.db") in message
@@ -176,6 +177,7 @@ def test_without_a_database_it_says_what_makes_one(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_named_with_a_remedy(tmp_path):
     (tmp_path / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -183,11 +185,13 @@ def test_a_taken_port_is_named_with_a_remedy(tmp_path):
         assert f"--port {port + 1}" in refused(tmp_path, "--port", port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["mlruns", "postgresql://me:hunter2@database/mlflow", "http://127.0.0.1:1"])
 def test_an_address_that_cannot_be_served_is_refused(tmp_path, uri):
     assert "hunter2" not in refused(tmp_path, "--uri", uri)
 
 
+@pytest.mark.slow
 def test_it_starts_without_anything_heavy():
     script = "import sys; from lowrung.__main__ import parser; parser(); print(*sys.modules)"
     ended = subprocess.run(

@@ -15,6 +15,7 @@ def prompts(examples):
     return [example.messages[0]["content"] for example in examples]
 
 
+@pytest.mark.slow
 @EMBEDDED
 def test_train_and_eval_share_nothing(name):
     corpus = load(name=name, train_size=500, eval_size=100)
@@ -57,6 +58,7 @@ def with_src():
     return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
 
 
+@pytest.mark.slow
 def test_docstrings_are_sentences_of_people():
     examples = load(name="docstrings", train_size=2000, eval_size=100).train
     completions = [example.messages[1]["content"] for example in examples]
@@ -65,6 +67,7 @@ def test_docstrings_are_sentences_of_people():
     assert len(set(completions)) == len(completions)
 
 
+@pytest.mark.slow
 def test_docstrings_do_not_depend_on_where_python_lies():
     examples = load(name="docstrings", train_size=None, eval_size=1).train
     assert len(examples) > 3000
@@ -169,6 +172,7 @@ class TestMixture:
             "data.sources[1]",
         ]
 
+    @pytest.mark.slow
     def test_a_mixture_of_embedded_tasks(self):
         sources = [source(name="docstrings", weight=1), source(name="number_words", weight=1)]
         corpus = load(name="mixture", sources=sources, train_size=30, eval_size=10)

@@ -52,6 +52,7 @@ class TestClock:
     def test_it_stands_wherever_a_template_asks(self, filled, source):
         assert filled(source, date="1999-12-31").text(HI) == "1999"
 
+    @pytest.mark.slow
     def test_whether_an_example_depends_on_it_is_tried(self, filled):
         example = Example.pair("Hi", "Hello")
         assert filled(DATED).asks_for_the_date(example)

@@ -166,6 +166,7 @@ def test_the_gate_is_silent_about_rows_that_are_filled(untied, tmp_path):
     assert said == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "expected"), [("untied", ["model.embed_tokens", "lm_head"]), ("tied", ["model.embed_tokens"])]
 )
@@ -210,6 +211,7 @@ def test_fault_the_adapter_forgets_that_it_trained_rows(untied, tmp_path, lost):
     ]
 
 
+@pytest.mark.slow
 def test_fault_one_row_that_no_example_shows_is_another(untied, tmp_path):
     """The gate has each token read, whether or not it is in the held-out examples."""
     folder = untied.copy(tmp_path)
@@ -234,6 +236,7 @@ def test_fault_the_adapter_s_tokenizer_is_saved_without_them(which, tmp_path, re
     assert failures[1].startswith("reloaded adapter: it must load on its base, but IndexError")
 
 
+@pytest.mark.slow
 def test_fault_the_merged_model_s_tokenizer_is_saved_without_them(untied, tmp_path, monkeypatch):
     untied.copy(tmp_path)
     save = merge.save
@@ -308,6 +311,7 @@ def test_fault_the_merge_unties_the_head(tied, tmp_path, monkeypatch):
     ] * 2
 
 
+@pytest.mark.slow
 def test_fault_a_model_that_was_trained_whole_is_saved_without_their_rows(tmp_path):
     trained, evidence = train(tmp_path, is_full=True)
     folder, limits = tmp_path / "adapter", {"tolerances": TOLERANCES, "evidence": evidence, "base": TINY}
@@ -349,6 +353,7 @@ def test_a_base_without_the_tokens_is_refused(which, request):
         compatibility.check(adapter, dataclasses.replace(one.base, added_tokens=[]))
 
 
+@pytest.mark.slow
 def test_a_base_without_the_tokens_is_refused_where_matrices_were_trained_whole(tmp_path):
     train(tmp_path, lora=BOTH)
     adapter = files.read(tmp_path / "adapter")

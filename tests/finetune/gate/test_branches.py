@@ -59,6 +59,7 @@ def test_answers_and_branches_of_other_lengths_are_given_row_by_row():
     assert len(together.logits) == sum(label != -100 for each in ROWS for label in each["labels"])
 
 
+@pytest.mark.slow
 def test_a_model_that_remembers_what_it_read_reads_them_apart():
     small: dict[str, Any] = {**architectures.TOKENS, "hidden_size": 32}
     heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}

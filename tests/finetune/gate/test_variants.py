@@ -140,6 +140,7 @@ def test_a_part_of_a_base_in_16_bits_is_taken_out_without_rounding_it_anew(tmp_p
     assert distance(trained, logits(own, rows)) > 1
 
 
+@pytest.mark.slow
 def test_mica_trains_a_alone(tmp_path):
     trained, _, _ = train(tmp_path, TINY, lora={"init": "mica"})
     untrained = pretrained.load_base(TINY, pretrained.device())  # the signs of singular vectors are the device's choice

@@ -102,6 +102,7 @@ def test_a_plain_adapter_passes(gate, tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
+@pytest.mark.slow
 def test_base_and_adapter_are_read_once_and_the_bases_file_stays_as_it_is(gate, monkeypatch, tmp_path):
     """What is merged into lies in memory as the base's own file, mapped; a change of it is this process's alone."""
     loads = []
@@ -178,6 +179,7 @@ def test_the_merged_model_is_kept_on_request_and_serves_by_itself(gate, trained,
     assert tokenizer.decode(tokenizer("one two")["input_ids"]) == "one two"
 
 
+@pytest.mark.slow
 def test_fault_the_saved_scaling_is_wrong(gate, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path)
     rewrite_config(folder, lora_alpha=2 * training.LORA["alpha"])
@@ -199,6 +201,7 @@ def test_fault_the_merge_scales_wrongly(gate, monkeypatch):
     assert any(failure.startswith("merged in bfloat16: mean KL") for failure in result.failures)
 
 
+@pytest.mark.slow
 def test_fault_the_adapter_is_ignored(gate, trained, tmp_path):
     """Every comparison between its copies would pass; the control and the reload see it."""
     folder = copy_of(trained[0], tmp_path)
@@ -393,6 +396,7 @@ def test_a_model_whose_numbers_alone_are_beyond_float16_fails_too(gate, tmp_path
     assert result.computed_in == {"float32": "float32", "float16": "float16" if has else "float32"}
 
 
+@pytest.mark.slow
 def test_no_precision_is_blamed_for_what_float32_has_too(gate, monkeypatch):
     monkeypatch.setattr(merge, "merge", lambda peft_model: peft_model.unload())
     failures = gate().failures

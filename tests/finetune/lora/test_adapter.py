@@ -29,6 +29,7 @@ def layers(model):
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", [1, 16])
 def test_lora_has_r_times_in_plus_out_parameters_per_linear_layer(r):
     # SmolLM2-135M, by module: (in, out) from its config.
@@ -47,6 +48,7 @@ def test_lora_has_r_times_in_plus_out_parameters_per_linear_layer(r):
     assert count.total - count.trainable == 134_515_008
 
 
+@pytest.mark.slow
 def test_smollm2_at_rank_8():
     count = count_parameters(attached(SMOLLM2))
     assert count.trainable == 2_442_240
@@ -59,6 +61,7 @@ def test_gpt2_small_counts_its_conv1d_layers():
     assert (one.trainable, both.trainable) == (294_912, 811_008)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("use_rslora", "scaling"), [(False, 16 / 4), (True, 16 / 2)])
 def test_scaling_is_alpha_over_r_or_over_its_root(use_rslora, scaling):
     model = attached(SMOLLM2, r=4, alpha=16.0, use_rslora=use_rslora)
@@ -66,6 +69,7 @@ def test_scaling_is_alpha_over_r_or_over_its_root(use_rslora, scaling):
     assert scalings == {scaling}
 
 
+@pytest.mark.slow
 def test_ranks_are_those_that_are_trained():
     ranks = adapter.ranks(attached(SMOLLM2, r=4, alpha=8.0, rank_pattern={"q_proj": 16}, alpha_pattern={"v_proj": 2.0}))
     assert len(ranks) == 210

@@ -54,6 +54,7 @@ def inputs_at_learnt_tokens(rows, name):
 
 
 class TestEva:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj"])
     def test_directions_explain_as_much_as_a_full_decomposition_can(self, rows, name):
         directions = start_of_eva(rows)[name]
@@ -63,6 +64,7 @@ class TestEva:
         assert (centred @ directions.T).square().sum() > 0.999 * most
         assert torch.allclose(directions @ directions.T, torch.eye(len(directions)), atol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("pattern", [{}, {"q_proj": 2, "down_proj": 6}])
     def test_ranks_are_shared_out_anew(self, rows, pattern):
         lora = settings(rank_pattern=pattern)
@@ -72,6 +74,7 @@ class TestEva:
         assert all(got <= 2 * rank(lora, name) for name, got in given.items())
         assert len(set(given.values())) > 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("use_rslora", [False, True])
     def test_every_layer_keeps_its_scaling(self, rows, use_rslora):
         lora = settings(init="eva", use_rslora=use_rslora, alpha_pattern={"v_proj": 2.0})
@@ -81,6 +84,7 @@ class TestEva:
         for name, layer in adapted.items():
             assert layer.scaling["default"] == pytest.approx(whole / 4 if name.endswith("v_proj") else whole)
 
+    @pytest.mark.slow
     def test_a_layer_without_a_rank_is_not_adapted(self, rows):
         given = start_of_eva(rows, r=1, alpha=2.0)
         adapted = adapter.adapted_layers(adapter.attach(base(), settings(init="eva", r=1, alpha=2.0), rows))
@@ -88,6 +92,7 @@ class TestEva:
         assert len(given) < len(targets(base(), settings()))
 
 
+@pytest.mark.slow
 def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):
     model, name = base(), "model.layers.1.self_attn.q_proj"
     for batch in batches(rows):
@@ -100,6 +105,7 @@ def test_lora_ga_starts_with_the_singular_vectors_of_the_gradient(rows):
     assert torch.allclose((left[:, 4:8].T @ b).norm(), b.norm(), rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["lora_ga", "corda"])
 def test_what_is_taken_from_the_base_is_in_the_factors(rows, init):
     before = {name: tensor.clone() for name, tensor in base().named_parameters()}
@@ -111,6 +117,7 @@ def test_what_is_taken_from_the_base_is_in_the_factors(rows, init):
         assert torch.allclose(layer.get_delta_weight("default"), taken, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", DATA_DRIVEN)
 def test_the_pass_prints_its_progress(rows, init, capsys):
     adapter.attach(base(), settings(init=init), rows)
@@ -128,6 +135,7 @@ def test_a_layer_that_no_example_reaches_is_refused(init):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_computes_its_init_from_as_many_examples_as_are_set(tmp_path, capsys):
     training.fine_tune(tmp_path, lora={"init": "eva", "init_examples": 5}, max_steps=1, eval_steps=1)
     assert "lora.init=eva: 5 of 5 examples" in capsys.readouterr().out

@@ -91,6 +91,7 @@ def test_text_adapts_the_language_model_alone(wanted):
     assert all(name.startswith("model.language_model.") for name in adapted)
 
 
+@pytest.mark.slow
 def test_layers_beside_the_language_model_are_noted():
     (note,) = unadapted.notes(skeleton(MULTIMODAL["gemma4"]), lora(target_modules=r".*\.q_proj\.linear|.*\.q_proj"))
     assert note.startswith("1 linear layers that lora.target_modules means stay as they are, since text does not go")

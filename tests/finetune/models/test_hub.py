@@ -52,6 +52,7 @@ def refusal(base):
     return problem
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_found_by_its_id_and_loads(hub, cache, tiny):
     commit = hub.add("someone/tiny", tiny)
     base = ModelConf("someone/tiny")
@@ -150,6 +151,7 @@ def test_an_absent_repository_may_have_been_meant_as_a_folder(hub, tmp_path):
     assert "embedded:tiny" in problem
 
 
+@pytest.mark.slow
 def test_a_gated_model_names_its_licence_and_the_way_in(hub, tiny, monkeypatch):
     hub.add("someone/gated", tiny, token="the right one")
     assert refusal(ModelConf("someone/gated")) == (

@@ -63,6 +63,7 @@ def test_the_logits_are_near_those_of_the_plain_model(path, kind, least, most, d
     assert least < difference < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_loading_twice_gives_the_same_to_the_bit(path, kind):
@@ -126,6 +127,7 @@ def test_an_ordinary_model_is_only_cast():
 
 
 # bitsandbytes would repack 4-bit weights in the first evaluation where a CPU has AVX512-BF16, and lose the gradient.
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TINIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_evaluated_model_still_passes_gradients_on(path, kind):
@@ -142,6 +144,7 @@ def test_an_evaluated_model_still_passes_gradients_on(path, kind):
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_device_map_goes_with_it(kind):
     base = ModelConf("embedded:tiny", dtype="float32", quantization=kind)

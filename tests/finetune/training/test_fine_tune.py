@@ -71,6 +71,7 @@ def test_every_step_is_reported(trained):
         assert list(curve(reports, name)) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_repeats_are_equal_to_the_bit(tmp_path):
     runs = [training.fine_tune(tmp_path / name, lora={"dropout": 0.1}, max_steps=3)[0] for name in ("one", "two")]
     assert runs[0].metrics == runs[1].metrics

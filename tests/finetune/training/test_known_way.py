@@ -33,6 +33,7 @@ def measured(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_runs_at_other_rates_measure_once_and_train_to_the_same_result(tmp_path, measured):
     def metrics(folder, **changed):
         return training.fine_tune(folder, source=FEW, max_steps=2, lora={"dropout": 0.1}, **changed)[0].metrics

@@ -67,6 +67,7 @@ class TestScores:
         expected = 100 * math.exp(1 - 6 / 5) * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
         assert scores == pytest.approx({"bleu": expected})
 
+    @pytest.mark.slow
     def test_equal_texts_get_the_highest_scores(self):
         text = ["one two three four five"]
         scores = metrics.score(list(schema.METRICS), text, text).metrics

@@ -236,6 +236,7 @@ def test_trials_of_stages_and_broken_constraints_are_counted():
     assert "2 that break a constraint" in found["heat-map"].about
 
 
+@pytest.mark.slow
 def test_each_of_the_main_plots_says_of_which_stage_a_trial_is(tmp_path):
     record = studies.grid()
     stages = ["rate", "rank", "rate, <b>long name of a stage"]
