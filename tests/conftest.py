@@ -65,10 +65,11 @@ def _what_commands_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> Generator
 
 
 @pytest.fixture(autouse=True)
-def _logging_is_put_back() -> Generator[None]:
-    before = leftovers.Logging()
+def _logging_and_hydras_version_are_put_back() -> Generator[None]:
+    logs, version = leftovers.Logging(), leftovers.HydrasVersion()
     yield
-    before.put_back()
+    logs.put_back()
+    version.put_back()
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +124,7 @@ def store_in(empty_store: Path) -> Generator[Callable[[Path], str]]:
             engine.dispose()
 
 
-_FOUND = pytest.StashKey[tuple[dict[str, Any], leftovers.Logging]]()
+_FOUND = pytest.StashKey[tuple[dict[str, Any], leftovers.Logging, leftovers.HydrasVersion]]()
 """The process as the module found it whose tests run."""
 
 
@@ -158,7 +159,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Notes how the process is before a module's first test."""
-    item.session.stash.setdefault(_FOUND, (leftovers.seen(), leftovers.Logging()))
+    item.session.stash.setdefault(_FOUND, (leftovers.seen(), leftovers.Logging(), leftovers.HydrasVersion()))
     return (yield)
 
 
@@ -169,13 +170,14 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     After ten modules a walk would take 0.3 s again.
     """
     is_last = nextitem is None or _module(item) != _module(nextitem)
-    before, logs = item.session.stash[_FOUND]
+    before, logs, version = item.session.stash[_FOUND]
     try:
         yield
     finally:
         if is_last:
             del item.session.stash[_FOUND]
             logs.put_back()  # what fixtures of the whole module set up
+            version.put_back()
     if is_last:
         gc.collect()
         gc.freeze()

@@ -36,6 +36,24 @@ class Logging:
             logger.disabled = logger in self._disabled
 
 
+class HydrasVersion:
+    """The version base of Hydra, which outlasts it: by that its jobs change to their folder, or stay."""
+
+    def __init__(self) -> None:
+        self._base = _version_base()
+
+    def put_back(self) -> None:
+        """Has it so again; where Hydra has come since then, as it is in a fresh process."""
+        if module := sys.modules.get("hydra.version"):
+            base = module._UNSPECIFIED_ if self._base is None else self._base
+            module.VersionBase.instance().version_base = base  # asked for again: a job puts a copy in its place
+
+
+def _version_base() -> Any:
+    module = sys.modules.get("hydra.version")
+    return module.VersionBase.instance().version_base if module else None
+
+
 def _loggers() -> list[logging.Logger]:
     known = logging.root.manager.loggerDict.values()
     return [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
