@@ -156,6 +156,32 @@ def test_the_weights_in_each_precision(quantization):
     assert (more > 0) == (quantization != "none")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_the_head_and_its_logits_are_in_float32_beside_quantised_weights(dtype, quantization):
+    pytest.importorskip("bitsandbytes")
+    model = ModelConf("embedded:tiny", dtype=dtype, quantization=quantization)
+    base = pretrained.load_base(model, CPU)
+    if quantization != "none":
+        base = adapter.prepare_quantized(base, gradient_checkpointing=False)
+    logits = base(**{"input_ids": torch.arange(3, 9)[None]}).logits
+    given = dataclasses.replace(run(model=model), dtype=dtype)
+    assert formulas.full_bytes(given) == logits.element_size()
+    full = [each for each in base.parameters() if each.dtype not in (torch.int8, torch.uint8)]
+    without = dataclasses.replace(given.base, quantizable=given.base.parameters - sum(each.numel() for each in full))
+    held = formulas.weight_bytes(dataclasses.replace(given, base=without, device="cuda"))
+    assert held >= bytes_of(full)
+
+
+@pytest.mark.parametrize(("blocks", "measured"), [(24, (512 / 3980, 512 / 2708)), (32, (512 / 2230,))])
+def test_a_gpu_waits_for_python_in_a_small_step_as_long_as_was_measured(blocks, measured):
+    """Steps of 512 tokens on two hosts with an H200; the operations take a tenth of it."""
+    given = run(1)
+    given = dataclasses.replace(given, device="cuda", base=dataclasses.replace(given.base, layers=blocks), steps=1)
+    waiting = formulas.work(given).step_seconds
+    assert 0.7 * min(measured) < waiting < 1.3 * max(measured)
+
+
 def test_a_process_that_tracks_its_run_holds_mlflow_in_every_phase():
     given = formulas.memory(run())
     tracked = formulas.memory(dataclasses.replace(run(), is_tracking=True))

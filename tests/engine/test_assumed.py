@@ -11,7 +11,7 @@ def test_a_machine_is_taken_for_this_one_while_the_block_runs():
     before = gpus.visible(), memory.main(), signature.device_kind()
     with assume(Machine.of({"gpus": 2, "memory": "80GB"})):
         assert (gpus.visible(), gpus.problems(), signature.device_kind()) == (["0", "1"], [], "cuda")
-        assert memory.of_gpu() == memory.Room(80e9, None, "GPU memory")
+        assert memory.of_gpu() == memory.Room(80e9, None, "GPU memory", memory.CONTEXT)
     with assume(Machine.of({"gpus": 0, "memory": "64GB"})):
         assert (gpus.visible(), signature.device_kind()) == ([], "cpu")
         assert memory.main() == memory.Room(64e9, None, "main memory")

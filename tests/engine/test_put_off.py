@@ -23,7 +23,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == BITS}
     for name in ours:
         del sys.modules[name]
-    monkeypatch.setattr(put_off, "_ASKED", [])
+    monkeypatch.setattr(put_off._PutOff, "was_asked_for", False)
     cuda = SimpleNamespace(is_initialized=lambda: False, _is_in_bad_fork=lambda: False)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     package = tmp_path / BITS

@@ -41,7 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight cores and 16 GB, or two GPUs of 80 GB each."""
     monkeypatch.setattr("lowrung.engine.cores.usable_cores", lambda: 8)
     monkeypatch.setattr("lowrung.engine.memory.main", lambda: Room(16 * GB, None, "main memory"))
-    monkeypatch.setattr("lowrung.engine.memory.of_gpu", lambda: Room(80 * GB, None, "memory of the GPU"))
+    monkeypatch.setattr("lowrung.engine.memory.of_gpu", lambda: Room(80 * GB, None, "memory of the GPU", CONTEXT))
 
 
 def _settled(plan: Any, launcher: dict[str, Any], *, slots: int = 1, study: Any = None) -> tuple[int, int]:

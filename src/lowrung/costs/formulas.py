@@ -48,10 +48,11 @@ STATES = {
 """Numbers that an optimiser keeps for each parameter, by a part of its name in transformers: the first that fits."""
 
 LOGITS = 2
-"""Copies of a labelled token's logits in training, in the base's precision: they and their gradient."""
+"""Copies of a labelled token's logits in training, in the head's precision: they and their gradient."""
 
 SOFTMAX = {"cpu": 2**22, "cuda": 2**25}
-"""Numbers in float32 that are held beside them at most; see `lowrung.finetune.models.score.PIECE`."""
+"""Logits whose softmax is held beside them at once, in float32 (`lowrung.finetune.models.score`): on a CPU 17 MB; on a
+GPU, which computes a token's on one of its 132 multiprocessors (H200), those of 220 tokens with 152,000 words."""
 
 KEPT_LOGITS = 3
 """Copies of the gate's logits: of what was trained, of the base, and of the adapter."""
@@ -126,12 +127,20 @@ def _held(asked: Asked) -> float:
 
 def _in_full(asked: Asked) -> float:
     """The bytes of the weights that no quantisation holds in fewer bits."""
-    return (asked.base.parameters - asked.base.quantizable) * BYTES[asked.dtype]
+    return (asked.base.parameters - asked.base.quantizable) * full_bytes(asked)
+
+
+def full_bytes(asked: Asked) -> int:
+    """Of a number that is not quantised: PEFT puts what is beside quantised weights in float32, the head too."""
+    return 4 if asked.is_quantized else BYTES[asked.dtype]
 
 
 def _mapped_beside(asked: Asked) -> float:
     """Pages of a quantised base's file that no weight lies in any more; a GPU has none."""
-    return max(0.0, asked.base.stored_bytes - _in_full(asked)) if asked.device == "cpu" else 0.0
+    if asked.device != "cpu":
+        return 0.0
+    left = _in_full(asked) if asked.dtype == "float32" else 0.0  # else what is not quantised was put in float32
+    return max(0.0, asked.base.stored_bytes - left)
 
 
 def _beside_quantized(asked: Asked) -> float:
@@ -178,7 +187,7 @@ def logit_bytes(asked: Asked) -> float:
     """The head sees labelled tokens only, and the loss is computed in float32, piece by piece."""
     labelled = batch_tokens(asked) * asked.rows.mean_labelled / max(asked.rows.mean_tokens, 1)
     numbers = labelled * asked.base.vocabulary
-    return LOGITS * BYTES[asked.dtype] * numbers + 4 * min(numbers, SOFTMAX[asked.device])
+    return LOGITS * full_bytes(asked) * numbers + 4 * min(numbers, SOFTMAX[asked.device])
 
 
 def evaluation_bytes(asked: Asked) -> float:
@@ -189,7 +198,7 @@ def evaluation_bytes(asked: Asked) -> float:
     numbers = asked.base.vocabulary * asked.held_out.mean_labelled
     scored = min(asked.train.eval_batch_size, asked.held_out.rows) * numbers
     kept = asked.verify.prompts * numbers if asked.verify.enabled and asked.device == "cpu" else 0
-    return BYTES[asked.dtype] * scored + 2 * 4 * min(scored, SOFTMAX[asked.device]) + 4 * kept
+    return full_bytes(asked) * scored + 2 * 4 * min(scored, SOFTMAX[asked.device]) + 4 * kept
 
 
 def gate_bytes(asked: Asked) -> float:

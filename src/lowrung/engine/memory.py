@@ -17,7 +17,6 @@ ROOT = Path("/")
 SECONDS = 10.0
 """The longest that ``nvidia-smi`` may take: a driver that hangs must not hang a plan."""
 
-
 CONTEXT = 0.7e9
 """Bytes that CUDA takes of a card for each process, beside what is allocated there: 0.66 GiB on an H200 (CUDA 13.0)."""
 
@@ -30,11 +29,18 @@ class Room:
         total: bytes, or what of them this process may use.
         free: bytes that nothing uses now; None where that is not known.
         name: what it is, in words: ``main memory``.
+        context: bytes that each process takes of it beside what it allocates.
     """
 
     total: float
     free: float | None
     name: str
+    context: float = 0.0
+
+
+def of_device(kind: str) -> Room | None:
+    """Main memory for ``cpu``, else that of the smallest visible GPU; None where it is not known."""
+    return main() if kind == "cpu" else of_gpu()
 
 
 def main(root: Path = ROOT) -> Room | None:
@@ -145,7 +151,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, tuple[str, str, str, str]]]:
 def of_gpu() -> Room | None:
     """The memory of the smallest visible GPU; None where nvidia-smi does not say."""
     if (machine := MACHINE.get()) is not None:
-        return None if machine.memory is None else Room(machine.memory, None, "GPU memory")
+        return None if machine.memory is None else Room(machine.memory, None, "GPU memory", CONTEXT)
     found = [room for gpu in gpus.visible() if (room := _of_gpu(gpu))]
     return min(found, key=lambda room: room.total) if found else None
 
@@ -156,7 +162,8 @@ def _of_gpu(gpu: str) -> Room | None:
     answer = _asked(f"--id={gpu}", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
     try:
         name, total, used = answer.strip().rsplit(",", 2)
-        return Room(float(total) * 2**20, (float(total) - float(used)) * 2**20, f"GPU memory ({name.strip()})")
+        there, taken = float(total) * 2**20, float(used) * 2**20
+        return Room(there, there - taken, f"GPU memory ({name.strip()})", CONTEXT)
     except ValueError:  # "[N/A]", on machines whose GPU shares main memory
         return None
 
@@ -164,7 +171,7 @@ def _of_gpu(gpu: str) -> Room | None:
 def _of_slice(name: str) -> Room | None:
     """A part of a GPU (MIG): nvidia-smi lists it by its profile, such as ``MIG 1g.10gb``."""
     found = re.search(rf"MIG \S*?\.(\d+)gb.*{re.escape(name)}", _asked("-L"))
-    return Room(float(found[1]) * 2**30, None, "memory of the GPU's part") if found else None
+    return Room(float(found[1]) * 2**30, None, "memory of the GPU's part", CONTEXT) if found else None
 
 
 def _asked(*arguments: str) -> str:

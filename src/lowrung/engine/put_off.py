@@ -14,16 +14,16 @@ from typing import Any
 
 from lowrung.config.signature import BITS
 
-_ASKED = list[str]()
-"""What of bitsandbytes was asked for before `load`."""
-
 
 class _PutOff(ModuleType):
     """bitsandbytes before it is imported."""
 
+    was_asked_for = False
+    """Whether something was looked up in it before `load`."""
+
     def __getattr__(self, name: str) -> Any:
         """Imports it after all: what a library asks for while it is imported itself cannot wait."""
-        _ASKED.append(name)
+        _PutOff.was_asked_for = True
         _fill(self)
         return getattr(self, name)
 
@@ -46,7 +46,7 @@ def is_waiting() -> bool:
 
 def is_asked_for() -> bool:
     """Whether it had to be imported before `load`: then no job may be forked from this process."""
-    return bool(_ASKED)
+    return _PutOff.was_asked_for
 
 
 def load() -> None:

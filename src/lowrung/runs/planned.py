@@ -45,11 +45,12 @@ def too_large(config: Config, predicted: Prediction) -> str | None:
         predicted: what it is predicted to take.
     """
     device = signature.device_kind()
-    there = memory.main() if device == "cpu" else memory.of_gpu()
-    needed = predicted.that_must_fit(device).memory_bytes * (config.train.rank_count if device == "cpu" else 1)
-    if device != "cpu":
-        needed += memory.CONTEXT
-    if there is None or needed <= there.total or config.model.device_map is not None:
+    there = memory.of_device(device)
+    if there is None or config.model.device_map is not None:
+        return None
+    ranks = config.train.rank_count if device == "cpu" else 1
+    needed = predicted.that_must_fit(device).memory_bytes * ranks + there.context
+    if needed <= there.total:
         return None
     return (
         f"by the plan this run needs {size(needed)}, and there are {size(there.total)} of {there.name}: it may end for"

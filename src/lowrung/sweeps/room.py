@@ -54,7 +54,7 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
     per_trial = float(launcher.get("gpus_per_trial", 1))
     sharing = workers.sharing(launcher, slots) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
-    return _shared(memory.of_gpu(), sharing, spread, memory.CONTEXT)
+    return _shared(memory.of_gpu(), sharing, spread)
 
 
 def _is_elsewhere(launcher: Mapping[str, Any]) -> bool:
@@ -72,12 +72,11 @@ def _of_slurm(asked: object) -> object:
     return f"{text}iB" if text[-1:] in "KMGT" else f"{text}MiB"
 
 
-def _shared(device: memory.Room | None, at_once: int, devices: float, taken: float = 0.0) -> Room:
+def _shared(device: memory.Room | None, at_once: int, devices: float) -> Room:
     if device is None:
         return Room(None, None, "memory of the device", at_once)
-
-    def of_one(whole: float) -> float:
-        return max(0.0, (whole / at_once - taken) * devices)
-
-    free = None if device.free is None else of_one(device.free)
-    return Room(of_one(device.total), free, device.name, at_once)
+    total, free = (
+        None if whole is None else max(0.0, (whole / at_once - device.context) * devices)
+        for whole in (device.total, device.free)
+    )
+    return Room(total, free, device.name, at_once)

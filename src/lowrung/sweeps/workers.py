@@ -59,11 +59,10 @@ def _is_asked_for(launcher: Mapping[str, Any]) -> bool:
 def _by_plan(engine: LocalEngine, plan: Plan) -> tuple[int, str]:
     """How many runs the memory has room for, with a core each, and why, in words."""
     largest = _largest(plan, engine.threads)
-    device = memory.main() if signature.device_kind() == "cpu" else memory.of_gpu()
+    device = memory.of_device(signature.device_kind())
     if largest is None or device is None:
         return engine.slots, "the plan does not know what the runs need, or what there is"
-    beside = 0.0 if signature.device_kind() == "cpu" else memory.CONTEXT
-    fit = max(1, int(MARGIN * device.total / (largest + beside)))
+    fit = max(1, int(MARGIN * device.total / (largest + device.context)))
     slots = max(engine.slots, min(fit * engine.slots, cores.usable_cores()))
     why = f"by the plan the largest run needs {units.size(largest)}, and {MARGIN:g} of {units.size(device.total)}"
     return slots, f"{why} {device.name} are used"

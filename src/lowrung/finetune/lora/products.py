@@ -79,9 +79,8 @@ class _Update(torch.autograd.Function):
         rows, inner, weight, a, b = ctx.saved_tensors
         of_output = gradients[0].flatten(0, -2)
         exact = of_output.to(b.dtype)
-        of_inner = (b.T @ exact.T).mul_(
-            ctx.scaling
-        )  # as (rank, tokens): at rank 8 a quarter of the time of (tokens, rank)
+        # As (rank, tokens): at rank 8 that takes a quarter of the time of (tokens, rank).
+        of_inner = (b.T @ exact.T).mul_(ctx.scaling)
         of_b = (exact.T @ inner).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
         del exact
         of_a = of_inner @ rows.to(a.dtype) if ctx.needs_input_grad[3] else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowrung.costs.formulas import SOFTMAX
 from lowrung.finetune.models.head import Batch, LabelledLogits, Row, on_all_tokens
 
 
@@ -37,11 +38,6 @@ class Scores:
         return float(self.right.sum() / self.tokens.sum())
 
 
-PIECE = {"cpu": 2**22, "cuda": 2**25}
-"""Logits whose softmax is held at once, by the device: on a CPU 17 MB in float32; on a GPU, which computes a token's on
-one of its 132 multiprocessors (H200), those of 220 tokens with 152,000 words."""
-
-
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """The sum over tokens, in float32 (a bfloat16 softmax over 49,152 words loses three digits).
 
@@ -59,17 +55,14 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Each token's negative log-likelihood, without a gradient; see `negative_log_likelihood`."""
     with torch.no_grad():
-        return torch.cat(
-            [
-                functional.cross_entropy(logits[piece].float(), labels[piece], reduction="none")
-                for piece in _pieces(logits)
-            ]
-        )
+        pieces = [(logits[piece], labels[piece]) for piece in _pieces(logits)]
+        return torch.cat([functional.cross_entropy(part.float(), its, reduction="none") for part, its in pieces])
 
 
 def _pieces(logits: Tensor) -> Iterator[slice]:
+    """So many tokens that their softmax takes as much as the plan counts with."""
     tokens, words = logits.shape
-    size = max(1, PIECE.get(logits.device.type, PIECE["cuda"]) // words)
+    size = max(1, SOFTMAX["cpu" if logits.device.type == "cpu" else "cuda"] // words)
     for first in range(0, max(1, tokens), size):
         yield slice(first, first + size)
 
