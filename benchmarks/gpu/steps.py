@@ -20,7 +20,7 @@ from benchmarks.gpu import shapes
 from benchmarks.gpu.shapes import Shape
 from benchmarks.peers.task import turned
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs import formulas
+from lowrung.costs import memory_formulas
 from lowrung.costs.sizes import at_rank, trained_key
 from lowrung.costs.terms import Asked, Memory
 from lowrung.errors import is_out_of_memory
@@ -109,7 +109,7 @@ def planned(base: ModelConf, cells: Sequence[Cell]) -> Sequence[Memory]:
         rows = sizes.of_rows(cell.data.train), sizes.of_rows(cell.data.eval)
         kind = cell.device.type
         asked = Asked(of_base, trained, *rows, base, LORA, cell.train, verify, STEPS, kind, "bfloat16", threads)
-        found.append(formulas.memory(asked))
+        found.append(memory_formulas.memory(asked))
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf
-from lowrung.costs import formulas
+from lowrung.costs import memory_formulas, time_formulas
 from lowrung.costs.sizes import RowSizes, rank_of
 from lowrung.costs.terms import Asked
 from lowrung.finetune import sizes
@@ -81,7 +81,7 @@ def test_ademamix_keeps_three_numbers():
     optimizer = optimizers.AdEMAMix([parameter])
     optimizer.init_state(optimizer.param_groups[0], parameter, 0, 0)
     held = [optimizer.state[parameter][name] for name in ("state1", "state2")]
-    assert bytes_of(held) == formulas.states(run(sft={"optim": "ademamix"}).train) * bytes_of([parameter])
+    assert bytes_of(held) == memory_formulas.states(run(sft={"optim": "ademamix"}).train) * bytes_of([parameter])
 
 
 def bytes_of(tensors) -> int:
@@ -92,7 +92,7 @@ def test_activations_grow_with_the_tokens_as_predicted():
     model = trained()
     peak(model, 1, 8, 1)  # what is allocated once
     more = peak(model, 8, 64, 1) - peak(model, 4, 64, 1)
-    predicted = [formulas.memory(run(rows, 64, 1)).activations for rows in (4, 8)]
+    predicted = [memory_formulas.memory(run(rows, 64, 1)).activations for rows in (4, 8)]
     assert more == pytest.approx(predicted[1] - predicted[0], rel=0.2)
 
 
@@ -105,19 +105,19 @@ def test_logits_grow_with_the_labelled_tokens_as_predicted():
     model.model.requires_grad_(True)
     model.lm_head.requires_grad_(False)
     more = peak(model, 2, 64, 40) - peak(model, 2, 64, 20)
-    held = (formulas.LOGITS + 1) * 4 * words * 2 * 20  # with the softmax, which is of one piece here
+    held = (memory_formulas.LOGITS + 1) * 4 * words * 2 * 20  # with the softmax, which is of one piece here
     assert more == pytest.approx(held, rel=0.05)
     bases = [
         dataclasses.replace(run(2, 64, count), base=dataclasses.replace(base_sizes(), vocabulary=words))
         for count in (20, 40)
     ]
-    few, many = (formulas.memory(each).logits for each in bases)
-    assert many - few == pytest.approx(formulas.AROUND["cpu"] * held)
+    few, many = (memory_formulas.memory(each).logits for each in bases)
+    assert many - few == pytest.approx(memory_formulas.AROUND["cpu"] * held)
 
 
 @pytest.mark.parametrize("lora", [LORA, LoraConf(r=16, alpha=8.0), LoraConf(method="full", r=1, alpha=1.0)], ids=str)
 def test_what_is_trained_its_gradients_and_the_optimiser(lora):
-    model, predicted = trained(lora), formulas.memory(run(lora=lora))
+    model, predicted = trained(lora), memory_formulas.memory(run(lora=lora))
     parameters = [each for each in model.parameters() if each.requires_grad]
     assert predicted.adapter == (0 if lora.is_full else bytes_of(parameters))
     optimizer = torch.optim.AdamW(parameters, fused=True)
@@ -137,7 +137,7 @@ def test_what_is_trained_its_gradients_and_the_optimiser(lora):
 )
 def test_other_optimisers_keep_less_or_more(name, states):
     given = run(sft={"optim": name})
-    assert formulas.memory(given).optimizer == pytest.approx(states * given.trained.trainable_bytes)
+    assert memory_formulas.memory(given).optimizer == pytest.approx(states * given.trained.trainable_bytes)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
@@ -151,8 +151,8 @@ def test_the_weights_in_each_precision(quantization):
             parts += [constants.absmax, constants.state2.absmax] if constants.nested else [constants.absmax]
     given = run(model=ModelConf("embedded:tiny", quantization=quantization))
     on_gpu = dataclasses.replace(given, device="cuda")  # where no file is mapped and no heap keeps what was freed
-    assert formulas.weight_bytes(on_gpu) == pytest.approx(bytes_of(parts), rel=0.03)
-    more = formulas.weight_bytes(given) - formulas.weight_bytes(on_gpu)
+    assert memory_formulas.weight_bytes(on_gpu) == pytest.approx(bytes_of(parts), rel=0.03)
+    more = memory_formulas.weight_bytes(given) - memory_formulas.weight_bytes(on_gpu)
     assert (more > 0) == (quantization != "none")
 
 
@@ -166,10 +166,10 @@ def test_the_head_and_its_logits_are_in_float32_beside_quantised_weights(dtype, 
         base = adapter.prepare_quantized(base, gradient_checkpointing=False)
     logits = base(**{"input_ids": torch.arange(3, 9)[None]}).logits
     given = dataclasses.replace(run(model=model), dtype=dtype)
-    assert formulas.full_bytes(given) == logits.element_size()
+    assert memory_formulas.full_bytes(given) == logits.element_size()
     full = [each for each in base.parameters() if each.dtype not in (torch.int8, torch.uint8)]
     without = dataclasses.replace(given.base, quantizable=given.base.parameters - sum(each.numel() for each in full))
-    held = formulas.weight_bytes(dataclasses.replace(given, base=without, device="cuda"))
+    held = memory_formulas.weight_bytes(dataclasses.replace(given, base=without, device="cuda"))
     assert held >= bytes_of(full)
 
 
@@ -178,26 +178,26 @@ def test_a_gpu_waits_for_python_in_a_small_step_as_long_as_was_measured(blocks, 
     """Steps of 512 tokens on two hosts with an H200; the operations take a tenth of it."""
     given = run(1)
     given = dataclasses.replace(given, device="cuda", base=dataclasses.replace(given.base, layers=blocks), steps=1)
-    waiting = formulas.work(given).step_seconds
+    waiting = time_formulas.work(given).step_seconds
     assert 0.7 * min(measured) < waiting < 1.3 * max(measured)
 
 
 def test_a_process_that_tracks_its_run_holds_mlflow_in_every_phase():
-    given = formulas.memory(run())
-    tracked = formulas.memory(dataclasses.replace(run(), is_tracking=True))
+    given = memory_formulas.memory(run())
+    tracked = memory_formulas.memory(dataclasses.replace(run(), is_tracking=True))
     for phase in ("training", "loading", "evaluation", "gate"):
-        assert getattr(tracked, phase) - getattr(given, phase) == pytest.approx(formulas.TRACKER["cpu"])
+        assert getattr(tracked, phase) - getattr(given, phase) == pytest.approx(memory_formulas.TRACKER["cpu"])
     on_gpu = dataclasses.replace(run(), device="cuda")
-    assert formulas.memory(dataclasses.replace(on_gpu, is_tracking=True)) == formulas.memory(on_gpu)
+    assert memory_formulas.memory(dataclasses.replace(on_gpu, is_tracking=True)) == memory_formulas.memory(on_gpu)
 
 
 def test_the_peak_is_that_of_a_phase_and_not_a_sum():
     given = run()
-    held = formulas.memory(given)
+    held = memory_formulas.memory(given)
     assert held.peak == max(held.training, held.gate, held.loading, held.evaluation)
     many = dataclasses.replace(given, train=dataclasses.replace(given.train, eval_batch_size=64))
-    assert formulas.memory(many).evaluation > held.evaluation
-    assert formulas.memory(many).training == held.training
+    assert memory_formulas.memory(many).evaluation > held.evaluation
+    assert memory_formulas.memory(many).training == held.training
 
 
 @pytest.mark.parametrize(
@@ -211,12 +211,12 @@ def test_the_peak_is_that_of_a_phase_and_not_a_sum():
     ids=["rows", "accumulation", "packed-rows", "evaluations"],
 )
 def test_work_grows_with_what_is_computed(one, other, part, times):
-    few, many = (getattr(formulas.work(run(**settings)), part) for settings in (one, other))
+    few, many = (getattr(time_formulas.work(run(**settings)), part) for settings in (one, other))
     assert many == pytest.approx(times * few, rel=0.35 if part == "steps" else 1e-6)  # an update is done once
 
 
 def test_no_rows_of_any_kind_give_a_number_that_is_none():
     for rows in (RowSizes(1, (1,) * 101, (0,) * 101), RowSizes(3, tuple(range(101)), (0,) * 101)):
         given = dataclasses.replace(run(), rows=rows, held_out=rows)
-        assert 0 < formulas.memory(given).peak < float("inf")
-        assert 0 < formulas.work(given).total < float("inf")
+        assert 0 < memory_formulas.memory(given).peak < float("inf")
+        assert 0 < time_formulas.work(given).total < float("inf")

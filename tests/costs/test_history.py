@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs import facts, formulas, history, prediction
+from lowrung.costs import facts, history, memory_formulas, prediction, time_formulas
 from lowrung.costs.facts import Planned
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.costs.terms import Asked
@@ -45,11 +45,11 @@ def asked(**changes) -> Asked:
 
 def outcome(run: Asked, slower: float = 1.0, held: float = 1.0, **changes) -> Outcome:
     """Of a run that took so many times what the formulas say at `FLOPS`, and held so many times the memory."""
-    work, memory = formulas.work(run), formulas.memory(run)
+    work, memory = time_formulas.work(run), memory_formulas.memory(run)
     steps = work.step_seconds + work.steps / FLOPS * slower
     evaluations = work.evaluation_seconds + work.evaluations / FLOPS * slower
     gate = work.gate_seconds + work.gate / FLOPS * slower
-    start = formulas.start_seconds(run) * slower
+    start = time_formulas.start_seconds(run) * slower
     measured = {
         "time/train_seconds": steps,
         "time/evaluation_seconds": evaluations,

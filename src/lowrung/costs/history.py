@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.config import machine, schema, signature, source
-from lowrung.costs import formulas
+from lowrung.costs import time_formulas
 from lowrung.costs.facts import is_whole
 from lowrung.costs.prediction import Speed
 from lowrung.costs.terms import Asked, Memory
@@ -76,7 +76,7 @@ def speed(asked: Asked, store: Path, flops_per_second: float, elsewhere: Mapping
     steps = _median(lines, "steps") or flops_per_second
     return Speed(
         flops_per_second=steps,
-        start_seconds=formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
+        start_seconds=time_formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
         # libraries weigh the same in other models' runs, and the rest does not
         memory_factor=statistics.median(line.memory for line in lines) if which < _OTHERS else 1.0,
         source=_in_words(which, len(lines), "here" if is_here else f"on {(elsewhere or {}).get('processor')}"),
@@ -128,7 +128,7 @@ def _line(asked: Asked, outcome: Outcome) -> Line | None:
         base_seconds = work["base"] / speeds["evaluations"]
         rest = measured["time/total_seconds"] - took["steps"] - took["evaluations"] - gate - base_seconds
         predicted = _held(Memory(**facts["plan"]["memory"]), asked.train.rank_count, with_gate=is_gate_here)
-        start = max(rest, 0.1) / formulas.start_seconds(asked)
+        start = max(rest, 0.1) / time_formulas.start_seconds(asked)
         held = measured["memory/peak_bytes"] / predicted
     except (KeyError, TypeError, ZeroDivisionError):
         return None

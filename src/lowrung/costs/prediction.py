@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lowrung.costs import formulas
+from lowrung.costs import memory_formulas, time_formulas
 from lowrung.costs.terms import Asked, Memory, Work
 
 
@@ -36,7 +36,7 @@ class Speed:
             flops_per_second: of such a product, in the run's precision and with its threads.
             source: where this is from, in words.
         """
-        return cls(flops_per_second, formulas.start_seconds(asked), 1.0, source)
+        return cls(flops_per_second, time_formulas.start_seconds(asked), 1.0, source)
 
     def seconds(self, work: Work) -> float:
         """Of a run that computes this."""
@@ -112,7 +112,7 @@ PLANNED = ("params/trainable", "plan/memory_bytes", "plan/seconds", "plan/disk_b
 
 def predict(asked: Asked, speed: Speed) -> Prediction:
     """What a run will take on a machine of this speed."""
-    memory, work = formulas.memory(asked), formulas.work(asked)
+    memory, work = memory_formulas.memory(asked), time_formulas.work(asked)
     return Prediction(
         trainable=asked.trained.trainable,
         memory=memory,
@@ -128,5 +128,5 @@ def predict(asked: Asked, speed: Speed) -> Prediction:
 
 def _disk(asked: Asked) -> float:
     """What a run leaves: what it trained, and with ``verify.keep_merged`` a whole model."""
-    merged = asked.base.parameters * formulas.BYTES[asked.verify.merge_dtype] if asked.verify.keep_merged else 0
+    merged = asked.base.parameters * memory_formulas.BYTES[asked.verify.merge_dtype] if asked.verify.keep_merged else 0
     return asked.trained.trainable_bytes + merged

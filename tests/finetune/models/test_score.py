@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lowrung.costs import formulas
+from lowrung.costs import memory_formulas
 from lowrung.finetune.models import score
 from tests import architectures
 
@@ -72,7 +72,7 @@ def test_a_loss_in_pieces_is_torchs_own_with_its_gradient(dtype, monkeypatch):
     logits = torch.randn(23, 50, generator=generator, dtype=dtype) * 5
     logits[:, 7] = -torch.inf  # as a model masks words out
     labels = torch.randint(8, 50, (23,), generator=generator)
-    monkeypatch.setitem(formulas.SOFTMAX, "cpu", 5 * 50)
+    monkeypatch.setitem(memory_formulas.SOFTMAX, "cpu", 5 * 50)
     theirs, ours = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     expected = torch.nn.functional.cross_entropy(theirs.float(), labels, reduction="sum")
     found = score.negative_log_likelihood(ours, labels)

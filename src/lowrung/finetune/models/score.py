@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowrung.costs.formulas import SOFTMAX
+from lowrung.costs.memory_formulas import SOFTMAX
 from lowrung.finetune.models.head import Batch, LabelledLogits, Row, on_all_tokens
 
 
