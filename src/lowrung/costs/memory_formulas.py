@@ -48,8 +48,8 @@ LOGITS = 2
 """Copies of a labelled token's logits in training, in the head's precision: they and their gradient."""
 
 SOFTMAX = {"cpu": 2**22, "cuda": 2**25}
-"""Logits whose softmax is held beside them at once, in float32 (`lowrung.finetune.models.score`): on a CPU 17 MB; on a
-GPU, which computes a token's on one of its 132 multiprocessors (H200), those of 220 tokens with 152,000 words."""
+"""Logits whose softmax is held beside them at once, in float32: `lowrung.finetune.models.score.PIECE`, which is not
+imported, since what runs import is a part of their signatures, and a plan's constants should not be."""
 
 KEPT_LOGITS = 3
 """Copies of the gate's logits: of what was trained, of the base, and of the adapter."""

@@ -72,7 +72,7 @@ def test_a_loss_in_pieces_is_torchs_own_with_its_gradient(dtype, monkeypatch):
     logits = torch.randn(23, 50, generator=generator, dtype=dtype) * 5
     logits[:, 7] = -torch.inf  # as a model masks words out
     labels = torch.randint(8, 50, (23,), generator=generator)
-    monkeypatch.setitem(memory_formulas.SOFTMAX, "cpu", 5 * 50)
+    monkeypatch.setitem(score.PIECE, "cpu", 5 * 50)
     theirs, ours = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     expected = torch.nn.functional.cross_entropy(theirs.float(), labels, reduction="sum")
     found = score.negative_log_likelihood(ours, labels)
@@ -88,6 +88,10 @@ def test_no_labelled_token_is_a_loss_of_0_with_a_gradient():
     found.backward()
     assert found.item() == 0.0
     assert logits.grad is not None
+
+
+def test_the_plan_knows_how_much_of_a_softmax_is_held_at_once():
+    assert memory_formulas.SOFTMAX == score.PIECE
 
 
 def test_evaluation_turns_dropout_off_and_on_again(model):
