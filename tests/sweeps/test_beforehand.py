@@ -8,9 +8,11 @@ from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
+from lowrung.engine.assumed import Machine, assume
 from lowrung.errors import RunFailed, UsageError
 from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps import plan
 from lowrung.sweeps.room import Room
 from tests.predicted import predicted
 from tests.stage import RATE, HadNoMemory, ranks, trains
@@ -18,7 +20,7 @@ from tests.stage import RATE, HadNoMemory, ranks, trains
 GB = 1e9
 
 
-def _planned(config: Config, *_: object) -> Prediction:
+def _planned(config: Config, *_: object, **__: object) -> Prediction:
     """A run whose batch takes a GB for each example, and whose parameters and minutes follow from its rank."""
     peak = GB * config.train.batch_size
     return predicted(trainable=100 * config.lora.r, memory_bytes=peak, seconds=60.0 * config.lora.r)
@@ -42,6 +44,40 @@ def _limited(text: str) -> str:
 
 def _batches(configs: list[Config]) -> list[tuple[int, int]]:
     return [(config.train.batch_size, config.train.gradient_accumulation_steps) for config in configs]
+
+
+LOCAL = "hydra_plugins.lowrung.local_launcher.LocalLauncher"
+SLURM = "hydra_plugins.lowrung.slurm_launcher.SlurmLauncher"
+RAY = "hydra_plugins.lowrung.ray_launcher.RayLauncher"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "elsewhere"),
+    [
+        ({"_target_": LOCAL}, False),
+        ({"_target_": SLURM, "partition": None}, True),
+        ({"_target_": RAY, "address": None}, False),
+        ({"_target_": RAY, "address": "auto"}, True),
+        ({}, False),
+    ],
+)
+def test_runs_on_a_clusters_nodes_compute_elsewhere(launcher, elsewhere):
+    assert plan.is_elsewhere(launcher) is elsewhere
+    with assume(Machine(1, None, None)):
+        assert not plan.is_elsewhere(launcher)
+
+
+def test_runs_that_compute_elsewhere_are_predicted_as_such(here, monkeypatch):
+    told = set()
+
+    def planned(config: Config, *_: object, is_elsewhere: bool) -> Prediction:
+        told.add(is_elsewhere)
+        return _planned(config)
+
+    monkeypatch.setattr("lowrung.runs.planned.predict", planned)
+    monkeypatch.setattr("lowrung.sweeps.plan.is_elsewhere", lambda _: True)
+    here.sweep("lora.r=8")
+    assert told == {True}
 
 
 class TestConstraints:
@@ -157,7 +193,7 @@ class TestMemory:
 
     @pytest.mark.slow
     def test_a_budget_counts_what_a_halved_run_takes(self, here, monkeypatch):
-        def planned(config: Config, *_: object) -> Prediction:
+        def planned(config: Config, *_: object, **__: object) -> Prediction:
             return dataclasses.replace(_planned(config), seconds=3600.0 * config.train.batch_size)
 
         _has(monkeypatch, 4)

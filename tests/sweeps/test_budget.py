@@ -46,7 +46,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: made.now)
-    monkeypatch.setattr("lowrung.runs.planned.predict", lambda config, *_: predicted(seconds=config.lora.r * HOUR))
+    monkeypatch.setattr(
+        "lowrung.runs.planned.predict", lambda config, *_, **__: predicted(seconds=config.lora.r * HOUR)
+    )
     return made
 
 

@@ -247,7 +247,7 @@ class Queue:
     def _assignment(self, run: Run) -> Assignment:
         """What the run's job is to know. The run's folder is the job's from now on."""
         preflight, threads = self._plan.preflight(run.config), self._engine.threads
-        pinned, predicted = inputs.pinned(run.config, preflight), planned.predict(run.config, preflight, threads)
+        pinned, predicted = inputs.pinned(run.config, preflight), self._plan.predict(run.config, threads)
         return Assignment(
             folder=run.folder,
             claim=prepare_folder(run.folder, pinned, preflight, threads, self._progress.say),
