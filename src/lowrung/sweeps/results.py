@@ -13,8 +13,8 @@ from lowrung.store.outcome import Outcome, Status, over_seeds
 from lowrung.sweeps import plots
 from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.beforehand import BY_PLAN
+from lowrung.sweeps.happened import Finished
 from lowrung.sweeps.plan import Plan
-from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.spending import Spending

@@ -15,8 +15,8 @@ from urllib.parse import quote
 from lowrung.report import leaderboard
 from lowrung.store.layout import CHECKOUT
 from lowrung.store.outcome import Status
+from lowrung.sweeps.happened import Finished
 from lowrung.sweeps.plan import Plan
-from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.track import pages, recording
 from lowrung.track.base import Child, Opening, Point, Tracker, chosen_experiment
