@@ -162,13 +162,13 @@ def test_an_address_that_does_not_answer_is_one_sentence(tmp_path: Path, listens
 
 
 FULL = """
-import sys, threading
+import signal, sys
 from pathlib import Path
 from lowrung.engine.base import Ended, Job
 from lowrung.engine.ray_engine import RayEngine
 with RayEngine(slots=1, cpus_per_job=1) as engine:
     engine._are_nodes_checked = True  # a node that has no memory answers nothing
-    engine.submit(Job("a", Path(sys.argv[1]), threading.Event().wait))
+    engine.submit(Job("a", Path(sys.argv[1]), signal.pause))
     print(*(f"{each.exit}: {each.cause}" for each in engine.wait() if isinstance(each, Ended)))
 """
 
