@@ -72,9 +72,9 @@ class TestTracking:
         here.sweep("lora.r=4,8", "study=other")
         report, before = Results.report, []
 
-        def noted(results):
+        def noted(results, **how):
             before.append({run.name for run in here.tracker.runs.values()} - {"other"})
-            report(results)
+            report(results, **how)
 
         monkeypatch.setattr(Results, "report", noted)
         assert here.sweep("lora.r=4,8") == []
