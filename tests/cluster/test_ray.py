@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-cluster installs it")
@@ -23,7 +24,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from hydra_plugins.lowrung.ray_launcher import RayLauncher
-from lowrung.engine import node, ray_connection, ray_engine, ray_task
+from lowrung.engine import node, ray_connection, ray_task
 from lowrung.engine.base import Engine, Exit, Job
 from lowrung.engine.ray_engine import RayEngine
 from lowrung.errors import EngineError, UsageError
@@ -76,6 +77,7 @@ def test_a_job_whose_watcher_was_killed_has_left_its_folder_when_its_end_is_told
     with RayEngine(slots=1, cpus_per_job=1) as engine:
         engine.submit(Job("a", tmp_path, partial(halts, tmp_path)))
         job = int(await_report(engine).report["pid"])
+        _fork_server, watcher, *_ = psutil.Process(job).parents()
         rests: list[None] = []
 
         def rest() -> None:
@@ -84,9 +86,8 @@ def test_a_job_whose_watcher_was_killed_has_left_its_folder_when_its_end_is_told
                 os.kill(job, signal.SIGCONT)
 
         monkeypatch.setattr(ray_task, "_rest", rest)
-        monkeypatch.setattr(ray_engine, "KILL_SECONDS", 1.0)  # at once, Ray would take it for the same cancel
-        engine.cancel("a")
-        assert end_of(engine, "a").exit is Exit.CANCELLED
+        watcher.kill()
+        assert end_of(engine, "a").exit is Exit.DIED
         assert rests
         with atomic.lock(RunFolder(tmp_path).lock):
             pass

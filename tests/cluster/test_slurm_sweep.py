@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("submitit", reason="submitit is not installed: make test-cluster installs it")
@@ -78,7 +79,13 @@ class Sweep:
         self.until(process, lambda: self.job(0) not in ("", before))
         self.await_progress(process, 0)
 
-    def until(self, process: warm.Started, holds: Callable[[], bool]) -> None:
+    def training(self, trial: int) -> psutil.Process:
+        """The process that works in the folder of a trial's run."""
+        lock = str(self.run(trial).lock)
+        [found] = [one for one in psutil.process_iter() if lock in _open_files(one)]
+        return found
+
+    def until(self, process: "warm.Started | subprocess.Popen[bytes]", holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not holds():
             assert process.poll() is None, self.printed
@@ -91,6 +98,13 @@ class Sweep:
         assert {row["status"] for row in rows} == {"complete"}, self.printed
         assert not (self.folder / "runs" / ".slurm").exists()
         return {row["trial"]: row["metrics"]["eval/loss"] for row in rows}
+
+
+def _open_files(process: psutil.Process) -> list[str]:
+    try:
+        return [file.path for file in process.open_files()]
+    except psutil.Error:  # it has just ended
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +149,18 @@ def test_a_cancelled_job_and_a_coordinator_that_dies(
         assert "was cancelled in SLURM" in sweep.printed
         os.kill(process.pid, signal.SIGKILL)
         process.wait(PATIENCE)
+        training = sweep.training(0)
+        training.suspend()  # else it may be done before another coordinator has begun
     left = slurm.ask("squeue", "-h", "-r", "-o", "%i").split()
     assert sweep.job(0) in left
     again = ["sbatch", "--wait", "--open-mode=append", f"--output={tmp_path / 'printed'}", f"--chdir={tmp_path}"]
-    subprocess.run([*again, f"--wrap={shlex.join(sweep.typed)}"], env=environment(), check=True, timeout=PATIENCE)
-    assert "goes on with the job that an earlier start of a sweep has left" in sweep.printed
+    with subprocess.Popen([*again, f"--wrap={shlex.join(sweep.typed)}"], env=environment()) as process:
+        adopts = "goes on with the job that an earlier start of a sweep has left"
+        try:
+            sweep.until(process, lambda: adopts in sweep.printed)
+        finally:
+            training.resume()
+        assert process.wait(PATIENCE) == 0, sweep.printed
     assert "(its job was cancelled in SLURM (scancel)); tried again" in sweep.printed
     losses = sweep.losses()
     assert losses[0] == undisturbed.loss
