@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Sequence
 
 from lowrung.report.plots import units
-from lowrung.report.plots.scores import Scores, sentences, thinned
+from lowrung.report.plots.scores import NAME, Scores, sentences, thinned
 from lowrung.report.record import Difference, StudyRecord, TrialRecord
 from lowrung.report.tables import counted
 
+_TO_TAKE = ", the one to take"
 MOST = 30
 """Rows: what does not fit on two screens is in the table."""
 
@@ -21,6 +22,7 @@ class Row:
 
     Attributes:
         name: see `Scores.label`.
+        brief: the same with room for `words` beside it, on a phone too.
         verdict: such as ``best``, ``tie`` or ``worse``.
         mean: its value minus the best's; its value where nothing is paired.
         low: the lower end of its interval.
@@ -30,6 +32,7 @@ class Row:
     """
 
     name: str
+    brief: str
     verdict: str
     mean: float
     low: float
@@ -40,7 +43,7 @@ class Row:
     @property
     def words(self) -> str:
         """Beside the name."""
-        return f"{self.verdict}, the one to take" if self.is_preferred else self.verdict
+        return f"{self.verdict}{_TO_TAKE}" if self.is_preferred else self.verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +139,12 @@ def _be(count: int) -> str:
 
 
 def _row(scores: Scores, trial: TrialRecord, is_paired: bool) -> Row:
-    name, value = scores.label(trial), scores.value(trial)
     is_preferred = trial.number == scores.study.preferred
+    name, value = scores.label(trial), scores.value(trial)
+    brief = scores.label(trial, NAME - len(_TO_TAKE) * is_preferred)
     found = trial.difference
     if not is_paired:
-        return Row(name, scores.standing(trial), value, value, value, value, is_preferred)
+        return Row(name, brief, scores.standing(trial), value, value, value, value, is_preferred)
     if found is None or trial is scores.best:
-        return Row(name, "best", 0.0, 0.0, 0.0, value, is_preferred)
-    return Row(name, found.verdict, found.mean, found.low, found.high, value, is_preferred)
+        return Row(name, brief, "best", 0.0, 0.0, 0.0, value, is_preferred)
+    return Row(name, brief, found.verdict, found.mean, found.low, found.high, value, is_preferred)
