@@ -188,7 +188,7 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> list[Row]:
             raise SystemExit("\n".join([f"{name}: its sizes could not be counted", *preflight.problems]))
         asked = dataclasses.replace(asked, is_base_kept=line["is_base_kept"])
         first = prediction.predict(asked, Speed.unmeasured(asked, line["flops_per_second"], history.FORMULAS))
-        later = prediction.predict(asked, history.speed(asked, known, line["flops_per_second"]))
+        later = prediction.predict(asked, history.speed(asked, known, line["flops_per_second"], [machine.described()]))
         facts = {"plan": Planned.of(first).facts, "verified_on": "cpu", "machine": machine.described()}
         history.note(asked, Outcome(Status.COMPLETE, measurements=line["measurements"], facts=facts), known)
         found.append(Row(name, line["peak_bytes"], first.memory.peak, line["seconds"], first.seconds, later))

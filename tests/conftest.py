@@ -178,6 +178,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
             del item.session.stash[_FOUND]
             logs.put_back()  # what fixtures of the whole module set up
             version.put_back()
+            leftovers.stop_fork_server()
     if is_last:
         gc.collect()
         gc.freeze()

@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import Any
 
+from lowrung.store.layout import ROOT
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 """SIGALRM is pytest-timeout's."""
 
@@ -54,6 +56,16 @@ def _version_base() -> Any:
     return module.VersionBase.instance().version_base if module else None
 
 
+def stop_fork_server() -> None:
+    """Ends the process that this one forks jobs from, where there is one.
+
+    It has imported what the first engine of the process asked for. To the jobs of another module it would be of no use:
+    each rank of a run of several took 7 s to import what the server of these tests has for all of them.
+    """
+    if module := sys.modules.get("multiprocessing.forkserver"):
+        module._forkserver._stop()
+
+
 def _loggers() -> list[logging.Logger]:
     known = logging.root.manager.loggerDict.values()
     return [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
@@ -67,7 +79,7 @@ def seen() -> dict[str, Any]:
         "working folder": os.getcwd(),  # noqa: PTH109  (it may be gone)
         "umask": mask,
         "sys.argv": list(sys.argv),
-        "sys.path": list(sys.path),
+        "sys.path": [folder for folder in sys.path if folder != str(ROOT)],  # pytest puts it first again for a package
         "excepthooks": (sys.excepthook, threading.excepthook),
         "signal handlers": {number.name: signal.getsignal(number) for number in SIGNALS},
         "logging": logging.root.manager.disable,

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -107,8 +108,8 @@ def test_results_of_another_card_are_dropped(tmp_path, monkeypatch):
     results.add(out, "cuda", "tests", "b", 2)
     assert json.loads(out.read_text())["tests"] == {"a": 1, "b": 2}
     card[:] = ["another"]
-    results.add(out, "cuda", "tests", "c", 3)
-    assert json.loads(out.read_text())["tests"] == {"c": 3}
+    results.add(out, "cuda", "tests", "c", {"losses": [2.0, math.nan]})
+    assert json.loads(out.read_text())["tests"] == {"c": {"losses": [2.0, None]}}
 
 
 # -- the benchmark -----------------------------------------------------------------------------------------------------
@@ -172,6 +173,21 @@ def test_a_part_that_raises_or_crashes_keeps_what_it_has_found_and_the_next_one_
         assert found["failed"].endswith(why)
     found = benchmark.run(engine, tmp_path / "next", part(tmp_path / "next"), 60.0)
     assert set(found) == {"batch 1", "seconds"}
+
+
+def test_what_a_part_has_found_is_kept_at_once_and_said_not_to_be_whole(tmp_path, engine):
+    kept: list[dict[str, Any]] = []
+    folder = tmp_path / "steps tiny"
+
+    def second():
+        mailbox.post(folder, {"name": "batch 4", "value": {"tokens": 32}})
+
+    found = benchmark.run(engine, folder, part(folder, second), 60.0, kept.append)
+    assert kept == [
+        {"batch 1": {"tokens": 8}, "ended": benchmark.KILLED},
+        {"batch 1": {"tokens": 8}, "batch 4": {"tokens": 32}, "ended": benchmark.KILLED},
+    ]
+    assert "ended" not in found
 
 
 def test_a_part_that_has_no_time_left_is_not_begun(tmp_path, engine):
@@ -238,12 +254,21 @@ def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_steps_of_all_trainers_are_measured_and_are_the_same_training(tmp_path):
+def test_steps_of_all_trainers_are_measured_written_at_once_and_the_same_training(tmp_path, monkeypatch):
     """The code that measures a GPU, on a CPU."""
-    out = tmp_path / "gpu.json"
+    out, add = tmp_path / "gpu.json", results.add
+    written: list[dict[str, Any]] = []
+
+    def seen(*given):
+        add(*given)
+        written.append(json.loads(out.read_text())["parts"]["steps tiny"])
+
+    monkeypatch.setattr(results, "add", seen)
     asked = ["--device", "cpu", "--shapes", "tiny", "--parts", "steps", "--json", str(out)]
     assert benchmark.main(asked) == 0
     cells = json.loads(out.read_text())["parts"]["steps tiny"]
+    assert [part.get("ended") for part in written] == [*[benchmark.KILLED] * 6, None]
+    assert list(written[0]["batch 1"]) == ["planned_bytes", "tokens", "lowrung"]
     assert cells.pop("seconds") > 0
     assert list(cells) == ["batch 1", "batch 4"]
     for cell in cells.values():

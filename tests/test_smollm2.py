@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from lowrung.finetune.models import generate, pretrained
 from lowrung.finetune.models.ends import Ends
 from lowrung.store.held_out import HeldOut
-from tests.terminal import succeeds
+from tests.warm import succeeds
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu``: what a card does, in under six minutes; ``--page`` writes the tables of docs/gpus.md.
 
 Everything is imported once, and each part is a job of lowrung's own engine, forked from what was imported. What a part
-has found is kept when its time is over and when it fails. docs/gpus.md says what is measured.
+has found is kept when its time is over, when it fails, and when all is killed. docs/gpus.md says what is measured.
 """
 
 import argparse
@@ -27,6 +27,9 @@ LIMITS = {"cuda": 345.0, "cpu": 1800.0}
 
 LEAST = 5.0
 """Seconds without which a part is not begun."""
+
+KILLED = "the benchmark was killed before all was measured"
+"""Why a part is not whole, as long as it is measured."""
 
 PRELOAD = ("benchmarks.gpu.steps", "benchmarks.gpu.sweeps", "lowrung.api", "lowrung.sweeps.entry")
 """What the parts import, beside the runs of sweeps, which have a fork server of their own."""
@@ -94,14 +97,21 @@ def _all_of(parts: Sequence[Part], device: str, out: Path | None) -> bool:
         run(engine, Path(scratch, "import"), bool, LIMITS[device])  # does nothing, once all is imported
         for part in parts:
             folder = Path(scratch, part.name)
+            keep = functools.partial(results.add, out, device, "parts", part.name)
             task = functools.partial(_measure, part, device, folder)
-            found = run(engine, folder, task, part.share * (end - time.monotonic()))
-            results.add(out, device, "parts", part.name, found)
+            found = run(engine, folder, task, part.share * (end - time.monotonic()), keep)
+            keep(found)
             has_failed |= "failed" in found
     return has_failed
 
 
-def run(engine: LocalEngine, folder: Path, task: Callable[[], Any], limit: float) -> dict[str, Any]:
+def run(
+    engine: LocalEngine,
+    folder: Path,
+    task: Callable[[], Any],
+    limit: float,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
     """Runs a part to its end, or to that of its time.
 
     Args:
@@ -109,6 +119,7 @@ def run(engine: LocalEngine, folder: Path, task: Callable[[], Any], limit: float
         folder: the job's. The last part of its path is the part's name.
         task: posts what it finds to the folder's mailbox, each under its name.
         limit: seconds; less than `LEAST` are not begun.
+        keep: called with all that was found so far, each time that it is more.
 
     Returns:
         what it has found and its seconds; where it was not done the reason too, as ``ended`` or ``failed``.
@@ -117,7 +128,7 @@ def run(engine: LocalEngine, folder: Path, task: Callable[[], Any], limit: float
     found: dict[str, Any] = {"ended": f"not begun: {limit:.0f} s were left for it"}
     if limit >= LEAST:
         try:
-            found = _run(engine, Job(folder.name, folder, task), limit)
+            found = _run(engine, Job(folder.name, folder, task), limit, keep)
         except LowrungError as error:
             found = {"failed": str(error)}
     found["seconds"] = time.monotonic() - began
@@ -126,7 +137,7 @@ def run(engine: LocalEngine, folder: Path, task: Callable[[], Any], limit: float
     return found
 
 
-def _run(engine: LocalEngine, job: Job, limit: float) -> dict[str, Any]:
+def _run(engine: LocalEngine, job: Job, limit: float, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     engine.submit(job)
     found: dict[str, Any] = {}
     end = time.monotonic() + limit
@@ -137,6 +148,7 @@ def _run(engine: LocalEngine, job: Job, limit: float) -> dict[str, Any]:
             if isinstance(event, Ended):
                 return {**found, **_why(event, job.folder, limit)}
             found[event.report["name"]] = event.report["value"]
+            keep({**found, "ended": KILLED})
 
 
 def _why(ended: Ended, folder: Path, limit: float) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The one JSON that the tests and the benchmark of a GPU write."""
 
 import ctypes.util
+import functools
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.needed import ROOT
 from benchmarks.peers import machine
+from benchmarks.peers.summary import as_json
 from lowrung.engine import gpus
 from lowrung.store import atomic
 
@@ -33,6 +35,7 @@ def has_gpu() -> bool:
     return bool(gpus.visible()) or (gpus.VISIBLE not in os.environ and ctypes.util.find_library("cuda") is not None)
 
 
+@functools.cache
 def about(device: str) -> dict[str, Any]:
     """The machine, its cards and the versions. A CPU that stands for a GPU is called so."""
     bundle = json.loads(BUNDLE.read_text(encoding="utf-8")) if BUNDLE.exists() else {}
@@ -68,6 +71,6 @@ def add(out: Path | None, device: str, kind: str, name: str, value: Any) -> None
     record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     if any(record.get("about", {}).get(key) != now.get(key) for key in _IDENTITY):
         record = {"about": now}
-    record.setdefault(kind, {})[name] = value
+    record.setdefault(kind, {})[name] = as_json(value)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(out, record)

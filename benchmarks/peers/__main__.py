@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _arguments(arguments)
     base = TINY if asked.tiny else Task()
     task = dataclasses.replace(base, learning_rates=spread(asked.trials), steps=asked.steps or base.steps)
+    out = asked.out or (None if asked.tiny else RESULTS)
     tables.show_task(task, [WAYS[name] for name in asked.ways])
     with tempfile.TemporaryDirectory(prefix="lowrung-peers-", dir=asked.scratch) as scratch:
         try:
-            record = measure(task, asked.ways, asked.pairs, asked.step_rounds, Path(scratch))
+            for record in measure(task, asked.ways, asked.pairs, asked.step_rounds, Path(scratch)):
+                if out:
+                    atomic.write_json(out, record)  # as it goes: all of it takes long
         except CommandFailed as error:
             print(error, file=sys.stderr)
             return 1
-    if out := asked.out or (None if asked.tiny else RESULTS):
-        atomic.write_json(out, record)
     tables.show(record)
     return 1 if record["disagreements"] else 0
 
@@ -68,7 +69,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def measure(task: Task, names: Sequence[str], pairs: int, step_rounds: int, scratch: Path) -> dict[str, Any]:
+def measure(task: Task, names: Sequence[str], pairs: int, step_rounds: int, scratch: Path) -> Iterator[dict[str, Any]]:
     """Measures single steps, and then runs all ways in turn, in another order each time.
 
     Args:
@@ -78,8 +79,8 @@ def measure(task: Task, names: Sequence[str], pairs: int, step_rounds: int, scra
         step_rounds: rounds in which single steps are measured.
         scratch: an empty folder.
 
-    Returns:
-        the record; see `benchmarks.peers.summary.summary`.
+    Yields:
+        the record so far, after each round of turns; see `benchmarks.peers.summary.summary`.
 
     Raises:
         CommandFailed: when a command fails.
@@ -92,7 +93,7 @@ def measure(task: Task, names: Sequence[str], pairs: int, step_rounds: int, scra
         for name in turned(names, turn):
             turns.append({"pair": turn, **run(WAYS[name], task, files, scratch / f"{turn}-{name.replace(' ', '-')}")})
             print(f"pair {turn}: {name}, {turns[-1]['wall_seconds']:.0f} s", flush=True)
-    return {"about": about, "task": dataclasses.asdict(task), **summary.summary(task, files, turns, steps)}
+        yield {"about": about, "task": dataclasses.asdict(task), **summary.summary(task, files, turns, steps)}
 
 
 def run(way: Way, task: Task, files: Files, folder: Path) -> dict[str, Any]:

@@ -39,19 +39,19 @@ def summary(task: Task, files: Files, turns: Sequence[Turn], steps: Mapping[str,
         "ratios": {name: _ratios(own, of_way) for name, of_way in by_way.items() if name != LOWRUNG},
         "parts": {kind: _parts([turn["parts"][kind] for turn in own]) for kind in ("wall", "cpu")},
         "tokenising_cpu_seconds": files.tokenising_seconds,
-        "steps": steps and _written(steps),
+        "steps": steps and as_json(steps),
         "largest_difference": max(differences, default=0.0),
         "disagreements": problems,
-        "turns": [_written(turn) for turn in turns],
+        "turns": [as_json(turn) for turn in turns],
     }
 
 
-def _written(value: Any) -> Any:
-    """As JSON has it: null in place of what is no finite number, such as the loss of a run that diverged."""
+def as_json(value: Any) -> Any:
+    """A record as JSON has it: null in place of what is no finite number, such as the loss of a run that diverged."""
     if isinstance(value, Mapping):
-        return {name: _written(one) for name, one in value.items()}
+        return {name: as_json(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_written(one) for one in value]
+        return [as_json(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,5 +1,6 @@
 """Ray on this machine: the engine contract, and a cluster of two nodes that loses one. See `make test-cluster`."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,15 @@ import ray
 from ray.cluster_utils import Cluster
 
 from hydra_plugins.lowrung.ray_launcher import RayLauncher
-from lowrung.engine import node, ray_connection
+from lowrung.engine import node, ray_connection, ray_engine, ray_task
 from lowrung.engine.base import Engine, Exit, Job
 from lowrung.engine.ray_engine import RayEngine
 from lowrung.errors import EngineError, UsageError
-from lowrung.store import mailbox
-from lowrung.store.layout import ROOT
+from lowrung.store import atomic, mailbox
+from lowrung.store.layout import ROOT, RunFolder
 from tests import warm
 from tests.cluster.private_ray import one_node, skip_where_ray_cannot_start
-from tests.engine.contract import ProcessEngineContract, end_of
+from tests.engine.contract import ProcessEngineContract, await_report, end_of
 from tests.terminal import PATIENCE, command, environment
 
 pytestmark = pytest.mark.slow
@@ -60,6 +62,34 @@ class TestContract(ProcessEngineContract):
     def hasty_engine(self, cluster: None) -> Iterator[Engine]:
         with RayEngine(slots=2, cpus_per_job=1, time_limit=1) as engine:
             yield engine
+
+
+def halts(folder: Path) -> None:
+    """Says its process, which then hears nothing until it is told to go on."""
+    mailbox.post(folder, {"pid": os.getpid()})
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_job_whose_watcher_was_killed_has_left_its_folder_when_its_end_is_told(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RayEngine(slots=1, cpus_per_job=1) as engine:
+        engine.submit(Job("a", tmp_path, partial(halts, tmp_path)))
+        job = int(await_report(engine).report["pid"])
+        rests: list[None] = []
+
+        def rest() -> None:
+            rests.append(None)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(job, signal.SIGCONT)
+
+        monkeypatch.setattr(ray_task, "_rest", rest)
+        monkeypatch.setattr(ray_engine, "KILL_SECONDS", 1.0)  # at once, Ray would take it for the same cancel
+        engine.cancel("a")
+        assert end_of(engine, "a").exit is Exit.CANCELLED
+        assert rests
+        with atomic.lock(RunFolder(tmp_path).lock):
+            pass
 
 
 class TestBadInput:
@@ -162,13 +192,13 @@ def test_an_address_that_does_not_answer_is_one_sentence(tmp_path: Path, listens
 
 
 FULL = """
-import sys, threading
+import signal, sys
 from pathlib import Path
 from lowrung.engine.base import Ended, Job
 from lowrung.engine.ray_engine import RayEngine
 with RayEngine(slots=1, cpus_per_job=1) as engine:
     engine._are_nodes_checked = True  # a node that has no memory answers nothing
-    engine.submit(Job("a", Path(sys.argv[1]), threading.Event().wait))
+    engine.submit(Job("a", Path(sys.argv[1]), signal.pause))
     print(*(f"{each.exit}: {each.cause}" for each in engine.wait() if isinstance(each, Ended)))
 """
 

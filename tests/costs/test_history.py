@@ -3,19 +3,21 @@
 import dataclasses
 import json
 import multiprocessing
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lowrung.config import machine
 from lowrung.config.schema import LoraConf, ModelConf, TrainConf, VerifyConf
-from lowrung.costs import facts, history, memory_formulas, prediction, time_formulas
+from lowrung.costs import facts, history, prediction
 from lowrung.costs.facts import Planned
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes
 from lowrung.costs.terms import Asked
 from lowrung.store import layout
-from lowrung.store.outcome import Outcome, Status
-
-FLOPS = 1e11
+from lowrung.store.outcome import Status
+from tests.predicted import FLOPS, outcome
 
 
 def trained(**changes) -> TrainedSizes:
@@ -43,27 +45,13 @@ def asked(**changes) -> Asked:
     return dataclasses.replace(given, **changes)
 
 
-def outcome(run: Asked, slower: float = 1.0, held: float = 1.0, **changes) -> Outcome:
-    """Of a run that took so many times what the formulas say at `FLOPS`, and held so many times the memory."""
-    work, memory = time_formulas.work(run), memory_formulas.memory(run)
-    steps = work.step_seconds + work.steps / FLOPS * slower
-    evaluations = work.evaluation_seconds + work.evaluations / FLOPS * slower
-    gate = work.gate_seconds + work.gate / FLOPS * slower
-    start = time_formulas.start_seconds(run) * slower
-    measured = {
-        "time/train_seconds": steps,
-        "time/evaluation_seconds": evaluations,
-        "time/gate_seconds": gate,
-        "time/total_seconds": steps + evaluations + gate + start + work.base / FLOPS * slower,
-        "memory/peak_bytes": memory.peak * held,
-    }
-    plan = {"memory": dataclasses.asdict(memory), "work": dataclasses.asdict(work)}
-    made = Outcome(Status.COMPLETE, measurements=measured, facts={"plan": plan, "verified_on": "cpu"})
-    return dataclasses.replace(made, **changes)
+def speed(run: Asked, store: Path, *machines: Mapping[str, Any]) -> prediction.Speed:
+    """By the runs of these machines; of this one alone where none is given."""
+    return history.speed(run, store, FLOPS, machines or [machine.described()])
 
 
 def predicted(run: Asked, store: Path) -> prediction.Prediction:
-    return prediction.predict(run, history.speed(run, store, FLOPS))
+    return prediction.predict(run, speed(run, store))
 
 
 def test_without_earlier_runs_the_machines_products_count(tmp_path):
@@ -141,7 +129,7 @@ def test_a_gate_on_another_device_says_nothing_of_this_ones_speed(tmp_path):
     run = asked()
     made = outcome(run, slower=3)
     history.note(run, dataclasses.replace(made, facts={**made.facts, "verified_on": "cuda"}), tmp_path)
-    assert history.speed(run, tmp_path, FLOPS).verifying == pytest.approx(FLOPS / 3)  # a step's
+    assert speed(run, tmp_path).verifying == pytest.approx(FLOPS / 3)  # a step's
 
 
 HARMLESS = {
@@ -164,7 +152,7 @@ def test_lines_that_are_not_as_they_were_written_do_no_harm(tmp_path, kind):
     assert predicted(run, tmp_path).source == history.FORMULAS
     history.note(run, outcome(run, slower=2), tmp_path)  # behind a line without its end
     assert predicted(run, tmp_path).source == "1 earlier run of these settings here"
-    assert history.speed(run, tmp_path, FLOPS).flops_per_second == pytest.approx(FLOPS / 2)
+    assert speed(run, tmp_path).flops_per_second == pytest.approx(FLOPS / 2)
 
 
 @pytest.mark.parametrize("of", ["machine.described", "source.digest"])
@@ -177,17 +165,19 @@ def test_other_machines_and_versions_do_not_count(tmp_path, monkeypatch, of):
     history._version.cache_clear()
 
 
-def test_what_another_machine_measured_counts_where_model_and_data_were_checked_there(tmp_path):
-    run, node = asked(), {"processor": "a node's"}
+def test_the_first_machine_counts_that_has_measured_a_run(tmp_path):
+    run, node, here = asked(), {"processor": "a node's"}, machine.described()
     made = outcome(run, slower=9)
     history.note(run, dataclasses.replace(made, facts={**made.facts, "machine": node}), tmp_path)
     assert predicted(run, tmp_path).source == history.FORMULAS
-    assert history.speed(run, tmp_path, FLOPS, {"processor": "another"}).source == history.FORMULAS
-    found = history.speed(run, tmp_path, FLOPS, node)
+    assert speed(run, tmp_path, here, {"processor": "another"}).source == history.FORMULAS
+    found = speed(run, tmp_path, here, node)
     assert found.source == "1 earlier run of these settings on a node's"
     assert found.flops_per_second == pytest.approx(FLOPS / 9)
     history.note(run, outcome(run, slower=2), tmp_path)
-    assert history.speed(run, tmp_path, FLOPS, node).source == "1 earlier run of these settings here"
+    assert speed(run, tmp_path, here, node).source == "1 earlier run of these settings here"
+    assert speed(run, tmp_path, node, here) == found
+    assert speed(run, tmp_path, node) == found
 
 
 def test_the_memory_of_all_ranks_is_measured_and_recorded(tmp_path):

@@ -66,13 +66,44 @@ def test_what_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_block_inside_passes_on_what_came():
+def test_a_block_inside_another_remembers_the_same_signals(monkeypatch):
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0)
     with StopSignals() as outer:
         with StopSignals() as inner:
             signal.raise_signal(signal.SIGTERM)
-        assert inner.is_to_stop
+            assert inner.is_to_stop
         assert outer.is_to_stop
         assert outer.interruption.exit_code == 143
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("second", STOPS)
+@pytest.mark.parametrize("first", STOPS)
+def test_the_second_raises_also_in_a_block_that_began_after_the_first(monkeypatch, first, second):
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0)
+    with StopSignals() as outer:
+        signal.raise_signal(first)
+        with StopSignals() as inner:
+            assert inner.is_to_stop
+            with pytest.raises(Interrupted) as caught:
+                signal.raise_signal(second)
+        with pytest.raises(Interrupted):
+            outer.check()
+    assert caught.value.exit_code == 128 + first
+
+
+def test_a_sigterm_sent_twice_is_one_though_a_block_began_or_ended_between(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    with StopSignals() as outer:
+        with StopSignals():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with StopSignals() as inner:
+            signal.raise_signal(signal.SIGTERM)
+            inner.check()
+        outer.check()
+        assert outer.is_to_stop
 
 
 def test_outside_the_main_thread_nothing_happens():

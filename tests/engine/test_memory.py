@@ -1,5 +1,7 @@
 """The memory that runs share."""
 
+import itertools
+
 import pytest
 
 from lowrung.engine import memory
@@ -124,13 +126,57 @@ class TestKills:
         ],
     )
     def test_the_own_control_groups_count_and_else_those_of_the_system(self, system, cgroup, files, count):
-        assert memory.Kills(system(cgroup, at=files)).unexplained() == count
+        assert memory.Kills(system(cgroup, at=files)).count == count
 
-    def test_each_explains_one_end(self, system):
-        root = system("0::/", at={"proc/vmstat": "oom_kill 9\n"})
-        kills = memory.Kills(root)
-        since = kills.unexplained()
+    @pytest.fixture
+    def vmstat(self, system):
+        vmstat = system("0::/") / "proc/vmstat"
+        vmstat.write_text("oom_kill 9\n")
+        return vmstat
+
+    @pytest.fixture
+    def kills(self, vmstat):
+        return memory.Kills(vmstat.parent.parent)
+
+    @pytest.fixture
+    def kill(self, vmstat, kills):
+        """Has the system end one more process."""
+        return lambda: vmstat.write_text(f"oom_kill {kills.count + 1}\n")
+
+    def test_each_explains_one_end(self, kills, kill):
+        since = kills.count
         assert not kills.explain(since)
-        (root / "proc/vmstat").write_text("oom_kill 11\n")
+        kill()
+        kill()
         assert [kills.explain(since) for _ in range(3)] == [True, True, False]
-        assert kills.unexplained() == since
+
+    def test_the_end_of_one_that_began_before_anothers_was_explained_is_explained_too(self, kills, kill):
+        first = kills.count
+        kill()
+        second = kills.count
+        assert kills.explain(first)
+        kill()
+        assert kills.explain(second)
+
+    def test_what_hit_others_before_a_process_began_does_not_explain_its_end(self, kills, kill):
+        kill()
+        since = kills.count
+        assert not kills.explain(since)
+
+    def test_one_that_is_wrongly_explained_hides_no_other(self, kills, kill):
+        """The first one is somebody else's process; what somebody ends by SIGKILL meanwhile is taken for it."""
+        before = kills.count
+        kill()
+        after = kills.count
+        assert kills.explain(before)
+        kill()
+        assert [kills.explain(after), kills.explain(after), kills.explain(before)] == [True, False, False]
+
+    @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+    def test_in_whichever_order_ends_are_heard_of(self, kills, kill, order):
+        begun = []
+        for _ in range(3):
+            begun.append(kills.count)
+            kill()
+        assert [kills.explain(begun[one]) for one in order] == [True, True, True]
+        assert not kills.explain(begun[0])

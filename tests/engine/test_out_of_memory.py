@@ -15,7 +15,7 @@ from lowrung.engine.base import Ended, Exit, Job
 from lowrung.engine.local import LocalEngine
 from lowrung.engine.process import NO_MEMORY
 from lowrung.store.layout import ROOT
-from tests.engine.contract import end_of
+from tests.engine.contract import end_of, events_of
 
 SCORE = Path("/proc/self/oom_score_adj")
 
@@ -28,17 +28,34 @@ def _killed(vmstat: Path, kills: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.slow
-def test_what_the_system_has_ended_is_told_from_what_somebody_has(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def vmstat(tmp_path: Path, monkeypatch) -> Path:
+    """The file in which the system counts whom it has ended; four so far."""
     vmstat = tmp_path / "proc" / "vmstat"
     vmstat.parent.mkdir()
     vmstat.write_text("oom_kill 4\n")
     monkeypatch.setattr(memory, "KILLS", memory.Kills(tmp_path))
+    return vmstat
+
+
+@pytest.mark.slow
+def test_what_the_system_has_ended_is_told_from_what_somebody_has(tmp_path: Path, vmstat: Path) -> None:
     with LocalEngine() as engine:
         engine.submit(Job("a", tmp_path / "a", lambda: _killed(vmstat, 5)))
         assert end_of(engine, "a") == Ended("a", Exit.OUT_OF_MEMORY, cause=NO_MEMORY)
         engine.submit(Job("b", tmp_path / "b", lambda: _killed(vmstat, 5)))
         assert end_of(engine, "b") == Ended("b", Exit.DIED, cause="SIGKILL")
+
+
+@pytest.mark.slow
+def test_a_job_that_began_before_anothers_end_was_heard_of_is_told_too(tmp_path: Path, vmstat: Path) -> None:
+    with LocalEngine(slots=2) as engine:
+        engine.submit(Job("a", tmp_path / "a", lambda: _killed(vmstat, 5)))
+        while "5" not in vmstat.read_text():
+            os.sched_yield()
+        engine.submit(Job("b", tmp_path / "b", lambda: _killed(vmstat, 6)))
+        ends = [event for event in events_of(engine, "a", "b") if isinstance(event, Ended)]
+    assert {(ended.key, ended.exit) for ended in ends} == {("a", Exit.OUT_OF_MEMORY), ("b", Exit.OUT_OF_MEMORY)}
 
 
 def test_a_job_is_chosen_before_those_that_have_started_it(tmp_path: Path) -> None:

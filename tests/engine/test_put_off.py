@@ -14,7 +14,7 @@ import pytest
 from lowrung.config.signature import BITS
 from lowrung.engine import put_off, worker
 from lowrung.store.layout import ROOT, RunFolder
-from tests.terminal import train
+from tests import terminal, warm
 
 
 @pytest.fixture
@@ -130,10 +130,11 @@ def test_jobs_are_forked_beside_a_card_and_compute_the_same(tmp_path: Path) -> N
     """A plain base and one in four bits, by the real libraries, with and without bitsandbytes put off."""
     (tmp_path / "sitecustomize.py").write_text(A_CARD)
     found = []
-    for name, extra in (("put off", {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}), ("as ever", {})):
+    beside_a_card = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"}
+    for name, command, extra in (("put off", terminal.train, beside_a_card), ("as ever", warm.train, {})):
         folder = tmp_path / name
         folder.mkdir()
-        done = train(folder, "-m", *SWEEP.split(), **extra)
+        done = command(folder, "-m", *SWEEP.split(), **extra)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "each job imports its libraries itself" not in done.stderr
         runs = [RunFolder(path.resolve()) for path in sorted((folder / "multirun" / "bits").glob("*/run"))]

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from lowrung.config import machine
 from lowrung.config.schema import Config, DataConf, LoraConf, ModelConf, TrainConf, VerifyConf
+from lowrung.costs import history
 from lowrung.costs.sizes import BaseSizes, RowSizes, TrainedSizes, trained_key
 from lowrung.engine import memory
 from lowrung.finetune.data.split import Split
 from lowrung.finetune.found import Preflight
 from lowrung.runs import inputs, planned
 from tests import training
+from tests.predicted import outcome
 
 TRAIN = TrainConf(**training.TRAIN)
 ROWS = RowSizes(8, (20,) * 101, (10,) * 101)
@@ -76,6 +79,26 @@ def test_more_threads_than_the_preflight_had_are_as_much_faster(config, found):
 def test_a_speed_that_was_measured_on_another_processor_is_a_guess(config, found):
     (guess,) = asked(config, dataclasses.replace(found, machine={"processor": "Another CPU"})).guesses
     assert guess.startswith("the speed is what Another CPU was measured to have")
+
+
+def test_a_run_on_a_node_is_predicted_by_what_the_node_measured_and_one_here_by_this_machine(config, found):
+    node = {"processor": "a node's"}
+    checked_there = dataclasses.replace(found, machine=node)
+
+    def source(**where):
+        prediction: Any = planned.predict(config, checked_there, 1, **where)
+        return prediction.source
+
+    def note(by):
+        made = outcome(asked(config, checked_there))
+        planned.note(config, checked_there, 1, dataclasses.replace(made, facts={**made.facts, "machine": by}))
+
+    note(machine.described())
+    assert source() == "1 earlier run of these settings here"
+    assert source(is_elsewhere=True) == history.FORMULAS
+    note(node)
+    assert source() == "1 earlier run of these settings here"
+    assert source(is_elsewhere=True) == "1 earlier run of these settings on a node's"
 
 
 def test_what_is_counted_and_measured_makes_no_other_run(config, found):

@@ -24,21 +24,35 @@ def clock(monkeypatch):
 
     class Clock:
         now = 1000.0
+        set_by = 0.0
 
         def time(self) -> float:
-            return self.now
+            return self.now + self.set_by
 
-        perf_counter = time
+        def perf_counter(self) -> float:
+            return self.now
 
     now = Clock()
     monkeypatch.setattr(parts, "time", now)
     return now
 
 
+def begin(folder, clock):
+    """A process begins; files have the time that the clock shows."""
+    run = parts.Clock(folder)
+    touch(folder.parts, clock.now)
+    return run
+
+
+def touch(file, at):
+    file.touch()
+    os.utime(file, (at, at))
+
+
 def report(folder, run, step, metrics=STEP):
     moment, seconds = run.moment(step, metrics)
     mailbox.post(folder.path, {"step": step, "time": moment, "seconds": seconds, "metrics": metrics})
-    os.utime(folder.reports, (moment, moment))
+    touch(folder.reports, moment)
     return moment, seconds
 
 
@@ -49,22 +63,22 @@ def checkpoint(folder, step, at):
     os.utime(mark, (at, at))
 
 
-def begin_again(folder):
+def begin_again(folder, clock):
     """As the next start does."""
     parts.close(folder)
     mailbox.clear(folder.path)
-    return parts.Clock(folder)
+    return begin(folder, clock)
 
 
-def killed(folder, clock):
+def killed(folder, clock, at=9000.0):
     """A run that reports at 1010, 1020 and 1030, has a checkpoint of the second step, and is killed."""
-    run = parts.Clock(folder)
+    run = begin(folder, clock)
     for step, now in enumerate((1010.0, 1020.0, 1030.0), start=1):
         clock.now = now
         report(folder, run, step)
     checkpoint(folder, 2, 1020.0)
-    clock.now = 9000.0
-    return begin_again(folder)
+    clock.now = at
+    return begin_again(folder, clock)
 
 
 def took(run):
@@ -93,7 +107,7 @@ def test_a_third_part_has_the_times_of_both(folder, clock):
         report(folder, run, step)
     checkpoint(folder, 3, 9001.0)
     clock.now = 20_000.0
-    run = begin_again(folder)
+    run = begin_again(folder, clock)
     assert [report(folder, run, step) for step in (1, 2, 3, 4)] == [
         (1010.0, 10.0),
         (1020.0, 20.0),
@@ -105,25 +119,66 @@ def test_a_third_part_has_the_times_of_both(folder, clock):
 def test_one_that_was_killed_before_it_reported_again_loses_no_time_of_the_first(folder, clock):
     killed(folder, clock)
     clock.now = 20_000.0
-    assert report(folder, begin_again(folder), 1) == (1010.0, 10.0)
+    assert report(folder, begin_again(folder, clock), 1) == (1010.0, 10.0)
 
 
 def test_a_run_without_a_checkpoint_has_the_lost_time_too_and_new_times_for_its_reports(folder, clock):
-    run = parts.Clock(folder)
+    run = begin(folder, clock)
     clock.now = 1010.0
     report(folder, run, 1)
     clock.now = 5000.0
-    run = begin_again(folder)
+    run = begin_again(folder, clock)
     assert report(folder, run, 1) == (5000.0, 10.0)
     assert took(run) == [(1000.0, 10.0), (5000.0, 0.0)]
 
 
 def test_a_scheduler_that_starts_the_job_again_ends_the_part_before(folder, clock):
-    run = parts.Clock(folder)
+    run = begin(folder, clock)
     clock.now = 1010.0
     report(folder, run, 1)
-    clock.now = 5000.0
-    assert took(parts.Clock(folder)) == [(1000.0, 10.0), (5000.0, 0.0)]
+    touch(folder.log, 5000.0)  # the new process has printed a line
+    clock.now = 5001.0
+    assert took(begin(folder, clock)) == [(1000.0, 10.0), (5001.0, 0.0)]
+
+
+@pytest.mark.parametrize("set_by", [-600.0, 600.0])
+def test_a_clock_that_is_set_while_a_part_runs_changes_none_of_its_time(folder, clock, set_by):
+    run = begin(folder, clock)
+    clock.set_by = set_by
+    clock.now = 1010.0
+    assert report(folder, run, 1) == (1010.0 + set_by, 10.0)
+    touch(folder.log, 1012.0 + set_by)
+    clock.now = 1020.0
+    assert took(begin_again(folder, clock)) == [(1000.0, 12.0), (1020.0 + set_by, 0.0)]
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 600.0])
+def test_a_part_on_a_machine_whose_clock_is_not_the_files_takes_what_it_took(folder, clock, ahead):
+    begin(folder, clock)
+    touch(folder.parts, 1000.0 + ahead)
+    touch(folder.log, 1004.0 + ahead)
+    clock.now = 1020.0
+    assert took(begin_again(folder, clock)) == [(1000.0, 4.0), (1020.0, 0.0)]
+
+
+@pytest.mark.parametrize("now", [500.0, 9000.0])
+def test_a_part_elsewhere_that_only_reported_again_took_until_its_last_sign(folder, clock, now):
+    """The second machine's clock shows an earlier time than the first one's did, or a later one."""
+    run = killed(folder, clock, at=now)
+    touch(folder.log, now + 2)
+    report(folder, run, 1)
+    touch(folder.reports, now + 3)
+    assert [part.seconds for part in parts.so_far(folder)] == [30.0, 3.0]
+    clock.now = now + 4
+    report(folder, run, 3)
+    assert [part.seconds for part in parts.so_far(folder)] == [30.0, 4.0]
+
+
+def test_the_time_of_reports_without_seconds_is_that_of_their_file(folder, clock):
+    begin(folder, clock)
+    mailbox.post(folder.path, {"step": 1, "time": 1007.0, "seconds": None, "metrics": STEP})
+    touch(folder.reports, 1007.0)
+    assert [part.seconds for part in parts.so_far(folder)] == [7.0]
 
 
 def test_a_run_in_one_go_says_nothing_of_parts(folder, clock):

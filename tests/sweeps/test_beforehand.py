@@ -8,9 +8,11 @@ from optuna.trial import TrialState
 
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
+from lowrung.engine.assumed import Machine, assume
 from lowrung.errors import RunFailed, UsageError
 from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
+from lowrung.sweeps import plan
 from lowrung.sweeps.room import Room
 from tests.predicted import predicted
 from tests.stage import RATE, HadNoMemory, ranks, trains
@@ -18,7 +20,7 @@ from tests.stage import RATE, HadNoMemory, ranks, trains
 GB = 1e9
 
 
-def _planned(config: Config, *_: object) -> Prediction:
+def _planned(config: Config, *_: object, **__: object) -> Prediction:
     """A run whose batch takes a GB for each example, and whose parameters and minutes follow from its rank."""
     peak = GB * config.train.batch_size
     return predicted(trainable=100 * config.lora.r, memory_bytes=peak, seconds=60.0 * config.lora.r)
@@ -42,6 +44,41 @@ def _limited(text: str) -> str:
 
 def _batches(configs: list[Config]) -> list[tuple[int, int]]:
     return [(config.train.batch_size, config.train.gradient_accumulation_steps) for config in configs]
+
+
+LOCAL = "hydra_plugins.lowrung.local_launcher.LocalLauncher"
+SLURM = "hydra_plugins.lowrung.slurm_launcher.SlurmLauncher"
+RAY = "hydra_plugins.lowrung.ray_launcher.RayLauncher"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "elsewhere"),
+    [
+        ({"_target_": LOCAL}, False),
+        ({"_target_": SLURM, "partition": None}, True),
+        ({"_target_": RAY, "address": None}, False),
+        ({"_target_": RAY, "address": "auto"}, True),
+        ({}, False),
+    ],
+)
+def test_runs_on_a_clusters_nodes_compute_elsewhere(launcher, elsewhere):
+    assert plan.is_elsewhere(launcher) is elsewhere
+    with assume(Machine(1, None, None)):
+        assert not plan.is_elsewhere(launcher)
+
+
+@pytest.mark.slow
+def test_runs_that_compute_elsewhere_are_predicted_as_such(here, monkeypatch):
+    told = set()
+
+    def planned(config: Config, *_: object, is_elsewhere: bool) -> Prediction:
+        told.add(is_elsewhere)
+        return _planned(config)
+
+    monkeypatch.setattr("lowrung.runs.planned.predict", planned)
+    monkeypatch.setattr("lowrung.sweeps.plan.is_elsewhere", lambda _: True)
+    here.sweep("lora.r=8")
+    assert told == {True}
 
 
 class TestConstraints:
@@ -89,11 +126,47 @@ class TestConstraints:
         monkeypatch.setattr("lowrung.sweeps.stage_trials.MOST_IN_VAIN", 6)
         monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 6)
         for _ in range(2):  # the next start draws no more
-            with pytest.raises(RunFailed, match="No trial was run"):
+            with pytest.raises(RunFailed, match=r"the plan leaves out 6, the last since plan/seconds is 240, and must"):
                 here.sweep("lora.r=4", RATE, _limited('plan/seconds:"<=1"'), n_trials=4)
             assert len(here.trials()) == 6
         assert "6 drawn trials in a row may not be run, the last since by the plan" in capsys.readouterr().out
         assert here.ran == []
+
+    @pytest.mark.slow
+    def test_what_leaves_all_out_is_said_be_it_memory_or_a_constraint(self, here, monkeypatch):
+        """Drawn batches of 4 do not fit, even as the smallest ones; that of 2 does, by the plan."""
+        monkeypatch.setattr("lowrung.sweeps.stage_trials.MOST_IN_VAIN", 2)
+        monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 2)
+        _has(monkeypatch, 1.5)
+
+        def act(config: Config) -> Outcome:
+            raise HadNoMemory
+
+        searched = ("lora.r=4", RATE, "train.batch_size=8", "hydra.sweeper.on_oom=skip")
+        with pytest.raises(RunFailed) as said:
+            here.sweep(*searched, n_trials=2)
+        needs = "the plan leaves out 2, the last since it needs 8.00 GB, of 1.50 GB main memory"
+        assert str(said.value).startswith(f"No trial has a result: {needs}. Loosen hydra.sweeper.constraints, lower")
+        united = "hydra.sweeper.spaces=[{train.batch_size:2},{train.batch_size:8}]"
+        with pytest.raises(RunFailed) as said:
+            here.sweep("study=both", "lora.r=4", RATE, united, "hydra.sweeper.on_oom=skip", n_trials=2, act=act)
+        assert "of 1.50 GB main memory; 1 ran out of memory" in str(said.value)
+
+    @pytest.mark.slow
+    def test_what_a_deadline_has_kept_from_running_is_not_the_plans_fault(self, here, monkeypatch):
+        now = 0.0
+        monkeypatch.setattr("lowrung.sweeps.agenda.time.monotonic", lambda: now)
+
+        def planned(config: Config, *_: object, **__: object) -> Prediction:
+            nonlocal now
+            now += 40 * (config.lora.r == 16 and bool(here.trials()))
+            return _planned(config)
+
+        monkeypatch.setattr("lowrung.runs.planned.predict", planned)
+        asked = "lora.r=16,8", _limited('params/trainable:"<=1000"')
+        here.sweep(*asked, "hydra.sweeper.timeout=1s")
+        assert here.ran == []
+        assert ranks(here.sweep(*asked)) == [8]
 
     def test_a_grid_in_which_nothing_may_be_run_is_refused(self, here):
         with pytest.raises(UsageError, match=r"of these none may: 2 of 2 points: lora.r=4 \(by the plan plan/seconds"):
@@ -157,7 +230,7 @@ class TestMemory:
 
     @pytest.mark.slow
     def test_a_budget_counts_what_a_halved_run_takes(self, here, monkeypatch):
-        def planned(config: Config, *_: object) -> Prediction:
+        def planned(config: Config, *_: object, **__: object) -> Prediction:
             return dataclasses.replace(_planned(config), seconds=3600.0 * config.train.batch_size)
 
         _has(monkeypatch, 4)
@@ -204,7 +277,8 @@ class TestMemory:
         def act(config: Config) -> Outcome:
             raise HadNoMemory
 
-        said = "all that were run were out of memory" if on_oom == "skip" else "1 of 1 trials failed"
+        skipped = "No trial has a result: 1 ran out of memory, and hydra.sweeper.on_oom=skip leaves such out. Lower"
+        said = skipped if on_oom == "skip" else "1 of 1 trials failed"
         with pytest.raises(RunFailed, match=said):
             here.sweep("lora.r=8", f"hydra.sweeper.on_oom={on_oom}", act=act)
         assert len(here.ran) == 1

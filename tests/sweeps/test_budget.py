@@ -33,6 +33,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1e9
+        self.set_by = 0.0
 
     def runs(self, act: Act = trains, times: float = 1.0) -> Act:
         def acting(config: Config) -> Outcome | None:
@@ -45,8 +46,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: made.now)
-    monkeypatch.setattr("lowrung.runs.planned.predict", lambda config, *_: predicted(seconds=config.lora.r * HOUR))
+    monkeypatch.setattr("lowrung.sweeps.spending._now", lambda: made.now + made.set_by)
+    monkeypatch.setattr("lowrung.sweeps.spending._counted", lambda: made.now)
+    monkeypatch.setattr(
+        "lowrung.runs.planned.predict", lambda config, *_, **__: predicted(seconds=config.lora.r * HOUR)
+    )
     return made
 
 
@@ -95,6 +99,16 @@ class TestGrid:
         with pytest.raises(RunFailed):
             here.sweep("lora.r=8,2", "hydra.sweeper.on_oom=fail", _budget(99), n_trials=1, act=clock.runs(act))
         assert ranks(here.sweep("lora.r=8,2", _budget(11), act=clock.runs())) == [2]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("hours", [-5, 5])
+    def test_a_clock_that_is_set_meanwhile_is_no_use_of_it(self, here, clock, hours):
+        def act(config: Config) -> Outcome:
+            clock.set_by += hours * HOUR
+            return trains(config)
+
+        assert ranks(here.sweep("lora.r=4,3", _budget(7), act=clock.runs(act))) == [4, 3]
+        assert _spent(here) == 7
 
     @pytest.mark.slow
     def test_running_runs_count_with_what_they_will_take(self, here, clock):

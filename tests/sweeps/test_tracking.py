@@ -67,6 +67,27 @@ class TestTracking:
         assert here.tracker.runs == before
 
     @pytest.mark.slow
+    def test_of_runs_that_are_known_the_leaderboard_comes_first(self, here, monkeypatch):
+        """Where a run between them is to be trained after all, the sweep is open for it."""
+        here.sweep("lora.r=4,8", "study=other")
+        report, before = Results.report, []
+
+        def noted(results, **how):
+            before.append({run.name for run in here.tracker.runs.values()} - {"other"})
+            report(results, **how)
+
+        monkeypatch.setattr(Results, "report", noted)
+        assert here.sweep("lora.r=4,8") == []
+        assert ranks(here.sweep("lora.r=4,2,8", "study=between")) == [2]
+        of_other = {"lora.r=4", "lora.r=8"}
+        assert before[0] == of_other
+        assert before[1] >= {"s", "between", "lora.r=2"}
+        for name in ("s", "between"):
+            [(number, sweep)] = [(key, run) for key, run in here.tracker.runs.items() if run.name == name]
+            assert sweep.status is Status.COMPLETE
+            assert {run.name for run in here.tracker.runs.values() if run.parent == number} >= of_other
+
+    @pytest.mark.slow
     def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):
         with pytest.raises(RunFailed):
             here.sweep("lora.r=2,8", act=fails_at(8))

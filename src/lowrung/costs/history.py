@@ -56,30 +56,32 @@ class Line:
     memory: float
 
 
-def speed(asked: Asked, store: Path, flops_per_second: float, elsewhere: Mapping[str, Any] | None = None) -> Speed:
-    """How fast runs like this one are on this machine.
+def speed(asked: Asked, store: Path, flops_per_second: float, machines: Sequence[Mapping[str, Any]]) -> Speed:
+    """How fast a run will be.
 
     Args:
         asked: the run.
         store: where earlier runs were noted.
-        flops_per_second: how fast this machine multiplies matrices, for where there were none.
-        elsewhere: the machine where model and data were checked. If it is another one, as a cluster's node is, its runs
-            count where this machine has none.
+        flops_per_second: how fast matrices are multiplied where it computes, for where there were none.
+        machines: as `lowrung.config.machine.described` has them. The runs of the first one count that has any.
     """
-    here = machine.described()
-    lines, which = _nearest(asked, store, here)
-    is_here = bool(lines) or not elsewhere or elsewhere == here
-    if not is_here:
-        lines, which = _nearest(asked, store, elsewhere)
-    if not lines:
-        return Speed.unmeasured(asked, flops_per_second, FORMULAS)
+    for by in machines:
+        lines, which = _nearest(asked, store, by)
+        if lines:
+            where = "here" if by == machine.described() else f"on {by.get('processor')}"
+            return _measured(asked, lines, which, flops_per_second, where)
+    return Speed.unmeasured(asked, flops_per_second, FORMULAS)
+
+
+def _measured(asked: Asked, lines: Sequence[Line], which: int, flops_per_second: float, where: str) -> Speed:
+    """By the lines of a kind, whose number is ``which``."""
     steps = _median(lines, "steps") or flops_per_second
     return Speed(
         flops_per_second=steps,
         start_seconds=time_formulas.start_seconds(asked) * statistics.median(line.start for line in lines),
         # libraries weigh the same in other models' runs, and the rest does not
         memory_factor=statistics.median(line.memory for line in lines) if which < _OTHERS else 1.0,
-        source=_in_words(which, len(lines), "here" if is_here else f"on {(elsewhere or {}).get('processor')}"),
+        source=_in_words(which, len(lines), where),
         evaluating=_median(lines, "evaluations") or steps,
         verifying=_median(lines, "gate") or steps,
     )

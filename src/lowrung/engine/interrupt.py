@@ -24,14 +24,14 @@ class StopSignals:
 
     Of SIGTERM the second is one that comes `SAME_SECONDS` later. It is remembered too, since Python drops an exception
     that comes inside a finaliser. A signal that this process ignores stays ignored: Ctrl-C in a worker, SIGHUP below
-    `nohup`. What was remembered is passed on to such a block around this one. Outside the main thread, where no signal
-    arrives, it does nothing.
+    `nohup`. Blocks inside one another remember the same signals. Outside the main thread, where no signal arrives, it
+    does nothing.
     """
 
     def __init__(self) -> None:
-        self._came: list[int] = []
+        self._came: list[tuple[int, float]] = []
+        """Signals, each with when it came by the monotonic clock."""
         self._before: dict[int, object] = {}
-        self._told_at = float("-inf")
 
     @property
     def is_to_stop(self) -> bool:
@@ -41,7 +41,7 @@ class StopSignals:
     @property
     def interruption(self) -> Interrupted:
         """What to raise at the end."""
-        return Interrupted(self._came[0] if self._came else signal.SIGINT)
+        return Interrupted(self._came[0][0] if self._came else signal.SIGINT)
 
     def check(self) -> None:
         """Raises `Interrupted` when a second signal has come."""
@@ -50,24 +50,25 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in STOPS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._take)
+            handlers = {number: signal.getsignal(number) for number in STOPS}
+            for outer in (getattr(handler, "__self__", None) for handler in handlers.values()):
+                if isinstance(outer, StopSignals):
+                    self._came = outer._came
+            self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+            for number in self._before:
+                signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-            outer = getattr(handler, "__self__", None)
-            if isinstance(outer, StopSignals):
-                outer._came += [came for came in self._came if came == number]
 
     def _take(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGTERM:
-            if time.monotonic() < self._told_at + SAME_SECONDS:
-                return
-            self._told_at = time.monotonic()
-        self._came.append(number)
+        now = time.monotonic()
+        told_at = max((at for came, at in self._came if came == signal.SIGTERM), default=float("-inf"))
+        if number == signal.SIGTERM and now < told_at + SAME_SECONDS:
+            return
+        self._came.append((number, now))
         if number == signal.SIGHUP:
             _leave_the_terminal()
         self.check()

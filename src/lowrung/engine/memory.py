@@ -65,27 +65,36 @@ def main(root: Path = ROOT) -> Room | None:
 class Kills:
     """Processes that the system has ended since memory had run out: each explains one process's end.
 
+    The system counts them, and does not say which they were. So one that somebody ends by SIGKILL is taken for one of
+    them where another process was ended so meanwhile, and no end of lowrung's own explains that.
+
     Args:
         root: what /proc and /sys are read below.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
-        self._explained = 0
+        self._explaining: set[int] = set()
+        """The numbers of those that explain an end, the system's first one being 1."""
 
-    def unexplained(self) -> int:
-        """How many there were so far but for those that were explained; what one process sees more than at its start.
+    @property
+    def count(self) -> int:
+        """How many there were so far.
 
         Those of the own control group count, whichever limit was passed; where the system counts none for it, as in the
         root group, all count. 0 where it counts none at all, as on macOS.
         """
-        return next(self._counts(), 0) - self._explained
+        return next(self._counts(), 0)
 
     def explain(self, since: int) -> bool:
-        """Whether a process was ended so that began at this number; that end is explained from now on."""
-        is_one = self.unexplained() > since
-        self._explained += is_one
-        return is_one
+        """Whether a process was ended so that began when there were this many; the first of them explains its end.
+
+        So the later ones are left for processes that began later.
+        """
+        own = next((one for one in range(since + 1, self.count + 1) if one not in self._explaining), None)
+        if own is not None:
+            self._explaining.add(own)
+        return own is not None
 
     def _counts(self) -> Iterator[int]:
         files = [folder / names[3] for folder, names in _folders(self._root)]

@@ -38,6 +38,7 @@ class Running:
         link: the coordinator's end of the process's link.
         reader: of the job's mailbox.
         time_limit: seconds from now until it is stopped; None is no limit.
+        kills: how many processes the system had ended for want of memory before this one began.
         answer: what came over the link.
         is_link_done: whether nothing more comes over the link.
         stopped: its exit and the cause, where the engine stopped it.
@@ -51,6 +52,7 @@ class Running:
     link: "Connection[Any, Any]"
     reader: mailbox.Reader
     time_limit: float | None
+    kills: int
     answer: bytes | None = None
     is_link_done: bool = False
     stopped: tuple[Exit, str] | None = None
@@ -59,7 +61,6 @@ class Running:
     def __post_init__(self) -> None:
         assert self.process.pid is not None
         self._pid = self.process.pid
-        self._kills = memory.KILLS.unexplained()
         self._time_is_up_at = float("inf") if self.time_limit is None else time.monotonic() + self.time_limit
 
     @classmethod
@@ -86,10 +87,11 @@ class Running:
             time_limit: seconds from now until it is stopped; None is no limit.
             working_folder: of the process.
         """
+        kills = memory.KILLS.count
         ours, theirs = starter.pipe()
         with theirs:
             process = starter.start(worker.main, (theirs, task, folder, variables, working_folder), key, variables)
-        return cls(key, folder, slot, process, ours, mailbox.Reader(folder), time_limit)
+        return cls(key, folder, slot, process, ours, mailbox.Reader(folder), time_limit, kills)
 
     def sources(self) -> list[Any]:
         """What `multiprocessing.connection.wait` is to wake up for."""
@@ -136,7 +138,7 @@ class Running:
             return Ended(self.key, exit, cause=cause)
         if self.answer is not None:
             return Ended(self.key, *worker.read_answer(self.answer))
-        if code == -signal.SIGKILL and memory.KILLS.explain(self._kills):
+        if code == -signal.SIGKILL and memory.KILLS.explain(self.kills):
             return Ended(self.key, Exit.OUT_OF_MEMORY, cause=NO_MEMORY)
         return Ended(self.key, Exit.DIED, cause=described_exit(code or 0))
 

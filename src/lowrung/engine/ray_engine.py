@@ -244,7 +244,7 @@ class RayEngine:
             for report in running.reader.read():
                 yield Reported(key, report)
             if running.ref in ended:
-                end = ray_task.end(key, running.ref)
+                end = ray_task.end(key, running.folder, running.ref)
                 if isinstance(end, Refused):
                     if self._goes_elsewhere(running, end):
                         continue

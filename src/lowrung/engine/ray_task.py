@@ -1,7 +1,10 @@
 """A job as a task of Ray's: what runs on its node, and what its end means to the coordinator."""
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -9,6 +12,12 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancell
 
 from lowrung.engine import node
 from lowrung.engine.base import Ended, Exit
+from lowrung.errors import FolderInUse
+from lowrung.store import atomic
+from lowrung.store.layout import RunFolder
+
+GONE_SECONDS = 5.0
+"""How long a job's process may outlive the one that watches it, which Ray has killed: it notices, and ends itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +40,40 @@ def run(request: node.Request) -> Ended | Refused:
     return node.work(request)
 
 
-def end(key: str, ref: Any) -> Ended | Refused:
-    """How a job ended; what Ray itself lost has died.
+def end(key: str, folder: Path, ref: Any) -> Ended | Refused:
+    """How a job ended; what Ray itself lost has died. Nobody works in its folder any more.
 
     Args:
         key: the job's.
+        folder: the job's.
         ref: Ray's reference of its task, which has ended.
     """
     try:
         ended: Ended | Refused = ray.get(ref)
         return ended
-    except TaskCancelledError:
-        return Ended(key, Exit.CANCELLED, cause="cancelled")
-    except OutOfMemoryError:
-        return Ended(key, Exit.OUT_OF_MEMORY, cause="memory of its node ran out, and Ray ended its process")
-    except RayTaskError as error:  # of what watches the job
-        return Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
     except RayError as error:
-        return Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
+        _await_free(folder)
+        return _lost(key, error)
+
+
+def _lost(key: str, error: RayError) -> Ended:
+    if isinstance(error, TaskCancelledError):
+        return Ended(key, Exit.CANCELLED, cause="cancelled")
+    if isinstance(error, OutOfMemoryError):
+        return Ended(key, Exit.OUT_OF_MEMORY, cause="memory of its node ran out, and Ray ended its process")
+    if isinstance(error, RayTaskError):  # of what watches the job
+        return Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
+    return Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
+
+
+def _await_free(folder: Path) -> None:
+    """Waits until a job's process has left its folder; one on a node that is lost may never be seen to do so."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FolderInUse), atomic.lock(RunFolder(folder).lock):
+            return
+        _rest()
+
+
+def _rest() -> None:
+    time.sleep(0.02)

@@ -137,7 +137,7 @@ class Launch:
         Returns:
             the first rank's outcome, with the memory of all; that of the rank that failed first, if one did.
         """
-        started, kills = list[_Rank](), memory.KILLS.unexplained()
+        started, kills = list[_Rank](), memory.KILLS.count
         with tempfile.TemporaryDirectory(prefix="lowrung-") as meeting:  # the store's disk may not lock files
             try:
                 self._start(started, Path(meeting) / "ranks")

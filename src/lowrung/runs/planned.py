@@ -17,7 +17,9 @@ from lowrung.store import layout
 from lowrung.store.outcome import Outcome
 
 
-def predict(config: Config, preflight: Preflight, threads: int, *, is_tracking: bool = False) -> Prediction | None:
+def predict(
+    config: Config, preflight: Preflight, threads: int, *, is_tracking: bool = False, is_elsewhere: bool = False
+) -> Prediction | None:
     """What a run will take of memory, time and disk; None where the sizes of its adapter are not known.
 
     Args:
@@ -25,13 +27,17 @@ def predict(config: Config, preflight: Preflight, threads: int, *, is_tracking: 
         preflight: what was found of its model and data, without problems.
         threads: CPU threads.
         is_tracking: whether the process that trains it sends to MLflow, too.
+        is_elsewhere: whether it computes on a cluster's node. What this machine measured says nothing of that, and what
+            the node did on which model and data were checked says most; for a run of this machine it is the other way.
     """
     wanted = asked(config, preflight, threads)
     if wanted is None:
         return None
     wanted = dataclasses.replace(wanted, is_tracking=is_tracking)
     multiplies = _flops_per_second(wanted, preflight)
-    speed = history.speed(wanted, Path(config.store).absolute(), multiplies, preflight.machine)
+    here, checked_on = machine.described(), preflight.machine or machine.described()
+    machines = [checked_on] if is_elsewhere else [here, checked_on]
+    speed = history.speed(wanted, Path(config.store).absolute(), multiplies, machines)
     return prediction.predict(wanted, speed)
 
 

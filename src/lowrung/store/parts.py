@@ -68,12 +68,13 @@ class Clock:
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        close(folder)  # a scheduler may have started this job again
+        close(folder, is_begun_again=True)  # a scheduler may have started this job again
         self._folder = folder
         self._earlier = list(_Noted.read(folder).ended)
         self._began, self._started = time.time(), time.perf_counter()
         self._resumed_at = last_checkpoint(folder)
-        self._known = dict(_reported_before(folder)) if self._resumed_at else {}
+        # Of two reports at one moment, the last counts: the run goes on from it.
+        self._known = dict(_reported(folder.earlier_reports)) if self._resumed_at else {}
         _Noted(self._earlier, self._began).write(folder)
 
     def moment(self, step: int, metrics: Mapping[str, float]) -> tuple[float, float]:
@@ -105,10 +106,17 @@ def _marks(folder: RunFolder) -> Iterator[Path]:
     return folder.checkpoints.glob(f"checkpoint-*/{CHECKPOINT_MARK}")
 
 
-def close(folder: RunFolder) -> None:
-    """Ends a part whose process was killed, and keeps the times of its reports, before its mailbox is cleared."""
-    if began(folder) is not None:
-        _Noted(so_far(folder)).write(folder)
+def close(folder: RunFolder, *, is_begun_again: bool = False) -> None:
+    """Ends a part whose process was killed, and keeps the times of its reports, before its mailbox is cleared.
+
+    Args:
+        folder: the run's.
+        is_begun_again: whether the next process has begun, so that the log is its too.
+    """
+    noted = _Noted.read(folder)
+    if noted.began is not None:
+        signs = [folder.reports, folder.system] if is_begun_again else _signs(folder)
+        _Noted([*noted.ended, _cut(folder, noted, signs)]).write(folder)
     if not last_checkpoint(folder):
         folder.earlier_reports.unlink(missing_ok=True)
     elif folder.reports.is_file():
@@ -121,8 +129,20 @@ def close(folder: RunFolder) -> None:
 def so_far(folder: RunFolder) -> list[Part]:
     """What each process has done of a run that has not ended."""
     noted = _Noted.read(folder)
-    under_way = [] if noted.began is None else [Part(noted.began, max(0.0, last_sign(folder) - noted.began))]
-    return [*noted.ended, *under_way]
+    return [*noted.ended, *([] if noted.began is None else [_cut(folder, noted, _signs(folder))])]
+
+
+def _cut(folder: RunFolder, noted: _Noted, signs: Sequence[Path]) -> Part:
+    """The part that has not ended: it took until its last report by its own clock, and from there to the last sign.
+
+    Machines' clocks differ, and are set. So a file's time is compared with another file's, and with nothing else.
+    """
+    assert noted.began is not None
+    earlier = sum(part.seconds for part in noted.ended)
+    own = max((seconds for _, (_, seconds) in _reported(folder.reports)), default=0.0) - earlier
+    known = folder.reports if own > 0 else folder.parts  # what is reported again has the time of an earlier part
+    after = max(map(_modified, signs)) - _modified(known)
+    return Part(noted.began, max(0.0, own) + max(0.0, after))
 
 
 def as_fact(done: Sequence[Part]) -> dict[str, list[tuple[float, float]]]:
@@ -145,14 +165,19 @@ def began(folder: RunFolder) -> float | None:
 
 def last_sign(folder: RunFolder) -> float:
     """When a run's process gave its last sign of life, in seconds since 1970; 0 where it gave none."""
-    return max(map(_modified, (folder.log, folder.reports, folder.system, folder.outcome, *_marks(folder))))
+    return max(map(_modified, (*_signs(folder), folder.outcome, *_marks(folder))))
 
 
-def _reported_before(folder: RunFolder) -> Iterator[tuple[_Moment, tuple[float, float]]]:
-    """When each report of earlier parts was made. Of two at one moment, the last counts: the run goes on from it."""
-    if not folder.earlier_reports.is_file():
+def _signs(folder: RunFolder) -> list[Path]:
+    """What a process goes on writing to."""
+    return [folder.log, folder.reports, folder.system]
+
+
+def _reported(file: Path) -> Iterator[tuple[_Moment, tuple[float, float]]]:
+    """When each report in a file was made: in seconds since 1970, and in seconds of the run."""
+    if not file.is_file():
         return
-    for line in folder.earlier_reports.read_bytes().splitlines():
+    for line in file.read_bytes().splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             report: dict[str, Any] = json.loads(line)
             yield _moment(report["step"], report["metrics"]), (float(report["time"]), float(report["seconds"]))

@@ -20,9 +20,10 @@ from lowrung.sweeps import runs
 from lowrung.sweeps.agenda import Agenda, Due
 from lowrung.sweeps.beforehand import HALVE, Beforehand, Decision
 from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.happened import Evaluated, Finished, QueueEvent, Stopped
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.queue import CHECK_SECONDS, Evaluated, Finished, Queue, QueueEvent, Stopped
+from lowrung.sweeps.queue import CHECK_SECONDS, Queue
 from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
 from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
 from lowrung.sweeps.spending import Spending
@@ -138,7 +139,7 @@ class Coordinator:
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
         self._results.log_best(self._ended, is_last=True)
         self._tracking.note_spent(*self._spending.of_ended)
-        self._results.report()
+        self._results.report(is_over=not self._agenda.has_more)
         return self._results
 
     def _break_off(self, error: BaseException) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -11,6 +12,7 @@ from lowrung.config import grammar, rank_rules, signature
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
 from lowrung.engine import hydra_job
+from lowrung.engine.assumed import MACHINE
 from lowrung.engine.base import Engine
 from lowrung.errors import UsageError
 from lowrung.finetune.found import Preflight
@@ -29,6 +31,19 @@ from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.stage import BEST, TIES, Stage
 from lowrung.sweeps.stage_trials import StageTrials, total
 from lowrung.track import recording
+
+
+def is_elsewhere(launcher: Mapping[str, Any]) -> bool:
+    """Whether runs compute on nodes that this process knows nothing of.
+
+    Args:
+        launcher: the fields of ``hydra.launcher``.
+    """
+    kind = str(launcher.get("_target_", ""))
+    is_cluster = kind.endswith("SlurmLauncher") or (
+        kind.endswith("RayLauncher") and launcher.get("address") is not None
+    )
+    return is_cluster and MACHINE.get() is None
 
 
 def require_a_use_of_gpus(points: Sequence[GridPoint], per_trial: float) -> None:
@@ -67,6 +82,7 @@ class Plan:
         purpose: what the trials share; see `lowrung.sweeps.identity`.
         inputs: where models and data are from.
         gpus: of each trial, where there are any.
+        is_elsewhere: whether runs compute on nodes of a cluster; see `is_elsewhere`.
     """
 
     study: str
@@ -79,6 +95,7 @@ class Plan:
     purpose: Purpose
     inputs: Mapping[str, str]
     gpus: float = 1
+    is_elsewhere: bool = False
 
     @classmethod
     def make(
@@ -118,8 +135,9 @@ class Plan:
         if problems := list(folders.study_problems(folder, grammar.literal(name))):
             raise UsageError(problems)
         named = {stage: _named(each, name) for stage, each in points.items()}
-        gpus = master.hydra.launcher.get("gpus_per_trial", 1)
-        return cls(name, folder, search, named, settings, config, preflights, purpose, identity.inputs(ends), gpus)
+        launcher = master.hydra.launcher
+        where = launcher.get("gpus_per_trial", 1), is_elsewhere(launcher)
+        return cls(name, folder, search, named, settings, config, preflights, purpose, identity.inputs(ends), *where)
 
     @property
     def at_most(self) -> int:
@@ -172,7 +190,8 @@ class Plan:
 
     def predict(self, config: Config, threads: int) -> Prediction | None:
         """What a run with this config will take; see `lowrung.runs.planned.predict`."""
-        return planned.predict(inputs.with_ranks(config, self.gpus), self.preflight(config), threads)
+        config = inputs.with_ranks(config, self.gpus)
+        return planned.predict(config, self.preflight(config), threads, is_elsewhere=self.is_elsewhere)
 
     def preflight(self, config: Config) -> Preflight:
         """What was found for this config's model and data.

@@ -61,7 +61,7 @@ class Predictor:
             found = self._with_sizes(config, found)
         machine = MACHINE.get()
         if machine is None:
-            return planned.predict(config, found, self._engine.threads)
+            return planned.predict(config, found, self._engine.threads, is_elsewhere=self._plan.is_elsewhere)
         asked = planned.asked(config, found, self._engine.threads)
         if asked is None:
             return None

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
@@ -21,6 +21,7 @@ from lowrung.store import disk, layout, mailbox, parts, results
 from lowrung.store.outcome import Outcome, Status
 from lowrung.store.parts import last_checkpoint
 from lowrung.store.results import TakenBack
+from lowrung.sweeps.happened import Evaluated, Finished, QueueEvent, Stopped
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
 from lowrung.sweeps.spending import Spending
@@ -29,42 +30,6 @@ from lowrung.track.base import Opening
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks whether a run that another sweep trains has ended."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """A run reported metrics at a step."""
-
-    run: Run
-    step: int
-    metrics: Mapping[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A run has its outcome.
-
-    Attributes:
-        run: the run.
-        outcome: how it ended.
-        is_reused: whether it was not trained for this trial.
-        is_tracked: whether its process has recorded all of it in the tracker, its end too.
-    """
-
-    run: Run
-    outcome: Outcome
-    is_reused: bool = False
-    is_tracked: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Stopped:
-    """A run was stopped together with the sweep. The sweep's next start goes on from its checkpoint."""
-
-    run: Run
-
-
-QueueEvent = Evaluated | Finished | Stopped
 
 
 @dataclasses.dataclass
@@ -247,7 +212,7 @@ class Queue:
     def _assignment(self, run: Run) -> Assignment:
         """What the run's job is to know. The run's folder is the job's from now on."""
         preflight, threads = self._plan.preflight(run.config), self._engine.threads
-        pinned, predicted = inputs.pinned(run.config, preflight), planned.predict(run.config, preflight, threads)
+        pinned, predicted = inputs.pinned(run.config, preflight), self._plan.predict(run.config, threads)
         return Assignment(
             folder=run.folder,
             claim=prepare_folder(run.folder, pinned, preflight, threads, self._progress.say),

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard, trial_names
@@ -14,22 +14,12 @@ from lowrung.store.outcome import Outcome, Status, over_seeds
 from lowrung.sweeps import plots
 from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.beforehand import BY_PLAN
+from lowrung.sweeps.happened import Finished
 from lowrung.sweeps.plan import Plan
-from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.tracking import SweepTracking, best_tags
-
-_NONE_DRAWN = (
-    "No trial was run: the plan leaves out each that was drawn. Loosen hydra.sweeper.constraints, or search other"
-    " intervals."
-)
-
-_NO_MEMORY = (
-    "No trial has a result: all that were run were out of memory, and hydra.sweeper.on_oom=skip leaves such out. Lower"
-    " train.batch_size, add train.gradient_checkpointing=true, or take hydra.sweeper.on_oom=halve."
-)
 
 
 class Results:
@@ -198,11 +188,14 @@ class Results:
             self._logged = best.number
             self._tracking.note_best(best, ended)
 
-    def report(self) -> None:
+    def report(self, *, is_over: bool) -> None:
         """Writes and prints the leaderboard, has the sweep's end recorded, and says where everything is.
 
+        Args:
+            is_over: whether no more trials are to be run: a budget or a deadline may have ended the sweep before.
+
         Raises:
-            RunFailed: when a trial ended as failed, oom or cancelled, or all were left out.
+            RunFailed: when a trial ended as failed, oom or cancelled, or the sweep is over and all were left out.
         """
         trials, answer = self.trials, self.answer
         answer.write(self.folder, *self._spent())
@@ -214,11 +207,10 @@ class Results:
         if self.spending is not None and self.spending.in_words:
             print(f"spent:    {self.spending.in_words}")
         print(f"results:  {self.folder.path}")
-        self._close(answer)
-        if self._has_skipped_all:
-            is_by_plan = all((row.outcome.cause or "").startswith(BY_PLAN) for row in self.rows.values())
-            raise RunFailed(_NONE_DRAWN if is_by_plan else _NO_MEMORY, self)
-        failed = self._failed
+        has_none, failed = is_over and self._has_skipped_all, self._failed
+        self._close(answer, Status.FAILED if failed or has_none else Status.COMPLETE)
+        if has_none:
+            raise RunFailed(_why_none_has_a_result([row.outcome.cause or "" for row in self.rows.values()]), self)
         if failed:
             raise RunFailed(
                 f"{len(failed)} of {len(trials)} trials failed (first: trial {failed[0].number},"
@@ -251,18 +243,35 @@ class Results:
         """Whether trials were left out, and no other one was there."""
         return bool(self.rows) and all(row.outcome.status is Status.SKIPPED for row in self.rows.values())
 
-    def _close(self, answer: Answer) -> None:
+    def _close(self, answer: Answer, status: Status) -> None:
         """Has the sweep's end recorded: its answer, how many trials ended as what, and its files."""
         if self._tracking is None:
             return
         counts = {f"lowrung.trials.{status}": str(self._counts[status]) for status in Status}
         best = {} if self._best is None else best_tags(self._best)
-        status = Status.FAILED if self._failed or self._has_skipped_all else Status.COMPLETE
         spent = {"lowrung.spent": self.spending.in_words} if self.spending and self.spending.in_words else {}
         files = [self.folder.leaderboard, self.folder.verdict]
         if self._tracking.is_on:
             files += plots.drawn(self.folder)
         self._tracking.end(status, {**answer.tags, **counts, **best, **spent}, files)
+
+
+def _why_none_has_a_result(causes: Sequence[str]) -> str:
+    """What to say of a sweep all of whose trials were left out.
+
+    Args:
+        causes: why, of each trial.
+    """
+    by_plan = [cause.removeprefix(BY_PLAN) for cause in causes if cause.startswith(BY_PLAN)]
+    why, remedies = [], []
+    if by_plan:
+        why.append(f"the plan leaves out {len(by_plan)}, the last since {by_plan[-1]}")
+        remedies.append("Loosen hydra.sweeper.constraints, lower what the runs need, or search other values.")
+    if len(by_plan) < len(causes):
+        why.append(f"{len(causes) - len(by_plan)} ran out of memory, and hydra.sweeper.on_oom=skip leaves such out")
+        halve = "hydra.sweeper.on_oom=halve"
+        remedies.append(f"Lower train.batch_size, add train.gradient_checkpointing=true, or take {halve}.")
+    return f"No trial has a result: {'; '.join(why)}. {' '.join(remedies)}"
 
 
 def ending(outcome: Outcome, is_reused: bool) -> str:

@@ -7,8 +7,8 @@ from lowrung.engine import hydra_job
 from lowrung.runs.folder import kept_outcome
 from lowrung.store import layout
 from lowrung.store.layout import JobFolder
+from lowrung.sweeps.happened import Finished
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
 from lowrung.sweeps.stage_trials import StageTrials
 

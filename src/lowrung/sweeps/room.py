@@ -9,8 +9,8 @@ from lowrung.config.schema import Config
 from lowrung.costs import units
 from lowrung.costs.prediction import Prediction
 from lowrung.engine import memory
-from lowrung.engine.assumed import MACHINE
 from lowrung.sweeps import workers
+from lowrung.sweeps.plan import is_elsewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
         launcher: the fields of ``hydra.launcher``.
         slots: how many runs there are at a time.
     """
-    if _is_elsewhere(launcher):
+    if is_elsewhere(launcher):
         asked = units.amount(_of_slurm(launcher.get("memory")))
         if asked is not None:
             asked = asked / config.train.rank_count if signature.device_kind() == "cpu" else None
@@ -55,15 +55,6 @@ def of_run(config: Config, launcher: Mapping[str, Any], slots: int) -> Room:
     sharing = workers.sharing(launcher, slots) if per_trial >= 1 else round(1 / per_trial)
     spread = per_trial if config.model.device_map == "auto" and per_trial > 1 else 1.0
     return _shared(memory.of_gpu(), sharing, spread)
-
-
-def _is_elsewhere(launcher: Mapping[str, Any]) -> bool:
-    """Whether runs compute on nodes that this process knows nothing of."""
-    kind = str(launcher.get("_target_", ""))
-    is_cluster = kind.endswith("SlurmLauncher") or (
-        kind.endswith("RayLauncher") and launcher.get("address") is not None
-    )
-    return is_cluster and (MACHINE.get() is None)
 
 
 def _of_slurm(asked: object) -> object:

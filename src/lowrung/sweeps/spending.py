@@ -83,6 +83,7 @@ class Spending:
         self._tries: defaultdict[int, dict[int, list[Try]]] = defaultdict(dict)
         self._running: dict[str, Run] = {}
         self._starts: dict[str, float] = {}
+        """When the jobs of runs began that have their GPUs, by the clock that nobody sets."""
         self._least_refused: float | None = None
         self._planned: dict[int, float] = {}
         self._cut: dict[tuple[int, int], str] = {}
@@ -111,6 +112,7 @@ class Spending:
         else:
             claim = tries.text(run.folder.claim)
             jobs.append(Try(_now(), self._gpus, self._maker.threads, None, self._seconds_left(run.config), claim))
+        self._taken(run)  # counts from now on, unless it waits
         self._write(run)
 
     def end(self, run: Run) -> None:
@@ -142,17 +144,12 @@ class Spending:
 
     def _taken(self, run: Run) -> float:
         """The seconds that the job of a run has taken, which runs."""
-        start = self._start_of(run)
-        return 0.0 if start is None else max(0.0, _now() - start)
-
-    def _start_of(self, run: Run) -> float | None:
-        """When its job began, which is read once: each point of a grid that is asked for needs it."""
-        if run.key not in self._starts:
+        if run.key not in self._starts:  # read once: each point of a grid that is asked for needs it
             start = tries.start_of(self._jobs(run)[-1], run.folder, waits=self._waits)
             if start is None:
-                return None
-            self._starts[run.key] = start
-        return self._starts[run.key]
+                return 0.0
+            self._starts[run.key] = _counted() - max(0.0, _now() - start)
+        return _counted() - self._starts[run.key]
 
     def _write(self, run: Run) -> None:
         self._note(run, [each.written for each in self._jobs(run)])
@@ -282,3 +279,8 @@ class Spending:
 def _now() -> float:
     """Seconds since 1970."""
     return time.time()
+
+
+def _counted() -> float:
+    """Seconds by a clock that nobody sets."""
+    return time.monotonic()

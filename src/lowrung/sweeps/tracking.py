@@ -15,8 +15,8 @@ from urllib.parse import quote
 from lowrung.report import leaderboard
 from lowrung.store.layout import CHECKOUT
 from lowrung.store.outcome import Status
+from lowrung.sweeps.happened import Finished
 from lowrung.sweeps.plan import Plan
-from lowrung.sweeps.queue import Finished
 from lowrung.sweeps.runs import Run
 from lowrung.track import pages, recording
 from lowrung.track.base import Child, Opening, Point, Tracker, chosen_experiment
@@ -57,7 +57,7 @@ class SweepTracking:
     Args:
         study: remembers the sweep's key from one start to the next.
         plan: the sweep's.
-        is_known: whether all of its runs may have results, and be tracked.
+        is_known: whether all of its runs may have results: then they are recorded after the leaderboard is printed.
 
     Raises:
         UsageError: when the store can never be used.
@@ -74,14 +74,19 @@ class SweepTracking:
         tags = {"lowrung.kind": "sweep", "lowrung.study": plan.study}
         self._opening = Opening(plan.study, study.facts["key"], _searched(plan), tags)
         self.sender = recording.sender(plan.config, may_lack_nothing=is_known)
+        self._is_put_off = is_known
+        if is_known:  # the leaderboard comes first: importing MLflow, where it lacks a run, takes as long as all else
+            recording.first_answer(self.sender, plan.config, self.sender.send(lambda _: None, plan.study))
+            self.sender.hold()
         self._known = self.sender.send(self._open, plan.study)
+        if not is_known:
+            recording.first_answer(self.sender, plan.config, self._known)
         self._sent: dict[str, tuple[RunRecord, Future[str]]] = {}
         self._left_to: set[str] = set()
         self._late: Future[str] | None = None
         self._keys: defaultdict[int, list[str]] = defaultdict(list)
         self._best: tuple[Mapping[str, float], int, float] = ({}, 0, 0.0)
         self._spent: Point | None = None
-        recording.first_answer(self.sender, plan.config, self._known)
 
     @property
     def is_on(self) -> bool:
@@ -97,6 +102,9 @@ class SweepTracking:
 
         So it would where the sweep is not open there yet, and where an earlier one did, until the tracker has that run.
         """
+        if self._is_put_off:
+            self._go_on()
+            recording.first_answer(self.sender, self._plan.config, self._known)
         if not (self.sender.answers and _is_sent(self._known) and (self._late is None or self._late.done())):
             return None
         self._left_to.add(run.key)
@@ -173,6 +181,7 @@ class SweepTracking:
         self.sender.send(
             lambda tracker: tracker.end_run(self._known.result().sweep, Status.CANCELLED), self._plan.study
         )
+        self._go_on()
         is_closed = self.sender.drain(recording.PATIENCE_SECONDS)
         self._leave(self._broken_off, is_closed=is_closed)
         self.sender.close()
@@ -187,6 +196,7 @@ class SweepTracking:
         """
         sweep = SweepRecord(self._opening, status, tags, *self._best, [str(file) for file in files], self._spent)
         closed = self.sender.send(sweep.send, self._plan.study)
+        self._go_on()
         self.sender.drain(LAST_SECONDS)
         self._leave(sweep, is_closed=_is_sent(closed))
         self.sender.close()
@@ -194,6 +204,11 @@ class SweepTracking:
             self._say_where()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Has all recorded that was put off until the leaderboard is printed, or until a run is to be trained."""
+        self._is_put_off = False
+        self.sender.go_on()
 
     def _part(self, run: Run) -> Opening:
         """How the tracker's run of a run begins; its key is the run's alone."""

@@ -41,6 +41,7 @@ class Sender:
         self._problem: TrackError | None = None
         self._failures = 0
         self._is_closed = False
+        self._is_held = False
         self._is_hurried = False
         self._is_said_slow = False
         self._warned: set[str] = set()
@@ -80,6 +81,17 @@ class Sender:
             self._changed.notify_all()
         return future
 
+    def hold(self) -> None:
+        """Carries out no more calls until `go_on`: somebody waits for what else this process does."""
+        with self._changed:
+            self._is_held = True
+
+    def go_on(self) -> None:
+        """Carries out what has gathered, and what comes."""
+        with self._changed:
+            self._is_held = False
+            self._changed.notify_all()
+
     def drain(self, seconds: float) -> bool:
         """Waits until all calls were carried out; returns whether they were.
 
@@ -115,7 +127,7 @@ class Sender:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._calls or self._is_closed)
+                self._changed.wait_for(lambda: (self._calls and not self._is_held) or self._is_closed)
                 if self._is_closed:
                     return
                 call, future, about = self._calls[0]

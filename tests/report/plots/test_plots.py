@@ -180,6 +180,15 @@ def test_a_name_begins_with_what_matters_most(searched):
     assert re.search(r"#\d+  learning_rate=\S+ lora=\w+", names)
 
 
+def test_one_of_two_worse_trials_is_not_far_away():
+    points = [{"lora.r": r} for r in ("16", "64", "4")]
+    record = study(
+        [trial(n, point, loss) for n, (point, loss) in enumerate(zip(points, (2.7, 2.74, 2.87), strict=True))],
+        [studies.RANK],
+    )
+    assert "arrow" not in by_name(record)["differences"].about
+
+
 def test_the_one_to_take_leaves_room_for_its_words():
     axes = [studies.RANK, *(Axis(f"train.a_long_name_{i}", values=("1", "2")) for i in range(4))]
     points = [{"lora.r": r, **{axis.key: "1" for axis in axes[1:]}} for r in studies.RANK.values]
@@ -187,6 +196,8 @@ def test_the_one_to_take_leaves_room_for_its_words():
     first, second = (one.text for one in by_name(record)["differences"].figure.layout.annotations[:2])
     drawn = [len(re.sub(r"<[^>]+>", "", text)) for text in (first, second)]
     assert drawn[0] <= drawn[1] + 5
+    short = by_name(studies.grid(preferred=13))["differences"].figure.layout.annotations
+    assert any("#13  r=32 learning_rate=0.0003   " in one.text and "the one to take" in one.text for one in short)
 
 
 def test_a_long_list_of_numbers_has_round_ticks():

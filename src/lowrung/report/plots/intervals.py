@@ -11,7 +11,8 @@ from lowrung.report.plots.scores import NAME, Scores, sentences, thinned
 from lowrung.report.record import Difference, StudyRecord, TrialRecord
 from lowrung.report.tables import counted
 
-_TO_TAKE = ", the one to take"
+_BRIEF = 33
+"""Characters of a name beside ``best, the one to take``: both fill 375 pixels."""
 MOST = 30
 """Rows: what does not fit on two screens is in the table."""
 
@@ -43,7 +44,7 @@ class Row:
     @property
     def words(self) -> str:
         """Beside the name."""
-        return f"{self.verdict}{_TO_TAKE}" if self.is_preferred else self.verdict
+        return f"{self.verdict}, the one to take" if self.is_preferred else self.verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Intervals:
         far = max(max(abs(low), abs(high)) for low, high in near) * 4 if self.is_paired else math.inf
         others = [max(abs(low), abs(high)) for low, high in bounds if (low, high) != (0.0, 0.0)]
         if self.is_paired and others:
-            far = max(far, 3 * statistics.median_low(others))
+            far = max(far, 5 * statistics.median_low(others))
         low = max(min(low for low, _ in bounds), -far)
         high = min(max(high for _, high in bounds), far)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
@@ -141,7 +142,7 @@ def _be(count: int) -> str:
 def _row(scores: Scores, trial: TrialRecord, is_paired: bool) -> Row:
     is_preferred = trial.number == scores.study.preferred
     name, value = scores.label(trial), scores.value(trial)
-    brief = scores.label(trial, NAME - len(_TO_TAKE) * is_preferred)
+    brief = scores.label(trial, _BRIEF if is_preferred else NAME)
     found = trial.difference
     if not is_paired:
         return Row(name, brief, scores.standing(trial), value, value, value, value, is_preferred)
