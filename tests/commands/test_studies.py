@@ -88,6 +88,22 @@ def test_one_that_was_interrupted_has_the_best_trial_that_keeps_to_the_constrain
     assert found["folder"] == str(multirun / "mine")
 
 
+def test_trials_that_were_asked_for_and_have_not_begun_are_counted(multirun, capsys):
+    file = multirun / "mine" / "study.db"
+    for asked, said in ((9, "1 running, 4 not begun"), (5, "1 running")):
+        with sqlite3.connect(file) as connection:
+            connection.execute("DELETE FROM study_user_attributes WHERE key = 'planned'")
+            note = json.dumps({"trials": asked, "seeds": 1})
+            connection.execute(
+                "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, 'planned', ?)", (note,)
+            )
+        main(["studies"])
+        assert f"3 complete, 1 oom, {said}  " in capsys.readouterr().out
+    main(["studies", "--json"])
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    assert (study["asked"], sum(study["trials"].values())) == (5, 5)
+
+
 def test_one_that_has_ended_has_its_leaderboard_and_what_it_says(multirun, listed, capsys):
     study = StudyFolder(multirun / "mine")
     end(study)

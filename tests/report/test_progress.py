@@ -130,6 +130,13 @@ def test_a_log_has_a_summary_after_a_trial():
     assert out.getvalue().splitlines()[-1] == summary
 
 
+def test_no_more_time_is_left_than_the_budget_has():
+    progress, out, clock = in_log()
+    run(progress, clock, 0, 100)
+    progress.summary(total=40, complete=1, pruned=0, failed=0, running=0, best=None, seconds_left=130.0)
+    assert left(out.getvalue().splitlines()[-1]) == "2 min"
+
+
 def test_before_the_first_run_has_ended_the_plan_says_what_is_left():
     progress, out, clock = in_log()
     progress.start("0", "trial 0", 4, planned=90.0)

@@ -156,6 +156,13 @@ class TestEdges:
         assert doubts.edges(rows, [pissa[1]], {}) == ["rate=0.3 is the largest that was tried: try larger ones."]
         assert doubts.edges(rows, [pissa[1], rows[1]], {}) == []
 
+    def test_ends_of_a_list_are_not_known_as_long_as_trials_of_it_are_to_come(self):
+        interval = {"rate": (1.0, 10.0, True)}
+        rows = [row(0, lora__r="4", rate="2"), row(1, lora__r="8", rate="10")]
+        (said,) = doubts.edges(rows, rows[1:], interval, is_over=False)
+        assert said.startswith("rate=10 is near the upper end of its interval")
+        assert len(doubts.edges(rows, rows[1:], interval)) == 2
+
     def test_of_an_interval(self):
         rows = [row(n, train__learning_rate=text) for n, text in enumerate(("1.1e-05", "0.0001", "0.0009"))]
         interval = {"train.learning_rate": (1e-5, 1e-3, True)}

@@ -1,6 +1,7 @@
 """What the leaderboard says, in words, from the files that runs left."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -134,6 +135,37 @@ class TestTheAnswer:
         rows = [trial(n, {}, run(tmp_path / str(n), answers={"mine": each})) for n, each in enumerate(answers)]
         assert answer(rows, {"eval/mine": "maximize"}) == "trial 1 is better than trial 0, by 1"
 
+    def test_settings_that_a_later_stage_trained_again_are_one_choice(self, tmp_path):
+        """As where the gate is left to the last stage."""
+        points = [("16", "1.8", 0.0, 0), ("16", "1", 0.3, 0), ("16", "1.8", 0.0, 1), ("64", "1.8", 0.1, 1)]
+        rows = [
+            dataclasses.replace(
+                trial(n, {"lora.r": r, "factor": factor}, run(tmp_path / str(n), loss=loss, spread=0.02)),
+                stage=("rate", "rank")[stage],
+                stage_index=stage,
+            )
+            for n, (r, factor, loss, stage) in enumerate(points)
+        ]
+        assert answer(rows).startswith("lora.r=16 factor=1.8 (trial 2) is better than all others: the next, lora.r=64")
+        assert "Counted once: trial 0, whose settings a later stage trained again." in notes(rows)
+        assert not any("no proof" in note for note in notes(rows))
+        assert answer([rows[0], rows[2]]).startswith("trial 2 is the only one of 2 trials that can be judged")
+        assert answer([rows[0], dataclasses.replace(rows[2], stage="rate", stage_index=0)]).startswith("trials 0 and 2")
+
+    def test_the_winner_is_named_by_its_settings_also_where_they_are_many(self, tmp_path):
+        points = [{"lora.r": str(2**n), "train.rate_factor": f"1.{n}", "lora": "pissa", "a": str(n)} for n in range(3)]
+        rows = [trial(n, point, run(tmp_path / str(n), loss=n / 2)) for n, point in enumerate(points)]
+        assert answer(rows).startswith("lora.r=1 train.rate_factor=1.0 a=0 (trial 0) is better than all others")
+
+    def test_a_winner_s_settings_are_those_that_the_study_varied_not_what_its_complete_trials_vary(self, tmp_path):
+        rows = [
+            trial(n, {"lora.r": r, "factor": "2"}, run(tmp_path / str(n), loss=n)) for n, r in enumerate(("4", "8"))
+        ]
+        pruned = dataclasses.replace(
+            rows[1], number=2, point={"lora.r": "4", "factor": "1"}, outcome=Outcome(Status.PRUNED)
+        )
+        assert answer([*rows, pruned]).startswith("lora.r=4 factor=2 (trial 0) is better than lora.r=8 factor=2, by")
+
     def test_long_settings_give_way_to_numbers(self, tmp_path):
         rows = [
             trial(n, {"lora.target_modules": f"[{','.join(['q_proj'] * 9)},{n}]"}, run(tmp_path / str(n)))
@@ -199,7 +231,17 @@ class TestWhatIsToBeKnown:
         rows[2] = dataclasses.replace(rows[2], outcome=Outcome(Status.PRUNED, rows[2].outcome.metrics, cause="x"))
         assert notes(rows)[-1] == "Not judged: trial 2, pruned before the end of training."
         rows[2] = dataclasses.replace(rows[2], outcome=Outcome(Status.COMPLETE))
-        assert notes(rows)[-1] == "Not judged: trial 2, without eval/loss."
+        assert notes(rows)[-1] == "Not judged: trial 2, without a finite eval/loss."
+
+    def test_of_metrics_that_are_not_finite(self, tmp_path):
+        rows = ranks(tmp_path, 0.0, 0.3, 0.1)
+        for row in rows:
+            row.outcome.metrics["eval/mine"] = math.nan  # type: ignore[index]
+        assert answer(rows, {"eval/mine": "maximize"}) == "no trial has a finite eval/mine: take none"
+        rows[1].outcome.metrics["eval/mine"] = 1.0  # type: ignore[index]
+        assert answer(rows, {"eval/mine": "maximize"}).startswith("lora.r=8 (trial 1) is the only one of 3 trials")
+        rows[2].outcome.metrics["eval/mine"] = math.inf  # type: ignore[index]
+        assert answer(rows, {"eval/mine": "maximize"}).startswith("lora.r=8 (trial 1) is the only one of 3 trials")
 
 
 def test_lines_have_at_most_100_columns(tmp_path):

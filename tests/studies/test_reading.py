@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,6 +220,13 @@ class TestInAnotherTimeZone:
         assert {run.slot for trial in there.trials for run in trial.runs} == {0}
 
 
+def test_the_sampler_is_said_where_anything_is_drawn(tmp_path):
+    grid = Written(tmp_path, [Status.COMPLETE] * 2, points=[{"lora.r": 4}, {"lora.r": 8}], name="grid").write()
+    drawn = Written(tmp_path, [Status.COMPLETE] * 2, name="drawn").write()
+    found = [reading.read(folder).provenance["sampler"] for folder in (grid, drawn)]
+    assert found == ["none: a grid", "tpe"]
+
+
 class TestWhatIsBroken:
     """Each case breaks a part of a study: a sentence says so, and the rest is shown."""
 
@@ -238,6 +247,25 @@ class TestWhatIsBroken:
             (),
         )
         assert study.trials[0].runs[0].metrics["eval/loss"] == study.trials[0].metrics["eval/loss"]
+
+    def test_an_outcome_is_gone(self, copied):
+        copied.run(1).outcome.unlink()
+        study = self.check(copied.folder, "a run's outcome.json is gone: what it measured by itself is not shown")
+        assert study.trials[0].runs[0].metrics["eval/loss"] == study.trials[0].metrics["eval/loss"]
+
+    def test_the_database_is_gone(self, copied):
+        copied.folder.database.unlink()
+        study = self.check(copied.folder, "there is no database of the study: what was searched is what")
+        assert (study.state, study.provenance["sampler"]) == ("complete", "tpe")
+
+    def test_a_value_that_is_not_a_number(self, copied):
+        """SQLite keeps it as NULL."""
+        copied.folder.leaderboard.unlink()
+        with sqlite3.connect(copied.folder.database) as connection:
+            connection.execute("UPDATE trial_values SET value = NULL")
+        study = self.check(copied.folder)
+        assert all(math.isnan(trial.metrics["eval/loss"]) for trial in study.trials if trial.status is Status.COMPLETE)
+        assert study.preferred is None
 
     def test_the_whole_store_is_gone_and_there_is_no_leaderboard(self, copied):
         shutil.rmtree(copied.root / "runs")

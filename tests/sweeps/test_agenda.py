@@ -1,5 +1,6 @@
 """The order of a sweep's trials: the exact grid, a search at its points in turn, the deadline."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -57,4 +58,6 @@ class TestTimeout:
         assert ranks(here.sweep("lora.r=2,4,8", "hydra.sweeper.timeout=1m", act=act)) == [2, 4]
         printed = capsys.readouterr().out
         assert printed.count("hydra.sweeper.timeout=1m is over: no further trial starts") == 1
+        said = "1 of 3 trials have not been run. hydra.sweeper.timeout=1m is over; the same command goes on."
+        assert said in json.loads(here.study.verdict.read_text())["warnings"]
         assert ranks(here.sweep("lora.r=2,4,8", "hydra.sweeper.timeout=1m", act=act)) == [8]

@@ -69,6 +69,8 @@ class TestGrid:
         said = "hydra.sweeper.budget: 8 of 9 CPU hours spent; the next run needs 8 by the plan; the same command with"
         assert said in capsys.readouterr().out
         assert [trial.params["lora.r"] for trial in here.trials()] == [4, 3, 1]
+        (warning,) = json.loads(here.study.verdict.read_text())["warnings"]  # and none that 4 is the largest one tried
+        assert warning.startswith("1 of 4 trials have not been run. hydra.sweeper.budget: 8 of 9 CPU hours spent;")
 
     @pytest.mark.slow
     def test_the_same_command_with_a_larger_one_goes_on(self, here, clock, capsys):
@@ -76,6 +78,7 @@ class TestGrid:
         assert ranks(here.sweep("lora.r=4,8,3,1", _budget(9), act=clock.runs())) == []
         assert "hydra.sweeper.budget: 8 of 9 CPU hours spent before" in capsys.readouterr().out
         assert ranks(here.sweep("lora.r=4,8,3,1", _budget(16), act=clock.runs())) == [8]
+        assert "have not been run" not in here.study.verdict.read_text()
         assert _spent(here) == 16
 
     @pytest.mark.slow

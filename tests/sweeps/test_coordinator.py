@@ -84,7 +84,7 @@ class TestSeeds:
         ran = here.sweep("lora.r=8,4,2", "seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon", act=by_seed(*[0.0] * 6))
         assert Counter(ranks(ran)) == {8: 6, 4: 4, 2: 4}
         assert [trial.state for trial in here.trials()] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
-        assert "pruned: worse than the best trial over 4 seeds" in capsys.readouterr().out
+        assert "\ntrials 1 and 2 pruned: worse than the best trial over 4 seeds\n" in capsys.readouterr().out
         assert here.sweep("lora.r=8,4,2", "seed=range(0,6)", "hydra/sweeper/pruner=wilcoxon") == []
         board = json.loads(here.study.leaderboard.read_text())
         assert [row["status"] for row in board] == ["complete", "pruned", "pruned"]

@@ -113,10 +113,14 @@ class TestReuse:
         assert len(list(Path("runs").iterdir())) == 4
 
     @pytest.mark.slow
-    def test_a_deleted_result_is_trained_anew(self, here):
+    def test_a_deleted_result_is_trained_anew_and_that_is_said(self, here, capsys):
         here.sweep("lora.r=4,8")
         (here.study.job(1).run / "outcome.json").unlink()
+        assert "not counted" not in capsys.readouterr().out
         assert ranks(here.sweep("lora.r=4,8")) == [8]
+        assert "trial 1 of an earlier start: not counted, since the results are gone, or" in capsys.readouterr().out
+        assert here.sweep("lora.r=4,8") == []
+        assert "not counted" not in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_a_point_that_was_tried_again_is_one_row(self, here, capsys):

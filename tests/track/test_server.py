@@ -67,6 +67,7 @@ def shows_the_sweep(address: str) -> None:
             page.wait_for_selector(f'.ag-header-cell[col-id="{column}"]', timeout=1000 * PATIENCE)
         assert "workflowType=machine_learning" in page.url
         assert page.locator(".ag-center-cols-container .ag-row").count() == 2
+        assert page.get_by_text("Ask questions about your").count() == 0  # MLflow's assistant, on a third of the page
         page.goto(f"{address}/charts")
         axes = page.locator('[data-testid="experiment-view-compare-runs-card"]').first
         axes.get_by_text("lora.r").first.wait_for(timeout=1000 * PATIENCE)

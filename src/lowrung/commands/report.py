@@ -162,6 +162,7 @@ def _watch(folder: StudyFolder, out: Path) -> None:
 
     print(f"watching {folder.path}; Ctrl-C ends it", flush=True)
     before: object = None
+    said = ""
     alone = 0
     try:
         while alone < SETTLED:
@@ -172,17 +173,20 @@ def _watch(folder: StudyFolder, out: Path) -> None:
                     return
                 alone = 0 if study.state == RUNNING else alone + 1
                 if now != before and not alone:
-                    _say(study, *write(study, out, reloads=True))
+                    (page,) = write(study, out, reloads=True)
+                    if (text := _so_far(study)) != said:  # a sweep of hours writes the page a thousand times
+                        print(f"{time.strftime('%H:%M:%S')}  {text}: {page}", flush=True)
+                    said = text
                 before = now
             time.sleep(max(LOOK_SECONDS, SHARE * (time.monotonic() - began)))
     except KeyboardInterrupt:
         print("no longer watching")
 
 
-def _say(study: StudyRecord, path: Path) -> None:
+def _so_far(study: StudyRecord) -> str:
     ended = sum(trial.status is not None for trial in study.trials)
     total = "" if study.total is None else f" of {study.total}"
-    print(f"{time.strftime('%H:%M:%S')}  {ended}{total} trials have ended: {path}", flush=True)
+    return f"{ended}{total} trials have ended"
 
 
 def _times(folder: StudyFolder) -> Iterator[tuple[str, int, int]]:

@@ -39,6 +39,8 @@ class Study:
         state: ``running``: a process works on it; ``complete``: it has its leaderboard; ``interrupted``: the same
             command goes on with it; ``empty``: no trial has begun; ``unreadable``: ``problem`` says why.
         trials: how many, by status; ``running`` are those that have not ended.
+        asked: how many were asked for; null where that is not known. A study that is complete and has fewer was ended
+            by its budget or its time limit.
         metric: what it optimises, the first one of several; null where that is not known.
         best: the number of the best complete trial; null where there is none.
         value: of the metric, that trial's.
@@ -51,6 +53,7 @@ class Study:
     name: str
     state: str
     trials: Mapping[str, int]
+    asked: int | None
     metric: str | None
     best: int | None
     value: float | None
@@ -62,7 +65,8 @@ class Study:
     @property
     def row(self) -> list[str]:
         """The cells of a table."""
-        trials = ", ".join(f"{count} {status}" for status, count in self.trials.items())
+        counts = {**self.trials, "not begun": max(0, (self.asked or 0) - sum(self.trials.values()))}
+        trials = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         value = "" if self.value is None else f"{self.metric or 'value'} {self.value:.4g} (trial {self.best})"
         touched = datetime.fromisoformat(self.touched).astimezone().strftime("%Y-%m-%d %H:%M")
         return [self.name, self.state, trials or "none", value, touched, self.problem or self.verdict or ""]
@@ -135,7 +139,7 @@ def _study(folder: StudyFolder) -> Study:
         problem = f"{error.filename} is not readable: change its permissions"
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # odd records, or just deleted
         problem = f"its records are none of this version's ({in_short(error)}): start the study again"
-    return Study(folder.path.name, UNREADABLE, {}, None, None, None, None, _stamp(folder), folder.path, problem)
+    return Study(folder.path.name, UNREADABLE, {}, None, None, None, None, None, _stamp(folder), folder.path, problem)
 
 
 def _read(folder: StudyFolder) -> Study:
@@ -144,19 +148,21 @@ def _read(folder: StudyFolder) -> Study:
     rows = _leaderboard(folder, problems)
     is_running = _is_running(folder, known)
     if rows and not is_running and (known is None or _is_current(folder, known)):
-        return _ended(folder, rows, problems)
+        return _ended(folder, rows, known, problems)
+    asked = known.asked if known else None
     counts = known.counts if known else _counted(folder, problems)
     state = RUNNING if is_running else INTERRUPTED if counts else EMPTY
     if problems and not counts and not is_running:
         state = UNREADABLE
     metric, best, value = (known.metric, known.best, known.value) if known else (None, None, None)
-    return _made(folder, state, counts, (metric, best, value), None, problems)
+    return _made(folder, state, counts, asked, (metric, best, value), None, problems)
 
 
 def _made(
     folder: StudyFolder,
     state: str,
     counts: Mapping[str, int],
+    asked: int | None,
     best: tuple[str | None, int | None, float | None],
     verdict: str | None,
     problems: Sequence[str],
@@ -164,10 +170,10 @@ def _made(
     order = [*Status, RUNNING]
     by_status = dict(sorted(counts.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
     problem = "; ".join(problems) or None
-    return Study(folder.path.name, state, by_status, *best, verdict, _stamp(folder), folder.path, problem)
+    return Study(folder.path.name, state, by_status, asked, *best, verdict, _stamp(folder), folder.path, problem)
 
 
-def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], problems: list[str]) -> Study:
+def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], known: Tally | None, problems: list[str]) -> Study:
     """A study whose leaderboard is the end of all that it has."""
     said = _json(folder.verdict, dict, problems) or {}
     if not said and not problems:
@@ -178,7 +184,8 @@ def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], problems: lis
     value = None if best is None else best.get("metrics", {}).get(metric)
     counts = Counter(str(row["status"]) for row in rows)
     number = None if best is None else int(best["trial"])
-    return _made(folder, COMPLETE, counts, (metric, number, value), said.get("verdict"), problems)
+    asked = known.asked if known else None
+    return _made(folder, COMPLETE, counts, asked, (metric, number, value), said.get("verdict"), problems)
 
 
 def _tally(folder: StudyFolder, problems: list[str]) -> Tally | None:

@@ -51,14 +51,16 @@ AnyTrial = TypeVar("AnyTrial", bound=Trial)
 
 
 def judged(trials: Sequence[AnyTrial], metric: str) -> list[AnyTrial]:
-    """The trials that take part: complete ones that keep to the constraints and have the metric, by number.
+    """The trials that take part: complete ones that keep to the constraints and have a finite metric, by number.
 
     A pruned trial was not trained to its end, so its score is no rival's.
     """
     found = [
         trial
         for trial in trials
-        if trial.outcome.status is Status.COMPLETE and not trial.broken and metric in trial.outcome.metrics
+        if trial.outcome.status is Status.COMPLETE
+        and not trial.broken
+        and math.isfinite(trial.outcome.metrics.get(metric, math.nan))
     ]
     return sorted(found, key=lambda trial: trial.number)
 

@@ -14,7 +14,11 @@ NEAR = 0.05
 
 
 def edges(
-    rows: Sequence[TrialRow], ties: Sequence[TrialRow], intervals: Mapping[str, tuple[float, float, bool]]
+    rows: Sequence[TrialRow],
+    ties: Sequence[TrialRow],
+    intervals: Mapping[str, tuple[float, float, bool]],
+    *,
+    is_over: bool = True,
 ) -> list[str]:
     """Numeric settings whose best value is the smallest or the largest that was tried, a sentence each.
 
@@ -25,11 +29,14 @@ def edges(
         rows: all trials.
         ties: the best one and those that tie with it.
         intervals: those that were searched, by key: low, high, and whether by orders of magnitude.
+        is_over: whether all trials have ended that were asked for. As long as they have not, the ends of lists are not
+            known: what lies beyond may be among the trials to come.
     """
     kinds = {_kind(row) for row in ties}
     ended = (row for row in rows if row.outcome.status not in (Status.FAILED, Status.CANCELLED, Status.SKIPPED))
     tried = [row for row in ended if _kind(row) in kinds]
     keys = dict.fromkeys(key for row in ties for key in row.point if not key.endswith("seed"))
+    keys = {key: None for key in keys if is_over or key in intervals}
     return [sentence for key in keys for sentence in _edge(key, tried, ties, intervals.get(key))]
 
 

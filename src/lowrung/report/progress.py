@@ -174,6 +174,7 @@ class Progress:
         best: str | None,
         runs_left: int | None = None,
         spent: str = "",
+        seconds_left: float = math.inf,
         skipped: int = 0,
     ) -> None:
         """Says how far the sweep is, and how long it still takes. Call it after each trial that ended.
@@ -189,6 +190,7 @@ class Progress:
             best: the best result so far, as in ``eval/loss 2.922 (trial 7: lora.r=16)``; None as long as there is none.
             runs_left: runs of the trials that are not done; None is one each.
             spent: of the budget, in words; empty where there is none.
+            seconds_left: of runs, until the budget is spent.
             skipped: those that the plan left out; they are done too.
         """
         if total < 2:
@@ -202,14 +204,15 @@ class Progress:
         parts += [f"best {best}"] if best is not None else []
         self._summary = ", ".join(parts)
         self._most_at_once = max(self._most_at_once, running)
-        self._ready_at = self._clock() + self._seconds_for(total - done if runs_left is None else runs_left)
+        needed = self._seconds_for(total - done if runs_left is None else runs_left)
+        self._ready_at = self._clock() + min(needed, seconds_left) / max(self._most_at_once, 1)
         if self._live is None:
             self._log_summary(is_last=done >= total)
 
     def _seconds_for(self, runs: int) -> float:
-        """What so many runs take, as many at once: the mean of those of this start; before the first, by the plan."""
+        """What so many runs take together: the mean of those of this start; before the first, by the plan."""
         known = list(self._seconds.values()) or [trial.planned for trial in self._running.values() if trial.planned]
-        return statistics.fmean(known) * runs / self._most_at_once if known else 0.0
+        return statistics.fmean(known) * runs if known else 0.0
 
     def _log_summary(self, *, is_last: bool) -> None:
         now = self._clock()

@@ -200,3 +200,8 @@ class StudyRecord:
     importance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubts: Sequence[str] = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all trials have ended that were asked for: a budget or a time limit may have ended it before."""
+        return self.state == COMPLETE and len(self.trials) >= (self.total or 0)

@@ -36,6 +36,13 @@ def difference(standing: Standing, *, is_absolute: bool = False) -> str:
     return f"{value:{sign}.{digits}f} ± {half_width:.{digits}f}"
 
 
+def _repeated(found: Standings, judged: Sequence[TrialRow]) -> list[TrialRow]:
+    """Trials that tie, and whose settings a later stage trained again: they are the same choice."""
+    tied = [row for row in judged if found.of[row.number].place in (Place.BEST, Place.TIE)]
+    last = {tuple(sorted(row.point.items())): row.stage_index for row in sorted(tied, key=lambda row: row.stage_index)}
+    return [row for row in tied if row.stage_index < last[tuple(sorted(row.point.items()))]]
+
+
 def _is_equal(standing: Standing, margin: float) -> bool:
     """Whether a trial is shown to differ from the best by less than a margin."""
     if standing.found is None:
@@ -62,9 +69,11 @@ class Sentences:
         prefer: Sequence[str],
         smallest: float | None,
     ) -> None:
-        self._found, self._rows, self._judged, self._prefer = found, rows, judged, prefer
+        self._found, self._rows, self._prefer = found, rows, prefer
+        self._repeated = _repeated(found, judged)
+        self._judged = [row for row in judged if row not in self._repeated]
         self._smallest = smallest
-        self._names = TrialNames(judged)
+        self._names = TrialNames(rows)
         self._ties = self._at(Place.BEST, Place.TIE)
 
     def _at(self, *places: Place) -> list[TrialRow]:
@@ -117,7 +126,8 @@ class Sentences:
         if any(row.broken for row in complete):
             return f"no complete trial keeps to the constraints ({counted(len(complete), 'trial')}): take none"
         if complete:
-            return f"no trial has measured {self._found.metric}: take none"
+            is_measured = any(self._found.metric in row.outcome.metrics for row in complete)
+            return f"no trial has {'a finite' if is_measured else 'measured'} {self._found.metric}: take none"
         ends = [str(row.outcome.status) for row in self._rows]
         counts = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
         return f"no trial was trained to its end ({counts}): none can be judged"
@@ -213,13 +223,16 @@ class Sentences:
         for reason, numbers in by_reason.items():
             yield f"Not compared: {trials(sorted(numbers))}. {reason}"
         if unmeasured := [row.number for row in self._rows if self._is_unmeasured(row)]:
-            yield f"Not judged: {trials(sorted(unmeasured))}, without {self._found.metric}."
+            yield f"Not judged: {trials(sorted(unmeasured))}, without a finite {self._found.metric}."
+        if self._repeated:
+            earlier = trials(sorted(row.number for row in self._repeated))
+            yield f"Counted once: {earlier}, whose settings a later stage trained again."
         if unended := [row.number for row in self._rows if row.outcome.status is Status.PRUNED]:
             yield f"Not judged: {trials(sorted(unended))}, pruned before the end of training."
 
     def _is_unmeasured(self, row: TrialRow) -> bool:
         is_rival = row.outcome.status is Status.COMPLETE and not row.broken
-        return is_rival and self._found.metric not in row.outcome.metrics
+        return is_rival and not math.isfinite(row.outcome.metrics.get(self._found.metric, math.nan))
 
 
 def _noise(has_noise: Sequence[bool], most: int, seeds: str) -> str:

@@ -6,6 +6,8 @@ from lowrung.report.leaderboard import TrialRow, shown
 
 _LENGTH = 48
 """Characters that a list of settings may take; trials whose settings take more are named by their numbers."""
+_LONGEST = 72
+"""The same of a trial that is named by both: the one to take, which nobody should have to look up."""
 _LISTED = 8
 """How many numbers are listed."""
 
@@ -23,11 +25,11 @@ class TrialNames:
 
     def one(self, row: TrialRow) -> str:
         """``lora.r=16``, or ``trial 2`` where that takes too much room or nothing is varied."""
-        return self._settings(row) or f"trial {row.number}"
+        return self._settings(row, _LENGTH) or f"trial {row.number}"
 
     def numbered(self, row: TrialRow) -> str:
         """``lora.r=16 (trial 2)``."""
-        settings = self._settings(row)
+        settings = self._settings(row, _LONGEST)
         return f"{settings} (trial {row.number})" if settings else f"trial {row.number}"
 
     def several(self, rows: Sequence[TrialRow]) -> str:
@@ -42,10 +44,10 @@ class TrialNames:
                 return f"{key}={values}"
         return trials([row.number for row in rows])
 
-    def _settings(self, row: TrialRow) -> str:
+    def _settings(self, row: TrialRow, most: int) -> str:
         """The varied settings of a trial; empty where there are none, or they are too long."""
         text = " ".join(f"{key}={shown(row.point[key])}" for key in self._varied if key in row.point)
-        return text if len(text) <= _LENGTH else ""
+        return text if len(text) <= most else ""
 
 
 def listed(texts: Sequence[str]) -> str:

@@ -74,8 +74,9 @@ def make(
     smallest: float | None = None,
     recipes: Mapping[int, Recipe] = MappingProxyType({}),
     intervals: Mapping[str, tuple[float, float, bool]] = MappingProxyType({}),
+    is_over: bool = True,
 ) -> Verdict:
-    """Compares the trials of a sweep that has ended.
+    """Compares the trials of a sweep that have ended.
 
     Args:
         rows: all trials.
@@ -85,6 +86,7 @@ def make(
         smallest: the smallest difference that matters; None does not ask.
         recipes: how the trials were trained, by number.
         intervals: what was searched, by key: low, high, and whether by orders of magnitude.
+        is_over: whether all trials have ended that were asked for.
     """
     found = standings(rows, objectives)
     judged = [row for row in ranked(rows, objectives) if row.number in found.of]
@@ -93,7 +95,7 @@ def make(
         return Verdict(found, None, [words.answer()])
     ties = [row for row in judged if row.number in found.ties]
     warnings = [
-        *doubts.edges(rows, ties, intervals),
+        *doubts.edges(rows, ties, intervals, is_over=is_over),
         *questions.unfair([recipes[row.number] for row in judged if row.number in recipes]),
         *doubts.too_wide(found, smallest),
         *doubts.below_noise(found),

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -183,7 +184,8 @@ def _trials(
     for trial, objective, value, kind in connection.execute(
         _of(study, tables.VALUES, "objective", "value", "value_type")
     ):
-        values[trial][objective] = models.TrialValueModel.stored_repr_to_value(value, kind)
+        is_nan = value is None and kind == models.TrialValueModel.TrialValueType.FINITE  # SQLite makes NULL of NaN
+        values[trial][objective] = math.nan if is_nan else models.TrialValueModel.stored_repr_to_value(value, kind)
     columns = (tables.TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
     for trial, number, state, start, end in connection.execute(
         select(*columns).where(tables.TRIALS.c.study_id == study).order_by(tables.TRIALS.c.number)

@@ -43,6 +43,7 @@ class Tally:
         value: its metric.
         last_end: of the trial that ended last, in seconds since 1970; None where none has.
         has_coordinator: whether a process has taken the study, and has not given it up.
+        asked: trials that were asked for; None where the study does not say.
     """
 
     counts: Mapping[str, int]
@@ -51,6 +52,7 @@ class Tally:
     value: float | None
     last_end: float | None
     has_coordinator: bool
+    asked: int | None = None
 
 
 def read(file: Path, name: str) -> Tally:
@@ -101,8 +103,10 @@ def _read(connection: sqlite3.Connection, name: str) -> Tally:
     best, value = stages.first(by_value) or (None, None)
     purpose = _fact(connection, "user", study, "purpose") or {}
     coordinator = _fact(connection, "system", study, "lowrung:coordinator")
+    planned = _fact(connection, "user", study, "planned") or {}  # see lowrung.search.study
     metric = next(iter(purpose.get("objectives", {})), None)
-    return Tally(counts, metric, best, value, max(ends, default=None), coordinator is not None)
+    last = max(ends, default=None)
+    return Tally(counts, metric, best, value, last, coordinator is not None, planned.get("trials"))
 
 
 @dataclasses.dataclass(frozen=True)

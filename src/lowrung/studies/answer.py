@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrung.comparison.standings import Place, Standing
 from lowrung.report import rows, sentences
-from lowrung.report.record import Axis, Difference, StudyRecord, TrialRecord
+from lowrung.report.record import Difference, StudyRecord, TrialRecord
 from lowrung.store.layout import StudyFolder
 from lowrung.studies.doubts import Doubts
 from lowrung.studies.settings import Asked
@@ -39,17 +39,18 @@ def said(folder: StudyFolder, listed: Sequence[Mapping[str, Any]], doubts: Doubt
     return dict(found)
 
 
-def found(trials: Sequence[TrialRecord], asked: Asked, axes: Sequence[Axis], over_seeds: Mapping[str, str]) -> Said:
+def found(study: StudyRecord, asked: Asked) -> Said:
     """The verdict on the trials that have ended."""
     from lowrung.report import verdict  # imports scipy (0.3 s)
 
-    intervals = {axis.key: (axis.low, axis.high, axis.is_log) for axis in axes if axis.low is not None}
+    intervals = {axis.key: (axis.low, axis.high, axis.is_log) for axis in study.axes if axis.low is not None}
     made = verdict.make(
-        rows.of(trials, over_seeds),
+        rows.of(study.trials, study.over_seeds),
         asked.objectives,
         prefer=asked.prefer,
         smallest=asked.difference,
         intervals={key: (low, high, is_log) for key, (low, high, is_log) in intervals.items() if high is not None},
+        is_over=study.is_over,
     )
     return made.record
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrung.report.record import RunRecord, TrialRecord
-from lowrung.store.layout import StudyFolder
+from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Status
 from lowrung.studies import runs
 from lowrung.studies.doubts import Doubts
@@ -73,6 +73,9 @@ def _run(row: Mapping[str, Any], trial: int, folders: Folders, doubts: Doubts, p
         int(row["seed"]), folders.run(Path(recorded).name, recorded), trial, doubts, points=max(50, points)
     )
     said = runs.numbers(row.get("metrics"))
+    is_whole = found.folder is None or RunFolder(found.folder).outcome.is_file()
+    if not is_whole and row.get("status") == Status.COMPLETE:
+        doubts.add("a run's outcome.json is gone: what it measured by itself is not shown", trial)
     if found.status is not None and any(found.metrics.get(name) != value for name, value in said.items()):
         doubts.add(
             "a run's outcome.json has other metrics now than when the study ended; the leaderboard's hold", trial

@@ -19,7 +19,9 @@ _INPUTS = {
 }
 
 
-def of(trials: Sequence[TrialRecord], asked: Asked, inputs: Mapping[str, str], doubts: Doubts) -> dict[str, str]:
+def of(
+    trials: Sequence[TrialRecord], asked: Asked, inputs: Mapping[str, str], doubts: Doubts, *, is_drawn: bool
+) -> dict[str, str]:
     """Texts by name; what differs between runs lists all that there is.
 
     Args:
@@ -27,6 +29,7 @@ def of(trials: Sequence[TrialRecord], asked: Asked, inputs: Mapping[str, str], d
         asked: what it was asked to do.
         inputs: where its models and data are from.
         doubts: takes runs of another version.
+        is_drawn: whether a sampler may have drawn values.
     """
     made_with = [
         (trial.number, runs.environment(RunFolder(run.folder)))
@@ -43,7 +46,7 @@ def of(trials: Sequence[TrialRecord], asked: Asked, inputs: Mapping[str, str], d
     return {
         "lowrung": _all(one.get("lowrung") for one in found),
         **{kind: _input(inputs, names) for kind, names in _INPUTS.items()},
-        **_search(asked),
+        **_search(asked, is_drawn=is_drawn),
         **_times(trials),
         **{name.replace("_", " "): _all(one.get(name) for one in found) for name in _OF_MACHINE},
         **{name: _all(_part(one, "versions").get(name) for one in found) for name in versions},
@@ -67,8 +70,11 @@ def _input(inputs: Mapping[str, str], names: Sequence[str]) -> str:
     return ", ".join([inputs.get(first, "differs between trials" if inputs else "-"), *given])
 
 
-def _search(asked: Asked) -> dict[str, str]:
+def _search(asked: Asked, *, is_drawn: bool) -> dict[str, str]:
+    """The sampler, where anything is drawn, and the pruner."""
     parts = {name: asked.sweeper.get(name) for name in ("sampler", "pruner")}
+    if not is_drawn:
+        parts["sampler"] = {"name": "none: a grid"}
     return {name: str(part["name"]) for name, part in parts.items() if isinstance(part, dict) and part.get("name")}
 
 

@@ -43,6 +43,8 @@ def read(folder: StudyFolder) -> StudyRecord:
     is_running = database is not None and address is not None and _is_running(database, address, asked, doubts)
     if listed and not is_running and (database is None or _is_current(folder, database)):
         state, trials = COMPLETE, list(ended.trials(listed, asked.stages, folders, doubts))
+        if address is None:
+            doubts.add("there is no database of the study: what was searched is what its leaderboard's trials have")
     elif database is not None:
         trials = list(begun.trials(database, asked, folders, doubts))
         state = RUNNING if is_running else INTERRUPTED if trials else EMPTY
@@ -53,7 +55,7 @@ def read(folder: StudyFolder) -> StudyRecord:
     record = _record(folder, asked, database, trials, state, doubts)
     record = dataclasses.replace(record, importance=axes.importance(record))
     said = answer.said(folder, listed, doubts) if state == COMPLETE else None
-    record = answer.with_verdict(record, said or answer.found(trials, asked, record.axes, record.over_seeds))
+    record = answer.with_verdict(record, said or answer.found(record, asked))
     return dataclasses.replace(record, doubts=doubts.sentences)
 
 
@@ -111,20 +113,24 @@ def _record(
     metrics = [*asked.objectives, *(constraint.metric for constraint in asked.constraints)]
     how = dict.fromkeys(metrics, asked.over_seeds) if has_how else {}
     points = [trial.point for trial in trials]
+    found = axes.searched(database.axes if database else (), points)
+    inputs = database.facts.get("inputs") or {} if database else {}
     began = {trial.number: trial.started for trial in (database.trials if database else ())}
     ranked = begun.with_slots(_ranked(trials, asked.objectives, how), began)
     return StudyRecord(
         asked.name,
         folder.path,
         asked.objectives,
-        axes.searched(database.axes if database else (), points),
+        found,
         ranked,
         state,
         asked.total,
         asked.seeds,
         how,
         [str(constraint) for constraint in asked.constraints],
-        provenance=provenance.of(ranked, asked, database.facts.get("inputs") or {} if database else {}, doubts),
+        provenance=provenance.of(
+            ranked, asked, inputs, doubts, is_drawn=database is None or any(axis.low is not None for axis in found)
+        ),
     )
 
 

@@ -145,8 +145,19 @@ class Agenda:
         """Whether the deadline has passed; a line says so once."""
         if time.monotonic() >= self._deadline and not self._is_out_of_time:
             self._is_out_of_time = True
-            self._say(
-                f"hydra.sweeper.timeout={self._plan.settings.timeout} is over: no further trial starts; the same"
-                " command goes on from here"
-            )
+            self._say(f"{self._over}: no further trial starts; the same command goes on from here")
         return self._is_out_of_time
+
+    @property
+    def _over(self) -> str:
+        return f"hydra.sweeper.timeout={self._plan.settings.timeout} is over"
+
+    @property
+    def over(self) -> str | None:
+        """Why no further trial starts, where the time is over."""
+        return f"{self._over}; the same command goes on" if self._is_out_of_time else None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a stage has not begun, or has trials to run."""
+        return len(self.begun) < len(self._plan.search.stages) or not all(one.is_over for one in self.begun.values())

@@ -63,6 +63,8 @@ class Answer:
         recipes: Mapping[int, Recipe],
         intervals: Sequence["Interval"],
         not_as_asked: Sequence[str],
+        *,
+        is_over: bool = True,
     ) -> "Answer":
         """Judges the trials of a sweep that has ended.
 
@@ -71,7 +73,8 @@ class Answer:
             settings: the sweep's.
             recipes: of the trials, by number.
             intervals: that were searched.
-            not_as_asked: which trials ran with other settings than were asked for, in words.
+            not_as_asked: which trials were not run, or with other settings than were asked for, in words.
+            is_over: whether all trials were run that were asked for.
         """
         from lowrung.report import verdict  # imports scipy (0.3 s)
 
@@ -83,6 +86,7 @@ class Answer:
             smallest=settings.difference,
             recipes=recipes,
             intervals=searched,
+            is_over=is_over,
         )
         found = dataclasses.replace(found, warnings=[*not_as_asked, *found.warnings])
         return cls(rows, settings.objectives, found)

@@ -139,7 +139,7 @@ class Coordinator:
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
         self._results.log_best(self._ended, is_last=True)
         self._tracking.note_spent(*self._spending.of_ended)
-        self._results.report(is_over=not self._has_more)
+        self._results.report(is_over=not self._agenda.has_more)
         return self._results
 
     def _break_off(self, error: BaseException) -> None:
@@ -167,16 +167,13 @@ class Coordinator:
             for event in self._queue.wait(timeout=CHECK_SECONDS):
                 self._take(event)
 
-    @property
-    def _has_more(self) -> bool:
-        """Whether trials are left to be run."""
-        return not all(trials.is_over for trials in self._agenda.begun.values())
-
     def _leave_off(self) -> None:
         """Ends a sweep that has no more to run, or none that its budget allows; that goes on with the next start."""
         self._spending.say_last()
-        if self._has_more and self._spending.over is not None:
+        has_more = self._agenda.has_more
+        if has_more and self._spending.over is not None:
             self._progress.say(self._spending.over)
+        self._results.left_off = (self._spending.over or self._agenda.over or "") if has_more else ""
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
 

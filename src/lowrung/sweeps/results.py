@@ -1,6 +1,7 @@
 """What a sweep has found so far: its leaderboard, on the screen, on disk and in the tracker."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -56,6 +57,8 @@ class Results:
         self._over_seeds = plan.over_seeds
         self._tracking = tracking
         self.spending: Spending | None = None
+        self.left_off = ""
+        """Why no more trials were started, where some have not been run."""
         self._logged: int | None = None
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
@@ -82,12 +85,16 @@ class Results:
         """The leaderboard with its verdict."""
         points = [point for each in self._plan.points.values() for point in each]
         intervals = [axis for point in points for axis in point.space.intervals]
-        return Answer.of(self.trials, self._plan.settings, self._recipes, intervals, self._not_as_asked)
+        settings, is_over = self._plan.settings, not self.left_off
+        return Answer.of(self.trials, settings, self._recipes, intervals, self._not_as_asked, is_over=is_over)
 
     @property
     def _not_as_asked(self) -> list[str]:
-        """Trials whose batches were smaller than the leaderboard shows."""
-        return [
+        """How many trials were not run and why, and those whose batches were smaller than the leaderboard shows."""
+        total = self.total + self.drawn_in_vain
+        most = "" if self._plan.is_known else "up to "
+        missing = f"{most}{total - len(self.rows)} of {total} trials have not been run. {self.left_off}."
+        return [missing] * bool(self.left_off) + [
             f"{trial_names.trials(list(trials))} ran with smaller batches than asked for: {why}"
             for why, trials in self._halved.items()
         ]
@@ -161,6 +168,7 @@ class Results:
             runs_left=runs_left,
             best=None if best is None else self._described(best),
             spent=self.spending.shown if self.spending else "",
+            seconds_left=self.spending.seconds_left if self.spending else math.inf,
         )
 
     def _described(self, row: leaderboard.TrialRow) -> str:
@@ -192,9 +200,8 @@ class Results:
         trials, answer = self.trials, self.answer
         answer.write(self.folder, *self._spent())
         print(f"\n{answer}\n")
+        self._say_causes()
         for row in self.rows.values():
-            if row.outcome.cause:
-                print(f"trial {row.number} {row.outcome.status}: {row.outcome.cause}")
             for failure in row.outcome.gate_failures:
                 print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
         if self.spending is not None and self.spending.in_words:
@@ -211,6 +218,15 @@ class Results:
                 " again.",
                 self,
             )
+
+    def _say_causes(self) -> None:
+        """Why trials are not complete: once for all of the same cause, since a search may prune hundreds."""
+        by_cause: dict[tuple[str, str], list[int]] = {}
+        for row in self.rows.values():
+            if row.outcome.cause:
+                by_cause.setdefault((str(row.outcome.status), row.outcome.cause), []).append(row.number)
+        for (status, cause), numbers in by_cause.items():
+            print(f"{trial_names.trials(sorted(numbers))} {status}: {cause}")
 
     def _spent(self) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
         """What was spent, by name: of the study, and of each trial; nothing without a budget."""

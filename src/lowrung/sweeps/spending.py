@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -188,9 +189,20 @@ class Spending:
         seconds = self._planned[id(point)]
         return seconds < 0 or self._has_room_for(self.budget, seconds)
 
+    @property
+    def seconds_left(self) -> float:
+        """Of runs, until the budget is spent; infinite without one."""
+        if self.budget is None:
+            return math.inf
+        return max(0.0, self.budget.hours - self.hours) * HOUR / self._rate(self.budget)
+
+    def _rate(self, budget: Budget) -> float:
+        """What an hour of a run counts for."""
+        return self._gpus if budget.unit == "gpu_hours" else self._maker.threads
+
     def _has_room_for(self, budget: Budget, seconds: float) -> bool:
         committed = self._ended[-1] + self._under_way(planned=True)
-        needed = seconds / HOUR * (self._gpus if budget.unit == "gpu_hours" else self._maker.threads)
+        needed = seconds / HOUR * self._rate(budget)
         fits = committed < budget.hours and committed + needed <= budget.hours * (1 + 1e-9)
         if not fits:
             self._least_refused = needed if self._least_refused is None else min(self._least_refused, needed)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lowrung.errors import RunFailed
+from lowrung.report import trial_names
 from lowrung.store.outcome import Status
 from lowrung.sweeps import resume, starting_points
 from lowrung.sweeps.beforehand import SKIP, Beforehand
@@ -19,6 +20,9 @@ from lowrung.sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
     from lowrung.search.study import Study
+
+_RESULTS = (Status.COMPLETE, Status.PRUNED, Status.DIVERGED)
+"""Ends of trials that a study which goes on keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class StageStarter:
         for number in shared:
             self.results.promote(number, stage.name)
         self._keep(trials)
+        self._say_what_counts_no_more(trials)
         self._keep_skipped(trials)
         left_out = self._left_out(trials)
         self._say_what_is_left_out(trials, left_out)
@@ -109,6 +114,22 @@ class StageStarter:
                 ended,
                 is_reused=self.study.is_reused(trial),
                 stage=trials.stage.name,
+            )
+
+    def _say_what_counts_no_more(self, trials: StageTrials) -> None:
+        """Names the trials of earlier starts that had a result, and are none of this one's."""
+        of_stage = [trial for trial in self.study.trials if self.study.stage_of(trial) == trials.stage.name]
+        had_results = [trial for trial in of_stage if trial.user_attrs.get("status") in _RESULTS]
+        points = {trial.number: trials.point_of(trial.params) for trial in had_results}
+        again = [
+            number
+            for number, point in points.items()
+            if point is not None and number not in trials.ended and not trials.is_repeat(point)
+        ]
+        if again:
+            self.say(
+                f"{trial_names.trials(again)} of an earlier start: not counted, since the results are gone, or would"
+                " be others now (versions, code, model, data, threads)"
             )
 
     def _keep_skipped(self, trials: StageTrials) -> None:

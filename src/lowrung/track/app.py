@@ -5,6 +5,7 @@ MLflow's own addresses of a page hold ids and queries, too long for a line of a 
 """
 
 import importlib.metadata
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 
 NAME = "lowrung"
 """The app's name for MLflow."""
+
+_LEADING = """<!doctype html>
+<meta charset="utf-8">
+<title>lowrung</title>
+<script>
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+location.replace(PAGE);
+</script>
+"""
+"""What leads a browser to a page. MLflow (3.17) opens its assistant at a browser's first visit, and with it charts are
+130 pixels wide; this takes the visit for a later one."""
 
 
 def is_installed() -> bool:
@@ -25,7 +37,7 @@ def create() -> "FastAPI":
     from mlflow.server import fastapi_app
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
     from starlette.requests import Request
-    from starlette.responses import PlainTextResponse, RedirectResponse, Response
+    from starlette.responses import HTMLResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
     from lowrung.track import lookup, pages
@@ -37,7 +49,7 @@ def create() -> "FastAPI":
         if found is None:
             return PlainTextResponse(f"There is no sweep {study!r} in this store.\n", status_code=404)
         page = pages.address(found.experiment, found.run, is_charts=is_charts, has_view=found.has_view)
-        return RedirectResponse(f"/{page}", status_code=302)
+        return HTMLResponse(_LEADING.replace("PAGE", json.dumps(f"/{page}").replace("<", "\\u003c")))
 
     served: FastAPI = fastapi_app.app
     routes = [Route(f"/{pages.SHORT}/{{study}}", lead), Route(f"/{pages.SHORT}/{{study}}/{{page}}", lead)]

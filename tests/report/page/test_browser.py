@@ -38,7 +38,12 @@ def browser() -> Iterator[Any]:
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study whose causes, values and name try to be HTML."""
     folder = tmp_path_factory.mktemp("page")
-    points = [{"lora.r": rank, "lora": kind} for rank in (4, 8, 16) for kind in ("default", HOSTILE)]
+    more = {"lora.alpha": (16, 32), "data.seed": (0, 1)}  # so many axes that their slices are taller than a screen
+    points = [
+        {"lora.r": rank, "lora": kind, **{key: of[rank == 4] for key, of in more.items()}}
+        for rank in (4, 8, 16)
+        for kind in ("default", HOSTILE)
+    ]
     said = {"prompt": HOSTILE, "expected": "1", "answer": "one"}
     made = Written(folder, [Status.COMPLETE] * 5 + [Status.FAILED], points=points, facts={"samples": [said, "odd"]})
     study = reading.read(made.write())
@@ -101,6 +106,24 @@ def test_what_comes_from_outside_is_text(wide):
     assert wide.page.locator("#verdict .warnings").last.inner_text() == HOSTILE
     assert wide.page.locator("main img").count() == 0
     assert HOSTILE in wide.page.locator("#answers").inner_text()
+
+
+def test_a_tall_plot_shrinks_to_a_printed_page_and_grows_again(wide):
+    heights = "all => Math.max(...all.map((one) => one.querySelector('.main-svg').getBoundingClientRect().height))"
+    before = wide.page.eval_on_selector_all(".plot", heights)
+    assert before > 800
+    wide.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert wide.page.eval_on_selector_all(".plot", heights) < 800
+    wide.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert wide.page.eval_on_selector_all(".plot", heights) == before
+
+
+def test_long_tables_scroll_on_a_screen_and_are_whole_on_paper(wide):
+    scrolls = "getComputedStyle(document.querySelector('#leaderboard .wide')).maxHeight"
+    assert wide.page.evaluate(scrolls) != "none"
+    wide.page.emulate_media(media="print")
+    assert wide.page.evaluate(scrolls) == "none"
+    wide.page.emulate_media(media="screen")
 
 
 def test_it_is_printed_with_its_plots(wide, tmp_path):

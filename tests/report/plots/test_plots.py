@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -135,6 +136,76 @@ def test_cells_of_pruned_trials_have_no_value(searched):
     cells = [value for row in figure.data[0].z for value in row]
     assert any(value is None for value in cells)
     assert "pruned" in list(figure.data[1].text)
+    ground = figure.data[-1].z  # else marks of such cells stand in the white
+    assert sum(value == 1 for row in ground for value in row) == len(figure.data[1].text)
+
+
+def test_ends_of_several_kinds_in_a_cell_stand_below_each_other():
+    """Side by side they would reach into the next cells on a phone."""
+    points = [{"lora.r": r, "train.learning_rate": rate} for r in ("4", "8") for rate in ("1e-4", "3e-4")]
+    ends = [Status.COMPLETE, Status.COMPLETE, Status.COMPLETE, Status.PRUNED, Status.DIVERGED]
+    trials = [trial(n, [*points, points[3]][n], 3.0 - n / 10, status=end) for n, end in enumerate(ends)]
+    axes = [studies.RANK, Axis("train.learning_rate", values=("1e-4", "3e-4"), is_log=True)]
+    assert list(by_name(study(trials, axes))["heat-map"].figure.data[1].text) == ["diverged<br>pruned"]
+
+
+def test_all_of_a_few_trials_are_shown_and_what_is_far_away_is_an_arrow_at_the_border():
+    """Of five, two would be beyond an end at four times the median's distance."""
+    rates = ("0.1", "0.3", "1", "3", "10")
+    axes = [Axis("rate", values=rates, is_log=True)]
+    losses = [2.668, 2.668, 2.707, 2.836, 2.899]
+    found = by_name(study([trial(n, {"rate": rate}, losses[n]) for n, rate in enumerate(rates)], axes))
+    for name in ("slices", "best-so-far"):
+        low, high = found[name].figure.layout.yaxis.range
+        assert low < 2.668
+        assert high > 2.899
+        assert "beyond" not in found[name].about
+    for sign, arrow in ((1, "triangle-up"), (-1, "triangle-down")):
+        trials = [
+            trial(n, {"rate": rate}, sign * value)
+            for n, (rate, value) in enumerate(zip(rates, (1, 2, 3, 4, 99), strict=True))
+        ]
+        far = study(trials, axes, objectives={"eval/loss": "minimize" if sign > 0 else "maximize"})
+        slices = by_name(far)["slices"]
+        assert "1 trial far from the best lies beyond what is shown. Arrows at the border say where." in slices.about
+        (there,) = [trace for trace in slices.figure.data if trace.marker.symbol == arrow]
+        low, high = slices.figure.layout.yaxis.range
+        assert list(there.x) == [10.0]
+        assert low < there.y[0] < high
+        assert "1 trial far from the best" in by_name(far)["best-so-far"].about
+
+
+def test_a_name_begins_with_what_matters_most(searched):
+    names = texts(searched["differences"].figure)
+    assert re.search(r"#\d+  learning_rate=\S+ lora=\w+", names)
+
+
+def test_one_of_two_worse_trials_is_not_far_away():
+    points = [{"lora.r": r} for r in ("16", "64", "4")]
+    record = study(
+        [trial(n, point, loss) for n, (point, loss) in enumerate(zip(points, (2.7, 2.74, 2.87), strict=True))],
+        [studies.RANK],
+    )
+    assert "arrow" not in by_name(record)["differences"].about
+
+
+def test_the_one_to_take_leaves_room_for_its_words():
+    axes = [studies.RANK, *(Axis(f"train.a_long_name_{i}", values=("1", "2")) for i in range(4))]
+    points = [{"lora.r": r, **{axis.key: "1" for axis in axes[1:]}} for r in studies.RANK.values]
+    record = study([trial(n, point, 3 + n / 10) for n, point in enumerate(points)], axes, preferred=0)
+    first, second = (one.text for one in by_name(record)["differences"].figure.layout.annotations[:2])
+    drawn = [len(re.sub(r"<[^>]+>", "", text)) for text in (first, second)]
+    assert drawn[0] <= drawn[1] + 5
+    short = by_name(studies.grid(preferred=13))["differences"].figure.layout.annotations
+    assert any("#13  r=32 learning_rate=0.0003   " in one.text and "the one to take" in one.text for one in short)
+
+
+def test_a_long_list_of_numbers_has_round_ticks():
+    values = [f"{1.07**n:.4f}" for n in range(40)]
+    record = study(
+        [trial(n, {"rate": text}, 3 - n / 100) for n, text in enumerate(values)], [Axis("rate", values, is_log=True)]
+    )
+    assert list(by_name(record)["slices"].figure.layout.xaxis.ticktext) == ["1", "2", "5", "10"]
 
 
 def test_one_axis_has_no_heat_map_and_no_parallel_coordinates_but_a_slice():

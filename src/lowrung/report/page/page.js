@@ -12,6 +12,8 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const colour = (isPrinted) => ({ "font.color": dark.matches && !isPrinted ? "#d5d9dd" : "#333333" });
   const figures = JSON.parse(await inflated("figures"));
+  const heights = Object.fromEntries(Object.entries(figures).map(([name, figure]) => [name, figure.layout.height]));
+  const tall = (place) => heights[place.dataset.name]; // as it was: plotly keeps the layout that it is given, and changes it
   const library = document.createElement("script");
   library.textContent = await inflated("plotly");
   document.head.appendChild(library);
@@ -40,8 +42,11 @@
   dark.addEventListener("change", () => drawn.forEach((place) => Plotly.relayout(place, colour(false))));
   addEventListener("beforeprint", () => {
     places.forEach(draw);
-    drawn.forEach((place) => Plotly.relayout(place, { ...colour(true), width: 690 }));
+    drawn.forEach((place) => { // a tall plot shrinks to a page, as far as its texts can be read
+      const height = Math.max(0.7 * tall(place), Math.min(tall(place), 760));
+      Plotly.relayout(place, { ...colour(true), width: 690, height });
+    });
   });
   addEventListener("afterprint", () => drawn.forEach((place) =>
-    Plotly.relayout(place, { ...colour(false), width: null, autosize: true })));
+    Plotly.relayout(place, { ...colour(false), width: null, height: tall(place), autosize: true })));
 })();

@@ -217,7 +217,7 @@ def at_edges(scores: Scores, keys: Sequence[str], among: Sequence[TrialRecord] |
         for axis in scores.study.axes
         if axis.low is not None and axis.high is not None
     }
-    return doubts.edges(rows, ties, intervals) if ties else []
+    return doubts.edges(rows, ties, intervals, is_over=scores.study.is_over) if ties else []
 
 
 def _row(trial: TrialRecord, keys: Sequence[str]) -> TrialRow:

@@ -29,7 +29,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         line={"color": palette.GREEN, "width": 2.5, "shape": "hv"},
         hoverinfo="skip",
     )
-    low, high, is_clipped = scores.limits
+    low, high = scores.limits
     made = style.figure(
         [_trials(scores, at, unit), line],
         height=320,
@@ -42,7 +42,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         f"The best {scores.metric} so far over the time that all runs took together, also those that were pruned or"
         " failed. A line that has long been flat says that more trials of this kind would buy little.",
         "A run from the store counts with what it took when it was trained." if any(t.is_reused for t in ended) else "",
-        "Values far from the best are beyond what is shown." if is_clipped else "",
+        scores.beyond,
         f"{unknown} of unknown time count as none." if unknown else "",
         scores.left_out,
     )

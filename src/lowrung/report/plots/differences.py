@@ -63,4 +63,4 @@ def _trace(found: Intervals, place: int, row: Row) -> go.Scatter:
 def _text(place: int, row: Row) -> dict[str, object]:
     colour = palette.COLOURS.get(row.verdict, palette.GREY)
     words = f'<span style="color:{colour}"><b>{row.words}</b></span>'
-    return style.note(f"{row.name}   {words}", yref="y", y=place, yshift=13, yanchor="middle")
+    return style.note(f"{row.brief}   {words}", yref="y", y=place, yshift=13, yanchor="middle")

@@ -26,7 +26,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
     if isinstance(found, str):
         return [found] if found else []
     made = style.figure(
-        [_map(found), _rest(found), *_marks(found), _best(found)],
+        [_map(found), _rest(found), *_marks(found), _best(found), _ground(found)],
         height=150 + max(34 * found.up.count, 120),
         xaxis=_axis(found.across),
         yaxis=_axis(found.up),
@@ -52,6 +52,19 @@ def _stages(found: Cells) -> str:
 def _axis(side: Side) -> dict[str, object]:
     made = style.numeric(side.key, side.ticks, showgrid=False, range=[-0.5, side.count - 0.5])
     return made | {"title": {"text": side.key}}  # a standoff would put it among the ticks, beside a bar of colours
+
+
+def _ground(found: Cells) -> go.Heatmap:
+    """What shows that a cell was tried of which nothing has a value: else its marks would stand in no cell."""
+    grey = "rgba(128,128,128,0.15)"
+    return go.Heatmap(
+        z=[[1 if (x, y) in found.empty else None for x in range(found.across.count)] for y in range(found.up.count)],
+        colorscale=[[0, grey], [1, grey]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        hoverinfo="skip",
+    )
 
 
 def _map(found: Cells) -> go.Heatmap:
@@ -101,7 +114,7 @@ def _rest(found: Cells) -> go.Scatter:
         y=[y for _, y in found.empty],
         mode="text" if found.across.count <= _WRITTEN else "markers",
         marker={"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": palette.PURPLE}},
-        text=list(found.empty.values()),
+        text=[words.replace(" ", "<br>") for words in found.empty.values()],
         textfont={"size": 10},
         hovertemplate="%{text}<extra></extra>",
     )

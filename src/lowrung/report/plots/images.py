@@ -127,7 +127,7 @@ def _cells(found: Cells) -> Figure:
         colour = "white" if is_dark != found.scores.is_maximised else "black"
         axes.text(x, y, f"{value:#.4g}".rstrip("."), ha="center", va="center", fontsize=8, color=colour)
     for (x, y), words in found.empty.items():
-        axes.text(x, y, words, ha="center", va="center", fontsize=7, color="0.4")
+        axes.text(x, y, words.replace(" ", "\n"), ha="center", va="center", fontsize=7, color="0.4")
     across, up = found.best
     axes.plot(
         [across],
@@ -169,13 +169,15 @@ def _slice(axes: Axes, scores: Scores, scale: Scale) -> None:
         if x is None:
             continue
         marker, size = ("*", 13) if standing == "best" else ("o", 6)
-        axes.plot([x], [scores.value(trial)], marker=marker, markersize=size, color=palette.COLOURS[standing])
+        value = scores.value(trial)
+        if scores.is_beyond(trial):
+            marker, size, value = "v" if scores.is_maximised else "^", 7, scores.far
+        axes.plot([x], [value], marker=marker, markersize=size, color=palette.COLOURS[standing], clip_on=False)
     if scale.is_log:
         axes.set_xscale("log")
     axes.set_xticks([at for at, _ in scale.ticks()], [html.unescape(text) for _, text in scale.ticks()])
     axes.minorticks_off()
-    low, high, _ = scores.limits
-    axes.set_ylim(low, high)
+    axes.set_ylim(*scores.limits)
     axes.set_xlabel(scale.axis.key)
     axes.set_ylabel(units.of(scores.metric).label, fontsize=8)
 

@@ -7,10 +7,12 @@ import statistics
 from collections.abc import Sequence
 
 from lowrung.report.plots import units
-from lowrung.report.plots.scores import Scores, sentences, thinned
+from lowrung.report.plots.scores import NAME, Scores, sentences, thinned
 from lowrung.report.record import Difference, StudyRecord, TrialRecord
 from lowrung.report.tables import counted
 
+_BRIEF = 33
+"""Characters of a name beside ``best, the one to take``: both fill 375 pixels."""
 MOST = 30
 """Rows: what does not fit on two screens is in the table."""
 
@@ -21,6 +23,7 @@ class Row:
 
     Attributes:
         name: see `Scores.label`.
+        brief: the same with room for `words` beside it, on a phone too.
         verdict: such as ``best``, ``tie`` or ``worse``.
         mean: its value minus the best's; its value where nothing is paired.
         low: the lower end of its interval.
@@ -30,6 +33,7 @@ class Row:
     """
 
     name: str
+    brief: str
     verdict: str
     mean: float
     low: float
@@ -77,7 +81,7 @@ class Intervals:
         far = max(max(abs(low), abs(high)) for low, high in near) * 4 if self.is_paired else math.inf
         others = [max(abs(low), abs(high)) for low, high in bounds if (low, high) != (0.0, 0.0)]
         if self.is_paired and others:
-            far = max(far, 3 * statistics.median_low(others))
+            far = max(far, 5 * statistics.median_low(others))
         low = max(min(low for low, _ in bounds), -far)
         high = min(max(high for _, high in bounds), far)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
@@ -136,11 +140,12 @@ def _be(count: int) -> str:
 
 
 def _row(scores: Scores, trial: TrialRecord, is_paired: bool) -> Row:
-    name, value = scores.label(trial), scores.value(trial)
     is_preferred = trial.number == scores.study.preferred
+    name, value = scores.label(trial), scores.value(trial)
+    brief = scores.label(trial, _BRIEF if is_preferred else NAME)
     found = trial.difference
     if not is_paired:
-        return Row(name, scores.standing(trial), value, value, value, value, is_preferred)
+        return Row(name, brief, scores.standing(trial), value, value, value, value, is_preferred)
     if found is None or trial is scores.best:
-        return Row(name, "best", 0.0, 0.0, 0.0, value, is_preferred)
-    return Row(name, found.verdict, found.mean, found.low, found.high, value, is_preferred)
+        return Row(name, brief, "best", 0.0, 0.0, 0.0, value, is_preferred)
+    return Row(name, brief, found.verdict, found.mean, found.low, found.high, value, is_preferred)

@@ -57,6 +57,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         f"A line for each trial, from value to value, the better by {scores.metric} the stronger; the best is green."
         " Where good lines meet on an axis, its value matters.",
         thinned(len(kept), len(trials), "trial"),
+        scores.beyond,
         f"{lacking} without a value on every axis are left out." if lacking else "",
         scores.left_out,
     )
@@ -76,7 +77,7 @@ def _groups(scores: Scores, kept: Sequence[TrialRecord]) -> list[_Group]:
 
 
 def _trace(scores: Scores, axes: Sequence[Scale], group: _Group, names: Sequence[str]) -> go.Scatter:
-    low, high, _ = scores.limits
+    low, high = scores.limits
     x: list[float | None] = []
     y: list[float | None] = []
     texts: list[str] = []
@@ -105,7 +106,7 @@ def _ticks(place: int, scale: Scale) -> list[dict[str, Any]]:
 
 
 def _objective_ticks(scores: Scores, place: int) -> list[dict[str, Any]]:
-    low, high, _ = scores.limits
+    low, high = scores.limits
     return [_tick(place, (value - low) / (high - low), short(f"{value:.4g}")) for value in scales.steps(low, high)]
 
 

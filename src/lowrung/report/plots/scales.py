@@ -11,6 +11,8 @@ from lowrung.report.record import Axis, StudyRecord, TrialRecord
 
 _WORD = 12
 """Characters of a word beside an axis."""
+_LONG = 16
+"""A list of more numbers is ticked like an interval, at round ones."""
 _NEAREST = 0.055
 """Ticks that stand nearer to each other, as a share of the axis, are left out: at 400 pixels they overlap."""
 
@@ -79,7 +81,8 @@ class Scale:
         """Values with their texts, far enough from each other; those of a list where it is one."""
         if not self.is_numeric:
             return [(float(place), cut(text)) for place, text in enumerate(self.texts)]
-        values = steps(self.low, self.high, is_log=self.is_log) if self.is_interval else self.numbers
+        is_rounded = self.is_interval or self.size > _LONG
+        values = steps(self.low, self.high, is_log=self.is_log) if is_rounded else self.numbers
         kept: list[float] = []
         for value in values:
             if not kept or self.share(value) - self.share(kept[-1]) >= _NEAREST:

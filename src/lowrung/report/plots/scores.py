@@ -13,7 +13,7 @@ from lowrung.report.record import StudyRecord, TrialRecord
 from lowrung.report.tables import counted
 from lowrung.store.outcome import Status
 
-_NAME = 44
+NAME = 44
 """Characters that a trial's name may take: as many fit into 360 pixels."""
 _STAGE = 20
 """Of these, its stage's."""
@@ -75,18 +75,40 @@ class Scores:
         return str(trial.status) if trial.status else "not ended"
 
     @functools.cached_property
-    def limits(self) -> tuple[float, float, bool]:
-        """The lower and the upper end of what is shown of the objective, and whether some values lie outside.
+    def _costs_shown(self) -> tuple[float, float]:
+        """The best cost, and the worst one that is shown.
 
-        A few values far away would leave one line of all others: the worse end is four times as far from the best as
-        the median, at most.
+        A few values far away would leave one line of all others. So the worst one is at most eight times as far from
+        the best as the median: the better half of the trials keeps an eighth of the plot.
         """
         costs = sorted(self.cost(trial) for trial in self.drawn)
         best, middle, worst = costs[0], costs[len(costs) // 2], costs[-1]
-        last = min(worst, best + 4 * (middle - best)) if middle > best else worst
+        most = best + 8 * (middle - best) if middle > best else worst
+        return best, max(cost for cost in costs if cost <= most)
+
+    @functools.cached_property
+    def limits(self) -> tuple[float, float]:
+        """The lower and the upper end of what is shown of the objective; see `is_beyond`."""
+        best, last = self._costs_shown
         room = 0.08 * (last - best) or 0.05 * abs(best) or 1.0
-        ends = sorted(-cost if self.is_maximised else cost for cost in (best - room, last + room))
-        return ends[0], ends[1], last < worst
+        low, high = sorted(-cost if self.is_maximised else cost for cost in (best - room, last + room))
+        return low, high
+
+    def is_beyond(self, trial: TrialRecord) -> bool:
+        """Whether a trial's value is so far from the best that it is beyond `limits`."""
+        return self.cost(trial) > self._costs_shown[1]
+
+    @property
+    def far(self) -> float:
+        """The end of `limits` that values lie beyond."""
+        return self.limits[0] if self.is_maximised else self.limits[1]
+
+    @functools.cached_property
+    def beyond(self) -> str:
+        """How many trials `is_beyond` is true of, a sentence; empty where all are shown."""
+        count = sum(map(self.is_beyond, self.drawn))
+        lie = "lies" if count == 1 else "lie"
+        return f"{counted(count, 'trial')} far from the best {lie} beyond what is shown." if count else ""
 
     @functools.cached_property
     def left_out(self) -> str:
@@ -124,21 +146,27 @@ class Scores:
         """The label of a trial where there is room for those of all of them, or else its number."""
         return self.label(trial) if len(self.study.trials) <= _NAMED else _as_html(self._number(trial))
 
-    def label(self, trial: TrialRecord) -> str:
+    def label(self, trial: TrialRecord, room: int = NAME) -> str:
         """``#10 (rank)  r=8 rate_factor=1``: number, stage, and what the study varies, as much as there is room for.
 
         It is HTML: plotly takes texts for such, and a value may be ``<think>``.
+
+        Args:
+            trial: the trial.
+            room: characters.
         """
         texts = [f"{self._short[key]}={shown(trial.point[key])}" for key in self._short if key in trial.point]
         text = "  ".join(filter(None, [self._number(trial), " ".join(texts)]))
-        return _as_html(text if len(text) <= _NAME else f"{text[: _NAME - 1]}…")
+        return _as_html(text if len(text) <= room else f"{text[: room - 1]}…")
 
     def _number(self, trial: TrialRecord) -> str:
         return f"#{trial.number} ({_cut(trial.stage)})" if self.stages and trial.stage else f"#{trial.number}"
 
     @functools.cached_property
     def _short(self) -> dict[str, str]:
-        return short_keys([axis.key for axis in self.study.axes])
+        """The axes' short keys, the most important first: what there is no room for matters least."""
+        keys = [axis.key for axis in self.study.axes]
+        return short_keys(sorted(keys, key=lambda key: -self.study.importance.get(key, 0.0)))
 
 
 def _cut(stage: str) -> str:

@@ -27,7 +27,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         [
             trace
             for place, scale in enumerate(shown)
-            for trace in [*_traces(scores, scale, place), _rest(scores, scale, place)]
+            for trace in [*_traces(scores, scale, place), _beyond(scores, scale, place), _rest(scores, scale, place)]
         ],
         height=_HEIGHT * len(shown) + 40,
         annotations=[style.standings(scores.standing(trial) for trial in scores.drawn)],
@@ -37,7 +37,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         f"Each trial's {scores.metric} over one axis at a time. A clear {'peak' if scores.is_maximised else 'valley'}"
         " says that the axis matters; a best value at an end, that the axis should go on.",
         " ".join(cells.at_edges(scores, [scale.axis.key for scale in shown])),
-        "Values far from the best are beyond what is shown." if scores.limits[2] else "",
+        scores.beyond and f"{scores.beyond} Arrows at the border say where.",
         f"The {len(shown)} most important of {len(found)} axes are drawn." if len(shown) < len(found) else "",
         "Strokes at the lower edge are trials without a value to compare." if scores.missing else "",
         scores.left_out,
@@ -50,7 +50,7 @@ def _traces(scores: Scores, scale: Scale, place: int) -> list[go.Scatter]:
     of: dict[str, list[tuple[float, TrialRecord]]] = {}
     for trial in reversed(scores.drawn):
         x = scale.at(trial)
-        if x is not None:
+        if x is not None and not scores.is_beyond(trial):
             of.setdefault(scores.standing(trial), []).append((x, trial))
     return [
         go.Scatter(
@@ -70,6 +70,25 @@ def _traces(scores: Scores, scale: Scale, place: int) -> list[go.Scatter]:
         )
         for standing, there in of.items()
     ]
+
+
+def _beyond(scores: Scores, scale: Scale, place: int) -> go.Scatter:
+    """Where trials are whose values are beyond what is shown, as arrows at the border."""
+    there = [(x, trial) for trial in scores.drawn if scores.is_beyond(trial) and (x := scale.at(trial)) is not None]
+    low, high = scores.limits
+    inside = 0.04 * (high - low) * (1 if scores.is_maximised else -1)
+    suffix = str(place + 1) if place else ""
+    return go.Scatter(
+        x=[x for x, _ in there],
+        y=[scores.far + inside] * len(there),
+        mode="markers",
+        marker={"symbol": f"triangle-{'down' if scores.is_maximised else 'up'}", "size": 8, "color": palette.GREY},
+        customdata=[scores.name(trial) for _, trial in there],
+        text=[f"{scores.value(trial):.6g}" for _, trial in there],
+        hovertemplate=f"%{{customdata}}<br>{scale.axis.key} %{{x}}<br>{scores.metric} %{{text}}<extra></extra>",
+        xaxis=f"x{suffix}",
+        yaxis=f"y{suffix}",
+    )
 
 
 def _rest(scores: Scores, scale: Scale, place: int) -> go.Scatter:
@@ -94,7 +113,7 @@ def _axes(scores: Scores, shown: Sequence[Scale]) -> dict[str, Any]:
     """A row for each axis."""
     below = [style.numeric(scale.axis.key, scale.ticks(), is_log=scale.is_log, **_room(scale)) for scale in shown]
     return style.stacked(
-        below, title=units.of(scores.metric).label.split(" (")[0], limits=scores.limits[:2], row_height=_HEIGHT
+        below, title=units.of(scores.metric).label.split(" (")[0], limits=scores.limits, row_height=_HEIGHT
     )
 
 

@@ -63,7 +63,7 @@ def plots(study: StudyRecord) -> Sequence[Plot | str]:
         if is_measured and interrupted
         else "",
         f"Up to {lacking} without such a value are left out." if lacking else "",
-        "Values far from the best are beyond what is shown." if scores.limits[2] else "",
+        scores.beyond,
         scores.left_out,
     )
     return [Plot("trade-offs", "What a better result costs", about, made)]
@@ -136,4 +136,4 @@ def _points(scores: Scores, one: TradeOff, trials: Sequence[TrialRecord], **how:
 def _axes(scores: Scores, shown: Sequence[TradeOff]) -> dict[str, Any]:
     below = [style.axis(one.unit.label, nticks=6) for one in shown]
     title = units.of(scores.metric).label.split(" (")[0]
-    return style.stacked(below, title=title, limits=scores.limits[:2], row_height=_HEIGHT)
+    return style.stacked(below, title=title, limits=scores.limits, row_height=_HEIGHT)
