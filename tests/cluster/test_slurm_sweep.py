@@ -149,13 +149,13 @@ def test_a_cancelled_job_and_a_coordinator_that_dies(
         assert "was cancelled in SLURM" in sweep.printed
         os.kill(process.pid, signal.SIGKILL)
         process.wait(PATIENCE)
-        training = sweep.training(0)
-        training.suspend()  # else it may be done before another coordinator has begun
     left = slurm.ask("squeue", "-h", "-r", "-o", "%i").split()
     assert sweep.job(0) in left
+    training = sweep.training(0)
+    training.suspend()  # else it may be done before another coordinator has begun
     again = ["sbatch", "--wait", "--open-mode=append", f"--output={tmp_path / 'printed'}", f"--chdir={tmp_path}"]
+    adopts = "goes on with the job that an earlier start of a sweep has left"
     with subprocess.Popen([*again, f"--wrap={shlex.join(sweep.typed)}"], env=environment()) as process:
-        adopts = "goes on with the job that an earlier start of a sweep has left"
         try:
             sweep.until(process, lambda: adopts in sweep.printed)
         finally:

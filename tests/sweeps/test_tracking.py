@@ -16,11 +16,13 @@ from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Status
 from lowrung.sweeps import plots, queue
 from lowrung.sweeps.results import Results
+from lowrung.sweeps.tracking import SweepTracking
 from lowrung.track import recording
 from lowrung.track.base import TrackerLostError, TrackError
-from lowrung.track.owed import RunRecord
+from lowrung.track.owed import Owed, RunRecord
 from lowrung.track.pages import View
-from tests.stage import fails_at, interrupts_at, ranks
+from lowrung.track.sender import Sender
+from tests.stage import fails_at, interrupts_at, ranks, trains
 
 
 class TestTracking:
@@ -86,6 +88,52 @@ class TestTracking:
             [(number, sweep)] = [(key, run) for key, run in here.tracker.runs.items() if run.name == name]
             assert sweep.status is Status.COMPLETE
             assert {run.name for run in here.tracker.runs.values() if run.parent == number} >= of_other
+
+    @pytest.mark.slow
+    def test_a_run_that_is_waited_for_is_one_of_a_sweep_that_is_open(self, here, monkeypatch):
+        """Where a cluster has gone on with it, or another process trains it, this one does not start it."""
+        here.sweep("lora.r=4,8", "study=other")
+        monkeypatch.setattr(SweepTracking, "opening", lambda *_: None)
+        names = []
+
+        def act(config):
+            names.append({run.name for run in here.tracker.runs.values()})
+            return trains(config)
+
+        here.sweep("lora.r=4,2,8", act=act)
+        assert "s" in names[0]
+
+    @pytest.mark.slow
+    def test_what_is_interrupted_after_the_leaderboard_is_recorded_by_the_next_start(self, here, monkeypatch):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        here.sweep("lora.r=4,8", "study=other")
+        with monkeypatch.context() as patch:
+            patch.setattr(Sender, "go_on", lambda _: None)
+            patch.setattr(Sender, "drain", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                here.sweep("lora.r=4,8")
+        assert "s" not in {run.name for run in here.tracker.runs.values()}
+        owed = Owed.read(here.study.untracked)
+        assert [run.opening.name for run in owed.runs] == ["lora.r=4", "lora.r=8"]
+        assert here.sweep("lora.r=4,8") == []
+        assert not here.study.untracked.exists()
+        assert [run.status for run in here.tracker.runs.values() if run.name == "s"] == [Status.COMPLETE]
+
+    @pytest.mark.slow
+    def test_a_store_that_refuses_all_is_one_warning(self, here, monkeypatch, capsys):
+        def refuses(*_, **__):
+            raise TrackError("no such column")
+
+        here.sweep("lora.r=2,4,8", "study=other")
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(here.tracker, "start_run", refuses)
+            here.sweep("lora.r=2,4,8")
+        printed = capsys.readouterr().out
+        assert printed.count("no such column") == 1
+        assert "warning: not tracked: lora.r=2, lora.r=4, lora.r=8, the sweep's end. lowrung sync s sends it" in printed
 
     @pytest.mark.slow
     def test_a_better_trial_after_a_failed_one_shows_in_the_parent(self, here):

@@ -240,11 +240,12 @@ class RayEngine:
             return
         refs = [running.ref for running in self._running.values()]
         ended = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])  # asked first: all that they did has happened
+        gone_by = time.monotonic() + ray_task.GONE_SECONDS  # of all of a lost node together
         for key, running in list(self._running.items()):
             for report in running.reader.read():
                 yield Reported(key, report)
             if running.ref in ended:
-                end = ray_task.end(key, running.folder, running.ref)
+                end = ray_task.end(key, running.folder, running.ref, gone_by)
                 if isinstance(end, Refused):
                     if self._goes_elsewhere(running, end):
                         continue

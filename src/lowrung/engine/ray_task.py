@@ -40,19 +40,20 @@ def run(request: node.Request) -> Ended | Refused:
     return node.work(request)
 
 
-def end(key: str, folder: Path, ref: Any) -> Ended | Refused:
-    """How a job ended; what Ray itself lost has died. Nobody works in its folder any more.
+def end(key: str, folder: Path, ref: Any, gone_by: float) -> Ended | Refused:
+    """How a job ended; what Ray itself lost has died. Nobody works in its folder any more, as far as can be seen.
 
     Args:
         key: the job's.
         folder: the job's.
         ref: Ray's reference of its task, which has ended.
+        gone_by: until when to wait for its process, by the monotonic clock; see `GONE_SECONDS`.
     """
     try:
         ended: Ended | Refused = ray.get(ref)
         return ended
     except RayError as error:
-        _await_free(folder)
+        _await_free(folder, gone_by)
         return _lost(key, error)
 
 
@@ -66,10 +67,9 @@ def _lost(key: str, error: RayError) -> Ended:
     return Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
 
 
-def _await_free(folder: Path) -> None:
+def _await_free(folder: Path, deadline: float) -> None:
     """Waits until a job's process has left its folder; one on a node that is lost may never be seen to do so."""
-    deadline = time.monotonic() + GONE_SECONDS
-    while time.monotonic() < deadline:
+    while folder.is_dir() and time.monotonic() < deadline:
         with contextlib.suppress(FolderInUse), atomic.lock(RunFolder(folder).lock):
             return
         _rest()

@@ -164,6 +164,7 @@ class Coordinator:
                     self._start(due)
             if not self._queue.unfinished or self._queue.is_out_of_budget:
                 return self._leave_off()
+            self._tracking.go_on()  # also where another process trains the run, or a cluster has gone on with it
             for event in self._queue.wait(timeout=CHECK_SECONDS):
                 self._take(event)
 

@@ -99,20 +99,24 @@ def _run(asked: Asked, composer: Composer, task_function: TaskFunction, launcher
             of_sweep = DryRun(planned, composer, engine).planned()
             print(plan_text.text(of_sweep))
             return Results(planned, planned=of_sweep)
-        with _alone(planned), closing(_open_study(planned, taught_by)) as study:
-            workers.settle(engine, planned, config.hydra.launcher, study)
-            maker = RunMaker.of(planned, composer, engine.threads)
-            beforehand = Beforehand(planned, maker, config.hydra.launcher, engine.slots, maker.predict)
-            for note in beforehand.announce():
-                print(f"note: {note}")
-            for folder in (Path(config.store).absolute(), planned.folder.path):
-                engine.tidy(folder)
-            trains = _trains(planned, maker, beforehand)
-            if trains:
-                engine.preload()
-            coordinator = Coordinator(study, planned, composer, task_function, engine, beforehand, is_known=not trains)
-            coordinator.run()
-    return coordinator.report()
+        with _alone(planned):
+            with closing(_open_study(planned, taught_by)) as study:
+                workers.settle(engine, planned, config.hydra.launcher, study)
+                maker = RunMaker.of(planned, composer, engine.threads)
+                beforehand = Beforehand(planned, maker, config.hydra.launcher, engine.slots, maker.predict)
+                for note in beforehand.announce():
+                    print(f"note: {note}")
+                for folder in (Path(config.store).absolute(), planned.folder.path):
+                    engine.tidy(folder)
+                trains = _trains(planned, maker, beforehand)
+                if trains:
+                    engine.preload()
+                coordinator = Coordinator(
+                    study, planned, composer, task_function, engine, beforehand, is_known=not trains
+                )
+                coordinator.run()
+            engine.close()  # what is drawn and recorded now needs its memory
+            return coordinator.report()
 
 
 def _trains(plan: Plan, maker: RunMaker, beforehand: Beforehand) -> bool:

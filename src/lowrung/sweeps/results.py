@@ -199,16 +199,11 @@ class Results:
         """
         trials, answer = self.trials, self.answer
         answer.write(self.folder, *self._spent())
-        print(f"\n{answer}\n")
-        self._say_causes()
-        for row in self.rows.values():
-            for failure in row.outcome.gate_failures:
-                print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
-        if self.spending is not None and self.spending.in_words:
-            print(f"spent:    {self.spending.in_words}")
-        print(f"results:  {self.folder.path}")
         has_none, failed = is_over and self._has_skipped_all, self._failed
-        self._close(answer, Status.FAILED if failed or has_none else Status.COMPLETE)
+        try:
+            self._say(answer)
+        finally:  # also where nobody reads it any more, as behind `| head`
+            self._close(answer, Status.FAILED if failed or has_none else Status.COMPLETE)
         if has_none:
             raise RunFailed(_why_none_has_a_result([row.outcome.cause or "" for row in self.rows.values()]), self)
         if failed:
@@ -218,6 +213,16 @@ class Results:
                 " again.",
                 self,
             )
+
+    def _say(self, answer: Answer) -> None:
+        print(f"\n{answer}\n")
+        self._say_causes()
+        for row in self.rows.values():
+            for failure in row.outcome.gate_failures:
+                print(f"warning: trial {row.number}: the merged-vs-adapter gate failed: {failure}")
+        if self.spending is not None and self.spending.in_words:
+            print(f"spent:    {self.spending.in_words}")
+        print(f"results:  {self.folder.path}")
 
     def _say_causes(self) -> None:
         """Why trials are not complete: once for all of the same cause, since a search may prune hundreds."""

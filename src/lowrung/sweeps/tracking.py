@@ -74,12 +74,12 @@ class SweepTracking:
         tags = {"lowrung.kind": "sweep", "lowrung.study": plan.study}
         self._opening = Opening(plan.study, study.facts["key"], _searched(plan), tags)
         self.sender = recording.sender(plan.config, may_lack_nothing=is_known)
-        self._is_put_off = is_known
-        if is_known:  # the leaderboard comes first: importing MLflow, where it lacks a run, takes as long as all else
-            recording.first_answer(self.sender, plan.config, self.sender.send(lambda _: None, plan.study))
+        asked = self.sender.send(lambda _: True, plan.study) if is_known else None
+        self._is_put_off = asked is not None and recording.first_answer(self.sender, plan.config, asked) is not None
+        if self._is_put_off:  # to import MLflow, where it lacks a run, takes as long as all that comes before
             self.sender.hold()
         self._known = self.sender.send(self._open, plan.study)
-        if not is_known:
+        if asked is None:
             recording.first_answer(self.sender, plan.config, self._known)
         self._sent: dict[str, tuple[RunRecord, Future[str]]] = {}
         self._left_to: set[str] = set()
@@ -97,14 +97,22 @@ class SweepTracking:
         sweep = self._opening.open(tracker)
         return Known(sweep, tracker.present(sweep, self._view), tracker.children(sweep))
 
+    def go_on(self) -> None:
+        """Has recorded what was put off until the leaderboard is printed: a run is to be trained or waited for.
+
+        Raises:
+            UsageError: when the store can never be used.
+        """
+        if self._is_put_off:
+            self._go_on()
+            recording.first_answer(self.sender, self._plan.config, self._known)
+
     def opening(self, run: Run) -> Opening | None:
         """How the tracker's run of a run begins, for its own process; None where that one would wait in vain.
 
         So it would where the sweep is not open there yet, and where an earlier one did, until the tracker has that run.
         """
-        if self._is_put_off:
-            self._go_on()
-            recording.first_answer(self.sender, self._plan.config, self._known)
+        self.go_on()
         if not (self.sender.answers and _is_sent(self._known) and (self._late is None or self._late.done())):
             return None
         self._left_to.add(run.key)
@@ -196,6 +204,8 @@ class SweepTracking:
         """
         sweep = SweepRecord(self._opening, status, tags, *self._best, [str(file) for file in files], self._spent)
         closed = self.sender.send(sweep.send, self._plan.study)
+        if self._is_put_off:  # in case that this process is killed, or told to end, while all of it is recorded
+            self._leave(sweep, is_closed=False, is_said=False)
         self._go_on()
         self.sender.drain(LAST_SECONDS)
         self._leave(sweep, is_closed=_is_sent(closed))
@@ -206,7 +216,6 @@ class SweepTracking:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """Has all recorded that was put off until the leaderboard is printed, or until a run is to be trained."""
         self._is_put_off = False
         self.sender.go_on()
 
@@ -241,12 +250,13 @@ class SweepTracking:
         """The end of a sweep that goes on some time."""
         return SweepRecord(self._opening, Status.CANCELLED, {}, *self._best, [], self._spent)
 
-    def _leave(self, sweep: SweepRecord, *, is_closed: bool) -> None:
+    def _leave(self, sweep: SweepRecord, *, is_closed: bool, is_said: bool = True) -> None:
         """Writes down what has not been sent, in place of an older list, and says so at the sweep's own end.
 
         Args:
             sweep: its end, as far as it is known.
             is_closed: whether the tracker has that.
+            is_said: whether to say so.
         """
         if self._uri is None:
             return
@@ -255,7 +265,7 @@ class SweepTracking:
         owed = sweep if runs or not is_closed else None
         Owed(self._uri, experiment, owed, runs).write(self._plan.folder.untracked)
         missing = [part.opening.name for part in runs] + ["the sweep's end"] * (not is_closed)
-        if missing and sweep.status is not Status.CANCELLED:
+        if missing and is_said and sweep.status is not Status.CANCELLED:
             print(f"warning: not tracked: {', '.join(missing)}. lowrung sync {self._name} sends it.")
 
     @property

@@ -181,8 +181,8 @@ class Sender:
             self._tell("the tracker is back")
 
     def _refused(self, error: Exception, about: str) -> None:
-        if about not in self._warned:
-            self._warned.add(about)
+        if self._warned.isdisjoint({about, str(error)}):  # where all is refused, each run is
+            self._warned |= {about, str(error)}
             self._tell(f"warning: not all of {about} is tracked: {error}")
 
     def _tell(self, text: str) -> None:
