@@ -178,9 +178,9 @@ def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], known: Tally 
     said = _json(folder.verdict, dict, problems) or {}
     if not said and not problems:
         problems.append(f"{folder.verdict.name} is missing: start the study again, and it is written anew")
-    kept = (row for row in rows if row["status"] == Status.COMPLETE and not row.get("broken"))
-    best = next(kept, None)
     metric = said.get("metric")
+    kept = (row for row in rows if row["status"] == Status.COMPLETE and not row.get("broken"))
+    best = next((row for row in kept if metric is None or metric in row.get("metrics", {})), None)
     value = None if best is None else best.get("metrics", {}).get(metric)
     counts = Counter(str(row["status"]) for row in rows)
     number = None if best is None else int(best["trial"])

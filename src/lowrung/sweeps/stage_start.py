@@ -89,8 +89,8 @@ class StageStarter:
         start = starting_points.chosen(stage, rows, self.results.objectives)
         if not start.rows:
             raise RunFailed(
-                f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete and keeps"
-                " to the constraints. Their results are kept; the same command runs again those that failed.",
+                f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete, keeps to the"
+                f" constraints and has a finite {next(iter(self.results.objectives))}. Their results are kept; the same command runs again those that failed.",
                 self.results,
             )
         named = ", ".join(f"trial {row.number}" for row in start.rows)
