@@ -170,10 +170,11 @@ class Coordinator:
     def _leave_off(self) -> None:
         """Ends a sweep that has no more to run, or none that its budget allows; that goes on with the next start."""
         self._spending.say_last()
-        has_more = self._agenda.has_more
-        if has_more and self._spending.over is not None:
-            self._progress.say(self._spending.over)
-        self._results.left_off = (self._spending.over or self._agenda.over or "") if has_more else ""
+        if self._agenda.has_more:
+            over = self._spending.over
+            if over is not None:
+                self._progress.say(over)
+            self._results.left_off = ". ".join(filter(None, [self._agenda.over, over]))
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
 
