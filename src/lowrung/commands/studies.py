@@ -39,8 +39,9 @@ class Study:
         state: ``running``: a process works on it; ``complete``: it has its leaderboard; ``interrupted``: the same
             command goes on with it; ``empty``: no trial has begun; ``unreadable``: ``problem`` says why.
         trials: how many, by status; ``running`` are those that have not ended.
-        asked: how many were asked for; null where that is not known. A study that is complete and has fewer was ended
-            by its budget or its time limit.
+        asked: how many were asked for, and those that were drawn in the places of trials that the plan leaves out; null
+            where that is not known. A study that is complete and has fewer was ended by its budget or its time limit,
+            or no more were drawn, since too many in a row were left out.
         metric: what it optimises, the first one of several; null where that is not known.
         best: the number of the best complete trial; null where there is none.
         value: of the metric, that trial's.

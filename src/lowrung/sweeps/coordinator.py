@@ -95,12 +95,12 @@ class Coordinator:
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
         self._beforehand = beforehand
         say = self._progress.say
-        starter = StageStarter(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
+        self._starter = StageStarter(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
         self._spending = Spending(
             study, plan, self._maker, composer.master, engine.slots, beforehand.starting, self._note_tries, say
         )
         self._results.spending = self._spending
-        self._agenda = Agenda(study, plan, starter.begin, self._progress.say, self._may_begin)
+        self._agenda = Agenda(study, plan, self._starter.begin, self._progress.say, self._may_begin)
         self._queue = Queue(
             engine,
             plan,
@@ -251,6 +251,7 @@ class Coordinator:
         if due.point.is_open:
             trials.give_up(trial.number)
             self._results.drawn_in_vain += 1
+            self._starter.note_plan()
             if trials.in_vain == MOST_IN_VAIN:
                 self._progress.say(
                     f"{MOST_IN_VAIN} drawn trials in a row may not be run, the last since {outcome.cause}: no more are"
