@@ -51,7 +51,7 @@ class Leaderboard:
 
     Attributes:
         trials: best first; then those that break a constraint, then those that are not complete.
-        best: the first of them, where it is complete and keeps to all constraints.
+        best: the first of them, where it is complete, keeps to all constraints and has a finite first objective.
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks the trials.
         folder: the study's.
         verdict: which trials tie with the best, which one to take, and what the data do not allow to say. Its

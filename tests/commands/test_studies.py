@@ -114,6 +114,12 @@ def test_one_that_has_ended_has_its_leaderboard_and_what_it_says(multirun, liste
     row = capsys.readouterr().out.splitlines()[1]
     assert row.startswith("mine   complete  2 complete  ")
     assert "eval/loss 2.5 (trial 1)" in row
+    rows = json.loads(study.leaderboard.read_text())
+    del rows[0]["metrics"]["eval/loss"]  # as where it was not finite
+    for kept, best in ((rows, (0, 3.5)), (rows[:1], (None, None))):
+        atomic.write_json(study.leaderboard, kept)
+        found = listed()["mine"]
+        assert (found["best"], found["value"]) == best
     os.utime(study.leaderboard, (1e9, 1e9))  # trials have ended since
     assert listed()["mine"]["state"] == "interrupted"
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lowrung.engine.local import LocalEngine
 from lowrung.engine.process import NO_MEMORY
 from lowrung.store.layout import ROOT
 from tests.engine.contract import end_of, events_of
+from tests.terminal import PATIENCE
 
 SCORE = Path("/proc/self/oom_score_adj")
 
@@ -51,7 +53,9 @@ def test_what_the_system_has_ended_is_told_from_what_somebody_has(tmp_path: Path
 def test_a_job_that_began_before_anothers_end_was_heard_of_is_told_too(tmp_path: Path, vmstat: Path) -> None:
     with LocalEngine(slots=2) as engine:
         engine.submit(Job("a", tmp_path / "a", lambda: _killed(vmstat, 5)))
+        deadline = time.monotonic() + PATIENCE
         while "5" not in vmstat.read_text():
+            assert time.monotonic() < deadline, "the first job has not come to its end"
             os.sched_yield()
         engine.submit(Job("b", tmp_path / "b", lambda: _killed(vmstat, 6)))
         ends = [event for event in events_of(engine, "a", "b") if isinstance(event, Ended)]
@@ -111,7 +115,9 @@ def _group(limit: int) -> Iterator[Path]:
             pytest.skip(f"no control group's memory can be limited here: {error}")
         yield group
     finally:
-        while (group / "cgroup.procs").read_text():  # the fork server ends after the program
+        deadline = time.monotonic() + PATIENCE
+        while left := (group / "cgroup.procs").read_text():  # the fork server ends after the program
+            assert time.monotonic() < deadline, f"processes are left in the group: {left}"
             os.sched_yield()
         group.rmdir()
 

@@ -149,7 +149,8 @@ class TestTheAnswer:
         assert answer(rows).startswith("lora.r=16 factor=1.8 (trial 2) is better than all others: the next, lora.r=64")
         assert "Counted once: trial 0, whose settings a later stage trained again." in notes(rows)
         assert not any("no proof" in note for note in notes(rows))
-        assert answer([rows[0], rows[2]]).startswith("trial 2 is the only one of 2 trials that can be judged")
+        assert answer([rows[0], rows[2]]).startswith("trial 2 is the only choice of 2 trials that can be judged")
+        assert notes([rows[0], rows[2]]) == ["Counted once: trial 0, whose settings a later stage trained again."]
         assert answer([rows[0], dataclasses.replace(rows[2], stage="rate", stage_index=0)]).startswith("trials 0 and 2")
 
     def test_the_winner_is_named_by_its_settings_also_where_they_are_many(self, tmp_path):

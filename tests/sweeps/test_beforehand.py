@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 from optuna.trial import TrialState
 
+from lowrung.__main__ import main
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
 from lowrung.engine.assumed import Machine, assume
 from lowrung.errors import RunFailed, UsageError
 from lowrung.search.study import Study
 from lowrung.store.outcome import Outcome, Status
+from lowrung.studies import reading
 from lowrung.sweeps import plan
 from lowrung.sweeps.room import Room
 from tests.predicted import predicted
@@ -112,6 +115,31 @@ class TestConstraints:
         assert {trial.state for trial in left_out} == {TrialState.PRUNED}
         assert all(trial.constraints["plan/seconds <= 300"] > 0 for trial in left_out)
         assert here.sweep(searched, _limited('plan/seconds:"<=300"'), n_trials=5) == []
+
+    @pytest.mark.slow
+    def test_trials_that_are_replaced_are_none_of_those_that_were_asked_for(self, here, monkeypatch, capsys):
+        """The time is over after two runs, and after one more in the next start."""
+        now = 0.0
+        monkeypatch.setattr("lowrung.sweeps.agenda.time.monotonic", lambda: now)
+
+        def act(seconds: float, config: Config) -> Outcome:
+            nonlocal now
+            now += seconds
+            return trains(config)
+
+        limits = _limited('plan/seconds:"<=300"'), "hydra.sweeper.timeout=1m"
+        for seconds, done in ((31, 2), (61, 3), (0, 9)):
+            here.sweep("lora.r=int(interval(1,16))", *limits, n_trials=9, act=partial(act, seconds))
+            left_out, left = len(here.trials()) - done, 9 - done
+            assert left_out > 0
+            capsys.readouterr()
+            main(["studies"])
+            begun = f"  {done} complete, {left_out} skipped" + f", {left} not begun" * bool(left)
+            assert f"{begun}  " in capsys.readouterr().out
+            found = reading.read(here.study)
+            assert (found.total, found.is_over) == (9 + left_out, not left)
+            said = f"{left} of {9 + left_out} trials have not been run"
+            assert (said in here.study.verdict.read_text()) == bool(left)
 
     @pytest.mark.slow
     def test_a_point_to_be_tried_first_that_is_left_out_is_not_asked_for_again(self, here, capsys):

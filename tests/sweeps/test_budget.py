@@ -119,6 +119,30 @@ class TestGrid:
         assert ranks(here.sweep("lora.r=4,3,1", _budget(9), act=clock.runs(times=2.0))) == [4, 1]
         assert _spent(here) == 10
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("of_plan", "is_refused"), [(1 / 8, False), (1.0, True)])
+    def test_the_time_that_is_over_is_said_first_and_a_run_that_would_fit_now_is_not_blamed(
+        self, here, clock, monkeypatch, of_plan, is_refused
+    ):
+        """Rank 4 does not fit beside 8 of 10 hours; the time is over when those have ended."""
+        now = 0.0
+        monkeypatch.setattr("lowrung.sweeps.agenda.time.monotonic", lambda: now)
+
+        def act(config: Config) -> Outcome:
+            nonlocal now
+            now += 61
+            return trains(config)
+
+        limits = _budget(10), "hydra.sweeper.timeout=1m"
+        assert ranks(here.sweep("lora.r=8,4", *limits, slots=2, act=clock.runs(act, times=of_plan))) == [8]
+        (warning, *_) = json.loads(here.study.verdict.read_text())["warnings"]
+        over = "1 of 2 trials have not been run. hydra.sweeper.timeout=1m is over; the same command goes on."
+        budget = (
+            " hydra.sweeper.budget: 8 of 10 CPU hours spent; the next run needs 4 by the plan; the same command with"
+        )
+        assert warning.startswith(over + budget * is_refused)
+        assert ("hydra.sweeper.budget" in warning) == is_refused
+
 
 class TestSpent:
     @pytest.mark.slow

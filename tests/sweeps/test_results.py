@@ -1,14 +1,17 @@
 """What a sweep has found: what it returns, and its best trial within constraints."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from lowrung.config.schema import Config
 from lowrung.errors import UsageError
 from lowrung.report import leaderboard
-from lowrung.store.outcome import Status
-from tests.stage import RATE, Stage, by_seed
+from lowrung.store.outcome import Outcome, Status
+from tests.stage import RATE, Stage, by_seed, trains
 
 
 @pytest.mark.slow
@@ -87,6 +90,24 @@ class TestOverSeeds:
     def test_what_has_no_meaning(self, here, settings, message):
         with pytest.raises(UsageError, match=message):
             here.sweep("lora.r=8", "seed=0,1", *settings)
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_not_finite_wins_nothing(here):
+    """Also of the trial that ends first."""
+
+    def act(config: Config) -> Outcome:
+        trained = trains(config)
+        value = {2: math.nan, 4: 2.0, 8: math.inf}[config.lora.r]
+        return dataclasses.replace(trained, metrics={**trained.metrics, "eval/perplexity": value})
+
+    mine = "hydra.sweeper.objectives={eval/perplexity:minimize}"
+    here.sweep("lora.r=2,4,8", mine, act=act)
+    assert here.results.best.point == {"lora.r": "4"}
+    here.sweep("lora.r=2", "study=none", mine, act=act)
+    assert here.results.best is None
+    tagged = ["lowrung.best_trial" in run.tags for run in here.tracker.runs.values() if not run.parent]
+    assert tagged == [True, False]
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import pytest
+
 from lowrung.report.leaderboard import TrialRow
 from lowrung.store.layout import RunFolder
 from lowrung.store.outcome import Outcome, Status
@@ -72,3 +74,12 @@ def test_a_value_that_is_maximised_or_missing(tmp_path):
     trials[1] = dataclasses.replace(trials[1], outcome=lost)
     assert numbers(chosen(trials, BEST, {"eval/loss": "maximize"})) == [1]
     assert numbers(chosen(trials, 1, {"eval/perplexity": "maximize"})) == [0]
+
+
+@pytest.mark.parametrize("start", [BEST, TIES, 1, 3])
+def test_a_value_that_is_not_finite_starts_nothing(tmp_path, start):
+    trials = rows(tmp_path, 0.0, 0.1, 0.2)
+    for row, value in zip(trials, (math.nan, math.inf, 1.0), strict=True):
+        row.outcome.metrics["eval/mine"] = value  # type: ignore[index]
+    assert numbers(chosen(trials, start, {"eval/mine": "maximize"})) == [2]
+    assert numbers(chosen(trials[:2], start, {"eval/mine": "minimize"})) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from lowrung.store.outcome import Status
 from lowrung.track.base import Point, store_uri
@@ -24,6 +24,8 @@ from tests.terminal import PATIENCE
 
 CHROMIUM, FLAGS = Path("/usr/bin/chromium"), ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
 SOURCE = Path(__file__).parents[2] / "src"
+ASSISTANT = "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1"
+"""What a browser keeps when MLflow's assistant has opened once by itself."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
 
 
@@ -62,16 +64,29 @@ def shows_the_sweep(address: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.add_init_script(f"window.first = localStorage.getItem('{ASSISTANT}')")  # before MLflow's scripts
         page.goto(address)
         for column in ("params.`lora.r`", "metrics.`eval/loss`"):
             page.wait_for_selector(f'.ag-header-cell[col-id="{column}"]', timeout=1000 * PATIENCE)
         assert "workflowType=machine_learning" in page.url
         assert page.locator(".ag-center-cols-container .ag-row").count() == 2
+        assert page.evaluate("window.first") == "true"
         assert page.get_by_text("Ask questions about your").count() == 0  # MLflow's assistant, on a third of the page
         page.goto(f"{address}/charts")
         axes = page.locator('[data-testid="experiment-view-compare-runs-card"]').first
         axes.get_by_text("lora.r").first.wait_for(timeout=1000 * PATIENCE)
+        leads_where_the_data_of_sites_are_blocked(browser, address)
         browser.close()
+
+
+def leads_where_the_data_of_sites_are_blocked(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked'); }})")
+    page.goto(address, wait_until="commit")
+    page.wait_for_url("**workflowType=machine_learning**", timeout=1000 * PATIENCE, wait_until="commit")
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(address)
+    assert "workflowType=machine_learning" in (page.get_by_role("link").get_attribute("href") or "")
 
 
 def status(address: str, port: int, path: str, **headers: str) -> int:

@@ -56,7 +56,8 @@ class Report:
         folder: the study's.
         state: complete, running, interrupted or empty.
         objectives: metrics with minimize or maximize; the first one ranks.
-        asked: trials that were asked for; null where that is not known.
+        asked: trials that were asked for, and those that were drawn in the places of trials that the plan leaves out;
+            null where that is not known.
         ended: trials that have ended, whichever way.
         complete: numbers of the complete trials, best first.
         preferred: the number of the trial to take; null where there is none.

@@ -39,8 +39,9 @@ class Study:
         state: ``running``: a process works on it; ``complete``: it has its leaderboard; ``interrupted``: the same
             command goes on with it; ``empty``: no trial has begun; ``unreadable``: ``problem`` says why.
         trials: how many, by status; ``running`` are those that have not ended.
-        asked: how many were asked for; null where that is not known. A study that is complete and has fewer was ended
-            by its budget or its time limit.
+        asked: how many were asked for, and those that were drawn in the places of trials that the plan leaves out; null
+            where that is not known. A study that is complete and has fewer was ended by its budget or its time limit,
+            or no more were drawn, since too many in a row were left out.
         metric: what it optimises, the first one of several; null where that is not known.
         best: the number of the best complete trial; null where there is none.
         value: of the metric, that trial's.
@@ -178,9 +179,9 @@ def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], known: Tally 
     said = _json(folder.verdict, dict, problems) or {}
     if not said and not problems:
         problems.append(f"{folder.verdict.name} is missing: start the study again, and it is written anew")
-    kept = (row for row in rows if row["status"] == Status.COMPLETE and not row.get("broken"))
-    best = next(kept, None)
     metric = said.get("metric")
+    kept = (row for row in rows if row["status"] == Status.COMPLETE and not row.get("broken"))
+    best = next((row for row in kept if metric is None or metric in row.get("metrics", {})), None)
     value = None if best is None else best.get("metrics", {}).get(metric)
     counts = Counter(str(row["status"]) for row in rows)
     number = None if best is None else int(best["trial"])

@@ -168,7 +168,8 @@ class StudyRecord:
         axes: what was searched; a key with one value is none.
         trials: as the leaderboard ranks them, best first; then those that have not ended.
         state: `COMPLETE`, `RUNNING`, `INTERRUPTED` or `EMPTY`.
-        total: trials that were asked for; None where it is not known.
+        total: trials that were asked for, and those that were drawn in the places of trials that the plan leaves out;
+            None where it is not known.
         seeds: runs that each trial was to have.
         over_seeds: metrics that are not the mean over a trial's seeds, each with ``median`` or ``worst``.
         constraints: bounds on metrics, in words.

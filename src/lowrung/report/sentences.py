@@ -100,7 +100,8 @@ class Sentences:
             return self._nobody()
         best = self._names.numbered(self._best)
         if len(self._judged) == 1:
-            others = f"the only one of {len(self._rows)} trials" if len(self._rows) > 1 else "the only trial"
+            only = "choice" if self._repeated else "one"  # its settings were trained twice, in two stages
+            others = f"the only {only} of {len(self._rows)} trials" if len(self._rows) > 1 else "the only trial"
             return f"{best} is {others} that can be judged: there is nothing to compare it with"
         if earlier := self._better_earlier():
             by = difference(self._found.of[earlier[0].number], is_absolute=True)
@@ -160,9 +161,9 @@ class Sentences:
     # -- what is to be known of it -------------------------------------------------------------------------------------
 
     def notes(self, objectives: Mapping[str, str]) -> list[str]:
-        """What the answer rests on, and what it does not say; nothing where nobody was compared."""
+        """What the answer rests on, and what it does not say; of a single choice only which trials it is."""
         if len(self._judged) < 2:
-            return []
+            return list(self._counted_once())
         compared = self._at(Place.TIE, Place.WORSE, Place.BETTER)
         notes = list(self._method(compared)) if compared else []
         if self._found.compared_by != self._found.metric:
@@ -224,11 +225,14 @@ class Sentences:
             yield f"Not compared: {trials(sorted(numbers))}. {reason}"
         if unmeasured := [row.number for row in self._rows if self._is_unmeasured(row)]:
             yield f"Not judged: {trials(sorted(unmeasured))}, without a finite {self._found.metric}."
+        yield from self._counted_once()
+        if unended := [row.number for row in self._rows if row.outcome.status is Status.PRUNED]:
+            yield f"Not judged: {trials(sorted(unended))}, pruned before the end of training."
+
+    def _counted_once(self) -> Iterator[str]:
         if self._repeated:
             earlier = trials(sorted(row.number for row in self._repeated))
             yield f"Counted once: {earlier}, whose settings a later stage trained again."
-        if unended := [row.number for row in self._rows if row.outcome.status is Status.PRUNED]:
-            yield f"Not judged: {trials(sorted(unended))}, pruned before the end of training."
 
     def _is_unmeasured(self, row: TrialRow) -> bool:
         is_rival = row.outcome.status is Status.COMPLETE and not row.broken

@@ -95,12 +95,12 @@ class Coordinator:
         self._ended = sum(trial.state.is_finished() for trial in study.trials)
         self._beforehand = beforehand
         say = self._progress.say
-        starter = StageStarter(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
+        self._starter = StageStarter(study, plan, composer, self._maker, self._tracking, self._results, say, beforehand)
         self._spending = Spending(
             study, plan, self._maker, composer.master, engine.slots, beforehand.starting, self._note_tries, say
         )
         self._results.spending = self._spending
-        self._agenda = Agenda(study, plan, starter.begin, self._progress.say, self._may_begin)
+        self._agenda = Agenda(study, plan, self._starter.begin, self._progress.say, self._may_begin)
         self._queue = Queue(
             engine,
             plan,
@@ -171,10 +171,11 @@ class Coordinator:
     def _leave_off(self) -> None:
         """Ends a sweep that has no more to run, or none that its budget allows; that goes on with the next start."""
         self._spending.say_last()
-        has_more = self._agenda.has_more
-        if has_more and self._spending.over is not None:
-            self._progress.say(self._spending.over)
-        self._results.left_off = (self._spending.over or self._agenda.over or "") if has_more else ""
+        if self._agenda.has_more:
+            over = self._spending.over
+            if over is not None:
+                self._progress.say(over)
+            self._results.left_off = ". ".join(filter(None, [self._agenda.over, over]))
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
 
@@ -251,6 +252,7 @@ class Coordinator:
         if due.point.is_open:
             trials.give_up(trial.number)
             self._results.drawn_in_vain += 1
+            self._starter.note_plan()
             if trials.in_vain == MOST_IN_VAIN:
                 self._progress.say(
                     f"{MOST_IN_VAIN} drawn trials in a row may not be run, the last since {outcome.cause}: no more are"

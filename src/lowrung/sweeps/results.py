@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from lowrung.comparison.trials import judged
 from lowrung.errors import RunFailed
 from lowrung.report import leaderboard, trial_names
 from lowrung.report.planned import PlannedSweep
@@ -150,7 +151,7 @@ class Results:
 
     def _rank(self, row: leaderboard.TrialRow) -> None:
         self.rows[row.number] = row
-        if row.outcome.status is Status.COMPLETE and not row.broken:
+        if judged([row], next(iter(self.objectives))):
             rivals = [row] if self._best is None or self._best.number == row.number else [self._best, row]
             self._best = leaderboard.ranked(rivals, self.objectives)[0]
 

@@ -201,12 +201,15 @@ class Spending:
         return self._gpus if budget.unit == "gpu_hours" else self._maker.threads
 
     def _has_room_for(self, budget: Budget, seconds: float) -> bool:
-        committed = self._ended[-1] + self._under_way(planned=True)
         needed = seconds / HOUR * self._rate(budget)
-        fits = committed < budget.hours and committed + needed <= budget.hours * (1 + 1e-9)
+        fits = self._fits(budget, needed)
         if not fits:
             self._least_refused = needed if self._least_refused is None else min(self._least_refused, needed)
         return fits
+
+    def _fits(self, budget: Budget, needed: float) -> bool:
+        committed = self._ended[-1] + self._under_way(planned=True)
+        return committed < budget.hours and committed + needed <= budget.hours * (1 + 1e-9)
 
     def _seconds_left(self, config: Config) -> float:
         """What a run will still take: it goes on from its checkpoint."""
@@ -226,8 +229,11 @@ class Spending:
 
     @property
     def over(self) -> str | None:
-        """Why nothing more starts, where the last run that was asked for would have passed the budget."""
-        if self.budget is None or self._least_refused is None:
+        """Why nothing more starts, where the last run that was asked for would have passed the budget, and would now.
+
+        One that was refused beside others may fit since they have ended, sooner than was planned.
+        """
+        if self.budget is None or self._least_refused is None or self._fits(self.budget, self._least_refused):
             return None
         needed = amount(self._least_refused)
         return (

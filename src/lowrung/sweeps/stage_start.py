@@ -71,14 +71,19 @@ class StageStarter:
         self._say_what_is_left_out(trials, left_out)
         self._note_taken(stage, shared, left_out)
         self.results.total = self.plan.total({**earlier, stage.name: trials})
-        self._note_plan()
+        self.note_plan()
         return trials
 
-    def _note_plan(self) -> None:
-        """Writes down how much was asked for: a report of the study compares it with what was done."""
+    def note_plan(self) -> None:
+        """Writes down how much was asked for: a report of the study compares it with what was done.
+
+        Trials that the plan leaves out are done too. Where others are drawn in their places, these are asked for beside
+        them.
+        """
         from lowrung.search.study import PLANNED
 
-        planned = {"trials": self.results.total, "seeds": self.plan.search.seeds}
+        trials = self.results.total + self.results.drawn_in_vain
+        planned = {"trials": trials, "seeds": self.plan.search.seeds}
         if self.study.facts.get(PLANNED) != planned:
             self.study.note(PLANNED, planned)
 
@@ -89,8 +94,9 @@ class StageStarter:
         start = starting_points.chosen(stage, rows, self.results.objectives)
         if not start.rows:
             raise RunFailed(
-                f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete and keeps"
-                " to the constraints. Their results are kept; the same command runs again those that failed.",
+                f"Stage {stage.name!r} must start from trials of {stage.of!r}, but none of these is complete, keeps to"
+                f" the constraints and has a finite {next(iter(self.results.objectives))}. Their results are kept; the"
+                " same command runs again those that failed.",
                 self.results,
             )
         named = ", ".join(f"trial {row.number}" for row in start.rows)

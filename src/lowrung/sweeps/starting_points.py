@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from lowrung.comparison import standings
 from lowrung.comparison.standings import Place
+from lowrung.comparison.trials import judged
 from lowrung.report import leaderboard
 from lowrung.report.leaderboard import TrialRow
 from lowrung.store.outcome import Status
@@ -35,11 +36,11 @@ def chosen(stage: Stage, rows: Sequence[TrialRow], objectives: Mapping[str, str]
 
     Args:
         stage: the one that starts.
-        rows: the trials of the stage that it starts from. Complete ones that keep to the constraints are fit.
+        rows: the trials of the stage that it starts from. Complete ones that keep to the constraints
+            and have a finite value of the first objective are fit.
         objectives: metrics and their directions; the first one ranks.
     """
-    fit = [row for row in rows if row.outcome.status is Status.COMPLETE and not row.broken]
-    best = leaderboard.ranked(fit, objectives)
+    best = leaderboard.ranked(judged(rows, next(iter(objectives))), objectives)
     if stage.start == TIES:
         found = standings.standings(best, objectives)
         notes = [

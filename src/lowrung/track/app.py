@@ -4,6 +4,7 @@ MLflow's own addresses of a page hold ids and queries, too long for a line of a 
 (``mlflow server --app-name lowrung``), which finds it by its entry point.
 """
 
+import html
 import importlib.metadata
 import json
 import os
@@ -19,12 +20,15 @@ _LEADING = """<!doctype html>
 <meta charset="utf-8">
 <title>lowrung</title>
 <script>
-localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+try {
+  localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+} catch {}
 location.replace(PAGE);
 </script>
+<p><a href="LINK">The sweep in MLflow</a></p>
 """
 """What leads a browser to a page. MLflow (3.17) opens its assistant at a browser's first visit, and with it charts are
-130 pixels wide; this takes the visit for a later one."""
+130 pixels wide; this takes the visit for a later one. A browser that blocks the data of sites raises there."""
 
 
 def is_installed() -> bool:
@@ -49,7 +53,8 @@ def create() -> "FastAPI":
         if found is None:
             return PlainTextResponse(f"There is no sweep {study!r} in this store.\n", status_code=404)
         page = pages.address(found.experiment, found.run, is_charts=is_charts, has_view=found.has_view)
-        return HTMLResponse(_LEADING.replace("PAGE", json.dumps(f"/{page}").replace("<", "\\u003c")))
+        address = json.dumps(f"/{page}").replace("<", "\\u003c")
+        return HTMLResponse(_LEADING.replace("PAGE", address).replace("LINK", html.escape(f"/{page}")))
 
     served: FastAPI = fastapi_app.app
     routes = [Route(f"/{pages.SHORT}/{{study}}", lead), Route(f"/{pages.SHORT}/{{study}}/{{page}}", lead)]
