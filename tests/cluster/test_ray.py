@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -27,7 +28,7 @@ from hydra_plugins.lowrung.ray_launcher import RayLauncher
 from lowrung.engine import node, ray_connection, ray_task
 from lowrung.engine.base import Engine, Exit, Job
 from lowrung.engine.ray_engine import RayEngine
-from lowrung.errors import EngineError, UsageError
+from lowrung.errors import EngineError, FolderInUse, UsageError
 from lowrung.store import atomic, mailbox
 from lowrung.store.layout import ROOT, RunFolder
 from tests import warm
@@ -78,17 +79,24 @@ def test_a_job_whose_watcher_was_killed_has_left_its_folder_when_its_end_is_told
         engine.submit(Job("a", tmp_path, partial(halts, tmp_path)))
         job = int(await_report(engine).report["pid"])
         _fork_server, watcher, *_ = psutil.Process(job).parents()
-        rests: list[None] = []
+        lock, held = atomic.lock, list[Path]()
 
-        def rest() -> None:
-            rests.append(None)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(job, signal.SIGCONT)
+        @contextlib.contextmanager
+        def looked_at(path: Path) -> Iterator[None]:
+            """The lock, as the engine finds it; the job goes on when it has been found held once."""
+            try:
+                with lock(path):
+                    yield
+            except FolderInUse:
+                held.append(path)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job, signal.SIGCONT)
+                raise
 
-        monkeypatch.setattr(ray_task, "_rest", rest)
+        monkeypatch.setattr(ray_task, "atomic", SimpleNamespace(lock=looked_at))
         watcher.kill()
         assert end_of(engine, "a").exit is Exit.DIED
-        assert rests
+        assert held
         with atomic.lock(RunFolder(tmp_path).lock):
             pass
 

@@ -74,9 +74,9 @@ class TestTracking:
         here.sweep("lora.r=4,8", "study=other")
         report, before = Results.report, []
 
-        def noted(results, **how):
+        def noted(results):
             before.append({run.name for run in here.tracker.runs.values()} - {"other"})
-            report(results, **how)
+            report(results)
 
         monkeypatch.setattr(Results, "report", noted)
         assert here.sweep("lora.r=4,8") == []

@@ -140,7 +140,7 @@ def _study(folder: StudyFolder) -> Study:
         problem = f"{error.filename} is not readable: change its permissions"
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:  # odd records, or just deleted
         problem = f"its records are none of this version's ({in_short(error)}): start the study again"
-    return Study(folder.path.name, UNREADABLE, {}, None, None, None, None, None, _stamp(folder), folder.path, problem)
+    return _made(folder, UNREADABLE, {}, None, (None, None, None), None, [problem])
 
 
 def _read(folder: StudyFolder) -> Study:

@@ -49,22 +49,20 @@ def end(key: str, folder: Path, ref: Any, gone_by: float) -> Ended | Refused:
         ref: Ray's reference of its task, which has ended.
         gone_by: until when to wait for its process, by the monotonic clock; see `GONE_SECONDS`.
     """
+    ended: Ended | Refused
     try:
-        ended: Ended | Refused = ray.get(ref)
+        ended = ray.get(ref)
         return ended
+    except TaskCancelledError:
+        ended = Ended(key, Exit.CANCELLED, cause="cancelled")
+    except OutOfMemoryError:
+        ended = Ended(key, Exit.OUT_OF_MEMORY, cause="memory of its node ran out, and Ray ended its process")
+    except RayTaskError as error:  # of what watches the job
+        ended = Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
     except RayError as error:
-        _await_free(folder, gone_by)
-        return _lost(key, error)
-
-
-def _lost(key: str, error: RayError) -> Ended:
-    if isinstance(error, TaskCancelledError):
-        return Ended(key, Exit.CANCELLED, cause="cancelled")
-    if isinstance(error, OutOfMemoryError):
-        return Ended(key, Exit.OUT_OF_MEMORY, cause="memory of its node ran out, and Ray ended its process")
-    if isinstance(error, RayTaskError):  # of what watches the job
-        return Ended(key, Exit.DIED, cause=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
-    return Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
+        ended = Ended(key, Exit.DIED, cause=f"Ray lost its process or its node ({type(error).__name__})")
+    _await_free(folder, gone_by)
+    return ended
 
 
 def _await_free(folder: Path, deadline: float) -> None:
@@ -72,8 +70,4 @@ def _await_free(folder: Path, deadline: float) -> None:
     while folder.is_dir() and time.monotonic() < deadline:
         with contextlib.suppress(FolderInUse), atomic.lock(RunFolder(folder).lock):
             return
-        _rest()
-
-
-def _rest() -> None:
-    time.sleep(0.02)
+        time.sleep(0.02)

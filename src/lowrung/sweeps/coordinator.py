@@ -20,11 +20,12 @@ from lowrung.sweeps import runs
 from lowrung.sweeps.agenda import Agenda, Due
 from lowrung.sweeps.beforehand import HALVE, Beforehand, Decision
 from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.ends import ended_run, ending, trial_outcome
 from lowrung.sweeps.happened import Evaluated, Finished, QueueEvent, Stopped
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.queue import CHECK_SECONDS, Queue
-from lowrung.sweeps.results import Results, ended_run, ending, trial_outcome
+from lowrung.sweeps.results import Results
 from lowrung.sweeps.runs import BY_PLAN, Run, RunMaker
 from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.stage_start import StageStarter
@@ -139,7 +140,7 @@ class Coordinator:
         # Once more: an earlier coordinator may have been killed between telling the last trial and this.
         self._results.log_best(self._ended, is_last=True)
         self._tracking.note_spent(*self._spending.of_ended)
-        self._results.report(is_over=not self._agenda.has_more)
+        self._results.report()
         return self._results
 
     def _break_off(self, error: BaseException) -> None:

@@ -11,14 +11,12 @@ from lowrung.report import leaderboard, trial_names
 from lowrung.report.planned import PlannedSweep
 from lowrung.report.progress import Progress
 from lowrung.report.questions import Recipe
-from lowrung.store.outcome import Outcome, Status, over_seeds
+from lowrung.store.outcome import Outcome, Status
 from lowrung.sweeps import plots
 from lowrung.sweeps.answer import Answer, recipe
 from lowrung.sweeps.beforehand import BY_PLAN
-from lowrung.sweeps.happened import Finished
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.runs import Run
-from lowrung.sweeps.settings import Settings
 from lowrung.sweeps.spending import Spending
 from lowrung.sweeps.tracking import SweepTracking, best_tags
 
@@ -59,7 +57,7 @@ class Results:
         self._tracking = tracking
         self.spending: Spending | None = None
         self.left_off = ""
-        """Why no more trials were started, where some have not been run."""
+        """Why no more trials were started, where a budget or a deadline kept some from being run."""
         self._logged: int | None = None
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
@@ -86,16 +84,28 @@ class Results:
         """The leaderboard with its verdict."""
         points = [point for each in self._plan.points.values() for point in each]
         intervals = [axis for point in points for axis in point.space.intervals]
-        settings, is_over = self._plan.settings, not self.left_off
-        return Answer.of(self.trials, settings, self._recipes, intervals, self._not_as_asked, is_over=is_over)
+        return Answer.of(
+            self.trials,
+            self._plan.settings,
+            self._recipes,
+            intervals,
+            [*self._not_run, *self._not_as_asked],
+            is_over=not self.left_off,
+        )
+
+    @property
+    def _not_run(self) -> list[str]:
+        """How many trials were not run, and why."""
+        if not self.left_off:
+            return []
+        total = self.total + self.drawn_in_vain
+        most = "" if self._plan.is_known else "up to "
+        return [f"{most}{total - len(self.rows)} of {total} trials have not been run. {self.left_off}."]
 
     @property
     def _not_as_asked(self) -> list[str]:
-        """How many trials were not run and why, and those whose batches were smaller than the leaderboard shows."""
-        total = self.total + self.drawn_in_vain
-        most = "" if self._plan.is_known else "up to "
-        missing = f"{most}{total - len(self.rows)} of {total} trials have not been run. {self.left_off}."
-        return [missing] * bool(self.left_off) + [
+        """Trials whose batches were smaller than the leaderboard shows."""
+        return [
             f"{trial_names.trials(list(trials))} ran with smaller batches than asked for: {why}"
             for why, trials in self._halved.items()
         ]
@@ -189,18 +199,15 @@ class Results:
             self._logged = best.number
             self._tracking.note_best(best, ended)
 
-    def report(self, *, is_over: bool) -> None:
+    def report(self) -> None:
         """Writes and prints the leaderboard, has the sweep's end recorded, and says where everything is.
 
-        Args:
-            is_over: whether no more trials are to be run: a budget or a deadline may have ended the sweep before.
-
         Raises:
-            RunFailed: when a trial ended as failed, oom or cancelled, or the sweep is over and all were left out.
+            RunFailed: when a trial ended as failed, oom or cancelled, or all were run and left out.
         """
         trials, answer = self.trials, self.answer
         answer.write(self.folder, *self._spent())
-        has_none, failed = is_over and self._has_skipped_all, self._failed
+        has_none, failed = not self.left_off and self._has_skipped_all, self._failed
         try:
             self._say(answer)
         finally:  # also where nobody reads it any more, as behind `| head`
@@ -278,32 +285,3 @@ def _why_none_has_a_result(causes: Sequence[str]) -> str:
         halve = "hydra.sweeper.on_oom=halve"
         remedies.append(f"Lower train.batch_size, add train.gradient_checkpointing=true, or take {halve}.")
     return f"No trial has a result: {'; '.join(why)}. {' '.join(remedies)}"
-
-
-def ending(outcome: Outcome, is_reused: bool) -> str:
-    """How a run ended, for the screen."""
-    if outcome.status is not Status.COMPLETE:
-        return f"{outcome.status}: {outcome.cause}"
-    gate = {None: "", True: ", merge verified", False: ", MERGE CHECK FAILED"}[outcome.passed_gate]
-    seconds = outcome.measurements.get("time/total_seconds", 0)
-    origin = "reused" if is_reused else f"complete in {seconds:.0f} s"
-    return f"{origin}, eval loss {outcome.metrics['base/eval_loss']:.3f} → {outcome.metrics['eval/loss']:.3f}{gate}"
-
-
-def ended_run(finished: Finished) -> leaderboard.Seed:
-    """A run for the leaderboard, without what no table shows: the ranks by layer alone are 10 KB a run."""
-    failures = finished.outcome.gate_failures
-    outcome = dataclasses.replace(finished.outcome, facts={"gate_failures": failures} if failures else {}, files={})
-    return leaderboard.Seed(finished.run.seed, outcome, str(finished.run.folder.path))
-
-
-def trial_outcome(settings: Settings, ended: Mapping[int, leaderboard.Seed], is_pruned: bool) -> Outcome:
-    """A trial's outcome, of its runs that have ended, by seed; ``is_pruned`` where its seeds were found to be worse."""
-    by_seed = {seed: run.outcome for seed, run in ended.items()}
-    outcome = over_seeds(by_seed, settings.over_seeds, settings.directions)
-    if outcome.status is Status.OOM and settings.on_oom == "skip":
-        return dataclasses.replace(outcome, status=Status.SKIPPED, cause=f"{outcome.cause}; left out")
-    if not is_pruned or outcome.status is not Status.COMPLETE:
-        return outcome
-    cause = f"worse than the best trial over {len(ended)} seeds"
-    return dataclasses.replace(outcome, status=Status.PRUNED, cause=cause)

@@ -10,9 +10,10 @@ from lowrung.store.outcome import Status
 from lowrung.sweeps import resume, starting_points
 from lowrung.sweeps.beforehand import SKIP, Beforehand
 from lowrung.sweeps.composer import Composer
+from lowrung.sweeps.ends import ended_run, trial_outcome
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
-from lowrung.sweeps.results import Results, ended_run, trial_outcome
+from lowrung.sweeps.results import Results
 from lowrung.sweeps.runs import RunMaker
 from lowrung.sweeps.stage import Stage
 from lowrung.sweeps.stage_trials import StageTrials
@@ -21,8 +22,8 @@ from lowrung.sweeps.tracking import SweepTracking
 if TYPE_CHECKING:
     from lowrung.search.study import Study
 
-_RESULTS = (Status.COMPLETE, Status.PRUNED, Status.DIVERGED)
-"""Ends of trials that a study which goes on keeps."""
+_RESULTS = tuple(one for one in Status if one.is_kept and one is not Status.SKIPPED)
+"""Ends of trials that a study which goes on keeps; what was left out is decided anew."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,9 +75,8 @@ class SweepTracking:
         self._opening = Opening(plan.study, study.facts["key"], _searched(plan), tags)
         self.sender = recording.sender(plan.config, may_lack_nothing=is_known)
         asked = self.sender.send(lambda _: True, plan.study) if is_known else None
-        self._is_put_off = asked is not None and recording.first_answer(self.sender, plan.config, asked) is not None
-        if self._is_put_off:  # to import MLflow, where it lacks a run, takes as long as all that comes before
-            self.sender.hold()
+        if asked is not None and recording.first_answer(self.sender, plan.config, asked):
+            self.sender.hold()  # to import MLflow, where it lacks a run, takes as long as all that comes before
         self._known = self.sender.send(self._open, plan.study)
         if asked is None:
             recording.first_answer(self.sender, plan.config, self._known)
@@ -103,8 +102,8 @@ class SweepTracking:
         Raises:
             UsageError: when the store can never be used.
         """
-        if self._is_put_off:
-            self._go_on()
+        if self.sender.is_held:
+            self.sender.go_on()
             recording.first_answer(self.sender, self._plan.config, self._known)
 
     def opening(self, run: Run) -> Opening | None:
@@ -189,7 +188,7 @@ class SweepTracking:
         self.sender.send(
             lambda tracker: tracker.end_run(self._known.result().sweep, Status.CANCELLED), self._plan.study
         )
-        self._go_on()
+        self.sender.go_on()
         is_closed = self.sender.drain(recording.PATIENCE_SECONDS)
         self._leave(self._broken_off, is_closed=is_closed)
         self.sender.close()
@@ -204,9 +203,9 @@ class SweepTracking:
         """
         sweep = SweepRecord(self._opening, status, tags, *self._best, [str(file) for file in files], self._spent)
         closed = self.sender.send(sweep.send, self._plan.study)
-        if self._is_put_off:  # in case that this process is killed, or told to end, while all of it is recorded
+        if self.sender.is_held:  # in case that this process is killed, or told to end, while all of it is recorded
             self._leave(sweep, is_closed=False, is_said=False)
-        self._go_on()
+        self.sender.go_on()
         self.sender.drain(LAST_SECONDS)
         self._leave(sweep, is_closed=_is_sent(closed))
         self.sender.close()
@@ -214,10 +213,6 @@ class SweepTracking:
             self._say_where()
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _go_on(self) -> None:
-        self._is_put_off = False
-        self.sender.go_on()
 
     def _part(self, run: Run) -> Opening:
         """How the tracker's run of a run begins; its key is the run's alone."""

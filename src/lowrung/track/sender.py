@@ -29,6 +29,9 @@ class Sender:
     Args:
         connect: opens the tracker; called in the thread, again and again while the tracker is away.
         say: prints a line.
+
+    Attributes:
+        is_held: whether calls gather, and none is carried out.
     """
 
     def __init__(self, connect: Callable[[], Tracker], say: Callable[[str], None] = print) -> None:
@@ -41,7 +44,7 @@ class Sender:
         self._problem: TrackError | None = None
         self._failures = 0
         self._is_closed = False
-        self._is_held = False
+        self.is_held = False
         self._is_hurried = False
         self._is_said_slow = False
         self._warned: set[str] = set()
@@ -84,12 +87,12 @@ class Sender:
     def hold(self) -> None:
         """Carries out no more calls until `go_on`: somebody waits for what else this process does."""
         with self._changed:
-            self._is_held = True
+            self.is_held = True
 
     def go_on(self) -> None:
         """Carries out what has gathered, and what comes."""
         with self._changed:
-            self._is_held = False
+            self.is_held = False
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> bool:
@@ -127,7 +130,7 @@ class Sender:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: (self._calls and not self._is_held) or self._is_closed)
+                self._changed.wait_for(lambda: (self._calls and not self.is_held) or self._is_closed)
                 if self._is_closed:
                     return
                 call, future, about = self._calls[0]
