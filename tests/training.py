@@ -74,6 +74,7 @@ def fine_tune(
     lora: dict[str, Any] | None = None,
     is_full: bool = False,
     seed: int = 0,
+    base_folder: Path | None = None,
     scores: Sequence[str] = (),
     watch: Callable[[int], object] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -82,7 +83,8 @@ def fine_tune(
     """Trains `tiny` in float32, or another base, below `folder`, for six steps without checkpoints.
 
     ``watch`` is called with the step of each report; what it raises ends the run. ``scores`` are of answers, and to
-    generate those takes as long as the rest of the run.
+    generate those takes as long as the rest of the run. ``base_folder`` has what is known of bases, for tests that
+    change nothing of how a base is computed.
 
     Returns:
         what the library's `fine_tune` returns, and the reports that it made.
@@ -99,7 +101,7 @@ def fine_tune(
         prepared(base, **(source or {})),
         LoraConf("full" if is_full else "lora", **{**LORA, **(lora or {})}),
         seed=seed,
-        base_folder=folder / "base" / schema.digest([dataclasses.asdict(base), is_full, source]),
+        base_folder=(base_folder or folder / "base") / schema.digest([dataclasses.asdict(base), is_full, source]),
         **changed,
     )
     trained = lowrung.finetune.training.fine_tune.fine_tune(

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from importlib.machinery import PathFinder
 from multiprocessing import util
 from pathlib import Path
 from types import ModuleType
@@ -34,9 +35,17 @@ if __name__ != "__main__":
 LIBRARIES = (
     *("cloudpickle", "hydra.main", "optuna", "pandas", "rich.live", "scipy.stats", "alembic.command"),
     *("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
-    *("torch", "transformers.models.llama.modeling_llama", "peft", "trl.trainer.sft_trainer"),
+    *("torch", "transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2"),
+    *("peft", "trl.trainer.sft_trainer", "matplotlib.figure", "matplotlib.backends.backend_agg", "tabulate"),
 )
-"""What lowrung imports until it trains. Of lowrung nothing: each command imports that itself."""
+"""What lowrung imports until it trains, draws and ends."""
+
+LOWRUNG = (
+    *("lowrung.commands.train", "lowrung.sweeps.entry", "lowrung.track.mlflow", "lowrung.report.plots.images"),
+    *("lowrung.engine.worker", "lowrung.runs.task", "lowrung.finetune.training.fine_tune"),
+    "lowrung.finetune.gate.verify",
+)
+"""The same of lowrung itself, which a command and the fork server of its sweep would import for half a second each."""
 
 LONGEST = 1 << 18
 """Bytes of a message."""
@@ -259,6 +268,7 @@ def _become(
     is_file = not script.startswith("-")
     own = [str(Path(script).resolve().parent) if is_file else ""]
     sys.path[:0] = [*([] if is_safe else own), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+    _forget_another_source()
     sys.argv = ["-c", *others[1:]] if script == "-c" else arguments
     _offer_fork_servers(servers)
     main = sys.modules["__main__"] = ModuleType("__main__")
@@ -266,6 +276,14 @@ def _become(
         main.__file__ = script
         return Path(script).read_text(), script
     return (others[0], "<string>") if script == "-c" else (sys.stdin.read(), "<stdin>")
+
+
+def _forget_another_source() -> None:
+    """Has lowrung imported anew where this process finds another source of it than the one that was imported."""
+    found = PathFinder.find_spec("lowrung", sys.path)
+    if found is not None and found.origin != sys.modules["lowrung"].__file__:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "lowrung"]:
+            del sys.modules[name]
 
 
 def _offer_fork_servers(count: int) -> None:
@@ -317,10 +335,11 @@ def _await_and_become_a_fork_server(link: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # tests/
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")  # in place of tests/
     gc.disable()
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *LOWRUNG):
         importlib.import_module(library)
+    del sys.path[0]
     keep_migrations()
     read_migrations()
     gc.freeze()

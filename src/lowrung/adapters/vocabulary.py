@@ -98,6 +98,8 @@ def problems(folder: Path, config: LoraConfig, held: Mapping[str, int], base: Mo
         return
     plain = dataclasses.replace(base, added_tokens=[])
     tokens = added(folder, plain)
+    if not tokens:
+        return
     new = set(pretrained.added_rows(dataclasses.replace(plain, added_tokens=list(tokens))))
     new -= set(range(added_tokens.row_count(pretrained.skeleton(plain))))
     for name in settings.matrices(skeleton)[: 1 if settings.is_tied(skeleton) else 2]:

@@ -1,13 +1,18 @@
 """Every variant of an adapter, and every architecture: what is saved and merged is what was trained."""
 
+import dataclasses
+import functools
 import itertools
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
+from lowrung.config import schema
 from lowrung.config.schema import LoraConf, ModelConf, ToleranceConf
 from lowrung.finetune.gate import verify
 from lowrung.finetune.gate.case import Case, Evidence
@@ -64,9 +69,16 @@ def content(base):
     return {file.name: file.read_bytes() for file in pretrained.folder_of(base).iterdir()}
 
 
+@functools.cache
+def bases():
+    """Where what is known of bases lies: no test here changes them, or how they are computed."""
+    return tempfile.TemporaryDirectory(prefix="lowrung-bases-")
+
+
 def train(folder, base, steps=3, **kind):
     """What was trained, with the rows to compare it on and its logits there."""
-    trained, _ = training.fine_tune(folder, base=base, max_steps=steps, eval_steps=steps, **kind)
+    kept = Path(bases().name)
+    trained, _ = training.fine_tune(folder, base=base, max_steps=steps, eval_steps=steps, base_folder=kept, **kind)
     rows = trained.held_out[:8]
     return trained, rows, logits(trained.model, rows)
 
@@ -81,6 +93,7 @@ def gate(folder, base, rows, trained_logits, keep=None):
             merge_dtype="float32",
             tolerances=TOLERANCES,
             scratch=folder / "scratch",
+            base_folder=Path(bases().name) / schema.digest(dataclasses.asdict(base)),
         ),
         keep=keep,
     )
