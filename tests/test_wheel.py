@@ -27,6 +27,12 @@ defaults:
   - override /train: smoke
 lora:
   r: 3
+data:
+  train_size: 32
+  eval_size: 8
+verify:
+  prompts: 2
+  new_tokens: 2
 """
 
 

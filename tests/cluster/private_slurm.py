@@ -2,7 +2,7 @@
 
 It runs as root from Debian's packages, in a folder of its own, on 127.0.0.1, without systemd and cgroups, beside any
 other. ``python -m tests.cluster.private_slurm install`` brings the packages where it can, ``... FOLDER`` starts one by
-hand and stops it at Ctrl-C.
+hand and stops it at Ctrl-C or SIGTERM.
 """
 
 import contextlib
@@ -409,6 +409,8 @@ def running(folder: Path, *, accounting: bool = True) -> Iterator[PrivateSlurm]:
 if __name__ == "__main__" and sys.argv[1:] == ["install"]:
     install()
 elif __name__ == "__main__":
+    for _number in (signal.SIGINT, signal.SIGTERM):  # in the background of a shell, Ctrl-C is ignored otherwise
+        signal.signal(_number, signal.default_int_handler)
     with running(Path(sys.argv[1]).absolute()) as started, contextlib.suppress(KeyboardInterrupt):
         print(f"export SLURM_CONF={started.conf}", flush=True)
         signal.pause()

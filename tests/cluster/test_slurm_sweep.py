@@ -92,6 +92,11 @@ class Sweep:
             assert time.monotonic() < deadline, self.printed
             time.sleep(0.05)
 
+    def peak(self, trial: int) -> float:
+        """The most bytes of memory that a trial's run has had."""
+        peak: float = json.loads(self.run(trial).outcome.read_text())["measurements"]["memory/peak_bytes"]
+        return peak
+
     def losses(self) -> dict[int, float]:
         """The results, by trial; all are complete, and nothing is left behind."""
         rows = json.loads((self.study / "leaderboard.json").read_text())
@@ -199,6 +204,17 @@ def test_a_run_that_loses_its_node_twice_and_its_coordinator(slurm: PrivateSlurm
     with sweep.started() as process:
         assert process.wait(PATIENCE) == 0, sweep.printed
     assert sweep.losses() == {0: undisturbed.loss}
+
+
+def test_a_run_of_two_ranks_is_one_job_and_trains_as_one_process_does(slurm: PrivateSlurm, tmp_path: Path) -> None:
+    here, there = Sweep(tmp_path / "here", FIRST), Sweep(tmp_path / "there", FIRST)
+    few = ["train.max_steps=4", "train.eval_steps=4", "train.batch_size=4", "track=none"]
+    ranks = ["train.parallel=fsdp", "train.ranks=2", *ON_SLURM[:1], "hydra.launcher.cpus_per_trial=2"]
+    for sweep, more in ((here, []), (there, ranks)):
+        sweep.folder.mkdir()
+        warm.succeeds(sweep.folder, *SWEEP, FIRST, *few, *more)
+    assert there.peak(0) > 1.5 * here.peak(0)  # it is the sum over two processes, each with its own libraries
+    assert there.losses()[0] == pytest.approx(here.losses()[0], rel=1e-6)  # measured: 4e-10
 
 
 def test_all_that_the_cluster_cannot_give_is_said_at_once(slurm: PrivateSlurm, tmp_path: Path) -> None:

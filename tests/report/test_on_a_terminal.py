@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 SWEEP = (
     *("-m", "model=tiny", "data=number_words", "lora.r=2,4,8", "train.max_steps=8", "track=none", "study=seen"),
+    *("data.train_size=64", "data.eval_size=16", "verify.prompts=2", "verify.new_tokens=2"),
     *("hydra.launcher.workers=2", "data.metrics=[planted.odd]"),
 )
 

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lowrung.__main__ import main
+from lowrung.commands import report
 from lowrung.config.schema import Config
 from lowrung.costs.prediction import Prediction
 from lowrung.engine.assumed import Machine, assume
@@ -135,9 +136,14 @@ class TestConstraints:
             capsys.readouterr()
             main(["studies"])
             begun = f"  {done} complete, {left_out} skipped" + f", {left} not begun" * bool(left)
-            assert f"{begun}  " in capsys.readouterr().out
+            state = "partial" if left else "complete"
+            (row,) = capsys.readouterr().out.splitlines()[1:]
+            assert f"  {state}" in row
+            assert f"{begun}  " in row
             found = reading.read(here.study)
-            assert (found.total, found.is_over) == (9 + left_out, not left)
+            assert (found.total, found.state) == (9 + left_out, state)
+            so_far = f"is partial: {done + left_out} of {9 + left_out} trials have ended"
+            assert (so_far in report.shown(found)) == bool(left)
             said = f"{left} of {9 + left_out} trials have not been run"
             assert (said in here.study.verdict.read_text()) == bool(left)
 

@@ -10,7 +10,7 @@ from lowrung.commands.arguments import Commands
 from lowrung.errors import UsageError, blaming
 from lowrung.report import facts
 from lowrung.report.facts import Ratio
-from lowrung.report.record import COMPLETE, EMPTY, RUNNING, StudyRecord
+from lowrung.report.record import COMPLETE, EMPTY, ENDED, PARTIAL, RUNNING, StudyRecord
 from lowrung.store import atomic, disk
 from lowrung.store.layout import RunFolder, StudyFolder
 from lowrung.store.outcome import Status
@@ -54,7 +54,7 @@ class Report:
     Attributes:
         study: its name.
         folder: the study's.
-        state: complete, running, interrupted or empty.
+        state: complete, partial, running, interrupted or empty, as `lowrung studies` has it.
         objectives: metrics with minimize or maximize; the first one ranks.
         asked: trials that were asked for, and those that were drawn in the places of trials that the plan leaves out;
             null where that is not known.
@@ -137,6 +137,8 @@ def shown(study: StudyRecord) -> str:
     parts += filter(None, [facts.text(facts.ratios(facts.of(study)))])
     if study.state == EMPTY:
         parts.append(f"study {study.name} has no trial yet")
+    elif study.state == PARTIAL:
+        parts.append(f"study {study.name} is partial: {_so_far(study)}")
     elif study.state != COMPLETE:
         parts.append(f"study {study.name} is {study.state}" + (f"; not ended: {', '.join(unended)}" if unended else ""))
     parts += ["\n".join(f"note: {doubt}" for doubt in study.doubts)] if study.doubts else []
@@ -170,7 +172,7 @@ def _watch(folder: StudyFolder, out: Path) -> None:
             began, now = time.monotonic(), sorted(_times(folder))
             if now != before or alone or _is_silent(folder):
                 study = reading.read(folder)
-                if study.state == COMPLETE:
+                if study.state in ENDED:
                     return
                 alone = 0 if study.state == RUNNING else alone + 1
                 if now != before and not alone:

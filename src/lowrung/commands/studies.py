@@ -13,6 +13,7 @@ from typing import Any
 
 from lowrung.commands.arguments import Commands
 from lowrung.errors import StoreError, UsageError, did_you_mean, in_short
+from lowrung.report.record import COMPLETE, EMPTY, INTERRUPTED, PARTIAL, RUNNING
 from lowrung.report.tables import table
 from lowrung.search import tally
 from lowrung.search.tally import Tally
@@ -27,7 +28,8 @@ ABOUT = (
     " its leaderboard says. Nothing is changed, and a study that cannot be read is listed with the reason."
 )
 
-RUNNING, COMPLETE, INTERRUPTED, EMPTY, UNREADABLE = "running", "complete", "interrupted", "empty", "unreadable"
+UNREADABLE = "unreadable"
+"""The state of a study that cannot be read; `lowrung.report.record` has the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +38,17 @@ class Study:
 
     Attributes:
         name: its folder's, which commands take.
-        state: ``running``: a process works on it; ``complete``: it has its leaderboard; ``interrupted``: the same
-            command goes on with it; ``empty``: no trial has begun; ``unreadable``: ``problem`` says why.
+        state: ``running``: a process works on it; ``complete``: it has its leaderboard; ``partial``: it has one of
+            fewer trials than were asked for, since its budget or its time limit ended it, or no more were drawn when
+            too many in a row were left out; ``interrupted``: the same command goes on with it; ``empty``: no trial has
+            begun; ``unreadable``: ``problem`` says why.
         trials: how many, by status; ``running`` are those that have not ended.
         asked: how many were asked for, and those that were drawn in the places of trials that the plan leaves out; null
-            where that is not known. A study that is complete and has fewer was ended by its budget or its time limit,
-            or no more were drawn, since too many in a row were left out.
+            where that is not known.
         metric: what it optimises, the first one of several; null where that is not known.
         best: the number of the best complete trial; null where there is none.
         value: of the metric, that trial's.
-        verdict: what its leaderboard says, in a sentence; null before it is complete.
+        verdict: what its leaderboard says, in a sentence; null before it has ended.
         touched: when its files changed last, in UTC as ISO 8601 has it.
         folder: the study's.
         problem: what of it cannot be read; null where all can.
@@ -186,7 +189,8 @@ def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], known: Tally 
     counts = Counter(str(row["status"]) for row in rows)
     number = None if best is None else int(best["trial"])
     asked = known.asked if known else None
-    return _made(folder, COMPLETE, counts, asked, (metric, number, value), said.get("verdict"), problems)
+    state = PARTIAL if len(rows) < (asked or 0) else COMPLETE
+    return _made(folder, state, counts, asked, (metric, number, value), said.get("verdict"), problems)
 
 
 def _tally(folder: StudyFolder, problems: list[str]) -> Tally | None:

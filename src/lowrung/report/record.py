@@ -7,8 +7,11 @@ from typing import Any
 
 from lowrung.store.outcome import Status
 
-COMPLETE, RUNNING, INTERRUPTED, EMPTY = "complete", "running", "interrupted", "empty"
-"""The states of a study."""
+STATES = COMPLETE, PARTIAL, RUNNING, INTERRUPTED, EMPTY = "complete", "partial", "running", "interrupted", "empty"
+"""The states of a study. It is partial when it has ended, and not all trials have been run that were asked for."""
+
+ENDED = (COMPLETE, PARTIAL)
+"""The states of a study that has its answer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ class StudyRecord:
         objectives: metrics with ``minimize`` or ``maximize``; the first one ranks.
         axes: what was searched; a key with one value is none.
         trials: as the leaderboard ranks them, best first; then those that have not ended.
-        state: `COMPLETE`, `RUNNING`, `INTERRUPTED` or `EMPTY`.
+        state: `COMPLETE`, `PARTIAL`, `RUNNING`, `INTERRUPTED` or `EMPTY`.
         total: trials that were asked for, and those that were drawn in the places of trials that the plan leaves out;
             None where it is not known.
         seeds: runs that each trial was to have.
@@ -204,5 +207,5 @@ class StudyRecord:
 
     @property
     def is_over(self) -> bool:
-        """Whether all trials have ended that were asked for: a budget or a time limit may have ended it before."""
-        return self.state == COMPLETE and len(self.trials) >= (self.total or 0)
+        """Whether all trials have ended that were asked for."""
+        return self.state == COMPLETE

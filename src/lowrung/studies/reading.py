@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from lowrung.errors import StoreError
 from lowrung.report import leaderboard, rows
-from lowrung.report.record import COMPLETE, EMPTY, INTERRUPTED, RUNNING, StudyRecord, TrialRecord
+from lowrung.report.record import COMPLETE, EMPTY, ENDED, INTERRUPTED, PARTIAL, RUNNING, StudyRecord, TrialRecord
 from lowrung.search import recorded
 from lowrung.search.lease import BEAT_SECONDS, BEATS_MISSED, Holder
 from lowrung.search.recorded import Recorded
@@ -42,7 +42,8 @@ def read(folder: StudyFolder) -> StudyRecord:
     listed = ended.rows(folder, folders, doubts)
     is_running = database is not None and address is not None and _is_running(database, address, asked, doubts)
     if listed and not is_running and (database is None or _is_current(folder, database)):
-        state, trials = COMPLETE, list(ended.trials(listed, asked.stages, folders, doubts))
+        trials = list(ended.trials(listed, asked.stages, folders, doubts))
+        state = PARTIAL if len(trials) < (asked.total or 0) else COMPLETE
         if address is None:
             doubts.add("there is no database of the study: what was searched is what its leaderboard's trials have")
     elif database is not None:
@@ -54,7 +55,7 @@ def read(folder: StudyFolder) -> StudyRecord:
         doubts.add("there is no database of the study, and no leaderboard: trials are what the jobs' folders hold")
     record = _record(folder, asked, database, trials, state, doubts)
     record = dataclasses.replace(record, importance=axes.importance(record))
-    said = answer.said(folder, listed, doubts) if state == COMPLETE else None
+    said = answer.said(folder, listed, doubts) if state in ENDED else None
     record = answer.with_verdict(record, said or answer.found(record, asked))
     return dataclasses.replace(record, doubts=doubts.sentences)
 

@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import pytest
+
+from lowrung.report import page, plots
 from lowrung.report.page import tables
-from lowrung.report.record import RunRecord, StudyRecord, TrialRecord
+from lowrung.report.record import COMPLETE, STATES, RunRecord, StudyRecord, TrialRecord
 from lowrung.store.outcome import Status
 
 LONG = "x" * 1000
@@ -55,3 +58,9 @@ def test_what_cannot_be_ranked_has_no_rank_and_no_column_is_empty():
     assert [row[0] for row in found["leaderboard"].cells] == ["-", "-"]
     assert found["leaderboard"].about == ""
     assert found["pruned"].head == ["trial", "settings", "step"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_page_says_of_a_study_that_is_not_complete_what_it_is(state):
+    study = StudyRecord("s", Path("s"), {"eval/loss": "minimize"}, (), [trial(0, None)], state)
+    assert ('<p class="state">This study ' in page.render(study, plots.Drawn([], []))) == (state != COMPLETE)
