@@ -167,6 +167,21 @@ class TestConstraints:
         assert here.ran == []
 
     @pytest.mark.slow
+    def test_a_search_that_gives_up_says_how_many_trials_it_lacks_and_why(self, here, monkeypatch):
+        """Rank 1 alone may be run."""
+        monkeypatch.setattr("lowrung.sweeps.stage_trials.MOST_IN_VAIN", 3)
+        monkeypatch.setattr("lowrung.sweeps.coordinator.MOST_IN_VAIN", 3)
+        asked = ("lora.r=int(interval(1,16))", "hydra.sweeper.first=[{lora.r:1}]", _limited('plan/seconds:"<=60"'))
+        for ran in ([1], []):  # the next start draws no more
+            assert ranks(here.sweep(*asked, n_trials=4)) == ran
+            states = [trial.state for trial in here.trials()]
+            left_out, done = states.count(TrialState.PRUNED), states.count(TrialState.COMPLETE)
+            assert states[-3:] == [TrialState.PRUNED] * 3
+            warning = json.loads(here.study.verdict.read_text())["warnings"][0]
+            assert warning.startswith(f"{4 - done} of {4 + left_out} trials have not been run. 3 drawn trials in a row")
+            assert reading.read(here.study).state == "partial"
+
+    @pytest.mark.slow
     def test_what_leaves_all_out_is_said_be_it_memory_or_a_constraint(self, here, monkeypatch):
         """Drawn batches of 4 do not fit, even as the smallest ones; that of 2 does, by the plan."""
         monkeypatch.setattr("lowrung.sweeps.stage_trials.MOST_IN_VAIN", 2)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lowrung.engine import durations
-from lowrung.sweeps import tried_first
+from lowrung.sweeps import stage_trials, tried_first
 from lowrung.sweeps.plan import Plan
 from lowrung.sweeps.points import GridPoint
 from lowrung.sweeps.stage import Stage
@@ -156,6 +156,16 @@ class Agenda:
     def over(self) -> str | None:
         """Why no further trial starts, where the time is over."""
         return f"{self._over}; the same command goes on" if self._is_out_of_time else None
+
+    @property
+    def given_up(self) -> str | None:
+        """Why fewer trials were run than were asked for, where the plan left out too many that were drawn."""
+        if not any(trials.has_given_up for trials in self.begun.values()):
+            return None
+        return (
+            f"{stage_trials.MOST_IN_VAIN} drawn trials in a row were left out by the plan, so no more were drawn:"
+            " loosen hydra.sweeper.constraints, lower what the runs need, or search other values"
+        )
 
     @property
     def has_more(self) -> bool:

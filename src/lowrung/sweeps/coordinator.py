@@ -177,6 +177,7 @@ class Coordinator:
             if over is not None:
                 self._progress.say(over)
             self._results.left_off = ". ".join(filter(None, [self._agenda.over, over]))
+        self._results.given_up = self._agenda.given_up or ""
         for run in self._queue.unfinished:
             self._tracking.cancel(run)
 

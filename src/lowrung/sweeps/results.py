@@ -58,6 +58,8 @@ class Results:
         self.spending: Spending | None = None
         self.left_off = ""
         """Why no more trials were started, where a budget or a deadline kept some from being run."""
+        self.given_up = ""
+        """Why fewer trials were run than were asked for, where too many that were drawn were left out."""
         self._logged: int | None = None
         self._plan = plan
         self._recipes: dict[int, Recipe] = {}
@@ -90,17 +92,21 @@ class Results:
             self._recipes,
             intervals,
             [*self._not_run, *self._not_as_asked],
-            is_over=not self.left_off,
+            is_over=not self._why_not_run,
         )
+
+    @property
+    def _why_not_run(self) -> str:
+        return ". ".join(filter(None, [self.left_off, self.given_up]))
 
     @property
     def _not_run(self) -> list[str]:
         """How many trials were not run, and why."""
-        if not self.left_off:
+        if not self._why_not_run:
             return []
         total = self.total + self.drawn_in_vain
         most = "" if self._plan.is_known else "up to "
-        return [f"{most}{total - len(self.rows)} of {total} trials have not been run. {self.left_off}."]
+        return [f"{most}{total - len(self.rows)} of {total} trials have not been run. {self._why_not_run}."]
 
     @property
     def _not_as_asked(self) -> list[str]:

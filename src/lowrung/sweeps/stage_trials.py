@@ -72,7 +72,7 @@ class StageTrials:
     @property
     def due(self) -> list[GridPoint]:
         """The points that may have a trial now; the one whose turn it is comes first."""
-        if self._trials_at.total() >= self.n_trials or self.in_vain >= MOST_IN_VAIN:
+        if self._trials_at.total() >= self.n_trials or self.has_given_up:
             return []
         due = [
             i
@@ -80,6 +80,11 @@ class StageTrials:
             if (point.is_open or not self._trials_at[i]) and fits(self.asked, point.params, point.space)
         ]
         return [self.points[i] for i in sorted(due, key=lambda i: self._trials_at[i])]
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether no more are drawn, since the plan left out too many in a row."""
+        return self.in_vain >= MOST_IN_VAIN
 
     @property
     def asked(self) -> Params:
