@@ -268,7 +268,8 @@ def _become(
     is_file = not script.startswith("-")
     own = [str(Path(script).resolve().parent) if is_file else ""]
     sys.path[:0] = [*([] if is_safe else own), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
-    _forget_another_source()
+    found = PathFinder.find_spec("lowrung", sys.path)
+    assert found is None or found.origin == sys.modules["lowrung"].__file__, "a command here runs this checkout alone"
     sys.argv = ["-c", *others[1:]] if script == "-c" else arguments
     _offer_fork_servers(servers)
     main = sys.modules["__main__"] = ModuleType("__main__")
@@ -276,14 +277,6 @@ def _become(
         main.__file__ = script
         return Path(script).read_text(), script
     return (others[0], "<string>") if script == "-c" else (sys.stdin.read(), "<stdin>")
-
-
-def _forget_another_source() -> None:
-    """Has lowrung imported anew where this process finds another source of it than the one that was imported."""
-    found = PathFinder.find_spec("lowrung", sys.path)
-    if found is not None and found.origin != sys.modules["lowrung"].__file__:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "lowrung"]:
-            del sys.modules[name]
 
 
 def _offer_fork_servers(count: int) -> None:

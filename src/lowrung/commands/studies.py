@@ -13,7 +13,7 @@ from typing import Any
 
 from lowrung.commands.arguments import Commands
 from lowrung.errors import StoreError, UsageError, did_you_mean, in_short
-from lowrung.report.record import COMPLETE, EMPTY, INTERRUPTED, PARTIAL, RUNNING
+from lowrung.report.record import EMPTY, INTERRUPTED, RUNNING, ended_state
 from lowrung.report.tables import table
 from lowrung.search import tally
 from lowrung.search.tally import Tally
@@ -189,7 +189,7 @@ def _ended(folder: StudyFolder, rows: Sequence[Mapping[str, Any]], known: Tally 
     counts = Counter(str(row["status"]) for row in rows)
     number = None if best is None else int(best["trial"])
     asked = known.asked if known else None
-    state = PARTIAL if len(rows) < (asked or 0) else COMPLETE
+    state = ended_state(len(rows), asked)
     return _made(folder, state, counts, asked, (metric, number, value), said.get("verdict"), problems)
 
 
@@ -253,7 +253,7 @@ def _counted(folder: StudyFolder, problems: list[str]) -> Mapping[str, int]:
     counts: Counter[str] = Counter()
     for _, jobs in itertools.groupby(Folders.of(folder).jobs, key=lambda job: job.number):
         statuses = list(_statuses(jobs, problems))
-        counts[next((status for status in statuses if status != Status.COMPLETE), COMPLETE)] += 1
+        counts[next((status for status in statuses if status != Status.COMPLETE), Status.COMPLETE)] += 1
     return counts
 
 

@@ -14,6 +14,11 @@ ENDED = (COMPLETE, PARTIAL)
 """The states of a study that has its answer."""
 
 
+def ended_state(trials: int, asked: int | None) -> str:
+    """The state of a study that has ended with so many trials; ``asked`` is None where that is not known."""
+    return PARTIAL if trials < (asked or 0) else COMPLETE
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Axis:
     """A key that the study searches.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from lowrung.errors import StoreError
 from lowrung.report import leaderboard, rows
-from lowrung.report.record import COMPLETE, EMPTY, ENDED, INTERRUPTED, PARTIAL, RUNNING, StudyRecord, TrialRecord
+from lowrung.report.record import EMPTY, ENDED, INTERRUPTED, RUNNING, StudyRecord, TrialRecord, ended_state
 from lowrung.search import recorded
 from lowrung.search.lease import BEAT_SECONDS, BEATS_MISSED, Holder
 from lowrung.search.recorded import Recorded
@@ -43,7 +43,7 @@ def read(folder: StudyFolder) -> StudyRecord:
     is_running = database is not None and address is not None and _is_running(database, address, asked, doubts)
     if listed and not is_running and (database is None or _is_current(folder, database)):
         trials = list(ended.trials(listed, asked.stages, folders, doubts))
-        state = PARTIAL if len(trials) < (asked.total or 0) else COMPLETE
+        state = ended_state(len(trials), asked.total)
         if address is None:
             doubts.add("there is no database of the study: what was searched is what its leaderboard's trials have")
     elif database is not None:
